@@ -1,0 +1,36 @@
+"""Fixtures that several test files share."""
+
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("WANDB_MODE", "offline")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests import models
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Run torch on one thread: matrices this small are slower on several, and sums keep their order."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def llava_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random LLaVA-1.5 with its processor on disk: 6 x 6 grid, 4 layers, width 32. Do not write into it."""
+    return models.save(models.llava(grid=6, layers=4, hidden=32), tmp_path_factory.mktemp("llava"))
+
+
+@pytest.fixture(scope="session")
+def llava_next_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random LLaVA-NeXT with its processor on disk: 6 x 6 base grid, 4 layers, width 32. Do not write into it."""
+    return models.save(models.llava_next(grid=6, layers=4, hidden=32), tmp_path_factory.mktemp("llava_next"))
