@@ -32,5 +32,5 @@ def llava_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def llava_next_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random LLaVA-NeXT with its processor on disk: 6 x 6 base grid, 4 layers, width 32. Do not write into it."""
+    """A random LLaVA-NeXT with its processor on disk: 6 x 6 base grid, else as above. Do not write into it."""
     return models.save(models.llava_next(grid=6, layers=4, hidden=32), tmp_path_factory.mktemp("llava_next"))

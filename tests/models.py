@@ -132,7 +132,10 @@ def llava_next(
     gain: float = 1.6,
     seed: int = 0,
 ) -> LlavaNextForConditionalGeneration:
-    """A random LLaVA-NeXT in evaluation mode; arguments as for `llava`, tiles of 1 x 2, 2 x 1, 2 x 2, 1 x 3, 3 x 1."""
+    """A random LLaVA-NeXT in evaluation mode, with 1 x 2, 2 x 1, 2 x 2, 1 x 3 or 3 x 1 tiles.
+
+    The arguments are those of `llava`.
+    """
     side = grid * PATCH
     config = LlavaNextConfig(
         vision_config=_vision(grid),
