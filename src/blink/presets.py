@@ -1,0 +1,51 @@
+"""Which layers are scanned, and with which thresholds, on each backbone and benchmark unless the user says so.
+
+The values of the paper are appendices B (LLaVA-1.5-7B) and C (LLaVA-NeXT-7B). Layer numbers do not carry over
+from one backbone to another: a small model decides early, so the tiny backbone has values of its own, chosen on
+the validation split of the scenes. Knows nothing of models or configs.
+"""
+
+from typing import NamedTuple
+
+
+class Preset(NamedTuple):
+    """Default settings of one backbone family on one benchmark.
+
+    Attributes:
+        layers: as `blink.policy.parse_layers` reads it, "18" or "12-18".
+        tau_exp: expansion threshold, in 2 x 2 units.
+        tau_drop: drop threshold, in 2 x 2 units.
+        source: where the values come from.
+    """
+
+    layers: str
+    tau_exp: float
+    tau_drop: float
+    source: str
+
+
+BENCHMARKS = ("mme", "gqa", "mmbench", "mmbench_cn", "pope", "scienceqa", "mmvet")
+
+_SINGLE = "paper, App. B; no drop threshold is given, and with one layer none has an effect: Policy's default"
+
+PRESETS: dict[tuple[str, str], Preset] = {
+    ("llava15_7b", "mme"): Preset("12-18", 0.5, 0.4, "paper, App. B"),
+    ("llava15_7b", "mmvet"): Preset("12-18", 0.5, 0.4, "paper, App. B"),
+    ("llava15_7b", "gqa"): Preset("12-18", 0.6, 0.4, "paper, App. B"),
+    ("llava15_7b", "pope"): Preset("18", 0.5, 0.4, "paper, App. B"),
+    ("llava15_7b", "mmbench"): Preset("18", 0.25, 0.4, _SINGLE),
+    ("llava15_7b", "mmbench_cn"): Preset("18", 0.25, 0.4, _SINGLE),
+    ("llava15_7b", "scienceqa"): Preset("18", 0.25, 0.4, _SINGLE),
+    ("llava_next_7b", "mme"): Preset("12-20", 0.4, 0.3, "paper, App. C"),
+    **{
+        ("llava_next_7b", benchmark): Preset("14-20", 0.5, 0.4, "paper, App. C")
+        for benchmark in BENCHMARKS
+        if benchmark != "mme"
+    },
+    ("tiny", "pope"): Preset("2-4", 0.4, 0.3, "validation split of the scenes"),
+}
+
+
+def preset(family: str, benchmark: str) -> Preset | None:
+    """Return the default settings of a backbone family on a benchmark, or None where there are none."""
+    return PRESETS.get((family, benchmark))

@@ -1,0 +1,154 @@
+"""Intervals and paired tests for benchmark scores.
+
+Questions about one picture are not independent, so what is drawn again is the *group*: a picture with all its
+questions. Each group is reduced to a row of sums (a tally: say, true and false positives), and every metric is
+a function of summed tallies. A resample is then one matrix product, and the same code gives intervals for
+accuracy, for F1, for means of F1s, and for paired differences. Knows nothing of benchmarks or files.
+
+Axes: G groups, K sums in a tally, R resamples, N questions.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import binomtest
+
+Floats = NDArray[np.float64]
+Metrics = Callable[[Floats], Mapping[str, Floats]]
+"""Maps summed tallies [..., K] to named values [...]; nan where the sums leave a value undefined."""
+
+RESAMPLES = 10_000
+LEVEL = 0.95
+_ROWS_AT_ONCE = 1_000
+
+
+class Estimate(NamedTuple):
+    """A value and its interval in the metric's own unit. The interval is nan where fewer than two groups are."""
+
+    value: float
+    low: float
+    high: float
+
+
+class McNemar(NamedTuple):
+    """Questions that only one of two runs answers right, and the exact two-sided p of so uneven a split."""
+
+    only_first: int
+    only_second: int
+    p: float
+
+
+def resampled(tally_GK: Floats, *, resamples: int = RESAMPLES, seed: int = 0) -> Floats:
+    """Sum the tallies of groups drawn with replacement.
+
+    Args:
+        tally_GK: one row of sums per group.
+        resamples: how many times G groups are drawn.
+        seed: the same seed and number of groups draw the same groups, whatever the tallies are: two runs over
+            the same groups are so compared in pairs.
+
+    Returns:
+        The summed tallies of each resample, [R, K].
+
+    Raises:
+        ValueError: there is no group.
+    """
+    groups = tally_GK.shape[0]
+    if groups == 0:
+        raise ValueError("no groups to resample: the benchmark has no questions")
+    generator = np.random.default_rng(seed)
+    even = np.full(groups, 1 / groups)
+    parts = []
+    for start in range(0, resamples, _ROWS_AT_ONCE):
+        rows = min(_ROWS_AT_ONCE, resamples - start)
+        times_RG = generator.multinomial(groups, even, size=rows)
+        parts.append(times_RG.astype(np.float64) @ tally_GK)
+    return np.concatenate(parts)
+
+
+def bootstrap(
+    tally_GK: Floats, metrics: Metrics, *, resamples: int = RESAMPLES, level: float = LEVEL, seed: int = 0
+) -> dict[str, Estimate]:
+    """Estimate each metric with the percentile interval of a bootstrap over groups.
+
+    Args:
+        tally_GK: one row of sums per group.
+        metrics: maps summed tallies to the metrics.
+        level: the share of resamples that an interval covers.
+
+    Raises:
+        ValueError: there is no group.
+    """
+    drawn = metrics(resampled(tally_GK, resamples=resamples, seed=seed))
+    return _estimates(metrics(tally_GK.sum(axis=0)), drawn, groups=tally_GK.shape[0], level=level)
+
+
+def paired_bootstrap(
+    first_GK: Floats,
+    second_GK: Floats,
+    metrics: Metrics,
+    *,
+    resamples: int = RESAMPLES,
+    level: float = LEVEL,
+    seed: int = 0,
+) -> dict[str, Estimate]:
+    """Estimate by how much each metric of the second run exceeds that of the first, over the same groups.
+
+    Both runs are resampled with the same groups each time, so what the groups have in common cancels.
+
+    Raises:
+        ValueError: the two runs have tallies of different shapes, or no group.
+    """
+    if first_GK.shape != second_GK.shape:
+        raise ValueError(
+            f"the runs have tallies of shapes {first_GK.shape} and {second_GK.shape}; "
+            "a paired comparison needs the same groups in both"
+        )
+    both_RK = resampled(np.concatenate([first_GK, second_GK], axis=1), resamples=resamples, seed=seed)
+    first_RK, second_RK = np.split(both_RK, 2, axis=1)
+    return _estimates(
+        _difference(metrics(second_GK.sum(axis=0)), metrics(first_GK.sum(axis=0))),
+        _difference(metrics(second_RK), metrics(first_RK)),
+        groups=first_GK.shape[0],
+        level=level,
+    )
+
+
+def mcnemar(first_N: NDArray[np.bool_], second_N: NDArray[np.bool_]) -> McNemar:
+    """Count the flips between two runs over the same questions and test them exactly.
+
+    The test takes questions as independent, which questions about one picture are not: it is a secondary figure.
+
+    Args:
+        first_N: whether the first run answers each question right.
+        second_N: the same for the second run.
+
+    Raises:
+        ValueError: the runs have different numbers of questions.
+    """
+    if first_N.shape != second_N.shape:
+        raise ValueError(f"{first_N.size} and {second_N.size} answers; McNemar's test needs the same questions")
+    only_first = int((first_N & ~second_N).sum())
+    only_second = int((~first_N & second_N).sum())
+    flips = only_first + only_second
+    p = float(binomtest(only_first, flips, 0.5).pvalue) if flips else 1.0
+    return McNemar(only_first, only_second, p)
+
+
+def _difference(minuend: Mapping[str, Floats], subtrahend: Mapping[str, Floats]) -> dict[str, Floats]:
+    return {name: minuend[name] - subtrahend[name] for name in minuend}
+
+
+def _estimates(
+    values: Mapping[str, Floats], drawn: Mapping[str, Floats], *, groups: int, level: float
+) -> dict[str, Estimate]:
+    edges = [(1 - level) / 2, (1 + level) / 2]
+    estimates = {}
+    for name, value in values.items():
+        low = high = float("nan")
+        if groups > 1 and not np.isnan(value):
+            low, high = np.nanquantile(drawn[name], edges)
+        estimates[name] = Estimate(float(value), float(low), float(high))
+    return estimates
