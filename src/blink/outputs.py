@@ -1,0 +1,171 @@
+"""Where a run's files go: one folder per set of overrides, and never two configurations in one folder.
+
+The folder's name follows from the overrides of the command, so the same command finds the same folder and
+continues there. Knows nothing of models, training or benchmarks, and imports neither torch nor Lightning.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import re
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+log = logging.getLogger(__name__)
+
+_PACKAGE = Path(__file__).resolve().parent
+CONF_DIR = _PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAGE.parents[1] / "conf"
+"""The Hydra configs: inside the package in a wheel, beside `src/` in a source checkout."""
+
+CONFIG_FILE = "config.yaml"
+"""The composed config of a run, in its folder."""
+
+_HOW_NOT_WHAT = ("ckpt", "fresh", "logger", "outputs")
+"""Keys that change how a run is kept or reported, not what it computes: they neither name nor tell apart runs."""
+
+_LONGEST_NAME = 120
+
+
+def run_name(overrides: Sequence[str]) -> str:
+    """Return the folder name that belongs to the overrides of a command, whatever their order.
+
+    `layer=12 epochs=2` gives "epochs=2,layer=12", no overrides give "default". A name that is too long, or
+    that had characters replaced to suit file systems, ends in a hash of the overrides.
+
+    Args:
+        overrides: as Hydra lists them in `hydra.overrides.task`; of one key the last counts. Overrides of
+            `fresh`, `ckpt`, `outputs` and `logger` are left out.
+    """
+    by_key = {}
+    for override in overrides:
+        key, _, value = override.partition("=")
+        if key.lstrip("+~").partition(".")[0] not in _HOW_NOT_WHAT:
+            by_key[key.lstrip("+")] = value
+    full = ",".join(f"{key}={value}" for key, value in sorted(by_key.items())) or "default"
+    name = re.sub(r"[^\w.,=~\[\]-]", "_", full)[:_LONGEST_NAME]
+    if name == full:
+        return name
+    return f"{name}-{hashlib.sha256(full.encode()).hexdigest()[:8]}"
+
+
+def open_run(
+    root: Path, command: str, overrides: Sequence[str], config: Mapping[str, Any], *, fresh: bool = False
+) -> Path:
+    """Return the folder of a run, `<root>/<command>/<run_name>`, made if need be, with its config saved.
+
+    An existing folder is continued. With `fresh` it is kept under a numbered name and a new one begins.
+    In a run of several processes only the first one writes.
+
+    Args:
+        config: the composed config, resolved, as plain containers.
+
+    Raises:
+        ValueError: the folder holds a run of another configuration, or files that are no run.
+    """
+    folder = root / command / run_name(overrides)
+    if process_rank() > 0:
+        return folder
+    if fresh and folder.exists():
+        kept = _unused_sibling(folder)
+        folder.rename(kept)
+        log.info("fresh=true: the earlier run is kept in %s", kept)
+    saved = folder / CONFIG_FILE
+    if saved.exists():
+        _refuse_another_config(folder, OmegaConf.to_container(OmegaConf.load(saved)), config)
+        return folder
+    if folder.exists() and any(folder.iterdir()):
+        raise ValueError(f"{folder} holds files but no {CONFIG_FILE}, so it is not a run: move it away")
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(saved, OmegaConf.to_yaml(OmegaConf.create(dict(config))))
+    return folder
+
+
+def reject_added_keys(overrides: Sequence[str], *, open_groups: Sequence[str] = ()) -> None:
+    """Refuse `+key=value` overrides, which Hydra lets in and nothing would read.
+
+    Args:
+        open_groups: first parts of keys whose additions are passed on and checked elsewhere.
+
+    Raises:
+        ValueError: an override adds a key outside `open_groups`.
+    """
+    for override in overrides:
+        key = override.partition("=")[0].lstrip("+").partition("@")[0]
+        if override.startswith("+") and key.partition(".")[0] not in open_groups:
+            raise ValueError(f"unknown key {key!r} in override {override!r}; --help lists the keys")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file as a whole: readers and later runs see the old content or the new, never half of it."""
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as indented JSON, as a whole."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def process_rank() -> int:
+    """Return this process's rank as its launcher (Lightning, torchrun or SLURM) gave it, else 0."""
+    for variable in ("RANK", "LOCAL_RANK", "SLURM_PROCID"):
+        if variable in os.environ:
+            return int(os.environ[variable])
+    return 0
+
+
+@contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Turn a user's mistake (ValueError, or a config that does not resolve) into one line and exit code 1.
+
+    Put it around the checks before heavy work, not around the work: there a traceback is wanted. With
+    Hydra's own switch HYDRA_FULL_ERROR=1 the traceback is shown here, too.
+    """
+    try:
+        yield
+    except (ValueError, OmegaConfBaseException) as error:
+        if os.environ.get("HYDRA_FULL_ERROR") == "1":
+            raise
+        sys.exit(f"error: {' '.join(str(error).split())}")
+
+
+def _unused_sibling(folder: Path) -> Path:
+    number = 1
+    while (sibling := folder.with_name(f"{folder.name}.old{number}")).exists():
+        number += 1
+    return sibling
+
+
+def _refuse_another_config(folder: Path, saved: Any, config: Mapping[str, Any]) -> None:
+    there, here = _leaves(saved), _leaves(OmegaConf.to_container(OmegaConf.create(dict(config))))
+    differing = [
+        f"{key}: {there.get(key, 'absent')} there, {here.get(key, 'absent')} now"
+        for key in sorted(there.keys() | here.keys())
+        if there.get(key, "absent") != here.get(key, "absent")
+    ]
+    if differing:
+        raise ValueError(
+            f"{folder} holds a run of another configuration ({'; '.join(differing)}); "
+            "fresh=true keeps it under another name and starts a new one"
+        )
+
+
+def _leaves(config: Any, prefix: str = "") -> dict[str, Any]:
+    """Flatten nested mappings to dotted keys, without the keys that do not tell runs apart."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        if not prefix and key in _HOW_NOT_WHAT:
+            continue
+        if isinstance(value, dict) and value:
+            flat |= _leaves(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
