@@ -1,0 +1,193 @@
+"""What every benchmark is made of: samples, an answer to each, and a scorer of the rows that both make.
+
+A row is one line of `predictions.jsonl`: id, split, image, question, response, answer, label, correct, tokens,
+events, and whatever else a benchmark's scorer reads. It keeps the raw response *and* the answer read from it, so
+that a scorer can be run again on the file alone.
+
+Axes: K sums in a tally, G groups.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+from PIL import Image
+
+from blink.policy import Event
+from blink.statistics import Estimate, Floats, bootstrap
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One question about one picture.
+
+    Attributes:
+        id: unique in the benchmark.
+        image: name of the picture; samples that share it stay together when scores are resampled.
+        question: the user's text as the backbone gets it, the benchmark's instruction included.
+        label: the correct answer.
+        split: the part of the benchmark that the question belongs to.
+        open_image: reads the picture; may raise what Pillow raises.
+        details: further columns of the row, JSON values.
+    """
+
+    id: str
+    image: str
+    question: str
+    label: str
+    split: str
+    open_image: Callable[[], Image.Image] = field(repr=False)
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+    def load_image(self) -> Image.Image:
+        """Return the picture, decoded, in RGB.
+
+        Raises:
+            ValueError: it cannot be read; says which and why.
+        """
+        try:
+            return self.open_image().convert("RGB")
+        except (OSError, SyntaxError, Image.DecompressionBombError) as cause:
+            raise ValueError(f"cannot read the picture {self.image} of question {self.id}: {cause}") from cause
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a backbone said to one sample.
+
+    Attributes:
+        response: the text as generated, special tokens left out, stripped.
+        tokens: how many tokens were generated, the closing one included.
+        events: what Blink did at the prompt, in layer order; empty for the backbone as it is.
+    """
+
+    response: str
+    tokens: int
+    events: tuple[Event, ...] = ()
+
+
+class Mark(NamedTuple):
+    """The answer read from a response, and whether it is right; None where it was not scored."""
+
+    answer: str
+    correct: bool | None
+
+
+class Benchmark(Protocol):
+    """Samples from each kind of source, and the scorer.
+
+    Attributes:
+        name: key in the registry.
+        version: changes with the prompt or the scorer; results of different versions do not compare.
+        max_new_tokens: how long an answer may get.
+        headline: metrics that tables show, the main one first.
+    """
+
+    name: str
+    version: str
+    max_new_tokens: int
+    headline: tuple[str, ...]
+
+    def from_scenes(self, split: str, images: int) -> list[Sample]:
+        """Questions about generated pictures of a split of the embedded world."""
+        ...
+
+    def from_hub(self) -> list[Sample]:
+        """The data set of the Hugging Face hub, downloaded or from its cache."""
+        ...
+
+    def from_folder(self, root: Path) -> list[Sample]:
+        """The data set from a folder, in the hub's parquet or the authors' own format."""
+        ...
+
+    def mark(self, row: Mapping[str, Any]) -> Mark:
+        """Read the answer from `row["response"]` and hold it against `row["label"]`."""
+        ...
+
+    def tally(self, rows: Sequence[Row]) -> Floats:
+        """Reduce the marked rows of one picture to the sums [K] that the metrics are functions of."""
+        ...
+
+    def metrics(self, tally_K: Floats) -> dict[str, Floats]:
+        """Compute every metric from sums [..., K]; nan where nothing was asked."""
+        ...
+
+    def warnings(self, rows: Sequence[Row]) -> list[str]:
+        """Say what a reader of the scores should know about this set of rows."""
+        ...
+
+
+class Score(NamedTuple):
+    """Metrics of one set of rows.
+
+    Attributes:
+        metrics: each with its 95 % interval over pictures; metrics of parts that were not asked are left out.
+        n: number of questions.
+        images: number of pictures.
+        warnings: what to know about these rows.
+    """
+
+    metrics: dict[str, Estimate]
+    n: int
+    images: int
+    warnings: list[str]
+
+
+def make_row(sample: Sample, answer: Answer, benchmark: Benchmark) -> Row:
+    """Return the row of a sample and the answer to it."""
+    row: Row = {
+        "id": sample.id,
+        "split": sample.split,
+        "image": sample.image,
+        "question": sample.question,
+        "response": answer.response,
+        "label": sample.label,
+        **sample.details,
+    }
+    mark = benchmark.mark(row)
+    events = [
+        {"layer": event.layer, "ratio": round(event.ratio, 6), "region": event.region, "action": event.action}
+        for event in answer.events
+    ]
+    return {**row, "answer": mark.answer, "correct": mark.correct, "tokens": answer.tokens, "events": events}
+
+
+def by_image(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    """Group rows by their picture, in order of first appearance."""
+    groups: dict[str, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(row["image"], []).append(row)
+    return groups
+
+
+def tallies(benchmark: Benchmark, rows: Sequence[Row]) -> Floats:
+    """Return the sums of each picture, [G, K], in order of first appearance."""
+    return np.stack([benchmark.tally(group) for group in by_image(rows).values()])
+
+
+def score(benchmark: Benchmark, rows: Sequence[Row]) -> Score:
+    """Score marked rows.
+
+    Raises:
+        ValueError: there are no rows, or an id comes twice.
+    """
+    if not rows:
+        raise ValueError(f"no rows to score for {benchmark.name}")
+    check_unique([row["id"] for row in rows], "row")
+    tally_GK = tallies(benchmark, rows)
+    estimates = bootstrap(tally_GK, benchmark.metrics)
+    asked = {name: estimate for name, estimate in estimates.items() if not np.isnan(estimate.value)}
+    return Score(asked, len(rows), tally_GK.shape[0], benchmark.warnings(rows))
+
+
+def check_unique(ids: Sequence[str], what: str) -> None:
+    """Raise a ValueError that names the ids that come more than once."""
+    twice = [key for key, count in Counter(ids).items() if count > 1]
+    if twice:
+        shown = ", ".join(twice[:5])
+        raise ValueError(f"{len(twice)} {what} ids come more than once: {shown}{' ...' if twice[5:] else ''}")

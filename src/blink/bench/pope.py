@@ -1,0 +1,301 @@
+"""POPE: is an object in the picture? Three splits differ in how absent objects were chosen.
+
+Prompt and answer reading are LLaVA's (`llava/eval/eval_pope.py`), the measures those of POPE's `evaluate.py`.
+All figures are percentages and "yes" is the positive answer. The published "POPE" is the unweighted mean of the
+three splits' F1 (`f1` here).
+
+Axes: S splits, K = 4 S sums in a tally: true positives, false positives, true negatives, false negatives per split.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from blink.bench.base import Mark, Row, Sample, check_unique
+from blink.statistics import Floats
+
+SPLITS = ("adversarial", "popular", "random")
+INSTRUCTION = "\nAnswer the question using a single word or phrase."
+_NO = {"No", "no", "not"}
+_COUNTS = 4
+
+
+class Pope:
+    """The benchmark.
+
+    Args:
+        splits: which of the three splits to ask, in the order of the results.
+        hub_id: data set on the Hugging Face hub.
+        revision: its revision; None is the newest.
+        max_new_tokens: how long an answer may get.
+
+    Raises:
+        ValueError: an unknown split, or none.
+    """
+
+    name = "pope"
+    version = "pope-1"
+
+    def __init__(
+        self,
+        *,
+        splits: Sequence[str] = SPLITS,
+        hub_id: str = "lmms-lab/POPE",
+        revision: str | None = None,
+        max_new_tokens: int = 128,
+    ) -> None:
+        unknown = [split for split in splits if split not in SPLITS]
+        if unknown or not splits:
+            raise ValueError(f"POPE splits {list(splits)}: choose one or more of {', '.join(SPLITS)}")
+        self.splits = tuple(dict.fromkeys(splits))
+        self.hub_id = hub_id
+        self.revision = revision
+        self.max_new_tokens = max_new_tokens
+        self.headline: tuple[str, ...] = (
+            "f1",
+            "accuracy",
+            *(f"{split}_accuracy" for split in self.splits),
+            *(f"{split}_f1" for split in self.splits),
+        )
+
+    def from_scenes(self, split: str, images: int) -> list[Sample]:
+        """18 questions about each of `images` generated pictures of the world's `split`."""
+        from blink.scenes import pope_rows
+
+        rows = pope_rows(split, images)
+        return self._samples(rows, [partial(_given, row["image"]) for row in rows])
+
+    def from_hub(self) -> list[Sample]:
+        """All rows of the hub data set, its pictures read when they are needed.
+
+        Raises:
+            ValueError: the data set cannot be reached; says how to get it.
+        """
+        import datasets  # takes over a second to import, and scenes do not need it
+
+        try:
+            table = datasets.load_dataset(self.hub_id, split="test", revision=self.revision)
+        except (OSError, ValueError) as cause:
+            raise ValueError(
+                f"cannot load {self.hub_id} from the Hugging Face hub ({_first_line(cause)}); check the network, "
+                f"or fetch it elsewhere with `hf download --repo-type dataset {self.hub_id} --local-dir data/POPE` "
+                "and pass data.root=data/POPE"
+            ) from cause
+        return self._from_table(table)
+
+    def from_folder(self, root: Path) -> list[Sample]:
+        """The hub's parquet files, or LLaVA's question file with POPE's labels and pictures, below `root`.
+
+        Raises:
+            ValueError: the folder holds neither, or a part of it is missing or does not fit; says which.
+        """
+        parquet = _parquet_files(root)
+        if parquet:
+            import datasets
+
+            return self._from_table(
+                datasets.load_dataset("parquet", data_files=[str(path) for path in parquet], split="train")
+            )
+        questions = root / "llava_pope_test.jsonl"
+        if questions.is_file():
+            return self._from_llava(root, questions)
+        raise ValueError(
+            f"{root} holds no POPE: put there either the parquet files of {self.hub_id} (any depth), or LLaVA's "
+            "llava_pope_test.jsonl with POPE's coco/coco_pope_{adversarial,popular,random}.json and the pictures "
+            "of COCO val2014 in val2014/"
+        )
+
+    def mark(self, row: Mapping[str, Any]) -> Mark:
+        """Read yes or no from a response: no if one of its first sentence's words is No, no or not, else yes.
+
+        Raises:
+            ValueError: the label is neither yes nor no, or the split is unknown; names the row.
+        """
+        _check_split(row["split"], row["id"])
+        _check_label(row["label"], row["id"])
+        words = row["response"].split(".")[0].replace(",", "").split(" ")
+        answer = "no" if _NO.intersection(words) else "yes"
+        return Mark(answer, answer == row["label"])
+
+    def tally(self, rows: Sequence[Row]) -> Floats:
+        """Count the four outcomes of each split, [K]."""
+        counts_S4 = np.zeros((len(self.splits), _COUNTS))
+        for row in rows:
+            negative = row["answer"] == "no"
+            counts_S4[self.splits.index(row["split"]), 2 * negative + (not row["correct"])] += 1
+        return counts_S4.reshape(-1)
+
+    def metrics(self, tally_K: Floats) -> dict[str, Floats]:
+        """Per split accuracy, precision, recall, F1 and yes ratio, and the means of F1 and accuracy, in percent.
+
+        A quotient without a denominator is 0, as nothing was found; all of a split without questions is nan.
+        """
+        counts = tally_K.reshape(*tally_K.shape[:-1], len(self.splits), _COUNTS)
+        tp, fp, tn, fn = np.moveaxis(counts, -1, 0)
+        n = counts.sum(axis=-1)
+        per_split = {
+            "accuracy": _percent(tp + tn, n),
+            "precision": _percent(tp, tp + fp),
+            "recall": _percent(tp, tp + fn),
+            "f1": _percent(2 * tp, 2 * tp + fp + fn),
+            "yes_ratio": _percent(tp + fp, n),
+        }
+        asked = {name: np.where(n > 0, values, np.nan) for name, values in per_split.items()}
+        means = {name: np.asarray(np.nanmean(asked[name], axis=-1)) for name in ("f1", "accuracy")}
+        parts = {
+            f"{split}_{name}": values[..., position]
+            for position, split in enumerate(self.splits)
+            for name, values in asked.items()
+        }
+        return means | parts
+
+    def warnings(self, rows: Sequence[Row]) -> list[str]:
+        """Say so where the means are not over all three splits."""
+        present = {row["split"] for row in rows}
+        if present == set(SPLITS):
+            return []
+        return [f"f1 and accuracy are means over {', '.join(sorted(present))} only, not over POPE's three splits"]
+
+    def _from_table(self, table: Any) -> list[Sample]:
+        """Samples of a `datasets` table with the hub's columns."""
+        import datasets
+
+        needed = ("question_id", "question", "answer", "image_source", "image", "category")
+        missing = [name for name in needed if name not in table.column_names]
+        if missing:
+            raise ValueError(
+                f"the POPE table lacks {', '.join(missing)}; it has {', '.join(table.column_names)}. "
+                f"Expected are the columns of {self.hub_id}"
+            )
+        pictures = table.select_columns("image").cast_column("image", datasets.Image())
+        rows = table.select_columns([name for name in needed if name != "image"]).to_list()
+        return self._samples(rows, [partial(_cell, pictures, position) for position in range(len(rows))])
+
+    def _from_llava(self, root: Path, questions: Path) -> list[Sample]:
+        """Samples of LLaVA's question file; labels come from POPE's files, row by row within a split."""
+        rows = _read_jsonl(questions)
+        for row in rows:
+            _check_split(row["category"], str(row["question_id"]))
+        labelled = {split: iter(_labels(root, split, rows)) for split in self.splits}
+        found = [
+            {
+                **row,
+                "question": row["text"].removesuffix(INSTRUCTION),
+                "answer": next(labelled[row["category"]])["label"],
+                "image_source": row["image"],
+            }
+            for row in rows
+            if row["category"] in self.splits
+        ]
+        return self._samples(found, [_picture_file(root, row["image"]) for row in found])
+
+    def _samples(
+        self, rows: Iterable[Mapping[str, Any]], openers: Iterable[Callable[[], Image.Image]]
+    ) -> list[Sample]:
+        """Samples of rows with the hub's columns, the questions about one picture side by side."""
+        samples = []
+        for row, open_image in zip(rows, openers, strict=True):
+            key = f"{row['category']}/{row['question_id']}"
+            label = str(row["answer"]).strip().lower()
+            _check_split(row["category"], key)
+            _check_label(label, key)
+            if row["category"] not in self.splits:
+                continue
+            samples.append(
+                Sample(
+                    id=key,
+                    image=str(row["image_source"]),
+                    question=row["question"].strip() + INSTRUCTION,
+                    label=label,
+                    split=row["category"],
+                    open_image=open_image,
+                    details={name: row[name] for name in ("box", "difficulty") if name in row},
+                )
+            )
+        check_unique([sample.id for sample in samples], "question")
+        first_seen = {name: i for i, name in enumerate(dict.fromkeys(sample.image for sample in samples))}
+        return sorted(samples, key=lambda sample: first_seen[sample.image])
+
+
+def _percent(part: Floats, whole: Floats) -> Floats:
+    return 100 * np.divide(part, whole, out=np.zeros_like(whole), where=whole > 0)
+
+
+def _check_split(split: str, key: str) -> None:
+    if split not in SPLITS:
+        raise ValueError(f"question {key} is of split {split!r}; POPE has {', '.join(SPLITS)}")
+
+
+def _check_label(label: str, key: str) -> None:
+    if label not in ("yes", "no"):
+        raise ValueError(f"question {key} has the label {label!r}; POPE's are yes and no")
+
+
+def _given(image: Image.Image) -> Image.Image:
+    return image
+
+
+def _cell(pictures: Any, position: int) -> Image.Image:
+    image: Image.Image = pictures[position]["image"]
+    return image
+
+
+def _first_line(cause: Exception) -> str:
+    return (str(cause).splitlines() or [type(cause).__name__])[0]
+
+
+def _parquet_files(root: Path) -> list[Path]:
+    """The files of the pooled test set if they are there, else those of the three splits, else all."""
+    found = sorted(root.rglob("*.parquet"))
+    pooled = [path for path in found if path.name.startswith("test-")]
+    by_split = [path for path in found if path.name.startswith(SPLITS)]
+    return pooled or by_split or found
+
+
+def _read_jsonl(path: Path) -> list[dict[str, Any]]:
+    rows = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError as cause:
+            raise ValueError(f"{path}, line {number} is not JSON: {cause}") from cause
+    return rows
+
+
+def _labels(root: Path, split: str, questions: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The label rows of a split, checked to be about the same pictures and objects as the questions."""
+    path = root / "coco" / f"coco_pope_{split}.json"
+    if not path.is_file():
+        raise ValueError(f"{path} is missing: it holds POPE's labels for llava_pope_test.jsonl")
+    labels = _read_jsonl(path)
+    asked = [row for row in questions if row["category"] == split]
+    if len(labels) != len(asked):
+        raise ValueError(
+            f"{path} has {len(labels)} rows and llava_pope_test.jsonl {len(asked)} of that split: they are of "
+            "different editions (LLaVA's has 2,910 random ones); take both from one"
+        )
+    for question, label in zip(asked, labels, strict=True):
+        if (question["image"], _object(question)) != (label["image"], _object(label)):
+            raise ValueError(
+                f"{path}: its question {label['question_id']} is not question {question['question_id']} of "
+                "llava_pope_test.jsonl; take both files from one edition"
+            )
+    return labels
+
+
+def _object(row: Mapping[str, Any]) -> str:
+    """The question without the instruction, and without the misprint that editions differ in."""
+    return str(row["text"]).removesuffix(INSTRUCTION).strip().replace("imange", "image")
+
+
+def _picture_file(root: Path, name: str) -> Callable[[], Image.Image]:
+    folders = (root / "val2014", root / "images", root)
+    for folder in folders:
+        if (folder / name).is_file():
+            return partial(Image.open, folder / name)
+    raise ValueError(f"the picture {name} is missing; looked in {', '.join(map(str, folders))}")
