@@ -1,0 +1,296 @@
+"""One Hugging Face LLaVA or LLaVA-NeXT, taken apart: its facts, one decoder layer at a time, its visual states.
+
+The only file that knows how transformers lays these models out. It knows nothing of policies or extensions.
+
+Axes: B samples, S columns of a prompt, N columns at one layer, M columns of keys, P tokens of a prefix, V = H x W
+visual tokens of the (base) picture, A query heads, K key heads, E width of one head, d hidden width.
+"""
+
+import hashlib
+from collections.abc import Iterable
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+from transformers import LlavaForConditionalGeneration, LlavaNextForConditionalGeneration
+from transformers.masking_utils import create_causal_mask
+from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
+from transformers.models.llava_next.modeling_llava_next import image_size_to_num_patches
+
+FAMILIES = {LlavaForConditionalGeneration: "llava", LlavaNextForConditionalGeneration: "llava_next"}
+
+TEXT_MODELS = ("llama", "mistral", "qwen2")
+"""Text models whose decoder layers share Llama's parts: input_layernorm, self_attn.q_proj and k_proj, rotary_emb."""
+
+
+class Past(Protocol):
+    """What an attention layer asks of a cache."""
+
+    def update(self, keys: Tensor, values: Tensor, layer: int) -> tuple[Tensor, Tensor]:
+        """Take a layer's new keys and values, return all that its queries attend to."""
+        ...
+
+
+class Frame(NamedTuple):
+    """What every layer needs for one layout: mask as its attention expects it, positions, rotary embedding."""
+
+    mask: Any
+    position_ids: Tensor
+    rotary: tuple[Tensor, Tensor]
+
+
+class Backbone:
+    """A view on a model; it changes nothing of it.
+
+    Attributes:
+        model: the Hugging Face model.
+        family: "llava" or "llava_next".
+        grid: (H, W) of the visual tokens, of the base picture for LLaVA-NeXT.
+        num_layers, hidden_size: of the decoder.
+        image_token_id: id of the tokens that stand for visual tokens in a prompt.
+
+    Raises:
+        ValueError: for a model of another class, another text model, or sliding-window layers.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        families = [family for kind, family in FAMILIES.items() if isinstance(model, kind)]
+        if not families:
+            known = " or ".join(kind.__name__ for kind in FAMILIES)
+            raise ValueError(f"the model is a {type(model).__name__}; expected a {known} of transformers")
+        self.model: Any = model
+        self.family = families[0]
+        self.core = self.model.model
+        self.decoder = self.core.language_model
+        config = self.decoder.config
+        if config.model_type not in TEXT_MODELS:
+            raise ValueError(
+                f"the text model is of type {config.model_type!r}; expected one of {', '.join(TEXT_MODELS)}"
+            )
+        if getattr(config, "sliding_window", None) is not None:
+            raise ValueError(
+                f"the text model attends within a sliding window of {config.sliding_window} tokens; "
+                "Blink needs full attention in every layer (sliding_window=None)"
+            )
+        self.hidden_size: int = config.hidden_size
+        self.num_layers = len(self.decoder.layers)
+        self.image_token_id: int = self.model.config.image_token_id
+        vision = self.model.config.vision_config
+        self.grid = (
+            _side(vision.image_size, 0) // vision.patch_size,
+            _side(vision.image_size, 1) // vision.patch_size,
+        )
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the decoder's hidden states."""
+        return self.decoder.embed_tokens.weight.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Of the decoder's input."""
+        return self.decoder.embed_tokens.weight.device
+
+    def input_norm(self, layer: int) -> nn.Module:
+        """The norm with which decoder layer `layer` begins.
+
+        Raises:
+            ValueError: if this model has no such layer (it may have been loaded without).
+        """
+        if not 0 <= layer < self.num_layers:
+            raise ValueError(
+                f"layer {layer} is not loaded; this model has decoder layers 0 to {self.num_layers - 1}"
+            )
+        return self.decoder.layers[layer].input_layernorm
+
+    def frame(
+        self, hidden_BNd: Tensor, valid_BM: Tensor | None, position_ids: Tensor, past: int = 0
+    ) -> Frame:
+        """Prepare what the layers need to run N new tokens after `past` columns of cached keys.
+
+        The mask comes from transformers, so each attention implementation gets what it expects: nothing, a 2-D
+        padding mask (flash), booleans (sdpa) or numbers to add (eager).
+
+        Args:
+            hidden_BNd: the new tokens; shape, dtype and device count.
+            valid_BM: bool over past and new columns, False at padding; None if there is none.
+            position_ids: [1, N] or [B, N] of the new tokens.
+        """
+        mask = create_causal_mask(
+            config=self.decoder.config,
+            inputs_embeds=hidden_BNd,
+            attention_mask=valid_BM,
+            past_key_values=_PastColumns(past),  # type: ignore[arg-type]  # only its sizes are asked for
+        )
+        return Frame(mask, position_ids, self.decoder.rotary_emb(hidden_BNd, position_ids=position_ids))
+
+    def run_layer(self, layer: int, hidden_BNd: Tensor, frame: Frame, past: Past | None) -> Tensor:
+        """Run one stock decoder layer on N tokens. `past` takes and returns keys and values; None keeps none."""
+        hidden: Tensor = self.decoder.layers[layer](
+            hidden_BNd,
+            attention_mask=frame.mask,
+            position_ids=frame.position_ids,
+            past_key_values=past,
+            use_cache=past is not None,
+            position_embeddings=frame.rotary,
+        )
+        return hidden
+
+    def final_norm(self, hidden_BNd: Tensor) -> Tensor:
+        """The norm after the last decoder layer."""
+        normed: Tensor = self.decoder.norm(hidden_BNd)
+        return normed
+
+    def query(self, layer: int, normed_Bd: Tensor) -> Tensor:
+        """Linear query projection of one normed token per sample: [B, A, E]."""
+        attention = self.decoder.layers[layer].self_attn
+        query: Tensor = attention.q_proj(normed_Bd).unflatten(-1, (-1, attention.head_dim))
+        return query
+
+    def keys(self, layer: int, normed_BNd: Tensor) -> Tensor:
+        """Linear key projection of normed tokens: [B, K, N, E]."""
+        attention = self.decoder.layers[layer].self_attn
+        keys: Tensor = attention.k_proj(normed_BNd).unflatten(-1, (-1, attention.head_dim)).transpose(1, 2)
+        return keys
+
+    def scaling(self, layer: int) -> float:
+        """What attention of this layer multiplies its scores by."""
+        scaling: float = self.decoder.layers[layer].self_attn.scaling
+        return scaling
+
+    def expected_image_tokens(self, rows: int, inputs: dict[str, Any]) -> list[int | None]:
+        """How many visual tokens each row of a prompt should hold (None: at least a grid's; tiles vary).
+
+        Args:
+            rows: rows of the prompt.
+            inputs: the arguments of the model's forward.
+
+        Raises:
+            ValueError: if the number of images is not the number of rows.
+        """
+        V = self.grid[0] * self.grid[1]
+        encoded = (inputs.get("mm_encoder_outputs") or {}).get("image")
+        pixels, sizes = inputs.get("pixel_values"), inputs.get("image_sizes")
+        counts: list[int | None]
+        if encoded is not None:
+            counts = [len(features) for features in encoded.pooler_output]
+        elif pixels is not None and self.family == "llava":
+            counts = [V] * len(pixels)
+        else:
+            counts = [None] * (0 if pixels is None else len(pixels if sizes is None else sizes))
+        if len(counts) != rows:
+            raise ValueError(
+                f"the prompt has {rows} rows and {len(counts)} images; Blink takes exactly one image per sample"
+            )
+        if self.family == "llava":
+            for count in counts:
+                self._check_cells(count)
+        return counts
+
+    def pixel_digests(self, pixels: Tensor, sizes: Tensor | None) -> list[str]:
+        """A hash per image of its pixels in float32; tiles that only pad the batch are left out.
+
+        Args:
+            pixels: [B, 3, h, w], or [B, tiles, 3, h, w] with `sizes` for LLaVA-NeXT.
+            sizes: [B, 2] height and width of the pictures, for LLaVA-NeXT.
+        """
+        images = list(pixels)
+        if self.family == "llava_next" and sizes is not None:
+            config = self.model.config
+            tiles = [
+                image_size_to_num_patches(size, config.image_grid_pinpoints, config.vision_config.image_size)
+                for size in sizes
+            ]
+            images = (
+                [image[:count] for image, count in zip(images, tiles, strict=True)]
+                if pixels.dim() == 5
+                else list(pixels.split(tiles))
+            )
+        return [
+            hashlib.sha256(image.float().cpu().contiguous().numpy().tobytes()).hexdigest() for image in images
+        ]
+
+    @torch.no_grad()
+    def visual_states(
+        self, prefix_ids_BP: Tensor, pixels_BCHW: Tensor, layers: Iterable[int]
+    ) -> dict[int, Tensor]:
+        """Hidden states of the visual tokens as they enter each of `layers`, from the trunk alone.
+
+        Runs prefix and visual tokens through decoder layers 0 .. max(layers) - 1 and no others, without
+        gradients. Attention is causal and the text comes later, so these are the states of any full prompt.
+
+        Args:
+            prefix_ids_BP: ids before the image, without padding; P may be 0.
+            pixels_BCHW: pictures as the vision tower takes them; the base view for LLaVA-NeXT.
+            layers: 0 gives the projector's output, `num_layers` what leaves the last layer that is loaded.
+
+        Returns:
+            layer -> [B, d, H, W].
+
+        Raises:
+            ValueError: for a layer that is not loaded.
+        """
+        wanted = sorted(set(layers))
+        if not wanted or wanted[0] < 0 or wanted[-1] > self.num_layers:
+            raise ValueError(
+                f"layers {wanted}: this model can give the states that enter layers 0 to {self.num_layers}"
+            )
+        embedded_BPd = self.decoder.embed_tokens(prefix_ids_BP)
+        visual_BVd = self.project_image(pixels_BCHW).to(embedded_BPd.dtype)
+        hidden_BNd = torch.cat((embedded_BPd, visual_BVd), dim=1)
+        position_ids = torch.arange(hidden_BNd.shape[1], device=hidden_BNd.device)[None]
+        frame = self.frame(hidden_BNd, None, position_ids)
+        states = {}
+        for layer in range(wanted[-1] + 1):
+            if layer in wanted:
+                states[layer] = hidden_BNd[:, -visual_BVd.shape[1] :].transpose(1, 2).unflatten(2, self.grid)
+            if layer < wanted[-1]:
+                hidden_BNd = self.run_layer(layer, hidden_BNd, frame, None)
+        return states
+
+    def project_image(self, pixels_BCHW: Tensor) -> Tensor:
+        """Vision tower and projector on one view per sample: [B, V, d]."""
+        config = self.model.config
+        outputs = self.core.vision_tower(pixels_BCHW, output_hidden_states=True, return_dict=True)
+        chosen = config.vision_feature_layer
+        picked = [outputs.hidden_states[layer] for layer in ([chosen] if isinstance(chosen, int) else chosen)]
+        features = torch.cat(picked, dim=-1)
+        if config.vision_feature_select_strategy == "default":
+            features = features[:, 1:]
+        projected: Tensor = self.core.multi_modal_projector(features)
+        self._check_cells(projected.shape[1])
+        return projected
+
+    def _check_cells(self, tokens: int | None) -> None:
+        """Raise unless one view of a picture gives one token per cell of the grid."""
+        H, W = self.grid
+        if tokens != H * W:
+            raise ValueError(
+                f"the vision tower gives {tokens} tokens for an image, its {H} x {W} grid has {H * W}; "
+                "Blink needs one token per cell (vision_feature_select_strategy='default' drops a class token)"
+            )
+
+
+def rotate(heads_BANE: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
+    """Apply the rotary embedding of N positions (cos and sin, each [1 or B, N, E]) to N tokens of each head."""
+    rotated: Tensor = apply_rotary_pos_emb(heads_BANE, heads_BANE[:, :0], *rotary)[0]
+    return rotated
+
+
+class _PastColumns:
+    """Tells transformers' mask builder how many columns of keys come before the new ones."""
+
+    is_compileable = False
+
+    def __init__(self, columns: int) -> None:
+        self.columns = columns
+
+    def get_query_offset(self, layer_idx: int = 0) -> int:
+        return self.columns
+
+    def get_mask_sizes(self, query_length: int, layer_idx: int) -> tuple[int, int]:
+        return self.columns + query_length, 0
+
+
+def _side(image_size: int | tuple[int, int], axis: int) -> int:
+    return image_size if isinstance(image_size, int) else image_size[axis]

@@ -1,0 +1,107 @@
+"""Load a backbone, by folder or hub id, whole or only its lower decoder layers."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoProcessor,
+    LlavaForConditionalGeneration,
+    LlavaNextForConditionalGeneration,
+)
+from transformers.utils import logging
+
+TINY = Path(__file__).parent / "assets" / "tiny"
+"""Folder of the backbone that ships with the project."""
+
+CLASSES = {"llava": LlavaForConditionalGeneration, "llava_next": LlavaNextForConditionalGeneration}
+
+
+class LoadedBackbone(NamedTuple):
+    """A frozen model in evaluation mode and its processor, which pads on the left.
+
+    `name` is the folder or hub id as given; `revision` the commit on the hub, None for a folder.
+    """
+
+    model: LlavaForConditionalGeneration | LlavaNextForConditionalGeneration
+    processor: Any
+    name: str
+    revision: str | None
+
+
+def load_backbone(
+    path: str | Path,
+    *,
+    revision: str | None = None,
+    dtype: str = "float32",
+    device: str | torch.device = "cpu",
+    attn_implementation: str = "sdpa",
+    num_layers: int | None = None,
+) -> LoadedBackbone:
+    """Load a LLaVA or LLaVA-NeXT checkpoint, frozen.
+
+    Args:
+        path: folder or hub id.
+        revision: branch, tag or commit on the hub.
+        dtype: name of a torch dtype, or "auto" for the checkpoint's.
+        num_layers: load decoder layers 0 .. num_layers - 1 only; weights above them are never read. Training a
+            module of layer L needs L of them. None loads all. Such a model answers nothing sensible.
+
+    Raises:
+        ValueError: for another architecture, an unknown dtype, more layers than the checkpoint has, or a
+            checkpoint that lacks weights.
+    """
+    name = str(path)
+    if dtype != "auto" and not isinstance(getattr(torch, dtype, None), torch.dtype):
+        raise ValueError(f"dtype={dtype!r} is not a torch dtype; use float32, bfloat16, float16 or auto")
+    try:
+        config: Any = AutoConfig.from_pretrained(name, revision=revision)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"no backbone at {name!r}: {error}") from error
+    if config.model_type not in CLASSES:
+        raise ValueError(
+            f"{name!r} is of architecture {config.model_type!r}; expected one of {', '.join(CLASSES)}"
+        )
+    if num_layers is not None:
+        _keep_lower_layers(config.text_config, num_layers, name)
+    model = _load_model(name, config, revision, dtype, attn_implementation)
+    processor = AutoProcessor.from_pretrained(name, revision=revision)
+    processor.tokenizer.padding_side = "left"
+    return LoadedBackbone(
+        model=model.to(device).requires_grad_(False).eval(),
+        processor=processor,
+        name=name,
+        revision=getattr(config, "_commit_hash", None),
+    )
+
+
+def _keep_lower_layers(text_config: Any, num_layers: int, name: str) -> None:
+    """Cut the text config to its first `num_layers` layers."""
+    available = text_config.num_hidden_layers
+    if not 0 <= num_layers <= available:
+        raise ValueError(f"num_layers={num_layers}: {name!r} has {available} decoder layers, numbered from 0")
+    text_config.num_hidden_layers = num_layers
+    if getattr(text_config, "layer_types", None):
+        text_config.layer_types = text_config.layer_types[:num_layers]
+
+
+def _load_model(name: str, config: Any, revision: str | None, dtype: str, attn_implementation: str) -> Any:
+    """Load the weights that `config` has a place for; unused ones are not an error, missing ones are."""
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # weights above the last kept layer would be reported as unexpected
+    try:
+        model, report = CLASSES[config.model_type].from_pretrained(
+            name,
+            config=config,
+            revision=revision,
+            dtype=dtype,
+            attn_implementation=attn_implementation,
+            output_loading_info=True,
+        )
+    finally:
+        logging.set_verbosity(verbosity)
+    if report["missing_keys"]:
+        missing = sorted(report["missing_keys"])
+        raise ValueError(f"the checkpoint {name!r} lacks {len(missing)} weights, {missing[0]} among them")
+    return model

@@ -1,0 +1,168 @@
+"""What may happen at the scanned layers (Policy), and what happened (Event). Algorithm 1, Tables 2, 6 and 7.
+
+Plain numbers in, plain numbers out: this file knows no tensors and no models.
+"""
+
+import math
+import random
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+
+SALIENCIES = ("attention", "similarity")
+SELECTORS = ("saliency", "random")
+SCHEDULES = ("threshold", "cycle", "random")
+
+
+@dataclass(frozen=True)
+class Event:
+    """What one sample did at one scanned layer.
+
+    Attributes:
+        layer: decoder layer, counted from 0.
+        ratio: the measured saliency ratio (Eq. 3), in [0, 1].
+        region: row-major index of the region acted on; for "drop" and "keep" the one of highest saliency.
+        action: "expand", "keep" or "drop": the decision, also where there was nothing to drop.
+    """
+
+    layer: int
+    ratio: float
+    region: int
+    action: str
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What decides the events.
+
+    Attributes:
+        layers: layers to scan, any iterable of int; kept sorted and unique.
+        tau_exp: expand above this ratio, in [0, 1], in units of a 2 x 2 split.
+        tau_drop: drop below this ratio, in [0, 1], same units; may exceed `tau_exp`. 0 never drops.
+        patches: p of the p x p regions, at least 2; must divide the backbone's grid.
+        saliency: "attention" (row of the layer's attention) or "similarity" (Eq. 1-2 without rotary embedding).
+        interpolate: resize the region to the full grid before TokenSR (False: Table 7).
+        selector: region to expand: "saliency" (the highest) or "random" (uniform).
+        schedule: action: "threshold" (by ratio), "cycle" (expand, drop, expand, ... over the scanned layers)
+            or "random" (expand or drop, uniform).
+        scale_tau: scale both thresholds by (1 / p^2) / (1 / 4) (App. E).
+        seed: seeds the draws of a random selector or schedule.
+
+    Raises:
+        ValueError: for a value outside its range.
+    """
+
+    layers: Collection[int]
+    tau_exp: float = 0.5
+    tau_drop: float = 0.4
+    patches: int = 2
+    saliency: str = "attention"
+    interpolate: bool = True
+    selector: str = "saliency"
+    schedule: str = "threshold"
+    scale_tau: bool = True
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "layers", _checked_layers(self.layers))
+        for name in ("tau_exp", "tau_drop"):
+            tau = getattr(self, name)
+            if not _is_number(tau) or not 0 <= tau <= 1:
+                raise ValueError(f"{name}={tau!r} is not a number in [0, 1]; ratios of saliency lie there")
+        if not _is_int(self.patches) or self.patches < 2:
+            raise ValueError(f"patches={self.patches!r} is not an integer of at least 2 (p of p x p regions)")
+        if not _is_int(self.seed):
+            raise ValueError(f"seed={self.seed!r} is not an integer")
+        for name, choices in (("saliency", SALIENCIES), ("selector", SELECTORS), ("schedule", SCHEDULES)):
+            if getattr(self, name) not in choices:
+                raise ValueError(
+                    f"{name}={getattr(self, name)!r} is unknown; choose one of {', '.join(choices)}"
+                )
+
+    @property
+    def draws(self) -> bool:
+        """Whether any decision is random, so that samples need keys."""
+        return self.selector == "random" or self.schedule == "random"
+
+    @property
+    def thresholds(self) -> tuple[float, float]:
+        """(expand above, drop below) in the units of this policy's own p x p split."""
+        scale = 4 / self.patches**2 if self.scale_tau else 1.0
+        return self.tau_exp * scale, self.tau_drop * scale
+
+
+def decide(policy: Policy, layer: int, ratio: float, hottest: int, key: str) -> Event:
+    """Decide what one sample does at one scanned layer (Sec. 3.2, Table 2).
+
+    Args:
+        layer: the layer about to run, one of `policy.layers`.
+        ratio: saliency ratio (Eq. 3).
+        hottest: region of highest saliency.
+        key: names the sample; with `policy.seed` and `layer` it seeds the random draws, so that they do not
+            depend on batch or order. Unused where nothing is drawn.
+    """
+    region, action = hottest, _by_threshold(policy, ratio)
+    if policy.schedule == "cycle":
+        action = "expand" if sorted(policy.layers).index(layer) % 2 == 0 else "drop"
+    if policy.draws:
+        generator = random.Random(f"{policy.seed}/{key}/{layer}")
+        drawn_region = generator.randrange(policy.patches**2)
+        drawn_action = generator.choice(("expand", "drop"))
+        if policy.schedule == "random":
+            action = drawn_action
+        if policy.selector == "random" and action == "expand":
+            region = drawn_region
+    return Event(layer=layer, ratio=ratio, region=region, action=action)
+
+
+def parse_layers(layers: int | str | Iterable[int]) -> tuple[int, ...]:
+    """Read layers as users write them: 12, "12", "12-18" (both ends included), "12,14" or [12, 14].
+
+    Returns:
+        The layers, sorted and unique.
+
+    Raises:
+        ValueError: for anything else, an empty list or a negative layer.
+    """
+    if isinstance(layers, int) and not isinstance(layers, bool):
+        return _checked_layers((layers,))
+    if not isinstance(layers, str):
+        return _checked_layers(layers)
+    found: list[int] = []
+    for part in layers.split(","):
+        first, dash, last = part.strip().partition("-")
+        if not first.isdecimal() or (dash and not last.isdecimal()):
+            raise ValueError(f"layers {layers!r} cannot be read; write 12, 12-18 or [12,14]")
+        if dash and int(last) < int(first):
+            raise ValueError(f"layers {layers!r} run backwards; write {last}-{first}")
+        found += range(int(first), int(last) + 1) if dash else [int(first)]
+    return _checked_layers(found)
+
+
+def _by_threshold(policy: Policy, ratio: float) -> str:
+    """The action of Algorithm 1: strict on both sides, expansion first."""
+    expand_above, drop_below = policy.thresholds
+    if ratio > expand_above:
+        return "expand"
+    return "drop" if ratio < drop_below else "keep"
+
+
+def _checked_layers(layers: Iterable[int]) -> tuple[int, ...]:
+    """Sort and deduplicate `layers`, or say what is wrong with them."""
+    if isinstance(layers, str) or not isinstance(layers, Iterable):
+        raise ValueError(
+            f"layers={layers!r} is not an iterable of integers; give e.g. range(12, 19) or [12, 14]"
+        )
+    listed = list(layers)
+    if not listed:
+        raise ValueError("layers is empty; name at least one layer to scan")
+    if not all(_is_int(layer) and layer >= 0 for layer in listed):
+        raise ValueError(f"layers={listed!r} must be integers of at least 0")
+    return tuple(sorted({int(layer) for layer in listed}))
+
+
+def _is_int(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

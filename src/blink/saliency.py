@@ -1,0 +1,87 @@
+"""Saliency-guided scanning: query and keys -> saliency of visual tokens -> regions -> ratio. Sec. 3.1, Eq. 1-3.
+
+Pure functions of tensors: projections and spans are found elsewhere. Everything is computed in float32.
+
+Axes: B samples, A query heads, K key heads, E width of one head, N tokens of the sequence, V = H x W visual tokens
+of the grid, R = p x p regions.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Focus(NamedTuple):
+    """Where a scan looked: `ratio_B` float32 in (0, 1], `region_B` int64, row-major index of the hottest region."""
+
+    ratio_B: Tensor
+    region_B: Tensor
+
+
+def attention_row(query_BAE: Tensor, keys_BKNE: Tensor, valid_BN: Tensor | None, scaling: float) -> Tensor:
+    """One row of the attention map, averaged over heads: softmax over all keys, never the whole map.
+
+    Equals the last row that eager attention would return, up to the rounding of its dtype.
+
+    Args:
+        query_BAE: rotated query of one token per sample; A is a multiple of K.
+        keys_BKNE: rotated keys of every token that this query may see.
+        valid_BN: bool, False where a column is padding; None if there is none.
+        scaling: what attention multiplies its scores by.
+
+    Returns:
+        [B, N] float32, rows sum to 1, 0 at padding.
+    """
+    B, A, E = query_BAE.shape
+    K = keys_BKNE.shape[1]
+    query_BKGE = query_BAE.float().view(B, K, A // K, E)
+    scores_BKGN = (query_BKGE @ keys_BKNE.float().transpose(2, 3)) * scaling
+    if valid_BN is not None:
+        scores_BKGN = scores_BKGN.masked_fill(~valid_BN[:, None, None], float("-inf"))
+    return scores_BKGN.softmax(dim=-1).mean(dim=(1, 2))
+
+
+def similarity_row(query_BAE: Tensor, keys_BKVE: Tensor) -> Tensor:
+    """Eq. 1-2 read literally: one dot product over all heads, scaled by the root of its length, then softmax.
+
+    Grouped keys are repeated for the query heads that share them. The softmax over the visual tokens makes the
+    ratio of Eq. 3 defined for negative scores.
+
+    Args:
+        query_BAE: linear projection of the last prompt token, no rotary embedding.
+        keys_BKVE: linear projections of the visual tokens, no rotary embedding.
+
+    Returns:
+        [B, V] float32, rows sum to 1.
+    """
+    B, A, E = query_BAE.shape
+    K = keys_BKVE.shape[1]
+    query_BKE = query_BAE.float().view(B, K, A // K, E).sum(dim=2)
+    scores_BV = torch.einsum("bke,bkve->bv", query_BKE, keys_BKVE.float()) / (A * E) ** 0.5
+    return scores_BV.softmax(dim=-1)
+
+
+def focus(saliency_BV: Tensor, grid: tuple[int, int], patches: int) -> Focus:
+    """Sum saliency over the p x p regions, take the hottest and its share (Eq. 3).
+
+    Args:
+        saliency_BV: non-negative saliency of the H x W visual tokens, row-major.
+        grid: (H, W), both divisible by `patches`.
+
+    Returns:
+        The ratio and the region; the lowest index wins ties. No saliency anywhere counts as an even spread.
+    """
+    saliency_BR = region_sums(saliency_BV, grid, patches)
+    hottest_B = saliency_BR.argmax(dim=1)
+    most_B = saliency_BR.gather(1, hottest_B[:, None])[:, 0]
+    total_B = saliency_BR.sum(dim=1)
+    ratio_B = torch.where(total_B == 0, 1 / patches**2, most_B / total_B)
+    return Focus(ratio_B=ratio_B, region_B=hottest_B)
+
+
+def region_sums(saliency_BV: Tensor, grid: tuple[int, int], patches: int) -> Tensor:
+    """Aggregate the saliency of V = H x W tokens over p x p equal regions: [B, R] float32, row-major."""
+    H, W = grid
+    blocks = saliency_BV.float().view(-1, patches, H // patches, patches, W // patches)
+    return blocks.sum(dim=(2, 4)).flatten(1)
