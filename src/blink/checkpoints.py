@@ -12,6 +12,8 @@ from transformers import (
 )
 from transformers.utils import logging
 
+from blink.backbone import Backbone
+
 TINY = Path(__file__).parent / "assets" / "tiny"
 """Folder of the backbone that ships with the project."""
 
@@ -55,14 +57,7 @@ def load_backbone(
     name = str(path)
     if dtype != "auto" and not isinstance(getattr(torch, dtype, None), torch.dtype):
         raise ValueError(f"dtype={dtype!r} is not a torch dtype; use float32, bfloat16, float16 or auto")
-    try:
-        config: Any = AutoConfig.from_pretrained(name, revision=revision)
-    except (OSError, ValueError) as error:
-        raise ValueError(f"no backbone at {name!r}: {error}") from error
-    if config.model_type not in CLASSES:
-        raise ValueError(
-            f"{name!r} is of architecture {config.model_type!r}; expected one of {', '.join(CLASSES)}"
-        )
+    config = _read_config(name, revision)
     if num_layers is not None:
         _keep_lower_layers(config.text_config, num_layers, name)
     model = _load_model(name, config, revision, dtype, attn_implementation)
@@ -74,6 +69,30 @@ def load_backbone(
         name=name,
         revision=getattr(config, "_commit_hash", None),
     )
+
+
+def outline(path: str | Path, *, revision: str | None = None) -> Backbone:
+    """Return a view on a checkpoint's model without weights, from its config alone, to check settings against.
+
+    Raises:
+        ValueError: for no checkpoint at `path`, or one that Blink cannot work with.
+    """
+    config = _read_config(str(path), revision)
+    with torch.device("meta"):
+        return Backbone(CLASSES[config.model_type]._from_config(config))
+
+
+def _read_config(name: str, revision: str | None) -> Any:
+    """Read the config of a folder or hub id, of one of the known architectures."""
+    try:
+        config: Any = AutoConfig.from_pretrained(name, revision=revision)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"no backbone at {name!r}: {error}") from error
+    if config.model_type not in CLASSES:
+        raise ValueError(
+            f"{name!r} is of architecture {config.model_type!r}; expected one of {', '.join(CLASSES)}"
+        )
+    return config
 
 
 def _keep_lower_layers(text_config: Any, num_layers: int, name: str) -> None:
