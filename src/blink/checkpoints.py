@@ -1,16 +1,20 @@
 """Load a backbone, by folder or hub id, whole or only its lower decoder layers."""
 
+import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from safetensors import safe_open
+from torch import nn
 from transformers import (
     AutoConfig,
     AutoProcessor,
     LlavaForConditionalGeneration,
     LlavaNextForConditionalGeneration,
 )
-from transformers.utils import logging
+from transformers.utils import cached_file, logging
 
 from blink.backbone import Backbone
 
@@ -44,7 +48,7 @@ def load_backbone(
     """Load a LLaVA or LLaVA-NeXT checkpoint, frozen.
 
     Args:
-        path: folder or hub id.
+        path: folder or hub id, or "tiny" for the backbone that ships with the project.
         revision: branch, tag or commit on the hub.
         dtype: name of a torch dtype, or "auto" for the checkpoint's.
         num_layers: load decoder layers 0 .. num_layers - 1 only; weights above them are never read. Training a
@@ -54,21 +58,26 @@ def load_backbone(
         ValueError: for another architecture, an unknown dtype, more layers than the checkpoint has, or a
             checkpoint that lacks weights.
     """
-    name = str(path)
+    name = locate(path)
     if dtype != "auto" and not isinstance(getattr(torch, dtype, None), torch.dtype):
         raise ValueError(f"dtype={dtype!r} is not a torch dtype; use float32, bfloat16, float16 or auto")
     config = _read_config(name, revision)
     if num_layers is not None:
         _keep_lower_layers(config.text_config, num_layers, name)
-    model = _load_model(name, config, revision, dtype, attn_implementation)
-    processor = AutoProcessor.from_pretrained(name, revision=revision)
+    model = _load_model(_source(name), config, revision, dtype, attn_implementation)
+    processor = AutoProcessor.from_pretrained(_source(name), revision=revision)
     processor.tokenizer.padding_side = "left"
     return LoadedBackbone(
         model=model.to(device).requires_grad_(False).eval(),
         processor=processor,
-        name=name,
+        name=str(path),
         revision=getattr(config, "_commit_hash", None),
     )
+
+
+def locate(path: str | Path) -> str:
+    """Return the shipped folder for "tiny", and any other folder or hub id as it is."""
+    return str(TINY) if str(path) == "tiny" else str(path)
 
 
 def outline(path: str | Path, *, revision: str | None = None) -> Backbone:
@@ -77,15 +86,57 @@ def outline(path: str | Path, *, revision: str | None = None) -> Backbone:
     Raises:
         ValueError: for no checkpoint at `path`, or one that Blink cannot work with.
     """
-    config = _read_config(str(path), revision)
+    config = _read_config(locate(path), revision)
     with torch.device("meta"):
         return Backbone(CLASSES[config.model_type]._from_config(config))
+
+
+def load_input_norms(
+    path: str | Path, layers: Iterable[int], *, revision: str | None = None
+) -> dict[int, nn.Module]:
+    """Load the norms with which some decoder layers begin, in float32 and frozen, and nothing else of them.
+
+    Args:
+        path: as for `load_backbone`.
+        layers: layers to load the norm of.
+
+    Raises:
+        ValueError: for a layer that the backbone does not have, or a checkpoint without safetensors.
+    """
+    name = str(path)
+    backbone = outline(name, revision=revision)
+    index = _weights_file(name, "model.safetensors.index.json", revision)
+    files: dict[str, str] = json.loads(index.read_text())["weight_map"] if index else {}
+    norms = {}
+    for layer in layers:
+        norm = backbone.input_norm(layer).to_empty(device="cpu").float()
+        ending = f".layers.{layer}.input_layernorm.weight"
+        shard = next((file for key, file in files.items() if key.endswith(ending)), "model.safetensors")
+        weights = _weights_file(name, shard, revision)
+        if weights is None:
+            raise ValueError(f"{name!r} has no {shard}: its norms cannot be read without loading all of it")
+        with safe_open(weights, framework="pt") as tensors:
+            key = next(key for key in tensors.keys() if key.endswith(ending))  # noqa: SIM118 (not a mapping)
+            norm.load_state_dict({"weight": tensors.get_tensor(key)})
+        norms[layer] = norm.requires_grad_(False).eval()
+    return norms
+
+
+def _weights_file(name: str, file: str, revision: str | None) -> Path | None:
+    """Where a file of a checkpoint lies on this machine, fetched if need be; None if there is no such file."""
+    found = cached_file(_source(name), file, revision=revision, _raise_exceptions_for_missing_entries=False)
+    return None if found is None else Path(found)
+
+
+def _source(name: str) -> str:
+    """What transformers loads `name` from."""
+    return str(TINY) if name == "tiny" else name
 
 
 def _read_config(name: str, revision: str | None) -> Any:
     """Read the config of a folder or hub id, of one of the known architectures."""
     try:
-        config: Any = AutoConfig.from_pretrained(name, revision=revision)
+        config: Any = AutoConfig.from_pretrained(_source(name), revision=revision)
     except (OSError, ValueError) as error:
         raise ValueError(f"no backbone at {name!r}: {error}") from error
     if config.model_type not in CLASSES:
