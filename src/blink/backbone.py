@@ -26,7 +26,7 @@ TEXT_MODELS = ("llama", "mistral", "qwen2")
 class Past(Protocol):
     """What an attention layer asks of a cache."""
 
-    def update(self, keys: Tensor, values: Tensor, layer: int) -> tuple[Tensor, Tensor]:
+    def update(self, keys: Tensor, values: Tensor, layer: int, /) -> tuple[Tensor, Tensor]:
         """Take a layer's new keys and values, return all that its queries attend to."""
         ...
 
@@ -53,12 +53,12 @@ class Backbone:
         ValueError: for a model of another class, another text model, or sliding-window layers.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: Any) -> None:
         families = [family for kind, family in FAMILIES.items() if isinstance(model, kind)]
         if not families:
             known = " or ".join(kind.__name__ for kind in FAMILIES)
             raise ValueError(f"the model is a {type(model).__name__}; expected a {known} of transformers")
-        self.model: Any = model
+        self.model = model
         self.family = families[0]
         self.core = self.model.model
         self.decoder = self.core.language_model
@@ -76,7 +76,7 @@ class Backbone:
         self.num_layers = len(self.decoder.layers)
         self.image_token_id: int = self.model.config.image_token_id
         vision = self.model.config.vision_config
-        self.grid = (
+        self.grid: tuple[int, int] = (
             _side(vision.image_size, 0) // vision.patch_size,
             _side(vision.image_size, 1) // vision.patch_size,
         )
@@ -90,6 +90,11 @@ class Backbone:
     def device(self) -> torch.device:
         """Of the decoder's input."""
         return self.decoder.embed_tokens.weight.device
+
+    def place(self, layer: int) -> tuple[torch.device, torch.dtype]:
+        """Device and dtype of a decoder layer."""
+        weight = self.decoder.layers[layer].input_layernorm.weight
+        return weight.device, weight.dtype
 
     def input_norm(self, layer: int) -> nn.Module:
         """The norm with which decoder layer `layer` begins.
@@ -120,7 +125,7 @@ class Backbone:
             config=self.decoder.config,
             inputs_embeds=hidden_BNd,
             attention_mask=valid_BM,
-            past_key_values=_PastColumns(past),  # type: ignore[arg-type]  # only its sizes are asked for
+            past_key_values=_PastColumns(past),  # only its sizes are asked for
         )
         return Frame(mask, position_ids, self.decoder.rotary_emb(hidden_BNd, position_ids=position_ids))
 
@@ -158,34 +163,33 @@ class Backbone:
         scaling: float = self.decoder.layers[layer].self_attn.scaling
         return scaling
 
-    def expected_image_tokens(self, rows: int, inputs: dict[str, Any]) -> list[int | None]:
-        """How many visual tokens each row of a prompt should hold (None: at least a grid's; tiles vary).
+    def check_images(self, tokens: list[int], inputs: dict[str, Any]) -> None:
+        """Raise unless each row of a prompt has one image, and as many image tokens as that has visual tokens.
 
         Args:
-            rows: rows of the prompt.
-            inputs: the arguments of the model's forward.
-
-        Raises:
-            ValueError: if the number of images is not the number of rows.
+            tokens: image tokens per row.
+            inputs: the arguments of the model's forward, by name.
         """
-        V = self.grid[0] * self.grid[1]
+        H, W = self.grid
         encoded = (inputs.get("mm_encoder_outputs") or {}).get("image")
         pixels, sizes = inputs.get("pixel_values"), inputs.get("image_sizes")
-        counts: list[int | None]
         if encoded is not None:
             counts = [len(features) for features in encoded.pooler_output]
-        elif pixels is not None and self.family == "llava":
-            counts = [V] * len(pixels)
         else:
-            counts = [None] * (0 if pixels is None else len(pixels if sizes is None else sizes))
-        if len(counts) != rows:
+            counts = [0] * (0 if pixels is None else len(pixels if sizes is None else sizes))
+        if len(counts) != len(tokens):
             raise ValueError(
-                f"the prompt has {rows} rows and {len(counts)} images; Blink takes exactly one image per sample"
+                f"the prompt has {len(tokens)} rows and {len(counts)} images; Blink takes exactly one image per sample"
             )
-        if self.family == "llava":
-            for count in counts:
-                self._check_cells(count)
-        return counts
+        for row, (found, count) in enumerate(zip(tokens, counts, strict=True)):
+            if self.family == "llava":
+                self._check_cells(count or H * W)
+            fits = found == (count or H * W) if count or self.family == "llava" else found >= H * W
+            if not fits:
+                raise ValueError(
+                    f"row {row} of the prompt has {found} image tokens, its image has {count or f'{H * W} or more'}; "
+                    "let the processor put them in, for exactly one image per sample"
+                )
 
     def pixel_digests(self, pixels: Tensor, sizes: Tensor | None) -> list[str]:
         """A hash per image of its pixels in float32; tiles that only pad the batch are left out.
@@ -261,7 +265,7 @@ class Backbone:
         self._check_cells(projected.shape[1])
         return projected
 
-    def _check_cells(self, tokens: int | None) -> None:
+    def _check_cells(self, tokens: int) -> None:
         """Raise unless one view of a picture gives one token per cell of the grid."""
         H, W = self.grid
         if tokens != H * W:

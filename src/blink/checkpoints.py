@@ -21,7 +21,10 @@ from blink.backbone import Backbone
 TINY = Path(__file__).parent / "assets" / "tiny"
 """Folder of the backbone that ships with the project."""
 
-CLASSES = {"llava": LlavaForConditionalGeneration, "llava_next": LlavaNextForConditionalGeneration}
+CLASSES: dict[str, Any] = {
+    "llava": LlavaForConditionalGeneration,
+    "llava_next": LlavaNextForConditionalGeneration,
+}
 
 
 class LoadedBackbone(NamedTuple):
@@ -58,7 +61,7 @@ def load_backbone(
         ValueError: for another architecture, an unknown dtype, more layers than the checkpoint has, or a
             checkpoint that lacks weights.
     """
-    name = locate(path)
+    name = str(path)
     if dtype != "auto" and not isinstance(getattr(torch, dtype, None), torch.dtype):
         raise ValueError(f"dtype={dtype!r} is not a torch dtype; use float32, bfloat16, float16 or auto")
     config = _read_config(name, revision)
@@ -70,14 +73,9 @@ def load_backbone(
     return LoadedBackbone(
         model=model.to(device).requires_grad_(False).eval(),
         processor=processor,
-        name=str(path),
+        name=name,
         revision=getattr(config, "_commit_hash", None),
     )
-
-
-def locate(path: str | Path) -> str:
-    """Return the shipped folder for "tiny", and any other folder or hub id as it is."""
-    return str(TINY) if str(path) == "tiny" else str(path)
 
 
 def outline(path: str | Path, *, revision: str | None = None) -> Backbone:
@@ -86,7 +84,7 @@ def outline(path: str | Path, *, revision: str | None = None) -> Backbone:
     Raises:
         ValueError: for no checkpoint at `path`, or one that Blink cannot work with.
     """
-    config = _read_config(locate(path), revision)
+    config = _read_config(str(path), revision)
     with torch.device("meta"):
         return Backbone(CLASSES[config.model_type]._from_config(config))
 

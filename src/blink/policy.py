@@ -123,7 +123,7 @@ def parse_layers(layers: int | str | Iterable[int]) -> tuple[int, ...]:
     Raises:
         ValueError: for anything else, an empty list or a negative layer.
     """
-    if isinstance(layers, int) and not isinstance(layers, bool):
+    if isinstance(layers, int):
         return _checked_layers((layers,))
     if not isinstance(layers, str):
         return _checked_layers(layers)

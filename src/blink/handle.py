@@ -1,0 +1,318 @@
+"""Blink behind a stock model's `forward` and `generate`: attach, look at what it did, switch it off, take it away.
+
+Three methods of one model object are shadowed by attributes of that object; no class is touched. `generate` checks
+what is asked for and brings a cache of our kind. The multimodal model's `forward` finds the spans of a prompt and
+passes them on to the language model's, which runs Algorithm 1 instead of its own loop over layers. Embedding, vision
+tower, head, loss, sampling and beams remain the stock model's.
+"""
+
+import hashlib
+import inspect
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+from transformers.modeling_outputs import BaseModelOutputWithPast
+
+from blink.backbone import Backbone
+from blink.cache import BlinkCache
+from blink.inference import Passed, run_prompt, run_step
+from blink.layout import Layout, find_layout
+from blink.policy import Event, Policy
+from blink.support import check_generation, check_outputs, check_prompt, check_step
+from blink.token_sr import TokenSR, check_patches, load_token_sr
+
+_PROMPT = "blink_prompt"
+"""Keyword under which a prompt's spans travel from the multimodal model's forward to the language model's."""
+
+_OUTPUTS = ("output_attentions", "output_hidden_states")
+
+
+@dataclass(frozen=True)
+class _Prompt:
+    """The distinct prompts of a batch: spans, sample keys, and how many rows in a row share each."""
+
+    layout: Layout
+    keys: list[str]
+    repeats: int
+
+
+class Handle:
+    """Blink attached to one model. Made by `attach`.
+
+    Attributes:
+        model: the model object.
+        policy: what decides the events.
+    """
+
+    def __init__(self, backbone: Backbone, policy: Policy, modules: Mapping[int, nn.Module]) -> None:
+        self.model = backbone.model
+        self.policy = policy
+        self._backbone = backbone
+        self._modules = dict(modules)
+        self._enabled = True
+        self._keys: list[str] | None = None
+        self._trace: list[list[Event]] = []
+        self._shadowed: list[tuple[nn.Module, str, Any]] = []
+        self._shadow(self.model, "generate", self._generate)
+        self._shadow(self._backbone.core, "forward", self._find_spans)
+        self._shadow(self._backbone.decoder, "forward", self._run_layers)
+
+    @property
+    def trace(self) -> list[list[Event]]:
+        """Events of the last prompt: one list per prompt row, one event per scanned layer.
+
+        Beams and returned sequences of a row share its list, which is not repeated. Empty before the first
+        prompt and after one inside `disabled()`.
+        """
+        return [list(events) for events in self._trace]
+
+    @contextmanager
+    def disabled(self) -> Iterator[None]:
+        """Inside, prompts run through the stock model. A generation that began before goes on as it began."""
+        before, self._enabled = self._enabled, False
+        try:
+            yield
+        finally:
+            self._enabled = before
+
+    @contextmanager
+    def sample_keys(self, keys: Sequence[str]) -> Iterator[None]:
+        """Inside, name the rows of each prompt, for a random selector or schedule.
+
+        The draws depend on (policy.seed, key, layer). Without keys a hash of the unpadded prompt ids and the
+        pixels is taken.
+        """
+        before, self._keys = self._keys, [str(key) for key in keys]
+        try:
+            yield
+        finally:
+            self._keys = before
+
+    def detach(self) -> None:
+        """Give the model object back as it was; doing so twice is harmless."""
+        while self._shadowed:
+            module, name, before = self._shadowed.pop()
+            if before is None:
+                delattr(module, name)
+            else:
+                setattr(module, name, before)
+
+    def _shadow(self, module: nn.Module, name: str, method: Any) -> None:
+        """Let an attribute of this object hide a method of its class (or an attribute it already had)."""
+        self._shadowed.append((module, name, vars(module).get(name)))
+        setattr(module, name, method)
+
+    def _stock(self, module: nn.Module, name: str) -> Any:
+        """What `_shadow` hid."""
+        for other, hidden, before in self._shadowed:
+            if other is module and hidden == name and before is not None:
+                return before
+        return getattr(type(module), name).__get__(module)
+
+    def _generate(self, *args: Any, **kwargs: Any) -> Any:
+        """Stands in for `generate`: refuse what cannot work, start with a cache that says how rows repeat."""
+        stock = self._stock(self.model, "generate")
+        if not self._enabled:
+            return stock(*args, **kwargs)
+        arguments = _by_name(stock, args, kwargs)
+        settings = {
+            name: arguments[name] for name in arguments if name not in inspect.signature(stock).parameters
+        }
+        config, _ = self.model._prepare_generation_config(arguments.get("generation_config"), **settings)
+        check_generation(config, arguments)
+        pixels = arguments.get("pixel_values")
+        digests = None
+        if self.policy.draws and pixels is not None:
+            digests = self._backbone.pixel_digests(pixels, arguments.get("image_sizes"))
+        kwargs["past_key_values"] = BlinkCache(
+            max(config.num_beams or 1, config.num_return_sequences or 1), digests
+        )
+        return stock(*args, **kwargs)
+
+    def _find_spans(self, *args: Any, **kwargs: Any) -> Any:
+        """Stands in for the multimodal forward: find a prompt's spans and pass them on."""
+        stock = self._stock(self._backbone.core, "forward")
+        if not _continues(kwargs.get("past_key_values")):
+            self._trace = []
+            if self._enabled:
+                kwargs[_PROMPT] = self._prompt(_by_name(stock, args, kwargs))
+        return stock(*args, **kwargs)
+
+    def _run_layers(self, *args: Any, **kwargs: Any) -> Any:
+        """Stands in for the language model's forward: Algorithm 1 at a prompt, one token per row after it."""
+        stock = self._stock(self._backbone.decoder, "forward")
+        prompt: _Prompt | None = kwargs.pop(_PROMPT, None)
+        inputs = {**self._output_defaults(), **_by_name(stock, args, kwargs)}
+        cache = inputs.get("past_key_values")
+        if prompt is None and not _continues(cache):
+            return stock(*args, **kwargs)
+        check_outputs(inputs)
+        hidden_BNd = inputs.get("inputs_embeds")
+        if hidden_BNd is None:
+            hidden_BNd = self._backbone.decoder.embed_tokens(inputs["input_ids"])
+        if prompt is None:
+            assert cache is not None, "only a cache can continue"
+            check_step(cache, hidden_BNd, inputs)
+            passed = run_step(self._backbone, hidden_BNd, cache, bool(inputs["output_hidden_states"]))
+        else:
+            cache = BlinkCache() if inputs["use_cache"] or cache is not None else None
+            passed = self._run_prompt(prompt, hidden_BNd, cache, bool(inputs["output_hidden_states"]))
+        return BaseModelOutputWithPast(
+            last_hidden_state=passed.hidden_BSd,
+            past_key_values=cache,
+            hidden_states=passed.states or None,
+        )
+
+    def _run_prompt(
+        self, prompt: _Prompt, hidden_BSd: Tensor, cache: BlinkCache | None, keep_states: bool
+    ) -> Passed:
+        """Run each distinct prompt once and repeat the outcome for the rows that share it."""
+        self._modules = placed(self._modules, self._backbone)
+        passed = run_prompt(
+            self._backbone,
+            self.policy,
+            self._modules,
+            hidden_BSd[:: prompt.repeats],
+            prompt.layout,
+            prompt.keys,
+            cache,
+            keep_states,
+        )
+        self._trace = passed.events
+        if prompt.repeats == 1:
+            return passed
+        if cache is not None:
+            cache.batch_repeat_interleave(prompt.repeats)
+        return passed._replace(
+            hidden_BSd=passed.hidden_BSd.repeat_interleave(prompt.repeats, dim=0),
+            states=tuple(state.repeat_interleave(prompt.repeats, dim=0) for state in passed.states),
+        )
+
+    def _prompt(self, inputs: dict[str, Any]) -> _Prompt:
+        """Check a prompt and find its spans and keys; `inputs` are the multimodal forward's, by name."""
+        valid_BS = check_prompt(inputs)
+        ids_BS = inputs["input_ids"]
+        B = ids_BS.shape[0]
+        layout = find_layout(ids_BS, valid_BS, self._backbone.image_token_id)
+        self._backbone.check_images((layout.visual_end_B - layout.visual_start_B).tolist(), inputs)
+        cache = inputs.get("past_key_values")
+        repeats = cache.repeats if isinstance(cache, BlinkCache) else 1
+        distinct = list(range(0, B, repeats))
+        digests = cache.pixel_digests if isinstance(cache, BlinkCache) else None
+        if self.policy.draws and digests is None and inputs.get("pixel_values") is not None:
+            digests = self._backbone.pixel_digests(inputs["pixel_values"], inputs.get("image_sizes"))
+        rows = [ids_BS[row] if valid_BS is None else ids_BS[row][valid_BS[row]] for row in distinct]
+        return _Prompt(layout.select(distinct), self._sample_keys(rows, digests), repeats)
+
+    def _sample_keys(self, rows: list[Tensor], digests: Sequence[str] | None) -> list[str]:
+        """Names of the distinct prompts: the caller's, or hashes of unpadded ids and pixels; empty if none is drawn."""
+        if self._keys is not None:
+            if len(self._keys) != len(rows):
+                raise ValueError(
+                    f"sample_keys names {len(self._keys)} samples, the prompt has {len(rows)} rows"
+                )
+            return self._keys
+        if not self.policy.draws:
+            return [""] * len(rows)
+        if digests is None:
+            raise ValueError(
+                "a random selector or schedule needs a key per sample, and the pixels to hash are not among the "
+                "inputs (mm_encoder_outputs are features): give keys with `with handle.sample_keys([...])`"
+            )
+        return [
+            hashlib.sha256(row.cpu().numpy().tobytes() + digest.encode()).hexdigest()
+            for row, digest in zip(rows, digests, strict=True)
+        ]
+
+    def _output_defaults(self) -> dict[str, Any]:
+        """What the language model's config says of arguments that are not given."""
+        config = self._backbone.decoder.config
+        return {name: getattr(config, name, False) for name in ("use_cache", *_OUTPUTS)}
+
+
+def attach(
+    model: nn.Module,
+    policy: Policy,
+    token_sr: str | os.PathLike[str] | Mapping[int, nn.Module] | None = None,
+) -> Handle:
+    """Put Blink into a LLaVA or LLaVA-NeXT of transformers, in place and reversibly.
+
+    `model(...)` and `model.generate(...)` then follow `policy`. Nothing but this object changes. For
+    LLaVA-NeXT the scan and the regions are those of the base view, and an extension goes after the whole visual
+    span, tiles and newlines included. With `output_hidden_states=True` the states are those of the input tokens,
+    extensions left out.
+
+    Args:
+        model: a LlavaForConditionalGeneration or LlavaNextForConditionalGeneration, eager, sdpa or flash attention.
+        token_sr: None for interpolation only (Blink-interp); a folder or hub id of `save_token_sr`; or a mapping
+            from layer to any module [B, d, H, W] -> [B, d, H, W]. Modules of another dtype or device than their
+            layer are copied to it; the caller's stay as they are.
+
+    Returns:
+        A handle with `trace`, `disabled()`, `sample_keys()` and `detach()`.
+
+    Raises:
+        ValueError: if the model is of another kind or attached already, a scanned layer does not exist or lacks a
+            module, patches do not divide the grid, or modules are of another width.
+    """
+    backbone = Backbone(model)
+    if isinstance(getattr(vars(model).get("generate"), "__self__", None), Handle):
+        raise ValueError("Blink is attached to this model already; call detach() on the handle first")
+    check_patches(policy.patches, backbone.grid)
+    beyond = [layer for layer in policy.layers if layer >= backbone.num_layers]
+    if beyond:
+        raise ValueError(
+            f"the policy scans layers {beyond}; this model has decoder layers 0 to {backbone.num_layers - 1}"
+        )
+    if token_sr is None:
+        return Handle(backbone, policy, {})
+    modules: Mapping[int, nn.Module]
+    if isinstance(token_sr, Mapping):
+        modules, source = token_sr, "the mapping"
+    else:
+        modules, source = load_token_sr(token_sr, channels=backbone.hidden_size), str(token_sr)
+    _check_modules(modules, policy, backbone.hidden_size, source)
+    return Handle(backbone, policy, placed({layer: modules[layer] for layer in policy.layers}, backbone))
+
+
+def placed(modules: Mapping[int, nn.Module], backbone: Backbone) -> dict[int, nn.Module]:
+    """The modules, each on the device and in the dtype of its layer: itself if it is there, else a copy."""
+    found = {}
+    for layer, module in modules.items():
+        place = backbone.place(layer)
+        tensors = [*module.parameters(), *module.buffers()]
+        fits = all((t.device, t.dtype) == place or not t.is_floating_point() for t in tensors)
+        found[layer] = module if fits else deepcopy(module).to(*place)
+    return found
+
+
+def _check_modules(modules: Mapping[int, nn.Module], policy: Policy, width: int, source: str) -> None:
+    """Raise unless every scanned layer has a module, and none is known to be of another width."""
+    missing = [layer for layer in policy.layers if layer not in modules]
+    if missing:
+        raise ValueError(
+            f"{source} has token_sr modules for layers {sorted(modules)}, but the policy scans {missing} too; train "
+            "those with `python -m blink.train` or scan fewer layers"
+        )
+    for layer, module in modules.items():
+        if isinstance(module, TokenSR) and module.channels != width:
+            raise ValueError(
+                f"the token_sr module of layer {layer} has {module.channels} channels, the backbone's width is {width}"
+            )
+
+
+def _continues(cache: Any) -> bool:
+    """Whether a generation of ours is under way, whose actions stand."""
+    return isinstance(cache, BlinkCache) and cache.get_seq_length() > 0
+
+
+def _by_name(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of a call by name, extra keywords included."""
+    bound = inspect.signature(function).bind(*args, **kwargs).arguments
+    extra = bound.pop("kwargs", {})
+    return {**bound, **extra}

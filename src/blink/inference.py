@@ -1,0 +1,253 @@
+"""Algorithm 1 as one joint pass over [system; visual; extension; text], and decoding on what it left behind.
+
+Rows of a batch whose extension lives run through a layer apart from the others: two calls on two sub-batches
+without padding, rather than one call with every row padded by X columns. A row without an extension so costs what it
+costs in the stock model; the price is that such a layer's weights are read twice, and a copy of the hidden states at
+a scanned layer where some row changes. Where no row changes nothing is copied.
+
+Axes: B rows, b rows of one stream, S columns of the input, N columns at one layer, V visual tokens of the base grid,
+X tokens of an extension, d hidden width.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from blink.backbone import Backbone, Frame, rotate
+from blink.cache import BlinkCache, KeyLayout, Piece
+from blink.layout import Layout
+from blink.policy import Event, Policy, decide
+from blink.saliency import attention_row, focus, similarity_row
+from blink.token_sr import expand
+
+
+@dataclass
+class Stream:
+    """Rows that run through a layer together: all with a living extension, or all without.
+
+    Attributes:
+        rows: which rows of the batch, ascending.
+        layout: of these rows.
+        frame: mask, positions and rotary embedding of that layout.
+        hidden_bNd: what enters the next layer.
+    """
+
+    rows: list[int]
+    layout: Layout
+    frame: Frame
+    hidden_bNd: Tensor
+
+
+class Passed(NamedTuple):
+    """Outcome of a pass.
+
+    Attributes:
+        hidden_BSd: states of the input tokens after the final norm.
+        events: one list per row, one event per scanned layer.
+        states: if asked for, the states of the input tokens that enter each layer, then `hidden_BSd`.
+    """
+
+    hidden_BSd: Tensor
+    events: list[list[Event]]
+    states: tuple[Tensor, ...]
+
+
+def run_prompt(
+    backbone: Backbone,
+    policy: Policy,
+    modules: Mapping[int, nn.Module],
+    hidden_BSd: Tensor,
+    layout: Layout,
+    keys: Sequence[str],
+    cache: BlinkCache | None = None,
+    keep_states: bool = False,
+) -> Passed:
+    """Run a prompt through every layer, scanning and acting where the policy says so (Algorithm 1).
+
+    Args:
+        modules: TokenSR per layer; a scanned layer without one is interpolated only.
+        hidden_BSd: embeddings, visual tokens in place.
+        layout: of the prompt, without extensions.
+        keys: names of the samples, for policies that draw.
+        cache: an empty cache to fill, or None.
+        keep_states: fill `Passed.states`.
+    """
+    events: list[list[Event]] = [[] for _ in keys]
+    states: list[Tensor] = []
+    streams = split(backbone, hidden_BSd, layout, extensions={}, known=[])
+    for layer in range(backbone.num_layers):
+        if keep_states:
+            states.append(join(streams))
+        if layer in policy.layers:
+            seen = scan(backbone, policy, layer, streams)
+            actions = [decide(policy, layer, *seen[row], key) for row, key in enumerate(keys)]
+            streams = act(backbone, policy, modules.get(layer), layout, streams, actions)
+            for row, event in enumerate(actions):
+                events[row].append(event)
+        pieces = [run_stream(backbone, layer, stream) for stream in streams]
+        if cache is not None:
+            cache.store(pieces)
+    hidden_BSd = backbone.final_norm(join(streams))
+    if cache is not None:
+        cache.finish_prompt(layout.valid_BN, layout.columns, events)
+    return Passed(hidden_BSd, events, (*states, hidden_BSd) if keep_states else ())
+
+
+def run_step(backbone: Backbone, hidden_B1d: Tensor, cache: BlinkCache, keep_states: bool = False) -> Passed:
+    """Run one generated token per row, in each layer at the position that follows that layer's own sequence."""
+    frames = [_step_frame(backbone, hidden_B1d, keys, cache.generated) for keys in cache.key_layouts]
+    states: list[Tensor] = []
+    for layer in range(backbone.num_layers):
+        if keep_states:
+            states.append(hidden_B1d)
+        hidden_B1d = backbone.run_layer(layer, hidden_B1d, frames[cache.layout_of_layer[layer]], cache)
+    cache.generated += 1
+    hidden_B1d = backbone.final_norm(hidden_B1d)
+    return Passed(hidden_B1d, cache.events, (*states, hidden_B1d) if keep_states else ())
+
+
+@torch.no_grad()
+def scan(
+    backbone: Backbone, policy: Policy, layer: int, streams: list[Stream]
+) -> dict[int, tuple[float, int]]:
+    """Look at the visual tokens from the last prompt token of every row: row -> (ratio, hottest region)."""
+    seen: dict[int, tuple[float, int]] = {}
+    for stream in streams:
+        ratio_b, region_b = focus(_saliency(backbone, policy, layer, stream), backbone.grid, policy.patches)
+        seen.update(zip(stream.rows, zip(ratio_b.tolist(), region_b.tolist(), strict=True), strict=True))
+    return seen
+
+
+def act(
+    backbone: Backbone,
+    policy: Policy,
+    module: nn.Module | None,
+    layout: Layout,
+    streams: list[Stream],
+    actions: list[Event],
+) -> list[Stream]:
+    """Expand and drop as decided, before the layer runs; the streams themselves if no row changes.
+
+    Args:
+        module: TokenSR of the layer, or None.
+        layout: of the prompt, without extensions.
+        actions: the event of every row at this layer.
+    """
+    extensions = {row: tokens for stream in streams for row, tokens in _living(stream).items()}
+    expanding = [row for row, event in enumerate(actions) if event.action == "expand"]
+    dropping = [row for row, event in enumerate(actions) if event.action == "drop" and row in extensions]
+    if not expanding and not dropping:
+        return streams
+    hidden_BSd = join(streams)
+    for row in dropping:
+        del extensions[row]
+    if expanding:
+        extensions.update(
+            zip(
+                expanding,
+                expand(
+                    layout.select(expanding).visual(
+                        hidden_BSd[expanding], backbone.grid[0] * backbone.grid[1]
+                    ),
+                    torch.tensor([actions[row].region for row in expanding], device=hidden_BSd.device),
+                    backbone.grid,
+                    policy.patches,
+                    policy.interpolate,
+                    module,
+                ),
+                strict=True,
+            )
+        )
+    return split(backbone, hidden_BSd, layout, extensions, known=streams)
+
+
+def split(
+    backbone: Backbone,
+    hidden_BSd: Tensor,
+    layout: Layout,
+    extensions: Mapping[int, Tensor],
+    known: list[Stream],
+) -> list[Stream]:
+    """Split rows into those without and those with an extension [X, d], and insert it into the latter.
+
+    `known` streams of the same rows and lengths lend their masks and positions.
+    """
+    B = hidden_BSd.shape[0]
+    streams = []
+    for rows in ([row for row in range(B) if row not in extensions], sorted(extensions)):
+        if not rows:
+            continue
+        own, hidden_bNd = layout.select(rows), hidden_BSd if len(rows) == B else hidden_BSd[rows]
+        if rows[0] in extensions:
+            extension_bXd = torch.stack([extensions[row] for row in rows])
+            hidden_bNd = own.insert(hidden_bNd, extension_bXd)
+            own = own.extended(extension_bXd.shape[1])
+        twins = [stream for stream in known if stream.rows == rows and stream.layout.columns == own.columns]
+        if twins:
+            own, frame = twins[0].layout, twins[0].frame
+        else:
+            frame = backbone.frame(hidden_bNd, own.valid_BN, own.positions())
+        streams.append(Stream(rows, own, frame, hidden_bNd))
+    return streams
+
+
+def join(streams: list[Stream]) -> Tensor:
+    """The tokens of the input, extensions removed, all rows in order: [B, S, d]."""
+    parts = [stream.layout.remove(stream.hidden_bNd) for stream in streams]
+    if len(parts) == 1:
+        return parts[0]
+    rows = torch.tensor([row for stream in streams for row in stream.rows], device=parts[0].device)
+    return torch.cat(parts)[rows.argsort()]
+
+
+def run_stream(backbone: Backbone, layer: int, stream: Stream) -> Piece:
+    """Run one layer on a stream, and return the keys and values that it made."""
+    made = _Made()
+    stream.hidden_bNd = backbone.run_layer(layer, stream.hidden_bNd, stream.frame, made)
+    return Piece(stream.rows, made.keys, made.values, stream.layout.valid_BN, stream.layout.lengths())
+
+
+class _Made:
+    """A cache that is empty before a layer, and holds what the layer made after it."""
+
+    keys: Tensor
+    values: Tensor
+
+    def update(self, keys: Tensor, values: Tensor, layer: int, /) -> tuple[Tensor, Tensor]:
+        self.keys, self.values = keys, values
+        return keys, values
+
+
+def _saliency(backbone: Backbone, policy: Policy, layer: int, stream: Stream) -> Tensor:
+    """Saliency of the base grid's tokens, [b, V] float32 (Eq. 1 and 2), in the sequence as it stands."""
+    layout, V = stream.layout, backbone.grid[0] * backbone.grid[1]
+    each = torch.arange(len(stream.rows), device=layout.last_B.device)
+    normed_bNd = backbone.input_norm(layer)(stream.hidden_bNd)
+    query_bAE = backbone.query(layer, normed_bNd[each, layout.last_B])
+    if policy.saliency == "similarity":
+        return similarity_row(query_bAE, backbone.keys(layer, layout.visual(normed_bNd, V)))
+    keys_bKNE = rotate(backbone.keys(layer, normed_bNd), stream.frame.rotary)
+    cos_bE, sin_bE = (part.expand(len(each), -1, -1)[each, layout.last_B] for part in stream.frame.rotary)
+    query_bA1E = rotate(query_bAE[:, :, None], (cos_bE[:, None], sin_bE[:, None]))
+    row_bN = attention_row(query_bA1E[:, :, 0], keys_bKNE, layout.valid_BN, backbone.scaling(layer))
+    return row_bN.take_along_dim(layout.visual_columns(V), dim=1)
+
+
+def _living(stream: Stream) -> dict[int, Tensor]:
+    """The extension of each row of a stream, as it stands: row -> [X, d]."""
+    if not stream.layout.extension:
+        return {}
+    return dict(zip(stream.rows, stream.layout.take_extension(stream.hidden_bNd), strict=True))
+
+
+def _step_frame(backbone: Backbone, hidden_B1d: Tensor, keys: KeyLayout, generated: int) -> Frame:
+    """Mask and positions of the token after `generated` others, in the layers of one layout."""
+    valid_BM = keys.valid_BM
+    if valid_BM is not None:
+        valid_BM = F.pad(valid_BM, (0, generated + 1), value=True)
+    position_ids = keys.length_B[:, None] + generated
+    return backbone.frame(hidden_B1d, valid_BM, position_ids, past=keys.columns + generated)

@@ -1,0 +1,153 @@
+"""What of transformers' `forward` and `generate` works with an attached model; the rest is refused by name.
+
+Every function returns quietly or raises a ValueError that says what was found, what is expected and what to do.
+
+Axes: B rows, S columns of the input.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import DynamicCache
+from transformers.generation import GenerationConfig, GenerationMode
+
+from blink.cache import BlinkCache
+from blink.layout import positions
+
+MODES = (
+    GenerationMode.GREEDY_SEARCH,
+    GenerationMode.SAMPLE,
+    GenerationMode.BEAM_SEARCH,
+    GenerationMode.BEAM_SAMPLE,
+)
+
+REMEDY = "change that, or run it inside handle.disabled()"
+
+
+def check_generation(config: GenerationConfig, arguments: dict[str, Any]) -> None:
+    """Refuse what `generate` would do wrongly with extensions in place.
+
+    Args:
+        config: as `generate` resolves it from all its sources.
+        arguments: of the call, by name.
+    """
+    mode = config.get_generation_mode(arguments.get("assistant_model"))
+    refused = {
+        "use_cache=False": config.use_cache is False,
+        f"cache_implementation={config.cache_implementation!r}": (
+            config.cache_implementation not in (None, "dynamic")
+        ),
+        f"generation mode {mode.value!r}": mode not in MODES,
+        "chunked prefill (prefill_chunk_size)": config.prefill_chunk_size is not None,
+        "output_attentions=True": bool(config.output_attentions),
+        "classifier-free guidance (guidance_scale)": config.guidance_scale not in (None, 1),
+        "inputs_embeds": arguments.get("inputs_embeds") is not None,
+    }
+    found = [name for name, is_found in refused.items() if is_found]
+    if found:
+        raise ValueError(
+            f"generate was asked for {', '.join(found)}, which Blink does not support: expected input_ids, a dynamic "
+            f"cache, and greedy search, sampling or beams; {REMEDY}"
+        )
+    check_empty_cache(arguments.get("past_key_values"))
+
+
+def check_empty_cache(cache: Any) -> None:
+    """Refuse a cache that a prompt cannot start from: only none, or an empty dynamic one, will do."""
+    if cache is None:
+        return
+    if type(cache) not in (DynamicCache, BlinkCache) or cache.offloading:
+        raise ValueError(
+            f"past_key_values is a {type(cache).__name__}; Blink keeps keys of different lengths per layer, which only "
+            f"its own cache can: leave past_key_values out, {REMEDY}"
+        )
+    if cache.get_seq_length():
+        raise ValueError(
+            f"past_key_values holds {cache.get_seq_length()} tokens at the prompt; Blink takes its actions on a whole "
+            f"prompt: pass all of it at once, without past_key_values, {REMEDY}"
+        )
+
+
+def check_prompt(inputs: dict[str, Any]) -> Tensor | None:
+    """Refuse arguments of a prompt's forward that Blink cannot honour.
+
+    Args:
+        inputs: arguments of the forward, by name.
+
+    Returns:
+        The attention mask as bool [B, S], or None if nothing is padded.
+    """
+    check_empty_cache(inputs.get("past_key_values"))
+    check_outputs(inputs)
+    ids_BS = inputs.get("input_ids")
+    if ids_BS is None:
+        raise ValueError(
+            "the prompt has no input_ids; Blink finds the image's place by its token id, so inputs_embeds alone will "
+            f"not do: pass input_ids with pixel_values, {REMEDY}"
+        )
+    B, S = ids_BS.shape
+    mask = inputs.get("attention_mask")
+    if mask is not None and (not isinstance(mask, Tensor) or mask.shape != ids_BS.shape):
+        shape = list(mask.shape) if isinstance(mask, Tensor) else type(mask).__name__
+        raise ValueError(
+            f"attention_mask is {shape}; expected [{B}, {S}] as input_ids, 1 for tokens and 0 for padding"
+        )
+    valid_BS = None if mask is None or bool((mask != 0).all()) else mask.to(ids_BS.device) != 0
+    _check_positions(inputs.get("position_ids"), positions(valid_BS, S, ids_BS.device), valid_BS)
+    return valid_BS
+
+
+def check_step(cache: BlinkCache, hidden_BNd: Tensor, inputs: dict[str, Any]) -> None:
+    """Refuse a step of decoding that is not one token per row after what the cache holds."""
+    check_outputs(inputs)
+    B, N = hidden_BNd.shape[:2]
+    if N != 1 or B != len(cache.events):
+        raise ValueError(
+            f"a forward with {B} rows of {N} tokens and past_key_values of {len(cache.events)} rows; after the prompt "
+            "Blink takes one token per row (a prompt cannot come in chunks, nor go on after its actions were taken)"
+        )
+    valid_BS = cache.valid_BS
+    mask = inputs.get("attention_mask")
+    if mask is not None:
+        valid = torch.ones(B, cache.get_seq_length() + 1, dtype=torch.bool, device=mask.device)
+        if valid_BS is not None:
+            valid[:, : cache.input_length] = valid_BS.to(mask.device)
+        if mask.shape != valid.shape or not torch.equal(mask != 0, valid):
+            raise ValueError(
+                f"attention_mask {list(mask.shape)} does not continue the prompt's: expected {list(valid.shape)}, the "
+                "prompt's own mask with a one for every token since"
+            )
+    tokens_B1 = cache.input_length if valid_BS is None else valid_BS.sum(dim=1, keepdim=True)
+    expected = torch.as_tensor(tokens_B1, device=hidden_BNd.device).reshape(-1, 1) + cache.generated
+    _check_positions(inputs.get("position_ids"), expected, None)
+
+
+def check_outputs(inputs: dict[str, Any]) -> None:
+    """Refuse outputs that do not exist here."""
+    if inputs.get("output_attentions"):
+        raise ValueError(
+            "output_attentions=True asks for full attention maps, which are never formed and whose size differs "
+            f"between layers; {REMEDY}"
+        )
+    wanted = inputs.get("output_hidden_states")
+    if wanted is not None and not isinstance(wanted, bool):
+        raise ValueError(f"output_hidden_states={wanted!r}; with Blink attached it is True or False")
+
+
+def _check_positions(given: Tensor | None, expected: Tensor, valid_BS: Tensor | None) -> None:
+    """Refuse position ids other than those that the attention mask gives; padding may have any."""
+    if given is None:
+        return
+    differs = given.to(expected.device) != expected if _broadcast(given, expected) else None
+    if differs is None or bool((differs if valid_BS is None else differs & valid_BS).any()):
+        raise ValueError(
+            f"position_ids {list(given.shape)} are not those that attention_mask gives (0 .. n-1 over the tokens of "
+            "each row, padding left out); Blink sets positions per layer: leave position_ids out"
+        )
+
+
+def _broadcast(given: Tensor, expected: Tensor) -> bool:
+    """Whether two sets of position ids can be compared."""
+    same_columns = given.dim() == 2 and given.shape[1] == expected.shape[1]
+    return same_columns and (1 in (given.shape[0], expected.shape[0]) or given.shape[0] == expected.shape[0])
