@@ -2,7 +2,7 @@
 
 import pytest
 
-from blink.presets import BENCHMARKS, PRESETS, preset
+from blink.presets import BENCHMARKS, PRESETS, preset, resolve
 
 
 @pytest.mark.parametrize(
@@ -23,7 +23,8 @@ from blink.presets import BENCHMARKS, PRESETS, preset
 def test_the_papers_settings(family: str, benchmark: str, expected: tuple[str, float, float]) -> None:
     """Catches a setting copied to the wrong benchmark or backbone."""
     found = preset(family, benchmark)
-    assert found is not None and found[:3] == expected
+    assert found is not None
+    assert found[:3] == expected
     assert found.source.startswith("paper, App.")
 
 
@@ -42,4 +43,34 @@ def test_every_preset_has_a_source_and_thresholds_in_range() -> None:
     """Catches a value without provenance, and percent written for a share."""
     for found in PRESETS.values():
         assert found.source
-        assert 0 <= found.tau_exp <= 1 and 0 <= found.tau_drop <= 1
+        assert 0 <= found.tau_exp <= 1
+        assert 0 <= found.tau_drop <= 1
+
+
+def test_what_the_user_gives_wins_and_is_said() -> None:
+    """Catches a preset that overwrites an override, a threshold of 0 taken for none, and a lost provenance."""
+    assert resolve("llava15_7b", "gqa", layer="3-5", tau_drop=0.0) == (
+        (3, 4, 5),
+        0.6,
+        0.0,
+        {"layers": "override", "tau_exp": "paper, App. B", "tau_drop": "override"},
+    )
+
+
+def test_presets_fill_what_is_left_open() -> None:
+    """Catches layers left as text."""
+    scan = resolve("llava_next_7b", "mme")
+    assert scan[:3] == ((12, 13, 14, 15, 16, 17, 18, 19, 20), 0.4, 0.3)
+    assert set(scan.sources.values()) == {"paper, App. C"}
+
+
+def test_backbone_without_presets_needs_layers_only() -> None:
+    """Catches another backbone's layers used silently where there is no preset."""
+    with pytest.raises(ValueError, match="no layers are preset for pope"):
+        resolve("mine", "pope", tau_exp=0.3)
+    assert resolve("mine", "pope", layer=0) == (
+        (0,),
+        0.5,
+        0.4,
+        {"layers": "override", "tau_exp": "Policy's default", "tau_drop": "Policy's default"},
+    )

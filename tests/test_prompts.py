@@ -36,5 +36,5 @@ def test_question_that_breaks_the_prompt_is_refused(question: str, message: str)
 
 def test_unknown_template_names_the_known_ones() -> None:
     """Catches a bare KeyError for a misspelt template."""
-    with pytest.raises(ValueError, match="vicuna_v2.*vicuna_v1, mistral_instruct"):
+    with pytest.raises(ValueError, match=r"vicuna_v2.*vicuna_v1, mistral_instruct"):
         template_named("vicuna_v2")

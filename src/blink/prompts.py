@@ -35,7 +35,9 @@ class Template:
         if not question.strip():
             raise ValueError("the question is blank; a prompt needs text after the picture")
         if IMAGE_TOKEN in question:
-            raise ValueError(f"the question holds {IMAGE_TOKEN!r}; the template places the one picture itself")
+            raise ValueError(
+                f"the question holds {IMAGE_TOKEN!r}; the template places the one picture itself"
+            )
         return f"{self.prefix}{IMAGE_TOKEN}\n{question}{self.suffix}"
 
 

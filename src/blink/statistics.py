@@ -129,7 +129,9 @@ def mcnemar(first_N: NDArray[np.bool_], second_N: NDArray[np.bool_]) -> McNemar:
         ValueError: the runs have different numbers of questions.
     """
     if first_N.shape != second_N.shape:
-        raise ValueError(f"{first_N.size} and {second_N.size} answers; McNemar's test needs the same questions")
+        raise ValueError(
+            f"{first_N.size} and {second_N.size} answers; McNemar's test needs the same questions"
+        )
     only_first = int((first_N & ~second_N).sum())
     only_second = int((~first_N & second_N).sum())
     flips = only_first + only_second

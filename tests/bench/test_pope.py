@@ -19,7 +19,13 @@ GOLDEN = Path(__file__).parents[2].parent / "shared" / "golden" / "pope_llava-v1
 
 def marked(benchmark: Pope, **columns: Any) -> Row:
     """A row as an evaluation writes it."""
-    row = {"id": "adversarial/1", "split": "adversarial", "image": "a", "label": "yes", "response": "Yes"} | columns
+    row = {
+        "id": "adversarial/1",
+        "split": "adversarial",
+        "image": "a",
+        "label": "yes",
+        "response": "Yes",
+    } | columns
     mark = benchmark.mark(row)
     return row | {"answer": mark.answer, "correct": mark.correct}
 
@@ -40,7 +46,9 @@ def test_published_answers_give_the_published_scores() -> None:
     benchmark = Pope()
     with gzip.open(GOLDEN, "rt", encoding="utf-8") as lines:
         rows = [json.loads(line) for line in lines]
-    result = score(benchmark, [marked(benchmark, **row, id=f"{row['split']}/{row['question_id']}") for row in rows])
+    result = score(
+        benchmark, [marked(benchmark, **row, id=f"{row['split']}/{row['question_id']}") for row in rows]
+    )
     f1 = {split: round(result.metrics[f"{split}_f1"].value, 2) for split in SPLITS}
     assert f1 == {"random": 87.14, "popular": 86.25, "adversarial": 84.46}
     assert round(result.metrics["f1"].value, 2) == 85.95
@@ -101,7 +109,9 @@ def test_split_that_was_not_asked_is_left_out_and_said() -> None:
     result = score(benchmark, rows)
     assert result.metrics["accuracy"].value == pytest.approx(75)
     assert not any(name.startswith("popular") for name in result.metrics)
-    assert result.warnings == ["f1 and accuracy are means over adversarial, random only, not over POPE's three splits"]
+    assert result.warnings == [
+        "f1 and accuracy are means over adversarial, random only, not over POPE's three splits"
+    ]
 
 
 def test_tally_adds_up_over_pictures() -> None:
@@ -165,7 +175,10 @@ def check_hub_samples(samples: list[Sample]) -> None:
     assert [sample.image for sample in samples] == ["COCO_0"] * 6 + ["COCO_1"] * 6
     first = samples[0]
     assert (first.id, first.split, first.label) == ("adversarial/1", "adversarial", "yes")
-    assert first.question == "Is there a thing0 in the image?\nAnswer the question using a single word or phrase."
+    assert (
+        first.question
+        == "Is there a thing0 in the image?\nAnswer the question using a single word or phrase."
+    )
     assert samples[6].load_image().getpixel((0, 0)) == (10, 0, 0)
     assert {sample.id for sample in samples[:6]} == {f"{split}/{i}" for split in SPLITS for i in (1, 2)}
 
@@ -256,25 +269,33 @@ def test_llava_question_file_with_popes_labels(tmp_path: Path) -> None:
         ("COCO_val2014_1.png", "no"),
     }
     assert all(sample.question.count("single word or phrase") == 1 for sample in samples)
-    assert {sample.id for sample in samples if sample.split == "random"} == {"random/20000001", "random/20000002"}
+    assert {sample.id for sample in samples if sample.split == "random"} == {
+        "random/20000001",
+        "random/20000002",
+    }
     assert samples[-1].load_image().getpixel((0, 0)) == (1, 0, 0)
 
 
 def test_labels_of_another_edition_are_refused(tmp_path: Path) -> None:
     """Catches answers scored against another edition's labels, aligned by chance."""
     shifted = [
-        {"question_id": k, "image": f"COCO_val2014_{1 - k}.png", "text": "Is there a cat in the image?", "label": "no"}
+        {
+            "question_id": k,
+            "image": f"COCO_val2014_{1 - k}.png",
+            "text": "Is there a cat in the image?",
+            "label": "no",
+        }
         for k in range(2)
     ]
     write_llava(tmp_path, {"popular": shifted})
-    with pytest.raises(ValueError, match="coco_pope_popular.json: its question 0 is not question 10000001"):
+    with pytest.raises(ValueError, match=r"coco_pope_popular.json: its question 0 is not question 10000001"):
         Pope().from_folder(tmp_path)
 
 
 def test_labels_of_another_length_are_refused(tmp_path: Path) -> None:
     """Catches zip() cutting the longer file short."""
     write_llava(tmp_path, {"random": []})
-    with pytest.raises(ValueError, match="has 0 rows and llava_pope_test.jsonl 2"):
+    with pytest.raises(ValueError, match=r"has 0 rows and llava_pope_test.jsonl 2"):
         Pope().from_folder(tmp_path)
 
 
@@ -282,7 +303,7 @@ def test_missing_picture_is_named(tmp_path: Path) -> None:
     """Catches a run that dies after an hour on a picture that was never there."""
     write_llava(tmp_path)
     (tmp_path / "val2014" / "COCO_val2014_1.png").unlink()
-    with pytest.raises(ValueError, match="COCO_val2014_1.png is missing; looked in"):
+    with pytest.raises(ValueError, match=r"COCO_val2014_1.png is missing; looked in"):
         Pope().from_folder(tmp_path)
 
 
@@ -290,17 +311,21 @@ def test_broken_picture_is_named(tmp_path: Path) -> None:
     """Catches Pillow's bare error, which names neither the picture nor the question."""
     write_llava(tmp_path)
     (tmp_path / "val2014" / "COCO_val2014_0.png").write_bytes(b"not a picture")
-    with pytest.raises(ValueError, match="cannot read the picture COCO_val2014_0.png of question adversarial/1"):
+    with pytest.raises(
+        ValueError, match=r"cannot read the picture COCO_val2014_0.png of question adversarial/1"
+    ):
         Pope().from_folder(tmp_path)[0].load_image()
 
 
 def test_folder_without_pope_says_what_to_put_there(tmp_path: Path) -> None:
     """Catches an empty benchmark from an empty folder."""
-    with pytest.raises(ValueError, match="holds no POPE: put there either the parquet files of lmms-lab/POPE"):
+    with pytest.raises(
+        ValueError, match="holds no POPE: put there either the parquet files of lmms-lab/POPE"
+    ):
         Pope().from_folder(tmp_path)
 
 
 def test_hub_out_of_reach_says_how_to_get_it() -> None:
     """Catches a stack trace, or a wait, on a machine without network."""
-    with pytest.raises(ValueError, match="cannot load nobody/nothing.*hf download --repo-type dataset"):
+    with pytest.raises(ValueError, match=r"cannot load nobody/nothing.*hf download --repo-type dataset"):
         Pope(hub_id="nobody/nothing").from_hub()

@@ -53,7 +53,9 @@ class Sample:
         try:
             return self.open_image().convert("RGB")
         except (OSError, SyntaxError, Image.DecompressionBombError) as cause:
-            raise ValueError(f"cannot read the picture {self.image} of question {self.id}: {cause}") from cause
+            raise ValueError(
+                f"cannot read the picture {self.image} of question {self.id}: {cause}"
+            ) from cause
 
 
 @dataclass(frozen=True)

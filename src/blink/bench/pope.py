@@ -59,15 +59,15 @@ class Pope:
         self.headline: tuple[str, ...] = (
             "f1",
             "accuracy",
-            *(f"{split}_accuracy" for split in self.splits),
             *(f"{split}_f1" for split in self.splits),
+            *(f"{split}_accuracy" for split in self.splits),
         )
 
     def from_scenes(self, split: str, images: int) -> list[Sample]:
         """18 questions about each of `images` generated pictures of the world's `split`."""
         from blink.scenes import pope_rows
 
-        rows = pope_rows(split, images)
+        rows = list(pope_rows(split, images))
         return self._samples(rows, [partial(_given, row["image"]) for row in rows])
 
     def from_hub(self) -> list[Sample]:
@@ -159,7 +159,9 @@ class Pope:
         present = {row["split"] for row in rows}
         if present == set(SPLITS):
             return []
-        return [f"f1 and accuracy are means over {', '.join(sorted(present))} only, not over POPE's three splits"]
+        return [
+            f"f1 and accuracy are means over {', '.join(sorted(present))} only, not over POPE's three splits"
+        ]
 
     def _from_table(self, table: Any) -> list[Sample]:
         """Samples of a `datasets` table with the hub's columns."""

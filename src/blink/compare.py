@@ -1,0 +1,222 @@
+"""Finished runs side by side, and in pairs over the same questions: `python -m blink.compare FOLDER FOLDER ...`
+
+A difference between two methods on the same questions is measured in pairs, with an interval over pictures;
+flips and McNemar's p stand beside it. The share of samples that expanded is shown with every score, since a
+method that never acts cannot differ.
+
+Axes: G pictures, K sums in a tally.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from itertools import combinations
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from blink.bench import BENCHMARKS, Row, tallies
+from blink.evaluate import PREDICTIONS, SCORES
+from blink.outputs import one_line_errors
+from blink.statistics import Estimate, McNemar, mcnemar, paired_bootstrap
+
+_SIDE_BY_SIDE = 4
+"""How many runs fit beside each other on a screen."""
+
+
+class Run(NamedTuple):
+    """A finished evaluation.
+
+    Attributes:
+        label: what to call it beside others.
+        folder: where it lies.
+        scores: the content of its `scores.json`.
+    """
+
+    label: str
+    folder: Path
+    scores: dict[str, Any]
+
+    def rows(self) -> list[Row]:
+        """Read its predictions."""
+        with (self.folder / PREDICTIONS).open(encoding="utf-8") as lines:
+            return [json.loads(line) for line in lines]
+
+
+class Comparison(NamedTuple):
+    """What the second run gains over the first on the same questions.
+
+    Attributes:
+        first, second: labels of the runs.
+        differences: second less first for each metric, with intervals over pictures, in percentage points.
+        flips: answers that only the first, or only the second run has right, and McNemar's exact p.
+        expanded: share of samples that expanded in each run.
+    """
+
+    first: str
+    second: str
+    differences: dict[str, Estimate]
+    flips: McNemar
+    expanded: tuple[float, float]
+
+
+def read_run(folder: Path, label: str | None = None) -> Run:
+    """Read a run from its folder; without a label it is called after its method.
+
+    Raises:
+        ValueError: the folder holds no finished run.
+    """
+    path = folder / SCORES
+    if not path.is_file():
+        raise ValueError(f"{folder} holds no {SCORES}: give the folder of a finished `python -m blink.eval`")
+    scores = json.loads(path.read_text(encoding="utf-8"))
+    return Run(label or scores["method"], folder, scores)
+
+
+def compare(first: Run, second: Run) -> Comparison:
+    """Compare two runs over the same questions.
+
+    Raises:
+        ValueError: they are of different benchmarks or versions, or about different questions.
+    """
+    for key in ("benchmark", "version"):
+        if first.scores[key] != second.scores[key]:
+            raise ValueError(
+                f"{first.folder} has {key} {first.scores[key]} and {second.folder} {second.scores[key]}; "
+                "only runs of the same benchmark compare"
+            )
+    rows = first.rows(), second.rows()
+    asked = [[(row["id"], row["image"], row["label"]) for row in part] for part in rows]
+    if asked[0] != asked[1]:
+        raise ValueError(
+            f"{first.folder} ({len(rows[0])} rows) and {second.folder} ({len(rows[1])} rows) are not about the "
+            "same questions; evaluate both with the same benchmark, data and limit"
+        )
+    benchmark = BENCHMARKS[first.scores["benchmark"]]()
+    first_GK, second_GK = (tallies(benchmark, part) for part in rows)
+    differences = paired_bootstrap(first_GK, second_GK, benchmark.metrics)
+    scored = [i for i in range(len(rows[0])) if None not in (rows[0][i]["correct"], rows[1][i]["correct"])]
+    flips = mcnemar(*(np.array([part[i]["correct"] for i in scored], dtype=bool) for part in rows))
+    return Comparison(
+        first.label,
+        second.label,
+        {name: estimate for name, estimate in differences.items() if not np.isnan(estimate.value)},
+        flips,
+        (first.scores["expanded"], second.scores["expanded"]),
+    )
+
+
+def score_table(runs: Sequence[Run]) -> Table:
+    """The scores in percent with 95 % intervals, and what expanded; few runs side by side, many as lines.
+
+    Lines show the main two metrics only.
+    """
+    scores = runs[0].scores
+    title = f"{scores['benchmark']} ({scores['version']}), {scores['data']}, {scores['n']} questions"
+    if len(runs) > _SIDE_BY_SIDE:
+        names = scores["headline"][:2]
+        table = Table("run", title=title)
+        for name in (*names, "expanded"):
+            table.add_column(_words(name), justify="right")
+        for run in runs:
+            table.add_row(run.label, *(_score(run, name) for name in names), _percent(run.scores["expanded"]))
+        return table
+    table = Table("", title=title)
+    for run in runs:
+        table.add_column(run.label, justify="right")
+    for name in scores["headline"]:
+        table.add_row(_words(name), *(_score(run, name) for run in runs))
+    table.add_row("expanded", *(_percent(run.scores["expanded"]) for run in runs))
+    return table
+
+
+def comparison_table(comparisons: Sequence[Comparison], headline: Sequence[str]) -> Table:
+    """A row per pair: differences of the main two metrics in points, flips each way, McNemar's p, what expanded."""
+    table = Table(title="differences on the same questions (95 % intervals over pictures)")
+    table.add_column("pair")
+    for name in headline[:2]:
+        table.add_column(_words(name), justify="right")
+    for column in ("gained", "lost", "McNemar p", "expanded"):
+        table.add_column(column, justify="right")
+    for pair in comparisons:
+        cells = [
+            f"{pair.differences[name].value:+z.2f}{_interval(pair.differences[name][1:], sign='+')}"
+            for name in headline[:2]
+        ]
+        table.add_row(
+            f"{pair.second} - {pair.first}",
+            *cells,
+            f"{pair.flips.only_second}",
+            f"{pair.flips.only_first}",
+            f"{pair.flips.p:.3g}",
+            f"{_percent(pair.expanded[1])} - {_percent(pair.expanded[0])}",
+        )
+    return table
+
+
+def comparison_record(pair: Comparison) -> dict[str, Any]:
+    """A comparison as one flat row for a CSV file."""
+    record: dict[str, Any] = {"first": pair.first, "second": pair.second}
+    for name, estimate in pair.differences.items():
+        value, low, high = (round(number, 4) for number in estimate)
+        record |= {name: value, f"{name}_low": low, f"{name}_high": high}
+    return record | {
+        "gained": pair.flips.only_second,
+        "lost": pair.flips.only_first,
+        "mcnemar_p": pair.flips.p,
+        "first_expanded": pair.expanded[0],
+        "second_expanded": pair.expanded[1],
+    }
+
+
+def screen() -> Console:
+    """The terminal, or where there is none a page wide enough for the tables; brackets are no markup here."""
+    return Console(markup=False, width=None if sys.stdout.isatty() else 110)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print the tables of the run folders given on the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m blink.compare",
+        description="Compare finished evaluations of one benchmark, each pair over the same questions.",
+    )
+    parser.add_argument("folders", nargs="+", type=Path, help="run folders of `python -m blink.eval`")
+    folders: list[Path] = parser.parse_args(arguments).folders
+    with one_line_errors():
+        runs = [read_run(folder) for folder in folders]
+        if len({run.label for run in runs}) < len(runs):
+            runs = [run._replace(label=run.folder.name) for run in runs]
+        pairs = [compare(first, second) for first, second in combinations(runs, 2)]
+    console = screen()
+    console.print(score_table(runs))
+    if pairs:
+        console.print(comparison_table(pairs, runs[0].scores["headline"]))
+
+
+def _interval(bounds: Sequence[float] | None, sign: str = "") -> str:
+    """Format the bounds of an interval; nothing where there is none."""
+    if bounds is None or np.isnan(bounds).any():
+        return ""
+    low, high = bounds
+    return f" [{low:{sign}z.1f}, {high:{sign}z.1f}]"
+
+
+def _score(run: Run, name: str) -> str:
+    metrics, intervals = run.scores["metrics"], run.scores["intervals"]
+    return f"{metrics[name]:.2f}{_interval(intervals[name])}" if name in metrics else "-"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")
+
+
+if __name__ == "__main__":
+    main()
