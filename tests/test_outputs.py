@@ -10,7 +10,7 @@ from blink import outputs
 
 @pytest.fixture(autouse=True)
 def first_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    for variable in ("RANK", "LOCAL_RANK", "SLURM_PROCID"):
+    for variable in outputs.RANK_VARIABLES:
         monkeypatch.delenv(variable, raising=False)
 
 

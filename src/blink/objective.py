@@ -40,7 +40,12 @@ def token_kl(student_d: Tensor, teacher_d: Tensor, temperature: float = 1.0) -> 
         student_d: [..., d], any float dtype; receives the gradient.
         teacher_d: same shape.
         temperature: divides both before the softmax; above 0.
+
+    Raises:
+        ValueError: for a temperature of 0 or below.
     """
+    if temperature <= 0:
+        raise ValueError(f"temperature={temperature}: expected a number above 0")
     student_log_d = (student_d.float() / temperature).log_softmax(-1).flatten(0, -2)
     teacher_log_d = (teacher_d.float() / temperature).log_softmax(-1).flatten(0, -2)
     return F.kl_div(student_log_d, teacher_log_d, log_target=True, reduction="batchmean")

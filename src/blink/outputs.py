@@ -32,6 +32,9 @@ _HOW_NOT_WHAT = ("ckpt", "fresh", "logger", "outputs")
 
 _LONGEST_NAME = 120
 
+RANK_VARIABLES = ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "SLURM_PROCID")
+"""Environment variables by which launchers tell a process its place; the first process has 0 in all of them."""
+
 
 def run_name(overrides: Sequence[str]) -> str:
     """Return the folder name that belongs to the overrides of a command, whatever their order.
@@ -55,10 +58,22 @@ def run_name(overrides: Sequence[str]) -> str:
     return f"{name}-{hashlib.sha256(full.encode()).hexdigest()[:8]}"
 
 
+OmegaConf.register_new_resolver("blink_run_name", run_name, use_cache=True, replace=True)
+"""`${blink_run_name:${hydra.overrides.task}}` in a config: the name of a run or of a whole sweep.
+
+Cached, so that the jobs of a multirun see the name of the whole sweep, as Hydra does for `${now:}`.
+"""
+
+
+def run_folder(root: Path, command: str, overrides: Sequence[str]) -> Path:
+    """Return where the run of a command lies or will lie: `<root>/<command>/<run_name>`."""
+    return root / command / run_name(overrides)
+
+
 def open_run(
     root: Path, command: str, overrides: Sequence[str], config: Mapping[str, Any], *, fresh: bool = False
 ) -> Path:
-    """Return the folder of a run, `<root>/<command>/<run_name>`, made if need be, with its config saved.
+    """Return the folder of a run, made if need be, with its config saved.
 
     An existing folder is continued. With `fresh` it is kept under a numbered name and a new one begins.
     In a run of several processes only the first one writes.
@@ -69,8 +84,8 @@ def open_run(
     Raises:
         ValueError: the folder holds a run of another configuration, or files that are no run.
     """
-    folder = root / command / run_name(overrides)
-    if process_rank() > 0:
+    folder = run_folder(root, command, overrides)
+    if not is_first_process():
         return folder
     if fresh and folder.exists():
         kept = _unused_sibling(folder)
@@ -114,12 +129,9 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
-def process_rank() -> int:
-    """Return this process's rank as its launcher (Lightning, torchrun or SLURM) gave it, else 0."""
-    for variable in ("RANK", "LOCAL_RANK", "SLURM_PROCID"):
-        if variable in os.environ:
-            return int(os.environ[variable])
-    return 0
+def is_first_process() -> bool:
+    """Whether this is the one process, or the first of those that Lightning, torchrun or SLURM started."""
+    return all(os.environ.get(variable, "0") == "0" for variable in RANK_VARIABLES)
 
 
 @contextmanager

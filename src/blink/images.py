@@ -1,0 +1,237 @@
+"""Where training images come from: drawn scenes, files, the LLaVA-1.5 mixture, a data set of the hub.
+
+Every source is a numbered collection that reads one image at a time and says what it is called. Knows nothing
+of models. Which images are readable is the manifest's matter.
+"""
+
+import hashlib
+import io
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from PIL import Image
+
+ENDINGS = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+"""File name endings that a folder is searched for, in lower case."""
+
+
+class Images(Protocol):
+    """A numbered collection of images.
+
+    `fingerprint` changes when the images may have: it is what a manifest of them is filed under.
+    """
+
+    @property
+    def fingerprint(self) -> str: ...
+    def __len__(self) -> int: ...
+    def name(self, index: int) -> str: ...
+    def read(self, index: int) -> Image.Image: ...
+
+
+class UnreadableImage(ValueError):
+    """An image file that is missing or cannot be decoded; says which, and why."""
+
+
+def read_image(file: Path | bytes, name: str) -> Image.Image:
+    """Decode an image completely, as RGB; of an animation the first frame. The ending of the name is ignored.
+
+    Raises:
+        UnreadableImage: for whatever reason it cannot be decoded.
+    """
+    try:
+        with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file) as image:
+            return image.convert("RGB")
+    except Exception as error:  # Pillow's decoders raise almost any type on a damaged file
+        raise UnreadableImage(f"{name}: {type(error).__name__}: {error}") from error
+
+
+@dataclass(frozen=True)
+class DrawnImages:
+    """Images that a program draws, always readable, as `blink.scenes.SceneImages` does."""
+
+    images: Sequence[Image.Image]
+    fingerprint: str
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def name(self, index: int) -> str:
+        return f"drawn image {index}"
+
+    def read(self, index: int) -> Image.Image:
+        return self.images[index]
+
+
+@dataclass(frozen=True)
+class ImageFiles:
+    """Image files, in the given order."""
+
+    paths: tuple[Path, ...]
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of paths, sizes and times of change."""
+        listing = hashlib.sha256()
+        for path in self.paths:
+            known = path.stat() if path.exists() else None
+            state = f"{known.st_size} {known.st_mtime_ns}" if known else "missing"
+            listing.update(f"{path}\n{state}\n".encode())
+        return listing.hexdigest()
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def name(self, index: int) -> str:
+        return str(self.paths[index])
+
+    def read(self, index: int) -> Image.Image:
+        return read_image(self.paths[index], self.name(index))
+
+
+@dataclass(frozen=True)
+class HubImages:
+    """The image column of a data set; `encoded(row)` gives the bytes or the path of a row's image."""
+
+    encoded: Callable[[int], bytes | Path]
+    rows: int
+    fingerprint: str
+
+    def __len__(self) -> int:
+        return self.rows
+
+    def name(self, index: int) -> str:
+        return f"row {index}"
+
+    def read(self, index: int) -> Image.Image:
+        return read_image(self.encoded(index), self.name(index))
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Some images of a collection, by number."""
+
+    images: Images
+    indices: tuple[int, ...]
+
+    @property
+    def fingerprint(self) -> str:
+        numbers = hashlib.sha256(str(self.indices).encode()).hexdigest()
+        return f"{self.images.fingerprint} {numbers}"
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def name(self, index: int) -> str:
+        return self.images.name(self.indices[index])
+
+    def read(self, index: int) -> Image.Image:
+        return self.images.read(self.indices[index])
+
+
+def all_of(images: Images) -> Chosen:
+    """Choose every image of a collection."""
+    return Chosen(images, tuple(range(len(images))))
+
+
+def local_images(places: Iterable[Path]) -> ImageFiles:
+    """Find images on disk: in folders, at any depth, sorted by path; and files that are named directly.
+
+    A directly named `.json` file is the LLaVA-1.5 mixture; the folders given beside it, or else the folder
+    that it lies in, are its image roots and are not searched for further images.
+
+    Raises:
+        ValueError: a place does not exist, a folder holds no image, or a directly named image is unreadable.
+    """
+    places = list(places)
+    for place in places:
+        if not place.exists():
+            raise ValueError(
+                f"data.root: {place} does not exist; expected a folder of images or an image file"
+            )
+    mixtures = [place for place in places if place.suffix == ".json"]
+    folders = [place for place in places if place.is_dir()]
+    if len(mixtures) > 1:
+        raise ValueError(f"data.root names {len(mixtures)} JSON files; expected one llava_v1_5_mix665k.json")
+    if mixtures:
+        return mixture_images(mixtures[0], folders or [mixtures[0].parent])
+    paths: list[Path] = []
+    for place in places:
+        if place.is_file():
+            read_image(place, f"data.root: {place}")
+            paths.append(place)
+            continue
+        found = sorted(path for path in place.rglob("*") if path.suffix.lower() in ENDINGS and path.is_file())
+        if not found:
+            raise ValueError(f"data.root: {place} holds no images ({', '.join(sorted(ENDINGS))})")
+        paths += found
+    return ImageFiles(tuple(dict.fromkeys(paths)))
+
+
+def mixture_images(annotations: Path, roots: Sequence[Path]) -> ImageFiles:
+    """List the images of `llava_v1_5_mix665k.json`, each once, in order of first mention.
+
+    Entries without an image (text-only) are skipped. A file that no root holds stays in the list, so that the
+    manifest counts it.
+
+    Args:
+        roots: folders that hold `coco/`, `gqa/` and so on; the first that has a file provides it.
+
+    Raises:
+        ValueError: the file is not a JSON list of entries, or names no image.
+    """
+    try:
+        entries: Any = json.loads(annotations.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{annotations} is not JSON: {error}") from error
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise ValueError(f"{annotations} is not a JSON list of entries, as llava_v1_5_mix665k.json is")
+    names = list(dict.fromkeys(str(entry["image"]) for entry in entries if entry.get("image")))
+    if not names:
+        raise ValueError(f"{annotations}: none of its {len(entries)} entries has an 'image'")
+    return ImageFiles(tuple(_in_first_root(name, roots) for name in names))
+
+
+def hub_images(
+    id: str, *, name: str | None = None, split: str = "train", column: str | None = None
+) -> HubImages:
+    """Open the images of a `datasets` data set.
+
+    Args:
+        id: id on the hub, or a local folder that `datasets` can load.
+        name: configuration, for a data set that has several.
+        column: image column; None takes the first one.
+
+    Raises:
+        ValueError: the data set cannot be loaded, or has no such image column, or no rows.
+    """
+    import datasets  # slow to import, and needed for this source alone
+
+    try:
+        table = datasets.load_dataset(id, name, split=split)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"data.id={id!r} (split {split!r}) cannot be loaded: {error}") from error
+    columns = [key for key, feature in table.features.items() if isinstance(feature, datasets.Image)]
+    chosen = column or next(iter(columns), None)
+    if chosen not in columns:
+        raise ValueError(
+            f"data.id={id!r} has the image columns {columns} and data.column is {column!r}; "
+            f"its columns are {list(table.features)}"
+        )
+    if not len(table):
+        raise ValueError(f"data.id={id!r} (split {split!r}) has no rows")
+    undecoded = table.select_columns([chosen]).cast_column(chosen, datasets.Image(decode=False))
+
+    def encoded(row: int) -> bytes | Path:
+        cell = undecoded[row][chosen]
+        return cell["bytes"] if cell["bytes"] is not None else Path(cell["path"])
+
+    return HubImages(
+        encoded, rows=len(undecoded), fingerprint=f"{id} {name} {split} {chosen} {len(undecoded)}"
+    )
+
+
+def _in_first_root(name: str, roots: Sequence[Path]) -> Path:
+    return next((root / name for root in roots if (root / name).is_file()), roots[0] / name)

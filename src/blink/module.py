@@ -1,0 +1,204 @@
+"""Training of TokenSR: one module per layer over one pass of the frozen backbone. The LightningModule.
+
+Each layer's module starts from (seed, layer), has its own loss and is clipped by itself, so that it comes out
+the same whichever layers train beside it. The backbone is no part of this module's state: neither optimizer
+nor checkpoint nor DDP nor DeepSpeed sees it.
+
+Axes: B images, Q = 4 quadrants, C colours, h x w pixels, d hidden width, H x W grid of visual tokens.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from lightning import LightningModule
+from torch import Tensor, nn
+from torchmetrics import MeanMetric
+from transformers import get_cosine_schedule_with_warmup
+
+from blink.backbone import Backbone
+from blink.objective import Distances, distances, token_kl
+from blink.token_sr import TokenSR, check_patches, cut_region, upsample
+from blink.views import QUADRANTS, Views
+
+STUDENTS = ("token_sr", "interpolation")
+"""What is compared with the teacher: the module, and the plain interpolation that it starts from."""
+
+PATCHES = 2
+"""Quadrants are the regions of a 2 x 2 split."""
+
+
+class TokenSRTraining(LightningModule):
+    """Fit TokenSR modules to the hidden states of quadrants (Sec. 3.2.1, App. A).
+
+    The teacher of one (full view, quadrant) pair is what enters layer L when the backbone sees the quadrant
+    alone; the student is TokenSR_L of the full view's region, resized to the grid as in inference.
+
+    Args:
+        backbone: frozen, with at least decoder layers 0 .. max(layers) - 1.
+        prefix_ids: int64 [1, P], the prompt before the image.
+        layers: layers to train.
+        hidden: widths between the convolutions; None: `TokenSR`'s own.
+        kernels: kernel sizes of the convolutions.
+        learning_rate: peak, of AdamW.
+        weight_decay: of AdamW.
+        warmup: share of the optimizer steps over which the rate rises from 0, rounded up; then it falls to 0
+            along a cosine.
+        temperature: of the softmax in the loss.
+        norms: layer -> the norm with which it begins, to compare tokens after it; None compares raw states.
+        seed: of the initial weights.
+
+    Raises:
+        ValueError: the grid has no quadrants, or a setting is out of range.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        prefix_ids: Tensor,
+        layers: Sequence[int],
+        *,
+        hidden: Sequence[int] | None = None,
+        kernels: Sequence[int] = (5, 3, 1),
+        learning_rate: float = 1e-4,
+        weight_decay: float = 0.0,
+        warmup: float = 0.03,
+        temperature: float = 1.0,
+        norms: Mapping[int, nn.Module] | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        check_patches(PATCHES, backbone.grid)
+        self.backbone = backbone  # not an nn.Module, so nothing of it is registered here
+        self.prefix_ids = prefix_ids
+        self.layers = tuple(sorted(set(layers)))
+        self.learning_rate, self.weight_decay, self.warmup = learning_rate, weight_decay, warmup
+        self.temperature = temperature
+        self._norms = dict(norms or {})
+        self.token_sr = nn.ModuleDict(
+            {
+                str(layer): seeded_token_sr(backbone.hidden_size, hidden, kernels, seed=seed, layer=layer)
+                for layer in self.layers
+            }
+        )
+        self.measured = nn.ModuleDict({name: MeanMetric() for name in self._names()})
+
+    @property
+    def modules_by_layer(self) -> dict[int, TokenSR]:
+        """layer -> its module, as `save_token_sr` takes them."""
+        return {int(layer): module for layer, module in self.token_sr.items() if isinstance(module, TokenSR)}
+
+    def setup(self, stage: str) -> None:
+        """Bring the backbone to this process's device."""
+        self.backbone.model.to(self.device)
+        for norm in self._norms.values():
+            norm.to(self.device)
+
+    def training_step(self, batch: Views, batch_idx: int) -> Tensor:
+        """Sum of the layers' losses, each the mean over the batch's pairs and their tokens."""
+        losses = {}
+        for layer, (student, teacher) in self.regions(batch).items():
+            losses[layer] = self._loss(layer, self._refine(layer, student), teacher)
+        self.log_dict({f"train/layer_{layer}/kl": loss.detach() for layer, loss in losses.items()})
+        self.log("train/learning_rate", self.trainer.optimizers[0].param_groups[0]["lr"])
+        total = torch.stack(list(losses.values())).sum()
+        self.log("train/loss", total.detach(), prog_bar=True)
+        return total
+
+    def validation_step(self, batch: Views, batch_idx: int) -> None:
+        """Measure each module, and plain interpolation, against the teacher."""
+        for layer, (student, teacher) in self.regions(batch).items():
+            for name, tokens in zip(STUDENTS, (self._refine(layer, student), student), strict=True):
+                kl = self._loss(layer, tokens, teacher)
+                found = distances(channels_last(tokens), channels_last(teacher), kl)
+                for measure, value in zip(Distances._fields, found, strict=True):
+                    metric = self.measured[_name(layer, measure, name)]
+                    metric.update(value, weight=len(teacher))
+
+    def on_validation_epoch_end(self) -> None:
+        for name, metric in self.measured.items():
+            self.log(f"held_out/{name}", metric.compute(), rank_zero_only=True)
+            metric.reset()
+
+    def regions(self, batch: Views) -> dict[int, tuple[Tensor, Tensor]]:
+        """Run the backbone once, and return what each layer's module is given and what it should make of it.
+
+        Returns:
+            layer -> (resized regions of the full views, teachers), each [B * Q, d, H, W], without gradient.
+        """
+        full_BChw, quadrants_BQChw = batch
+        B = len(full_BChw)
+        pixels = torch.cat((full_BChw, quadrants_BQChw.flatten(0, 1))).to(self.backbone.dtype)
+        prefix_ids_BP = self.prefix_ids.to(pixels.device).expand(len(pixels), -1)
+        with torch.autocast(pixels.device.type, enabled=False):  # the backbone runs in its own dtype
+            states = self.backbone.visual_states(prefix_ids_BP, pixels, self.layers)
+        pairs = {}
+        for layer, visual in states.items():
+            full_BdHW, teacher = visual[:B], visual[B:]
+            regions = [cut_region(full_BdHW, region, PATCHES) for region in range(QUADRANTS)]
+            student = upsample(torch.stack(regions, dim=1).flatten(0, 1), self.backbone.grid)
+            pairs[layer] = (student, teacher)
+        return pairs
+
+    def configure_optimizers(self) -> Any:
+        """AdamW, and a rate that is set anew at every optimizer step."""
+        optimizer = torch.optim.AdamW(
+            self.token_sr.parameters(), lr=self.learning_rate, weight_decay=self.weight_decay
+        )
+        steps = int(self.trainer.estimated_stepping_batches)
+        schedule = get_cosine_schedule_with_warmup(optimizer, math.ceil(self.warmup * steps), steps)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Any,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip each layer's gradients by themselves: one norm over all would couple the layers."""
+        for module in self.token_sr.values():
+            if gradient_clip_val and gradient_clip_algorithm == "value":
+                nn.utils.clip_grad_value_(module.parameters(), gradient_clip_val)
+            elif gradient_clip_val:
+                nn.utils.clip_grad_norm_(module.parameters(), gradient_clip_val)
+
+    def _refine(self, layer: int, tokens: Tensor) -> Tensor:
+        module = self.token_sr[str(layer)]
+        refined: Tensor = module(tokens.to(next(module.parameters()).dtype))
+        return refined
+
+    def _loss(self, layer: int, student: Tensor, teacher: Tensor) -> Tensor:
+        """KL over channels, behind the layer's norm if there is one."""
+        student_d, teacher_d = channels_last(student).float(), channels_last(teacher).float()
+        if layer in self._norms:
+            student_d, teacher_d = self._norms[layer](student_d), self._norms[layer](teacher_d)
+        return token_kl(student_d, teacher_d, self.temperature)
+
+    def _names(self) -> list[str]:
+        return [
+            _name(layer, measure, student)
+            for layer in self.layers
+            for measure in Distances._fields
+            for student in STUDENTS
+        ]
+
+
+def seeded_token_sr(
+    channels: int, hidden: Sequence[int] | None, kernels: Sequence[int], *, seed: int, layer: int
+) -> TokenSR:
+    """A fresh TokenSR whose weights follow from (seed, layer) alone; the global generator is left as it was."""
+    state = int(np.random.SeedSequence([seed, layer]).generate_state(1)[0])
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(state)
+        return TokenSR(channels, hidden, kernels)
+
+
+def channels_last(tokens_BdHW: Tensor) -> Tensor:
+    """[B, d, H, W] -> [B, H, W, d]."""
+    return tokens_BdHW.movedim(1, -1)
+
+
+def _name(layer: int, measure: str, student: str) -> str:
+    return f"layer_{layer}/{measure}_{student}"

@@ -1,0 +1,215 @@
+"""Pairs of a full view and a quadrant, batched for training: the LightningDataModule.
+
+A batch holds whole images, each with its four quadrants, so that the full view's trunk is computed once. The
+order of images follows from the seed and the position alone; the position is in the checkpoint.
+
+Axes: B images, Q = 4 quadrants, C colours, h x w pixels.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from lightning import LightningDataModule
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from blink.images import Images
+from blink.views import QUADRANTS, ViewMaker, Views
+
+
+def images_per_batch(global_pairs: int, processes: int, accumulate: int = 1) -> int:
+    """Return how many images each process takes per batch, so that an optimizer step sees `global_pairs` pairs.
+
+    Args:
+        global_pairs: (full view, quadrant) pairs per optimizer step over all processes.
+        accumulate: batches per optimizer step.
+
+    Raises:
+        ValueError: the pairs are no whole number of images for each process and batch.
+    """
+    share = QUADRANTS * processes * accumulate
+    if global_pairs < 1 or global_pairs % share:
+        raise ValueError(
+            f"global_pairs={global_pairs} cannot be shared out: {processes} process(es) x {accumulate} batch(es) "
+            f"per step x {QUADRANTS} quadrants per image need a multiple of {share}"
+        )
+    return global_pairs // share
+
+
+class ImageViews(Dataset[Views]):
+    """The views of each image of a collection."""
+
+    def __init__(self, images: Images, views: ViewMaker) -> None:
+        self.images = images
+        self.views = views
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> Views:
+        return self.views(self.images.read(index))
+
+
+class TrainingOrder(Sampler[list[int]]):
+    """Batches of image numbers for one process, over all epochs, from a given position on.
+
+    Each epoch is a permutation of the images drawn from (seed, epoch), cut into global batches; an incomplete
+    last one is dropped. However many processes and accumulated batches share a global batch, it holds the same
+    images.
+
+    Args:
+        images: how many there are.
+        per_batch: images per batch of one process.
+        accumulate: batches per optimizer step.
+        position: batches to skip.
+
+    Raises:
+        ValueError: there are fewer images than one optimizer step takes.
+    """
+
+    def __init__(
+        self,
+        images: int,
+        per_batch: int,
+        *,
+        epochs: int = 1,
+        accumulate: int = 1,
+        processes: int = 1,
+        rank: int = 0,
+        seed: int = 0,
+        position: int = 0,
+    ) -> None:
+        per_step = per_batch * processes * accumulate
+        if images < per_step:
+            raise ValueError(
+                f"{images} training image(s), but one optimizer step takes {per_step}: "
+                "give more images or a smaller global_pairs"
+            )
+        self.images, self.per_batch, self.epochs, self.seed = images, per_batch, epochs, seed
+        self.processes, self.rank = processes, rank
+        self.per_epoch = images // per_step * accumulate
+        self.position = position
+
+    def __len__(self) -> int:
+        """Batches in all, the skipped ones included."""
+        return self.epochs * self.per_epoch
+
+    def __iter__(self) -> Iterator[list[int]]:
+        shuffled_epoch, order = -1, np.empty(0)
+        for position in range(self.position, len(self)):
+            epoch, batch = divmod(position, self.per_epoch)
+            if epoch != shuffled_epoch:
+                shuffled_epoch = epoch
+                order = np.random.default_rng([self.seed, epoch]).permutation(self.images)
+            start = (batch * self.processes + self.rank) * self.per_batch
+            yield order[start : start + self.per_batch].tolist()
+
+
+class ResumableLoader(DataLoader[Views]):
+    """A loader that knows how many batches it has handed out, workers' stock not counted."""
+
+    order: TrainingOrder
+    position: int
+
+    @classmethod
+    def over(cls, views: ImageViews, order: TrainingOrder, workers: int) -> "ResumableLoader":
+        loader = cls(views, batch_sampler=order, num_workers=workers, pin_memory=torch.cuda.is_available())
+        loader.order, loader.position = order, order.position
+        return loader
+
+    def __iter__(self) -> Iterator[Views]:  # type: ignore[override]  # a generator is all that Lightning needs
+        self.position = self.order.position
+        for batch in super().__iter__():
+            self.position += 1
+            yield batch
+
+    def state_dict(self) -> dict[str, int]:
+        return {"position": self.position}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.order.position = self.position = state["position"]
+
+
+class PairData(LightningDataModule):
+    """Full views and quadrants of training and held-out images, shared out among the trainer's processes.
+
+    Args:
+        train: images to train on.
+        held_out: images to measure on.
+        views: makes the views of an image.
+        global_pairs: pairs per optimizer step over all processes (8: two images with their quadrants).
+        epochs: passes over the training images; to Lightning they are one long epoch.
+        accumulate: batches per optimizer step, as the trainer accumulates.
+        workers: processes that read images.
+        seed: of the order.
+    """
+
+    def __init__(
+        self,
+        train: Images,
+        held_out: Images,
+        views: ViewMaker,
+        *,
+        global_pairs: int = 8,
+        epochs: int = 1,
+        accumulate: int = 1,
+        workers: int = 0,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.train, self.held_out, self.views = train, held_out, views
+        self.global_pairs, self.epochs, self.accumulate = global_pairs, epochs, accumulate
+        self.workers, self.seed = workers, seed
+        self.allow_zero_length_dataloader_with_multiple_devices = True  # few images may be held out
+        self._position = 0
+        self._loader: ResumableLoader | None = None
+
+    def train_dataloader(self) -> ResumableLoader:
+        processes, rank = self._place()
+        order = TrainingOrder(
+            len(self.train),
+            images_per_batch(self.global_pairs, processes, self.accumulate),
+            epochs=self.epochs,
+            accumulate=self.accumulate,
+            processes=processes,
+            rank=rank,
+            seed=self.seed,
+            position=self._position,
+        )
+        self._loader = ResumableLoader.over(ImageViews(self.train, self.views), order, self.workers)
+        return self._loader
+
+    def val_dataloader(self) -> DataLoader[Views]:
+        processes, rank = self._place()
+        return DataLoader(
+            ImageViews(self.held_out, self.views),
+            batch_size=images_per_batch(self.global_pairs, processes, self.accumulate),
+            sampler=range(rank, len(self.held_out), processes),
+            num_workers=self.workers,
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        position = self._loader.position if self._loader is not None else self._position
+        return {"position": position, "images": self.train.fingerprint, "seed": self.seed}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue where the checkpoint's run was.
+
+        Raises:
+            ValueError: the training images or the seed are not that run's, so its order means nothing here.
+        """
+        here = {"images": self.train.fingerprint, "seed": self.seed}
+        there = {key: state_dict[key] for key in here}
+        if there != here:
+            raise ValueError(
+                f"the checkpoint belongs to other training images or another seed ({there} there, {here} here); "
+                "fresh=true starts a new run"
+            )
+        self._position = state_dict["position"]
+
+    def _place(self) -> tuple[int, int]:
+        """(number of processes, this one's rank)."""
+        if self.trainer is None:
+            return 1, 0
+        return self.trainer.world_size, self.trainer.global_rank

@@ -1,0 +1,62 @@
+"""What a training run achieved: KL of each layer's module beside that of plain interpolation. Table and JSON.
+
+Knows numbers and names only.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+SUMMARY = "summary.json"
+"""Written last into a run folder: a run that has it is done."""
+
+
+def summarise(
+    metrics: Mapping[str, float], layers: Sequence[int], facts: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Arrange what was measured on the held-out images.
+
+    Args:
+        metrics: "held_out/layer_12/kl_token_sr" and so on, as the LightningModule logs them.
+        layers: trained layers.
+        facts: further entries of the summary.
+
+    Returns:
+        `layers`: per layer every measure and `kl_reduction`, 1 - KL of TokenSR / KL of interpolation;
+        `mean_kl_token_sr` over the layers; and the facts.
+    """
+    per_layer = {}
+    for layer in layers:
+        start = f"held_out/layer_{layer}/"
+        measured = {
+            name.removeprefix(start): float(value)
+            for name, value in metrics.items()
+            if name.startswith(start)
+        }
+        plain = measured["kl_interpolation"]
+        reduction = 1 - measured["kl_token_sr"] / plain if plain > 0 else 0.0
+        per_layer[str(layer)] = {"kl_reduction": reduction, **measured}
+    mean = sum(entry["kl_token_sr"] for entry in per_layer.values()) / len(per_layer)
+    return {"layers": per_layer, "mean_kl_token_sr": mean, **facts}
+
+
+def print_summary(summary: Mapping[str, Any], console: Console | None = None) -> None:
+    """Print the table of a run: one row per layer; cosine and norm ratio of interpolation > of TokenSR."""
+    table = Table(title=f"{summary['held_out_images']} held-out images, {summary['steps']} steps")
+    table.add_column("layer", justify="right")
+    for heading in ("KL interp.", "KL TokenSR", "reduction", "cosine", "norm ratio"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for layer, entry in summary["layers"].items():
+        table.add_row(
+            layer,
+            f"{entry['kl_interpolation']:.5f}",
+            f"{entry['kl_token_sr']:.5f}",
+            f"{100 * entry['kl_reduction']:.1f} %",
+            f"{entry['cosine_interpolation']:.2f} > {entry['cosine_token_sr']:.2f}",
+            f"{entry['norm_ratio_interpolation']:.2f} > {entry['norm_ratio_token_sr']:.2f}",
+        )
+    console = console or Console()
+    console.print(table)
+    console.print(f"Modules in {summary['token_sr']}", soft_wrap=True)
