@@ -9,9 +9,8 @@ tower, head, loss, sampling and beams remain the stock model's.
 import hashlib
 import inspect
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,13 +22,14 @@ from blink.cache import BlinkCache
 from blink.inference import Passed, run_prompt, run_step
 from blink.layout import Layout, find_layout
 from blink.policy import Event, Policy
-from blink.support import check_generation, check_outputs, check_prompt, check_step
-from blink.token_sr import TokenSR, check_patches, load_token_sr
+from blink.support import check_generation, check_no_image, check_outputs, check_prompt, check_step
+from blink.token_sr import check_modules, check_patches, load_token_sr, placed
 
 _PROMPT = "blink_prompt"
 """Keyword under which a prompt's spans travel from the multimodal model's forward to the language model's."""
 
-_OUTPUTS = ("output_attentions", "output_hidden_states")
+_OUTPUTS = ("use_cache", "output_attentions", "output_hidden_states")
+"""Arguments for which the language model's config has defaults."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,36 @@ class _Prompt:
     layout: Layout
     keys: list[str]
     repeats: int
+
+
+class _Shadow:
+    """An attribute of one module object that hides a method of its class, or an attribute it already had."""
+
+    def __init__(self, module: Any, name: str, method: Callable[..., Any]) -> None:
+        self.module = module
+        self.name = name
+        self.before: Callable[..., Any] | None = vars(module).get(name)
+        self.signature = inspect.signature(self.stock)
+        setattr(module, name, method)
+
+    @property
+    def stock(self) -> Callable[..., Any]:
+        """What is hidden."""
+        method: Callable[..., Any] = self.before or getattr(type(self.module), self.name).__get__(self.module)
+        return method
+
+    def by_name(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+        """The arguments of a call by name, extra keywords included."""
+        bound = self.signature.bind(*args, **kwargs).arguments
+        extra = bound.pop("kwargs", {})
+        return {**bound, **extra}
+
+    def lift(self) -> None:
+        """Make the module as it was."""
+        if self.before is None:
+            delattr(self.module, self.name)
+        else:
+            setattr(self.module, self.name, self.before)
 
 
 class Handle:
@@ -57,10 +87,11 @@ class Handle:
         self._enabled = True
         self._keys: list[str] | None = None
         self._trace: list[list[Event]] = []
-        self._shadowed: list[tuple[nn.Module, str, Any]] = []
-        self._shadow(self.model, "generate", self._generate)
-        self._shadow(self._backbone.core, "forward", self._find_spans)
-        self._shadow(self._backbone.decoder, "forward", self._run_layers)
+        self._shadows = {
+            "generate": _Shadow(self.model, "generate", self._generate),
+            "core": _Shadow(backbone.core, "forward", self._find_spans),
+            "decoder": _Shadow(backbone.decoder, "forward", self._run_layers),
+        }
 
     @property
     def trace(self) -> list[list[Event]]:
@@ -95,33 +126,17 @@ class Handle:
 
     def detach(self) -> None:
         """Give the model object back as it was; doing so twice is harmless."""
-        while self._shadowed:
-            module, name, before = self._shadowed.pop()
-            if before is None:
-                delattr(module, name)
-            else:
-                setattr(module, name, before)
-
-    def _shadow(self, module: nn.Module, name: str, method: Any) -> None:
-        """Let an attribute of this object hide a method of its class (or an attribute it already had)."""
-        self._shadowed.append((module, name, vars(module).get(name)))
-        setattr(module, name, method)
-
-    def _stock(self, module: nn.Module, name: str) -> Any:
-        """What `_shadow` hid."""
-        for other, hidden, before in self._shadowed:
-            if other is module and hidden == name and before is not None:
-                return before
-        return getattr(type(module), name).__get__(module)
+        while self._shadows:
+            self._shadows.popitem()[1].lift()
 
     def _generate(self, *args: Any, **kwargs: Any) -> Any:
         """Stands in for `generate`: refuse what cannot work, start with a cache that says how rows repeat."""
-        stock = self._stock(self.model, "generate")
+        shadow = self._shadows["generate"]
         if not self._enabled:
-            return stock(*args, **kwargs)
-        arguments = _by_name(stock, args, kwargs)
+            return shadow.stock(*args, **kwargs)
+        arguments = shadow.by_name(args, kwargs)
         settings = {
-            name: arguments[name] for name in arguments if name not in inspect.signature(stock).parameters
+            name: value for name, value in arguments.items() if name not in shadow.signature.parameters
         }
         config, _ = self.model._prepare_generation_config(arguments.get("generation_config"), **settings)
         check_generation(config, arguments)
@@ -129,39 +144,43 @@ class Handle:
         digests = None
         if self.policy.draws and pixels is not None:
             digests = self._backbone.pixel_digests(pixels, arguments.get("image_sizes"))
-        kwargs["past_key_values"] = BlinkCache(
-            max(config.num_beams or 1, config.num_return_sequences or 1), digests
-        )
-        return stock(*args, **kwargs)
+        repeats = max(config.num_beams or 1, config.num_return_sequences or 1)
+        return shadow.stock(*args, **{**kwargs, "past_key_values": BlinkCache(repeats, digests)})
 
     def _find_spans(self, *args: Any, **kwargs: Any) -> Any:
         """Stands in for the multimodal forward: find a prompt's spans and pass them on."""
-        stock = self._stock(self._backbone.core, "forward")
-        if not _continues(kwargs.get("past_key_values")):
-            self._trace = []
-            if self._enabled:
-                kwargs[_PROMPT] = self._prompt(_by_name(stock, args, kwargs))
-        return stock(*args, **kwargs)
+        shadow = self._shadows["core"]
+        inputs = shadow.by_name(args, kwargs)
+        if _continues(inputs.get("past_key_values")):
+            check_no_image(inputs)
+            return shadow.stock(**inputs)
+        self._trace = []
+        if self._enabled:
+            inputs[_PROMPT] = self._prompt(inputs)
+        return shadow.stock(**inputs)
 
     def _run_layers(self, *args: Any, **kwargs: Any) -> Any:
-        """Stands in for the language model's forward: Algorithm 1 at a prompt, one token per row after it."""
-        stock = self._stock(self._backbone.decoder, "forward")
-        prompt: _Prompt | None = kwargs.pop(_PROMPT, None)
-        inputs = {**self._output_defaults(), **_by_name(stock, args, kwargs)}
+        """Stands in for the language model's forward: Algorithm 1 at a prompt, plain layers after it."""
+        shadow = self._shadows["decoder"]
+        inputs = shadow.by_name(args, kwargs)
+        prompt: _Prompt | None = inputs.pop(_PROMPT, None)
         cache = inputs.get("past_key_values")
         if prompt is None and not _continues(cache):
-            return stock(*args, **kwargs)
+            return shadow.stock(**inputs)
+        outputs = {name: getattr(shadow.module.config, name, False) for name in _OUTPUTS}
+        inputs = {**outputs, **{name: value for name, value in inputs.items() if value is not None}}
         check_outputs(inputs)
+        keep_states = bool(inputs["output_hidden_states"])
         hidden_BNd = inputs.get("inputs_embeds")
         if hidden_BNd is None:
             hidden_BNd = self._backbone.decoder.embed_tokens(inputs["input_ids"])
-        if prompt is None:
+        if prompt is not None:
+            cache = BlinkCache() if inputs["use_cache"] or cache is not None else None
+            passed = self._run_prompt(prompt, hidden_BNd, cache, keep_states)
+        else:
             assert cache is not None, "only a cache can continue"
             check_step(cache, hidden_BNd, inputs)
-            passed = run_step(self._backbone, hidden_BNd, cache, bool(inputs["output_hidden_states"]))
-        else:
-            cache = BlinkCache() if inputs["use_cache"] or cache is not None else None
-            passed = self._run_prompt(prompt, hidden_BNd, cache, bool(inputs["output_hidden_states"]))
+            passed = run_step(self._backbone, hidden_BNd, cache, keep_states)
         return BaseModelOutputWithPast(
             last_hidden_state=passed.hidden_BSd,
             past_key_values=cache,
@@ -172,7 +191,8 @@ class Handle:
         self, prompt: _Prompt, hidden_BSd: Tensor, cache: BlinkCache | None, keep_states: bool
     ) -> Passed:
         """Run each distinct prompt once and repeat the outcome for the rows that share it."""
-        self._modules = placed(self._modules, self._backbone)
+        for layer, module in self._modules.items():
+            self._modules[layer] = placed(module, *self._backbone.place(layer))
         passed = run_prompt(
             self._backbone,
             self.policy,
@@ -229,11 +249,6 @@ class Handle:
             for row, digest in zip(rows, digests, strict=True)
         ]
 
-    def _output_defaults(self) -> dict[str, Any]:
-        """What the language model's config says of arguments that are not given."""
-        config = self._backbone.decoder.config
-        return {name: getattr(config, name, False) for name in ("use_cache", *_OUTPUTS)}
-
 
 def attach(
     model: nn.Module,
@@ -276,43 +291,10 @@ def attach(
         modules, source = token_sr, "the mapping"
     else:
         modules, source = load_token_sr(token_sr, channels=backbone.hidden_size), str(token_sr)
-    _check_modules(modules, policy, backbone.hidden_size, source)
-    return Handle(backbone, policy, placed({layer: modules[layer] for layer in policy.layers}, backbone))
-
-
-def placed(modules: Mapping[int, nn.Module], backbone: Backbone) -> dict[int, nn.Module]:
-    """The modules, each on the device and in the dtype of its layer: itself if it is there, else a copy."""
-    found = {}
-    for layer, module in modules.items():
-        place = backbone.place(layer)
-        tensors = [*module.parameters(), *module.buffers()]
-        fits = all((t.device, t.dtype) == place or not t.is_floating_point() for t in tensors)
-        found[layer] = module if fits else deepcopy(module).to(*place)
-    return found
-
-
-def _check_modules(modules: Mapping[int, nn.Module], policy: Policy, width: int, source: str) -> None:
-    """Raise unless every scanned layer has a module, and none is known to be of another width."""
-    missing = [layer for layer in policy.layers if layer not in modules]
-    if missing:
-        raise ValueError(
-            f"{source} has token_sr modules for layers {sorted(modules)}, but the policy scans {missing} too; train "
-            "those with `python -m blink.train` or scan fewer layers"
-        )
-    for layer, module in modules.items():
-        if isinstance(module, TokenSR) and module.channels != width:
-            raise ValueError(
-                f"the token_sr module of layer {layer} has {module.channels} channels, the backbone's width is {width}"
-            )
+    check_modules(modules, policy.layers, backbone.hidden_size, source)
+    return Handle(backbone, policy, {layer: modules[layer] for layer in policy.layers})
 
 
 def _continues(cache: Any) -> bool:
     """Whether a generation of ours is under way, whose actions stand."""
     return isinstance(cache, BlinkCache) and cache.get_seq_length() > 0
-
-
-def _by_name(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-    """The arguments of a call by name, extra keywords included."""
-    bound = inspect.signature(function).bind(*args, **kwargs).arguments
-    extra = bound.pop("kwargs", {})
-    return {**bound, **extra}

@@ -97,17 +97,20 @@ def run_prompt(
     return Passed(hidden_BSd, events, (*states, hidden_BSd) if keep_states else ())
 
 
-def run_step(backbone: Backbone, hidden_B1d: Tensor, cache: BlinkCache, keep_states: bool = False) -> Passed:
-    """Run one generated token per row, in each layer at the position that follows that layer's own sequence."""
-    frames = [_step_frame(backbone, hidden_B1d, keys, cache.generated) for keys in cache.key_layouts]
+def run_step(backbone: Backbone, hidden_BNd: Tensor, cache: BlinkCache, keep_states: bool = False) -> Passed:
+    """Run N tokens per row behind what `cache` holds, in each layer at the positions that follow that layer's own.
+
+    The events of the prompt stay.
+    """
+    frames = [_step_frame(backbone, hidden_BNd, keys, cache.generated) for keys in cache.key_layouts]
     states: list[Tensor] = []
     for layer in range(backbone.num_layers):
         if keep_states:
-            states.append(hidden_B1d)
-        hidden_B1d = backbone.run_layer(layer, hidden_B1d, frames[cache.layout_of_layer[layer]], cache)
-    cache.generated += 1
-    hidden_B1d = backbone.final_norm(hidden_B1d)
-    return Passed(hidden_B1d, cache.events, (*states, hidden_B1d) if keep_states else ())
+            states.append(hidden_BNd)
+        hidden_BNd = backbone.run_layer(layer, hidden_BNd, frames[cache.layout_of_layer[layer]], cache)
+    cache.generated += hidden_BNd.shape[1]
+    hidden_BNd = backbone.final_norm(hidden_BNd)
+    return Passed(hidden_BNd, cache.events, (*states, hidden_BNd) if keep_states else ())
 
 
 @torch.no_grad()
@@ -244,10 +247,11 @@ def _living(stream: Stream) -> dict[int, Tensor]:
     return dict(zip(stream.rows, stream.layout.take_extension(stream.hidden_bNd), strict=True))
 
 
-def _step_frame(backbone: Backbone, hidden_B1d: Tensor, keys: KeyLayout, generated: int) -> Frame:
-    """Mask and positions of the token after `generated` others, in the layers of one layout."""
+def _step_frame(backbone: Backbone, hidden_BNd: Tensor, keys: KeyLayout, generated: int) -> Frame:
+    """Mask and positions of N tokens after `generated` others, in the layers of one layout."""
+    N = hidden_BNd.shape[1]
     valid_BM = keys.valid_BM
     if valid_BM is not None:
-        valid_BM = F.pad(valid_BM, (0, generated + 1), value=True)
-    position_ids = keys.length_B[:, None] + generated
-    return backbone.frame(hidden_B1d, valid_BM, position_ids, past=keys.columns + generated)
+        valid_BM = F.pad(valid_BM, (0, generated + N), value=True)
+    position_ids = keys.length_B[:, None] + generated + torch.arange(N, device=hidden_BNd.device)
+    return backbone.frame(hidden_BNd, valid_BM, position_ids, past=keys.columns + generated)

@@ -99,28 +99,40 @@ def check_prompt(inputs: dict[str, Any]) -> Tensor | None:
 
 
 def check_step(cache: BlinkCache, hidden_BNd: Tensor, inputs: dict[str, Any]) -> None:
-    """Refuse a step of decoding that is not one token per row after what the cache holds."""
+    """Refuse new tokens that do not simply follow what the cache holds, row by row."""
     check_outputs(inputs)
     B, N = hidden_BNd.shape[:2]
-    if N != 1 or B != len(cache.events):
+    if len(cache.events) != B:
         raise ValueError(
-            f"a forward with {B} rows of {N} tokens and past_key_values of {len(cache.events)} rows; after the prompt "
-            "Blink takes one token per row (a prompt cannot come in chunks, nor go on after its actions were taken)"
+            f"{B} rows of new tokens and past_key_values of {len(cache.events)} rows; expected as many"
         )
-    valid_BS = cache.valid_BS
+    valid_BS, length = cache.valid_BS, cache.get_seq_length() + N
     mask = inputs.get("attention_mask")
     if mask is not None:
-        valid = torch.ones(B, cache.get_seq_length() + 1, dtype=torch.bool, device=mask.device)
+        expected = torch.ones(B, length, dtype=torch.bool, device=mask.device)
         if valid_BS is not None:
-            valid[:, : cache.input_length] = valid_BS.to(mask.device)
-        if mask.shape != valid.shape or not torch.equal(mask != 0, valid):
+            expected[:, : cache.input_length] = valid_BS.to(mask.device)
+        if mask.shape != expected.shape or not torch.equal(mask != 0, expected):
             raise ValueError(
-                f"attention_mask {list(mask.shape)} does not continue the prompt's: expected {list(valid.shape)}, the "
+                f"attention_mask {list(mask.shape)} does not continue the prompt's: expected [{B}, {length}], the "
                 "prompt's own mask with a one for every token since"
             )
-    tokens_B1 = cache.input_length if valid_BS is None else valid_BS.sum(dim=1, keepdim=True)
-    expected = torch.as_tensor(tokens_B1, device=hidden_BNd.device).reshape(-1, 1) + cache.generated
-    _check_positions(inputs.get("position_ids"), expected, None)
+    tokens_B = torch.full((B,), cache.input_length) if valid_BS is None else valid_BS.sum(dim=1)
+    first_B = (tokens_B + cache.generated).to(hidden_BNd.device)
+    follow_BN = first_B[:, None] + torch.arange(N, device=hidden_BNd.device)
+    _check_positions(inputs.get("position_ids"), follow_BN, None)
+
+
+def check_no_image(inputs: dict[str, Any]) -> None:
+    """Refuse an image behind a prompt whose actions are taken."""
+    if (
+        inputs.get("pixel_values") is not None
+        or (inputs.get("mm_encoder_outputs") or {}).get("image") is not None
+    ):
+        raise ValueError(
+            "an image comes with past_key_values that hold a prompt already; Blink takes exactly one image per sample, "
+            f"in the prompt: start anew without past_key_values, {REMEDY}"
+        )
 
 
 def check_outputs(inputs: dict[str, Any]) -> None:

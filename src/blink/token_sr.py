@@ -12,7 +12,8 @@ extension (H x W, or h x w where the region is not resized).
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -143,6 +144,33 @@ def expand(
             )
         tokens = refined.to(visual_BVd.dtype)
     return tokens.flatten(2).transpose(1, 2)
+
+
+def check_modules(
+    modules: Mapping[int, nn.Module], layers: Collection[int], channels: int, source: str
+) -> None:
+    """Raise ValueError unless every one of `layers` has a module, and no TokenSR among them is of another width."""
+    missing = [layer for layer in layers if layer not in modules]
+    if missing:
+        raise ValueError(
+            f"{source} has token_sr modules for layers {sorted(modules)}, but layers {missing} are scanned too; "
+            "train those with `python -m blink.train` or scan fewer layers"
+        )
+    for layer in layers:
+        module = modules[layer]
+        if isinstance(module, TokenSR) and module.channels != channels:
+            raise ValueError(
+                f"the token_sr module of layer {layer} has {module.channels} channels, "
+                f"the backbone's hidden width is {channels}; train modules for this backbone"
+            )
+
+
+def placed(module: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Module:
+    """The module itself if its floating-point tensors are of this device and dtype, else a copy that is."""
+    tensors = [tensor for tensor in (*module.parameters(), *module.buffers()) if tensor.is_floating_point()]
+    if all((tensor.device, tensor.dtype) == (device, dtype) for tensor in tensors):
+        return module
+    return deepcopy(module).to(device=device, dtype=dtype)
 
 
 def save_token_sr(
