@@ -1,0 +1,40 @@
+# `make help` lists the targets. Each sets up what it needs: `make demo` and `make test` work right after a clone.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+# CPU machines take the pinned CPU wheel of torch; with a GPU, pip takes the newest CUDA build.
+CONSTRAINTS ?= $(if $(shell command -v nvidia-smi),,-c constraints-cpu.txt)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check build clean
+
+help:  ## List the targets
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  \1\t\2/' | expand -t 12
+
+$(READY): pyproject.toml constraints-cpu.txt
+	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), f"Python 3.11 or newer is needed, this is {sys.version}"'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet $(CONSTRAINTS) -e ".[dev]"
+	@touch $(READY)
+
+setup: $(READY)  ## Create .venv and install the project into it
+
+demo: $(READY)  ## Train TokenSR modules on the tiny backbone, evaluate vanilla, Blink-interp and Blink on POPE (scenes)
+	$(BIN)/python -m blink.train layer=$(DEMO_LAYERS)
+	$(BIN)/python -m blink.eval bench=pope method=vanilla,interp,blink --multirun
+
+test: $(READY)  ## Run the tests
+	$(BIN)/python -m pytest
+
+check: $(READY)  ## Lint, formatting and types
+	$(BIN)/ruff check src tests
+	$(BIN)/ruff format --check src tests
+	$(BIN)/mypy
+
+build: $(READY)  ## Build the wheel into dist/
+	$(BIN)/python -m build --wheel
+
+clean:  ## Remove .venv and caches; outputs/ stays
+	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache dist
