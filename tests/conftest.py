@@ -1,6 +1,7 @@
 """Fixtures that several test files share."""
 
 import os
+import sys
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("WANDB_MODE", "offline")
@@ -32,5 +33,21 @@ def llava_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def llava_next_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random LLaVA-NeXT with its processor on disk: 6 x 6 base grid, else as above. Do not write into it."""
+    """A random LLaVA-NeXT with its processor on disk: 6 x 6 base grid, as small. Do not write into it."""
     return models.save(models.llava_next(grid=6, layers=4, hidden=32), tmp_path_factory.mktemp("llava_next"))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say what was compared with the oracle, and how closely it agreed."""
+    comparison = sys.modules.get("tests.comparison")
+    if comparison is None or not comparison.LEDGER.samples:
+        return
+    ledger = comparison.LEDGER
+    terminalreporter.section("blink.attach against the literal Algorithm 1")
+    terminalreporter.write_line(
+        f"{ledger.samples} samples, worst logit difference {ledger.worst:.1e} of the largest logit; "
+        f"{ledger.steps} events, worst ratio difference {ledger.worst_ratio:.1e}; "
+        f"{ledger.set_aside} samples set aside as undecided"
+    )
+    counts = ", ".join(f"{name} {count}" for name, count in sorted(ledger.transitions.items()))
+    terminalreporter.write_line(counts)

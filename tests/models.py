@@ -7,7 +7,7 @@ questions, and thresholds split the actions. Nothing here imports blink.
 
 import copy
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 import torch
@@ -48,7 +48,7 @@ WORDS = (
     "given directly 是 否"
 ).split()
 
-Model = LlavaForConditionalGeneration | LlavaNextForConditionalGeneration
+Model: TypeAlias = LlavaForConditionalGeneration | LlavaNextForConditionalGeneration
 M = TypeVar("M", LlavaForConditionalGeneration, LlavaNextForConditionalGeneration)
 
 
@@ -158,20 +158,21 @@ def llava_next(
 
 def processor(model: Model) -> LlavaProcessor | LlavaNextProcessor:
     """The processor that fits `model`, with a Pillow-backed image processor."""
-    side = model.config.vision_config.image_size
+    vision: Any = model.config.vision_config
+    side = vision.image_size
     settings: dict[str, Any] = {
         "tokenizer": tokenizer(),
-        "patch_size": model.config.vision_config.patch_size,
+        "patch_size": vision.patch_size,
         "vision_feature_select_strategy": model.config.vision_feature_select_strategy,
         "num_additional_image_tokens": 1,
     }
     square = {"height": side, "width": side}
     if isinstance(model, LlavaNextForConditionalGeneration):
-        pinpoints = model.config.image_grid_pinpoints
-        images = LlavaNextImageProcessorPil(
+        pinpoints: Any = model.config.image_grid_pinpoints
+        tiles = LlavaNextImageProcessorPil(
             size={"shortest_edge": side}, crop_size=square, image_grid_pinpoints=pinpoints
         )
-        return LlavaNextProcessor(image_processor=images, **settings)
+        return LlavaNextProcessor(image_processor=tiles, **settings)
     images = LlavaImageProcessorPil(size=square, crop_size=square, do_center_crop=False)
     return LlavaProcessor(image_processor=images, **settings)
 
@@ -197,12 +198,17 @@ def picture(seed: int, size: tuple[int, int] = (60, 60)) -> Image.Image:
     return Image.fromarray(np.clip(pixels.astype(np.int64) + noise, 0, 255).astype(np.uint8))
 
 
-def prompt(seed: int, words: int | None = None, system: str = "The human questions.") -> str:
-    """A prompt of LLaVA's shape with `words` random words as the question (None: 3 to 14)."""
+def prompt(seed: int, words: int | None = None, system: str | None = None) -> str:
+    """A prompt of LLaVA's shape.
+
+    Args:
+        words: random words in the question; None: 3 to 14.
+        system: text before the user's turn; None: 0 to 6 random words.
+    """
     rng = np.random.default_rng(seed)
-    count = int(rng.integers(3, 15)) if words is None else words
-    question = " ".join(WORDS[i] for i in rng.integers(0, len(WORDS), count))
-    return f"{system} USER: <image>\n{question}? ASSISTANT:"
+    before = _words(rng, int(rng.integers(0, 7))) if system is None else system
+    question = _words(rng, int(rng.integers(3, 15)) if words is None else words)
+    return f"{before} USER: <image>\n{question}? ASSISTANT:"
 
 
 def batch(
@@ -224,6 +230,10 @@ def batch(
     tensors = {name: inputs[name] for name in wanted if name in inputs}
     tensors["pixel_values"] = tensors["pixel_values"].to(model.dtype)
     return tensors
+
+
+def _words(rng: np.random.Generator, count: int) -> str:
+    return " ".join(WORDS[i] for i in rng.integers(0, len(WORDS), count))
 
 
 def _vision(grid: int) -> CLIPVisionConfig:

@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 @dataclass(frozen=True)
 class Plan:
-    """What decides the events; the fields that blink.Policy has under the same names, less the random ones."""
+    """What decides the events; fields of blink.Policy under the same names, less the random ones."""
 
     layers: tuple[int, ...]
     tau_exp: float = 0.5
@@ -95,7 +95,7 @@ def run(
     Args:
         ids_S: prompt tokens and, behind them, tokens that were generated so far.
         features_TD: the image's features, one for each image token of the prompt.
-        modules: layer -> module [1, D, H, W] -> the same shape; a layer without one inserts its input as it is.
+        modules: layer -> module [1, D, H, W] -> same shape; a layer without one inserts its input as it is.
         prompt_length: tokens of the prompt; None: all of `ids_S`.
         replay: layer -> (action, region) that must be taken whatever the scan says.
     """
@@ -190,7 +190,7 @@ def replay_of(outcome: Outcome) -> dict[int, tuple[str, int]]:
 
 
 def scan(config: Any, layer: Any, sequence_ND: Tensor, first: int, grid: int, saliency: str) -> Tensor:
-    """Saliency of the `grid` visual tokens that start at `first`, for the query of the last token (item 1)."""
+    """Saliency of the `grid` visual tokens that start at `first`, for the last token's query (item 1)."""
     attention = layer.self_attn
     normed_ND = normalise(layer.input_layernorm, sequence_ND)
     if saliency == "similarity":
@@ -207,7 +207,7 @@ def decide(
 ) -> Step:
     """Region sums, ratio and action (items 2, 3, 9, 10); `scans` is the number of earlier scans."""
     p, cell = plan.patches, side // plan.patches
-    assert p >= 2 and cell * p == side, (p, side)
+    assert cell * p == side, (p, side)
     sums = [
         sum(
             saliency_G[y * side + x]
@@ -240,7 +240,7 @@ def decide(
 
 
 def extend(visual_GD: Tensor, side: int, region: int, plan: Plan, module: nn.Module | None) -> Tensor:
-    """The extension [tokens, D]: cut out, resized, passed through the module, flattened row by row (item 4)."""
+    """The extension [tokens, D]: cut out, resized, through the module, flattened row by row (item 4)."""
     cell = side // plan.patches
     top, left = region // plan.patches * cell, region % plan.patches * cell
     cut_DHW = torch.stack(
@@ -291,7 +291,7 @@ def attention_map(config: Any, attention: Any, normed_ND: Tensor) -> Tensor:
 
 
 def heads(config: Any, projection: nn.Linear, normed_ND: Tensor, grouped: bool) -> Tensor:
-    """Project and split into [A, N, E]; `grouped` projections repeat each head for the queries that share it."""
+    """Project and split into [A, N, E]; `grouped` projections repeat a head for the queries that share it."""
     count = config.num_key_value_heads if grouped else config.num_attention_heads
     split = linear(projection, normed_ND).unflatten(1, (count, -1)).transpose(0, 1)
     sharing = config.num_attention_heads // count
@@ -299,7 +299,7 @@ def heads(config: Any, projection: nn.Linear, normed_ND: Tensor, grouped: bool) 
 
 
 def rotate(config: Any, x_ANE: Tensor) -> Tensor:
-    """Rotary embedding of positions 0..N-1: element i turns with element i + E/2 by position * theta^(-2i/E)."""
+    """Rotary embedding of positions 0..N-1: elements i and i + E/2 turn by position * theta^(-2i/E)."""
     _, count, width = x_ANE.shape
     turns = config.rope_parameters["rope_theta"] ** (-2 * torch.arange(width // 2) / width)
     angle_NE = torch.arange(count)[:, None] * turns[None, :]

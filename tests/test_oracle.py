@@ -1,4 +1,4 @@
-"""The reference itself against the stock models: an oracle that is wrong would bless a wrong implementation."""
+"""The reference itself against the stock models: a wrong oracle would bless a wrong implementation."""
 
 from typing import Any
 
@@ -47,7 +47,7 @@ def test_never_firing_oracle_is_the_stock_llava_next(size: tuple[int, int]) -> N
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_saliency_is_the_row_of_eager_attention(shape: str) -> None:
-    """Catches a saliency that is normalised over the visual span only, or taken from another token's query."""
+    """Catches a saliency that is normalised over the visual span only, or taken at another query."""
     model = models.llava(attention="eager", **SHAPES[shape])
     inputs = models.batch(model, [5])
     with torch.no_grad():
@@ -76,13 +76,34 @@ def test_similarity_is_equation_2() -> None:
 
 def test_generate_without_events_is_stock_generate() -> None:
     """Catches a recomputation that shifts the prompt's end, and greedy decoding that is not the arg max."""
-    model = models.llava(grid=6)
+    model: Any = models.llava(grid=6)
     inputs = models.batch(model, [2])
     stock = model.generate(**inputs, max_new_tokens=8, do_sample=False)[0, inputs["input_ids"].shape[1] :]
     features = oracle.image_features(model, inputs["pixel_values"])
     tokens, lead = oracle.generate(model, inputs["input_ids"][0], features, NEVER, None, 8)
     assert lead > 1e-4
     assert tokens == stock.tolist()
+
+
+def test_beam_search_without_events_is_stock_beam_search() -> None:
+    """Catches candidates that are cut too early, or scores of the wrong step, in the oracle's beam search."""
+    model: Any = models.llava(grid=6)
+    inputs = models.batch(model, [6])
+    out = model.generate(
+        **inputs,
+        max_new_tokens=6,
+        num_beams=3,
+        num_return_sequences=3,
+        do_sample=False,
+        eos_token_id=None,
+        length_penalty=0.0,
+        output_scores=True,
+        return_dict_in_generate=True,
+    )
+    features = oracle.image_features(model, inputs["pixel_values"])
+    beams = oracle.beam_search(model, inputs["input_ids"][0], features, NEVER, None, 6, 3)
+    assert out.sequences[:, inputs["input_ids"].shape[1] :].tolist() == [tokens for tokens, _ in beams]
+    assert out.sequences_scores.tolist() == pytest.approx([score for _, score in beams], abs=1e-4)
 
 
 @pytest.mark.parametrize(("small", "large"), [(6, 12), (4, 12), (3, 12), (3, 6), (2, 6), (1, 4)])
