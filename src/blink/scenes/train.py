@@ -115,12 +115,10 @@ class PatchHeads(nn.Module):
         return mean(colour) + mean(shape) + 4 * mean(error_BV) + mean(here)
 
     @torch.no_grad()
-    def accuracy(self, features_BVD: torch.Tensor, batch: PatchBatch) -> tuple[float, float]:
-        """Share of object patches whose colour, and whose shape, is read right."""
-        shown = batch.colour_BV > 0
-        colour = self.colour(features_BVD).argmax(-1) == batch.colour_BV
-        shape = self.shape(features_BVD).argmax(-1) == batch.shape_BV
-        return colour[shown].float().mean().item(), shape[shown].float().mean().item()
+    def shape_accuracy(self, features_BVD: torch.Tensor, batch: PatchBatch) -> float:
+        """Share of object patches whose shape is read right."""
+        right = self.shape(features_BVD).argmax(-1) == batch.shape_BV
+        return right[batch.colour_BV > 0].float().mean().item()
 
 
 class Trainer:
@@ -178,15 +176,19 @@ class Trainer:
         """Patch features of the tower, [B, V, width]."""
         return self.model.model.vision_tower(pixels_BCYX).last_hidden_state[:, 1:]
 
-    def loss(self, stage: Stage, batch: PatchBatch | QuestionBatch) -> torch.Tensor:
+    def loss(self, stage: Stage, batch: PatchBatch | QuestionBatch) -> tuple[torch.Tensor, float]:
+        """Loss of a batch, and the share of what it asks that came out right (0 for the projector)."""
         with torch.autocast("cpu", torch.bfloat16):
             if isinstance(batch, QuestionBatch):
-                return self.question_loss(batch)
+                logits, targets = self.answer_logits(batch), batch.targets_BS[batch.targets_BS != -100]
+                right = (logits.argmax(-1) == targets).float().mean().item()
+                return F.cross_entropy(logits, targets), right
             features_BVD = self.features(batch.pixels_BCYX)
         if stage.trains == "vision":
-            return self.heads.loss(features_BVD.float(), batch)
+            right = self.heads.shape_accuracy(features_BVD.float(), batch)
+            return self.heads.loss(features_BVD.float(), batch), right
         projected = self.model.model.multi_modal_projector(features_BVD.float())
-        return F.mse_loss(projected, self.projector_target(batch))
+        return F.mse_loss(projected, self.projector_target(batch)), 0.0
 
     @torch.no_grad()
     def projector_target(self, batch: PatchBatch) -> torch.Tensor:
@@ -223,9 +225,6 @@ class Trainer:
             question_length=batch.question_length,
         ).last_hidden_state
         return self.model.lm_head(hidden[batch.targets_BS != -100]).float()
-
-    def question_loss(self, batch: QuestionBatch) -> torch.Tensor:
-        return F.cross_entropy(self.answer_logits(batch), batch.targets_BS[batch.targets_BS != -100])
 
     def lessons(self, stage: Stage) -> PatchLessons | QuestionLessons:
         if stage.course is None:
@@ -272,7 +271,8 @@ class Trainer:
         lessons = Subset(self.lessons(stage), range(done, stage.steps))
         loader = DataLoader(lessons, batch_size=None, num_workers=1, prefetch_factor=6)
         weights = [w for optimizer in optimizers for group in optimizer.param_groups for w in group["params"]]
-        since, mean = time.monotonic(), None
+        since = time.monotonic()
+        mean: torch.Tensor | None = None
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         with Progress(*columns) as bar:
             task = bar.add_task(stage.name, total=stage.steps, completed=done)
@@ -280,33 +280,20 @@ class Trainer:
                 for optimizer in optimizers:
                     for group in optimizer.param_groups:
                         group["lr"] = stage.rate_at(step)
-                loss = self.loss(stage, batch)
+                loss, right = self.loss(stage, batch)
                 loss.backward()
                 torch.nn.utils.clip_grad_norm_(weights, 1.0)
                 for optimizer in optimizers:
                     optimizer.step()
                     optimizer.zero_grad()
-                mean = loss.item() if mean is None else 0.98 * mean + 0.02 * loss.item()
-                bar.update(task, advance=1, description=f"{stage.name} loss {mean:.3f}")
+                now = torch.tensor((loss.item(), right))
+                mean = now if mean is None else 0.98 * mean + 0.02 * now
+                bar.update(task, advance=1, description=f"{stage.name} loss {mean[0]:.3f}")
                 if (step + 1) % 100 == 0:
-                    log.info(
-                        "%s step %d loss %.4f %s", stage.name, step + 1, mean, self._report(stage, batch)
-                    )
+                    log.info("%s step %d: loss %.4f, right %.3f", stage.name, step + 1, *mean.tolist())
                 if time.monotonic() - since > SAVE_SECONDS:
                     self._save(number, step + 1, optimizers)
                     since = time.monotonic()
-
-    @torch.no_grad()
-    def _report(self, stage: Stage, batch: PatchBatch | QuestionBatch) -> str:
-        if isinstance(batch, QuestionBatch):
-            with torch.autocast("cpu", torch.bfloat16):
-                right = self.answer_logits(batch).argmax(-1) == batch.targets_BS[batch.targets_BS != -100]
-            return f"tokens right {right.float().mean():.2f}"
-        if stage.trains == "vision":
-            with torch.autocast("cpu", torch.bfloat16):
-                features_BVD = self.features(batch.pixels_BCYX)
-            return "colour {:.3f} shape {:.3f}".format(*self.heads.accuracy(features_BVD.float(), batch))
-        return ""
 
     def export(self, folder: Path) -> None:
         """Write the model (bf16 safetensors), tokenizer and processor in the ordinary Hugging Face layout."""
