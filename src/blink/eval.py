@@ -28,16 +28,13 @@ from blink.bench import Benchmark, Sample
 from blink.checkpoints import TINY, LoadedBackbone, load_backbone
 from blink.compare import read_run, score_table, screen
 from blink.evaluate import SCORES, evaluate, files_digest, resume
-from blink.outputs import CONF_DIR, one_line_errors, open_run, reject_added_keys, run_name
+from blink.outputs import CONF_DIR, one_line_errors, open_run, reject_added_keys
 from blink.policy import Policy
 from blink.prepare import check_fit, modules_folder, outlined, read_questions
 from blink.presets import resolve
 from blink.prompts import Template, template_named
 
 log = logging.getLogger(__name__)
-
-# Cached, so that the jobs of a multirun see the name of the whole sweep, as Hydra does for ${now:}.
-OmegaConf.register_new_resolver("blink_run_name", run_name, use_cache=True, replace=True)
 
 _SCAN_KEYS = ("layer", "tau_exp", "tau_drop")
 _OTHER_POLICY_KEYS = ("patches", "saliency", "interpolate", "selector", "schedule", "scale_tau", "seed")
@@ -88,6 +85,7 @@ def main(config: DictConfig) -> None:
         if logger is not None:
             logger.log_hyperparams(_plain(config) | plan.about)
             logger.log_metrics(_numbers(result))
+            logger.save()
     finally:
         tracking.close(logger)
     for warning in result["warnings"]:
@@ -148,8 +146,10 @@ def make_plan(config: DictConfig, overrides: Sequence[str]) -> Plan:
         scenes_images=config.scenes.images,
         limit=config.limit,
     )
+    revision = getattr(outlined(model.path, model.revision).model.config, "_commit_hash", None)
     inputs = {
         "version": questions.benchmark.version,
+        "revision": revision,
         "backbone": files_digest(TINY if model.path == "tiny" else Path(model.path)),
         "token_sr": files_digest(Path(token_sr)) if token_sr else None,
     }
@@ -159,7 +159,7 @@ def make_plan(config: DictConfig, overrides: Sequence[str]) -> Plan:
         "policy": None if policy is None else asdict(policy),
         "sources": sources,
         "backbone": model.path,
-        "revision": getattr(outlined(model.path, model.revision).model.config, "_commit_hash", None),
+        "revision": revision,
         "token_sr": token_sr,
         "batch_size": config.batch_size,
     }

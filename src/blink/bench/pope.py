@@ -7,16 +7,23 @@ three splits' F1 (`f1` here).
 Axes: S splits, K = 4 S sums in a tally: true positives, false positives, true negatives, false negatives per split.
 """
 
-import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from blink.bench.base import Mark, Row, Sample, check_unique
+from blink.bench.sources import (
+    Opener,
+    hub_table,
+    in_memory,
+    parquet_table,
+    picture_file,
+    read_jsonl,
+    rows_and_pictures,
+)
+from blink.scenes import pope_rows
 from blink.statistics import Floats
 
 SPLITS = ("adversarial", "popular", "random")
@@ -65,10 +72,8 @@ class Pope:
 
     def from_scenes(self, split: str, images: int) -> list[Sample]:
         """18 questions about each of `images` generated pictures of the world's `split`."""
-        from blink.scenes import pope_rows
-
         rows = list(pope_rows(split, images))
-        return self._samples(rows, [partial(_given, row["image"]) for row in rows])
+        return self._samples(rows, [in_memory(row["image"]) for row in rows])
 
     def from_hub(self) -> list[Sample]:
         """All rows of the hub data set, its pictures read when they are needed.
@@ -76,17 +81,7 @@ class Pope:
         Raises:
             ValueError: the data set cannot be reached; says how to get it.
         """
-        import datasets  # takes over a second to import, and scenes do not need it
-
-        try:
-            table = datasets.load_dataset(self.hub_id, split="test", revision=self.revision)
-        except (OSError, ValueError) as cause:
-            raise ValueError(
-                f"cannot load {self.hub_id} from the Hugging Face hub ({_first_line(cause)}); check the network, "
-                f"or fetch it elsewhere with `hf download --repo-type dataset {self.hub_id} --local-dir data/POPE` "
-                "and pass data.root=data/POPE"
-            ) from cause
-        return self._from_table(table)
+        return self._from_table(hub_table(self.hub_id, self.revision, "test"))
 
     def from_folder(self, root: Path) -> list[Sample]:
         """The hub's parquet files, or LLaVA's question file with POPE's labels and pictures, below `root`.
@@ -96,11 +91,7 @@ class Pope:
         """
         parquet = _parquet_files(root)
         if parquet:
-            import datasets
-
-            return self._from_table(
-                datasets.load_dataset("parquet", data_files=[str(path) for path in parquet], split="train")
-            )
+            return self._from_table(parquet_table(parquet))
         questions = root / "llava_pope_test.jsonl"
         if questions.is_file():
             return self._from_llava(root, questions)
@@ -165,22 +156,12 @@ class Pope:
 
     def _from_table(self, table: Any) -> list[Sample]:
         """Samples of a `datasets` table with the hub's columns."""
-        import datasets
-
-        needed = ("question_id", "question", "answer", "image_source", "image", "category")
-        missing = [name for name in needed if name not in table.column_names]
-        if missing:
-            raise ValueError(
-                f"the POPE table lacks {', '.join(missing)}; it has {', '.join(table.column_names)}. "
-                f"Expected are the columns of {self.hub_id}"
-            )
-        pictures = table.select_columns("image").cast_column("image", datasets.Image())
-        rows = table.select_columns([name for name in needed if name != "image"]).to_list()
-        return self._samples(rows, [partial(_cell, pictures, position) for position in range(len(rows))])
+        columns = ("question_id", "question", "answer", "image_source", "category")
+        return self._samples(*rows_and_pictures(table, columns, "image"))
 
     def _from_llava(self, root: Path, questions: Path) -> list[Sample]:
         """Samples of LLaVA's question file; labels come from POPE's files, row by row within a split."""
-        rows = _read_jsonl(questions)
+        rows = read_jsonl(questions)
         for row in rows:
             _check_split(row["category"], str(row["question_id"]))
         labelled = {split: iter(_labels(root, split, rows)) for split in self.splits}
@@ -194,11 +175,10 @@ class Pope:
             for row in rows
             if row["category"] in self.splits
         ]
-        return self._samples(found, [_picture_file(root, row["image"]) for row in found])
+        folders = (root / "val2014", root / "images", root)
+        return self._samples(found, [picture_file(folders, row["image"]) for row in found])
 
-    def _samples(
-        self, rows: Iterable[Mapping[str, Any]], openers: Iterable[Callable[[], Image.Image]]
-    ) -> list[Sample]:
+    def _samples(self, rows: Iterable[Mapping[str, Any]], openers: Iterable[Opener]) -> list[Sample]:
         """Samples of rows with the hub's columns, the questions about one picture side by side."""
         samples = []
         for row, open_image in zip(rows, openers, strict=True):
@@ -238,19 +218,6 @@ def _check_label(label: str, key: str) -> None:
         raise ValueError(f"question {key} has the label {label!r}; POPE's are yes and no")
 
 
-def _given(image: Image.Image) -> Image.Image:
-    return image
-
-
-def _cell(pictures: Any, position: int) -> Image.Image:
-    image: Image.Image = pictures[position]["image"]
-    return image
-
-
-def _first_line(cause: Exception) -> str:
-    return (str(cause).splitlines() or [type(cause).__name__])[0]
-
-
 def _parquet_files(root: Path) -> list[Path]:
     """The files of the pooled test set if they are there, else those of the three splits, else all."""
     found = sorted(root.rglob("*.parquet"))
@@ -259,22 +226,12 @@ def _parquet_files(root: Path) -> list[Path]:
     return pooled or by_split or found
 
 
-def _read_jsonl(path: Path) -> list[dict[str, Any]]:
-    rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError as cause:
-            raise ValueError(f"{path}, line {number} is not JSON: {cause}") from cause
-    return rows
-
-
 def _labels(root: Path, split: str, questions: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """The label rows of a split, checked to be about the same pictures and objects as the questions."""
     path = root / "coco" / f"coco_pope_{split}.json"
     if not path.is_file():
         raise ValueError(f"{path} is missing: it holds POPE's labels for llava_pope_test.jsonl")
-    labels = _read_jsonl(path)
+    labels = read_jsonl(path)
     asked = [row for row in questions if row["category"] == split]
     if len(labels) != len(asked):
         raise ValueError(
@@ -293,11 +250,3 @@ def _labels(root: Path, split: str, questions: Sequence[Mapping[str, Any]]) -> l
 def _object(row: Mapping[str, Any]) -> str:
     """The question without the instruction, and without the misprint that editions differ in."""
     return str(row["text"]).removesuffix(INSTRUCTION).strip().replace("imange", "image")
-
-
-def _picture_file(root: Path, name: str) -> Callable[[], Image.Image]:
-    folders = (root / "val2014", root / "images", root)
-    for folder in folders:
-        if (folder / name).is_file():
-            return partial(Image.open, folder / name)
-    raise ValueError(f"the picture {name} is missing; looked in {', '.join(map(str, folders))}")

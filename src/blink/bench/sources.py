@@ -1,0 +1,99 @@
+"""Where benchmarks come from: the hub, its parquet files on disk, or JSON lines and picture folders.
+
+Knows nothing of any one benchmark.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+Opener = Callable[[], Image.Image]
+
+
+def hub_table(hub_id: str, revision: str | None, split: str) -> Any:
+    """Load a split of a data set of the Hugging Face hub as a `datasets` table.
+
+    Raises:
+        ValueError: it cannot be reached; says how to get it.
+    """
+    import datasets  # takes over a second to import, and scenes do not need it
+
+    try:
+        return datasets.load_dataset(hub_id, split=split, revision=revision)
+    except (OSError, ValueError) as cause:
+        reason = (str(cause).splitlines() or [type(cause).__name__])[0]
+        folder = f"data/{hub_id.rpartition('/')[2]}"
+        raise ValueError(
+            f"cannot load {hub_id} from the Hugging Face hub ({reason}); check the network, or fetch it elsewhere "
+            f"with `hf download --repo-type dataset {hub_id} --local-dir {folder}` and pass data.root={folder}"
+        ) from cause
+
+
+def parquet_table(files: Sequence[Path]) -> Any:
+    """Load parquet files as one `datasets` table."""
+    import datasets  # as above
+
+    return datasets.load_dataset("parquet", data_files=[str(path) for path in files], split="train")
+
+
+def rows_and_pictures(
+    table: Any, columns: Sequence[str], image: str
+) -> tuple[list[dict[str, Any]], list[Opener]]:
+    """Take a table apart: rows of the text columns, and for each row a function that reads its picture.
+
+    Args:
+        columns: text columns to take.
+        image: the picture column.
+
+    Raises:
+        ValueError: the table lacks a column.
+    """
+    import datasets  # as above
+
+    missing = [name for name in (*columns, image) if name not in table.column_names]
+    if missing:
+        raise ValueError(f"the table lacks {', '.join(missing)}; it has {', '.join(table.column_names)}")
+    pictures = table.select_columns(image).cast_column(image, datasets.Image())
+    rows = table.select_columns(list(columns)).to_list()
+    return rows, [partial(_cell, pictures, image, position) for position in range(len(rows))]
+
+
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    """Read a file of one JSON object per line.
+
+    Raises:
+        ValueError: a line is not JSON; says which.
+    """
+    rows = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError as cause:
+            raise ValueError(f"{path}, line {number} is not JSON: {cause}") from cause
+    return rows
+
+
+def picture_file(folders: Sequence[Path], name: str) -> Opener:
+    """Find a picture in the first of the folders that has it.
+
+    Raises:
+        ValueError: none has it.
+    """
+    for folder in folders:
+        if (folder / name).is_file():
+            return partial(Image.open, folder / name)
+    raise ValueError(f"the picture {name} is missing; looked in {', '.join(map(str, folders))}")
+
+
+def in_memory(image: Image.Image) -> Opener:
+    """Give out a picture that is in memory already."""
+    return lambda: image
+
+
+def _cell(pictures: Any, column: str, position: int) -> Image.Image:
+    image: Image.Image = pictures[position][column]
+    return image

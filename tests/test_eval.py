@@ -1,0 +1,210 @@
+"""The command as a user gives it, on a small random backbone."""
+
+import csv
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from blink import TokenSR, save_token_sr
+from blink.eval import jobs_of, main
+
+SMALL = ("scenes.images=2", "scenes.split=validation", "bench.max_new_tokens=2", "logger=none")
+
+
+@pytest.fixture(autouse=True)
+def working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Outputs go below the directory in which the command is given."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def backbone(llava_folder: Path) -> str:
+    return f"model.path={llava_folder}"
+
+
+@pytest.fixture
+def modules(tmp_path: Path) -> str:
+    torch.manual_seed(0)
+    save_token_sr({1: TokenSR(32), 2: TokenSR(32)}, tmp_path / "modules", backbone="b")
+    return f"token_sr={tmp_path / 'modules'}"
+
+
+def command(monkeypatch: pytest.MonkeyPatch, *overrides: str) -> None:
+    """`python -m blink.eval` with these overrides, in this process."""
+    monkeypatch.setattr(sys, "argv", ["blink.eval", *overrides])
+    main()
+
+
+def scores(root: Path) -> list[dict[str, Any]]:
+    """The results of all runs below outputs/eval, in the order of their folders."""
+    return [
+        json.loads(path.read_text()) for path in sorted((root / "outputs" / "eval").glob("*/scores.json"))
+    ]
+
+
+def test_run_writes_everything_and_comes_back(
+    backbone: str,
+    modules: str,
+    working_directory: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Catches settings that do not reach the result, and a second run where the first should be continued."""
+    overrides = (backbone, modules, *SMALL, "layer=1-2", "tau_exp=0.2", "patches=3", "seed=5")
+    command(monkeypatch, *overrides)
+    [folder] = (working_directory / "outputs" / "eval").iterdir()
+    assert {path.name for path in folder.iterdir()} == {
+        "config.yaml",
+        "inputs.json",
+        "predictions.jsonl",
+        "scores.json",
+    }
+    [result] = scores(working_directory)
+    assert (result["method"], result["n"], result["images"]) == ("blink", 36, 2)
+    assert result["policy"]["layers"] == [1, 2]
+    assert (result["policy"]["patches"], result["policy"]["seed"]) == (3, 5)
+    assert result["sources"] == {"layers": "override", "tau_exp": "override", "tau_drop": "Policy's default"}
+    assert result["token_sr"] == modules.removeprefix("token_sr=")
+    assert result["data"] == "scenes validation, 2 pictures"
+    assert result["expanded"] > 0
+    assert "expanded" in capsys.readouterr().out
+    predictions = (folder / "predictions.jsonl").read_bytes()
+    (folder / "predictions.jsonl").write_bytes(predictions[: len(predictions) // 2])
+    command(monkeypatch, *reversed(overrides))
+    assert (folder / "predictions.jsonl").read_bytes() == predictions
+    assert len(scores(working_directory)) == 1
+
+
+def test_fresh_starts_over_and_keeps_the_old_run(
+    backbone: str, working_directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches fresh=true as part of the run's name, or answers lost."""
+    command(monkeypatch, backbone, *SMALL, "method=vanilla")
+    command(monkeypatch, backbone, *SMALL, "method=vanilla", "fresh=true")
+    first, second = scores(working_directory)
+    assert first["metrics"] == second["metrics"]
+    assert (first["policy"], first["expanded"], first["events"]) == (None, 0, {})
+
+
+def test_retrained_modules_are_noticed(
+    backbone: str, modules: str, working_directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches the scores of old modules returned for new ones at the same place."""
+    command(monkeypatch, backbone, modules, *SMALL, "layer=1")
+    torch.manual_seed(1)
+    save_token_sr({1: TokenSR(32), 2: TokenSR(32)}, working_directory / "modules", backbone="b")
+    with pytest.raises(SystemExit, match=r"error: .*begun with another token_sr.*fresh=true"):
+        command(monkeypatch, backbone, modules, *SMALL, "layer=1")
+
+
+def test_sweep_over_methods_ends_with_table_plot_and_comparison(
+    backbone: str,
+    modules: str,
+    working_directory: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Catches jobs that share a folder, a report without pairs, and Blink left attached from one job to the next."""
+    sweep = ("method=interp,vanilla,blink", "tau_exp=0,1", "--multirun")
+    command(monkeypatch, backbone, modules, *SMALL, "layer=1", *sweep)
+    [folder] = (working_directory / "outputs" / "sweeps").iterdir()
+    assert {"sweep.csv", "sweep.png", "comparison.csv"} <= {path.name for path in folder.iterdir()}
+    with (folder / "sweep.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["method"], row["tau_exp"]) for row in rows] == [
+        (method, tau) for method in ("interp", "vanilla", "blink") for tau in ("0", "1")
+    ]
+    assert [float(row["expanded"]) for row in rows] == [1, 0, 0, 0, 1, 0]
+    assert len({row["folder"] for row in rows}) == 6
+    never = [row["f1"] for row in rows if float(row["expanded"]) == 0]
+    assert len(set(never)) == 1
+    with (folder / "comparison.csv").open() as file:
+        pairs = list(csv.DictReader(file))
+    assert len(pairs) == 6
+    assert all(pair["gained"] == pair["lost"] == "0" for pair in pairs if pair["tau_exp"] == "1")
+    assert "McNemar" in capsys.readouterr().out
+
+
+def test_sweep_with_one_bad_point_starts_no_job(
+    backbone: str, working_directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches a mistake in the last point found after hours on the first ones."""
+    with pytest.raises(SystemExit, match=r"error: tau_exp=1.7 is not a number in \[0, 1\]"):
+        command(monkeypatch, backbone, *SMALL, "method=interp", "layer=1", "tau_exp=0.5,1.7", "--multirun")
+    assert not (working_directory / "outputs" / "eval").exists()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (("layer=4",), "layers .4.; this model has decoder layers 0 to 3"),
+        (("layer=5-2",), "run backwards"),
+        ((), "no layers are preset for pope on this backbone"),
+        (("layer=1", "tau_exp=-0.1"), "tau_exp=-0.1 is not a number in"),
+        (("layer=1", "tau_drop=2"), "tau_drop=2 is not a number in"),
+        (("layer=1", "tau_exp=high"), "tau_exp='high' is not a number in"),
+        (("layer=1", "patches=1"), "patches=1 is not an integer of at least 2"),
+        (("layer=1", "patches=4"), "patches=4 does not divide the 6 x 6 grid"),
+        (("layer=1", "saliency=gradient"), "saliency='gradient' is unknown"),
+        (("layer=1", "method=blink"), "method=blink needs TokenSR modules"),
+        (
+            ("layer=1", "method=blink", "token_sr=/missing"),
+            "token_sr='/missing' is neither a folder nor a hub id",
+        ),
+        (("layer=1", "data.root=/missing"), "data.root=/missing is not a folder"),
+        (("layer=1", "data=local"), "data.root"),
+        (("layer=1", "limit=0"), "pope has no questions left"),
+        (("layer=1", "batch_size=0"), "batch_size=0"),
+        (("layer=1", "bench.splits=[often]"), "choose one or more of adversarial"),
+        (("layer=1", "model.template=chatml"), "unknown prompt template 'chatml'"),
+        (("layer=1", "+tau=0.5"), "unknown key 'tau'"),
+    ],
+)
+def test_mistakes_are_one_line_before_any_work(
+    backbone: str,
+    overrides: tuple[str, ...],
+    message: str,
+    working_directory: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Catches a traceback for a user's mistake, and one that is found after the weights are loaded."""
+    with pytest.raises(SystemExit, match=f"^error: .*{message}") as caught:
+        command(monkeypatch, backbone, *SMALL, "method=interp", *overrides)
+    assert "\n" not in str(caught.value)
+    assert not (working_directory / "outputs").exists()
+
+
+def test_unknown_key_is_hydras_error(
+    backbone: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Catches a misspelt key that is ignored."""
+    with pytest.raises(SystemExit):
+        command(monkeypatch, backbone, "tau_expp=0.5")
+    assert "tau_expp" in capsys.readouterr().err
+
+
+def test_help_names_the_keys_and_examples(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Catches a help page that lost its template."""
+    with pytest.raises(SystemExit):
+        command(monkeypatch, "--help")
+    shown = capsys.readouterr().out
+    assert all(
+        word in shown for word in ("tau_exp", "method: blink, interp, vanilla", "--multirun", "Examples")
+    )
+
+
+def test_jobs_are_those_of_hydras_sweeper() -> None:
+    """Catches lists taken for sweeps and ranges left unexpanded."""
+    assert list(jobs_of(["layer=[1,2],3", "patches=range(2,4)", "seed=1"])) == [
+        ["layer=[1,2]", "patches=2", "seed=1"],
+        ["layer=[1,2]", "patches=3", "seed=1"],
+        ["layer=3", "patches=2", "seed=1"],
+        ["layer=3", "patches=3", "seed=1"],
+    ]

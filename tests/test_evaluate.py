@@ -1,0 +1,168 @@
+"""Predictions survive a kill anywhere, and scores say what was done."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from blink.bench import Pope
+from blink.evaluate import files_digest, resume
+from tests.runs import Rule, finish, read_rows, samples
+
+
+def test_killed_anywhere_ends_with_the_same_file(tmp_path: Path) -> None:
+    """Catches half-written lines kept, answers doubled or lost, and a question answered in another batch.
+
+    The file of a finished run is cut at many places, in the middle of characters and lines too; each time the run
+    must go on in the old batches and end with the same bytes.
+    """
+    asked = samples()
+    whole = Rule(wrong=["random/0yes"])
+    finish(tmp_path, whole, asked)
+    path, scores = tmp_path / "predictions.jsonl", tmp_path / "scores.json"
+    content = path.read_bytes()
+    assert len(whole.batches) == 5
+    for cut in [*range(0, len(content), 97), len(content) - 1]:
+        scores.unlink(missing_ok=True)
+        path.write_bytes(content[:cut])
+        again = Rule(wrong=["random/0yes"])
+        finish(tmp_path, again, asked)
+        assert path.read_bytes() == content
+        assert again.batches == whole.batches[-len(again.batches) :]
+
+
+def test_killed_before_the_scores_answers_nothing_again(tmp_path: Path) -> None:
+    """Catches a finished file answered once more because its scores are missing."""
+    first = finish(tmp_path, Rule(), samples())
+    (tmp_path / "scores.json").unlink()
+    rule = Rule()
+    second = finish(tmp_path, rule, samples())
+    assert rule.batches == []
+    assert second["metrics"] == first["metrics"]
+    assert second["questions_per_second"] is None
+
+
+def test_finished_run_is_returned_as_it_was(tmp_path: Path) -> None:
+    """Catches timings of a run overwritten by a look at it."""
+    first = finish(tmp_path, Rule(), samples())
+    rule = Rule(wrong=["random/0yes"])
+    assert finish(tmp_path, rule, samples()) == json.loads(json.dumps(first))
+    assert rule.batches == []
+
+
+def test_exception_stops_the_run_and_says_where(tmp_path: Path) -> None:
+    """Catches failures scored as empty, wrong answers: the batches before are kept, the cause comes through."""
+    asked = samples()
+    with pytest.raises(RuntimeError, match="out of memory") as caught:
+        finish(tmp_path, Rule(fails_at=asked[7].id), asked)
+    assert caught.value.__notes__ == [f"while answering {', '.join(sample.id for sample in asked[5:10])}"]
+    assert [row["id"] for row in read_rows(tmp_path)] == [sample.id for sample in asked[:5]]
+    assert not (tmp_path / "scores.json").exists()
+    finish(tmp_path, Rule(), asked)
+    assert len(read_rows(tmp_path)) == 24
+
+
+def test_row_keeps_response_answer_and_events(tmp_path: Path) -> None:
+    """Catches a schema that a scorer of the file alone could not use."""
+    finish(tmp_path, Rule(wrong=["popular/1no"]), samples())
+    row = next(row for row in read_rows(tmp_path) if row["id"] == "popular/1no")
+    assert row == {
+        "id": "popular/1no",
+        "split": "popular",
+        "image": "picture1",
+        "question": "Is it no? 图",
+        "response": "Yes, 是",
+        "label": "no",
+        "answer": "yes",
+        "correct": False,
+        "tokens": 2,
+        "events": [
+            {"layer": 2, "ratio": 0.25, "region": 1, "action": "drop"},
+            {"layer": 3, "ratio": 0.123457, "region": 0, "action": "keep"},
+        ],
+    }
+
+
+def test_scores_say_what_was_done(tmp_path: Path) -> None:
+    """Catches events counted per question instead of per layer, and a share of events instead of samples.
+
+    Of four pictures two expand; one of 24 answers is wrong, a "yes" of the random split taken for "no".
+    """
+    result = finish(tmp_path, Rule(wrong=["random/0yes"]), samples(), policy={"patches": 2})
+    assert json.loads((tmp_path / "scores.json").read_text()) == result
+    assert (result["benchmark"], result["version"], result["n"], result["images"]) == (
+        "pope",
+        "pope-1",
+        24,
+        4,
+    )
+    assert result["metrics"]["random_accuracy"] == 87.5
+    assert result["metrics"]["random_recall"] == 75
+    assert result["metrics"]["accuracy"] == pytest.approx((100 + 100 + 87.5) / 3)
+    low, high = result["intervals"]["random_accuracy"]
+    assert low < 87.5 < high <= 100
+    assert result["expanded"] == 0.5
+    assert result["events"] == {
+        "2": {"expand": 0, "keep": 0, "drop": 24},
+        "3": {"expand": 12, "keep": 12, "drop": 0},
+    }
+    assert result["policy"] == {"patches": 2}
+    assert result["questions_per_second"] == pytest.approx(24 / result["seconds"], rel=0.5)
+    assert result["peak_memory_mb"] > 10
+    assert result["warnings"] == []
+
+
+def test_one_picture_has_scores_without_intervals(tmp_path: Path) -> None:
+    """Catches NaN in JSON, which other readers refuse."""
+    result = finish(tmp_path, Rule(), samples(1))
+    assert result["metrics"]["f1"] == 100
+    assert result["intervals"]["f1"] is None
+    assert "NaN" not in (tmp_path / "scores.json").read_text()
+
+
+def test_other_inputs_are_refused(tmp_path: Path) -> None:
+    """Catches answers of retrained modules mixed with those of the old ones under the same command."""
+    resume(tmp_path, samples(), batch_size=5, inputs={"token_sr": "old", "backbone": "b"})
+    with pytest.raises(ValueError, match=r"begun with another token_sr.*old then, new now.*fresh=true"):
+        resume(tmp_path, samples(), batch_size=5, inputs={"token_sr": "new", "backbone": "b"})
+    with pytest.raises(ValueError, match="begun with another samples"):
+        resume(tmp_path, samples(3), batch_size=5, inputs={"token_sr": "old", "backbone": "b"})
+
+
+def test_answers_to_other_questions_are_refused(tmp_path: Path) -> None:
+    """Catches a file of another run copied into the folder."""
+    finish(tmp_path / "a", Rule(), list(reversed(samples())))
+    resume(tmp_path / "a", list(reversed(samples())), batch_size=5, inputs={"backbone": "same"})
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "predictions.jsonl").write_bytes((tmp_path / "a" / "predictions.jsonl").read_bytes())
+    with pytest.raises(ValueError, match="24 answers to other questions than these 24"):
+        resume(tmp_path / "b", samples(), batch_size=5, inputs={})
+
+
+def test_damaged_line_is_named(tmp_path: Path) -> None:
+    """Catches a damaged file repaired in silence: only the end can be cut by a kill."""
+    asked = samples()
+    finish(tmp_path, Rule(), asked)
+    path = tmp_path / "predictions.jsonl"
+    lines = path.read_bytes().split(b"\n")
+    path.write_bytes(b"\n".join([lines[0], lines[1][:20], *lines[2:]]))
+    with pytest.raises(ValueError, match="line 2 is damaged"):
+        resume(tmp_path, asked, batch_size=5, inputs={"backbone": "same"})
+
+
+def test_digest_notices_changed_weights(tmp_path: Path) -> None:
+    """Catches a digest of names only: same size, other content, another digest."""
+    (tmp_path / "layer_01.safetensors").write_bytes(b"a" * 5000)
+    before = files_digest(tmp_path)
+    (tmp_path / "notes.txt").write_text("irrelevant")
+    assert files_digest(tmp_path) == before
+    (tmp_path / "layer_01.safetensors").write_bytes(b"a" * 4999 + b"b")
+    assert files_digest(tmp_path) != before
+
+
+def test_split_left_out_is_a_warning_in_the_result(tmp_path: Path) -> None:
+    """Catches a mean over fewer splits that looks like POPE's."""
+    asked = [sample for sample in samples() if sample.split != "popular"]
+    result = finish(tmp_path, Rule(), asked)
+    assert result["warnings"] == Pope().warnings(read_rows(tmp_path))
+    assert "adversarial, random only" in result["warnings"][0]

@@ -1,0 +1,108 @@
+"""Mistakes that are found before any weight is read."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from blink import TokenSR, save_token_sr
+from blink.prepare import check_fit, modules_folder, read_questions
+from tests.bench.test_pope import write_llava
+
+SCENES: dict[str, Any] = {
+    "source": "scenes",
+    "place": None,
+    "scenes_split": "validation",
+    "scenes_images": 2,
+    "limit": None,
+}
+
+
+def test_scenes_are_asked_picture_by_picture() -> None:
+    """Catches a limit that leaves whole splits out: 18 questions about one picture hold all three."""
+    questions = read_questions("pope", (), **SCENES | {"limit": 18})
+    assert len(questions.samples) == 18
+    assert {sample.image for sample in questions.samples} == {"scenes/validation/0"}
+    assert sorted({sample.split for sample in questions.samples}) == ["adversarial", "popular", "random"]
+    assert questions.data == "scenes validation, 2 pictures"
+    assert questions.samples[0].load_image().size == (192, 192)
+    assert "difficulty" in questions.samples[0].details
+
+
+def test_settings_reach_the_benchmark() -> None:
+    """Catches a split filter or an answer length that is read and forgotten."""
+    questions = read_questions("pope", (("splits", ("random",)), ("max_new_tokens", 7)), **SCENES)
+    assert len(questions.samples) == 12
+    assert questions.benchmark.max_new_tokens == 7
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "message"),
+    [
+        ("pope", {"limit": 0}, "pope has no questions left: 36 in scenes validation, 2 pictures, limit=0"),
+        ("pope", {"limit": -3}, "no questions left"),
+        ("pope", {"scenes_images": 0}, "no questions left: 0 in"),
+        ("pope", {"source": "local", "place": "/missing"}, "data.root=/missing is not a folder"),
+        ("pope", {"source": "local"}, "data.root=None is not a folder"),
+        ("pope", {"source": "web"}, "unknown data source 'web'; choose scenes, hub or local"),
+        ("pope", {"scenes_split": "train"}, "split"),
+        ("poper", {}, "unknown benchmark 'poper'; choose one of pope"),
+    ],
+)
+def test_questions_that_cannot_be_read(name: str, changes: dict[str, Any], message: str) -> None:
+    """Catches an empty or misnamed source that scores nothing."""
+    with pytest.raises(ValueError, match=message):
+        read_questions(name, (), **SCENES | changes)
+
+
+def test_broken_picture_is_found_at_once(tmp_path: Path) -> None:
+    """Catches a run that dies half-way on a picture that was broken from the start."""
+    write_llava(tmp_path)
+    local = SCENES | {"source": "local", "place": str(tmp_path)}
+    assert len(read_questions("pope", (), **local).samples) == 6
+    (tmp_path / "val2014" / "COCO_val2014_1.png").write_bytes(b"\x89PNG\r\n\x1a\n broken")
+    with pytest.raises(ValueError, match=r"cannot read the picture COCO_val2014_1.png of question"):
+        read_questions("pope", (), **local | {"limit": 6})
+
+
+@pytest.mark.parametrize(
+    ("layers", "patches", "message"),
+    [
+        ((2, 4), 2, r"layers \[4\]; this model has decoder layers 0 to 3"),
+        ((2,), 4, "patches=4 does not divide the 6 x 6 grid"),
+    ],
+)
+def test_policy_that_does_not_fit_the_backbone(
+    llava_folder: Path, layers: tuple[int, ...], patches: int, message: str
+) -> None:
+    """Catches a layer or a split that would only fail once the weights are in memory."""
+    with pytest.raises(ValueError, match=message):
+        check_fit(str(llava_folder), None, layers, patches, None)
+
+
+def test_modules_that_do_not_fit_the_backbone(llava_folder: Path, tmp_path: Path) -> None:
+    """Catches modules of another width, and a scanned layer without one, before the weights are read."""
+    torch.manual_seed(0)
+    save_token_sr({1: TokenSR(32), 2: TokenSR(32)}, tmp_path / "fits", backbone="b")
+    save_token_sr({1: TokenSR(16)}, tmp_path / "narrow", backbone="b")
+    check_fit(str(llava_folder), None, (1, 2), 2, str(tmp_path / "fits"))
+    with pytest.raises(ValueError, match=r"layers \[3\] are scanned too"):
+        check_fit(str(llava_folder), None, (1, 3), 2, str(tmp_path / "fits"))
+    with pytest.raises(ValueError, match="16"):
+        check_fit(str(llava_folder), None, (1,), 2, str(tmp_path / "narrow"))
+    with pytest.raises(ValueError, match="neither a folder nor a hub id"):
+        check_fit(str(llava_folder), None, (1,), 2, str(tmp_path / "missing"))
+
+
+def test_no_backbone_at_the_path(tmp_path: Path) -> None:
+    """Catches an OSError of a page for a mistyped folder."""
+    with pytest.raises(ValueError, match="no backbone at"):
+        check_fit(str(tmp_path), None, (1,), 2, None)
+
+
+def test_other_backbones_are_told_how_to_train() -> None:
+    """Catches the tiny backbone's modules handed to another one."""
+    with pytest.raises(ValueError, match=r"python -m blink.train model.path=my/llava layer=\[2,3\]"):
+        modules_folder(None, "my/llava", (2, 3))
+    assert modules_folder("mine", "my/llava", (2, 3)) == "mine"
