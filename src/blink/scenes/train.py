@@ -32,8 +32,6 @@ from blink.scenes.tiny import WIDTH, build_model, build_processor
 
 log = logging.getLogger(__name__)
 
-SAVE_SECONDS = 120
-
 
 @dataclass(frozen=True)
 class Stage:
@@ -126,7 +124,8 @@ class Trainer:
 
     def __init__(self, folder: Path, seed: int, compiled: bool) -> None:
         torch.manual_seed(seed)
-        self.folder, self.compiled = folder, compiled
+        self.folder = folder
+        self.save_seconds = 120.0
         self.processor: LlavaProcessor = build_processor()
         self.tokenizer = self.processor.tokenizer
         self.model: LlavaForConditionalGeneration = build_model(self.tokenizer, seed)
@@ -291,7 +290,7 @@ class Trainer:
                 bar.update(task, advance=1, description=f"{stage.name} loss {mean[0]:.3f}")
                 if (step + 1) % 100 == 0:
                     log.info("%s step %d: loss %.4f, right %.3f", stage.name, step + 1, *mean.tolist())
-                if time.monotonic() - since > SAVE_SECONDS:
+                if time.monotonic() - since > self.save_seconds:
                     self._save(number, step + 1, optimizers)
                     since = time.monotonic()
 
