@@ -68,14 +68,19 @@ def load_backbone(
     if num_layers is not None:
         _keep_lower_layers(config.text_config, num_layers, name)
     model = _load_model(_source(name), config, revision, dtype, attn_implementation)
-    processor = AutoProcessor.from_pretrained(_source(name), revision=revision)
-    processor.tokenizer.padding_side = "left"
     return LoadedBackbone(
         model=model.to(device).requires_grad_(False).eval(),
-        processor=processor,
+        processor=load_processor(name, revision=revision),
         name=name,
         revision=getattr(config, "_commit_hash", None),
     )
+
+
+def load_processor(path: str | Path, *, revision: str | None = None) -> Any:
+    """Load the processor of a checkpoint, padding on the left."""
+    processor = AutoProcessor.from_pretrained(_source(str(path)), revision=revision)
+    processor.tokenizer.padding_side = "left"
+    return processor
 
 
 def outline(path: str | Path, *, revision: str | None = None) -> Backbone:

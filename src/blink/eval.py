@@ -25,16 +25,20 @@ from omegaconf import DictConfig, OmegaConf
 from blink import sweep, tracking
 from blink.answerer import GreedyAnswerer
 from blink.bench import Benchmark, Sample
-from blink.checkpoints import TINY, LoadedBackbone, load_backbone
+from blink.checkpoints import TINY, LoadedBackbone, load_backbone, load_processor
 from blink.compare import read_run, score_table, screen
 from blink.evaluate import SCORES, evaluate, files_digest, resume
+from blink.figures import example
 from blink.outputs import CONF_DIR, one_line_errors, open_run, reject_added_keys
 from blink.policy import Policy
 from blink.prepare import check_fit, modules_folder, outlined, read_questions
 from blink.presets import resolve
 from blink.prompts import Template, template_named
+from blink.views import ViewMaker
 
 log = logging.getLogger(__name__)
+
+EXAMPLE = "example.png"
 
 _SCAN_KEYS = ("layer", "tau_exp", "tau_drop")
 _OTHER_POLICY_KEYS = ("patches", "saliency", "interpolate", "selector", "schedule", "scale_tau", "seed")
@@ -88,6 +92,8 @@ def main(config: DictConfig) -> None:
             logger.save()
     finally:
         tracking.close(logger)
+    if not (folder / EXAMPLE).exists():
+        _draw_example(plan, config.model, folder)
     for warning in result["warnings"]:
         log.warning("%s", warning)
     if job.mode == RunMode.MULTIRUN:
@@ -233,6 +239,13 @@ def _load(
     return load_backbone(
         path, revision=revision, dtype=dtype, device=device, attn_implementation=attn_implementation
     )
+
+
+def _draw_example(plan: Plan, model: DictConfig, folder: Path) -> None:
+    """Draw one answer into the run folder."""
+    seen = ViewMaker(load_processor(model.path, revision=model.revision)).seen
+    figure = example(plan.samples, read_run(folder).rows(), plan.policy, seen)
+    figure.savefig(folder / EXAMPLE, dpi=130)
 
 
 def _numbers(result: Mapping[str, Any]) -> dict[str, float]:

@@ -1,15 +1,16 @@
-"""Pictures of what Blink did. Drawn from recorded events alone: no model is needed.
+"""Pictures of what Blink did, drawn from recorded events: no model is needed.
 
 Colours are those of Okabe and Ito, which colour-blind readers can tell apart; line styles differ as well.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from PIL import Image
 
-from blink.policy import Event
+from blink.bench import Row, Sample
+from blink.policy import Event, Policy
 
 ACTION_STYLE = {"expand": ("#D55E00", "-"), "keep": ("#0072B2", "--"), "drop": ("#000000", ":")}
 """Colour and line style of each action."""
@@ -65,3 +66,27 @@ def event_strip(
     axes.set_ylim(0, 1)
     axes.legend(fontsize="x-small", loc="upper right", ncols=3)
     return figure
+
+
+def example(
+    samples: Sequence[Sample],
+    rows: Sequence[Row],
+    policy: Policy | None,
+    seen: Callable[[Image.Image], Image.Image],
+) -> Figure:
+    """One answer of an evaluation: the first that expanded, else the first.
+
+    Args:
+        rows: one per sample, in their order.
+        seen: from a picture to the part of it that the backbone saw.
+    """
+    chosen = next((n for n, row in enumerate(rows) if _expanded(row)), 0)
+    sample, row = samples[chosen], rows[chosen]
+    used = policy or Policy(layers=[0])  # without events nothing of it is drawn
+    title = f"{row['question'].splitlines()[0]}\n{row['response']} (right: {row['label']})"
+    events = [Event(**event) for event in row["events"]]
+    return event_strip(seen(sample.load_image()), events, used.patches, used.thresholds, title)
+
+
+def _expanded(row: Row) -> bool:
+    return any(event["action"] == "expand" for event in row["events"])
