@@ -19,15 +19,15 @@ def filled() -> BlinkCache:
     valid = torch.tensor([[False, True, True, True], [True] * 4, [True] * 4])
     cache = BlinkCache()
     keys = tokens(3, 4, 0)
-    cache.store([Piece([0, 1, 2], keys, -keys, valid, valid.sum(1))])
+    cache.store([Piece([0, 1, 2], keys, -keys, valid)])
     short, long = tokens(2, 4, 100), tokens(1, 6, 200)
     cache.store(
         [
-            Piece([0, 2], short, -short, valid[[0, 2]], torch.tensor([3, 4])),
-            Piece([1], long, -long, None, torch.tensor([6])),
+            Piece([0, 2], short, -short, valid[[0, 2]]),
+            Piece([1], long, -long, None),
         ]
     )
-    cache.store([Piece([0, 1, 2], keys, -keys, valid, valid.sum(1))])
+    cache.store([Piece([0, 1, 2], keys, -keys, valid)])
     cache.finish_prompt(valid, 4, [[Event(1, 0.5, row, "expand")] for row in range(3)])
     return cache
 

@@ -35,7 +35,6 @@ def test_spans() -> None:
     assert found.visual_start_B.tolist() == [3, 2, 0]
     assert found.visual_end_B.tolist() == [6, 5, 3]
     assert found.last_B.tolist() == [6, 6, 4]
-    assert found.lengths().tolist() == [5, 7, 5]
     assert found.positions().tolist() == [
         [0, 0, 0, 1, 2, 3, 4],
         [0, 1, 2, 3, 4, 5, 6],
@@ -81,7 +80,6 @@ def test_without_padding() -> None:
     found = find_layout(ROWS[1:2], None, IMAGE)
     assert found.extended(4).valid_BN is None
     assert found.extended(4).positions().tolist() == [list(range(11))]
-    assert found.extended(4).lengths().tolist() == [11]
 
 
 @pytest.mark.parametrize(

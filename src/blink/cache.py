@@ -42,13 +42,12 @@ class KeyLayout:
 
 
 class Piece(NamedTuple):
-    """Keys and values [b, K, M, E] of the rows of one stream, with their layout."""
+    """Keys and values [b, K, M, E] of the rows of one stream; `valid_bM` is None where none is padded."""
 
     rows: list[int]
     keys: Tensor
     values: Tensor
     valid_bM: Tensor | None
-    length_b: Tensor
 
 
 class BlinkCache(DynamicCache):
@@ -141,30 +140,27 @@ class BlinkCache(DynamicCache):
 
 def _merge_layouts(pieces: list[Piece]) -> KeyLayout:
     """The layout of all rows, shorter ones padded in front."""
-    columns = max(piece.keys.shape[2] for piece in pieces)
-    valid = [piece.valid_bM for piece in pieces]
-    if len(pieces) > 1:
-        valid = [
-            F.pad(
-                torch.ones(
-                    piece.keys.shape[0], piece.keys.shape[2], dtype=torch.bool, device=piece.keys.device
-                )
-                if piece.valid_bM is None
-                else piece.valid_bM,
-                (columns - piece.keys.shape[2], 0),
-            )
-            for piece in pieces
-        ]
-    length_B = _in_row_order(pieces, [piece.length_b for piece in pieces])
-    if any(valid_bM is None for valid_bM in valid):
-        return KeyLayout(columns, None, length_B)
-    return KeyLayout(columns, _in_row_order(pieces, [v for v in valid if v is not None]), length_B)
+    rows, columns = sum(len(piece.rows) for piece in pieces), max(piece.keys.shape[2] for piece in pieces)
+    device = pieces[0].keys.device
+    if len(pieces) == 1 and pieces[0].valid_bM is None:
+        return KeyLayout(columns, None, torch.full((rows,), columns, device=device))
+    masks = []
+    for piece in pieces:
+        b, _, M, _ = piece.keys.shape
+        valid_bM = (
+            torch.ones(b, M, dtype=torch.bool, device=device) if piece.valid_bM is None else piece.valid_bM
+        )
+        masks.append(F.pad(valid_bM, (columns - M, 0)))
+    valid_BM = _in_row_order(pieces, masks)
+    return KeyLayout(columns, valid_BM, valid_BM.sum(dim=1))
 
 
 def _merge(pieces: list[Piece], tensors: list[Tensor]) -> Tensor:
     """Put [b, K, M, E] of every stream in row order, shorter ones padded in front with zeros."""
     columns = max(tensor.shape[2] for tensor in tensors)
-    return _in_row_order(pieces, [F.pad(tensor, (0, 0, columns - tensor.shape[2], 0)) for tensor in tensors])
+    if len(tensors) > 1:
+        tensors = [F.pad(tensor, (0, 0, columns - tensor.shape[2], 0)) for tensor in tensors]
+    return _in_row_order(pieces, tensors)
 
 
 def _in_row_order(pieces: list[Piece], tensors: list[Tensor]) -> Tensor:

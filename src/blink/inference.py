@@ -88,9 +88,9 @@ def run_prompt(
             streams = act(backbone, policy, modules.get(layer), layout, streams, actions)
             for row, event in enumerate(actions):
                 events[row].append(event)
-        pieces = [run_stream(backbone, layer, stream) for stream in streams]
+        pieces = [run_stream(backbone, layer, stream, keep=cache is not None) for stream in streams]
         if cache is not None:
-            cache.store(pieces)
+            cache.store([piece for piece in pieces if piece is not None])
     hidden_BSd = backbone.final_norm(join(streams))
     if cache is not None:
         cache.finish_prompt(layout.valid_BN, layout.columns, events)
@@ -207,11 +207,11 @@ def join(streams: list[Stream]) -> Tensor:
     return torch.cat(parts)[rows.argsort()]
 
 
-def run_stream(backbone: Backbone, layer: int, stream: Stream) -> Piece:
-    """Run one layer on a stream, and return the keys and values that it made."""
+def run_stream(backbone: Backbone, layer: int, stream: Stream, keep: bool) -> Piece | None:
+    """Run one layer on a stream; `keep` the keys and values that it made."""
     made = _Made()
-    stream.hidden_bNd = backbone.run_layer(layer, stream.hidden_bNd, stream.frame, made)
-    return Piece(stream.rows, made.keys, made.values, stream.layout.valid_BN, stream.layout.lengths())
+    stream.hidden_bNd = backbone.run_layer(layer, stream.hidden_bNd, stream.frame, made if keep else None)
+    return Piece(stream.rows, made.keys, made.values, stream.layout.valid_BN) if keep else None
 
 
 class _Made:

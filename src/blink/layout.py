@@ -67,12 +67,6 @@ class Layout:
         """Position ids [1, N] without padding, else [B, N] with 0 at padding."""
         return positions(self.valid_BN, self.columns, self.last_B.device)
 
-    def lengths(self) -> Tensor:
-        """Number of tokens of each row, padding left out: int64 [B]."""
-        if self.valid_BN is None:
-            return torch.full_like(self.last_B, self.columns)
-        return self.valid_BN.sum(dim=1)
-
     def visual(self, hidden_BNd: Tensor, count: int) -> Tensor:
         """The first `count` visual tokens of each row, [B, count, d]."""
         return _take(hidden_BNd, self.visual_columns(count))
