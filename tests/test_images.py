@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from blink.images import Chosen, DrawnImages, UnreadableImage, hub_images, local_images, mixture_images
+from blink.images import Chosen, DrawnImages, UnreadableImageError, hub_images, local_images, mixture_images
 from tests import models
 
 
@@ -22,7 +22,8 @@ def test_folder_is_searched_at_any_depth_in_order(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("no image")
     found = local_images([tmp_path])
     assert [found.name(i) for i in range(len(found))] == sorted(map(str, paths))
-    assert found.read(0).mode == "RGB" and found.read(0).size == (12, 10)
+    assert found.read(0).mode == "RGB"
+    assert found.read(0).size == (12, 10)
 
 
 def test_content_counts_not_the_ending(tmp_path: Path) -> None:
@@ -45,7 +46,7 @@ def test_a_broken_image_that_is_named_directly_is_refused(tmp_path: Path) -> Non
     broken = tmp_path / "broken.png"
     broken.write_bytes(whole.read_bytes()[:-40])
     assert len(local_images([tmp_path])) == 2  # in a folder the manifest decides
-    with pytest.raises(UnreadableImage, match="broken.png"):
+    with pytest.raises(UnreadableImageError, match=r"broken\.png"):
         local_images([whole, broken])
 
 
@@ -74,7 +75,7 @@ def test_mixture_lists_each_image_once(tmp_path: Path) -> None:
         str(other / "ocr_vqa/images/2.jpg"),
         str(tmp_path / "gqa/images/missing.jpg"),
     ]
-    with pytest.raises(UnreadableImage, match="missing.jpg"):
+    with pytest.raises(UnreadableImageError, match=r"missing\.jpg"):
         found.read(2)
     assert local_images([file, tmp_path, other]) == found
     assert len(local_images([file])) == 3

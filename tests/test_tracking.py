@@ -40,4 +40,5 @@ def test_csv_and_none(tmp_path: Path) -> None:
     logger.save()
     tracking.close(logger)
     assert "1.5" in (tmp_path / "csv" / "version_0" / "metrics.csv").read_text()
-    assert tracking.no_logger(str(tmp_path)) is None
+    tracking.no_logger(str(tmp_path))
+    assert [path.name for path in tmp_path.iterdir()] == ["csv"]

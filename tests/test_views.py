@@ -68,7 +68,8 @@ def test_quadrants_of_odd_sides_share_the_middle() -> None:
     """Catches a lost line of pixels or quadrants of different sizes."""
     values = np.arange(15, dtype=np.uint8).reshape(3, 5)
     parts = [np.asarray(part).tolist() for part in quadrants(Image.fromarray(values))]
-    assert parts[0] == [[0, 1, 2], [5, 6, 7]] and parts[3] == [[7, 8, 9], [12, 13, 14]]
+    assert parts[0] == [[0, 1, 2], [5, 6, 7]]
+    assert parts[3] == [[7, 8, 9], [12, 13, 14]]
 
 
 @pytest.mark.parametrize("family", ["llava", "llava_next"])

@@ -31,7 +31,7 @@ class Images(Protocol):
     def read(self, index: int) -> Image.Image: ...
 
 
-class UnreadableImage(ValueError):
+class UnreadableImageError(ValueError):
     """An image file that is missing or cannot be decoded; says which, and why."""
 
 
@@ -39,13 +39,13 @@ def read_image(file: Path | bytes, name: str) -> Image.Image:
     """Decode an image completely, as RGB; of an animation the first frame. The ending of the name is ignored.
 
     Raises:
-        UnreadableImage: for whatever reason it cannot be decoded.
+        UnreadableImageError: for whatever reason it cannot be decoded.
     """
     try:
         with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file) as image:
             return image.convert("RGB")
     except Exception as error:  # Pillow's decoders raise almost any type on a damaged file
-        raise UnreadableImage(f"{name}: {type(error).__name__}: {error}") from error
+        raise UnreadableImageError(f"{name}: {type(error).__name__}: {error}") from error
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from rich.progress import track
 
-from blink.images import Chosen, Images, UnreadableImage
+from blink.images import Chosen, Images, UnreadableImageError
 from blink.outputs import is_first_process, write_json
 
 log = logging.getLogger(__name__)
@@ -109,7 +109,7 @@ def _unreadable(images: Images) -> dict[int, str]:
     def reason(index: int) -> str | None:
         try:
             images.read(index)
-        except UnreadableImage as error:
+        except UnreadableImageError as error:
             return str(error)
         return None
 

@@ -114,13 +114,14 @@ class TokenSRTraining(LightningModule):
                 kl = self._loss(layer, tokens, teacher)
                 found = distances(channels_last(tokens), channels_last(teacher), kl)
                 for measure, value in zip(Distances._fields, found, strict=True):
-                    metric = self.measured[_name(layer, measure, name)]
-                    metric.update(value, weight=len(teacher))
+                    self._mean(_name(layer, measure, name)).update(value, weight=len(teacher))
 
     def on_validation_epoch_end(self) -> None:
-        for name, metric in self.measured.items():
-            self.log(f"held_out/{name}", metric.compute(), rank_zero_only=True)
-            metric.reset()
+        """Log the means over all processes' pairs."""
+        for name in self.measured:
+            mean = self._mean(name)
+            self.log(f"held_out/{name}", mean.compute(), rank_zero_only=True)
+            mean.reset()
 
     def regions(self, batch: Views) -> dict[int, tuple[Tensor, Tensor]]:
         """Run the backbone once, and return what each layer's module is given and what it should make of it.
@@ -175,6 +176,11 @@ class TokenSRTraining(LightningModule):
         if layer in self._norms:
             student_d, teacher_d = self._norms[layer](student_d), self._norms[layer](teacher_d)
         return token_kl(student_d, teacher_d, self.temperature)
+
+    def _mean(self, name: str) -> MeanMetric:
+        mean = self.measured[name]
+        assert isinstance(mean, MeanMetric), f"{name} is a {type(mean).__name__}"
+        return mean
 
     def _names(self) -> list[str]:
         return [

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -47,10 +48,14 @@ def run_name(overrides: Sequence[str]) -> str:
             `fresh`, `ckpt`, `outputs` and `logger` are left out.
     """
     by_key = {}
-    for override in overrides:
-        key, _, value = override.partition("=")
-        if key.lstrip("+~").partition(".")[0] not in _HOW_NOT_WHAT:
-            by_key[key.lstrip("+")] = value
+    for override in OverridesParser.create().parse_overrides(list(overrides)):
+        key = override.get_key_element().lstrip("+")
+        if key.lstrip("~").partition(".")[0] in _HOW_NOT_WHAT:
+            continue
+        if override.is_sweep_override():
+            by_key[key] = override.input_line.partition("=")[2] if override.input_line else ""
+        else:  # one spelling of each value: a multirun passes False on for false
+            by_key[key] = override.get_value_element_as_str()
     full = ",".join(f"{key}={value}" for key, value in sorted(by_key.items())) or "default"
     name = re.sub(r"[^\w.,=~\[\]-]", "_", full)[:_LONGEST_NAME]
     if name == full:

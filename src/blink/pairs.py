@@ -37,6 +37,21 @@ def images_per_batch(global_pairs: int, processes: int, accumulate: int = 1) -> 
     return global_pairs // share
 
 
+def steps_per_epoch(images: int, global_pairs: int) -> int:
+    """Return the optimizer steps of one pass over the images; an incomplete last step is left out.
+
+    Raises:
+        ValueError: there are fewer images than one step takes.
+    """
+    steps = images * QUADRANTS // global_pairs
+    if not steps:
+        raise ValueError(
+            f"{images} training image(s), but one optimizer step takes {global_pairs // QUADRANTS} "
+            f"(global_pairs={global_pairs}): give more images or fewer pairs"
+        )
+    return steps
+
+
 class ImageViews(Dataset[Views]):
     """The views of each image of a collection."""
 
@@ -60,18 +75,18 @@ class TrainingOrder(Sampler[list[int]]):
 
     Args:
         images: how many there are.
-        per_batch: images per batch of one process.
+        global_pairs: pairs per optimizer step over all processes.
         accumulate: batches per optimizer step.
         position: batches to skip.
 
     Raises:
-        ValueError: there are fewer images than one optimizer step takes.
+        ValueError: the pairs cannot be shared out, or there are fewer images than one optimizer step takes.
     """
 
     def __init__(
         self,
         images: int,
-        per_batch: int,
+        global_pairs: int,
         *,
         epochs: int = 1,
         accumulate: int = 1,
@@ -80,15 +95,10 @@ class TrainingOrder(Sampler[list[int]]):
         seed: int = 0,
         position: int = 0,
     ) -> None:
-        per_step = per_batch * processes * accumulate
-        if images < per_step:
-            raise ValueError(
-                f"{images} training image(s), but one optimizer step takes {per_step}: "
-                "give more images or a smaller global_pairs"
-            )
-        self.images, self.per_batch, self.epochs, self.seed = images, per_batch, epochs, seed
+        self.images, self.epochs, self.seed = images, epochs, seed
         self.processes, self.rank = processes, rank
-        self.per_epoch = images // per_step * accumulate
+        self.per_batch = images_per_batch(global_pairs, processes, accumulate)
+        self.per_epoch = steps_per_epoch(images, global_pairs) * accumulate
         self.position = position
 
     def __len__(self) -> int:
@@ -96,7 +106,7 @@ class TrainingOrder(Sampler[list[int]]):
         return self.epochs * self.per_epoch
 
     def __iter__(self) -> Iterator[list[int]]:
-        shuffled_epoch, order = -1, np.empty(0)
+        shuffled_epoch, order = -1, np.arange(0)
         for position in range(self.position, len(self)):
             epoch, batch = divmod(position, self.per_epoch)
             if epoch != shuffled_epoch:
@@ -169,7 +179,7 @@ class PairData(LightningDataModule):
         processes, rank = self._place()
         order = TrainingOrder(
             len(self.train),
-            images_per_batch(self.global_pairs, processes, self.accumulate),
+            self.global_pairs,
             epochs=self.epochs,
             accumulate=self.accumulate,
             processes=processes,

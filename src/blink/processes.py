@@ -20,6 +20,8 @@ _LEFT_BEHIND = (*RANK_VARIABLES, "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 def one_job(overrides: Sequence[str]) -> Iterator[None]:
     """Run one job of a multirun: processes that it starts run this job alone, and the next job starts clean.
 
+    The job should end with a barrier: its process group is taken down afterwards.
+
     Args:
         overrides: this job's own, without the sweep's.
     """
@@ -27,10 +29,9 @@ def one_job(overrides: Sequence[str]) -> Iterator[None]:
     sys.argv = [arguments[0], *overrides]
     try:
         yield
-        if distributed.is_available() and distributed.is_initialized():
-            distributed.barrier()
-            distributed.destroy_process_group()
     finally:
+        if distributed.is_available() and distributed.is_initialized():
+            distributed.destroy_process_group()
         sys.argv = arguments
         for name, value in environment.items():
             os.environ.pop(name, None)

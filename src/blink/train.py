@@ -129,7 +129,7 @@ def train(settings: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
     Settings that cannot work end the process with one line before any weight is loaded.
     """
     from blink.checkpoints import load_backbone
-    from blink.pairs import PairData
+    from blink.pairs import PairData, steps_per_epoch
     from blink.tracking import close
     from blink.views import ViewMaker
 
@@ -140,6 +140,7 @@ def train(settings: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
         folder = open_run(Path(settings["outputs"]), "train", overrides, settings, fresh=settings["fresh"])
         checkpoint = _checkpoint(settings, folder)
         portions, unreadable = _portions(settings, plan.images, folder)
+        steps_per_epoch(len(portions.train), settings["global_pairs"])
         logger = hydra.utils.instantiate(settings["logger"], folder=str(folder))
 
     trainer = plan.trainer
@@ -175,6 +176,7 @@ def train(settings: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
     trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     steps = trainer.global_step
     (metrics,) = trainer.validate(module, datamodule=data, verbose=False)
+    trainer.strategy.barrier()  # no process leaves while another still measures
     log.info("%d steps in %.0f s", steps, time.monotonic() - started)
     if not trainer.is_global_zero:
         return {"mean_kl_token_sr": float("nan")}  # measures are gathered and reported by the first process
@@ -244,10 +246,10 @@ def _check_values(settings: dict[str, Any]) -> None:
         value = settings[key]
         if not (value is None and key == "images") and (type(value) is not int or value < least):
             raise ValueError(f"{key}={value!r}: expected a whole number of at least {least}")
-    for group, key, least, most in _NUMBERS:
+    for group, key, low, high in _NUMBERS:
         value = settings[group][key]
-        if type(value) not in (int, float) or not least <= value <= most:
-            raise ValueError(f"{group}.{key}={value!r}: expected a number in [{least}, {most}]")
+        if type(value) not in (int, float) or not low <= value <= high:
+            raise ValueError(f"{group}.{key}={value!r}: expected a number in [{low}, {high}]")
     for group, key, choices in _CHOICES:
         value = settings[group][key]
         if value not in choices:

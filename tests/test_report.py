@@ -1,0 +1,43 @@
+"""The summary of a training run against hand-computed numbers."""
+
+import io
+
+import pytest
+from rich.console import Console
+
+from blink.report import print_summary, summarise
+
+METRICS = {
+    "held_out/layer_12/kl_interpolation": 0.4,
+    "held_out/layer_12/kl_token_sr": 0.1,
+    "held_out/layer_12/cosine_interpolation": 0.5,
+    "held_out/layer_12/cosine_token_sr": 0.75,
+    "held_out/layer_12/norm_ratio_interpolation": 1.0,
+    "held_out/layer_12/norm_ratio_token_sr": 0.9,
+    "held_out/layer_1/kl_interpolation": 0.2,
+    "held_out/layer_1/kl_token_sr": 0.3,
+    "held_out/layer_1/cosine_interpolation": 0.5,
+    "held_out/layer_1/cosine_token_sr": 0.75,
+    "held_out/layer_1/norm_ratio_interpolation": 1.0,
+    "held_out/layer_1/norm_ratio_token_sr": 0.9,
+}
+
+
+def test_reduction_is_relative_to_interpolation() -> None:
+    """Catches layer 1 read from layer 12's measures, and a reduction with the wrong sign or base."""
+    summary = summarise(METRICS, [1, 12], {"steps": 7})
+    assert summary["layers"]["12"]["kl_reduction"] == pytest.approx(0.75)
+    assert summary["layers"]["1"]["kl_reduction"] == pytest.approx(-0.5)
+    assert summary["mean_kl_token_sr"] == pytest.approx(0.2)
+    assert summary["steps"] == 7
+
+
+def test_table_fits_a_terminal() -> None:
+    """Catches headings and numbers that are cut off at 80 columns."""
+    summary = summarise(METRICS, [1, 12], {"steps": 7, "held_out_images": 3, "token_sr": "run/token_sr"})
+    screen = io.StringIO()
+    print_summary(summary, Console(file=screen, width=80))
+    text = screen.getvalue()
+    for shown in ("KL interp.", "KL TokenSR", "0.40000", "75.0 %", "-50.0 %", "1.00 > 0.90", "run/token_sr"):
+        assert shown in text
+    assert "…" not in text

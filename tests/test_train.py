@@ -1,0 +1,289 @@
+"""The train command: what it leaves, how it continues, what it refuses, and several processes for real."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+
+from blink import load_token_sr
+from blink.module import TokenSRTraining
+from blink.outputs import CONF_DIR, RANK_VARIABLES, run_name
+from blink.train import train
+from tests import models
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*LeafSpec.*is deprecated:FutureWarning"),  # Lightning's use of torch
+]
+
+
+@pytest.fixture(autouse=True)
+def alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Work in an empty folder, as the first process."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+    for variable in RANK_VARIABLES:
+        monkeypatch.delenv(variable, raising=False)
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("pictures")
+    for seed in range(24):
+        models.picture(seed, (48, 40)).save(folder / f"{seed:02d}.png")
+    return folder
+
+
+def common(backbone: Path, pictures: Path) -> list[str]:
+    """Overrides for a short and quiet run on a small random backbone."""
+    return [
+        f"model.path={backbone}",
+        f"data.root={pictures}",
+        "logger=none",
+        "workers=0",
+        "checkpoint_every=4",
+        "trainer.accelerator=cpu",
+        "trainer.enable_progress_bar=false",
+        "trainer.deterministic=false",
+    ]
+
+
+def run(*overrides: str) -> dict[str, Any]:
+    """`python -m blink.train` in this process."""
+    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+        config = compose("train", overrides=list(overrides))
+    settings: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    return train(settings, list(overrides))
+
+
+def folder_of(*overrides: str) -> Path:
+    return Path("outputs") / "train" / run_name(overrides)
+
+
+def command(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """`python -m blink.train` as a user types it."""
+    return subprocess.run(
+        [sys.executable, "-m", "blink.train", *arguments],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def same_weights(one: Path, other: Path, rtol: float = 0, atol: float = 0) -> None:
+    first, second = load_token_sr(one), load_token_sr(other)
+    assert first.keys() == second.keys()
+    for layer in first:
+        expected = second[layer].state_dict()
+        for name, value in first[layer].state_dict().items():
+            torch.testing.assert_close(value, expected[name], rtol=rtol, atol=atol)
+
+
+def test_a_run_leaves_modules_and_a_summary(llava_folder: Path, pictures: Path) -> None:
+    """Catches modules that `load_token_sr` cannot read, or that do not say what they belong to."""
+    overrides = [*common(llava_folder, pictures), "layer=1-2", "held_out=2", "token_sr.dtype=bfloat16"]
+    summary = run(*overrides)
+    folder = folder_of(*overrides)
+    assert json.loads((folder / "summary.json").read_text()) == summary
+    assert summary["steps"] == 11  # 22 images, two per step
+    for layer in ("1", "2"):
+        entry = summary["layers"][layer]
+        assert entry["kl_reduction"] == pytest.approx(1 - entry["kl_token_sr"] / entry["kl_interpolation"])
+    modules = load_token_sr(folder / "token_sr")
+    assert sorted(modules) == [1, 2]
+    assert next(modules[1].parameters()).dtype == torch.bfloat16
+    recorded = json.loads((folder / "token_sr" / "config.json").read_text())
+    assert recorded["backbone"] == str(llava_folder)
+    assert recorded["prompt_prefix"].endswith("USER: ")
+    assert recorded["steps"] == 11
+    assert recorded["objective"] == "kl"
+    assert recorded["settings"]["global_pairs"] == 8
+    assert (folder / "config.yaml").exists()
+    assert json.loads((folder / "manifest.json").read_text())["images"] == 24
+
+
+def test_a_killed_run_ends_like_one_that_was_not(
+    llava_folder: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches a resume that repeats or skips images, restarts the schedule or forgets AdamW's moments.
+
+    Two epochs of 10 steps, checkpoints every 4; one run dies in step 15, in its second epoch, and goes on
+    from step 12.
+    """
+    overrides = [
+        *common(llava_folder, pictures),
+        "layer=[1,2]",
+        "epochs=2",
+        "images=20",
+        "trainer.val_check_interval=5",
+    ]
+    whole = run(*overrides, "outputs=whole")
+    steps: list[int] = []
+    step = TokenSRTraining.training_step
+
+    def dying(self: TokenSRTraining, *arguments: Any) -> torch.Tensor:
+        steps.append(self.trainer.global_step)
+        if steps.count(14) == 1 and steps[-1] == 14:
+            raise RuntimeError("killed")
+        return step(self, *arguments)
+
+    monkeypatch.setattr(TokenSRTraining, "training_step", dying)
+    with pytest.raises(RuntimeError, match="killed"):
+        run(*overrides)
+    assert not (folder_of(*overrides) / "summary.json").exists()
+    continued = run(*overrides)
+    assert steps == [*range(15), *range(12, 20)]
+    assert continued["layers"] == whole["layers"]
+    same_weights(
+        folder_of(*overrides) / "token_sr",
+        Path("whole") / folder_of(*overrides).relative_to("outputs") / "token_sr",
+    )
+
+
+def test_checkpoints_hold_the_sampler_and_no_backbone(llava_folder: Path, pictures: Path) -> None:
+    """Catches checkpoints of the backbone's size, or without the position in the data."""
+    overrides = [*common(llava_folder, pictures), "layer=2"]
+    run(*overrides)
+    (file,) = (folder_of(*overrides) / "checkpoints").glob("*.ckpt")
+    checkpoint = torch.load(file, weights_only=True)
+    assert file.name == "step=8.ckpt"
+    assert checkpoint["PairData"]["position"] == 8
+    assert all(name.startswith("token_sr.2.") for name in checkpoint["state_dict"])
+    kept = sum(value.numel() for value in checkpoint["state_dict"].values())
+    moments = checkpoint["optimizer_states"][0]["state"]
+    assert len(moments) == len(checkpoint["state_dict"])
+    assert sum(entry["exp_avg"].numel() for entry in moments.values()) == kept
+
+
+def test_the_same_command_returns_the_run(llava_folder: Path, pictures: Path) -> None:
+    """Catches a finished run that is trained again, and --help or unknown keys that start one."""
+    arguments = [*common(llava_folder, pictures), "layer=1", "images=8"]
+    first = command(*arguments)
+    assert first.returncode == 0, first.stderr
+    assert "KL TokenSR" in first.stdout
+    modules = folder_of(*arguments) / "token_sr" / "layer_01.safetensors"
+    written = modules.stat().st_mtime_ns
+    again = command(*arguments)
+    assert again.returncode == 0, again.stderr
+    assert "this run is done" in again.stdout
+    assert "KL TokenSR" in again.stdout
+    assert modules.stat().st_mtime_ns == written
+    assert sorted(path.name for path in Path().iterdir()) == ["outputs"]
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("layer=4", "layer=4: .* has layers 0 to 3"),
+        ("layer=3-1", "run backwards"),
+        ("data.root=nowhere", "nowhere does not exist"),
+        ("data.root=empty", "empty holds no images"),
+        ("data.root=[empty.png]", r"empty\.png: .*cannot identify"),
+        ("data=hub", "needs data.id"),
+        ("model.path=nowhere", "no backbone at 'nowhere'"),
+        ("model.template=unknown", "unknown prompt template"),
+        ("model.device=cuda", "model.device='cuda'"),
+        ("epochs=0", "epochs=0: expected a whole number of at least 1"),
+        ("seed=a", "seed='a'"),
+        ("global_pairs=6", "global_pairs=6 cannot be shared out"),
+        ("optimizer.warmup=3", "optimizer.warmup=3"),
+        ("objective.temperature=0", "objective.temperature=0"),
+        ("objective.space=logits", "objective.space='logits'"),
+        ("token_sr.kernels=[5,4,1]", "only odd sizes"),
+        ("token_sr.hidden=[8]", "one kernel more than hidden"),
+        ("ckpt=nowhere.ckpt", "ckpt=nowhere.ckpt does not exist"),
+        ("+trainer.max_step=3", "unexpected keyword argument 'max_step'"),
+        ("images=1", "takes 2"),
+    ],
+)
+def test_bad_input_is_one_line(override: str, message: str, llava_folder: Path, pictures: Path) -> None:
+    """Catches a traceback, or weights loaded first, where a setting cannot work."""
+    Path("empty").mkdir()
+    Path("empty.png").touch()
+    overrides = [*common(llava_folder, pictures), "layer=1"]
+    if override.startswith("data="):
+        overrides = [one for one in overrides if not one.startswith("data.root")]
+    with pytest.raises(SystemExit, match=message) as stopped:
+        run(*overrides, override)
+    assert "\n" not in str(stopped.value.code)
+
+
+def test_unknown_keys_are_errors_of_hydra() -> None:
+    """Catches an override that nothing reads."""
+    with pytest.raises(HydraException, match="learning_rat"):
+        run("layer=1", "optimizer.learning_rat=1")
+
+
+def test_layer_must_be_given() -> None:
+    """Catches a default layer that a user did not choose, and a traceback for its lack."""
+    ended = command("logger=none")
+    assert ended.returncode == 1
+    assert ended.stderr.strip().splitlines()[-1].startswith("error: Missing mandatory value: layer")
+
+
+def test_a_broken_image_among_many_is_left_out(llava_folder: Path, pictures: Path, tmp_path: Path) -> None:
+    """Catches a run that stops at one damaged file in a folder, or that does not count it."""
+    folder = tmp_path / "some"
+    folder.mkdir()
+    for path in pictures.iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    (folder / "00.png").write_bytes(b"no image")
+    overrides = [*common(llava_folder, folder), "layer=1"]
+    assert run(*overrides)["unreadable_images"] == 1
+    listed = json.loads((folder_of(*overrides) / "manifest.json").read_text())["unreadable"]
+    assert list(listed) == [str(folder / "00.png")]
+
+
+@pytest.mark.slow
+def test_deepspeed_composes() -> None:
+    """Catches a ZeRO-2 config that Lightning does not take."""
+    pytest.importorskip("deepspeed", reason="deepspeed is not installed")
+    from hydra.utils import instantiate
+    from lightning.pytorch.strategies import DeepSpeedStrategy
+
+    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+        config = compose("train", overrides=["layer=1", "trainer=deepspeed"])
+    strategy = instantiate(config.trainer.strategy)
+    assert isinstance(strategy, DeepSpeedStrategy)
+    assert strategy.config is not None
+    assert strategy.config["zero_optimization"]["stage"] == 2
+
+
+@pytest.mark.slow
+def test_two_processes_equal_one(llava_folder: Path, pictures: Path) -> None:
+    """Catches DDP with another global batch, other images per step, or gradients summed instead of averaged."""
+    arguments = [*common(llava_folder, pictures), "layer=[1,3]", "trainer.gradient_clip_val=0.02"]
+    run(*arguments)
+    ended = command(*arguments, "trainer=ddp_cpu")
+    assert ended.returncode == 0, ended.stderr
+    two = folder_of(*arguments, "trainer=ddp_cpu")
+    same_weights(two / "token_sr", folder_of(*arguments) / "token_sr", rtol=1e-4, atol=1e-6)
+    one_summary, two_summary = (
+        json.loads((folder / "summary.json").read_text()) for folder in (folder_of(*arguments), two)
+    )
+    for layer in ("1", "3"):
+        assert two_summary["layers"][layer] == pytest.approx(one_summary["layers"][layer], rel=1e-4)
+    assert two_summary["steps"] == one_summary["steps"]
+
+
+@pytest.mark.slow
+def test_multirun_with_two_processes_per_job(llava_folder: Path, pictures: Path) -> None:
+    """Catches child processes that run the whole sweep, and ranks that train different jobs."""
+    arguments = [*common(llava_folder, pictures), "images=4"]
+    ended = command(*arguments, "layer=1,2", "trainer=ddp_cpu", "--multirun")
+    assert ended.returncode == 0, ended.stderr
+    assert len(list(Path("outputs/train").iterdir())) == 2
+    for layer in (1, 2):
+        run(*arguments, f"layer={layer}", "outputs=alone")
+        alone = Path("alone") / "train" / run_name([*arguments, f"layer={layer}"])
+        together = folder_of(*arguments, f"layer={layer}", "trainer=ddp_cpu")
+        assert sorted(load_token_sr(together / "token_sr")) == [layer]
+        same_weights(together / "token_sr", alone / "token_sr", rtol=1e-4, atol=1e-6)
