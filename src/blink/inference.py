@@ -2,8 +2,10 @@
 
 Rows of a batch whose extension lives run through a layer apart from the others: two calls on two sub-batches
 without padding, rather than one call with every row padded by X columns. A row without an extension so costs what it
-costs in the stock model; the price is that such a layer's weights are read twice, and a copy of the hidden states at
-a scanned layer where some row changes. Where no row changes nothing is copied.
+costs in the stock model; the price is that such a layer's weights are read twice, and that the hidden states are
+copied at a scanned layer where some row changes. Where no row changes nothing is copied. One bf16 layer of width 2048
+on a CPU, 4 rows of 635 tokens of which one holds 576 more: 1.21 times the time without that extension (1.23 times the
+tokens), against 2.39 times with padding.
 
 Axes: B rows, b rows of one stream, S columns of the input, N columns at one layer, V visual tokens of the base grid,
 X tokens of an extension, d hidden width.

@@ -94,7 +94,8 @@ def check_prompt(inputs: dict[str, Any]) -> Tensor | None:
             f"attention_mask is {shape}; expected [{B}, {S}] as input_ids, 1 for tokens and 0 for padding"
         )
     valid_BS = None if mask is None or bool((mask != 0).all()) else mask.to(ids_BS.device) != 0
-    _check_positions(inputs.get("position_ids"), positions(valid_BS, S, ids_BS.device), valid_BS)
+    expected_BS = positions(valid_BS, S, ids_BS.device).expand(B, S)
+    _check_positions(inputs.get("position_ids"), expected_BS, valid_BS)
     return valid_BS
 
 
@@ -147,19 +148,17 @@ def check_outputs(inputs: dict[str, Any]) -> None:
         raise ValueError(f"output_hidden_states={wanted!r}; with Blink attached it is True or False")
 
 
-def _check_positions(given: Tensor | None, expected: Tensor, valid_BS: Tensor | None) -> None:
+def _check_positions(given: Tensor | None, expected_BN: Tensor, valid_BN: Tensor | None) -> None:
     """Refuse position ids other than those that the attention mask gives; padding may have any."""
     if given is None:
         return
-    differs = given.to(expected.device) != expected if _broadcast(given, expected) else None
-    if differs is None or bool((differs if valid_BS is None else differs & valid_BS).any()):
+    B, N = expected_BN.shape
+    fits = given.shape in ((1, N), (B, N))
+    if fits:
+        differs_BN = given.to(expected_BN.device) != expected_BN
+        fits = not bool((differs_BN if valid_BN is None else differs_BN & valid_BN).any())
+    if not fits:
         raise ValueError(
             f"position_ids {list(given.shape)} are not those that attention_mask gives (0 .. n-1 over the tokens of "
             "each row, padding left out); Blink sets positions per layer: leave position_ids out"
         )
-
-
-def _broadcast(given: Tensor, expected: Tensor) -> bool:
-    """Whether two sets of position ids can be compared."""
-    same_columns = given.dim() == 2 and given.shape[1] == expected.shape[1]
-    return same_columns and (1 in (given.shape[0], expected.shape[0]) or given.shape[0] == expected.shape[0])
