@@ -60,6 +60,7 @@ def test_run_writes_everything_and_comes_back(
     [folder] = (working_directory / "outputs" / "eval").iterdir()
     assert {path.name for path in folder.iterdir()} == {
         "config.yaml",
+        "example.png",
         "inputs.json",
         "predictions.jsonl",
         "scores.json",

@@ -79,10 +79,11 @@ def test_plot_puts_numbers_to_scale_and_other_keys_in_lines(tmp_path: Path) -> N
 
 
 def test_plot_of_names_is_categorical(tmp_path: Path) -> None:
-    """Catches float("12-18")."""
+    """Catches float("12-18"), and a line drawn between names."""
     jobs = read_jobs(sweep_over(tmp_path, layer=["12", "12-18", "[2,3]"]))
     axes = plot(jobs, ["layer"]).axes[0]
     assert [label.get_text() for label in axes.get_xticklabels()] == ["12", "12-18", "[2,3]"]
+    assert axes.containers[0][0].get_linestyle() == "None"
 
 
 def test_single_job_is_a_sweep_too(tmp_path: Path) -> None:

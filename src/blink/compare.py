@@ -125,7 +125,7 @@ def score_table(runs: Sequence[Run]) -> Table:
         for run in runs:
             table.add_row(run.label, *(_score(run, name) for name in names), _percent(run.scores["expanded"]))
         return table
-    table = Table("", title=title)
+    table = Table("", title=title, min_width=len(title))
     for run in runs:
         table.add_column(run.label, justify="right")
     for name in scores["headline"]:

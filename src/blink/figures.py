@@ -49,9 +49,9 @@ def event_strip(
         )
         axes.set_title(f"layer {event.layer}\n{event.action}", fontsize="small", color=colour)
     axes = figure.add_subplot(rows[1, :])
-    layers = [str(event.layer) for event in events]
+    places = range(len(events))
     axes.bar(
-        layers,
+        places,
         [event.ratio for event in events],
         color=[ACTION_STYLE[e.action][0] for e in events],
         width=0.5,
@@ -61,6 +61,7 @@ def event_strip(
     axes.axhline(
         1 / patches**2, color="grey", linestyle="--", linewidth=1, label=f"uniform {1 / patches**2:.2f}"
     )
+    axes.set_xticks(places, [str(event.layer) for event in events])
     axes.set_xlabel("layer")
     axes.set_ylabel("saliency ratio")
     axes.set_ylim(0, 1)

@@ -124,6 +124,7 @@ def plot(jobs: Sequence[Job], keys: Sequence[str]) -> Figure:
     for job in jobs:
         lines.setdefault(_label(job.overrides, others), []).append(job)
     places = _places([job.overrides.get(along, job.run.label) for job in jobs])
+    to_scale = all(_is_number(name) for name in places)
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.subplots()
     for label, line in lines.items():
@@ -132,8 +133,11 @@ def plot(jobs: Sequence[Job], keys: Sequence[str]) -> Figure:
         )
         x = [place for place, _ in points]
         value, below, above = zip(*(estimate for _, estimate in points), strict=True)
-        axes.errorbar(x, value, yerr=(below, above), marker="o", capsize=3, label=label or None)
-    if not all(_is_number(name) for name in places):
+        style = "-" if to_scale else ""  # between names there is nothing to join
+        axes.errorbar(
+            x, value, yerr=(below, above), marker="o", linestyle=style, capsize=3, label=label or None
+        )
+    if not to_scale:
         axes.set_xticks(list(places.values()), list(places))
     axes.set_xlabel(along)
     axes.set_ylabel(f"{jobs[0].run.scores['benchmark']} {main} (%), 95 % interval")
