@@ -4,7 +4,8 @@
 2. *projector*: regresses each patch onto the sum of the word embeddings of what it shows, plus a code of where.
 3. *basics*: the language model learns to look things up, on easy pictures, with background tokens left out.
 4. *mixture*: every kind of question, every difficulty.
-5. *whole*: all visual tokens, all weights, learning rate to zero.
+5. *places*: the same, with more of what comes last: colours, places and relations.
+6. *whole*: all visual tokens, all weights, learning rate to zero.
 
 Matrices of the decoder layers are trained with Muon, all else with AdamW. The state is saved every few minutes, and
 the same command goes on from there; batches follow from (stage, step), so nothing is repeated or left out.
@@ -70,6 +71,15 @@ FULL = {
     "relation": 2.5,
     "describe": 0.5,
 }
+PLACES = {
+    "existence": 1.0,
+    "colour": 2.0,
+    "shape": 1.0,
+    "count": 1.5,
+    "where": 3.0,
+    "relation": 3.0,
+    "describe": 0.5,
+}
 STAGES = (
     Stage("vision", "vision", steps=3000, batch=32, rate=1.5e-3, warmup=100, decay=800),
     Stage("projector", "projector", steps=400, batch=32, rate=3e-3, warmup=20, decay=200),
@@ -77,11 +87,15 @@ STAGES = (
         "basics", "language", 800, 8, 3e-3, 50, 1, Course(BASIC, {"easy": 1.0, "ordinary": 0.5}, long=0.2, kept=62)
     ),
     Stage(
-        "mixture", "language", 6000, 8, 3e-3, 1, 1,
+        "mixture", "language", 1900, 8, 3e-3, 1, 1,
         Course(FULL, {"easy": 0.3, "ordinary": 0.5, "hard": 0.2}, long=0.35, kept=62),
     ),
     Stage(
-        "whole", "all", 2500, 8, 2e-3, 50, 2500,
+        "places", "language", 2500, 8, 3e-3, 20, 1,
+        Course(PLACES, {"easy": 0.45, "ordinary": 0.45, "hard": 0.1}, long=0.25, kept=62),
+    ),
+    Stage(
+        "whole", "all", 2000, 8, 2e-3, 50, 2000,
         Course(FULL, {"easy": 0.25, "ordinary": 0.5, "hard": 0.25}, long=0.35),
     ),
 )  # fmt: skip
