@@ -41,3 +41,16 @@ def test_table_fits_a_terminal() -> None:
     for shown in ("KL interp.", "KL TokenSR", "0.40000", "75.0 %", "-50.0 %", "1.00 > 0.90", "run/token_sr"):
         assert shown in text
     assert "…" not in text
+
+
+def test_reference_has_a_column_where_it_was_measured() -> None:
+    """Catches an earlier module's KL that is lost, or taken for the new one's."""
+    metrics = METRICS | {"held_out/layer_12/kl_reference": 0.125}
+    summary = summarise(metrics, [1, 12], {"steps": 7, "held_out_images": 3, "token_sr": "run/token_sr"})
+    screen = io.StringIO()
+    print_summary(summary, Console(file=screen, width=80))
+    rows = {line.split()[0]: line for line in screen.getvalue().splitlines() if line.strip()}
+    assert "0.12500" in rows["12"]
+    assert "0.10000" in rows["12"]
+    assert " - " in rows["1"]
+    assert "reference" in screen.getvalue()

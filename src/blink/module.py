@@ -23,8 +23,9 @@ from blink.objective import Distances, distances, token_kl
 from blink.token_sr import TokenSR, check_patches, cut_region, upsample
 from blink.views import QUADRANTS, Views
 
-STUDENTS = ("token_sr", "interpolation")
-"""What is compared with the teacher: the module, and the plain interpolation that it starts from."""
+STUDENTS = ("token_sr", "interpolation", "reference")
+"""What is compared with the teacher: the module, the plain interpolation that it starts from, and, if there is one,
+a module trained earlier."""
 
 PATCHES = 2
 """Quadrants are the regions of a 2 x 2 split."""
@@ -48,6 +49,7 @@ class TokenSRTraining(LightningModule):
             along a cosine.
         temperature: of the softmax in the loss.
         norms: layer -> the norm with which it begins, to compare tokens after it; None compares raw states.
+        references: layer -> a module trained earlier, to measure beside the new one; not trained.
         seed: of the initial weights.
 
     Raises:
@@ -67,6 +69,7 @@ class TokenSRTraining(LightningModule):
         warmup: float = 0.03,
         temperature: float = 1.0,
         norms: Mapping[int, nn.Module] | None = None,
+        references: Mapping[int, nn.Module] | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -77,6 +80,9 @@ class TokenSRTraining(LightningModule):
         self.learning_rate, self.weight_decay, self.warmup = learning_rate, weight_decay, warmup
         self.temperature = temperature
         self._norms = dict(norms or {})
+        self._references = {
+            layer: module.requires_grad_(False).eval() for layer, module in (references or {}).items()
+        }
         self.token_sr = nn.ModuleDict(
             {
                 str(layer): seeded_token_sr(backbone.hidden_size, hidden, kernels, seed=seed, layer=layer)
@@ -93,8 +99,8 @@ class TokenSRTraining(LightningModule):
     def setup(self, stage: str) -> None:
         """Bring the backbone to this process's device."""
         self.backbone.model.to(self.device)
-        for norm in self._norms.values():
-            norm.to(self.device)
+        for frozen in (*self._norms.values(), *self._references.values()):
+            frozen.to(self.device)
 
     def training_step(self, batch: Views, batch_idx: int) -> Tensor:
         """Sum of the layers' losses, each the mean over the batch's pairs and their tokens."""
@@ -108,9 +114,12 @@ class TokenSRTraining(LightningModule):
         return total
 
     def validation_step(self, batch: Views, batch_idx: int) -> None:
-        """Measure each module, and plain interpolation, against the teacher."""
+        """Measure each module, plain interpolation and earlier modules against the teacher."""
         for layer, (student, teacher) in self.regions(batch).items():
-            for name, tokens in zip(STUDENTS, (self._refine(layer, student), student), strict=True):
+            students = [self._refine(layer, student), student]
+            if layer in self._references:
+                students.append(self._references[layer](student))
+            for name, tokens in zip(STUDENTS, students, strict=False):
                 kl = self._loss(layer, tokens, teacher)
                 found = distances(channels_last(tokens), channels_last(teacher), kl)
                 for measure, value in zip(Distances._fields, found, strict=True):
@@ -187,7 +196,7 @@ class TokenSRTraining(LightningModule):
             _name(layer, measure, student)
             for layer in self.layers
             for measure in Distances._fields
-            for student in STUDENTS
+            for student in (STUDENTS if layer in self._references else STUDENTS[:2])
         ]
 
 

@@ -6,6 +6,7 @@ Knows numbers and names only.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -43,16 +44,25 @@ def summarise(
 
 
 def print_summary(summary: Mapping[str, Any], console: Console | None = None) -> None:
-    """Print the table of a run: one row per layer; cosine and norm ratio of interpolation > of TokenSR."""
-    table = Table(title=f"{summary['held_out_images']} held-out images, {summary['steps']} steps")
-    table.add_column("layer", justify="right")
-    for heading in ("KL interp.", "KL TokenSR", "reduction", "cosine", "norm ratio"):
+    """Print the table of a run: one row per layer; cosine and norm ratio of interpolation > of TokenSR.
+
+    Where modules trained earlier were measured beside the new ones, their KL stands under "reference".
+    """
+    table = Table(
+        title=f"{summary['held_out_images']} held-out images, {summary['steps']} steps", box=SIMPLE_HEAD
+    )
+    table.add_column("layer", justify="right", no_wrap=True)
+    compared = any("kl_reference" in entry for entry in summary["layers"].values())
+    headings = ["KL interp.", "KL TokenSR", *(["reference"] if compared else [])]
+    for heading in (*headings, "reduction", "cosine", "norm ratio"):
         table.add_column(heading, justify="right", no_wrap=True)
     for layer, entry in summary["layers"].items():
+        kls = [f"{entry[name]:.5f}" for name in ("kl_interpolation", "kl_token_sr")]
+        if compared:
+            kls.append(f"{entry['kl_reference']:.5f}" if "kl_reference" in entry else "-")
         table.add_row(
             layer,
-            f"{entry['kl_interpolation']:.5f}",
-            f"{entry['kl_token_sr']:.5f}",
+            *kls,
             f"{100 * entry['kl_reduction']:.1f} %",
             f"{entry['cosine_interpolation']:.2f} > {entry['cosine_token_sr']:.2f}",
             f"{entry['norm_ratio_interpolation']:.2f} > {entry['norm_ratio_token_sr']:.2f}",
