@@ -49,7 +49,9 @@ def print_summary(summary: Mapping[str, Any], console: Console | None = None) ->
     Where modules trained earlier were measured beside the new ones, their KL stands under "reference".
     """
     table = Table(
-        title=f"{summary['held_out_images']} held-out images, {summary['steps']} steps", box=SIMPLE_HEAD
+        title=f"{summary['held_out_images']} held-out images, {summary['steps']} steps",
+        box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
     )
     table.add_column("layer", justify="right", no_wrap=True)
     compared = any("kl_reference" in entry for entry in summary["layers"].values())
