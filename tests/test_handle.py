@@ -300,3 +300,15 @@ def test_settings_of_generate_are_seen_wherever_they_are(model: Any) -> None:
     model.generation_config.prefill_chunk_size = 4
     with pytest.raises(ValueError, match="chunk"):
         model.generate(**inputs)
+
+
+def test_naming_the_dynamic_cache_is_no_mistake(model: Any) -> None:
+    """Catches a cache of ours beside a cache by name, which transformers refuses in words of its own."""
+    inputs = models.batch(model, [1, 2])
+    blink.attach(model, ALWAYS)
+    settings = {"max_new_tokens": 3, "do_sample": False}
+    expected = model.generate(**inputs, **settings)
+    assert torch.equal(model.generate(**inputs, **settings, cache_implementation="dynamic"), expected)
+    config = copy.deepcopy(model.generation_config)
+    config.cache_implementation = "dynamic"
+    assert torch.equal(model.generate(**inputs, **settings, generation_config=config), expected)

@@ -145,7 +145,8 @@ class Handle:
         if self.policy.draws and pixels is not None:
             digests = self._backbone.pixel_digests(pixels, arguments.get("image_sizes"))
         repeats = max(config.num_beams or 1, config.num_return_sequences or 1)
-        return shadow.stock(*args, **{**kwargs, "past_key_values": BlinkCache(repeats, digests)})
+        ours = {"past_key_values": BlinkCache(repeats, digests), "cache_implementation": None}
+        return shadow.stock(*args, **{**kwargs, **ours})
 
     def _find_spans(self, *args: Any, **kwargs: Any) -> Any:
         """Stands in for the multimodal forward: find a prompt's spans and pass them on."""
