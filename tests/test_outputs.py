@@ -25,9 +25,9 @@ def test_conf_dir_holds_the_training_config() -> None:
         ([], "default"),
         (["layer=12"], "layer=12"),
         (["layer=12", "epochs=2"], "epochs=2,layer=12"),
-        (["layer=[12,13]"], "layer=[12,13]"),
+        (["layer=[12,13]"], "layer=12,13"),
         (["layer=3", "layer=12"], "layer=12"),
-        (["layer=[12, 13]"], "layer=[12,13]"),
+        (["layer=[12, 13]"], "layer=12,13"),
         (["interpolate=false"], "interpolate=False"),
         (["layer=1,2"], "layer=1,2"),
         (

@@ -24,6 +24,9 @@ pytestmark = [
 ]
 
 
+REPOSITORY = Path(__file__).parents[1]
+
+
 @pytest.fixture(autouse=True)
 def alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Work in an empty folder, as the first process."""
@@ -71,7 +74,11 @@ def command(*arguments: str) -> subprocess.CompletedProcess[str]:
     """`python -m blink.train` as a user types it."""
     return subprocess.run(
         [sys.executable, "-m", "blink.train", *arguments],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env={
+            **os.environ,
+            "OMP_NUM_THREADS": "1",
+            "PYTHONPATH": os.pathsep.join([str(REPOSITORY), *sys.path]),
+        },
         capture_output=True,
         text=True,
         check=False,
@@ -287,3 +294,41 @@ def test_multirun_with_two_processes_per_job(llava_folder: Path, pictures: Path)
         together = folder_of(*arguments, f"layer={layer}", "trainer=ddp_cpu")
         assert sorted(load_token_sr(together / "token_sr")) == [layer]
         same_weights(together / "token_sr", alone / "token_sr", rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_deepspeed_equals_one_process(llava_folder: Path, pictures: Path) -> None:
+    """Catches ZeRO-2 that trains or saves other weights than one process, and a resume that repeats images.
+
+    Lightning and DeepSpeed run for real, on CPUs; only Lightning's checks for CUDA are taken out.
+    """
+    pytest.importorskip("deepspeed", reason="deepspeed is not installed")
+    arguments = [*common(llava_folder, pictures), "layer=[1,3]", "images=8", "checkpoint_every=3"]
+    run(*arguments)
+    on_cpus = [
+        "trainer=deepspeed",
+        "trainer.strategy._target_=tests.deepspeed_cpu.CpuDeepSpeedStrategy",
+        "trainer.devices=2",
+        "trainer.precision=32-true",
+    ]
+    ended = command(*arguments, *on_cpus)
+    assert ended.returncode == 0, ended.stderr
+    sharded = folder_of(*arguments, *on_cpus)
+    same_weights(sharded / "token_sr", folder_of(*arguments) / "token_sr", rtol=1e-4, atol=1e-6)
+    (sharded / "token_sr").rename("unbroken")
+    (sharded / "summary.json").unlink()
+    again = command(*arguments, *on_cpus)
+    assert "continuing from step 3" in again.stdout, again.stderr
+    same_weights(sharded / "token_sr", Path("unbroken"))
+
+
+@pytest.mark.slow
+def test_deepspeed_needs_gpus_and_one_layer_to_clip(llava_folder: Path, pictures: Path) -> None:
+    """Catches a refusal that comes after the weights, and clipping that couples the layers."""
+    pytest.importorskip("deepspeed", reason="deepspeed is not installed")
+    arguments = [*common(llava_folder, pictures), "trainer=deepspeed", "trainer.devices=1"]
+    with pytest.raises(SystemExit, match="trainer=deepspeed needs CUDA GPUs"):
+        run(*arguments, "layer=1")
+    on_cpus = "trainer.strategy._target_=tests.deepspeed_cpu.CpuDeepSpeedStrategy"
+    with pytest.raises(SystemExit, match="couples them; train one layer at a time"):
+        run(*arguments, "layer=[1,2]", on_cpus, "trainer.gradient_clip_val=1.0")

@@ -57,8 +57,9 @@ def run_name(overrides: Sequence[str]) -> str:
         else:  # one spelling of each value: a multirun passes False on for false
             by_key[key] = override.get_value_element_as_str()
     full = ",".join(f"{key}={value}" for key, value in sorted(by_key.items())) or "default"
-    name = re.sub(r"[^\w.,=~\[\]-]", "_", full)[:_LONGEST_NAME]
-    if name == full:
+    readable = full.replace("[", "").replace("]", "")  # brackets in a path are patterns to shells and to glob
+    name = re.sub(r"[^\w.,=~-]", "_", readable)[:_LONGEST_NAME]
+    if name == readable:
         return name
     return f"{name}-{hashlib.sha256(full.encode()).hexdigest()[:8]}"
 

@@ -77,7 +77,7 @@ class TrainingOrder(Sampler[list[int]]):
         images: how many there are.
         global_pairs: pairs per optimizer step over all processes.
         accumulate: batches per optimizer step.
-        position: batches to skip.
+        position: batches to skip; the loader counts on from it.
 
     Raises:
         ValueError: the pairs cannot be shared out, or there are fewer images than one optimizer step takes.
@@ -97,7 +97,7 @@ class TrainingOrder(Sampler[list[int]]):
     ) -> None:
         self.images, self.epochs, self.seed = images, epochs, seed
         self.processes, self.rank = processes, rank
-        self.per_batch = images_per_batch(global_pairs, processes, accumulate)
+        self.batch_size = images_per_batch(global_pairs, processes, accumulate)
         self.per_epoch = steps_per_epoch(images, global_pairs) * accumulate
         self.position = position
 
@@ -112,33 +112,32 @@ class TrainingOrder(Sampler[list[int]]):
             if epoch != shuffled_epoch:
                 shuffled_epoch = epoch
                 order = np.random.default_rng([self.seed, epoch]).permutation(self.images)
-            start = (batch * self.processes + self.rank) * self.per_batch
-            yield order[start : start + self.per_batch].tolist()
+            start = (batch * self.processes + self.rank) * self.batch_size
+            yield order[start : start + self.batch_size].tolist()
 
 
 class ResumableLoader(DataLoader[Views]):
-    """A loader that knows how many batches it has handed out, workers' stock not counted."""
+    """A loader that moves its order's position on with each batch handed out; workers' stock is not counted."""
 
     order: TrainingOrder
-    position: int
 
     @classmethod
     def over(cls, views: ImageViews, order: TrainingOrder, workers: int) -> "ResumableLoader":
+        """Load the batches of `order`, with `workers` processes (0: in this one)."""
         loader = cls(views, batch_sampler=order, num_workers=workers, pin_memory=torch.cuda.is_available())
-        loader.order, loader.position = order, order.position
+        loader.order = order
         return loader
 
     def __iter__(self) -> Iterator[Views]:  # type: ignore[override]  # a generator is all that Lightning needs
-        self.position = self.order.position
         for batch in super().__iter__():
-            self.position += 1
+            self.order.position += 1
             yield batch
 
     def state_dict(self) -> dict[str, int]:
-        return {"position": self.position}
+        return {"position": self.order.position}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        self.order.position = self.position = state["position"]
+        self.order.position = state["position"]
 
 
 class PairData(LightningDataModule):
@@ -173,22 +172,23 @@ class PairData(LightningDataModule):
         self.workers, self.seed = workers, seed
         self.allow_zero_length_dataloader_with_multiple_devices = True  # few images may be held out
         self._position = 0
-        self._loader: ResumableLoader | None = None
+        self._order: TrainingOrder | None = None
 
     def train_dataloader(self) -> ResumableLoader:
-        processes, rank = self._place()
-        order = TrainingOrder(
-            len(self.train),
-            self.global_pairs,
-            epochs=self.epochs,
-            accumulate=self.accumulate,
-            processes=processes,
-            rank=rank,
-            seed=self.seed,
-            position=self._position,
-        )
-        self._loader = ResumableLoader.over(ImageViews(self.train, self.views), order, self.workers)
-        return self._loader
+        """Load from where the run is; loaders that are asked for and never used do not move it."""
+        if self._order is None:
+            processes, rank = self._place()
+            self._order = TrainingOrder(
+                len(self.train),
+                self.global_pairs,
+                epochs=self.epochs,
+                accumulate=self.accumulate,
+                processes=processes,
+                rank=rank,
+                seed=self.seed,
+                position=self._position,
+            )
+        return ResumableLoader.over(ImageViews(self.train, self.views), self._order, self.workers)
 
     def val_dataloader(self) -> DataLoader[Views]:
         processes, rank = self._place()
@@ -200,7 +200,7 @@ class PairData(LightningDataModule):
         )
 
     def state_dict(self) -> dict[str, Any]:
-        position = self._loader.position if self._loader is not None else self._position
+        position = self._position if self._order is None else self._order.position
         return {"position": position, "images": self.train.fingerprint, "seed": self.seed}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -217,6 +217,8 @@ class PairData(LightningDataModule):
                 "fresh=true starts a new run"
             )
         self._position = state_dict["position"]
+        if self._order is not None:  # DeepSpeed restores after the loader was made
+            self._order.position = self._position
 
     def _place(self) -> tuple[int, int]:
         """(number of processes, this one's rank)."""

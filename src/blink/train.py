@@ -263,6 +263,7 @@ def _trainer(settings: dict[str, Any], folder: Path, layers: tuple[int, ...]) ->
         ValueError: Lightning refuses the settings on this machine.
     """
     from hydra.errors import InstantiationException
+    from lightning.pytorch.accelerators import CUDAAccelerator
     from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
     from lightning.pytorch.strategies import DeepSpeedStrategy
 
@@ -292,6 +293,8 @@ def _trainer(settings: dict[str, Any], folder: Path, layers: tuple[int, ...]) ->
         )
     except InstantiationException as error:
         raise ValueError(f"trainer: {error.__cause__ or error}") from error
+    if type(trainer.strategy) is DeepSpeedStrategy and not isinstance(trainer.accelerator, CUDAAccelerator):
+        raise ValueError("trainer=deepspeed needs CUDA GPUs; trainer=ddp_cpu runs two processes on CPUs")
     if isinstance(trainer.strategy, DeepSpeedStrategy) and trainer.gradient_clip_val and len(layers) > 1:
         raise ValueError(
             "trainer.gradient_clip_val with DeepSpeed clips all layers as one, which couples them; "
