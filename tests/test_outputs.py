@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from blink import outputs
 
@@ -23,22 +24,30 @@ def test_conf_dir_holds_the_training_config() -> None:
     ("overrides", "name"),
     [
         ([], "default"),
-        (["layer=12"], "layer=12"),
-        (["layer=12", "epochs=2"], "epochs=2,layer=12"),
-        (["layer=[12,13]"], "layer=12,13"),
-        (["layer=3", "layer=12"], "layer=12"),
-        (["layer=[12, 13]"], "layer=12,13"),
-        (["interpolate=false"], "interpolate=False"),
-        (["layer=1,2"], "layer=1,2"),
+        (["layer=12"], "layer-12"),
+        (["layer=12", "epochs=2"], "epochs-2+layer-12"),
+        (["layer=[12,13]"], "layer-12_13"),
+        (["layer=3", "layer=12"], "layer-12"),
+        (["layer=[12, 13]"], "layer-12_13"),
+        (["interpolate=false"], "interpolate-False"),
+        (["layer=1,2"], "layer-1_2"),
+        (["layer=1", "ckpt=other.ckpt"], "ckpt-other.ckpt+layer-1"),
         (
             ["layer=12", "fresh=true", "logger=none", "logger.project=x", "outputs=/tmp/x", "ckpt=last"],
-            "layer=12",
+            "layer-12",
         ),
     ],
 )
 def test_name_follows_from_overrides(overrides: list[str], name: str) -> None:
     """Catches names that depend on the order of overrides or on keys that do not change the result."""
     assert outputs.run_name(overrides) == name
+
+
+def test_a_run_folder_can_be_given_as_an_override() -> None:
+    """Catches names with = or , which Hydra does not take unquoted: token_sr=outputs/train/<name>/token_sr."""
+    name = outputs.run_name(["layer=[12,13]", "optimizer.learning_rate=1e-4", "data.root=/a/b"])
+    (override,) = OverridesParser.create().parse_overrides([f"token_sr=outputs/train/{name}/token_sr"])
+    assert override.value() == f"outputs/train/{name}/token_sr"
 
 
 def test_names_of_different_overrides_differ() -> None:
@@ -56,7 +65,7 @@ def test_same_command_continues_its_folder(tmp_path: Path) -> None:
     again = outputs.open_run(
         tmp_path, "train", ["layer=12"], {"layer": 12, "trainer": {"devices": 1}, "fresh": False}
     )
-    assert again == first == tmp_path / "train" / "layer=12"
+    assert again == first == tmp_path / "train" / "layer-12"
     assert (again / "kept").exists()
 
 
@@ -73,8 +82,8 @@ def test_another_config_is_refused(tmp_path: Path) -> None:
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
     """Catches a run that writes among a user's own files."""
-    (tmp_path / "train" / "layer=12").mkdir(parents=True)
-    (tmp_path / "train" / "layer=12" / "thesis.tex").touch()
+    (tmp_path / "train" / "layer-12").mkdir(parents=True)
+    (tmp_path / "train" / "layer-12" / "thesis.tex").touch()
     with pytest.raises(ValueError, match=r"no config.yaml"):
         outputs.open_run(tmp_path, "train", ["layer=12"], {})
 
@@ -86,7 +95,7 @@ def test_fresh_keeps_the_earlier_runs(tmp_path: Path) -> None:
         assert sorted(path.name for path in folder.iterdir()) == ["config.yaml"]
         (folder / f"result{number}").touch()
     kept = {path.parent.name: path.name for path in (tmp_path / "train").glob("*/result*")}
-    assert kept == {"layer=12.old1": "result0", "layer=12.old2": "result1", "layer=12": "result2"}
+    assert kept == {"layer-12.old1": "result0", "layer-12.old2": "result1", "layer-12": "result2"}
 
 
 def test_later_processes_do_not_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,7 +103,7 @@ def test_later_processes_do_not_write(tmp_path: Path, monkeypatch: pytest.Monkey
     first = outputs.open_run(tmp_path, "train", ["layer=12"], {"layer": 12}, fresh=True)
     monkeypatch.setenv("LOCAL_RANK", "1")
     assert outputs.open_run(tmp_path, "train", ["layer=12"], {"layer": 12}, fresh=True) == first
-    assert [path.name for path in (tmp_path / "train").iterdir()] == ["layer=12"]
+    assert [path.name for path in (tmp_path / "train").iterdir()] == ["layer-12"]
 
 
 def test_added_keys_are_refused() -> None:

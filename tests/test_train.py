@@ -161,7 +161,7 @@ def test_checkpoints_hold_the_sampler_and_no_backbone(llava_folder: Path, pictur
     run(*overrides)
     (file,) = (folder_of(*overrides) / "checkpoints").glob("*.ckpt")
     checkpoint = torch.load(file, weights_only=True)
-    assert file.name == "step=8.ckpt"
+    assert file.name == "step-8.ckpt"
     assert checkpoint["PairData"]["position"] == 8
     assert all(name.startswith("token_sr.2.") for name in checkpoint["state_dict"])
     kept = sum(value.numel() for value in checkpoint["state_dict"].values())
@@ -221,6 +221,19 @@ def test_bad_input_is_one_line(override: str, message: str, llava_folder: Path, 
     with pytest.raises(SystemExit, match=message) as stopped:
         run(*overrides, override)
     assert "\n" not in str(stopped.value.code)
+
+
+def test_earlier_modules_are_measured_beside_the_new(llava_folder: Path, pictures: Path) -> None:
+    """Catches a reference that is trained on, or that is measured on other images than the new modules."""
+    overrides = [*common(llava_folder, pictures), "layer=[1,2]"]
+    first = run(*overrides)
+    reference = folder_of(*overrides) / "token_sr"
+    again = run(*overrides, f"reference={reference}", "optimizer.learning_rate=0.0")
+    for layer in ("1", "2"):
+        assert again["layers"][layer]["kl_reference"] == first["layers"][layer]["kl_token_sr"]
+        assert again["layers"][layer]["kl_token_sr"] != first["layers"][layer]["kl_token_sr"]
+    with pytest.raises(SystemExit, match=r"has modules of layers \[1, 2\] only"):
+        run(*overrides, "layer=3", f"reference={reference}")
 
 
 def test_unknown_keys_are_errors_of_hydra() -> None:

@@ -106,7 +106,8 @@ class TokenSRTraining(LightningModule):
         """Sum of the layers' losses, each the mean over the batch's pairs and their tokens."""
         losses = {}
         for layer, (student, teacher) in self.regions(batch).items():
-            losses[layer] = self._loss(layer, self._refine(layer, student), teacher)
+            refined = _refine(self.token_sr[str(layer)], student)
+            losses[layer] = self._loss(layer, refined, teacher)
         self.log_dict({f"train/layer_{layer}/kl": loss.detach() for layer, loss in losses.items()})
         self.log("train/learning_rate", self.trainer.optimizers[0].param_groups[0]["lr"])
         total = torch.stack(list(losses.values())).sum()
@@ -116,9 +117,9 @@ class TokenSRTraining(LightningModule):
     def validation_step(self, batch: Views, batch_idx: int) -> None:
         """Measure each module, plain interpolation and earlier modules against the teacher."""
         for layer, (student, teacher) in self.regions(batch).items():
-            students = [self._refine(layer, student), student]
+            students = [_refine(self.token_sr[str(layer)], student), student]
             if layer in self._references:
-                students.append(self._references[layer](student))
+                students.append(_refine(self._references[layer], student))
             for name, tokens in zip(STUDENTS, students, strict=False):
                 kl = self._loss(layer, tokens, teacher)
                 found = distances(channels_last(tokens), channels_last(teacher), kl)
@@ -174,11 +175,6 @@ class TokenSRTraining(LightningModule):
             elif gradient_clip_val:
                 nn.utils.clip_grad_norm_(module.parameters(), gradient_clip_val)
 
-    def _refine(self, layer: int, tokens: Tensor) -> Tensor:
-        module = self.token_sr[str(layer)]
-        refined: Tensor = module(tokens.to(next(module.parameters()).dtype))
-        return refined
-
     def _loss(self, layer: int, student: Tensor, teacher: Tensor) -> Tensor:
         """KL over channels, behind the layer's norm if there is one."""
         student_d, teacher_d = channels_last(student).float(), channels_last(teacher).float()
@@ -213,6 +209,12 @@ def seeded_token_sr(
 def channels_last(tokens_BdHW: Tensor) -> Tensor:
     """[B, d, H, W] -> [B, H, W, d]."""
     return tokens_BdHW.movedim(1, -1)
+
+
+def _refine(module: nn.Module, tokens: Tensor) -> Tensor:
+    """Run a module on tokens in its own dtype, which DeepSpeed may have changed."""
+    refined: Tensor = module(tokens.to(next(module.parameters()).dtype))
+    return refined
 
 
 def _name(layer: int, measure: str, student: str) -> str:

@@ -28,10 +28,16 @@ CONF_DIR = _PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAGE.paren
 CONFIG_FILE = "config.yaml"
 """The composed config of a run, in its folder."""
 
-_HOW_NOT_WHAT = ("ckpt", "fresh", "logger", "outputs")
+_HOW_NOT_WHAT = ("fresh", "logger", "outputs")
 """Keys that change how a run is kept or reported, not what it computes: they neither name nor tell apart runs."""
 
+_OWN_CHECKPOINT = ("last", "null", None)
+"""Values of `ckpt` that leave a run what it is; from another run's checkpoint it becomes another."""
+
 _LONGEST_NAME = 120
+
+_READABLE = str.maketrans({"=": "-", ",": "_", "[": None, "]": None})
+"""Names can be typed as values of overrides, where = and , have a meaning, and in shells, where [ ] have."""
 
 RANK_VARIABLES = ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "SLURM_PROCID")
 """Environment variables by which launchers tell a process its place; the first process has 0 in all of them."""
@@ -40,12 +46,12 @@ RANK_VARIABLES = ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "SLURM_PROCID
 def run_name(overrides: Sequence[str]) -> str:
     """Return the folder name that belongs to the overrides of a command, whatever their order.
 
-    `layer=12 epochs=2` gives "epochs=2,layer=12", no overrides give "default". A name that is too long, or
-    that had characters replaced to suit file systems, ends in a hash of the overrides.
+    `layer=[12,14] epochs=2` gives "epochs-2+layer-12_14", no overrides give "default". A name that is too long,
+    or that had characters replaced to suit file systems, ends in a hash of the overrides.
 
     Args:
         overrides: as Hydra lists them in `hydra.overrides.task`; of one key the last counts. Overrides of
-            `fresh`, `ckpt`, `outputs` and `logger` are left out.
+            `fresh`, `outputs`, `logger` and `ckpt=last` are left out.
     """
     by_key = {}
     for override in OverridesParser.create().parse_overrides(list(overrides)):
@@ -53,12 +59,14 @@ def run_name(overrides: Sequence[str]) -> str:
         if key.lstrip("~").partition(".")[0] in _HOW_NOT_WHAT:
             continue
         if override.is_sweep_override():
-            by_key[key] = override.input_line.partition("=")[2] if override.input_line else ""
+            value = override.input_line.partition("=")[2] if override.input_line else ""
         else:  # one spelling of each value: a multirun passes False on for false
-            by_key[key] = override.get_value_element_as_str()
-    full = ",".join(f"{key}={value}" for key, value in sorted(by_key.items())) or "default"
-    readable = full.replace("[", "").replace("]", "")  # brackets in a path are patterns to shells and to glob
-    name = re.sub(r"[^\w.,=~-]", "_", readable)[:_LONGEST_NAME]
+            value = override.get_value_element_as_str()
+        if not (key == "ckpt" and value in _OWN_CHECKPOINT):
+            by_key[key] = value
+    items = [f"{key}={value}" for key, value in sorted(by_key.items())] or ["default"]
+    full, readable = ",".join(items), "+".join(item.translate(_READABLE) for item in items)
+    name = re.sub(r"[^\w.+~-]", "_", readable)[:_LONGEST_NAME]
     if name == readable:
         return name
     return f"{name}-{hashlib.sha256(full.encode()).hexdigest()[:8]}"
@@ -180,7 +188,7 @@ def _leaves(config: Any, prefix: str = "") -> dict[str, Any]:
     """Flatten nested mappings to dotted keys, without the keys that do not tell runs apart."""
     flat: dict[str, Any] = {}
     for key, value in config.items():
-        if not prefix and key in _HOW_NOT_WHAT:
+        if not prefix and (key in _HOW_NOT_WHAT or (key == "ckpt" and value in _OWN_CHECKPOINT)):
             continue
         if isinstance(value, dict) and value:
             flat |= _leaves(value, f"{prefix}{key}.")

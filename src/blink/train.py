@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from blink.images import Images
     from blink.manifest import Portions
     from blink.module import TokenSRTraining
+    from blink.token_sr import TokenSR
 
 log = logging.getLogger(__name__)
 
@@ -94,13 +95,15 @@ class Plan(NamedTuple):
         layers: to train.
         prefix: the prompt before the image.
         trainer: knows how many processes there are; has no logger yet.
-        images: where they come from; not yet looked into.
+        images: where they come from, not yet looked into; None for scenes.
+        references: modules trained earlier, of some of the layers.
     """
 
     layers: tuple[int, ...]
     prefix: str
     trainer: Trainer
     images: Images | None
+    references: dict[int, TokenSR]
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name="train")
@@ -237,7 +240,9 @@ def _checked(settings: dict[str, Any], folder: Path) -> Plan:
         TokenSR(backbone.hidden_size, settings["token_sr"]["hidden"], settings["token_sr"]["kernels"])
     trainer = _trainer(settings, folder, layers)
     images_per_batch(settings["global_pairs"], trainer.world_size, trainer.accumulate_grad_batches)
-    return Plan(layers, prefix, trainer, _image_source(settings))
+    return Plan(
+        layers, prefix, trainer, _image_source(settings), _references(settings, layers, backbone.hidden_size)
+    )
 
 
 def _check_values(settings: dict[str, Any]) -> None:
@@ -272,7 +277,8 @@ def _trainer(settings: dict[str, Any], folder: Path, layers: tuple[int, ...]) ->
     callbacks: list[Any] = [
         ModelCheckpoint(
             dirpath=folder / CHECKPOINTS,
-            filename="{step}",
+            filename="step-{step}",
+            auto_insert_metric_name=False,
             every_n_train_steps=settings["checkpoint_every"],
             save_on_train_epoch_end=False,
         )
@@ -334,6 +340,28 @@ def _image_source(settings: dict[str, Any]) -> Images | None:
     return None
 
 
+def _references(settings: dict[str, Any], layers: tuple[int, ...], width: int) -> dict[int, TokenSR]:
+    """Load the modules that are measured beside the new ones.
+
+    Raises:
+        ValueError: there are none for any of the layers, or they are of another width.
+    """
+    from blink.token_sr import load_token_sr
+
+    if settings["reference"] is None:
+        return {}
+    earlier = load_token_sr(settings["reference"])
+    shared = {layer: earlier[layer] for layer in layers if layer in earlier}
+    if not shared:
+        raise ValueError(f"reference={settings['reference']} has modules of layers {sorted(earlier)} only")
+    widths = {module.channels for module in shared.values()}
+    if widths != {width}:
+        raise ValueError(
+            f"reference={settings['reference']}: width {widths.pop()}; the backbone's is {width}"
+        )
+    return shared
+
+
 def _portions(settings: dict[str, Any], images: Images | None, folder: Path) -> tuple[Portions, int]:
     """Return the images to train on and to measure on, and how many were left out as unreadable.
 
@@ -373,7 +401,7 @@ def _checkpoint(settings: dict[str, Any], folder: Path) -> str | None:
     if settings["fresh"] or settings["ckpt"] is None:
         return None
     by_step = {
-        int(path.stem.removeprefix("step=")): path for path in folder.glob(f"{CHECKPOINTS}/step=*.ckpt")
+        int(path.stem.removeprefix("step-")): path for path in folder.glob(f"{CHECKPOINTS}/step-*.ckpt")
     }
     if not by_step:
         return None
@@ -403,6 +431,7 @@ def _module(settings: dict[str, Any], plan: Plan, loaded: LoadedBackbone) -> Tok
         warmup=settings["optimizer"]["warmup"],
         temperature=settings["objective"]["temperature"],
         norms=norms,
+        references=plan.references,
         seed=settings["seed"],
     )
 
