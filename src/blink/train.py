@@ -9,12 +9,11 @@ from __future__ import annotations
 import copy
 import json
 import logging
-import math
 import time
 import warnings
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -30,21 +29,17 @@ from blink.outputs import (
     run_folder,
     write_json,
 )
-from blink.policy import parse_layers
 from blink.report import SUMMARY, print_summary, summarise
+from blink.settings import CHECKPOINTS, Plan, check
 
 if TYPE_CHECKING:
-    from lightning import Trainer
-
     from blink.checkpoints import LoadedBackbone
     from blink.images import Images
     from blink.manifest import Portions
     from blink.module import TokenSRTraining
-    from blink.token_sr import TokenSR
 
 log = logging.getLogger(__name__)
 
-CHECKPOINTS = "checkpoints"
 TOKEN_SR = "token_sr"
 MANIFEST = "manifest.json"
 
@@ -63,47 +58,6 @@ _EXPECTED_WARNINGS = (
 
 _RECORDED = ("objective", "optimizer", "global_pairs", "epochs", "images", "data", "trainer", "seed")
 """Settings that a token_sr folder keeps."""
-
-_LEAST = {
-    "images": 1,
-    "held_out": 1,
-    "epochs": 1,
-    "global_pairs": 4,
-    "workers": 0,
-    "seed": 0,
-    "checkpoint_every": 1,
-}
-
-_NUMBERS = (
-    ("optimizer", "learning_rate", 0, math.inf),
-    ("optimizer", "weight_decay", 0, math.inf),
-    ("optimizer", "warmup", 0, 1),
-    ("objective", "temperature", 0.01, math.inf),
-)
-
-_CHOICES = (
-    ("objective", "space", ("hidden", "input_norm")),
-    ("token_sr", "dtype", ("float32", "bfloat16", "float16")),
-    ("model", "device", ("auto",)),  # training takes trainer.accelerator and trainer.devices
-)
-
-
-class Plan(NamedTuple):
-    """A run whose settings were checked: what remains is the work.
-
-    Attributes:
-        layers: to train.
-        prefix: the prompt before the image.
-        trainer: knows how many processes there are; has no logger yet.
-        images: where they come from, not yet looked into; None for scenes.
-        references: modules trained earlier, of some of the layers.
-    """
-
-    layers: tuple[int, ...]
-    prefix: str
-    trainer: Trainer
-    images: Images | None
-    references: dict[int, TokenSR]
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name="train")
@@ -139,7 +93,7 @@ def train(settings: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
     for message in _EXPECTED_WARNINGS:
         warnings.filterwarnings("ignore", message)
     with one_line_errors():
-        plan = _checked(settings, run_folder(Path(settings["outputs"]), "train", overrides))
+        plan = check(settings, run_folder(Path(settings["outputs"]), "train", overrides))
         folder = open_run(Path(settings["outputs"]), "train", overrides, settings, fresh=settings["fresh"])
         checkpoint = _checkpoint(settings, folder)
         portions, unreadable = _portions(settings, plan.images, folder)
@@ -211,155 +165,6 @@ def _finished(settings: dict[str, Any], overrides: list[str]) -> dict[str, Any] 
     log.info("this run is done (fresh=true starts a new one)")
     summary: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     return summary
-
-
-def _checked(settings: dict[str, Any], folder: Path) -> Plan:
-    """Check all settings that can be checked without weights and without reading images.
-
-    Raises:
-        ValueError: one of them cannot work.
-    """
-    import torch
-
-    from blink.checkpoints import outline
-    from blink.pairs import images_per_batch
-    from blink.prompts import template_named
-    from blink.token_sr import TokenSR, check_patches
-
-    _check_values(settings)
-    model = settings["model"]
-    layers = parse_layers(settings["layer"])
-    prefix = template_named(model["template"]).prefix
-    backbone = outline(model["path"], revision=model["revision"])
-    if layers[-1] >= backbone.num_layers:
-        raise ValueError(
-            f"layer={settings['layer']}: {model['path']} has layers 0 to {backbone.num_layers - 1}"
-        )
-    check_patches(2, backbone.grid)
-    with torch.device("meta"):
-        TokenSR(backbone.hidden_size, settings["token_sr"]["hidden"], settings["token_sr"]["kernels"])
-    trainer = _trainer(settings, folder, layers)
-    images_per_batch(settings["global_pairs"], trainer.world_size, trainer.accumulate_grad_batches)
-    return Plan(
-        layers, prefix, trainer, _image_source(settings), _references(settings, layers, backbone.hidden_size)
-    )
-
-
-def _check_values(settings: dict[str, Any]) -> None:
-    """Raise ValueError for a value of the wrong type or out of range."""
-    for key, least in _LEAST.items():
-        value = settings[key]
-        if not (value is None and key == "images") and (type(value) is not int or value < least):
-            raise ValueError(f"{key}={value!r}: expected a whole number of at least {least}")
-    for group, key, low, high in _NUMBERS:
-        value = settings[group][key]
-        if type(value) not in (int, float) or not low <= value <= high:
-            raise ValueError(f"{group}.{key}={value!r}: expected a number in [{low}, {high}]")
-    for group, key, choices in _CHOICES:
-        value = settings[group][key]
-        if value not in choices:
-            raise ValueError(f"{group}.{key}={value!r}: expected one of {', '.join(choices)}")
-
-
-def _trainer(settings: dict[str, Any], folder: Path, layers: tuple[int, ...]) -> Trainer:
-    """Make the trainer that `conf/trainer` describes.
-
-    Raises:
-        ValueError: Lightning refuses the settings on this machine.
-    """
-    from hydra.errors import InstantiationException
-    from lightning.pytorch.accelerators import CUDAAccelerator
-    from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
-    from lightning.pytorch.strategies import DeepSpeedStrategy
-
-    chosen = dict(settings["trainer"])
-    chosen["precision"] = _precision(chosen["precision"], chosen["accelerator"])
-    callbacks: list[Any] = [
-        ModelCheckpoint(
-            dirpath=folder / CHECKPOINTS,
-            filename="step-{step}",
-            auto_insert_metric_name=False,
-            every_n_train_steps=settings["checkpoint_every"],
-            save_on_train_epoch_end=False,
-        )
-    ]
-    if chosen["enable_progress_bar"]:
-        callbacks.append(RichProgressBar())
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
-    try:
-        trainer: Trainer = hydra.utils.instantiate(
-            chosen,
-            callbacks=callbacks,
-            logger=False,
-            default_root_dir=str(folder),
-            max_epochs=1,
-            num_sanity_val_steps=0,
-            use_distributed_sampler=False,
-            enable_model_summary=False,
-        )
-    except InstantiationException as error:
-        raise ValueError(f"trainer: {error.__cause__ or error}") from error
-    if type(trainer.strategy) is DeepSpeedStrategy and not isinstance(trainer.accelerator, CUDAAccelerator):
-        raise ValueError("trainer=deepspeed needs CUDA GPUs; trainer=ddp_cpu runs two processes on CPUs")
-    if isinstance(trainer.strategy, DeepSpeedStrategy) and trainer.gradient_clip_val and len(layers) > 1:
-        raise ValueError(
-            "trainer.gradient_clip_val with DeepSpeed clips all layers as one, which couples them; "
-            "train one layer at a time, or use trainer=ddp"
-        )
-    return trainer
-
-
-def _precision(precision: str, accelerator: str) -> str:
-    """Resolve "auto": bf16 where a GPU of this machine has it and is used, else float32."""
-    import torch
-
-    if precision != "auto":
-        return precision
-    on_gpu = accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
-    return "bf16-mixed" if on_gpu and torch.cuda.is_bf16_supported() else "32-true"
-
-
-def _image_source(settings: dict[str, Any]) -> Images | None:
-    """Open where images come from; None for scenes, which are drawn.
-
-    Raises:
-        ValueError: there is no such source, or nothing in it.
-    """
-    from blink.images import hub_images, local_images
-
-    data = settings["data"]
-    if data["root"] is not None:
-        places = data["root"] if isinstance(data["root"], list) else [data["root"]]
-        return local_images([Path(place).expanduser() for place in places])
-    if data["source"] == "hub":
-        if data["id"] is None:
-            raise ValueError("data=hub needs data.id, the id of a data set on the hub or a folder of one")
-        return hub_images(data["id"], name=data["name"], split=data["split"], column=data["column"])
-    if data["source"] != "scenes":
-        raise ValueError(f"data.source={data['source']!r} needs data.root, a folder of images")
-    return None
-
-
-def _references(settings: dict[str, Any], layers: tuple[int, ...], width: int) -> dict[int, TokenSR]:
-    """Load the modules that are measured beside the new ones.
-
-    Raises:
-        ValueError: there are none for any of the layers, or they are of another width.
-    """
-    from blink.token_sr import load_token_sr
-
-    if settings["reference"] is None:
-        return {}
-    earlier = load_token_sr(settings["reference"])
-    shared = {layer: earlier[layer] for layer in layers if layer in earlier}
-    if not shared:
-        raise ValueError(f"reference={settings['reference']} has modules of layers {sorted(earlier)} only")
-    widths = {module.channels for module in shared.values()}
-    if widths != {width}:
-        raise ValueError(
-            f"reference={settings['reference']}: width {widths.pop()}; the backbone's is {width}"
-        )
-    return shared
 
 
 def _portions(settings: dict[str, Any], images: Images | None, folder: Path) -> tuple[Portions, int]:
