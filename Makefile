@@ -7,6 +7,11 @@ READY := $(VENV)/.ready
 # CPU machines take the pinned CPU wheel of torch; with a GPU, pip takes the newest CUDA build.
 CONSTRAINTS ?= $(if $(shell command -v nvidia-smi),,-c constraints-cpu.txt)
 
+# The demo trains the modules of the preset's layers anew, as the shipped ones were trained.
+DEMO_LAYERS := 5-7
+RECIPE := images=2000 optimizer.learning_rate=0.002
+DEMO_RUN := outputs/train/images-2000+layer-$(DEMO_LAYERS)+optimizer.learning_rate-0.002+reference-tiny
+
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test check build clean
 
@@ -21,9 +26,9 @@ $(READY): pyproject.toml constraints-cpu.txt
 
 setup: $(READY)  ## Create .venv and install the project into it
 
-demo: $(READY)  ## Train TokenSR modules on the tiny backbone, evaluate vanilla, Blink-interp and Blink on POPE (scenes)
-	$(BIN)/python -m blink.train layer=$(DEMO_LAYERS)
-	$(BIN)/python -m blink.eval bench=pope method=vanilla,interp,blink --multirun
+demo: $(READY)  ## Train TokenSR modules on the tiny backbone, then compare vanilla, Blink-interp and Blink on POPE
+	$(BIN)/python -m blink.train layer=$(DEMO_LAYERS) $(RECIPE) reference=tiny
+	$(BIN)/python -m blink.eval bench=pope method=vanilla,interp,blink token_sr=$(DEMO_RUN)/token_sr --multirun
 
 test: $(READY)  ## Run the tests
 	$(BIN)/python -m pytest

@@ -199,11 +199,12 @@ def _references(settings: dict[str, Any], layers: tuple[int, ...], width: int) -
     Raises:
         ValueError: there are none for any of the layers, or they are of another width.
     """
+    from blink.checkpoints import TINY
     from blink.token_sr import load_token_sr
 
     if settings["reference"] is None:
         return {}
-    earlier = load_token_sr(settings["reference"])
+    earlier = load_token_sr(TINY / "token_sr" if settings["reference"] == "tiny" else settings["reference"])
     shared = {layer: earlier[layer] for layer in layers if layer in earlier}
     if not shared:
         raise ValueError(f"reference={settings['reference']} has modules of layers {sorted(earlier)} only")

@@ -5,7 +5,8 @@
 3. *basics*: the language model learns to look things up, on easy pictures, with background tokens left out.
 4. *mixture*: every kind of question, every difficulty.
 5. *places*: the same, with more of what comes last: colours, places and relations.
-6. *whole*: all visual tokens, all weights, learning rate to zero.
+6. *pairs*: again, with more of what takes two objects or all of them: relations and counts.
+7. *whole*: all visual tokens, all weights, learning rate to zero.
 
 Matrices of the decoder layers are trained with Muon, all else with AdamW. The state is saved every few minutes, and
 the same command goes on from there; batches follow from (stage, step), so nothing is repeated or left out.
@@ -80,6 +81,15 @@ PLACES = {
     "relation": 3.0,
     "describe": 0.5,
 }
+PAIRS = {
+    "existence": 0.7,
+    "colour": 1.5,
+    "shape": 0.7,
+    "count": 3.0,
+    "where": 2.0,
+    "relation": 4.0,
+    "describe": 0.5,
+}
 STAGES = (
     Stage("vision", "vision", steps=3000, batch=32, rate=1.5e-3, warmup=100, decay=800),
     Stage("projector", "projector", steps=400, batch=32, rate=3e-3, warmup=20, decay=200),
@@ -91,11 +101,15 @@ STAGES = (
         Course(FULL, {"easy": 0.3, "ordinary": 0.5, "hard": 0.2}, long=0.35, kept=62),
     ),
     Stage(
-        "places", "language", 2500, 8, 3e-3, 20, 1,
+        "places", "language", 1900, 8, 3e-3, 20, 1,
         Course(PLACES, {"easy": 0.45, "ordinary": 0.45, "hard": 0.1}, long=0.25, kept=62),
     ),
     Stage(
-        "whole", "all", 2000, 8, 2e-3, 50, 2000,
+        "pairs", "language", 1000, 8, 3e-3, 20, 1,
+        Course(PAIRS, {"easy": 0.45, "ordinary": 0.45, "hard": 0.1}, long=0.25, kept=62),
+    ),
+    Stage(
+        "whole", "all", 1000, 8, 2e-3, 50, 950,
         Course(FULL, {"easy": 0.25, "ordinary": 0.5, "hard": 0.25}, long=0.35),
     ),
 )  # fmt: skip
