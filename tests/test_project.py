@@ -1,0 +1,63 @@
+"""The Makefile's demo and the wheel: what a newcomer meets first."""
+
+import re
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from blink.outputs import run_name
+from blink.policy import parse_layers
+from blink.presets import preset
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def test_demo_trains_the_layers_that_it_evaluates() -> None:
+    """Would catch a preset that moved on without the demo, which then lacks modules for the layers it scans."""
+    text = (ROOT / "Makefile").read_text(encoding="utf-8")
+    variables = dict(re.findall(r"^(DEMO_\w+|RECIPE) := (.*)$", text, flags=re.MULTILINE))
+    layers, recipe = variables["DEMO_LAYERS"], variables["RECIPE"].split()
+    settings = preset("tiny", "pope")
+    assert settings is not None
+    assert parse_layers(layers) == parse_layers(settings.layers)
+    name = run_name([f"layer={layers}", *recipe, "reference=tiny"])
+    assert variables["DEMO_RUN"].replace("$(DEMO_LAYERS)", layers) == f"outputs/train/{name}"
+
+
+@pytest.mark.slow
+def test_wheel_carries_configs_and_weights(tmp_path: Path) -> None:
+    """Would catch a wheel whose commands find no config, or whose method=blink finds no modules."""
+    command = [
+        sys.executable,
+        "-m",
+        "build",
+        "--wheel",
+        "--no-isolation",
+        "--outdir",
+        str(tmp_path),
+        str(ROOT),
+    ]
+    subprocess.run(command, check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    names = set(zipfile.ZipFile(wheel).namelist())
+    for needed in (
+        "conf/train.yaml",
+        "conf/eval.yaml",
+        "conf/model/tiny.yaml",
+        "assets/tiny/model.safetensors",
+    ):
+        assert f"blink/{needed}" in names
+    assert {f"blink/assets/tiny/token_sr/layer_{layer:02}.safetensors" for layer in range(16)} <= names
+    zipfile.ZipFile(wheel).extractall(tmp_path / "unpacked")
+    shown = subprocess.run(
+        [sys.executable, "-c", "import blink.outputs; print(blink.outputs.CONF_DIR)"],
+        env={"PYTHONPATH": str(tmp_path / "unpacked")},
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=tmp_path,
+    )
+    assert shown.stdout.strip() == str(tmp_path / "unpacked" / "blink" / "conf")
