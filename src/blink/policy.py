@@ -48,7 +48,7 @@ class Policy:
         seed: seeds the draws of a random selector or schedule.
 
     Raises:
-        ValueError: for a value outside its range.
+        ValueError: for a value of another type or outside its range.
     """
 
     layers: Collection[int]
@@ -70,6 +70,9 @@ class Policy:
                 raise ValueError(f"{name}={tau!r} is not a number in [0, 1]; ratios of saliency lie there")
         if not _is_int(self.patches) or self.patches < 2:
             raise ValueError(f"patches={self.patches!r} is not an integer of at least 2 (p of p x p regions)")
+        for name in ("interpolate", "scale_tau"):
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"{name}={getattr(self, name)!r} is neither true nor false")
         if not _is_int(self.seed):
             raise ValueError(f"seed={self.seed!r} is not an integer")
         for name, choices in (("saliency", SALIENCIES), ("selector", SELECTORS), ("schedule", SCHEDULES)):
