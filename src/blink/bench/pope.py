@@ -36,7 +36,7 @@ class Pope:
     """The benchmark.
 
     Args:
-        splits: which of the three splits to ask, in the order of the results.
+        splits: which of the three splits to ask, in the order of the results; one may stand alone.
         hub_id: data set on the Hugging Face hub.
         revision: its revision; None is the newest.
         max_new_tokens: how long an answer may get.
@@ -51,15 +51,15 @@ class Pope:
     def __init__(
         self,
         *,
-        splits: Sequence[str] = SPLITS,
+        splits: str | Sequence[str] = SPLITS,
         hub_id: str = "lmms-lab/POPE",
         revision: str | None = None,
         max_new_tokens: int = 128,
     ) -> None:
-        unknown = [split for split in splits if split not in SPLITS]
-        if unknown or not splits:
-            raise ValueError(f"POPE splits {list(splits)}: choose one or more of {', '.join(SPLITS)}")
-        self.splits = tuple(dict.fromkeys(splits))
+        named = (splits,) if isinstance(splits, str) else splits
+        if not isinstance(named, Sequence) or not named or any(split not in SPLITS for split in named):
+            raise ValueError(f"POPE splits {splits!r}: choose one or more of {', '.join(SPLITS)}")
+        self.splits = tuple(dict.fromkeys(named))
         self.hub_id = hub_id
         self.revision = revision
         self.max_new_tokens = max_new_tokens
