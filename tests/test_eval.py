@@ -141,6 +141,19 @@ def test_sweep_with_one_bad_point_starts_no_job(
 
 
 @pytest.mark.parametrize(
+    ("swept", "message"),
+    [("batch_size=1,x", "error: batch_size='x'"), ("tau_expp=0.1,0.2", "error: .*tau_expp")],
+)
+def test_sweep_with_a_mistyped_point_starts_no_job(
+    backbone: str, swept: str, message: str, working_directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches a check whose failure Hydra reports as a warning before it starts the first job."""
+    with pytest.raises(SystemExit, match=message):
+        command(monkeypatch, backbone, *SMALL, "method=vanilla", swept, "--multirun")
+    assert not (working_directory / "outputs" / "eval").exists()
+
+
+@pytest.mark.parametrize(
     ("overrides", "message"),
     [
         (("layer=4",), "layers .4.; this model has decoder layers 0 to 3"),
@@ -159,8 +172,32 @@ def test_sweep_with_one_bad_point_starts_no_job(
         ),
         (("layer=1", "data.root=/missing"), "data.root=/missing is not a folder"),
         (("layer=1", "data=local"), "data.root"),
-        (("layer=1", "limit=0"), "pope has no questions left"),
+        (("layer=1", "limit=0"), "limit=0: expected a whole number of at least 1"),
+        (("layer=1", "limit=1.5"), "limit=1.5: expected a whole number of at least 1"),
         (("layer=1", "batch_size=0"), "batch_size=0"),
+        (("layer=1", "batch_size=x"), "batch_size='x': expected a whole number"),
+        (("layer=1", "scenes.images=x"), "scenes.images='x': expected a whole number"),
+        (("layer=1", "scenes.split=[test]"), "scenes.split=.'test'.: expected a text"),
+        (("layer=1", "bench.max_new_tokens=0"), "bench.max_new_tokens=0: expected a whole number"),
+        (("layer=1", "bench.splits=5"), "POPE splits 5: choose one or more of adversarial"),
+        (
+            ("layer=1", "bench.splits=[[random]]"),
+            "bench.splits=.*: expected a text, a whole number or a list",
+        ),
+        (("layer=1", "data.root=[a,b]"), "data.root=.'a', 'b'.: expected a text"),
+        (("layer=1", "fresh=maybe"), "fresh='maybe': expected one of True, False"),
+        (("layer=1", "fresh=1"), "fresh=1: expected one of True, False"),
+        (("layer=1", "model.path=null"), "model.path=None: expected a text"),
+        (("layer=1", "model.dtype=foo"), "model.dtype='foo': expected one of float32"),
+        (("layer=1", "model.device=foo"), "model.device='foo': expected auto, cpu, cuda"),
+        (("layer=1", "model.device=cuda:99"), "model.device=cuda:99: this machine has"),
+        (
+            ("layer=1", "model.attn_implementation=foo"),
+            "attn_implementation='foo': expected one of eager, sdpa",
+        ),
+        (("layer=1", "interpolate=maybe"), "interpolate='maybe' is neither true nor false"),
+        (("method=vanilla", "tau_exp=7"), "tau_exp=7 is not a number in"),
+        (("method=vanilla", "layer=99"), "layers .99.; this model has decoder layers 0 to 3"),
         (("layer=1", "bench.splits=[often]"), "choose one or more of adversarial"),
         (("layer=1", "model.template=chatml"), "unknown prompt template 'chatml'"),
         (("layer=1", "+tau=0.5"), "unknown key 'tau'"),

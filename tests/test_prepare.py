@@ -35,6 +35,8 @@ def test_settings_reach_the_benchmark() -> None:
     questions = read_questions("pope", (("splits", ("random",)), ("max_new_tokens", 7)), **SCENES)
     assert len(questions.samples) == 12
     assert questions.benchmark.max_new_tokens == 7
+    [alone] = {sample.split for sample in read_questions("pope", (("splits", "random"),), **SCENES).samples}
+    assert alone == "random"
 
 
 @pytest.mark.parametrize(
@@ -64,6 +66,14 @@ def test_broken_picture_is_found_at_once(tmp_path: Path) -> None:
     (tmp_path / "val2014" / "COCO_val2014_1.png").write_bytes(b"\x89PNG\r\n\x1a\n broken")
     with pytest.raises(ValueError, match=r"cannot read the picture COCO_val2014_1.png of question"):
         read_questions("pope", (), **local | {"limit": 6})
+
+
+def test_home_in_the_data_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches a ~ that is looked for by that name."""
+    write_llava(tmp_path / "POPE")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    questions = read_questions("pope", (), **SCENES | {"source": "local", "place": "~/POPE"})
+    assert len(questions.samples) == 6
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ import hydra
 import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from hydra.utils import instantiate
@@ -30,8 +31,8 @@ from blink.compare import read_run, score_table, screen
 from blink.evaluate import SCORES, evaluate, files_digest, resume
 from blink.figures import example
 from blink.outputs import CONF_DIR, one_line_errors, open_run, reject_added_keys
-from blink.policy import Policy
-from blink.prepare import check_fit, modules_folder, outlined, read_questions
+from blink.policy import Policy, check_layers, parse_layers
+from blink.prepare import check_fit, check_values, modules_folder, outlined, read_questions
 from blink.presets import resolve
 from blink.prompts import Template, template_named
 from blink.views import ViewMaker
@@ -108,12 +109,21 @@ class SweepCallback(Callback):
     """Checks every job of a multirun before the first one starts, and reports after the last one."""
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Check the settings of every job; other sweepers than Hydra's own choose them as they go."""
+        """Check the settings of every job; other sweepers than Hydra's own choose them as they go.
+
+        Hydra would turn what a callback raises into a warning and start the first job.
+        """
         if not config.hydra.sweeper._target_.endswith("BasicSweeper"):
             return
-        with one_line_errors():
-            for overrides in jobs_of(config.hydra.overrides.task):
-                make_plan(hydra.compose("eval", overrides), overrides)
+        try:
+            with one_line_errors():
+                for overrides in jobs_of(config.hydra.overrides.task):
+                    make_plan(hydra.compose("eval", overrides), overrides)
+        except HydraException as error:
+            sys.exit(f"error: {' '.join(str(error).split())}")
+        except Exception:
+            log.exception("the sweep's settings could not be checked; no job was started")
+            sys.exit(1)
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Write and print the report; Hydra would turn what a callback raises into a warning."""
@@ -131,12 +141,11 @@ def make_plan(config: DictConfig, overrides: Sequence[str]) -> Plan:
         ValueError: what the user asked for cannot be run; says why.
     """
     reject_added_keys(overrides)
+    check_values(_plain(config))
     model, method, data = config.model, config.method, config.data
-    if config.batch_size < 1:
-        raise ValueError(f"batch_size={config.batch_size}: answer at least one question at once")
     _note_unused(overrides, method)
     template = template_named(model.template)
-    policy, sources = _policy(config) if method.scans else (None, None)
+    policy, sources = _policy(config) if method.scans else _no_policy(config)
     token_sr = None
     if policy is not None:
         if method.trained:
@@ -200,6 +209,20 @@ def _policy(config: DictConfig) -> tuple[Policy, dict[str, str]]:
     scan = resolve(family, config.bench.name, **{key: given[key] for key in _SCAN_KEYS})
     others = {key: given[key] for key in _OTHER_POLICY_KEYS}
     return Policy(scan.layers, scan.tau_exp, scan.tau_drop, **others), scan.sources
+
+
+def _no_policy(config: DictConfig) -> tuple[None, None]:
+    """Check the policy's keys where none is used: a mistake should not wait for the method that reads them.
+
+    Raises:
+        ValueError: a value is out of range, or the backbone has no such layer.
+    """
+    given = _plain(config)
+    thresholds = {key: given[key] for key in ("tau_exp", "tau_drop") if given[key] is not None}
+    others = {key: given[key] for key in _OTHER_POLICY_KEYS}
+    policy = Policy(parse_layers(0 if given["layer"] is None else given["layer"]), **thresholds, **others)
+    check_layers(policy.layers, outlined(config.model.path, config.model.revision).num_layers)
+    return None, None
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from blink.backbone import Backbone
 from blink.cache import BlinkCache
 from blink.inference import Passed, run_prompt, run_step
 from blink.layout import Layout, find_layout
-from blink.policy import Event, Policy
+from blink.policy import Event, Policy, check_layers
 from blink.support import check_generation, check_no_image, check_outputs, check_prompt, check_step
 from blink.token_sr import check_modules, check_patches, load_token_sr, placed
 
@@ -280,11 +280,7 @@ def attach(
     if isinstance(getattr(vars(model).get("generate"), "__self__", None), Handle):
         raise ValueError("Blink is attached to this model already; call detach() on the handle first")
     check_patches(policy.patches, backbone.grid)
-    beyond = [layer for layer in policy.layers if layer >= backbone.num_layers]
-    if beyond:
-        raise ValueError(
-            f"the policy scans layers {beyond}; this model has decoder layers 0 to {backbone.num_layers - 1}"
-        )
+    check_layers(policy.layers, backbone.num_layers)
     if token_sr is None:
         return Handle(backbone, policy, {})
     modules: Mapping[int, nn.Module]

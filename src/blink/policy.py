@@ -141,6 +141,15 @@ def parse_layers(layers: int | str | Iterable[int]) -> tuple[int, ...]:
     return _checked_layers(found)
 
 
+def check_layers(layers: Collection[int], num_layers: int) -> None:
+    """Raise ValueError unless a backbone of `num_layers` decoder layers has all of `layers`."""
+    beyond = [layer for layer in layers if layer >= num_layers]
+    if beyond:
+        raise ValueError(
+            f"the policy scans layers {beyond}; this model has decoder layers 0 to {num_layers - 1}"
+        )
+
+
 def _by_threshold(policy: Policy, ratio: float) -> str:
     """The action of Algorithm 1: strict on both sides, expansion first."""
     expand_above, drop_below = policy.thresholds

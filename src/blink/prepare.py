@@ -3,12 +3,14 @@
 Flat arguments in, plain values out; results are kept, since the jobs of a sweep ask for the same things.
 """
 
-from collections.abc import Sequence
-from functools import lru_cache
+from collections.abc import Mapping, Sequence
+from functools import lru_cache, reduce
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import torch
 from rich.progress import track
+from transformers.utils import is_flash_attn_2_available
 
 from blink.backbone import Backbone
 from blink.bench import BENCHMARKS, Benchmark, Sample
@@ -19,6 +21,33 @@ from blink.policy import Policy
 Setting = tuple[str, int | str | tuple[str, ...] | None]
 """A key of a benchmark's config and its value, hashable."""
 
+_WHOLE_NUMBERS = ("batch_size", "limit", "scenes.images", "bench.max_new_tokens")
+
+_TEXTS = (
+    "model.path",
+    "model.revision",
+    "model.family",
+    "model.template",
+    "model.device",
+    "bench.name",
+    "bench.hub_id",
+    "bench.revision",
+    "data.source",
+    "data.root",
+    "data.id",
+    "scenes.split",
+    "token_sr",
+    "outputs",
+)
+
+_OPTIONAL = ("limit", "model.revision", "bench.revision", "data.root", "data.id", "token_sr")
+
+_CHOICES: Mapping[str, tuple[object, ...]] = {
+    "model.dtype": ("float32", "bfloat16", "float16", "auto"),
+    "model.attn_implementation": ("eager", "sdpa", "flash_attention_2"),
+    "fresh": (True, False),
+}
+
 _outline = lru_cache(maxsize=4)(outline)
 
 
@@ -28,6 +57,34 @@ class Questions(NamedTuple):
     benchmark: Benchmark
     samples: list[Sample]
     data: str
+
+
+def check_values(settings: Mapping[str, Any]) -> None:
+    """Check what is said of the run beside the policy, the composed config as plain containers: types and ranges.
+
+    Raises:
+        ValueError: a value is of the wrong type, out of range, or not available on this machine.
+    """
+    values = {key: _value(settings, key) for key in (*_WHOLE_NUMBERS, *_TEXTS, *_CHOICES)}
+    values = {key: value for key, value in values.items() if not (value is None and key in _OPTIONAL)}
+    for key, value in values.items():
+        if key in _WHOLE_NUMBERS and (type(value) is not int or value < 1):
+            raise ValueError(f"{key}={value!r}: expected a whole number of at least 1")
+        if key in _TEXTS and (not isinstance(value, str) or not value):
+            raise ValueError(
+                f"{key}={value!r}: expected a text; put quotes around one that reads as a number"
+            )
+        if key in _CHOICES and (type(value), value) not in [(type(c), c) for c in _CHOICES[key]]:
+            raise ValueError(f"{key}={value!r}: expected one of {', '.join(map(str, _CHOICES[key]))}")
+    for key, value in settings["bench"].items():
+        if not all(part is None or isinstance(part, int | str) for part in _listed(value)):
+            raise ValueError(f"bench.{key}={value!r}: expected a text, a whole number or a list of these")
+    if values["model.attn_implementation"] == "flash_attention_2" and not is_flash_attn_2_available():
+        raise ValueError(
+            "model.attn_implementation=flash_attention_2 needs a GPU and the package flash-attn; "
+            "sdpa works everywhere"
+        )
+    _check_device(values["model.device"])
 
 
 @lru_cache(maxsize=4)
@@ -120,9 +177,29 @@ def _read(
     if source == "hub":
         return benchmark.from_hub(), f"hub {place or 'default'}"
     if source == "local":
-        if place is None or not Path(place).is_dir():
+        folder = None if place is None else Path(place).expanduser()
+        if folder is None or not folder.is_dir():
             raise ValueError(
                 f"data.root={place} is not a folder; give the folder that holds {benchmark.name}"
             )
-        return benchmark.from_folder(Path(place)), str(place)
+        return benchmark.from_folder(folder), str(place)
     raise ValueError(f"unknown data source {source!r}; choose scenes, hub or local")
+
+
+def _check_device(name: str) -> None:
+    """Raise ValueError unless this machine has the device; "auto" it always has."""
+    try:
+        device = torch.device("cpu" if name == "auto" else name)
+    except RuntimeError as error:
+        raise ValueError(f"model.device={name!r}: expected auto, cpu, cuda or cuda:1") from error
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ValueError(f"model.device={name}: this machine has {torch.cuda.device_count()} such devices")
+
+
+def _value(settings: Mapping[str, Any], key: str) -> Any:
+    """The value of a dotted key, None if there is none."""
+    return reduce(lambda group, part: group.get(part, None), key.split("."), settings)
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
