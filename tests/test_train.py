@@ -16,6 +16,7 @@ from omegaconf import OmegaConf
 from blink import load_token_sr
 from blink.module import TokenSRTraining
 from blink.outputs import CONF_DIR, RANK_VARIABLES, run_name
+from blink.settings import filled_in
 from blink.train import train
 from tests import models
 
@@ -63,7 +64,7 @@ def run(*overrides: str) -> dict[str, Any]:
     with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
         config = compose("train", overrides=list(overrides))
     settings: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-    return train(settings, list(overrides))
+    return train(filled_in(settings), list(overrides))
 
 
 def folder_of(*overrides: str) -> Path:
@@ -234,6 +235,19 @@ def test_earlier_modules_are_measured_beside_the_new(llava_folder: Path, picture
         assert again["layers"][layer]["kl_token_sr"] != first["layers"][layer]["kl_token_sr"]
     with pytest.raises(SystemExit, match=r"has modules of layers \[1, 2\] only"):
         run(*overrides, "layer=3", f"reference={reference}")
+
+
+def test_null_follows_the_backbone() -> None:
+    """Catches the tiny backbone's rate and temperature on a user's own, and an override that loses to them."""
+    groups = {"optimizer": {"learning_rate": None}, "objective": {"temperature": None}}
+    tiny = filled_in({"model": {"path": "tiny"}, **groups})
+    own = filled_in({"model": {"path": "llava-hf/llava-1.5-7b-hf"}, **groups})
+    assert own["optimizer"]["learning_rate"] == 1e-4
+    assert own["objective"]["temperature"] == 1.0
+    assert tiny["optimizer"]["learning_rate"] != 1e-4
+    chosen = filled_in({"model": {"path": "tiny"}, **groups, "objective": {"temperature": 3.0}})
+    assert chosen["objective"]["temperature"] == 3.0
+    assert groups["objective"]["temperature"] is None
 
 
 def test_unknown_keys_are_errors_of_hydra() -> None:

@@ -6,6 +6,7 @@ so. Heavy imports wait until they are needed.
 
 from __future__ import annotations
 
+import copy
 import logging
 import math
 from pathlib import Path
@@ -23,6 +24,13 @@ if TYPE_CHECKING:
 
 CHECKPOINTS = "checkpoints"
 """Folder of a run's checkpoints, in its folder."""
+
+_BY_BACKBONE: dict[str, dict[tuple[str, str], float]] = {
+    "tiny": {("optimizer", "learning_rate"): 1e-3, ("objective", "temperature"): 50.0},
+    "others": {("optimizer", "learning_rate"): 1e-4, ("objective", "temperature"): 1.0},
+}
+"""What null stands for. Others: the paper (Table 4). The states of tiny are some hundred long in few channels,
+so that their softmax at temperature 1 is one channel, and modules that match it alone lose the direction."""
 
 _LEAST = {
     "images": 1,
@@ -64,6 +72,16 @@ class Plan(NamedTuple):
     trainer: Trainer
     images: Images | None
     references: dict[int, TokenSR]
+
+
+def filled_in(settings: dict[str, Any]) -> dict[str, Any]:
+    """Return settings with what null stands for on their backbone, by its path."""
+    filled = copy.deepcopy(settings)
+    values = _BY_BACKBONE["tiny" if settings["model"]["path"] == "tiny" else "others"]
+    for (group, key), value in values.items():
+        if filled[group][key] is None:
+            filled[group][key] = value
+    return filled
 
 
 def check(settings: dict[str, Any], folder: Path) -> Plan:

@@ -30,7 +30,7 @@ from blink.outputs import (
     write_json,
 )
 from blink.report import SUMMARY, print_summary, summarise
-from blink.settings import CHECKPOINTS, Plan, check
+from blink.settings import CHECKPOINTS, Plan, check, filled_in
 
 if TYPE_CHECKING:
     from blink.checkpoints import LoadedBackbone
@@ -67,7 +67,8 @@ def main(config: DictConfig) -> float:
     overrides = list(job.overrides.task)
     with one_line_errors():
         reject_added_keys(overrides, open_groups=("trainer",))
-        settings: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+        plain: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+        settings = filled_in(plain)
         summary = _finished(settings, overrides)
     if summary is None:
         from blink.processes import one_job
