@@ -236,6 +236,19 @@ def test_parquet_of_something_else_is_named(tmp_path: Path) -> None:
         Pope().from_folder(tmp_path)
 
 
+@pytest.mark.parametrize("part", ["footer", "pages", "all"])
+@pytest.mark.usefixtures("arrow_cache")
+def test_damaged_parquet_is_named(tmp_path: Path, part: str) -> None:
+    """Catches a traceback, or an error that leaves open which file has to be fetched again."""
+    write_parquet(tmp_path, hub_rows(), "test-00000-of-00001.parquet")
+    path = tmp_path / "test-00000-of-00001.parquet"
+    whole = path.read_bytes()
+    damaged = {"footer": whole[:-100], "pages": whole[:4] + bytes(400) + whole[404:], "all": b""}
+    path.write_bytes(damaged[part])
+    with pytest.raises(ValueError, match=r"cannot read .*test-00000-of-00001.parquet \(.+\)"):
+        Pope().from_folder(tmp_path)
+
+
 def write_llava(root: Path, labels: Mapping[str, list[dict[str, Any]]] | None = None) -> None:
     """LLaVA's layout: a question file with the instruction inside, POPE's labels with ids of their own, pictures."""
     questions = []

@@ -24,20 +24,29 @@ def hub_table(hub_id: str, revision: str | None, split: str) -> Any:
 
     try:
         return datasets.load_dataset(hub_id, split=split, revision=revision)
-    except (OSError, ValueError) as cause:
-        reason = (str(cause).splitlines() or [type(cause).__name__])[0]
+    except (OSError, ValueError, datasets.exceptions.DatasetsError) as cause:
         folder = f"data/{hub_id.rpartition('/')[2]}"
         raise ValueError(
-            f"cannot load {hub_id} from the Hugging Face hub ({reason}); check the network, or fetch it elsewhere "
+            f"cannot load {hub_id} from the Hugging Face hub ({_reason(cause)}); check the network, or fetch it elsewhere "
             f"with `hf download --repo-type dataset {hub_id} --local-dir {folder}` and pass data.root={folder}"
         ) from cause
 
 
 def parquet_table(files: Sequence[Path]) -> Any:
-    """Load parquet files as one `datasets` table."""
+    """Load parquet files as one `datasets` table.
+
+    Raises:
+        ValueError: one of them cannot be read; names them.
+    """
     import datasets  # as above
 
-    return datasets.load_dataset("parquet", data_files=[str(path) for path in files], split="train")
+    names = [str(path) for path in files]
+    try:
+        return datasets.load_dataset("parquet", data_files=names, split="train")
+    except (OSError, ValueError, TypeError, datasets.exceptions.DatasetsError) as cause:
+        raise ValueError(
+            f"cannot read {' or '.join(names)} ({_reason(cause)}); a damaged file has to be fetched again"
+        ) from cause
 
 
 def rows_and_pictures(
@@ -92,6 +101,13 @@ def picture_file(folders: Sequence[Path], name: str) -> Opener:
 def in_memory(image: Image.Image) -> Opener:
     """Give out a picture that is in memory already."""
     return lambda: image
+
+
+def _reason(error: BaseException) -> str:
+    """The first line of what was at the bottom of an error."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _cell(pictures: Any, column: str, position: int) -> Image.Image:
