@@ -118,6 +118,17 @@ def test_a_run_leaves_modules_and_a_summary(llava_folder: Path, pictures: Path) 
     assert json.loads((folder / "manifest.json").read_text())["images"] == 24
 
 
+def test_scenes_are_the_default(llava_folder: Path) -> None:
+    """Catches held-out scenes that are trained on, scenes that change with their number, and unlogged measures."""
+    overrides = [one for one in common(llava_folder, Path("unused")) if "data.root" not in one]
+    overrides = [*overrides, "layer=1", "held_out=3", "logger=csv", "optimizer.learning_rate=0.0"]
+    few, more = (run(*overrides, f"images={count}") for count in (4, 6))
+    assert few["layers"] == more["layers"]  # untrained, and measured on the same scenes
+    assert (few["train_images"], more["train_images"], few["held_out_images"]) == (4, 6, 3)
+    (logged,) = folder_of(*overrides, "images=4").glob("csv/*/metrics.csv")
+    assert "held_out/layer_1/kl_token_sr" in logged.read_text()
+
+
 def test_a_killed_run_ends_like_one_that_was_not(
     llava_folder: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
