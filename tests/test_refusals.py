@@ -44,9 +44,10 @@ def test_prompts(segments: Any, found: str, generate: bool) -> None:
     """Catches a prompt without exactly one image and text behind it, answered as if it had (3.12)."""
     model = rig(grid=6).model
     inputs = inputs_of(*segments)
-    call = partial(model.generate, max_new_tokens=2) if generate else model
-    with attached(model, ALWAYS), torch.no_grad(), pytest.raises(ValueError, match=found):
-        call(**inputs)
+    with attached(model, ALWAYS), torch.no_grad():
+        call = partial(model.generate, max_new_tokens=2) if generate else model
+        with pytest.raises(ValueError, match=found):
+            call(**inputs)
 
 
 def test_one_row_without_its_own_image() -> None:
@@ -103,12 +104,23 @@ def test_filled_cache_at_the_prompt(generate: bool) -> None:
     twice = {**inputs}
     for name in ("input_ids", "attention_mask"):
         twice[name] = torch.cat([inputs[name], inputs[name]], dim=1)
-    if generate:
-        call = partial(model.generate, **twice, max_new_tokens=2)
-    else:
-        call = partial(model, **{**inputs, "attention_mask": twice["attention_mask"]})
-    with attached(model, ALWAYS), torch.no_grad(), pytest.raises(ValueError, match=r"past_key_values|cache"):
-        call(past_key_values=cache)
+    longer = {**inputs, "attention_mask": twice["attention_mask"]}
+    with attached(model, ALWAYS), torch.no_grad():
+        call = partial(model.generate, **twice, max_new_tokens=2) if generate else partial(model, **longer)
+        with pytest.raises(ValueError, match=r"holds \d+ tokens"):
+            call(past_key_values=cache)
+
+
+def test_empty_cache_at_the_prompt() -> None:
+    """Catches a caller's cache that stays empty, and a next step that looks for an image; `generate` replaces it."""
+    model = rig(grid=6).model
+    inputs = models.batch(model, [1])
+    with attached(model, ALWAYS), torch.no_grad():
+        with pytest.raises(ValueError, match="leave past_key_values out and use the returned one"):
+            model(**inputs, past_key_values=DynamicCache())
+        settings: Any = {"max_new_tokens": 2, "do_sample": False}
+        plain = model.generate(**inputs, **settings)
+        assert torch.equal(model.generate(**inputs, **settings, past_key_values=DynamicCache()), plain)
 
 
 def test_stock_cache_while_decoding() -> None:

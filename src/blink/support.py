@@ -54,7 +54,10 @@ def check_generation(config: GenerationConfig, arguments: dict[str, Any]) -> Non
 
 
 def check_empty_cache(cache: Any) -> None:
-    """Refuse a cache that a prompt cannot start from: only none, or an empty dynamic one, will do."""
+    """Refuse a cache that a prompt cannot start from: only none, or an empty dynamic one, will do.
+
+    `generate` gets one of ours in place of the latter.
+    """
     if cache is None:
         return
     if type(cache) not in (DynamicCache, BlinkCache) or cache.offloading:
@@ -78,7 +81,14 @@ def check_prompt(inputs: dict[str, Any]) -> Tensor | None:
     Returns:
         The attention mask as bool [B, S], or None if nothing is padded.
     """
-    check_empty_cache(inputs.get("past_key_values"))
+    cache = inputs.get("past_key_values")
+    check_empty_cache(cache)
+    if cache is not None and not isinstance(cache, BlinkCache):
+        raise ValueError(
+            f"past_key_values is an empty {type(cache).__name__}, which Blink cannot fill: leave past_key_values out and "
+            "use the returned one, or call `generate` as an attribute of the attached model (taken from it earlier it "
+            f"brings such a cache); {REMEDY}"
+        )
     check_outputs(inputs)
     ids_BS = inputs.get("input_ids")
     if ids_BS is None:
