@@ -126,6 +126,8 @@ def predict(
         return Session(all_rows, 0, 0.0)
     if rows:
         log.info("%d of %d questions are answered already, going on", len(rows), len(samples))
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
     answerer = make_answerer()
     started = time.perf_counter()
     with path.open("a", encoding="utf-8") as file, _progress(benchmark.name) as progress:
@@ -182,7 +184,10 @@ def events_per_layer(rows: Sequence[Row]) -> dict[str, dict[str, int]]:
 
 
 def peak_memory_mb() -> float:
-    """Return the most memory that this process has held, in MiB: of the GPU where one is used, else of the host."""
+    """Return the most memory held, in MiB: of the GPU since `predict` began, or of the host where no GPU is used.
+
+    The host's figure is the process's since its start and never falls: of a sweep's jobs only the first has its own.
+    """
     if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
         return torch.cuda.max_memory_allocated() / 2**20
     unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB elsewhere
