@@ -181,6 +181,35 @@ def test_load_refuses(tmp_path: Path) -> None:
         load_token_sr(folder)
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("kernels", "5,3,1"),
+        ("hidden", 4),
+        ("hidden", None),
+        ("channels", "8"),
+        ("layers", ["2"]),
+        ("kernels", [4]),
+    ],
+)
+def test_mistyped_config_is_named(tmp_path: Path, key: str, value: object) -> None:
+    """Catches a TypeError, or a message that does not say which file to mend."""
+    saved(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, key: value}))
+    with pytest.raises(ValueError, match=rf"{tmp_path}/config.json: .*{key}="):
+        load_token_sr(tmp_path)
+
+
+def test_load_reads_the_wanted_layers_only(tmp_path: Path) -> None:
+    """Catches gigabytes read for layers that are not scanned; their files may even be absent."""
+    saved(tmp_path)
+    (tmp_path / "layer_02.safetensors").unlink()
+    assert list(load_token_sr(tmp_path, layers=(11,))) == [11]
+    with pytest.raises(ValueError, match=r"layers \[2, 11\], but layers \[5\] are scanned too"):
+        load_token_sr(tmp_path, layers=(5, 11))
+
+
 def test_a_hub_id_that_cannot_be_had_is_a_value_error() -> None:
     """Catches a stack of network errors for a misspelt folder; tests run offline."""
     with pytest.raises(ValueError, match="not found on the hub"):

@@ -287,7 +287,8 @@ def attach(
     if isinstance(token_sr, Mapping):
         modules, source = token_sr, "the mapping"
     else:
-        modules, source = load_token_sr(token_sr, channels=backbone.hidden_size), str(token_sr)
+        modules = load_token_sr(token_sr, channels=backbone.hidden_size, layers=policy.layers)
+        source = str(token_sr)
     check_modules(modules, policy.layers, backbone.hidden_size, source)
     return Handle(backbone, policy, {layer: modules[layer] for layer in policy.layers})
 

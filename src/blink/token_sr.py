@@ -150,12 +150,7 @@ def check_modules(
     modules: Mapping[int, nn.Module], layers: Collection[int], channels: int, source: str
 ) -> None:
     """Raise ValueError unless every one of `layers` has a module, and no TokenSR among them is of another width."""
-    missing = [layer for layer in layers if layer not in modules]
-    if missing:
-        raise ValueError(
-            f"{source} has token_sr modules for layers {sorted(modules)}, but layers {missing} are scanned too; "
-            "train those with `python -m blink.train` or scan fewer layers"
-        )
+    _check_has(modules, layers, source)
     for layer in layers:
         module = modules[layer]
         if isinstance(module, TokenSR) and module.channels != channels:
@@ -226,18 +221,24 @@ def save_token_sr(
     (folder / CONFIG).write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def load_token_sr(path: str | os.PathLike[str], *, channels: int | None = None) -> dict[int, TokenSR]:
+def load_token_sr(
+    path: str | os.PathLike[str], *, channels: int | None = None, layers: Collection[int] | None = None
+) -> dict[int, TokenSR]:
     """Read the modules that `save_token_sr` wrote: layer -> module, on the CPU, in the dtype of the files.
 
     Args:
         path: a folder, or a hub id such as "name/blink-token-sr".
         channels: hidden width of the backbone that they are meant for; None skips the check.
+        layers: read only the modules of these; None reads all.
 
     Raises:
-        ValueError: if there is no such folder, a file is missing or does not fit, or the width is another.
+        ValueError: if there is no such folder, it lacks a layer, a file is missing or does not fit, or the width is
+            another.
     """
     folder = _folder(path)
     config = token_sr_config(folder)
+    wanted = config["layers"] if layers is None else sorted(layers)
+    _check_has(config["layers"], wanted, str(path))
     if channels is not None and config["channels"] != channels:
         raise ValueError(
             f"the token_sr modules in {path} are for hidden width {config['channels']} "
@@ -245,8 +246,11 @@ def load_token_sr(path: str | os.PathLike[str], *, channels: int | None = None) 
             "train modules for it with `python -m blink.train`"
         )
     modules = {}
-    for layer in config["layers"]:
-        module = TokenSR(config["channels"], config["hidden"], config["kernels"])
+    for layer in wanted:
+        try:
+            module = TokenSR(config["channels"], config["hidden"], config["kernels"])
+        except ValueError as error:
+            raise ValueError(f"{folder / CONFIG}: {error}") from error
         try:
             state = load_file(folder / _weights_name(layer))
             module.load_state_dict(state, assign=True)
@@ -275,7 +279,22 @@ def token_sr_config(path: str | os.PathLike[str]) -> dict[str, Any]:
             f"{file} is not a token_sr config of format {FORMAT} with {', '.join(sorted(needed))}; "
             "write it with save_token_sr"
         )
+    for key in ("layers", "hidden", "kernels"):
+        value = config[key]
+        if not isinstance(value, list) or not all(type(number) is int for number in value):
+            raise ValueError(f"{file}: {key}={value!r} is not a list of whole numbers")
+    if type(config["channels"]) is not int:
+        raise ValueError(f"{file}: channels={config['channels']!r} is not a whole number")
     return config
+
+
+def _check_has(available: Collection[int], layers: Collection[int], source: str) -> None:
+    missing = [layer for layer in layers if layer not in available]
+    if missing:
+        raise ValueError(
+            f"{source} has token_sr modules for layers {sorted(available)}, but layers {missing} are scanned too; "
+            "train those with `python -m blink.train` or scan fewer layers"
+        )
 
 
 def _weights_name(layer: int) -> str:
