@@ -73,6 +73,8 @@ def test_run_writes_everything_and_comes_back(
     assert result["token_sr"] == modules.removeprefix("token_sr=")
     assert result["data"] == "scenes validation, 2 pictures"
     assert result["expanded"] > 0
+    [warning] = result["warnings"]
+    assert "were trained on the backbone b, and this one is" in warning
     assert "expanded" in capsys.readouterr().out
     predictions = (folder / "predictions.jsonl").read_bytes()
     (folder / "predictions.jsonl").write_bytes(predictions[: len(predictions) // 2])

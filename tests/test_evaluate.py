@@ -88,7 +88,9 @@ def test_scores_say_what_was_done(tmp_path: Path) -> None:
 
     Of four pictures two expand; one of 24 answers is wrong, a "yes" of the random split taken for "no".
     """
-    result = finish(tmp_path, Rule(wrong=["random/0yes"]), samples(), policy={"patches": 2})
+    result = finish(
+        tmp_path, Rule(wrong=["random/0yes"]), samples(), policy={"patches": 2}, warnings=["mind"]
+    )
     assert json.loads((tmp_path / "scores.json").read_text()) == result
     assert (result["benchmark"], result["version"], result["n"], result["images"]) == (
         "pope",
@@ -109,7 +111,7 @@ def test_scores_say_what_was_done(tmp_path: Path) -> None:
     assert result["policy"] == {"patches": 2}
     assert result["questions_per_second"] == pytest.approx(24 / result["seconds"], rel=0.5)
     assert result["peak_memory_mb"] > 10
-    assert result["warnings"] == []
+    assert result["warnings"] == ["mind"]
 
 
 def test_one_picture_has_scores_without_intervals(tmp_path: Path) -> None:

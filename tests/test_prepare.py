@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from blink import TokenSR, save_token_sr
-from blink.prepare import check_fit, modules_folder, read_questions
+from blink.prepare import check_fit, modules_folder, read_questions, training_differs
 from tests.bench.test_pope import write_llava
 
 SCENES: dict[str, Any] = {
@@ -116,3 +116,15 @@ def test_other_backbones_are_told_how_to_train() -> None:
     with pytest.raises(ValueError, match=r"python -m blink.train model.path=my/llava layer=\[2,3\]"):
         modules_folder(None, "my/llava", (2, 3))
     assert modules_folder("mine", "my/llava", (2, 3)) == "mine"
+
+
+def test_modules_of_another_training_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches scores of modules for another backbone or prompt without a word, and a false alarm for the right ones."""
+    monkeypatch.chdir(tmp_path)
+    save_token_sr({1: TokenSR(8)}, tmp_path / "own", backbone="models/a", prompt_prefix="USER: ")
+    save_token_sr({1: TokenSR(8)}, tmp_path / "silent", backbone="models/a")
+    assert training_differs("own", "models/a/", "USER: ") == []
+    assert training_differs("silent", str(tmp_path / "models" / "a"), "[INST] ") == []
+    backbone, prefix = training_differs("own", "models/b", "[INST] ")
+    assert "trained on the backbone models/a, and this one is models/b" in backbone
+    assert "prompt prefix 'USER: ', and this run's is '[INST] '" in prefix

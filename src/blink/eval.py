@@ -32,7 +32,14 @@ from blink.evaluate import SCORES, evaluate, files_digest, resume
 from blink.figures import example
 from blink.outputs import CONF_DIR, one_line_errors, open_run, reject_added_keys
 from blink.policy import Policy, check_layers, parse_layers
-from blink.prepare import check_fit, check_values, modules_folder, outlined, read_questions
+from blink.prepare import (
+    check_fit,
+    check_values,
+    modules_folder,
+    outlined,
+    read_questions,
+    training_differs,
+)
 from blink.presets import resolve
 from blink.prompts import Template, template_named
 from blink.views import ViewMaker
@@ -177,6 +184,7 @@ def make_plan(config: DictConfig, overrides: Sequence[str]) -> Plan:
         "revision": revision,
         "token_sr": token_sr,
         "batch_size": config.batch_size,
+        "warnings": training_differs(token_sr, model.path, template.prefix) if token_sr else [],
     }
     return Plan(questions.benchmark, questions.samples, template, policy, token_sr, inputs, about)
 

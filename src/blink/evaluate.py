@@ -94,7 +94,7 @@ def evaluate(
         rows: what `resume` returned.
         make_answerer: called only if there is something left to answer; loads the model.
         batch_size: samples answered at once, as given to `resume`.
-        about: further entries of the result, JSON values.
+        about: further entries of the result, JSON values; its `warnings`, if any, come before those of the scores.
 
     Returns:
         The content of `scores.json`. A run that was finished before is returned as it was.
@@ -106,6 +106,7 @@ def evaluate(
         return earlier
     session = predict(benchmark, samples, rows, make_answerer, folder / PREDICTIONS, batch_size=batch_size)
     result = {**about, **summary(benchmark, session)}
+    result["warnings"] = [*about.get("warnings", ()), *result["warnings"]]
     write_json(finished, result)
     return result
 

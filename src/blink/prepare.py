@@ -17,6 +17,7 @@ from blink.bench import BENCHMARKS, Benchmark, Sample
 from blink.checkpoints import TINY, outline
 from blink.handle import attach
 from blink.policy import Policy
+from blink.token_sr import token_sr_config
 
 Setting = tuple[str, int | str | tuple[str, ...] | None]
 """A key of a benchmark's config and its value, hashable."""
@@ -166,6 +167,31 @@ def modules_folder(token_sr: str | None, path: str, layers: Sequence[int]) -> st
         f"method=blink needs TokenSR modules for {path}, and none ship with it: train them with `{train}` and pass "
         "token_sr=FOLDER, or evaluate without training by method=interp"
     )
+
+
+def training_differs(token_sr: str, path: str, prefix: str) -> list[str]:
+    """Say in what TokenSR modules were trained for something else than this run, as far as they recorded it.
+
+    Args:
+        token_sr: folder or hub id of the modules.
+        path: the backbone's.
+        prefix: the prompt before the picture.
+    """
+    recorded = token_sr_config(token_sr)
+    found = []
+    backbone = str(recorded["backbone"])
+    if Path(backbone).resolve() != Path(path).resolve():
+        found.append(
+            f"the modules in {token_sr} were trained on the backbone {backbone}, and this one is {path}: unless "
+            "these are the same weights, scores of Blink mean little"
+        )
+    trained_behind = recorded.get("prompt_prefix")
+    if trained_behind is not None and trained_behind != prefix:
+        found.append(
+            f"the modules in {token_sr} were trained behind the prompt prefix {trained_behind!r}, and this run's is "
+            f"{prefix!r}: visual tokens depend on it; choose the model.template of the training"
+        )
+    return found
 
 
 def _read(
