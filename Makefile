@@ -7,8 +7,8 @@ READY := $(VENV)/.ready
 # CPU machines take the pinned CPU wheel of torch; with a GPU, pip takes the newest CUDA build.
 CONSTRAINTS ?= $(if $(shell command -v nvidia-smi),,-c constraints-cpu.txt)
 
-# The demo trains the modules of the preset's layers anew, as the shipped ones were trained.
-DEMO_LAYERS := 5-7
+# The demo trains modules anew, as the shipped ones were trained; the preset's layer is among them.
+DEMO_LAYERS := 6-8
 RECIPE := images=2000 optimizer.learning_rate=0.002
 DEMO_RUN := outputs/train/images-2000+layer-$(DEMO_LAYERS)+optimizer.learning_rate-0.002+reference-tiny
 

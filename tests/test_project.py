@@ -22,7 +22,7 @@ def test_demo_trains_the_layers_that_it_evaluates() -> None:
     layers, recipe = variables["DEMO_LAYERS"], variables["RECIPE"].split()
     settings = preset("tiny", "pope")
     assert settings is not None
-    assert parse_layers(layers) == parse_layers(settings.layers)
+    assert set(parse_layers(settings.layers)) <= set(parse_layers(layers))
     name = run_name([f"layer={layers}", *recipe, "reference=tiny"])
     assert variables["DEMO_RUN"].replace("$(DEMO_LAYERS)", layers) == f"outputs/train/{name}"
 
