@@ -64,7 +64,9 @@ def event_strip(
     axes.set_xticks(places, [str(event.layer) for event in events])
     axes.set_xlabel("layer")
     axes.set_ylabel("saliency ratio")
-    axes.set_ylim(0, 1)
+    axes.set_xlim(-1, len(events))
+    axes.set_ylim(0, 1.35)  # room for the legend
+    axes.set_yticks((0, 0.5, 1))
     axes.legend(fontsize="x-small", loc="upper right", ncols=3)
     return figure
 
