@@ -130,7 +130,7 @@ class TokenSRTraining(LightningModule):
         """Log the means over all processes' pairs."""
         for name in self.measured:
             mean = self._mean(name)
-            self.log(f"held_out/{name}", mean.compute(), rank_zero_only=True)
+            self.log(f"held_out/{name}", mean.compute(), sync_dist=True)  # the same on all of them by now
             mean.reset()
 
     def regions(self, batch: Views) -> dict[int, tuple[Tensor, Tensor]]:

@@ -91,6 +91,8 @@ def train(settings: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
     from blink.tracking import close
     from blink.views import ViewMaker
 
+    if not is_first_process():
+        logging.getLogger("blink").setLevel(logging.WARNING)  # one process tells the story
     for message in _EXPECTED_WARNINGS:
         warnings.filterwarnings("ignore", message)
     with one_line_errors():
