@@ -131,6 +131,23 @@ def _check_values(settings: dict[str, Any]) -> None:
         if value not in choices:
             raise ValueError(f"{group}.{key}={value!r}: expected one of {', '.join(choices)}")
 
+    for key in ("hidden", "kernels"):
+        value = settings["token_sr"][key]
+        if not (value is None and key == "hidden") and not _is_list_of(value, int):
+            raise ValueError(f"token_sr.{key}={value!r}: expected a list of whole numbers, as [5,3,1]")
+    root = settings["data"]["root"]
+    if root is not None and not isinstance(root, str) and not _is_list_of(root, str):
+        raise ValueError(f"data.root={root!r}: expected a path, or a list of paths")
+    accumulate = settings["trainer"]["accumulate_grad_batches"]
+    if type(accumulate) is not int or accumulate < 1:
+        raise ValueError(
+            f"trainer.accumulate_grad_batches={accumulate!r}: expected a whole number of at least 1"
+        )
+
+
+def _is_list_of(value: Any, kind: type) -> bool:
+    return isinstance(value, list) and all(type(item) is kind for item in value)
+
 
 def _trainer(settings: dict[str, Any], folder: Path, layers: tuple[int, ...]) -> Trainer:
     """Make the trainer that `conf/trainer` describes.

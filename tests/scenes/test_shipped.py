@@ -56,7 +56,8 @@ def test_modules_beat_interpolation_at_every_layer(model: LlavaForConditionalGen
     """Would catch modules of another backbone, or of another layer, beside this one."""
     processor = AutoProcessor.from_pretrained(TINY)
     modules = blink.load_token_sr(TINY / "token_sr")
-    prefix = token_sr_config(TINY / "token_sr")["prompt_prefix"]
+    config = token_sr_config(TINY / "token_sr")
+    prefix, temperature = config["prompt_prefix"], config["settings"]["objective"]["temperature"]
     views = [ViewMaker(processor)(image) for image in SceneImages("validation", 4)]
     full = torch.stack([view.full_Chw for view in views])
     ids_BP = prefix_ids(processor, prefix).expand(4, -1)
@@ -70,6 +71,7 @@ def test_modules_beat_interpolation_at_every_layer(model: LlavaForConditionalGen
             with torch.no_grad():
                 refined = module.float()(plain)
             kl, kl_plain = (
-                token_kl(tokens.movedim(1, -1), teacher[layer].movedim(1, -1)) for tokens in (refined, plain)
+                token_kl(tokens.movedim(1, -1), teacher[layer].movedim(1, -1), temperature)
+                for tokens in (refined, plain)
             )
             assert kl < kl_plain, f"layer {layer}"
