@@ -17,7 +17,7 @@ from blink import load_token_sr
 from blink.module import TokenSRTraining
 from blink.outputs import CONF_DIR, RANK_VARIABLES, run_name
 from blink.settings import filled_in
-from blink.train import train
+from blink.train import _checkpoint, train
 from tests import models
 
 pytestmark = [
@@ -374,3 +374,19 @@ def test_deepspeed_needs_gpus_and_one_layer_to_clip(llava_folder: Path, pictures
     on_cpus = "trainer.strategy._target_=tests.deepspeed_cpu.CpuDeepSpeedStrategy"
     with pytest.raises(SystemExit, match="couples them; train one layer at a time"):
         run(*arguments, "layer=[1,2]", on_cpus, "trainer.gradient_clip_val=1.0")
+
+
+def test_a_run_continues_from_its_own_newest_checkpoint(tmp_path: Path) -> None:
+    """Catches step-8 taken for newer than step-100, and a named file that a killed run begins from again."""
+    other = tmp_path / "other.ckpt"
+    other.touch()
+    assert _checkpoint({"ckpt": "last"}, tmp_path) is None
+    assert _checkpoint({"ckpt": str(other)}, tmp_path) == str(other)
+    own = tmp_path / "checkpoints"
+    own.mkdir()
+    for step in (8, 100):
+        (own / f"step-{step}.ckpt").touch()
+    for ckpt in ("last", str(other)):
+        assert _checkpoint({"ckpt": ckpt}, tmp_path) == str(own / "step-100.ckpt")
+    with pytest.raises(ValueError, match="ckpt=None does not exist"):
+        _checkpoint({"ckpt": None}, tmp_path / "empty")

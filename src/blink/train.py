@@ -196,25 +196,23 @@ def _portions(settings: dict[str, Any], images: Images | None, folder: Path) -> 
 
 
 def _checkpoint(settings: dict[str, Any], folder: Path) -> str | None:
-    """Return the checkpoint to continue from: the newest of this run, the one that `ckpt` names, or none.
+    """Return the checkpoint to continue from: the newest of this run, else the file that `ckpt` names, else none.
 
     Raises:
         ValueError: there is none where `ckpt` points.
     """
-    if settings["ckpt"] not in ("last", None):
-        named = Path(settings["ckpt"])
-        if not named.exists():
-            raise ValueError(f"ckpt={named} does not exist; expected a checkpoint file, or last")
-        return str(named)
-    if settings["fresh"] or settings["ckpt"] is None:
-        return None
     by_step = {
         int(path.stem.removeprefix("step-")): path for path in folder.glob(f"{CHECKPOINTS}/step-*.ckpt")
     }
-    if not by_step:
+    if by_step:
+        log.info("continuing from step %d", max(by_step))
+        return str(by_step[max(by_step)])
+    if settings["ckpt"] == "last":
         return None
-    log.info("continuing from step %d", max(by_step))
-    return str(by_step[max(by_step)])
+    named = Path(str(settings["ckpt"]))
+    if not named.is_file():
+        raise ValueError(f"ckpt={named} does not exist; expected a checkpoint file, or last")
+    return str(named)
 
 
 def _module(settings: dict[str, Any], plan: Plan, loaded: LoadedBackbone) -> TokenSRTraining:
