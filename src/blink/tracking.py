@@ -4,8 +4,10 @@ The functions are the targets of `conf/logger`. None of them asks a question, an
 """
 
 import logging
+import netrc
 import os
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
 
@@ -25,6 +27,7 @@ def wandb_logger(folder: str, project: str = "blink", mode: str | None = None) -
     Raises:
         ValueError: wandb is not installed, or `mode="online"` was asked for and fails.
     """
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # it looks a server up even when offline
     try:
         import wandb
     except ImportError as error:
@@ -68,9 +71,20 @@ def _started(folder: str, project: str, mode: str) -> Logger:
 
 
 def _has_key() -> bool:
+    """Whether a key is configured, in the environment or by `wandb login` in a netrc file.
+
+    `wandb.login` would tell, too, but looks its server up even when asked not to verify.
+    """
     import wandb
 
-    try:
-        return wandb.login(prompt=False, verify=False)
-    except wandb.Error:
-        return False
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    host = urlsplit(os.environ.get("WANDB_BASE_URL") or wandb.Settings().base_url).hostname or ""
+    named = os.environ.get("NETRC")
+    for path in [Path(named)] if named else [Path.home() / ".netrc", Path.home() / "_netrc"]:
+        try:
+            if netrc.netrc(path).authenticators(host):
+                return True
+        except (OSError, netrc.NetrcParseError):
+            continue
+    return False

@@ -141,3 +141,19 @@ def test_untrained_model_is_a_stock_llava_of_the_stated_size() -> None:
     model = build_model(build_processor().tokenizer, seed=0)
     assert sum(weight.numel() for weight in model.parameters()) * 2 < 15e6
     assert model.config.text_config.num_hidden_layers == 16
+
+
+@pytest.mark.slow
+def test_training_goes_on_from_a_trained_backbone(tmp_path: Path) -> None:
+    """Would catch a start from random weights, or stages before the named one run again."""
+    stages = (
+        Stage("vision", "vision", steps=1, batch=1, rate=1e-3, warmup=1, decay=1),
+        Stage("basics", "language", steps=1, batch=1, rate=0.0, warmup=1, decay=1, course=COURSE),
+    )
+    first = Trainer(tmp_path, seed=1, compiled=False)
+    first.model.save_pretrained(tmp_path / "trained")
+    again = Trainer(tmp_path, seed=2, compiled=False)
+    again.start_from(tmp_path / "trained")
+    again.run(stages, first=1)
+    for weight, other in zip(first.model.parameters(), again.model.parameters(), strict=True):
+        torch.testing.assert_close(weight, other, rtol=0, atol=1e-6)

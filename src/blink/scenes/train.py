@@ -258,10 +258,15 @@ class Trainer:
             return PatchLessons(stage.name, stage.batch, stage.steps)
         return QuestionLessons(stage.name, stage.course, self.tokenizer, stage.batch, stage.steps)
 
-    def run(self, stages: tuple[Stage, ...]) -> None:
-        """Run (or go on with) the stages, saving as it goes."""
+    def start_from(self, folder: Path) -> None:
+        """Take the weights of a trained backbone; a saved state of this run still comes first."""
+        trained = LlavaForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
+        self.model.load_state_dict(trained.state_dict())
+
+    def run(self, stages: tuple[Stage, ...], first: int = 0) -> None:
+        """Run (or go on with) the stages from number ``first`` on, saving as it goes."""
         state_file = self.folder / "state.pt"
-        first, done, saved = 0, 0, None
+        done, saved = 0, None
         if state_file.exists():
             saved = torch.load(state_file, weights_only=True)
             self.model.load_state_dict(saved["model"])
@@ -341,12 +346,21 @@ def main() -> None:
     parser.add_argument(
         "--no-compile", action="store_true", help="skip torch.compile (slower steps, instant start)"
     )
+    parser.add_argument(
+        "--start", type=Path, help="begin with the weights of this backbone (a Hugging Face folder)"
+    )
+    names = [stage.name for stage in STAGES]
+    parser.add_argument(
+        "--stage", default=names[0], choices=names, help="first stage to run (default: %(default)s)"
+    )
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[RichHandler(show_path=False)])
     options.folder.mkdir(parents=True, exist_ok=True)
     trainer = Trainer(options.folder, options.seed, compiled=not options.no_compile)
     log.info("training the tiny backbone: kinds %s; state in %s", ", ".join(QUESTION_KINDS), options.folder)
-    trainer.run(STAGES)
+    if options.start:
+        trainer.start_from(options.start)
+    trainer.run(STAGES, names.index(options.stage))
     trainer.export(options.folder / "backbone")
     log.info("wrote %s", options.folder / "backbone")
 
