@@ -12,8 +12,9 @@ from blink.scenes import packed
 from blink.scenes.ask import QUESTION_KINDS
 from blink.scenes.draw import scene
 from blink.scenes.lessons import GRID, Course, PatchLessons, QuestionLessons, pixels
+from blink.scenes.stages import Stage
 from blink.scenes.tiny import TEMPLATE, build_model, build_processor
-from blink.scenes.train import Stage, Trainer
+from blink.scenes.train import Trainer
 from blink.scenes.view import view
 
 COURSE = Course(dict.fromkeys(QUESTION_KINDS, 1.0), {"easy": 1.0, "hard": 1.0}, long=0.5, kept=20)

@@ -2,7 +2,7 @@
 
 Reading order: ``draw`` (pictures), ``view`` (what a picture or a zoomed quadrant shows), ``ask`` (questions),
 ``formats`` (benchmark wordings), ``schemas`` (data sets), ``tiny`` (the untrained backbone), ``packed`` and
-``lessons`` (training batches), ``train``, ``accuracy``.
+``lessons`` (training batches), ``stages``, ``train``, ``accuracy``.
 """
 
 from blink.scenes.schemas import SceneImages, pope_rows

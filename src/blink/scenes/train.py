@@ -15,7 +15,6 @@ the same command goes on from there; batches follow from (stage, step), so nothi
 import argparse
 import logging
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -29,90 +28,11 @@ from transformers import LlavaForConditionalGeneration, LlavaProcessor
 from blink.scenes import packed
 from blink.scenes.ask import QUESTION_KINDS
 from blink.scenes.draw import COLOURS, SHAPES
-from blink.scenes.lessons import Course, PatchBatch, PatchLessons, QuestionBatch, QuestionLessons
+from blink.scenes.lessons import PatchBatch, PatchLessons, QuestionBatch, QuestionLessons
+from blink.scenes.stages import STAGES, Stage
 from blink.scenes.tiny import WIDTH, build_model, build_processor
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One stage: what is trained, for how long, how fast.
-
-    Attributes:
-        trains: "vision", "projector", "language" or "all".
-        steps, batch: optimizer steps, and pictures per step.
-        rate, warmup, decay: peak learning rate; steps of linear warm-up, and of linear decay to zero at the end.
-        course: what is asked; None for the stages with dense labels.
-    """
-
-    name: str
-    trains: str
-    steps: int
-    batch: int
-    rate: float
-    warmup: int
-    decay: int
-    course: Course | None = None
-
-    def rate_at(self, step: int) -> float:
-        """Learning rate of optimizer step ``step`` (from 0)."""
-        up = (step + 1) / max(1, self.warmup)
-        down = (self.steps - step) / max(1, self.decay)
-        return self.rate * min(1.0, up, down)
-
-
-BASIC = {"existence": 2.0, "colour": 2.0, "shape": 2.0, "where": 1.0, "describe": 1.0}
-FULL = {
-    "existence": 2.0,
-    "colour": 1.5,
-    "shape": 1.5,
-    "count": 1.5,
-    "where": 1.5,
-    "relation": 2.5,
-    "describe": 0.5,
-}
-PLACES = {
-    "existence": 1.0,
-    "colour": 2.0,
-    "shape": 1.0,
-    "count": 1.5,
-    "where": 3.0,
-    "relation": 3.0,
-    "describe": 0.5,
-}
-PAIRS = {
-    "existence": 0.7,
-    "colour": 1.5,
-    "shape": 0.7,
-    "count": 3.0,
-    "where": 2.0,
-    "relation": 4.0,
-    "describe": 0.5,
-}
-STAGES = (
-    Stage("vision", "vision", steps=3000, batch=32, rate=1.5e-3, warmup=100, decay=800),
-    Stage("projector", "projector", steps=400, batch=32, rate=3e-3, warmup=20, decay=200),
-    Stage(
-        "basics", "language", 800, 8, 3e-3, 50, 1, Course(BASIC, {"easy": 1.0, "ordinary": 0.5}, long=0.2, kept=62)
-    ),
-    Stage(
-        "mixture", "language", 1900, 8, 3e-3, 1, 1,
-        Course(FULL, {"easy": 0.3, "ordinary": 0.5, "hard": 0.2}, long=0.35, kept=62),
-    ),
-    Stage(
-        "places", "language", 1900, 8, 3e-3, 20, 1,
-        Course(PLACES, {"easy": 0.45, "ordinary": 0.45, "hard": 0.1}, long=0.25, kept=62),
-    ),
-    Stage(
-        "pairs", "language", 1000, 8, 3e-3, 20, 1,
-        Course(PAIRS, {"easy": 0.45, "ordinary": 0.45, "hard": 0.1}, long=0.25, kept=62),
-    ),
-    Stage(
-        "whole", "all", 1000, 8, 2e-3, 50, 950,
-        Course(FULL, {"easy": 0.25, "ordinary": 0.5, "hard": 0.25}, long=0.35),
-    ),
-)  # fmt: skip
 
 
 class PatchHeads(nn.Module):
