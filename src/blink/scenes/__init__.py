@@ -1,10 +1,11 @@
 """The embedded world: pictures of coloured shapes, questions about them, and a tiny LLaVA trained on both.
 
 Reading order: ``draw`` (pictures), ``view`` (what a picture or a zoomed quadrant shows), ``ask`` (questions),
-``formats`` (benchmark wordings), ``schemas`` (data sets), ``tiny`` (the untrained backbone), ``packed`` and
-``lessons`` (training batches), ``stages``, ``train``, ``accuracy``.
+``formats`` (benchmark wordings), ``pictures`` and ``schemas`` (data sets), ``tiny`` (the untrained backbone),
+``packed`` and ``lessons`` (training batches), ``stages``, ``train``, ``accuracy``.
 """
 
-from blink.scenes.schemas import SceneImages, pope_rows
+from blink.scenes.pictures import SceneImages
+from blink.scenes.schemas import pope_rows
 
 __all__ = ["SceneImages", "pope_rows"]

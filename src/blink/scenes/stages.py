@@ -60,6 +60,15 @@ PAIRS = {
     "relation": 4.0,
     "describe": 0.5,
 }
+RELATIONS = {
+    "existence": 0.7,
+    "colour": 1.0,
+    "shape": 0.7,
+    "count": 2.5,
+    "where": 3.0,
+    "relation": 4.0,
+    "describe": 0.5,
+}
 STAGES = (
     Stage("vision", "vision", steps=3000, batch=32, rate=1.5e-3, warmup=100, decay=800),
     Stage("projector", "projector", steps=400, batch=32, rate=3e-3, warmup=20, decay=200),
@@ -81,5 +90,13 @@ STAGES = (
     Stage(
         "whole", "all", 1000, 8, 2e-3, 50, 950,
         Course(FULL, {"easy": 0.25, "ordinary": 0.5, "hard": 0.25}, long=0.35),
+    ),
+    Stage(
+        "relations", "language", 5500, 8, 3e-3, 50, 1,
+        Course(RELATIONS, {"easy": 0.25, "ordinary": 0.6, "hard": 0.15}, long=0.3, kept=62),
+    ),
+    Stage(
+        "final", "all", 1100, 8, 2e-3, 50, 1050,
+        Course(RELATIONS, {"easy": 0.2, "ordinary": 0.55, "hard": 0.25}, long=0.35),
     ),
 )  # fmt: skip

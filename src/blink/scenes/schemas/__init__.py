@@ -1,0 +1,5 @@
+"""Benchmarks on scenes, one file each: rows in the columns of the benchmark's official edition, from a seed."""
+
+from blink.scenes.schemas.pope import POPE_CATEGORIES, pope_rows
+
+__all__ = ["POPE_CATEGORIES", "pope_rows"]
