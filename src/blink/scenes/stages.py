@@ -62,12 +62,12 @@ PAIRS = {
 }
 RELATIONS = {
     "existence": 0.7,
-    "colour": 1.0,
-    "shape": 0.7,
-    "count": 2.5,
+    "colour": 0.8,
+    "shape": 0.5,
+    "count": 2.0,
     "where": 3.0,
-    "relation": 4.0,
-    "describe": 0.5,
+    "relation": 5.0,
+    "describe": 0.3,
 }
 STAGES = (
     Stage("vision", "vision", steps=3000, batch=32, rate=1.5e-3, warmup=100, decay=800),
@@ -92,11 +92,11 @@ STAGES = (
         Course(FULL, {"easy": 0.25, "ordinary": 0.5, "hard": 0.25}, long=0.35),
     ),
     Stage(
-        "relations", "language", 5500, 8, 3e-3, 50, 1,
+        "relations", "language", 1700, 8, 3e-3, 30, 1,
         Course(RELATIONS, {"easy": 0.25, "ordinary": 0.6, "hard": 0.15}, long=0.3, kept=62),
     ),
     Stage(
-        "final", "all", 1100, 8, 2e-3, 50, 1050,
+        "final", "all", 350, 8, 2e-3, 20, 330,
         Course(RELATIONS, {"easy": 0.2, "ordinary": 0.55, "hard": 0.25}, long=0.35),
     ),
 )  # fmt: skip

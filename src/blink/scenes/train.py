@@ -29,10 +29,14 @@ from blink.scenes import packed
 from blink.scenes.ask import QUESTION_KINDS
 from blink.scenes.draw import COLOURS, SHAPES
 from blink.scenes.lessons import PatchBatch, PatchLessons, QuestionBatch, QuestionLessons
+from blink.scenes.muon import Muon
 from blink.scenes.stages import STAGES, Stage
 from blink.scenes.tiny import WIDTH, build_model, build_processor
 
 log = logging.getLogger(__name__)
+
+FAST_BFLOAT16 = any(torch.cpu.get_capabilities().get(name) for name in ("amx_bf16", "avx512_bf16", "bf16"))
+"""Whether this CPU computes in bfloat16; one that emulates it is faster in float32."""
 
 
 class PatchHeads(nn.Module):
@@ -116,7 +120,7 @@ class Trainer:
         adam = torch.optim.AdamW(others, lr=stage.rate, betas=(0.9, 0.98), weight_decay=0.0, fused=True)
         if not matrices:
             return [adam]
-        muon = torch.optim.Muon(matrices, lr=stage.rate, weight_decay=0.01, adjust_lr_fn="match_rms_adamw")
+        muon = Muon(matrices, lr=stage.rate, weight_decay=0.01)
         return [muon, adam]
 
     def features(self, pixels_BCYX: torch.Tensor) -> torch.Tensor:
@@ -125,7 +129,7 @@ class Trainer:
 
     def loss(self, stage: Stage, batch: PatchBatch | QuestionBatch) -> tuple[torch.Tensor, float]:
         """Loss of a batch, and the share of what it asks that came out right (0 for the projector)."""
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=FAST_BFLOAT16):
             if isinstance(batch, QuestionBatch):
                 logits, targets = self.answer_logits(batch), batch.targets_BS[batch.targets_BS != -100]
                 right = (logits.argmax(-1) == targets).float().mean().item()
