@@ -12,7 +12,8 @@ import pytest
 from PIL import Image
 
 from blink.bench import Pope, Row, Sample, score
-from blink.bench.pope import INSTRUCTION, SPLITS
+from blink.bench.base import SHORT_ANSWER
+from blink.bench.pope import SPLITS
 
 GOLDEN = Path(__file__).parents[2].parent / "shared" / "golden" / "pope_llava-v1.5-13b.jsonl.gz"
 
@@ -261,7 +262,7 @@ def write_llava(root: Path, labels: Mapping[str, list[dict[str, Any]]] | None = 
             name = f"COCO_val2014_{k}.png"
             question_id = number * 10_000_000 + k + 1
             questions.append(
-                {"question_id": question_id, "image": name, "text": text + INSTRUCTION, "category": split}
+                {"question_id": question_id, "image": name, "text": text + SHORT_ANSWER, "category": split}
             )
             own.append(
                 {"question_id": k + 1, "image": name, "text": "Is there a cat in the image?", "label": label}

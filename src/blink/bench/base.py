@@ -21,6 +21,12 @@ from blink.statistics import Estimate, Floats, bootstrap
 
 Row = dict[str, Any]
 
+SHORT_ANSWER = "\nAnswer the question using a single word or phrase."
+"""What LLaVA appends to the questions of MME, GQA and POPE."""
+
+PROMPTS = ("llava", "lmms_eval")
+"""Whose wording a benchmark's prompts follow, where the two differ."""
+
 
 @dataclass(frozen=True)
 class Sample:
@@ -159,6 +165,28 @@ def make_row(sample: Sample, answer: Answer, benchmark: Benchmark) -> Row:
     return {**row, "answer": mark.answer, "correct": mark.correct, "tokens": answer.tokens, "events": events}
 
 
+def check_prompt(prompt: str) -> str:
+    """Return the name of a wording.
+
+    Raises:
+        ValueError: there is no such wording.
+    """
+    if prompt not in PROMPTS:
+        raise ValueError(f"prompt={prompt!r}: expected one of {', '.join(PROMPTS)}")
+    return prompt
+
+
+def side_by_side(samples: Sequence[Sample]) -> list[Sample]:
+    """Return samples with those about one picture side by side, pictures in order of first appearance.
+
+    Raises:
+        ValueError: an id comes twice.
+    """
+    check_unique([sample.id for sample in samples], "question")
+    first_seen = {name: i for i, name in enumerate(dict.fromkeys(sample.image for sample in samples))}
+    return sorted(samples, key=lambda sample: first_seen[sample.image])
+
+
 def by_image(rows: Sequence[Row]) -> dict[str, list[Row]]:
     """Group rows by their picture, in order of first appearance."""
     groups: dict[str, list[Row]] = {}
@@ -185,6 +213,11 @@ def score(benchmark: Benchmark, rows: Sequence[Row]) -> Score:
     estimates = bootstrap(tally_GK, benchmark.metrics)
     asked = {name: estimate for name, estimate in estimates.items() if not np.isnan(estimate.value)}
     return Score(asked, len(rows), tally_GK.shape[0], benchmark.warnings(rows))
+
+
+def percent(part: Floats, whole: Floats) -> Floats:
+    """Return 100 part / whole, and 0 where the whole is 0."""
+    return 100 * np.divide(part, whole, out=np.zeros_like(whole), where=whole > 0)
 
 
 def check_unique(ids: Sequence[str], what: str) -> None:

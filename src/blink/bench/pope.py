@@ -13,11 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from blink.bench.base import Mark, Row, Sample, check_unique
+from blink.bench.base import SHORT_ANSWER, Mark, Row, Sample, check_prompt, percent, side_by_side
 from blink.bench.sources import (
     Opener,
     hub_table,
     in_memory,
+    parquet_files,
     parquet_table,
     picture_file,
     read_jsonl,
@@ -27,7 +28,6 @@ from blink.scenes import pope_rows
 from blink.statistics import Floats
 
 SPLITS = ("adversarial", "popular", "random")
-INSTRUCTION = "\nAnswer the question using a single word or phrase."
 _NO = {"No", "no", "not"}
 _COUNTS = 4
 
@@ -40,9 +40,10 @@ class Pope:
         hub_id: data set on the Hugging Face hub.
         revision: its revision; None is the newest.
         max_new_tokens: how long an answer may get.
+        prompt: "llava" or "lmms_eval", which ask alike.
 
     Raises:
-        ValueError: an unknown split, or none.
+        ValueError: an unknown split, or none; an unknown prompt.
     """
 
     name = "pope"
@@ -55,7 +56,9 @@ class Pope:
         hub_id: str = "lmms-lab/POPE",
         revision: str | None = None,
         max_new_tokens: int = 128,
+        prompt: str = "llava",
     ) -> None:
+        check_prompt(prompt)
         named = (splits,) if isinstance(splits, str) else splits
         if not isinstance(named, Sequence) or not named or any(split not in SPLITS for split in named):
             raise ValueError(f"POPE splits {splits!r}: choose one or more of {', '.join(SPLITS)}")
@@ -89,7 +92,7 @@ class Pope:
         Raises:
             ValueError: the folder holds neither, or a part of it is missing or does not fit; says which.
         """
-        parquet = _parquet_files(root)
+        parquet = parquet_files(root, "test-", SPLITS)
         if parquet:
             return self._from_table(parquet_table(parquet))
         questions = root / "llava_pope_test.jsonl"
@@ -130,11 +133,11 @@ class Pope:
         tp, fp, tn, fn = np.moveaxis(counts, -1, 0)
         n = counts.sum(axis=-1)
         per_split = {
-            "accuracy": _percent(tp + tn, n),
-            "precision": _percent(tp, tp + fp),
-            "recall": _percent(tp, tp + fn),
-            "f1": _percent(2 * tp, 2 * tp + fp + fn),
-            "yes_ratio": _percent(tp + fp, n),
+            "accuracy": percent(tp + tn, n),
+            "precision": percent(tp, tp + fp),
+            "recall": percent(tp, tp + fn),
+            "f1": percent(2 * tp, 2 * tp + fp + fn),
+            "yes_ratio": percent(tp + fp, n),
         }
         asked = {name: np.where(n > 0, values, np.nan) for name, values in per_split.items()}
         means = {name: np.asarray(np.nanmean(asked[name], axis=-1)) for name in ("f1", "accuracy")}
@@ -168,7 +171,7 @@ class Pope:
         found = [
             {
                 **row,
-                "question": row["text"].removesuffix(INSTRUCTION),
+                "question": row["text"].removesuffix(SHORT_ANSWER),
                 "answer": next(labelled[row["category"]])["label"],
                 "image_source": row["image"],
             }
@@ -192,20 +195,14 @@ class Pope:
                 Sample(
                     id=key,
                     image=str(row["image_source"]),
-                    question=row["question"].strip() + INSTRUCTION,
+                    question=row["question"].strip() + SHORT_ANSWER,
                     label=label,
                     split=row["category"],
                     open_image=open_image,
                     details={name: row[name] for name in ("box", "difficulty") if name in row},
                 )
             )
-        check_unique([sample.id for sample in samples], "question")
-        first_seen = {name: i for i, name in enumerate(dict.fromkeys(sample.image for sample in samples))}
-        return sorted(samples, key=lambda sample: first_seen[sample.image])
-
-
-def _percent(part: Floats, whole: Floats) -> Floats:
-    return 100 * np.divide(part, whole, out=np.zeros_like(whole), where=whole > 0)
+        return side_by_side(samples)
 
 
 def _check_split(split: str, key: str) -> None:
@@ -216,14 +213,6 @@ def _check_split(split: str, key: str) -> None:
 def _check_label(label: str, key: str) -> None:
     if label not in ("yes", "no"):
         raise ValueError(f"question {key} has the label {label!r}; POPE's are yes and no")
-
-
-def _parquet_files(root: Path) -> list[Path]:
-    """The files of the pooled test set if they are there, else those of the three splits, else all."""
-    found = sorted(root.rglob("*.parquet"))
-    pooled = [path for path in found if path.name.startswith("test-")]
-    by_split = [path for path in found if path.name.startswith(SPLITS)]
-    return pooled or by_split or found
 
 
 def _labels(root: Path, split: str, questions: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -249,4 +238,4 @@ def _labels(root: Path, split: str, questions: Sequence[Mapping[str, Any]]) -> l
 
 def _object(row: Mapping[str, Any]) -> str:
     """The question without the instruction, and without the misprint that editions differ in."""
-    return str(row["text"]).removesuffix(INSTRUCTION).strip().replace("imange", "image")
+    return str(row["text"]).removesuffix(SHORT_ANSWER).strip().replace("imange", "image")

@@ -14,8 +14,11 @@ from PIL import Image
 Opener = Callable[[], Image.Image]
 
 
-def hub_table(hub_id: str, revision: str | None, split: str) -> Any:
+def hub_table(hub_id: str, revision: str | None, split: str, config: str | None = None) -> Any:
     """Load a split of a data set of the Hugging Face hub as a `datasets` table.
+
+    Args:
+        config: configuration of the data set, if it has several.
 
     Raises:
         ValueError: it cannot be reached; says how to get it.
@@ -23,13 +26,25 @@ def hub_table(hub_id: str, revision: str | None, split: str) -> Any:
     import datasets  # takes over a second to import, and scenes do not need it
 
     try:
-        return datasets.load_dataset(hub_id, split=split, revision=revision)
+        return datasets.load_dataset(hub_id, config, split=split, revision=revision)
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as cause:
         folder = f"data/{hub_id.rpartition('/')[2]}"
         raise ValueError(
             f"cannot load {hub_id} from the Hugging Face hub ({_reason(cause)}); check the network, or fetch it elsewhere "
             f"with `hf download --repo-type dataset {hub_id} --local-dir {folder}` and pass data.root={folder}"
         ) from cause
+
+
+def parquet_files(root: Path, *preferred: str | tuple[str, ...]) -> list[Path]:
+    """Find parquet files below a folder, at any depth.
+
+    Args:
+        preferred: beginnings of file names; the first that any file has decides, and all files count if none does.
+            The editions of one data set that a folder may hold side by side are so not read twice.
+    """
+    found = sorted(root.rglob("*.parquet"))
+    chosen = ([path for path in found if path.name.startswith(start)] for start in preferred)
+    return next(filter(None, chosen), found)
 
 
 def parquet_table(files: Sequence[Path]) -> Any:
@@ -63,12 +78,23 @@ def rows_and_pictures(
     """
     import datasets  # as above
 
-    missing = [name for name in (*columns, image) if name not in table.column_names]
-    if missing:
-        raise ValueError(f"the table lacks {', '.join(missing)}; it has {', '.join(table.column_names)}")
+    _check_columns(table, (*columns, image))
     pictures = table.select_columns(image).cast_column(image, datasets.Image())
-    rows = table.select_columns(list(columns)).to_list()
-    return rows, [partial(_cell, pictures, image, position) for position in range(len(rows))]
+    return table_rows(table, columns), [
+        partial(_cell, pictures, image, position) for position in range(len(table))
+    ]
+
+
+def table_rows(table: Any, columns: Sequence[str], optional: Sequence[str] = ()) -> list[dict[str, Any]]:
+    """Take the rows of a table's text columns, and of those `optional` ones that it has.
+
+    Raises:
+        ValueError: the table lacks a column.
+    """
+    _check_columns(table, columns)
+    wanted = [*columns, *(name for name in optional if name in table.column_names)]
+    rows: list[dict[str, Any]] = table.select_columns(wanted).to_list()
+    return rows
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
@@ -101,6 +127,12 @@ def picture_file(folders: Sequence[Path], name: str) -> Opener:
 def in_memory(image: Image.Image) -> Opener:
     """Give out a picture that is in memory already."""
     return lambda: image
+
+
+def _check_columns(table: Any, columns: Sequence[str]) -> None:
+    missing = [name for name in columns if name not in table.column_names]
+    if missing:
+        raise ValueError(f"the table lacks {', '.join(missing)}; it has {', '.join(table.column_names)}")
 
 
 def _reason(error: BaseException) -> str:
