@@ -7,7 +7,7 @@ from typing import Any
 
 from PIL import Image
 
-from blink.bench import Answer, Pope, Sample
+from blink.bench import Answer, Benchmark, Pope, Sample
 from blink.bench.pope import SPLITS
 from blink.evaluate import evaluate, resume
 from blink.policy import Event
@@ -56,14 +56,19 @@ class Rule:
 
 
 def finish(
-    folder: Path, rule: Rule, asked: Sequence[Sample], batch_size: int = 5, **about: Any
+    folder: Path,
+    rule: Rule,
+    asked: Sequence[Sample],
+    batch_size: int = 5,
+    benchmark: Benchmark | None = None,
+    **about: Any,
 ) -> dict[str, Any]:
-    """Run an evaluation in `folder` to its end, going on from what is there."""
+    """Run an evaluation, of POPE by default, in `folder` to its end, going on from what is there."""
     folder.mkdir(parents=True, exist_ok=True)
     inputs = {"backbone": "same"}
     rows = resume(folder, asked, batch_size=batch_size, inputs=inputs)
     said: Mapping[str, Any] = {"method": "blink", "data": "by hand", "policy": None} | about
-    return evaluate(Pope(), asked, rows, lambda: rule, folder, batch_size=batch_size, about=said)
+    return evaluate(benchmark or Pope(), asked, rows, lambda: rule, folder, batch_size=batch_size, about=said)
 
 
 def read_rows(folder: Path) -> list[dict[str, Any]]:

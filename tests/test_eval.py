@@ -187,6 +187,7 @@ def test_sweep_with_a_mistyped_point_starts_no_job(
             "bench.splits=.*: expected a text, a whole number or a list",
         ),
         (("layer=1", "data.root=[a,b]"), "data.root=.'a', 'b'.: expected a text"),
+        (("layer=1", "prompt=mine"), "prompt='mine': expected one of llava, lmms_eval"),
         (("layer=1", "fresh=maybe"), "fresh='maybe': expected one of True, False"),
         (("layer=1", "fresh=1"), "fresh=1: expected one of True, False"),
         (("layer=1", "model.path=null"), "model.path=None: expected a text"),

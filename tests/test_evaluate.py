@@ -1,11 +1,12 @@
 """Predictions survive a kill anywhere, and scores say what was done."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
-from blink.bench import Pope
+from blink.bench import Pope, Row
 from blink.evaluate import files_digest, resume
 from tests.runs import Rule, finish, read_rows, samples
 
@@ -168,3 +169,42 @@ def test_split_left_out_is_a_warning_in_the_result(tmp_path: Path) -> None:
     result = finish(tmp_path, Rule(), asked)
     assert result["warnings"] == Pope().warnings(read_rows(tmp_path))
     assert "adversarial, random only" in result["warnings"][0]
+
+
+class JudgedPope(Pope):
+    """POPE whose answers are judged one by one, each judgement kept in the run's folder; it may die on the way."""
+
+    def __init__(self, dies_at: int | None = None) -> None:
+        super().__init__()
+        self.dies_at = dies_at
+        self.judged: list[str] = []
+
+    def grade(self, rows: Sequence[Row], folder: Path) -> list[Row]:
+        kept = folder / "judged.txt"
+        done = set(kept.read_text(encoding="utf-8").split() if kept.exists() else ())
+        for row in rows:
+            if len(self.judged) == self.dies_at:
+                raise RuntimeError("killed")
+            if row["id"] not in done and "grade" not in row:
+                self.judged.append(row["id"])
+                with kept.open("a", encoding="utf-8") as file:
+                    file.write(f"{row['id']}\n")
+        return [row | {"grade": 1.0} for row in rows]
+
+
+def test_killed_while_judging_goes_on_judging(tmp_path: Path) -> None:
+    """Would catch answers asked again or judged twice after a kill, and judgements that never reach the file."""
+    asked = samples()
+    with pytest.raises(RuntimeError, match="killed"):
+        finish(tmp_path, Rule(), asked, benchmark=JudgedPope(dies_at=10))
+    assert len(read_rows(tmp_path)) == 24
+    assert not (tmp_path / "scores.json").exists()
+    rule, judge = Rule(), JudgedPope()
+    finish(tmp_path, rule, asked, benchmark=judge)
+    assert (len(rule.batches), len(judge.judged)) == (0, 14)
+    assert [row["grade"] for row in read_rows(tmp_path)] == [1.0] * 24
+    (tmp_path / "scores.json").unlink()
+    (tmp_path / "judged.txt").unlink()
+    again = JudgedPope()
+    finish(tmp_path, Rule(), asked, benchmark=again)
+    assert again.judged == []

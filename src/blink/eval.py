@@ -158,7 +158,7 @@ def make_plan(config: DictConfig, overrides: Sequence[str]) -> Plan:
         if method.trained:
             token_sr = modules_folder(config.token_sr, model.path, tuple(policy.layers))
         check_fit(model.path, model.revision, tuple(policy.layers), policy.patches, token_sr)
-    bench = _plain(config.bench)
+    bench = {"prompt": config.prompt, **_plain(config.bench)}
     questions = read_questions(
         bench.pop("name"),
         tuple((key, tuple(value) if isinstance(value, list) else value) for key, value in bench.items()),

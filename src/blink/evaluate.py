@@ -2,7 +2,8 @@
 
 A run that was killed goes on where it stopped and ends with the same file: samples are answered in fixed batches,
 and a batch that was not written whole is answered again. An answerer that raises stops the run with its cause; a
-failure never becomes an empty answer. Knows nothing of models: an answerer is any function from samples to answers.
+failure never becomes an empty answer. A benchmark that has to be judged is judged once all is answered, and the
+judged rows replace the file as a whole. Knows nothing of models: an answerer is any function from samples to answers.
 """
 
 import json
@@ -20,8 +21,8 @@ from typing import Any, NamedTuple
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from blink.bench.base import Answer, Benchmark, Row, Sample, make_row, score
-from blink.outputs import write_json
+from blink.bench.base import Answer, Benchmark, Graded, Row, Sample, make_row, score
+from blink.outputs import write_json, write_text
 
 log = logging.getLogger(__name__)
 
@@ -105,6 +106,7 @@ def evaluate(
         earlier: dict[str, Any] = json.loads(finished.read_text(encoding="utf-8"))
         return earlier
     session = predict(benchmark, samples, rows, make_answerer, folder / PREDICTIONS, batch_size=batch_size)
+    session = session._replace(rows=graded(benchmark, session.rows, folder))
     result = {**about, **summary(benchmark, session)}
     result["warnings"] = [*about.get("warnings", ()), *result["warnings"]]
     write_json(finished, result)
@@ -136,13 +138,29 @@ def predict(
         for start in range(len(rows), len(samples), batch_size):
             batch = samples[start : start + batch_size]
             new = [make_row(sample, answer, benchmark) for sample, answer in _answers(answerer, batch)]
-            file.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in new))
+            file.write(json_lines(new))
             file.flush()
             all_rows += new
             progress.update(
                 task, advance=len(new), expanded=f"{100 * expanded_share(all_rows):.0f} % expanded"
             )
     return Session(all_rows, todo, time.perf_counter() - started)
+
+
+def graded(benchmark: Benchmark, rows: list[Row], folder: Path) -> list[Row]:
+    """Have the rows judged and written anew if the benchmark asks for it; else return them as they are."""
+    if not isinstance(benchmark, Graded):
+        return rows
+    judged = benchmark.grade(rows, folder)
+    assert [row["id"] for row in judged] == [row["id"] for row in rows], "judging lost or moved rows"
+    if judged != rows:
+        write_text(folder / PREDICTIONS, json_lines(judged))
+    return judged
+
+
+def json_lines(rows: Sequence[Row]) -> str:
+    """Rows as the lines of a JSONL file."""
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
 def summary(benchmark: Benchmark, session: Session) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from rich.progress import track
 from transformers.utils import is_flash_attn_2_available
 
 from blink.backbone import Backbone
-from blink.bench import BENCHMARKS, Benchmark, Sample
+from blink.bench import BENCHMARKS, PROMPTS, Benchmark, Sample
 from blink.checkpoints import TINY, outline
 from blink.handle import attach
 from blink.policy import Policy
@@ -46,6 +46,7 @@ _OPTIONAL = ("limit", "model.revision", "bench.revision", "data.root", "data.id"
 _CHOICES: Mapping[str, tuple[object, ...]] = {
     "model.dtype": ("float32", "bfloat16", "float16", "auto"),
     "model.attn_implementation": ("eager", "sdpa", "flash_attention_2"),
+    "prompt": PROMPTS,
     "fresh": (True, False),
 }
 

@@ -2,16 +2,32 @@
 
 from collections.abc import Callable
 
-from blink.bench.base import Answer, Benchmark, Mark, Row, Sample, Score, make_row, score, tallies
+from blink.bench.base import (
+    PROMPTS,
+    Answer,
+    Benchmark,
+    Exportable,
+    Graded,
+    Mark,
+    Row,
+    Sample,
+    Score,
+    make_row,
+    score,
+    tallies,
+)
 from blink.bench.pope import Pope
 
 BENCHMARKS: dict[str, Callable[..., Benchmark]] = {"pope": Pope}
-"""Each takes the keys of its `conf/bench/*.yaml`, but for `name`."""
+"""Each takes the keys of its `conf/bench/*.yaml`, but for `name`, and `prompt`, one of PROMPTS."""
 
 __all__ = [
     "BENCHMARKS",
+    "PROMPTS",
     "Answer",
     "Benchmark",
+    "Exportable",
+    "Graded",
     "Mark",
     "Pope",
     "Row",

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from PIL import Image
@@ -127,6 +127,30 @@ class Benchmark(Protocol):
 
     def warnings(self, rows: Sequence[Row]) -> list[str]:
         """Say what a reader of the scores should know about this set of rows."""
+        ...
+
+
+@runtime_checkable
+class Graded(Protocol):
+    """A benchmark whose answers have to be judged before they can be scored."""
+
+    def grade(self, rows: Sequence[Row], folder: Path) -> list[Row]:
+        """Return all rows, judged; those that are judged already come back as they are.
+
+        May be called again after it was killed: what was judged until then should not be judged twice.
+
+        Args:
+            folder: the run's, for files of the benchmark's own.
+        """
+        ...
+
+
+@runtime_checkable
+class Exportable(Protocol):
+    """A benchmark whose authors take submissions in files of their own format."""
+
+    def export(self, rows: Sequence[Row], folder: Path) -> list[Path]:
+        """Write the marked rows into an existing folder in that format and return the files."""
         ...
 
 
