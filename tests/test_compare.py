@@ -1,12 +1,15 @@
 """Runs side by side and in pairs, against differences counted by hand."""
 
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 from rich.console import Console
 from rich.table import Table
 
+from blink.bench import Pope
 from blink.compare import compare, comparison_record, comparison_table, main, read_run, score_table
+from blink.evaluate import evaluate, resume
 from tests.runs import Rule, finish, samples
 
 
@@ -61,7 +64,7 @@ def test_tables_show_value_interval_and_share(folders: tuple[Path, Path]) -> Non
     assert "87.50 [" in shown
     assert "91.67 [" in shown
     assert shown.count("50.0 %") == 2
-    pairs = text(comparison_table([compare(*runs)], runs[0].scores["headline"]))
+    pairs = text(comparison_table([compare(*runs)], runs[0].scores))
     assert "blink - vanilla" in pairs
     assert "+4.17 [" in pairs
     assert "-0.0" not in pairs
@@ -117,3 +120,15 @@ def test_command_says_what_is_wrong_in_one_line(tmp_path: Path) -> None:
     """Catches a traceback for a mistyped folder."""
     with pytest.raises(SystemExit, match=r"^error: .*holds no scores.json"):
         main([str(tmp_path / "nothing")])
+
+
+def test_units_of_a_benchmark_reach_its_result(tmp_path: Path) -> None:
+    """Would catch MME's points written down as percentages."""
+
+    class Points(Pope):
+        units: ClassVar[dict[str, str]] = {"f1": "points"}
+
+    rows = resume(tmp_path, samples(), batch_size=5, inputs={})
+    result = evaluate(Points(), samples(), rows, lambda: Rule(), tmp_path, batch_size=5, about={})
+    assert result["units"] == {"f1": "points"}
+    assert finish(tmp_path / "pope", Rule(), samples())["units"] == {}

@@ -89,14 +89,14 @@ def test_pairs_cancel_what_the_groups_share() -> None:
     right = rng.integers(0, 9, 50).astype(float)
     first = np.stack([right, np.full(50, 10.0)], axis=1)
     second = np.stack([right + 1, np.full(50, 10.0)], axis=1)
-    assert paired_bootstrap(first, second, share)["share"] == pytest.approx((0.1, 0.1, 0.1))
-    assert paired_bootstrap(second, first, share)["share"] == pytest.approx((-0.1, -0.1, -0.1))
+    assert paired_bootstrap([first, second], [(0, 1)], share)[0]["share"] == pytest.approx((0.1, 0.1, 0.1))
+    assert paired_bootstrap([first, second], [(1, 0)], share)[0]["share"] == pytest.approx((-0.1, -0.1, -0.1))
 
 
 def test_pairs_need_the_same_groups() -> None:
     """Catches two runs of different length compared as if they were pairs."""
-    with pytest.raises(ValueError, match=r"\(3, 2\) and \(4, 2\)"):
-        paired_bootstrap(np.ones((3, 2)), np.ones((4, 2)), share)
+    with pytest.raises(ValueError, match=r"\(3, 2\), \(4, 2\)"):
+        paired_bootstrap([np.ones((3, 2)), np.ones((4, 2))], [(0, 1)], share)
 
 
 def test_one_group_has_no_interval() -> None:
@@ -145,6 +145,8 @@ def test_interval_of_a_difference_covers_zero_when_nothing_differs() -> None:
         chance_G1 = rng.uniform(0.4, 0.9, (60, 1))
         runs = [(rng.random((60, 5)) < chance_G1).sum(axis=1) for _ in range(2)]
         first, second = (np.stack([run, np.full(60, 5)], axis=1).astype(float) for run in runs)
-        low, high = paired_bootstrap(first, second, share, resamples=500, seed=repetition)["share"][1:]
+        low, high = paired_bootstrap([first, second], [(0, 1)], share, resamples=500, seed=repetition)[0][
+            "share"
+        ][1:]
         covered += low <= 0 <= high
     assert 0.91 <= covered / repetitions <= 0.98

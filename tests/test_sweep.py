@@ -1,6 +1,7 @@
 """The report of a multirun, from runs written by hand."""
 
 import csv
+import json
 from itertools import product
 from pathlib import Path
 
@@ -99,3 +100,24 @@ def test_sweep_without_jobs_is_an_error(tmp_path: Path) -> None:
     """Catches an empty table."""
     with pytest.raises(ValueError, match="no job of the sweep"):
         read_jobs(tmp_path)
+
+
+def test_benchmarks_of_a_sweep_have_tables_and_panels_of_their_own(tmp_path: Path) -> None:
+    """Would catch a sweep over benchmarks scored by the first one's metrics, and methods compared across benchmarks."""
+    sweep = sweep_over(tmp_path, bench=["pope", "mme"], method=["vanilla", "blink"])
+    jobs = read_jobs(sweep)
+    for job in jobs:
+        if job.overrides["bench"] == "mme":
+            scores = job.run.scores | {
+                "benchmark": "mme",
+                "headline": ["accuracy"],
+                "units": {"accuracy": "points"},
+            }
+            (job.run.folder / "scores.json").write_text(json.dumps(scores))
+    jobs = read_jobs(sweep)
+    panels = plot(jobs, swept_keys(jobs)).axes
+    assert [panel.get_ylabel() for panel in panels] == [
+        "pope f1 (%), 95 % interval",
+        "mme accuracy (points), 95 % interval",
+    ]
+    assert [label.get_text() for label in panels[0].get_xticklabels()] == ["vanilla", "blink"]

@@ -10,7 +10,7 @@ Axes: G pictures, K sums in a tally.
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -52,7 +52,8 @@ class Comparison(NamedTuple):
 
     Attributes:
         first, second: labels of the runs.
-        differences: second less first for each metric, with intervals over pictures, in percentage points.
+        differences: second less first for each metric, with intervals over pictures, in the metric's unit (for
+            percentages: percentage points).
         flips: answers that only the first, or only the second run has right, and McNemar's exact p.
         expanded: share of samples that expanded in each run.
     """
@@ -78,40 +79,50 @@ def read_run(folder: Path, label: str | None = None) -> Run:
 
 
 def compare(first: Run, second: Run) -> Comparison:
-    """Compare two runs over the same questions.
+    """Compare two runs over the same questions; see `compare_pairs`."""
+    return compare_pairs([first, second], [(0, 1)])[0]
+
+
+def compare_pairs(runs: Sequence[Run], pairs: Sequence[tuple[int, int]]) -> list[Comparison]:
+    """Compare runs over the same questions.
+
+    Args:
+        pairs: (first, second), places in `runs`.
 
     Raises:
         ValueError: they are of different benchmarks or versions, or about different questions.
     """
-    for key in ("benchmark", "version"):
-        if first.scores[key] != second.scores[key]:
-            raise ValueError(
-                f"{first.folder} has {key} {first.scores[key]} and {second.folder} {second.scores[key]}; "
-                "only runs of the same benchmark compare"
+    if not pairs:
+        return []
+    rows = [run.rows() for run in runs]
+    for run, part in zip(runs, rows, strict=True):
+        _check_comparable(runs[0], rows[0], run, part)
+    benchmark = BENCHMARKS[runs[0].scores["benchmark"]]()
+    tallies_GK = [tallies(benchmark, part) for part in rows]
+    differences = paired_bootstrap(tallies_GK, pairs, benchmark.metrics)
+    found = []
+    for (i, j), estimates in zip(pairs, differences, strict=True):
+        marks = [(a["correct"], b["correct"]) for a, b in zip(rows[i], rows[j], strict=True)]
+        scored = np.array([mark for mark in marks if None not in mark], dtype=bool).reshape(-1, 2)
+        found.append(
+            Comparison(
+                runs[i].label,
+                runs[j].label,
+                {name: estimate for name, estimate in estimates.items() if not np.isnan(estimate.value)},
+                mcnemar(scored[:, 0], scored[:, 1]),
+                (runs[i].scores["expanded"], runs[j].scores["expanded"]),
             )
-    rows = first.rows(), second.rows()
-    asked = [[(row["id"], row["image"], row["label"]) for row in part] for part in rows]
-    if asked[0] != asked[1]:
-        raise ValueError(
-            f"{first.folder} ({len(rows[0])} rows) and {second.folder} ({len(rows[1])} rows) are not about the "
-            "same questions; evaluate both with the same benchmark, data and limit"
         )
-    benchmark = BENCHMARKS[first.scores["benchmark"]]()
-    first_GK, second_GK = (tallies(benchmark, part) for part in rows)
-    differences = paired_bootstrap(first_GK, second_GK, benchmark.metrics)
-    scored = [i for i in range(len(rows[0])) if None not in (rows[0][i]["correct"], rows[1][i]["correct"])]
-    flips = mcnemar(*(np.array([part[i]["correct"] for i in scored], dtype=bool) for part in rows))
-    return Comparison(
-        first.label,
-        second.label,
-        {name: estimate for name, estimate in differences.items() if not np.isnan(estimate.value)},
-        flips,
-        (first.scores["expanded"], second.scores["expanded"]),
-    )
+    return found
+
+
+def unit(scores: Mapping[str, Any], metric: str) -> str:
+    """Return the unit of a metric of a result: "%", or "points" for MME."""
+    return str(scores.get("units", {}).get(metric, "%"))
 
 
 def score_table(runs: Sequence[Run]) -> Table:
-    """The scores in percent with 95 % intervals, and what expanded; few runs side by side, many as lines.
+    """The scores with 95 % intervals, and what expanded; few runs side by side, many as lines.
 
     Lines show the main two metrics only.
     """
@@ -120,8 +131,9 @@ def score_table(runs: Sequence[Run]) -> Table:
     if len(runs) > _SIDE_BY_SIDE:
         names = scores["headline"][:2]
         table = Table("run", title=title)
-        for name in (*names, "expanded"):
-            table.add_column(_words(name), justify="right")
+        for name in names:
+            table.add_column(_heading(scores, name), justify="right")
+        table.add_column("expanded", justify="right")
         for run in runs:
             table.add_row(run.label, *(_score(run, name) for name in names), _percent(run.scores["expanded"]))
         return table
@@ -129,23 +141,28 @@ def score_table(runs: Sequence[Run]) -> Table:
     for run in runs:
         table.add_column(run.label, justify="right")
     for name in scores["headline"]:
-        table.add_row(_words(name), *(_score(run, name) for run in runs))
+        table.add_row(_heading(scores, name), *(_score(run, name) for run in runs))
     table.add_row("expanded", *(_percent(run.scores["expanded"]) for run in runs))
     return table
 
 
-def comparison_table(comparisons: Sequence[Comparison], headline: Sequence[str]) -> Table:
-    """A row per pair: differences of the main two metrics in points, flips each way, McNemar's p, what expanded."""
+def comparison_table(comparisons: Sequence[Comparison], scores: Mapping[str, Any]) -> Table:
+    """A row per pair: differences of the main two metrics, flips each way, McNemar's p, what expanded.
+
+    Args:
+        scores: of one of the runs.
+    """
+    headline = scores["headline"][:2]
     table = Table(title="differences on the same questions (95 % intervals over pictures)")
     table.add_column("pair")
-    for name in headline[:2]:
-        table.add_column(_words(name), justify="right")
+    for name in headline:
+        table.add_column(_heading(scores, name), justify="right")
     for column in ("gained", "lost", "McNemar p", "expanded"):
         table.add_column(column, justify="right")
     for pair in comparisons:
         cells = [
             f"{pair.differences[name].value:+z.2f}{_interval(pair.differences[name][1:], sign='+')}"
-            for name in headline[:2]
+            for name in headline
         ]
         table.add_row(
             f"{pair.second} - {pair.first}",
@@ -194,7 +211,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
     console = screen()
     console.print(score_table(runs))
     if pairs:
-        console.print(comparison_table(pairs, runs[0].scores["headline"]))
+        console.print(comparison_table(pairs, runs[0].scores))
+
+
+def _check_comparable(first: Run, rows: Sequence[Row], second: Run, others: Sequence[Row]) -> None:
+    """Raise ValueError unless two runs are of one benchmark and about the same questions."""
+    for key in ("benchmark", "version"):
+        if first.scores[key] != second.scores[key]:
+            raise ValueError(
+                f"{first.folder} has {key} {first.scores[key]} and {second.folder} {second.scores[key]}; "
+                "only runs of the same benchmark compare"
+            )
+    asked = [[(row["id"], row["image"], row["label"]) for row in part] for part in (rows, others)]
+    if asked[0] != asked[1]:
+        raise ValueError(
+            f"{first.folder} ({len(rows)} rows) and {second.folder} ({len(others)} rows) are not about the "
+            "same questions; evaluate both with the same benchmark, data and limit"
+        )
 
 
 def _interval(bounds: Sequence[float] | None, sign: str = "") -> str:
@@ -214,8 +247,10 @@ def _percent(share: float) -> str:
     return f"{100 * share:.1f} %"
 
 
-def _words(name: str) -> str:
-    return name.replace("_", " ")
+def _heading(scores: Mapping[str, Any], name: str) -> str:
+    """A metric in words, with its unit unless that is percent."""
+    found = unit(scores, name)
+    return name.replace("_", " ") + ("" if found == "%" else f" ({found})")
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from blink.bench.base import Answer, Benchmark, Graded, Row, Sample, make_row, score
+from blink.bench.base import Answer, Benchmark, Graded, Row, Sample, make_row, score, units
 from blink.outputs import write_json, write_text
 
 log = logging.getLogger(__name__)
@@ -164,7 +164,7 @@ def json_lines(rows: Sequence[Row]) -> str:
 
 
 def summary(benchmark: Benchmark, session: Session) -> dict[str, Any]:
-    """Return the scores of a session's rows as JSON values: percentages, counts, and nan as None."""
+    """Return the scores of a session's rows as JSON values, nan as None; metrics without a unit are percentages."""
     found = score(benchmark, session.rows)
     rate = session.answered / session.seconds if session.answered else None
     return {
@@ -177,6 +177,7 @@ def summary(benchmark: Benchmark, session: Session) -> dict[str, Any]:
             name: None if math.isnan(estimate.low) else [estimate.low, estimate.high]
             for name, estimate in found.metrics.items()
         },
+        "units": units(benchmark),
         "headline": [name for name in benchmark.headline if name in found.metrics],
         "expanded": expanded_share(session.rows),
         "events": events_per_layer(session.rows),

@@ -8,7 +8,7 @@ accuracy, for F1, for means of F1s, and for paired differences. Knows nothing of
 Axes: G groups, K sums in a tally, R resamples, N questions.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -86,34 +86,42 @@ def bootstrap(
 
 
 def paired_bootstrap(
-    first_GK: Floats,
-    second_GK: Floats,
+    tallies_GK: Sequence[Floats],
+    pairs: Sequence[tuple[int, int]],
     metrics: Metrics,
     *,
     resamples: int = RESAMPLES,
     level: float = LEVEL,
     seed: int = 0,
-) -> dict[str, Estimate]:
-    """Estimate by how much each metric of the second run exceeds that of the first, over the same groups.
+) -> list[dict[str, Estimate]]:
+    """Estimate by how much each metric of one run exceeds that of another, over the same groups.
 
-    Both runs are resampled with the same groups each time, so what the groups have in common cancels.
+    All runs are resampled with the same groups each time, so what the groups have in common cancels.
+
+    Args:
+        tallies_GK: of each run one row of sums per group, in the same order of groups.
+        pairs: (first, second), places in `tallies_GK`; what is estimated is second less first.
 
     Raises:
-        ValueError: the two runs have tallies of different shapes, or no group.
+        ValueError: the runs have tallies of different shapes, or no group.
     """
-    if first_GK.shape != second_GK.shape:
+    shapes = {tally_GK.shape for tally_GK in tallies_GK}
+    if len(shapes) > 1:
         raise ValueError(
-            f"the runs have tallies of shapes {first_GK.shape} and {second_GK.shape}; "
-            "a paired comparison needs the same groups in both"
+            f"the runs have tallies of shapes {sorted(shapes)}; a paired comparison needs the same groups in all"
         )
-    both_RK = resampled(np.concatenate([first_GK, second_GK], axis=1), resamples=resamples, seed=seed)
-    first_RK, second_RK = np.split(both_RK, 2, axis=1)
-    return _estimates(
-        _difference(metrics(second_GK.sum(axis=0)), metrics(first_GK.sum(axis=0))),
-        _difference(metrics(second_RK), metrics(first_RK)),
-        groups=first_GK.shape[0],
-        level=level,
-    )
+    together_RK = resampled(np.concatenate(tallies_GK, axis=1), resamples=resamples, seed=seed)
+    drawn = [metrics(drawn_RK) for drawn_RK in np.split(together_RK, len(tallies_GK), axis=1)]
+    values = [metrics(tally_GK.sum(axis=0)) for tally_GK in tallies_GK]
+    return [
+        _estimates(
+            _difference(values[second], values[first]),
+            _difference(drawn[second], drawn[first]),
+            groups=tallies_GK[0].shape[0],
+            level=level,
+        )
+        for first, second in pairs
+    ]
 
 
 def mcnemar(first_N: NDArray[np.bool_], second_N: NDArray[np.bool_]) -> McNemar:

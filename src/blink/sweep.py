@@ -12,6 +12,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from rich.console import Console
 
@@ -23,6 +24,7 @@ from blink.compare import (
     comparison_table,
     read_run,
     score_table,
+    unit,
 )
 from blink.outputs import write_json
 
@@ -30,7 +32,7 @@ TABLE = "sweep.csv"
 PLOT = "sweep.png"
 COMPARISONS = "comparison.csv"
 _NOTES = "jobs"
-_METHOD = "method"
+_METHOD, _BENCH = "method", "bench"
 
 
 class Job(NamedTuple):
@@ -41,8 +43,9 @@ class Job(NamedTuple):
 
 
 class Pair(NamedTuple):
-    """A comparison of two methods, and the values of the other swept keys that they share."""
+    """A comparison of two methods on a benchmark, and the values of the other swept keys that they share."""
 
+    bench: str
     shared: dict[str, str]
     comparison: Comparison
 
@@ -64,12 +67,15 @@ def report(sweep: Path, console: Console) -> None:
     jobs = read_jobs(sweep)
     keys = swept_keys(jobs)
     labelled = [job.run._replace(label=_label(job.overrides, keys)) for job in jobs]
-    console.print(score_table(labelled))
+    for bench in benchmarks(jobs):
+        console.print(score_table([run for run in labelled if run.scores["benchmark"] == bench]))
     _write_csv(sweep / TABLE, [_record(job, keys) for job in jobs])
     pairs = method_pairs(jobs, keys)
+    for bench, scores in benchmarks(jobs).items():
+        shown = [_named(pair) for pair in pairs if pair.bench == bench]
+        if shown:
+            console.print(comparison_table(shown, scores))
     if pairs:
-        shown = [_named(pair) for pair in pairs]
-        console.print(comparison_table(shown, jobs[0].run.scores["headline"]))
         _write_csv(sweep / COMPARISONS, [pair.shared | comparison_record(pair.comparison) for pair in pairs])
     plot(jobs, keys).savefig(sweep / PLOT, dpi=150)
     written = (TABLE, PLOT, *([COMPARISONS] if pairs else []))
@@ -88,6 +94,14 @@ def read_jobs(sweep: Path) -> list[Job]:
     return jobs
 
 
+def benchmarks(jobs: Sequence[Job]) -> dict[str, dict[str, Any]]:
+    """Return the benchmarks of the jobs, each with the scores of its first job."""
+    found: dict[str, dict[str, Any]] = {}
+    for job in jobs:
+        found.setdefault(job.run.scores["benchmark"], job.run.scores)
+    return found
+
+
 def swept_keys(jobs: Sequence[Job]) -> list[str]:
     """Return the overrides that differ between jobs, in the order in which they were given."""
     return [key for key in jobs[0].overrides if len({job.overrides[key] for job in jobs}) > 1]
@@ -102,7 +116,7 @@ def method_pairs(jobs: Sequence[Job], keys: Sequence[str]) -> list[Pair]:
         shared = tuple((key, job.overrides[key]) for key in keys if key != _METHOD)
         groups.setdefault(shared, []).append(job.run)
     return [
-        Pair(dict(shared), compare(first, second))
+        Pair(first.scores["benchmark"], dict(shared), compare(first, second))
         for shared, runs in groups.items()
         for first, second in combinations(runs, 2)
     ]
@@ -111,22 +125,30 @@ def method_pairs(jobs: Sequence[Job], keys: Sequence[str]) -> list[Pair]:
 def plot(jobs: Sequence[Job], keys: Sequence[str]) -> Figure:
     """Draw the main metric with its intervals against the swept key that has the most values, methods last.
 
-    The other swept keys become one line each per combination of their values. A key that is not a number is
-    drawn as categories.
+    Each benchmark has a panel of its own. The other swept keys become one line each per combination of their values.
+    A key that is not a number is drawn as categories.
     """
-    keys = keys or list(jobs[0].overrides)[:1]
-    main = jobs[0].run.scores["headline"][0]
+    scores = benchmarks(jobs)
+    keys = [key for key in keys if key != _BENCH] or list(jobs[0].overrides)[:1]
     along = max(
         keys, key=lambda key: (key != _METHOD, len({job.overrides[key] for job in jobs})), default=_METHOD
     )
     others = [key for key in keys if key != along]
+    figure = Figure(figsize=(7, 4.5 * len(scores)), layout="constrained")
+    for axes, bench in zip(figure.subplots(len(scores), squeeze=False)[:, 0], scores, strict=True):
+        _panel(axes, [job for job in jobs if job.run.scores["benchmark"] == bench], along, others)
+    return figure
+
+
+def _panel(axes: Axes, jobs: Sequence[Job], along: str, others: Sequence[str]) -> None:
+    """Draw the jobs of one benchmark."""
+    scores = jobs[0].run.scores
+    main = scores["headline"][0]
     lines: dict[str, list[Job]] = {}
     for job in jobs:
         lines.setdefault(_label(job.overrides, others), []).append(job)
     places = _places([job.overrides.get(along, job.run.label) for job in jobs])
     to_scale = all(_is_number(name) for name in places)
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
-    axes = figure.subplots()
     for label, line in lines.items():
         points = sorted(
             (places[job.overrides.get(along, job.run.label)], _estimate(job, main)) for job in line
@@ -140,10 +162,9 @@ def plot(jobs: Sequence[Job], keys: Sequence[str]) -> Figure:
     if not to_scale:
         axes.set_xticks(list(places.values()), list(places))
     axes.set_xlabel(along)
-    axes.set_ylabel(f"{jobs[0].run.scores['benchmark']} {main} (%), 95 % interval")
+    axes.set_ylabel(f"{scores['benchmark']} {main} ({unit(scores, main)}), 95 % interval")
     if others:
         axes.legend(fontsize="small")
-    return figure
 
 
 def _record(job: Job, keys: Sequence[str]) -> dict[str, Any]:

@@ -154,6 +154,17 @@ class Exportable(Protocol):
         ...
 
 
+@runtime_checkable
+class Measured(Protocol):
+    """A benchmark with metrics that are no percentages.
+
+    Attributes:
+        units: metric -> its unit, such as "points".
+    """
+
+    units: Mapping[str, str]
+
+
 class Score(NamedTuple):
     """Metrics of one set of rows.
 
@@ -242,6 +253,11 @@ def score(benchmark: Benchmark, rows: Sequence[Row]) -> Score:
 def percent(part: Floats, whole: Floats) -> Floats:
     """Return 100 part / whole, and 0 where the whole is 0."""
     return 100 * np.divide(part, whole, out=np.zeros_like(whole), where=whole > 0)
+
+
+def units(benchmark: Benchmark) -> dict[str, str]:
+    """Return the units of metrics that are no percentages."""
+    return dict(benchmark.units) if isinstance(benchmark, Measured) else {}
 
 
 def check_unique(ids: Sequence[str], what: str) -> None:
