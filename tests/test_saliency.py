@@ -12,7 +12,7 @@ def test_attention_row_by_hand() -> None:
     """Catches a softmax over visual tokens only, a sum over heads, or a missing scale."""
     query_BAE = torch.tensor([[[2.0], [0.0]]])
     keys_BKNE = torch.tensor([[[[0.0], [math.log(3)]], [[5.0], [7.0]]]])
-    row_BN = attention_row(query_BAE, keys_BKNE, None, scaling=0.5)
+    row_BN = attention_row(query_BAE, [keys_BKNE], None, scaling=0.5)
     torch.testing.assert_close(row_BN, torch.tensor([[(1 / 4 + 1 / 2) / 2, (3 / 4 + 1 / 2) / 2]]))
 
 
@@ -20,8 +20,8 @@ def test_attention_row_shares_grouped_keys() -> None:
     """Catches query heads paired with another group's keys (heads 0 and 1 share key head 0)."""
     torch.manual_seed(0)
     query_BAE, keys_BKNE = torch.randn(2, 4, 8), torch.randn(2, 2, 5, 8)
-    whole = attention_row(query_BAE, keys_BKNE.repeat_interleave(2, dim=1), None, 0.3)
-    torch.testing.assert_close(attention_row(query_BAE, keys_BKNE, None, 0.3), whole)
+    whole = attention_row(query_BAE, [keys_BKNE.repeat_interleave(2, dim=1)], None, 0.3)
+    torch.testing.assert_close(attention_row(query_BAE, [keys_BKNE], None, 0.3), whole)
 
 
 def test_attention_row_without_padding_is_the_unpadded_row() -> None:
@@ -29,14 +29,25 @@ def test_attention_row_without_padding_is_the_unpadded_row() -> None:
     torch.manual_seed(1)
     query_BAE, keys_BKNE = torch.randn(1, 2, 4), torch.randn(1, 2, 6, 4)
     valid_BN = torch.tensor([[False, False, True, True, True, True]])
-    row_BN = attention_row(query_BAE, keys_BKNE, valid_BN, 1.0)
+    row_BN = attention_row(query_BAE, [keys_BKNE], valid_BN, 1.0)
     assert row_BN[0, :2].tolist() == [0, 0]
-    torch.testing.assert_close(row_BN[:, 2:], attention_row(query_BAE, keys_BKNE[:, :, 2:], None, 1.0))
+    torch.testing.assert_close(row_BN[:, 2:], attention_row(query_BAE, [keys_BKNE[:, :, 2:]], None, 1.0))
+
+
+def test_attention_row_over_blocks_is_the_row_over_all() -> None:
+    """Would catch blocks that are normalised apart, and shared keys that reach one sample only."""
+    query_BAE, own_BKNE = torch.randn(3, 4, 8), torch.randn(3, 2, 5, 8)
+    shared_KNE = torch.randn(2, 6, 8)
+    whole_BKNE = torch.cat((shared_KNE.expand(3, -1, -1, -1), own_BKNE), dim=2)
+    torch.testing.assert_close(
+        attention_row(query_BAE, [shared_KNE, own_BKNE], None, 0.3),
+        attention_row(query_BAE, [whole_BKNE], None, 0.3),
+    )
 
 
 def test_attention_row_is_float32() -> None:
     """Catches half-precision sums that would decide near a threshold."""
-    row_BN = attention_row(torch.randn(1, 2, 4).bfloat16(), torch.randn(1, 2, 6, 4).bfloat16(), None, 1.0)
+    row_BN = attention_row(torch.randn(1, 2, 4).bfloat16(), [torch.randn(1, 2, 6, 4).bfloat16()], None, 1.0)
     assert row_BN.dtype == torch.float32
 
 

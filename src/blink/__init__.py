@@ -7,16 +7,29 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from blink.engine import Engine, Run
     from blink.handle import Handle, attach
     from blink.policy import Event, Policy
     from blink.token_sr import TokenSR, load_token_sr, save_token_sr
 
-__all__ = ["Event", "Handle", "Policy", "TokenSR", "attach", "load_token_sr", "save_token_sr"]
+__all__ = [
+    "Engine",
+    "Event",
+    "Handle",
+    "Policy",
+    "Run",
+    "TokenSR",
+    "attach",
+    "load_token_sr",
+    "save_token_sr",
+]
 
 _HOMES = {
+    "Engine": "blink.engine",
     "Event": "blink.policy",
     "Handle": "blink.handle",
     "Policy": "blink.policy",
+    "Run": "blink.engine",
     "TokenSR": "blink.token_sr",
     "attach": "blink.handle",
     "load_token_sr": "blink.token_sr",

@@ -7,7 +7,7 @@ visual tokens of the (base) picture, A query heads, K key heads, E width of one 
 """
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -37,6 +37,21 @@ class Frame(NamedTuple):
     mask: Any
     position_ids: Tensor
     rotary: tuple[Tensor, Tensor]
+
+
+class Heads(NamedTuple):
+    """Linear projections of normed tokens, no rotary embedding: query [B, A, N, E], keys and values [B, K, N, E]."""
+
+    query_BANE: Tensor
+    keys_BKNE: Tensor
+    values_BKNE: Tensor
+
+
+class TokenBytes(NamedTuple):
+    """Estimated memory of one token: `kept` as keys and values of all layers, `passing` while it is in a layer."""
+
+    kept: int
+    passing: int
 
 
 class Backbone:
@@ -146,6 +161,52 @@ class Backbone:
         normed: Tensor = self.decoder.norm(hidden_BNd)
         return normed
 
+    def project(self, layer: int, hidden_BNd: Tensor) -> Heads:
+        """The first half of a decoder layer, up to its attention: what each token asks, offers and tells.
+
+        With `complete` it makes a layer whose attention is the caller's.
+        """
+        normed_BNd, attention = self.input_norm(layer)(hidden_BNd), self.decoder.layers[layer].self_attn
+        projections = (attention.q_proj, attention.k_proj, attention.v_proj)
+        return Heads(
+            *(
+                linear(normed_BNd).unflatten(-1, (-1, attention.head_dim)).transpose(1, 2)
+                for linear in projections
+            )
+        )
+
+    def complete(self, layer: int, hidden_BNd: Tensor, mixed_BANE: Tensor) -> Tensor:
+        """The second half of a decoder layer: from what attention mixed for each token to what leaves the layer."""
+        block = self.decoder.layers[layer]
+        hidden_BNd = hidden_BNd + block.self_attn.o_proj(mixed_BANE.transpose(1, 2).flatten(2))
+        completed: Tensor = hidden_BNd + block.mlp(block.post_attention_layernorm(hidden_BNd))
+        return completed
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """Embeddings of token ids, of one axis more."""
+        embedded: Tensor = self.decoder.embed_tokens(ids)
+        return embedded
+
+    def rotary(self, position_ids: Tensor) -> tuple[Tensor, Tensor]:
+        """Cosine and sine of the rotary embedding at [B, N] positions, each [B, N, E]."""
+        like = torch.empty(0, dtype=self.dtype, device=position_ids.device)
+        rotary: tuple[Tensor, Tensor] = self.decoder.rotary_emb(like, position_ids=position_ids)
+        return rotary
+
+    def logits(self, normed_Bd: Tensor) -> Tensor:
+        """The head: [B, vocabulary]."""
+        logits: Tensor = self.model.lm_head(normed_Bd)
+        return logits
+
+    def token_bytes(self, keys: int) -> TokenBytes:
+        """What one token needs of memory that attends to `keys` others, by the widths of the first layer."""
+        block, size = self.decoder.layers[0], self.dtype.itemsize
+        attention = block.self_attn
+        queries, made = attention.q_proj.out_features, attention.k_proj.out_features
+        wide = 3 * block.mlp.up_proj.out_features + 4 * (self.hidden_size + queries + made)
+        scores = queries // attention.head_dim * keys * (4 + 2 * size)
+        return TokenBytes(kept=2 * made * self.num_layers * size, passing=wide * size + scores)
+
     def query(self, layer: int, normed_Bd: Tensor) -> Tensor:
         """Linear query projection of one normed token per sample: [B, A, E]."""
         attention = self.decoder.layers[layer].self_attn
@@ -190,6 +251,24 @@ class Backbone:
                     f"row {row} of the prompt has {found} image tokens, its image has {count or f'{H * W} or more'}; "
                     "let the processor put them in, for exactly one image per sample"
                 )
+
+    def encode_image(self, inputs: Mapping[str, Any]) -> Tensor:
+        """All visual tokens of one picture, tiles and newlines included: [T, d].
+
+        Args:
+            inputs: what the processor made of one picture and one prompt, on the model's device, in its dtype.
+
+        Raises:
+            ValueError: the prompt's image tokens are not as many, or the grid is another than the config says.
+        """
+        sizes = inputs.get("image_sizes")
+        encoded = self.core.get_image_features(
+            pixel_values=inputs["pixel_values"], image_sizes=sizes, return_dict=True
+        )
+        tokens = (inputs["input_ids"] == self.image_token_id).sum(dim=1).tolist()
+        self.check_images(tokens, {"mm_encoder_outputs": {"image": encoded}})
+        features_Td: Tensor = encoded.pooler_output[0]
+        return features_Td.to(self.device, self.dtype)
 
     def pixel_digests(self, pixels: Tensor, sizes: Tensor | None) -> list[str]:
         """A hash per image of its pixels in float32; tiles that only pad the batch are left out.
@@ -239,7 +318,7 @@ class Backbone:
             raise ValueError(
                 f"layers {wanted}: this model can give the states that enter layers 0 to {self.num_layers}"
             )
-        embedded_BPd = self.decoder.embed_tokens(prefix_ids_BP)
+        embedded_BPd = self.embed(prefix_ids_BP)
         visual_BVd = self.project_image(pixels_BCHW).to(embedded_BPd.dtype)
         hidden_BNd = torch.cat((embedded_BPd, visual_BVd), dim=1)
         position_ids = torch.arange(hidden_BNd.shape[1], device=hidden_BNd.device)[None]

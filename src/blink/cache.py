@@ -50,6 +50,33 @@ class Piece(NamedTuple):
     valid_bM: Tensor | None
 
 
+class KeysValues(NamedTuple):
+    """Rotated keys and values of some tokens in one layer, [b, K, M, E], or [K, M, E] where no row is meant."""
+
+    keys: Tensor
+    values: Tensor
+
+
+class OneCall:
+    """A cache for one call of one layer: what lies `before` the new tokens, and then what the layer made of them.
+
+    `before` may be of one row that all new rows follow.
+    """
+
+    made: KeysValues
+
+    def __init__(self, before: KeysValues | None = None) -> None:
+        self.before = before
+
+    def update(self, keys: Tensor, values: Tensor, layer: int, /) -> tuple[Tensor, Tensor]:
+        """Keep a layer's new keys and values; return all that its queries attend to."""
+        self.made = KeysValues(keys, values)
+        if self.before is None:
+            return keys, values
+        old_keys, old_values = (part.expand(len(keys), -1, -1, -1) for part in self.before)
+        return torch.cat((old_keys, keys), dim=2), torch.cat((old_values, values), dim=2)
+
+
 class BlinkCache(DynamicCache):
     """A DynamicCache whose layers may differ in length, between layers and between rows.
 

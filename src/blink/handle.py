@@ -6,7 +6,6 @@ passes them on to the language model's, which runs Algorithm 1 instead of its ow
 tower, head, loss, sampling and beams remain the stock model's.
 """
 
-import hashlib
 import inspect
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,11 +18,18 @@ from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from blink.backbone import Backbone
 from blink.cache import BlinkCache
-from blink.inference import Passed, run_prompt, run_step
+from blink.inference import Passed, run_prompt, run_step, sample_key
 from blink.layout import Layout, find_layout
-from blink.policy import Event, Policy, check_layers
-from blink.support import check_generation, check_no_image, check_outputs, check_prompt, check_step
-from blink.token_sr import check_modules, check_patches, load_token_sr, placed
+from blink.policy import Event, Policy
+from blink.support import (
+    check_generation,
+    check_no_image,
+    check_outputs,
+    check_prompt,
+    check_step,
+    fitting_modules,
+)
+from blink.token_sr import placed
 
 _PROMPT = "blink_prompt"
 """Keyword under which a prompt's spans travel from the multimodal model's forward to the language model's."""
@@ -245,10 +251,7 @@ class Handle:
                 "a random selector or schedule needs a key per sample, and the pixels to hash are not among the "
                 "inputs (mm_encoder_outputs are features): give keys with `with handle.sample_keys([...])`"
             )
-        return [
-            hashlib.sha256(row.cpu().numpy().tobytes() + digest.encode()).hexdigest()
-            for row, digest in zip(rows, digests, strict=True)
-        ]
+        return [sample_key(row, digest) for row, digest in zip(rows, digests, strict=True)]
 
 
 def attach(
@@ -279,18 +282,7 @@ def attach(
     backbone = Backbone(model)
     if isinstance(getattr(vars(model).get("generate"), "__self__", None), Handle):
         raise ValueError("Blink is attached to this model already; call detach() on the handle first")
-    check_patches(policy.patches, backbone.grid)
-    check_layers(policy.layers, backbone.num_layers)
-    if token_sr is None:
-        return Handle(backbone, policy, {})
-    modules: Mapping[int, nn.Module]
-    if isinstance(token_sr, Mapping):
-        modules, source = token_sr, "the mapping"
-    else:
-        modules = load_token_sr(token_sr, channels=backbone.hidden_size, layers=policy.layers)
-        source = str(token_sr)
-    check_modules(modules, policy.layers, backbone.hidden_size, source)
-    return Handle(backbone, policy, {layer: modules[layer] for layer in policy.layers})
+    return Handle(backbone, policy, fitting_modules(backbone, policy, token_sr))
 
 
 def _continues(cache: Any) -> bool:

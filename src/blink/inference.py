@@ -11,6 +11,7 @@ Axes: B rows, b rows of one stream, S columns of the input, N columns at one lay
 X tokens of an extension, d hidden width.
 """
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from blink.backbone import Backbone, Frame, rotate
-from blink.cache import BlinkCache, KeyLayout, Piece
+from blink.cache import BlinkCache, KeyLayout, OneCall, Piece
 from blink.layout import Layout
 from blink.policy import Event, Policy, decide
 from blink.saliency import attention_row, focus, similarity_row
@@ -211,20 +212,9 @@ def join(streams: list[Stream]) -> Tensor:
 
 def run_stream(backbone: Backbone, layer: int, stream: Stream, keep: bool) -> Piece | None:
     """Run one layer on a stream; `keep` the keys and values that it made."""
-    made = _Made()
-    stream.hidden_bNd = backbone.run_layer(layer, stream.hidden_bNd, stream.frame, made if keep else None)
-    return Piece(stream.rows, made.keys, made.values, stream.layout.valid_BN) if keep else None
-
-
-class _Made:
-    """A cache that is empty before a layer, and holds what the layer made after it."""
-
-    keys: Tensor
-    values: Tensor
-
-    def update(self, keys: Tensor, values: Tensor, layer: int, /) -> tuple[Tensor, Tensor]:
-        self.keys, self.values = keys, values
-        return keys, values
+    call = OneCall()
+    stream.hidden_bNd = backbone.run_layer(layer, stream.hidden_bNd, stream.frame, call if keep else None)
+    return Piece(stream.rows, *call.made, stream.layout.valid_BN) if keep else None
 
 
 def _saliency(backbone: Backbone, policy: Policy, layer: int, stream: Stream) -> Tensor:
@@ -238,8 +228,13 @@ def _saliency(backbone: Backbone, policy: Policy, layer: int, stream: Stream) ->
     keys_bKNE = rotate(backbone.keys(layer, normed_bNd), stream.frame.rotary)
     cos_bE, sin_bE = (part.expand(len(each), -1, -1)[each, layout.last_B] for part in stream.frame.rotary)
     query_bA1E = rotate(query_bAE[:, :, None], (cos_bE[:, None], sin_bE[:, None]))
-    row_bN = attention_row(query_bA1E[:, :, 0], keys_bKNE, layout.valid_BN, backbone.scaling(layer))
+    row_bN = attention_row(query_bA1E[:, :, 0], [keys_bKNE], layout.valid_BN, backbone.scaling(layer))
     return row_bN.take_along_dim(layout.visual_columns(V), dim=1)
+
+
+def sample_key(ids_S: Tensor, pixel_digest: str) -> str:
+    """Name a prompt, for policies that draw: a hash of its unpadded ids (int64) and of its picture's."""
+    return hashlib.sha256(ids_S.cpu().numpy().tobytes() + pixel_digest.encode()).hexdigest()
 
 
 def _living(stream: Stream) -> dict[int, Tensor]:

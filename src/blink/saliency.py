@@ -6,6 +6,7 @@ Axes: B samples, A query heads, K key heads, E width of one head, N tokens of th
 of the grid, R = p x p regions.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -19,14 +20,17 @@ class Focus(NamedTuple):
     region_B: Tensor
 
 
-def attention_row(query_BAE: Tensor, keys_BKNE: Tensor, valid_BN: Tensor | None, scaling: float) -> Tensor:
+def attention_row(
+    query_BAE: Tensor, keys: Sequence[Tensor], valid_BN: Tensor | None, scaling: float
+) -> Tensor:
     """One row of the attention map, averaged over heads: softmax over all keys, never the whole map.
 
     Equals the last row that eager attention would return, up to the rounding of its dtype.
 
     Args:
         query_BAE: rotated query of one token per sample; A is a multiple of K.
-        keys_BKNE: rotated keys of every token that this query may see.
+        keys: rotated keys of every token that this query may see, in blocks that stand side by side: [B, K, M, E],
+            or [K, M, E] where all samples see the same; their M add up to N.
         valid_BN: bool, False where a column is padding; None if there is none.
         scaling: what attention multiplies its scores by.
 
@@ -34,9 +38,13 @@ def attention_row(query_BAE: Tensor, keys_BKNE: Tensor, valid_BN: Tensor | None,
         [B, N] float32, rows sum to 1, 0 at padding.
     """
     B, A, E = query_BAE.shape
-    K = keys_BKNE.shape[1]
+    K = keys[0].shape[-3]
     query_BKGE = query_BAE.float().view(B, K, A // K, E)
-    scores_BKGN = (query_BKGE @ keys_BKNE.float().transpose(2, 3)) * scaling
+    blocks = [
+        torch.einsum("bkge,bkme->bkgm" if block.dim() == 4 else "bkge,kme->bkgm", query_BKGE, block.float())
+        for block in keys
+    ]
+    scores_BKGN = torch.cat(blocks, dim=-1) * scaling
     if valid_BN is not None:
         scores_BKGN = scores_BKGN.masked_fill(~valid_BN[:, None, None], float("-inf"))
     return scores_BKGN.softmax(dim=-1).mean(dim=(1, 2))

@@ -1,0 +1,302 @@
+"""Text behind a trunk: many prompts under many policies, layer by layer, each piece of work done once (Alg. 1).
+
+A row is one prompt with one history of extensions. Runs whose policies have left the same extension alive at every
+layer so far share a row; at a scanned layer a row splits into as many as its runs disagree. The keys of trunk and
+extensions are never copied per row: each query meets those that all rows share, those of its row's extension and those
+of its own text. Here text is padded behind, where causal attention does not see it.
+
+Legend: R rows, b rows with the same extension, T columns of text, M columns of a row's own keys, N keys of one query,
+P trunk, X extension, A query heads, K key heads, E width of one head, V tokens of the base grid, d hidden width.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from blink.backbone import Backbone, Heads, rotate
+from blink.cache import KeysValues
+from blink.mixing import mix
+from blink.policy import Event, Policy, decide
+from blink.saliency import attention_row, focus, similarity_row
+from blink.trunk import Birth, Extension, Extensions, Trunk
+
+
+class Setting(NamedTuple):
+    """A run as rows know it: `policy` None is the backbone as it is; `modules` are placed on their layers."""
+
+    policy: Policy | None
+    modules: Mapping[int, nn.Module]
+
+
+class Member(NamedTuple):
+    """A run that shares a row: its number, and its events so far."""
+
+    run: int
+    events: tuple[Event, ...] = ()
+
+
+@dataclass(frozen=True)
+class Own:
+    """A row's own keys and values in one layer, and what lived there.
+
+    Attributes:
+        made: [r, K, T, E] of the rows as they were at that layer.
+        source: for each row of now, which of those it comes from.
+        alive: for each row of now, its extension at that layer.
+    """
+
+    made: KeysValues
+    source: list[int]
+    alive: list[Extension | None]
+
+    def select(self, rows: list[int]) -> "Own":
+        """Some rows, in the order given; no tensor is copied."""
+        return replace(
+            self, source=[self.source[row] for row in rows], alive=[self.alive[row] for row in rows]
+        )
+
+    def gather(self) -> KeysValues:
+        """Keys and values of the rows of now, [R, K, T, E]."""
+        return KeysValues(*(part[self.source] for part in self.made))
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows that go through the layers together; nothing in it changes, each step makes a new one.
+
+    Attributes:
+        layer: the next layer.
+        prompts: which prompt each row is of.
+        lengths: tokens of its text.
+        members: the runs that share each row.
+        alive: its extension, None without one.
+        hidden_RTd: what enters the layer, padded behind.
+        past: the layers so far.
+    """
+
+    layer: int
+    prompts: list[int]
+    lengths: list[int]
+    members: list[tuple[Member, ...]]
+    alive: list[Extension | None]
+    hidden_RTd: Tensor
+    past: tuple[Own, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+    def select(self, rows: list[int]) -> "Rows":
+        """Some rows, in the order given; may name one several times."""
+        if rows == list(range(len(self))):
+            return self
+        return replace(
+            self,
+            prompts=[self.prompts[row] for row in rows],
+            lengths=[self.lengths[row] for row in rows],
+            members=[self.members[row] for row in rows],
+            alive=[self.alive[row] for row in rows],
+            hidden_RTd=self.hidden_RTd[rows],
+            past=tuple(own.select(rows) for own in self.past),
+        )
+
+    def parts(self, most: int) -> list["Rows"]:
+        """Pieces of at most so many rows."""
+        numbers = list(range(len(self)))
+        return [self.select(numbers[first : first + most]) for first in range(0, len(self), most)]
+
+
+class Scene(NamedTuple):
+    """All that the rows of one trunk share.
+
+    Attributes:
+        rotary: cosine and sine of every position that may come, each [positions, E].
+        runs: by number.
+        keys: the prompts' names, for policies that draw.
+    """
+
+    backbone: Backbone
+    trunk: Trunk
+    extensions: Extensions
+    rotary: tuple[Tensor, Tensor]
+    runs: Sequence[Setting]
+    keys: Sequence[str]
+
+    def rotary_at(self, alive: Sequence[Extension | None], offsets_RT: Tensor) -> tuple[Tensor, Tensor]:
+        """Rotary embedding of tokens that stand `offsets_RT` behind the trunk and a row's extension: [R, T, E]."""
+        shifts = [0 if extension is None else extension.columns for extension in alive]
+        behind_R1 = torch.tensor(shifts, device=offsets_RT.device)[:, None]
+        position_RT = offsets_RT + self.trunk.columns + behind_R1
+        return self.rotary[0][position_RT], self.rotary[1][position_RT]
+
+
+def start(
+    backbone: Backbone, prompts: Sequence[int], texts: Sequence[Sequence[int]], runs: Sequence[int]
+) -> Rows:
+    """One row per prompt, that all runs share.
+
+    Args:
+        texts: ids behind the picture, per prompt, at least one each.
+    """
+    lengths = [len(text) for text in texts]
+    ids = [[*text, *[0] * (max(lengths) - len(text))] for text in texts]  # any id will do: nobody looks there
+    hidden_RTd = backbone.embed(torch.tensor(ids, device=backbone.device))
+    members = [tuple(Member(run) for run in runs) for _ in prompts]
+    return Rows(0, list(prompts), lengths, members, [None] * len(lengths), hidden_RTd)
+
+
+def run_layer(scene: Scene, rows: Rows) -> Rows:
+    """Scan, decide, expand or drop where policies say so, then run one layer.
+
+    The layer's projections do not depend on positions or extensions: rows that split share them.
+    """
+    layer, backbone = rows.layer, scene.backbone
+    heads = backbone.project(layer, rows.hidden_RTd)
+    offsets_RT = torch.arange(rows.hidden_RTd.shape[1], device=rows.hidden_RTd.device)[None]
+    if any(run.policy is not None and layer in run.policy.layers for run in scene.runs):
+        rows, parents = _act(scene, rows, _scan(scene, rows, heads, offsets_RT))
+        if parents != list(range(len(heads.query_BANE))):
+            heads = Heads(*(part[parents] for part in heads))
+    scene.extensions.run(layer, rows.alive)
+    rotary = scene.rotary_at(rows.alive, offsets_RT)
+    own = KeysValues(rotate(heads.keys_BKNE, rotary), heads.values_BKNE)
+    T = offsets_RT.shape[1]
+    visible_1TT = torch.ones(1, T, T, dtype=torch.bool, device=offsets_RT.device).tril()
+    mixed_RATE = attend(scene, layer, rows.alive, rotate(heads.query_BANE, rotary), own, visible_1TT)
+    return replace(
+        rows,
+        layer=layer + 1,
+        hidden_RTd=backbone.complete(layer, rows.hidden_RTd, mixed_RATE),
+        past=(*rows.past, Own(own, list(range(len(rows))), rows.alive)),
+    )
+
+
+def attend(
+    scene: Scene,
+    layer: int,
+    alive: Sequence[Extension | None],
+    query_RATE: Tensor,
+    own: KeysValues,
+    visible_RTM: Tensor,
+) -> Tensor:
+    """Attention over trunk, extension and own keys: [R, A, T, E]. Softmax in float32.
+
+    Args:
+        query_RATE: rotated.
+        own: of each row, [R, K, M, E].
+        visible_RTM: bool, which of its own keys a token sees; [1, T, M] if rows do not differ.
+    """
+    mixed_RATE = torch.empty_like(query_RATE)
+    trunk, scaling = scene.trunk.at(layer), scene.backbone.scaling(layer)
+    for extension, rows in by_extension(alive).items():
+        shared = [trunk] if extension is None else [trunk, extension.at(layer)]
+        whole = len(rows) == len(alive)
+        of_rows = KeysValues(*(part if whole else part[rows] for part in own))
+        visible_bTM = visible_RTM if whole or len(visible_RTM) == 1 else visible_RTM[rows]
+        query_bATE = query_RATE if whole else query_RATE[rows]
+        mixed_RATE[rows] = mix(query_bATE, shared, of_rows, visible_bTM, scaling)
+    return mixed_RATE
+
+
+def by_extension(alive: Sequence[Extension | None]) -> dict[Extension | None, list[int]]:
+    """Rows by the extension that lives in them."""
+    groups: dict[Extension | None, list[int]] = {}
+    for row, extension in enumerate(alive):
+        groups.setdefault(extension, []).append(row)
+    return groups
+
+
+_Look = tuple[str, int]
+"""What a scan depends on besides the row: kind of saliency, and patches per side."""
+
+
+@torch.no_grad()
+def _scan(scene: Scene, rows: Rows, heads: Heads, offsets_RT: Tensor) -> dict[_Look, list[tuple[float, int]]]:
+    """Look at the picture from the last token of every row: (ratio, hottest region) per row, for each way to look."""
+    policies = {run.policy for run in scene.runs if run.policy is not None}
+    looks = {(policy.saliency, policy.patches) for policy in policies if rows.layer in policy.layers}
+    rows_of = {"attention": _attention_saliency, "similarity": _similarity_saliency}
+    found: dict[_Look, list[tuple[float, int]]] = {}
+    for kind in sorted({kind for kind, _ in looks}):
+        saliency_RV = rows_of[kind](scene, rows, heads, offsets_RT)
+        for patches in sorted({patches for other, patches in looks if other == kind}):
+            ratio_R, region_R = focus(saliency_RV, scene.backbone.grid, patches)
+            found[kind, patches] = list(zip(ratio_R.tolist(), region_R.tolist(), strict=True))
+    return found
+
+
+def _attention_saliency(scene: Scene, rows: Rows, heads: Heads, offsets_RT: Tensor) -> Tensor:
+    """Saliency of the base grid by attention, [R, V] float32, in the sequence as it stands."""
+    layer, backbone, trunk = rows.layer, scene.backbone, scene.trunk
+    scene.extensions.run(layer, rows.alive)
+    rotary = scene.rotary_at(rows.alive, offsets_RT)
+    keys_RKTE = rotate(heads.keys_BKNE, rotary)
+    last_R = torch.tensor(rows.lengths, device=offsets_RT.device) - 1
+    each_R = torch.arange(len(rows), device=offsets_RT.device)
+    cos_RE, sin_RE = (part[each_R, last_R] for part in rotary)
+    query_RA1E = rotate(heads.query_BANE[each_R, :, last_R][:, :, None], (cos_RE[:, None], sin_RE[:, None]))
+    valid_RT = offsets_RT <= last_R[:, None]
+    V = backbone.grid[0] * backbone.grid[1]
+    saliency_RV = torch.empty(len(rows), V, device=offsets_RT.device)
+    for extension, group in by_extension(rows.alive).items():
+        shared = [trunk.at(layer).keys, *([] if extension is None else [extension.at(layer).keys])]
+        valid_bN = F.pad(valid_RT[group], (sum(block.shape[1] for block in shared), 0), value=True)
+        row_bN = attention_row(
+            query_RA1E[group, :, 0], [*shared, keys_RKTE[group]], valid_bN, backbone.scaling(layer)
+        )
+        saliency_RV[group] = row_bN[:, trunk.visual_start : trunk.visual_start + V]
+    return saliency_RV
+
+
+def _similarity_saliency(scene: Scene, rows: Rows, heads: Heads, offsets_RT: Tensor) -> Tensor:
+    """Saliency of the base grid by Eq. 1-2, [R, V] float32; extensions do not matter."""
+    layer, backbone = rows.layer, scene.backbone
+    keys_1KVE = backbone.project(layer, scene.trunk.visual[layer][None]).keys_BKNE
+    last_R = torch.tensor(rows.lengths, device=offsets_RT.device) - 1
+    each_R = torch.arange(len(rows), device=offsets_RT.device)
+    return similarity_row(heads.query_BANE[each_R, :, last_R], keys_1KVE.expand(len(rows), -1, -1, -1))
+
+
+def _act(
+    scene: Scene, rows: Rows, seen: Mapping[_Look, Sequence[tuple[float, int]]]
+) -> tuple[Rows, list[int]]:
+    """Let every run decide; split rows whose runs disagree. Also: which row each new one comes from."""
+    parents: list[int] = []
+    members: list[tuple[Member, ...]] = []
+    alive: list[Birth | Extension | None] = []
+    for row in range(len(rows)):
+        outcomes: dict[Birth | Extension | None, list[Member]] = {}
+        for member in rows.members[row]:
+            outcome, decided = _decide(scene, rows, row, member, seen)
+            outcomes.setdefault(outcome, []).append(decided)
+        parents += [row] * len(outcomes)
+        alive += outcomes
+        members += [tuple(together) for together in outcomes.values()]
+    born = scene.extensions.born(outcome for outcome in alive if isinstance(outcome, Birth))
+    extensions = [born[outcome] if isinstance(outcome, Birth) else outcome for outcome in alive]
+    return replace(rows.select(parents), members=members, alive=extensions), parents
+
+
+def _decide(
+    scene: Scene,
+    rows: Rows,
+    row: int,
+    member: Member,
+    seen: Mapping[_Look, Sequence[tuple[float, int]]],
+) -> tuple[Birth | Extension | None, Member]:
+    """What lives in a row after one of its runs has decided, and that run with its new event."""
+    policy, modules = scene.runs[member.run]
+    if policy is None or rows.layer not in policy.layers:
+        return rows.alive[row], member
+    ratio, hottest = seen[policy.saliency, policy.patches][row]
+    event = decide(policy, rows.layer, ratio, hottest, scene.keys[rows.prompts[row]])
+    outcome: Birth | Extension | None = rows.alive[row]
+    if event.action == "expand":
+        module = modules.get(rows.layer)
+        outcome = Birth(rows.layer, event.region, policy.patches, policy.interpolate, module)
+    elif event.action == "drop":
+        outcome = None
+    return outcome, member._replace(events=(*member.events, event))
