@@ -16,9 +16,16 @@ from blink.bench.base import (
     score,
     tallies,
 )
+from blink.bench.mmbench import MMBench, MMBenchCN
 from blink.bench.pope import Pope
+from blink.bench.scienceqa import ScienceQA
 
-BENCHMARKS: dict[str, Callable[..., Benchmark]] = {"pope": Pope}
+BENCHMARKS: dict[str, Callable[..., Benchmark]] = {
+    "mmbench": MMBench,
+    "mmbench_cn": MMBenchCN,
+    "pope": Pope,
+    "scienceqa": ScienceQA,
+}
 """Each takes the keys of its `conf/bench/*.yaml`, but for `name`, and `prompt`, one of PROMPTS."""
 
 __all__ = [
@@ -28,10 +35,13 @@ __all__ = [
     "Benchmark",
     "Exportable",
     "Graded",
+    "MMBench",
+    "MMBenchCN",
     "Mark",
     "Pope",
     "Row",
     "Sample",
+    "ScienceQA",
     "Score",
     "make_row",
     "score",

@@ -4,8 +4,9 @@ Knows nothing of any one benchmark.
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -65,13 +66,14 @@ def parquet_table(files: Sequence[Path]) -> Any:
 
 
 def rows_and_pictures(
-    table: Any, columns: Sequence[str], image: str
+    table: Any, columns: Sequence[str], image: str, optional: Sequence[str] = ()
 ) -> tuple[list[dict[str, Any]], list[Opener]]:
     """Take a table apart: rows of the text columns, and for each row a function that reads its picture.
 
     Args:
         columns: text columns to take.
         image: the picture column.
+        optional: text columns to take where the table has them.
 
     Raises:
         ValueError: the table lacks a column.
@@ -80,9 +82,30 @@ def rows_and_pictures(
 
     _check_columns(table, (*columns, image))
     pictures = table.select_columns(image).cast_column(image, datasets.Image())
-    return table_rows(table, columns), [
+    return table_rows(table, columns, optional), [
         partial(_cell, pictures, image, position) for position in range(len(table))
     ]
+
+
+def picture_names(table: Any, image: str) -> list[str | None]:
+    """Name each row's picture after its content, so that rows about one picture are seen to be; None without one.
+
+    Args:
+        image: the picture column.
+
+    Raises:
+        ValueError: the table lacks it.
+    """
+    import datasets  # as above
+
+    _check_columns(table, (image,))
+    encoded = table.select_columns(image).cast_column(image, datasets.Image(decode=False))
+    return [_encoded_name(row[image]) for row in encoded]
+
+
+def content_name(encoded: bytes) -> str:
+    """Return a name for a picture that follows from its bytes alone."""
+    return sha256(encoded).hexdigest()[:16]
 
 
 def table_rows(table: Any, columns: Sequence[str], optional: Sequence[str] = ()) -> list[dict[str, Any]]:
@@ -95,6 +118,18 @@ def table_rows(table: Any, columns: Sequence[str], optional: Sequence[str] = ())
     wanted = [*columns, *(name for name in optional if name in table.column_names)]
     rows: list[dict[str, Any]] = table.select_columns(wanted).to_list()
     return rows
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        ValueError: it is not JSON; says which.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as cause:
+        raise ValueError(f"{path} is not JSON: {cause}") from cause
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
@@ -118,9 +153,18 @@ def picture_file(folders: Sequence[Path], name: str) -> Opener:
     Raises:
         ValueError: none has it.
     """
+    return partial(Image.open, picture_path(folders, name))
+
+
+def picture_path(folders: Sequence[Path], name: str) -> Path:
+    """Return where a picture is: in the first of the folders that has it.
+
+    Raises:
+        ValueError: none has it.
+    """
     for folder in folders:
         if (folder / name).is_file():
-            return partial(Image.open, folder / name)
+            return folder / name
     raise ValueError(f"the picture {name} is missing; looked in {', '.join(map(str, folders))}")
 
 
@@ -140,6 +184,12 @@ def _reason(error: BaseException) -> str:
     while error.__cause__ is not None:
         error = error.__cause__
     return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def _encoded_name(cell: Mapping[str, Any] | None) -> str | None:
+    if cell is None:
+        return None
+    return content_name(Path(cell["path"]).read_bytes() if cell["bytes"] is None else cell["bytes"])
 
 
 def _cell(pictures: Any, column: str, position: int) -> Image.Image:

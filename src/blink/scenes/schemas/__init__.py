@@ -1,5 +1,7 @@
 """Benchmarks on scenes, one file each: rows in the columns of the benchmark's official edition, from a seed."""
 
+from blink.scenes.schemas.mmbench import mmbench_rows
 from blink.scenes.schemas.pope import POPE_CATEGORIES, pope_rows
+from blink.scenes.schemas.scienceqa import scienceqa_rows
 
-__all__ = ["POPE_CATEGORIES", "pope_rows"]
+__all__ = ["POPE_CATEGORIES", "mmbench_rows", "pope_rows", "scienceqa_rows"]

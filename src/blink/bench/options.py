@@ -1,0 +1,112 @@
+"""Multiple choice: options of a row, and the letter that a response means.
+
+Reading a letter follows VLMEvalKit's rules for matching without a judge (`vlmeval/utils/matching_util.py` and the
+exact-matching branch of `vlmeval/dataset/utils/multiple_choice.py`).
+"""
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+OPTION_LETTERS = ("A", "B", "C", "D", "E")
+REFUSED = "Z"
+"""What a refusal is read as: an answer, and always a wrong one."""
+UNDECIDED = ""
+"""What a response is read as that names no option, or several."""
+
+_FAILED_CALL = "Failed to obtain answer via API"
+_REFUSALS = (
+    "Sorry, I can't help with images of people yet.",
+    "I can't process this file.",
+    "I'm sorry, but without the image provided",
+    "Cannot determine the answer",
+)
+_PUNCTUATION = str.maketrans(dict.fromkeys(".()[],:;!*#{}", " "))
+_STATED = re.compile(r"answer\s+is\s+\**([A-D])\**", flags=re.IGNORECASE)
+_LAST_TOKENS = 4
+
+
+def text_or_none(value: Any) -> str | None:
+    """Return a cell's text; None for what tables write where there is none: NaN, None, "nan", "none", blank."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return None
+    text = str(value)
+    return None if text.strip().lower() in ("", "nan", "none") else text
+
+
+def options_of(row: Mapping[str, Any]) -> dict[str, str]:
+    """Return the options of a row by letter: its columns A to E, up to the first that holds none."""
+    found = {}
+    for letter in OPTION_LETTERS:
+        option = text_or_none(row.get(letter))
+        if option is None:
+            break
+        found[letter] = option
+    return found
+
+
+def whole_number(value: Any, what: str) -> int:
+    """Return a whole number from a cell that may hold it as text or as a float.
+
+    Raises:
+        ValueError: it is none; says `what` it should have been.
+    """
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not number.is_integer():
+        raise ValueError(f"{what} is {value!r}; expected a whole number")
+    return int(number)
+
+
+def check_label(label: Any, key: str, letters: Sequence[str] = OPTION_LETTERS) -> None:
+    """Raise a ValueError that names the question unless its label is one of the letters."""
+    if label not in letters:
+        raise ValueError(f"question {key} has the label {label!r}; expected one of {', '.join(letters)}")
+
+
+def infer(response: str, options: Mapping[str, str]) -> str:
+    """Read the letter that a response means, without a judge.
+
+    In this order: a refusal phrase is `REFUSED`; a letter that is the only option letter among the response's words,
+    and first comes among the last four of them, wins, punctuation aside (a lone Z is `REFUSED`); then "answer is X";
+    then the only option whose text the response contains, whatever the case, unless the response is more than twice
+    as long as all options together.
+
+    Args:
+        options: the options' texts by letter; a text may be empty where it is not known, and is then not looked for.
+
+    Returns:
+        A letter of `options`, `REFUSED` or `UNDECIDED`.
+    """
+    if _FAILED_CALL in response:
+        letter = UNDECIDED
+    elif any(phrase in response for phrase in _REFUSALS):
+        letter = REFUSED
+    else:
+        letter = _lone_letter(response, options) or _stated_letter(response, options)
+    return letter or _by_text(response, options)
+
+
+def _lone_letter(response: str, options: Mapping[str, str]) -> str:
+    words = response.translate(_PUNCTUATION).split()
+    present = [letter for letter in options if letter in words]
+    if len(present) == 1 and words.index(present[0]) >= len(words) - _LAST_TOKENS:
+        return present[0]
+    return REFUSED if not present and REFUSED in words else UNDECIDED
+
+
+def _stated_letter(response: str, options: Mapping[str, str]) -> str:
+    stated = _STATED.search(response)
+    letter = stated.group(1).upper() if stated else UNDECIDED
+    return letter if letter in options else UNDECIDED
+
+
+def _by_text(response: str, options: Mapping[str, str]) -> str:
+    said = response.lower()
+    if len(said) > 2 * sum(map(len, options.values())):
+        return UNDECIDED
+    contained = [letter for letter, option in options.items() if option and option.lower() in said]
+    return contained[0] if len(contained) == 1 else UNDECIDED

@@ -1,0 +1,13 @@
+"""Fixtures of the benchmarks' tests."""
+
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture
+def arrow_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep what `datasets` converts inside the test's own folder."""
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "arrow"))
