@@ -42,11 +42,11 @@ class Rule:
         self.fails_at = fails_at
         self.batches: list[list[str]] = []
 
-    def __call__(self, batch: Sequence[Sample]) -> list[Answer]:
+    def __call__(self, batch: Sequence[Sample], runs: Sequence[int]) -> list[list[Answer]]:
         self.batches.append([sample.id for sample in batch])
         if self.fails_at in self.batches[-1]:
             raise RuntimeError("out of memory")
-        return [self._answer(sample) for sample in batch]
+        return [[self._answer(sample) for sample in batch] for _ in runs]
 
     def _answer(self, sample: Sample) -> Answer:
         says_yes = (sample.label == "yes") != (sample.id in self.wrong)
@@ -59,16 +59,15 @@ def finish(
     folder: Path,
     rule: Rule,
     asked: Sequence[Sample],
-    batch_size: int = 5,
     benchmark: Benchmark | None = None,
     **about: Any,
 ) -> dict[str, Any]:
     """Run an evaluation, of POPE by default, in `folder` to its end, going on from what is there."""
     folder.mkdir(parents=True, exist_ok=True)
     inputs = {"backbone": "same"}
-    rows = resume(folder, asked, batch_size=batch_size, inputs=inputs)
+    rows = resume(folder, asked, inputs=inputs)
     said: Mapping[str, Any] = {"method": "blink", "data": "by hand", "policy": None} | about
-    return evaluate(benchmark or Pope(), asked, rows, lambda: rule, folder, batch_size=batch_size, about=said)
+    return evaluate(benchmark or Pope(), asked, rows, lambda: rule, folder, about=said)
 
 
 def read_rows(folder: Path) -> list[dict[str, Any]]:

@@ -128,7 +128,7 @@ def test_units_of_a_benchmark_reach_its_result(tmp_path: Path) -> None:
     class Points(Pope):
         units: ClassVar[dict[str, str]] = {"f1": "points"}
 
-    rows = resume(tmp_path, samples(), batch_size=5, inputs={})
-    result = evaluate(Points(), samples(), rows, lambda: Rule(), tmp_path, batch_size=5, about={})
+    rows = resume(tmp_path, samples(), inputs={})
+    result = evaluate(Points(), samples(), rows, lambda: Rule(), tmp_path, about={})
     assert result["units"] == {"f1": "points"}
     assert finish(tmp_path / "pope", Rule(), samples())["units"] == {}

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from blink import TokenSR, save_token_sr
-from blink.eval import jobs_of, main
+from blink.eval import main
+from blink.plan import jobs_of
 
 SMALL = ("scenes.images=2", "scenes.split=validation", "bench.max_new_tokens=2", "logger=none")
 
@@ -64,6 +65,7 @@ def test_run_writes_everything_and_comes_back(
         "inputs.json",
         "predictions.jsonl",
         "scores.json",
+        "timing.json",
     }
     [result] = scores(working_directory)
     assert (result["method"], result["n"], result["images"]) == ("blink", 36, 2)
@@ -81,6 +83,21 @@ def test_run_writes_everything_and_comes_back(
     command(monkeypatch, *reversed(overrides))
     assert (folder / "predictions.jsonl").read_bytes() == predictions
     assert len(scores(working_directory)) == 1
+
+
+def test_reuse_changes_no_answer(
+    backbone: str, modules: str, working_directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Would catch answers, events or an order of rows that depend on how they were computed."""
+    for reuse in ("full", "none"):
+        command(monkeypatch, backbone, modules, *SMALL, "layer=1-2", "tau_exp=0.4", f"engine.reuse={reuse}")
+    files = sorted((working_directory / "outputs" / "eval").glob("*/predictions.jsonl"))
+    full, none = ([json.loads(line) for line in file.read_text().splitlines()] for file in files)
+    for row in (*full, *none):
+        for event in row["events"]:
+            event["ratio"] = round(event["ratio"], 4)
+    assert full == none
+    assert [run["reuse"] for run in scores(working_directory)] == ["full", "none"]
 
 
 def test_fresh_starts_over_and_keeps_the_old_run(
@@ -144,7 +161,7 @@ def test_sweep_with_one_bad_point_starts_no_job(
 
 @pytest.mark.parametrize(
     ("swept", "message"),
-    [("batch_size=1,x", "error: batch_size='x'"), ("tau_expp=0.1,0.2", "error: .*tau_expp")],
+    [("limit=1,x", "error: limit='x'"), ("tau_expp=0.1,0.2", "error: .*tau_expp")],
 )
 def test_sweep_with_a_mistyped_point_starts_no_job(
     backbone: str, swept: str, message: str, working_directory: Path, monkeypatch: pytest.MonkeyPatch
@@ -176,8 +193,9 @@ def test_sweep_with_a_mistyped_point_starts_no_job(
         (("layer=1", "data=local"), "data.root"),
         (("layer=1", "limit=0"), "limit=0: expected a whole number of at least 1"),
         (("layer=1", "limit=1.5"), "limit=1.5: expected a whole number of at least 1"),
-        (("layer=1", "batch_size=0"), "batch_size=0"),
-        (("layer=1", "batch_size=x"), "batch_size='x': expected a whole number"),
+        (("layer=1", "engine.reuse=some"), "engine.reuse='some': expected one of full, none"),
+        (("layer=1", "engine.memory_gb=0"), "engine.memory_gb=0: expected a number above 0"),
+        (("layer=1", "engine.memory_gb=x"), "engine.memory_gb='x': expected a number above 0"),
         (("layer=1", "scenes.images=x"), "scenes.images='x': expected a whole number"),
         (("layer=1", "scenes.split=[test]"), "scenes.split=.'test'.: expected a text"),
         (("layer=1", "bench.max_new_tokens=0"), "bench.max_new_tokens=0: expected a whole number"),

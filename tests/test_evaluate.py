@@ -6,23 +6,23 @@ from pathlib import Path
 
 import pytest
 
-from blink.bench import Pope, Row
-from blink.evaluate import files_digest, resume
+from blink.bench import Answer, Pope, Row, Sample
+from blink.evaluate import Task, files_digest, predict, read_timing, resume
 from tests.runs import Rule, finish, read_rows, samples
 
 
 def test_killed_anywhere_ends_with_the_same_file(tmp_path: Path) -> None:
-    """Catches half-written lines kept, answers doubled or lost, and a question answered in another batch.
+    """Catches half-written lines kept, answers doubled or lost, and a question answered apart from its picture's others.
 
     The file of a finished run is cut at many places, in the middle of characters and lines too; each time the run
-    must go on in the old batches and end with the same bytes.
+    must go on picture by picture and end with the same bytes.
     """
     asked = samples()
     whole = Rule(wrong=["random/0yes"])
     finish(tmp_path, whole, asked)
     path, scores = tmp_path / "predictions.jsonl", tmp_path / "scores.json"
     content = path.read_bytes()
-    assert len(whole.batches) == 5
+    assert len(whole.batches) == 4
     for cut in [*range(0, len(content), 97), len(content) - 1]:
         scores.unlink(missing_ok=True)
         path.write_bytes(content[:cut])
@@ -40,7 +40,10 @@ def test_killed_before_the_scores_answers_nothing_again(tmp_path: Path) -> None:
     second = finish(tmp_path, rule, samples())
     assert rule.batches == []
     assert second["metrics"] == first["metrics"]
-    assert second["questions_per_second"] is None
+    assert (second["seconds"], second["questions_per_second"]) == (
+        first["seconds"],
+        first["questions_per_second"],
+    )
 
 
 def test_finished_run_is_returned_as_it_was(tmp_path: Path) -> None:
@@ -52,12 +55,12 @@ def test_finished_run_is_returned_as_it_was(tmp_path: Path) -> None:
 
 
 def test_exception_stops_the_run_and_says_where(tmp_path: Path) -> None:
-    """Catches failures scored as empty, wrong answers: the batches before are kept, the cause comes through."""
+    """Catches failures scored as empty, wrong answers: the pictures before are kept, the cause comes through."""
     asked = samples()
     with pytest.raises(RuntimeError, match="out of memory") as caught:
         finish(tmp_path, Rule(fails_at=asked[7].id), asked)
-    assert caught.value.__notes__ == [f"while answering {', '.join(sample.id for sample in asked[5:10])}"]
-    assert [row["id"] for row in read_rows(tmp_path)] == [sample.id for sample in asked[:5]]
+    assert caught.value.__notes__ == [f"while answering {', '.join(sample.id for sample in asked[6:12])}"]
+    assert [row["id"] for row in read_rows(tmp_path)] == [sample.id for sample in asked[:6]]
     assert not (tmp_path / "scores.json").exists()
     finish(tmp_path, Rule(), asked)
     assert len(read_rows(tmp_path)) == 24
@@ -125,21 +128,21 @@ def test_one_picture_has_scores_without_intervals(tmp_path: Path) -> None:
 
 def test_other_inputs_are_refused(tmp_path: Path) -> None:
     """Catches answers of retrained modules mixed with those of the old ones under the same command."""
-    resume(tmp_path, samples(), batch_size=5, inputs={"token_sr": "old", "backbone": "b"})
+    resume(tmp_path, samples(), inputs={"token_sr": "old", "backbone": "b"})
     with pytest.raises(ValueError, match=r"begun with another token_sr.*old then, new now.*fresh=true"):
-        resume(tmp_path, samples(), batch_size=5, inputs={"token_sr": "new", "backbone": "b"})
+        resume(tmp_path, samples(), inputs={"token_sr": "new", "backbone": "b"})
     with pytest.raises(ValueError, match="begun with another samples"):
-        resume(tmp_path, samples(3), batch_size=5, inputs={"token_sr": "old", "backbone": "b"})
+        resume(tmp_path, samples(3), inputs={"token_sr": "old", "backbone": "b"})
 
 
 def test_answers_to_other_questions_are_refused(tmp_path: Path) -> None:
     """Catches a file of another run copied into the folder."""
     finish(tmp_path / "a", Rule(), list(reversed(samples())))
-    resume(tmp_path / "a", list(reversed(samples())), batch_size=5, inputs={"backbone": "same"})
+    resume(tmp_path / "a", list(reversed(samples())), inputs={"backbone": "same"})
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "predictions.jsonl").write_bytes((tmp_path / "a" / "predictions.jsonl").read_bytes())
     with pytest.raises(ValueError, match="24 answers to other questions than these 24"):
-        resume(tmp_path / "b", samples(), batch_size=5, inputs={})
+        resume(tmp_path / "b", samples(), inputs={})
 
 
 def test_damaged_line_is_named(tmp_path: Path) -> None:
@@ -150,7 +153,7 @@ def test_damaged_line_is_named(tmp_path: Path) -> None:
     lines = path.read_bytes().split(b"\n")
     path.write_bytes(b"\n".join([lines[0], lines[1][:20], *lines[2:]]))
     with pytest.raises(ValueError, match="line 2 is damaged"):
-        resume(tmp_path, asked, batch_size=5, inputs={"backbone": "same"})
+        resume(tmp_path, asked, inputs={"backbone": "same"})
 
 
 def test_digest_notices_changed_weights(tmp_path: Path) -> None:
@@ -208,3 +211,51 @@ def test_killed_while_judging_goes_on_judging(tmp_path: Path) -> None:
     again = JudgedPope()
     finish(tmp_path, Rule(), asked, benchmark=again)
     assert again.judged == []
+
+
+def test_runs_answered_together_are_as_if_alone(tmp_path: Path) -> None:
+    """Would catch rows in another run's file, and a run asked again about pictures that it has answered.
+
+    Of three runs one is finished, one half way and one new when they go on together.
+    """
+    asked, alone = samples(), tmp_path / "alone"
+    finish(alone, Rule(), asked)
+    content = (alone / "predictions.jsonl").read_bytes()
+    tasks = []
+    for name, share in (("done", 1.0), ("half", 0.6), ("new", 0.0)):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "predictions.jsonl").write_bytes(content[: int(share * len(content))])
+        tasks.append(Task(folder, resume(folder, asked, inputs={})))
+    together = Together()
+    predict(Pope(), asked, tasks, lambda: together)
+    assert together.runs == [[2], [2], [1, 2], [1, 2]]
+    for task in tasks:
+        assert (task.folder / "predictions.jsonl").read_bytes() == content
+        assert len(task.rows) == 24
+    assert [read_timing(task.folder).answered for task in tasks] == [0, 12, 24]
+
+
+class Together(Rule):
+    """A rule that notes which runs it is asked for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.runs: list[list[int]] = []
+
+    def __call__(self, batch: Sequence[Sample], runs: Sequence[int]) -> list[list[Answer]]:
+        self.runs.append(list(runs))
+        return super().__call__(batch, runs)
+
+
+def test_time_adds_up_over_processes(tmp_path: Path) -> None:
+    """Would catch a rate that divides all questions by the time of the last process."""
+    asked = samples()
+    with pytest.raises(RuntimeError):
+        finish(tmp_path, Rule(fails_at=asked[7].id), asked)
+    first = read_timing(tmp_path)
+    assert first.answered == 6
+    result = finish(tmp_path, Rule(), asked)
+    assert read_timing(tmp_path).answered == 24
+    assert read_timing(tmp_path).seconds > first.seconds > 0
+    assert result["seconds"] == pytest.approx(read_timing(tmp_path).seconds, abs=1e-3)

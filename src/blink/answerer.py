@@ -1,77 +1,110 @@
-"""A backbone as an answerer: batches of samples in, greedy answers and Blink's events out.
+"""A backbone as an answerer: samples about one picture in, each run's greedy answers and events out.
 
-Axes: B samples, T tokens of prompt and answer.
+Two of them give the same answers: one shares what questions and runs have in common, the other shares nothing.
+
+Axes: N tokens of a prompt, T tokens of prompt and answer.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
-from torch import nn
 
+from blink.backbone import Backbone
 from blink.bench.base import Answer, Sample
 from blink.checkpoints import LoadedBackbone
+from blink.engine import Engine, Run
 from blink.handle import attach
-from blink.policy import Event, Policy
+from blink.policy import Event
 from blink.prompts import Template
+from blink.support import closing_ids, fitting_modules
 
 GREEDY = {"do_sample": False, "num_beams": 1, "temperature": None, "top_p": None, "top_k": None}
 """LLaVA's evaluation; sampling settings of a checkpoint's generation config are taken back."""
 
 
-class GreedyAnswerer:
-    """Answers samples with one left-padded greedy `generate` per batch.
-
-    Blink is attached from construction until `close`, if there is a policy.
+class EngineAnswerer:
+    """Answers all samples about a picture, as all runs would, with one pass of the engine.
 
     Args:
         backbone: model and processor.
         template: how a question becomes the prompt.
-        policy: None leaves the backbone as it is.
-        token_sr: modules by layer, or where they are; None is Blink-interp.
+        runs: what answers; calls name them by number.
         max_new_tokens: how long an answer may get.
-
-    Raises:
-        ValueError: policy and modules do not fit the backbone.
+        memory_gb: see `Engine`.
     """
 
     def __init__(
         self,
         backbone: LoadedBackbone,
         template: Template,
+        runs: Sequence[Run],
         *,
-        policy: Policy | None,
-        token_sr: str | Mapping[int, nn.Module] | None,
         max_new_tokens: int,
+        memory_gb: float = 4.0,
+    ) -> None:
+        self.engine = Engine(backbone.model, backbone.processor, memory_gb=memory_gb)
+        self.template = template
+        self.runs = runs
+        self.max_new_tokens = max_new_tokens
+
+    def __call__(self, samples: Sequence[Sample], runs: Sequence[int]) -> list[list[Answer]]:
+        """Answer samples about one picture: for each run, one answer per sample in their order."""
+        answers = self.engine.answer(
+            samples[0].load_image(),
+            [self.template.prompt(sample.question) for sample in samples],
+            [self.runs[run] for run in runs],
+            max_new_tokens=self.max_new_tokens,
+        )
+        return [
+            [Answer(answer.text.strip(), len(answer.ids), answer.events) for answer in of_run]
+            for of_run in answers
+        ]
+
+
+class OneByOneAnswerer:
+    """Answers every sample by a greedy `generate` of its own, with Blink attached for the length of a call.
+
+    Args:
+        backbone, template, runs, max_new_tokens: as for `EngineAnswerer`.
+
+    Raises:
+        ValueError: policy and modules of a run do not fit the backbone.
+    """
+
+    def __init__(
+        self, backbone: LoadedBackbone, template: Template, runs: Sequence[Run], *, max_new_tokens: int
     ) -> None:
         self.model = backbone.model
         self.processor = backbone.processor
         self.template = template
         self.max_new_tokens = max_new_tokens
-        closing = self.model.generation_config.eos_token_id
-        self.closing = set(closing if isinstance(closing, list) else [closing])
-        self.handle = None if policy is None else attach(self.model, policy, token_sr)
+        self.closing = closing_ids(self.model.generation_config)
+        taken_apart = Backbone(self.model)
+        self.runs = [
+            run
+            if run.policy is None or run.token_sr is None
+            else Run(run.policy, fitting_modules(taken_apart, run.policy, run.token_sr))
+            for run in runs
+        ]
 
-    def __call__(self, samples: Sequence[Sample]) -> list[Answer]:
-        """Answer a batch, one answer per sample in their order."""
+    def __call__(self, samples: Sequence[Sample], runs: Sequence[int]) -> list[list[Answer]]:
+        """Answer samples: for each run, one answer per sample in their order."""
+        return [[self._answer(sample, self.runs[run]) for sample in samples] for run in runs]
+
+    def _answer(self, sample: Sample, run: Run) -> Answer:
+        """One answer to one sample."""
         inputs = self.processor(
-            images=[sample.load_image() for sample in samples],
-            text=[self.template.prompt(sample.question) for sample in samples],
-            padding=True,
-            return_tensors="pt",
+            images=[sample.load_image()], text=[self.template.prompt(sample.question)], return_tensors="pt"
         ).to(self.model.device, self.model.dtype)
-        with torch.inference_mode():
-            ids_BT = self.model.generate(**inputs, **GREEDY, max_new_tokens=self.max_new_tokens)
-        new_ids = ids_BT[:, inputs["input_ids"].shape[1] :].tolist()
-        traces: list[list[Event]] = [[] for _ in samples] if self.handle is None else self.handle.trace
-        return [self._answer(row, trace) for row, trace in zip(new_ids, traces, strict=True)]
-
-    def close(self) -> None:
-        """Give the model back as it was."""
-        if self.handle is not None:
-            self.handle.detach()
-
-    def _answer(self, new_ids: list[int], trace: list[Event]) -> Answer:
-        """Read one row of generated ids, padded after its closing token."""
+        handle = None if run.policy is None else attach(self.model, run.policy, run.token_sr)
+        try:
+            with torch.inference_mode():
+                ids_1T = self.model.generate(**inputs, **GREEDY, max_new_tokens=self.max_new_tokens)
+            events: list[Event] = [] if handle is None else handle.trace[0]
+        finally:
+            if handle is not None:
+                handle.detach()
+        new_ids = ids_1T[0, inputs["input_ids"].shape[1] :].tolist()
         tokens = next((i + 1 for i, token in enumerate(new_ids) if token in self.closing), len(new_ids))
         response = self.processor.tokenizer.decode(new_ids[:tokens], skip_special_tokens=True)
-        return Answer(response.strip(), tokens, tuple(trace))
+        return Answer(response.strip(), tokens, tuple(events))

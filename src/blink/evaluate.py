@@ -1,7 +1,8 @@
 """From samples to `predictions.jsonl`, written as it grows, and on to `scores.json`.
 
-A run that was killed goes on where it stopped and ends with the same file: samples are answered in fixed batches,
-and a batch that was not written whole is answered again. An answerer that raises stops the run with its cause; a
+A run that was killed goes on where it stopped and ends with the same file: samples are answered picture by picture,
+and a picture that was not written whole is answered again. Several runs over the same samples can be answered in one
+pass; each keeps its own files, as if it were alone. An answerer that raises stops the run with its cause; a
 failure never becomes an empty answer. A benchmark that has to be judged is judged once all is answered, and the
 judged rows replace the file as a whole. Knows nothing of models: an answerer is any function from samples to answers.
 """
@@ -13,8 +14,10 @@ import resource
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from hashlib import sha256
+from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,34 +29,39 @@ from blink.outputs import write_json, write_text
 
 log = logging.getLogger(__name__)
 
-Answerer = Callable[[Sequence[Sample]], list[Answer]]
-"""Answers a batch of samples, one answer each, in their order."""
+Answerer = Callable[[Sequence[Sample], Sequence[int]], list[list[Answer]]]
+"""Answers samples about one picture as some runs would, given by number: for each run an answer per sample."""
 
 PREDICTIONS = "predictions.jsonl"
 SCORES = "scores.json"
 INPUTS = "inputs.json"
+TIMING = "timing.json"
 
 
-class Session(NamedTuple):
-    """What one process added to a run.
+class Task(NamedTuple):
+    """One run to be answered: its folder, and its rows so far, to which more are appended."""
+
+    folder: Path
+    rows: list[Row]
+
+
+class Timing(NamedTuple):
+    """What answering took, over all processes that came to tell.
 
     Attributes:
-        rows: all rows of the run, earlier ones included.
-        answered: how many of them this process answered.
-        seconds: wall-clock time that took, loading of the model left out.
+        answered: how many questions were timed.
+        seconds: wall-clock time, loading of the model left out; of a pass that several runs share, an equal share.
     """
 
-    rows: list[Row]
-    answered: int
-    seconds: float
+    answered: int = 0
+    seconds: float = 0.0
 
 
-def resume(
-    folder: Path, samples: Sequence[Sample], *, batch_size: int, inputs: Mapping[str, Any]
-) -> list[Row]:
-    """Return the rows that a run folder holds already, cut back to whole batches; none in a new folder.
+def resume(folder: Path, samples: Sequence[Sample], *, inputs: Mapping[str, Any]) -> list[Row]:
+    """Return the rows that a run folder holds already, cut back to whole pictures; none in a new folder.
 
     Args:
+        samples: those about one picture side by side.
         inputs: what the answers follow from beyond the config, JSON values; recorded in a new folder.
 
     Raises:
@@ -65,7 +73,12 @@ def resume(
         return []
     content = path.read_bytes()
     lines = content.split(b"\n")[:-1]  # what follows the last newline is half a line, or nothing
-    whole = len(lines) if len(lines) == len(samples) else len(lines) // batch_size * batch_size
+    ends = (first + len(batch) for first, batch in pictures(samples))
+    whole = (
+        max((end for end in ends if end <= len(lines)), default=0)
+        if len(lines) < len(samples)
+        else len(lines)
+    )
     rows = [_parse(path, number, line) for number, line in enumerate(lines[:whole], start=1)]
     if [row["id"] for row in rows] != [sample.id for sample in samples[:whole]]:
         raise ValueError(
@@ -86,15 +99,13 @@ def evaluate(
     make_answerer: Callable[[], Answerer],
     folder: Path,
     *,
-    batch_size: int,
     about: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Answer the samples that `rows` lacks, score all, and write the result to `scores.json`.
 
     Args:
         rows: what `resume` returned.
-        make_answerer: called only if there is something left to answer; loads the model.
-        batch_size: samples answered at once, as given to `resume`.
+        make_answerer: called only if there is something left to answer; loads the model. The run is its number 0.
         about: further entries of the result, JSON values; its `warnings`, if any, come before those of the scores.
 
     Returns:
@@ -105,9 +116,9 @@ def evaluate(
         log.info("finished before: %s", folder)
         earlier: dict[str, Any] = json.loads(finished.read_text(encoding="utf-8"))
         return earlier
-    session = predict(benchmark, samples, rows, make_answerer, folder / PREDICTIONS, batch_size=batch_size)
-    session = session._replace(rows=graded(benchmark, session.rows, folder))
-    result = {**about, **summary(benchmark, session)}
+    task = Task(folder, list(rows))
+    predict(benchmark, samples, [task], make_answerer)
+    result = {**about, **summary(benchmark, graded(benchmark, task.rows, folder), read_timing(folder))}
     result["warnings"] = [*about.get("warnings", ()), *result["warnings"]]
     write_json(finished, result)
     return result
@@ -116,35 +127,63 @@ def evaluate(
 def predict(
     benchmark: Benchmark,
     samples: Sequence[Sample],
-    rows: Sequence[Row],
+    tasks: Sequence[Task],
     make_answerer: Callable[[], Answerer],
-    path: Path,
-    *,
-    batch_size: int,
-) -> Session:
-    """Append a row to `path` for each sample that `rows` lacks, batch by batch."""
-    all_rows = list(rows)
-    todo = len(samples) - len(rows)
-    if not todo:
-        return Session(all_rows, 0, 0.0)
-    if rows:
-        log.info("%d of %d questions are answered already, going on", len(rows), len(samples))
+) -> None:
+    """Answer, picture by picture, the samples that each task lacks; append the rows to its file and to it.
+
+    Args:
+        tasks: of different folders; how far they came may differ.
+        make_answerer: called only if there is something left to answer; knows the tasks by their numbers.
+    """
+    open_tasks = [number for number, task in enumerate(tasks) if len(task.rows) < len(samples)]
+    if not open_tasks:
+        return
+    before = sum(len(tasks[number].rows) for number in open_tasks)
+    if before:
+        log.info("%d of %d questions are answered already, going on", before, len(open_tasks) * len(samples))
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
     answerer = make_answerer()
-    started = time.perf_counter()
-    with path.open("a", encoding="utf-8") as file, _progress(benchmark.name) as progress:
-        task = progress.add_task("answering", total=len(samples), completed=len(rows), expanded="")
-        for start in range(len(rows), len(samples), batch_size):
-            batch = samples[start : start + batch_size]
-            new = [make_row(sample, answer, benchmark) for sample, answer in _answers(answerer, batch)]
-            file.write(json_lines(new))
-            file.flush()
-            all_rows += new
-            progress.update(
-                task, advance=len(new), expanded=f"{100 * expanded_share(all_rows):.0f} % expanded"
-            )
-    return Session(all_rows, todo, time.perf_counter() - started)
+    spent = dict.fromkeys(open_tasks, Timing())
+    with ExitStack() as stack:
+        stack.callback(_add_timings, tasks, spent)
+        files = {
+            number: stack.enter_context((tasks[number].folder / PREDICTIONS).open("a", encoding="utf-8"))
+            for number in open_tasks
+        }
+        progress = stack.enter_context(_progress(benchmark.name))
+        bar = progress.add_task("answering", total=len(open_tasks) * len(samples), completed=before)
+        for first, batch in pictures(samples):
+            lacking = [number for number in open_tasks if len(tasks[number].rows) <= first]
+            if not lacking:
+                continue
+            started = time.perf_counter()
+            for number, answers in zip(lacking, _answers(answerer, batch, lacking), strict=True):
+                new = [make_row(*pair, benchmark) for pair in zip(batch, answers, strict=True)]
+                files[number].write(json_lines(new))
+                files[number].flush()
+                tasks[number].rows.extend(new)
+            share = (time.perf_counter() - started) / len(lacking)
+            for number in lacking:
+                answered, seconds = spent[number]
+                spent[number] = Timing(answered + len(batch), seconds + share)
+            progress.update(bar, advance=len(lacking) * len(batch))
+
+
+def pictures(samples: Sequence[Sample]) -> Iterator[tuple[int, list[Sample]]]:
+    """Go through samples by runs of the same picture: where each begins, and its samples."""
+    first = 0
+    for _, group in groupby(samples, key=lambda sample: sample.image):
+        batch = list(group)
+        yield first, batch
+        first += len(batch)
+
+
+def read_timing(folder: Path) -> Timing:
+    """What answering a run has taken so far."""
+    path = folder / TIMING
+    return Timing(**json.loads(path.read_text(encoding="utf-8"))) if path.exists() else Timing()
 
 
 def graded(benchmark: Benchmark, rows: list[Row], folder: Path) -> list[Row]:
@@ -163,10 +202,10 @@ def json_lines(rows: Sequence[Row]) -> str:
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
-def summary(benchmark: Benchmark, session: Session) -> dict[str, Any]:
-    """Return the scores of a session's rows as JSON values, nan as None; metrics without a unit are percentages."""
-    found = score(benchmark, session.rows)
-    rate = session.answered / session.seconds if session.answered else None
+def summary(benchmark: Benchmark, rows: Sequence[Row], timing: Timing) -> dict[str, Any]:
+    """Return the scores of rows as JSON values, nan as None; metrics without a unit are percentages."""
+    found = score(benchmark, rows)
+    rate = timing.answered / timing.seconds if timing.answered else None
     return {
         "benchmark": benchmark.name,
         "version": benchmark.version,
@@ -179,9 +218,9 @@ def summary(benchmark: Benchmark, session: Session) -> dict[str, Any]:
         },
         "units": units(benchmark),
         "headline": [name for name in benchmark.headline if name in found.metrics],
-        "expanded": expanded_share(session.rows),
-        "events": events_per_layer(session.rows),
-        "seconds": round(session.seconds, 3),
+        "expanded": expanded_share(rows),
+        "events": events_per_layer(rows),
+        "seconds": round(timing.seconds, 3),
         "questions_per_second": rate,
         "peak_memory_mb": peak_memory_mb(),
         "warnings": found.warnings,
@@ -236,13 +275,19 @@ def files_digest(folder: Path, pattern: str = "*.safetensors") -> str:
     return digest.hexdigest()[:16]
 
 
-def _answers(answerer: Answerer, batch: Sequence[Sample]) -> list[tuple[Sample, Answer]]:
+def _answers(answerer: Answerer, batch: Sequence[Sample], runs: Sequence[int]) -> list[list[Answer]]:
     try:
-        answers = answerer(batch)
+        return answerer(batch, runs)
     except Exception as error:
         error.add_note(f"while answering {', '.join(sample.id for sample in batch)}")
         raise
-    return list(zip(batch, answers, strict=True))
+
+
+def _add_timings(tasks: Sequence[Task], spent: Mapping[int, Timing]) -> None:
+    for number, timing in spent.items():
+        earlier = read_timing(tasks[number].folder)
+        total = Timing(earlier.answered + timing.answered, earlier.seconds + timing.seconds)
+        write_json(tasks[number].folder / TIMING, total._asdict())
 
 
 def _parse(path: Path, number: int, line: bytes) -> Row:
@@ -277,5 +322,4 @@ def _progress(name: str) -> Progress:
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[expanded]}"),
     )

@@ -14,6 +14,7 @@ from transformers.utils import is_flash_attn_2_available
 
 from blink.backbone import Backbone
 from blink.bench import BENCHMARKS, PROMPTS, Benchmark, Sample
+from blink.bench.base import side_by_side
 from blink.checkpoints import TINY, outline
 from blink.handle import attach
 from blink.policy import Policy
@@ -22,7 +23,7 @@ from blink.token_sr import token_sr_config
 Setting = tuple[str, int | str | tuple[str, ...] | None]
 """A key of a benchmark's config and its value, hashable."""
 
-_WHOLE_NUMBERS = ("batch_size", "limit", "scenes.images", "bench.max_new_tokens")
+_WHOLE_NUMBERS = ("limit", "scenes.images", "bench.max_new_tokens")
 
 _TEXTS = (
     "model.path",
@@ -47,6 +48,7 @@ _CHOICES: Mapping[str, tuple[object, ...]] = {
     "model.dtype": ("float32", "bfloat16", "float16", "auto"),
     "model.attn_implementation": ("eager", "sdpa", "flash_attention_2"),
     "prompt": PROMPTS,
+    "engine.reuse": ("full", "none"),
     "fresh": (True, False),
 }
 
@@ -54,7 +56,7 @@ _outline = lru_cache(maxsize=4)(outline)
 
 
 class Questions(NamedTuple):
-    """A benchmark, the samples to ask, and where they come from in words."""
+    """A benchmark, the samples to ask, those about one picture side by side, and where they come from in words."""
 
     benchmark: Benchmark
     samples: list[Sample]
@@ -86,6 +88,9 @@ def check_values(settings: Mapping[str, Any]) -> None:
             "model.attn_implementation=flash_attention_2 needs a GPU and the package flash-attn; "
             "sdpa works everywhere"
         )
+    memory = _value(settings, "engine.memory_gb")
+    if type(memory) not in (int, float) or not memory > 0:
+        raise ValueError(f"engine.memory_gb={memory!r}: expected a number above 0")
     _check_device(values["model.device"])
 
 
@@ -118,7 +123,7 @@ def read_questions(
     arguments = dict(settings) | ({"hub_id": place} if source == "hub" and place else {})
     benchmark = BENCHMARKS[name](**arguments)
     samples, data = _read(benchmark, source, place, scenes_split, scenes_images)
-    asked = samples if limit is None else samples[: max(0, limit)]
+    asked = side_by_side(samples if limit is None else samples[: max(0, limit)])
     if not asked:
         raise ValueError(
             f"{name} has no questions left: {len(samples)} in {data}, limit={limit}; raise the limit, or loosen the "

@@ -83,7 +83,7 @@ def fitting_modules(
 
 
 def closing_tokens(model: Any) -> frozenset[int]:
-    """Ids at which a greedy answer ends, by the model's generation config; none if it names none.
+    """Ids at which an answer ends, where the largest logit is taken as it is.
 
     Raises:
         ValueError: the config changes logits before the largest is taken (repetition_penalty, suppress_tokens, ...).
@@ -95,8 +95,13 @@ def closing_tokens(model: Any) -> frozenset[int]:
         names = ", ".join(type(change).__name__ for change in changes)
         raise ValueError(
             f"the model's generation_config asks for {names}; the engine takes the largest logit as it is: unset that, "
-            "or use attach and generate"
+            "or use attach and generate (engine.reuse=none)"
         )
+    return closing_ids(config)
+
+
+def closing_ids(config: GenerationConfig) -> frozenset[int]:
+    """Ids at which an answer ends; none if the config names none."""
     ids = config.eos_token_id
     return frozenset(() if ids is None else ids if isinstance(ids, Sequence) else (ids,))
 

@@ -1,0 +1,214 @@
+"""What an evaluation is to do: its config, checked, as flat values; and the answerer that does it.
+
+Nothing of the backbone's weights is read before `load_answerer` is called.
+"""
+
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from functools import lru_cache
+from itertools import product
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig, OmegaConf
+
+from blink.answerer import EngineAnswerer, OneByOneAnswerer
+from blink.bench import Benchmark, Sample
+from blink.checkpoints import TINY, LoadedBackbone, load_backbone
+from blink.engine import Run
+from blink.evaluate import Answerer, files_digest
+from blink.outputs import reject_added_keys
+from blink.policy import Policy, check_layers, parse_layers
+from blink.prepare import (
+    check_fit,
+    check_values,
+    modules_folder,
+    outlined,
+    read_questions,
+    training_differs,
+)
+from blink.presets import resolve
+from blink.prompts import Template, template_named
+
+log = logging.getLogger(__name__)
+
+_SCAN_KEYS = ("layer", "tau_exp", "tau_drop")
+_OTHER_POLICY_KEYS = ("patches", "saliency", "interpolate", "selector", "schedule", "scale_tau", "seed")
+
+
+class Checkpoint(NamedTuple):
+    """Which backbone to load, and how; as for `load_backbone`, and device "auto" is a GPU if there is one."""
+
+    path: str
+    revision: str | None
+    dtype: str
+    device: str
+    attn_implementation: str
+
+
+class Plan(NamedTuple):
+    """A run whose settings were checked.
+
+    Attributes:
+        backbone: what to load.
+        reuse: "full" answers by the engine, "none" one question at a time.
+        memory_gb: for the engine.
+        policy: None for the backbone as it is.
+        token_sr: folder or hub id of the modules; None for Blink-interp and the backbone as it is.
+        inputs: what the answers follow from beyond the config, by which a changed file is noticed.
+        about: what the result says of the run beside its scores.
+    """
+
+    backbone: Checkpoint
+    reuse: str
+    memory_gb: float
+    benchmark: Benchmark
+    samples: list[Sample]
+    template: Template
+    policy: Policy | None
+    token_sr: str | None
+    inputs: dict[str, Any]
+    about: dict[str, Any]
+
+
+def make_plan(config: DictConfig, overrides: Sequence[str]) -> Plan:
+    """Check all settings and read the questions, but no weights of the backbone.
+
+    Raises:
+        ValueError: what the user asked for cannot be run; says why.
+    """
+    reject_added_keys(overrides)
+    check_values(plain(config))
+    model, method, data = config.model, config.method, config.data
+    _note_unused(overrides, method)
+    template = template_named(model.template)
+    policy, sources = _policy(config) if method.scans else _no_policy(config)
+    token_sr = None
+    if policy is not None:
+        if method.trained:
+            token_sr = modules_folder(config.token_sr, model.path, tuple(policy.layers))
+        check_fit(model.path, model.revision, tuple(policy.layers), policy.patches, token_sr)
+    bench = {"prompt": config.prompt, **plain(config.bench)}
+    questions = read_questions(
+        bench.pop("name"),
+        tuple((key, tuple(value) if isinstance(value, list) else value) for key, value in bench.items()),
+        source="local" if data.root else data.source,
+        place=data.root or data.get("id"),
+        scenes_split=config.scenes.split,
+        scenes_images=config.scenes.images,
+        limit=config.limit,
+    )
+    revision = getattr(outlined(model.path, model.revision).model.config, "_commit_hash", None)
+    inputs = {
+        "version": questions.benchmark.version,
+        "revision": revision,
+        "backbone": files_digest(TINY if model.path == "tiny" else Path(model.path)),
+        "token_sr": files_digest(Path(token_sr)) if token_sr else None,
+    }
+    about = {
+        "method": method.name,
+        "data": questions.data,
+        "policy": None if policy is None else asdict(policy),
+        "sources": sources,
+        "backbone": model.path,
+        "revision": revision,
+        "token_sr": token_sr,
+        "reuse": config.engine.reuse,
+        "warnings": training_differs(token_sr, model.path, template.prefix) if token_sr else [],
+    }
+    checkpoint = Checkpoint(model.path, model.revision, model.dtype, model.device, model.attn_implementation)
+    return Plan(
+        backbone=checkpoint,
+        reuse=config.engine.reuse,
+        memory_gb=float(config.engine.memory_gb),
+        benchmark=questions.benchmark,
+        samples=questions.samples,
+        template=template,
+        policy=policy,
+        token_sr=token_sr,
+        inputs=inputs,
+        about=about,
+    )
+
+
+def jobs_of(overrides: Sequence[str]) -> Iterator[list[str]]:
+    """List the overrides of each job of a multirun, as Hydra's own sweeper makes them."""
+    choices = [
+        [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
+        if override.is_sweep_override()
+        else [override.input_line]
+        for override in OverridesParser.create().parse_overrides(list(overrides))
+    ]
+    return (list(job) for job in product(*choices))
+
+
+def load_answerer(plans: Sequence[Plan]) -> Answerer:
+    """Load the backbone of some plans that agree in it, in the benchmark and in the template; runs are numbered so."""
+    first = plans[0]
+    arguments: dict[str, Any] = {
+        "backbone": _load(first.backbone),
+        "template": first.template,
+        "runs": [Run(plan.policy, plan.token_sr) for plan in plans],
+        "max_new_tokens": first.benchmark.max_new_tokens,
+    }
+    if first.reuse == "none":
+        return OneByOneAnswerer(**arguments)
+    return EngineAnswerer(**arguments, memory_gb=first.memory_gb)
+
+
+def plain(config: DictConfig) -> dict[str, Any]:
+    """A config as plain containers."""
+    container: Any = OmegaConf.to_container(config, resolve=True)
+    return container
+
+
+def _note_unused(overrides: Sequence[str], method: DictConfig) -> None:
+    """Say which overrides have no effect with this method; a sweep over methods gives them to all."""
+    unread = set() if method.trained else {"token_sr"}
+    unread |= set() if method.scans else {*_SCAN_KEYS, *_OTHER_POLICY_KEYS}
+    given = [key for key in (override.partition("=")[0] for override in overrides) if key in unread]
+    if given:
+        log.info("method=%s does not use %s", method.name, ", ".join(given))
+
+
+def _policy(config: DictConfig) -> tuple[Policy, dict[str, str]]:
+    """The policy that the config and the presets make, and where its layers and thresholds come from."""
+    model = config.model
+    family = "unknown" if model.family == "tiny" and model.path != "tiny" else model.family
+    given = plain(config)
+    scan = resolve(family, config.bench.name, **{key: given[key] for key in _SCAN_KEYS})
+    others = {key: given[key] for key in _OTHER_POLICY_KEYS}
+    return Policy(scan.layers, scan.tau_exp, scan.tau_drop, **others), scan.sources
+
+
+def _no_policy(config: DictConfig) -> tuple[None, None]:
+    """Check the policy's keys where none is used: a mistake should not wait for the method that reads them.
+
+    Raises:
+        ValueError: a value is out of range, or the backbone has no such layer.
+    """
+    given = plain(config)
+    thresholds = {key: given[key] for key in ("tau_exp", "tau_drop") if given[key] is not None}
+    others = {key: given[key] for key in _OTHER_POLICY_KEYS}
+    policy = Policy(parse_layers(0 if given["layer"] is None else given["layer"]), **thresholds, **others)
+    check_layers(policy.layers, outlined(config.model.path, config.model.revision).num_layers)
+    return None, None
+
+
+@lru_cache(maxsize=1)
+def _load(checkpoint: Checkpoint) -> LoadedBackbone:
+    """Load a backbone, or return the one that was used before."""
+    device = checkpoint.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    log.info("loading the backbone %s on %s", checkpoint.path, device)
+    return load_backbone(
+        checkpoint.path,
+        revision=checkpoint.revision,
+        dtype=checkpoint.dtype,
+        device=device,
+        attn_implementation=checkpoint.attn_implementation,
+    )
