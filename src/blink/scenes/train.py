@@ -7,6 +7,8 @@
 5. *places*: the same, with more of what comes last: colours, places and relations.
 6. *pairs*: again, with more of what takes two objects or all of them: relations and counts.
 7. *whole*: all visual tokens, all weights, learning rate to zero.
+8. *relations*: once more with background left out, half of it about two objects or places.
+9. *final*: all visual tokens, all weights, learning rate to zero.
 
 Matrices of the decoder layers are trained with Muon, all else with AdamW. The state is saved every few minutes, and
 the same command goes on from there; batches follow from (stage, step), so nothing is repeated or left out.
