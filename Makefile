@@ -34,8 +34,8 @@ test: $(READY)  ## Run the tests
 	$(BIN)/python -m pytest
 
 check: $(READY)  ## Lint, formatting and types
-	$(BIN)/ruff check src tests
-	$(BIN)/ruff format --check src tests
+	$(BIN)/ruff check src tests benchmarks
+	$(BIN)/ruff format --check src tests benchmarks
 	$(BIN)/mypy
 
 build: $(READY)  ## Build the wheel into dist/
