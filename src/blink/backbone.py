@@ -293,6 +293,18 @@ class Backbone:
             hashlib.sha256(image.float().cpu().contiguous().numpy().tobytes()).hexdigest() for image in images
         ]
 
+    def embed_prompt(self, ids_BS: Tensor, images: dict[str, Any]) -> Tensor:
+        """Embeddings of a prompt with the visual tokens in place, as the stock model makes them: [B, S, d].
+
+        Args:
+            ids_BS: token ids, with one image token per visual token.
+            images: what the processor made of the pictures: pixel_values and, for LLaVA-NeXT, image_sizes.
+        """
+        embedded_BSd = self.embed(ids_BS)
+        features = torch.cat(list(self.core.get_image_features(**images, return_dict=True).pooler_output))
+        visual_BS1 = (ids_BS == self.image_token_id)[..., None]
+        return embedded_BSd.masked_scatter(visual_BS1, features.to(embedded_BSd))
+
     @torch.no_grad()
     def visual_states(
         self, prefix_ids_BP: Tensor, pixels_BCHW: Tensor, layers: Iterable[int]

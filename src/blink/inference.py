@@ -12,7 +12,7 @@ X tokens of an extension, d hidden width.
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -45,6 +45,10 @@ class Stream:
     hidden_bNd: Tensor
 
 
+Watch = Callable[[int, list[Stream]], None]
+"""Is shown what enters each layer, its actions taken, before the layer runs."""
+
+
 class Passed(NamedTuple):
     """Outcome of a pass.
 
@@ -68,6 +72,7 @@ def run_prompt(
     keys: Sequence[str],
     cache: BlinkCache | None = None,
     keep_states: bool = False,
+    watch: Watch | None = None,
 ) -> Passed:
     """Run a prompt through every layer, scanning and acting where the policy says so (Algorithm 1).
 
@@ -78,6 +83,7 @@ def run_prompt(
         keys: names of the samples, for policies that draw.
         cache: an empty cache to fill, or None.
         keep_states: fill `Passed.states`.
+        watch: called at every layer; must change nothing.
     """
     events: list[list[Event]] = [[] for _ in keys]
     states: list[Tensor] = []
@@ -91,6 +97,8 @@ def run_prompt(
             streams = act(backbone, policy, modules.get(layer), layout, streams, actions)
             for row, event in enumerate(actions):
                 events[row].append(event)
+        if watch is not None:
+            watch(layer, streams)
         pieces = [run_stream(backbone, layer, stream, keep=cache is not None) for stream in streams]
         if cache is not None:
             cache.store([piece for piece in pieces if piece is not None])
@@ -114,6 +122,22 @@ def run_step(backbone: Backbone, hidden_BNd: Tensor, cache: BlinkCache, keep_sta
     cache.generated += hidden_BNd.shape[1]
     hidden_BNd = backbone.final_norm(hidden_BNd)
     return Passed(hidden_BNd, cache.events, (*states, hidden_BNd) if keep_states else ())
+
+
+def last_row(backbone: Backbone, layer: int, stream: Stream) -> Tensor:
+    """What the last prompt token attends to in the sequence that enters a layer: [b, N] float32, mean over heads.
+
+    Equals the last row of the map that eager attention would form.
+    """
+    each = _each(stream)
+    normed_bNd = backbone.input_norm(layer)(stream.hidden_bNd)
+    query_bAE = backbone.query(layer, normed_bNd[each, stream.layout.last_B])
+    keys_bKNE = rotate(backbone.keys(layer, normed_bNd), stream.frame.rotary)
+    cos_bE, sin_bE = (
+        part.expand(len(each), -1, -1)[each, stream.layout.last_B] for part in stream.frame.rotary
+    )
+    query_bA1E = rotate(query_bAE[:, :, None], (cos_bE[:, None], sin_bE[:, None]))
+    return attention_row(query_bA1E[:, :, 0], [keys_bKNE], stream.layout.valid_BN, backbone.scaling(layer))
 
 
 @torch.no_grad()
@@ -220,16 +244,16 @@ def run_stream(backbone: Backbone, layer: int, stream: Stream, keep: bool) -> Pi
 def _saliency(backbone: Backbone, policy: Policy, layer: int, stream: Stream) -> Tensor:
     """Saliency of the base grid's tokens, [b, V] float32 (Eq. 1 and 2), in the sequence as it stands."""
     layout, V = stream.layout, backbone.grid[0] * backbone.grid[1]
-    each = torch.arange(len(stream.rows), device=layout.last_B.device)
-    normed_bNd = backbone.input_norm(layer)(stream.hidden_bNd)
-    query_bAE = backbone.query(layer, normed_bNd[each, layout.last_B])
     if policy.saliency == "similarity":
+        normed_bNd = backbone.input_norm(layer)(stream.hidden_bNd)
+        query_bAE = backbone.query(layer, normed_bNd[_each(stream), layout.last_B])
         return similarity_row(query_bAE, backbone.keys(layer, layout.visual(normed_bNd, V)))
-    keys_bKNE = rotate(backbone.keys(layer, normed_bNd), stream.frame.rotary)
-    cos_bE, sin_bE = (part.expand(len(each), -1, -1)[each, layout.last_B] for part in stream.frame.rotary)
-    query_bA1E = rotate(query_bAE[:, :, None], (cos_bE[:, None], sin_bE[:, None]))
-    row_bN = attention_row(query_bA1E[:, :, 0], [keys_bKNE], layout.valid_BN, backbone.scaling(layer))
-    return row_bN.take_along_dim(layout.visual_columns(V), dim=1)
+    return last_row(backbone, layer, stream).take_along_dim(layout.visual_columns(V), dim=1)
+
+
+def _each(stream: Stream) -> Tensor:
+    """Int64 [b]: the stream's rows, counted within it."""
+    return torch.arange(len(stream.rows), device=stream.layout.last_B.device)
 
 
 def sample_key(ids_S: Tensor, pixel_digest: str) -> str:

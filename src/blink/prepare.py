@@ -66,10 +66,13 @@ class Questions(NamedTuple):
 def check_values(settings: Mapping[str, Any]) -> None:
     """Check what is said of the run beside the policy, the composed config as plain containers: types and ranges.
 
+    A group or top-level key that the command does not have is not asked for.
+
     Raises:
         ValueError: a value is of the wrong type, out of range, or not available on this machine.
     """
-    values = {key: _value(settings, key) for key in (*_WHOLE_NUMBERS, *_TEXTS, *_CHOICES)}
+    known = [key for key in (*_WHOLE_NUMBERS, *_TEXTS, *_CHOICES) if key.partition(".")[0] in settings]
+    values = {key: _value(settings, key) for key in known}
     values = {key: value for key, value in values.items() if not (value is None and key in _OPTIONAL)}
     for key, value in values.items():
         if key in _WHOLE_NUMBERS and (type(value) is not int or value < 1):
@@ -88,7 +91,7 @@ def check_values(settings: Mapping[str, Any]) -> None:
             "model.attn_implementation=flash_attention_2 needs a GPU and the package flash-attn; "
             "sdpa works everywhere"
         )
-    memory = _value(settings, "engine.memory_gb")
+    memory = _value(settings, "engine.memory_gb") if "engine" in settings else 1
     if type(memory) not in (int, float) or not memory > 0:
         raise ValueError(f"engine.memory_gb={memory!r}: expected a number above 0")
     _check_device(values["model.device"])

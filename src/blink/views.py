@@ -55,18 +55,31 @@ class ViewMaker:
 
         Padded or cropped it is a square; where the processor squashes, the whole image as it is.
         """
-        width, height = image.size
+        left, top, right, bottom = self.window(image.size)
+        if not self._pads:
+            return image.crop((left, top, right, bottom))
+        mean = tuple(int(channel * 255) for channel in self._images.image_mean)
+        square = Image.new("RGB", (right - left, bottom - top), mean)
+        square.paste(image, (-left, -top))
+        return square
+
+    def window(self, size: tuple[int, int]) -> tuple[int, int, int, int]:
+        """Where the part that the backbone sees lies in an image of `size` (width, height), in its pixels.
+
+        Returns:
+            left, top, right and bottom; padding reaches outside the image.
+        """
+        width, height = size
         if self._pads:
             side = max(width, height)
-            mean = tuple(int(channel * 255) for channel in self._images.image_mean)
-            square = Image.new("RGB", (side, side), mean)
-            square.paste(image, ((side - width) // 2, (side - height) // 2))
-            return square
-        if self._crops:
+        elif self._crops:
             side = max(1, min(width, height) * self._height // self._shortest)
-            left, top = (width - side) // 2, (height - side) // 2
-            return image.crop((left, top, left + side, top + side))
-        return image
+        else:
+            return 0, 0, width, height
+        left, top = (width - side) // 2, (height - side) // 2
+        if self._pads:  # rounded as LLaVA's padding does
+            left, top = -((side - width) // 2), -((side - height) // 2)
+        return left, top, left + side, top + side
 
     def _pixels(self, pictures: list[Image.Image]) -> Tensor:
         """Resize each picture as a whole and normalise it: [pictures, C, h, w]."""

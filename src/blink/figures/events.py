@@ -1,7 +1,4 @@
-"""Pictures of what Blink did, drawn from recorded events: no model is needed.
-
-Colours are those of Okabe and Ito, which colour-blind readers can tell apart; line styles differ as well.
-"""
+"""Pictures of what Blink did, drawn from recorded events: no model is needed."""
 
 from collections.abc import Callable, Sequence
 
@@ -10,9 +7,10 @@ from matplotlib.patches import Rectangle
 from PIL import Image
 
 from blink.bench import Row, Sample
+from blink.figures.style import BLACK, BLUE, VERMILLION, plain
 from blink.policy import Event, Policy
 
-ACTION_STYLE = {"expand": ("#D55E00", "-"), "keep": ("#0072B2", "--"), "drop": ("#000000", ":")}
+ACTION_STYLE = {"expand": (VERMILLION, "-"), "keep": (BLUE, "--"), "drop": (BLACK, ":")}
 """Colour and line style of each action."""
 
 
@@ -30,7 +28,7 @@ def event_strip(
     """
     columns = max(1, len(events))
     figure = Figure(figsize=(max(4.5, 1.7 * columns), 4.6), layout="constrained")
-    figure.suptitle(title, fontsize="medium")
+    figure.suptitle(plain(title), fontsize="medium")
     rows = figure.add_gridspec(2, columns, height_ratios=(2, 1.4))
     side_x, side_y = image.width / patches, image.height / patches
     for column in range(columns):

@@ -1,0 +1,240 @@
+"""`python -m blink.analyze figure=NAME`: the paper's figures.
+
+Thin: it reads the config, has all of it checked before any weight is read, and hands flat arguments on. A figure whose
+inputs did not change since it was drawn is returned as it is.
+"""
+
+import json
+import logging
+import time
+from collections.abc import Mapping
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import hydra
+import torch
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+
+from blink.bench import Sample
+from blink.cases import folder_cases, one_case
+from blink.checkpoints import TINY, load_backbone
+from blink.evaluate import SCORES, files_digest, samples_digest
+from blink.figures.points import read_points
+from blink.figures.recipes import RECIPES, Recipe, Subject, choose_cases, spread_out
+from blink.figures.run_recipes import RUN_RECIPES, run_folders
+from blink.figures.style import Drawn, look, save
+from blink.outputs import CONF_DIR, one_line_errors, open_run, reject_added_keys, write_json
+from blink.prepare import check_values, modules_folder, outlined, read_questions, training_differs
+from blink.prompts import template_named
+from blink.token_sr import check_patches, load_token_sr, token_sr_config
+
+log = logging.getLogger(__name__)
+
+INPUTS = "inputs.json"
+"""What a figure was drawn from, and the files that it is in."""
+
+
+class Plan(NamedTuple):
+    """A figure whose settings were checked.
+
+    Attributes:
+        inputs: what it follows from, by which a change is noticed.
+        recipe: of a figure that looks into the backbone, else None.
+        samples: for it to look at.
+        about: backbone and data in words.
+        token_sr: folder or hub id of the modules that it needs, else None.
+        module_layers: of these layers.
+        drawn: the figure itself where it is of finished runs, which takes no time.
+    """
+
+    inputs: dict[str, Any]
+    recipe: Recipe | None = None
+    samples: list[Sample] = []  # noqa: RUF012 (a NamedTuple's default, never changed)
+    about: str = ""
+    token_sr: str | None = None
+    module_layers: tuple[int, ...] = ()
+    drawn: Drawn | None = None
+
+
+@hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name="analyze")
+def main(config: DictConfig) -> None:
+    """Draw one figure, or return it if it was drawn before from the same inputs."""
+    logging.getLogger("fontTools").setLevel(logging.WARNING)  # it tells of every glyph in a PDF
+    overrides = list(HydraConfig.get().overrides.task)
+    name = config.figure.name
+    with one_line_errors():
+        reject_added_keys(overrides)
+        settings = _plain(config)
+        plan = _plan_of_runs(settings) if name in RUN_RECIPES else _plan_of_backbone(settings)
+        folder = open_run(Path(config.outputs), "analyze", overrides, settings, fresh=config.fresh)
+        files = drawn_before(folder, plan.inputs)
+    if files is None:
+        with look():
+            files = save(plan.drawn or _draw(plan, settings), name, folder)
+    write_json(folder / INPUTS, {"inputs": plan.inputs, "files": files})
+    for file in files:
+        print(folder / file)
+
+
+def drawn_before(folder: Path, inputs: Mapping[str, Any]) -> list[str] | None:
+    """The files of a figure that was drawn from the same inputs; None if it has to be drawn."""
+    path = folder / INPUTS
+    if not path.exists():
+        return None
+    before = json.loads(path.read_text(encoding="utf-8"))
+    if before["inputs"] != json.loads(json.dumps(inputs)):
+        log.info("drawn before from other inputs: drawing anew")
+        return None
+    files: list[str] = before["files"]
+    if not all((folder / file).exists() for file in files):
+        return None
+    log.info("drawn before: %s", folder)
+    return files
+
+
+def _plan_of_runs(settings: Mapping[str, Any]) -> Plan:
+    """Read the finished runs of a figure, and draw it.
+
+    Raises:
+        ValueError: they are missing or do not belong together.
+    """
+    points = read_points(run_folders(settings["figure"]["runs"]), settings["bench"]["name"])
+    digests = {str(point.run.folder): _digest(point.run.folder / SCORES) for point in points}
+    with look():
+        drawn = RUN_RECIPES[settings["figure"]["name"]](points, settings["figure"], _family(settings))
+    return Plan(inputs={"runs": digests}, drawn=drawn)
+
+
+def _plan_of_backbone(settings: Mapping[str, Any]) -> Plan:
+    """Check the settings of a figure that looks into a backbone, and read its questions.
+
+    Raises:
+        ValueError: what the user asked for cannot be drawn; says why.
+    """
+    check_values(settings)
+    model, figure = settings["model"], dict(settings["figure"])
+    for key, least in (("samples", 1), ("batch_size", 1), ("patches", 2)):
+        if type(settings[key]) is not int or settings[key] < least:
+            raise ValueError(f"{key}={settings[key]!r}: expected a whole number of at least {least}")
+    template = template_named(model["template"])
+    backbone = outlined(model["path"], model["revision"])
+    check_patches(settings["patches"], backbone.grid)
+    kind, family = RECIPES[figure.pop("name")], _family(settings)
+    needs_modules = kind is RECIPES["tokensr"] or bool(figure.get("refine"))
+    token_sr = None
+    if needs_modules:
+        token_sr = modules_folder(settings["token_sr"], model["path"], (0,))
+        if "temperature" in figure and figure["temperature"] is None:
+            trained = token_sr_config(token_sr).get("settings", {}).get("objective", {})
+            figure["temperature"] = trained.get("temperature", 1.0)
+    recipe = kind.planned(figure, family, backbone.num_layers)
+    module_layers = recipe.module_layers(token_sr_config(token_sr)["layers"] if token_sr else ())
+    if token_sr:
+        load_token_sr(token_sr, channels=backbone.hidden_size, layers=module_layers)
+        for warning in training_differs(token_sr, model["path"], template.prefix):
+            log.warning("%s", warning)
+    samples, data = _samples(settings)
+    choose_cases(samples, 1, figure.get("ids") and [str(name) for name in _listed(figure["ids"])])
+    inputs = {
+        "samples": samples_digest(samples),
+        "boxes": _hash(json.dumps([sample.details.get("box") for sample in samples])),
+        "backbone": files_digest(TINY if model["path"] == "tiny" else Path(model["path"])),
+        "revision": getattr(backbone.model.config, "_commit_hash", None),
+        "token_sr": files_digest(Path(token_sr)) if token_sr else None,
+    }
+    about = f"{model['path']}, {data}, {len(samples)} question{'s' * (len(samples) > 1)}"
+    return Plan(inputs, recipe, samples, about, token_sr, module_layers)
+
+
+def _samples(settings: Mapping[str, Any]) -> tuple[list[Sample], str]:
+    """The questions to look at, and where they come from in words."""
+    image, questions = settings["image"], settings["questions"]
+    if image is not None and questions is not None:
+        raise ValueError("image= and questions= are both given; a figure looks at one or the other")
+    if image is None and (settings["question"] is not None or settings["box"] is not None):
+        raise ValueError("question= and box= go with image=, which is not given")
+    if image is not None:
+        question = settings["question"]
+        if question is None and settings["figure"]["name"] == "tokensr":
+            question = "none"  # nothing of it takes part
+        if not isinstance(question, str):
+            raise ValueError(f"question={question!r}: give the question to ask about image={image}")
+        path = Path(str(image)).expanduser()
+        return one_case(path, question, settings["box"]), path.name
+    if questions is not None:
+        folder = None if settings["pictures"] is None else Path(str(settings["pictures"])).expanduser()
+        path = Path(str(questions)).expanduser()
+        return spread_out(folder_cases(path, folder), settings["samples"], settings["seed"]), path.name
+    bench, data = {"prompt": settings["prompt"], **settings["bench"]}, settings["data"]
+    name = bench.pop("name")
+    found = read_questions(
+        name,
+        tuple((key, tuple(value) if isinstance(value, list) else value) for key, value in bench.items()),
+        source="local" if data["root"] else data["source"],
+        place=data["root"] or data.get("id"),
+        scenes_split=settings["scenes"]["split"],
+        scenes_images=settings["scenes"]["images"],
+        limit=None,
+    )
+    return spread_out(found.samples, settings["samples"], settings["seed"]), f"{name} ({found.data})"
+
+
+def _draw(plan: Plan, settings: Mapping[str, Any]) -> Drawn:
+    """Load the backbone and look."""
+    assert plan.recipe is not None, "figures of runs are drawn without a backbone"
+    model = settings["model"]
+    device = model["device"]
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    log.info("loading the backbone %s on %s", model["path"], device)
+    loaded = load_backbone(
+        model["path"],
+        revision=model["revision"],
+        dtype=model["dtype"],
+        device=device,
+        attn_implementation=model["attn_implementation"],
+    )
+    modules = load_token_sr(plan.token_sr, layers=plan.module_layers) if plan.token_sr else {}
+    subject = Subject(
+        loaded,
+        template_named(model["template"]),
+        plan.samples,
+        settings["patches"],
+        modules,
+        settings["batch_size"],
+        plan.about,
+    )
+    started = time.perf_counter()
+    drawn = plan.recipe.draw(subject)
+    log.info("%d questions looked at in %.0f s", len(plan.samples), time.perf_counter() - started)
+    return drawn
+
+
+def _family(settings: Mapping[str, Any]) -> str:
+    """Row of the preset tables; the tiny one's is not another backbone's."""
+    model = settings["model"]
+    return "unknown" if model["family"] == "tiny" and model["path"] != "tiny" else str(model["family"])
+
+
+def _digest(path: Path) -> str:
+    return _hash(path.read_text(encoding="utf-8"))
+
+
+def _hash(text: str) -> str:
+    return sha256(text.encode()).hexdigest()[:16]
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+def _plain(config: DictConfig) -> dict[str, Any]:
+    """A config as plain containers."""
+    container: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    return container
+
+
+if __name__ == "__main__":
+    main()

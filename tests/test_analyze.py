@@ -1,0 +1,156 @@
+"""The command as a user gives it: every figure on the tiny backbone and a few scenes, and its refusals."""
+
+import csv
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from blink.analyze import main
+from blink.figures.recipes import RECIPES
+from blink.figures.run_recipes import RUN_RECIPES
+from tests.figures.test_of_runs import run
+
+FEW = ("scenes.images=2", "samples=3")
+
+
+@pytest.fixture(autouse=True)
+def working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Outputs go below the directory in which the command is given."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def command(monkeypatch: pytest.MonkeyPatch, *overrides: str) -> Path:
+    """`python -m blink.analyze` with these overrides, in this process; returns the newest run's folder."""
+    monkeypatch.setattr(sys, "argv", ["blink.analyze", *overrides])
+    main()
+    return max(Path("outputs/analyze").iterdir(), key=lambda folder: folder.stat().st_mtime_ns)
+
+
+def test_every_figure_has_a_config() -> None:
+    """Would catch a figure that cannot be asked for."""
+    from blink.outputs import CONF_DIR
+
+    assert {path.stem for path in (CONF_DIR / "figure").glob("*.yaml")} == {*RECIPES, *RUN_RECIPES}
+
+
+@pytest.mark.parametrize(
+    ("name", "pictures", "records"),
+    [
+        ("attention_maps", ["attention_maps"], 6),
+        ("attention_ratio", ["attention_ratio"], 16),
+        ("redistribution", ["redistribution", "redistribution_cases"], 3 * 10),
+        ("tokensr", ["tokensr", "tokensr_features"], 16),
+    ],
+)
+def test_figures_of_the_tiny_backbone(
+    name: str, pictures: list[str], records: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Would catch a figure that does not come out of its command, and defaults of layers that tiny lacks."""
+    cases = ["figure.cases=1"] if name != "attention_ratio" else []
+    folder = command(monkeypatch, f"figure={name}", *FEW, *cases)
+    files = {path.name for path in folder.iterdir()}
+    assert files == {
+        "config.yaml",
+        "inputs.json",
+        f"{name}.csv",
+        f"{name}.json",
+        *(f"{picture}.{ending}" for picture in pictures for ending in ("png", "pdf")),
+    }
+    with (folder / f"{name}.csv").open() as file:
+        assert len(list(csv.DictReader(file))) == records
+
+
+def test_one_picture_and_a_second_time(
+    monkeypatch: pytest.MonkeyPatch, llava_next_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Would catch image= and box= that do not reach the figure, LLaVA-NeXT left out, and work done twice."""
+    Image.new("RGB", (90, 60), "blue").save("dog.png")
+    asked = (
+        "figure=attention_maps",
+        "image=dog.png",
+        "question='What colour is it?'",
+        "box=[60,0,80,20]",
+        f"model.path={llava_next_folder}",
+    )
+    folder = command(monkeypatch, *asked)
+    table = json.loads((folder / "attention_maps.json").read_text())
+    assert {record["right_region"] for record in table["table"]} == {1}
+    assert table["cases"][0]["question"] == "What colour is it?"
+    before = (folder / "attention_maps.png").stat().st_mtime_ns
+    command(monkeypatch, *asked)
+    assert (folder / "attention_maps.png").stat().st_mtime_ns == before
+    Image.new("RGB", (9, 6), "red").save("dog.png")
+    (folder / "attention_maps.pdf").unlink()
+    command(monkeypatch, *asked)
+    assert (folder / "attention_maps.png").stat().st_mtime_ns != before
+    assert "attention_maps.pdf" in capsys.readouterr().out
+
+
+def test_folder_of_pictures(monkeypatch: pytest.MonkeyPatch, llava_folder: Path) -> None:
+    """Would catch a file of questions that only works on the tiny backbone, or boxes that are lost."""
+    Path("pictures").mkdir()
+    Image.new("RGB", (60, 60), "blue").save("pictures/a.png")
+    rows = [{"image": "a.png", "question": f"Is it {word}?", "box": [0, 0, 9, 9]} for word in ("red", "blue")]
+    Path("mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    folder = command(
+        monkeypatch,
+        "figure=redistribution",
+        "figure.refine=false",
+        "questions=mine.jsonl",
+        "pictures=pictures",
+        f"model.path={llava_folder}",
+    )
+    with (folder / "redistribution.csv").open() as file:
+        records = list(csv.DictReader(file))
+    assert {record["samples_with_box"] for record in records} == {"2"}
+    assert {record["layer"] for record in records} == {"1", "2", "3"}  # 12 of 32 is 1 of 4
+
+
+def test_figure_of_runs(monkeypatch: pytest.MonkeyPatch, working_directory: Path) -> None:
+    """Would catch a figure of runs that needs a backbone, and one that is not drawn anew once a run has changed."""
+    (working_directory / "runs").mkdir()
+    folders = [run(working_directory / "runs", [layer]) for layer in (2, 3)]
+    asked = ("figure=layer_range", f"figure.runs=[{','.join(map(str, folders))}]")
+    folder = command(monkeypatch, *asked)
+    before = (folder / "layer_range.csv").read_text()
+    scores = json.loads((folders[0] / "scores.json").read_text())
+    scores["metrics"]["f1"] = 12.5
+    (folders[0] / "scores.json").write_text(json.dumps(scores))
+    command(monkeypatch, *asked)
+    assert "12.5" in (folder / "layer_range.csv").read_text()
+    assert "12.5" not in before
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (("figure.layers=16",), "figure.layers=16: this backbone has decoder layers 0 to 15"),
+        (("figure.singles=-1",), "figure.singles=-1: expected a whole number of at least 0"),
+        (("patches=5",), "patches=5 does not divide the 12 x 12 grid"),
+        (("samples=0",), "samples=0: expected a whole number"),
+        (("image=nowhere.png", "question=What?"), "image=nowhere.png is not a file"),
+        (("question=What?",), "question= and box= go with image="),
+        (("image=a", "questions=b"), "image= and questions= are both given"),
+        (("questions=nowhere.jsonl",), "questions=nowhere.jsonl is not a file"),
+        (("figure=attention_maps", "figure.ids=[x]", *FEW), r"figure.ids=\['x'\]: not among the 3 questions"),
+        (("figure=redistribution", "figure.show=2"), r"figure.show=\[2\]: the extension is made at layer 6"),
+        (("figure=redistribution", "figure.layer=4-5"), "figure.layer='4-5': expected one layer"),
+        (("figure=redistribution", "figure.refine=1"), "figure.refine=1: expected true or false"),
+        (("figure=tokensr", "figure.temperature=0"), "figure.temperature=0: expected a number above 0"),
+        (("figure=tokensr", "token_sr=nowhere"), "token_sr='nowhere' is neither a folder nor a hub id"),
+        (("figure=layer_range", "figure.runs=nowhere"), "nowhere is neither a finished run"),
+        (("figure=layer_range",), "Missing mandatory value: runs full_key: figure.runs"),
+        (("+figure.colour=red",), "unknown key 'figure.colour'"),
+    ],
+)
+def test_mistakes_are_one_line(
+    overrides: tuple[str, ...], message: str, monkeypatch: pytest.MonkeyPatch, working_directory: Path
+) -> None:
+    """Would catch a mistake that is found after the backbone was loaded, or as a traceback."""
+    with pytest.raises(SystemExit, match=f"error: .*{message}"):
+        command(monkeypatch, *overrides)
+    assert not (working_directory / "outputs").exists()
