@@ -67,7 +67,7 @@ def finish(
     inputs = {"backbone": "same"}
     rows = resume(folder, asked, inputs=inputs)
     said: Mapping[str, Any] = {"method": "blink", "data": "by hand", "policy": None} | about
-    return evaluate(benchmark or Pope(), asked, rows, lambda: rule, folder, about=said)
+    return evaluate(benchmark or Pope(), asked, rows, lambda: rule, folder, about=said, edition="by hand")
 
 
 def read_rows(folder: Path) -> list[dict[str, Any]]:

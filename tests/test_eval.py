@@ -100,6 +100,40 @@ def test_reuse_changes_no_answer(
     assert [run["reuse"] for run in scores(working_directory)] == ["full", "none"]
 
 
+def test_free_answers_are_graded_and_the_judge_is_named(
+    backbone: str,
+    working_directory: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Would catch answers left ungraded, a judge that the table does not name, and graded rows that do not come back."""
+    overrides = (backbone, *SMALL, "bench=mmvet", "method=vanilla")
+    command(monkeypatch, *overrides)
+    [result] = scores(working_directory)
+    assert result["version"] == "mmvet-1, judge local-1"
+    assert result["edition"] == "generated: scenes validation, 2 pictures"
+    assert "mmvet-1, judge local-1" in capsys.readouterr().out
+    [path] = (working_directory / "outputs" / "eval").glob("*/predictions.jsonl")
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    assert {row["judge"] for row in rows} == {"local-1"}
+    assert all(type(row["correct"]) is bool for row in rows)
+    (path.parent / "scores.json").unlink()
+    command(monkeypatch, *overrides)
+    assert scores(working_directory)[0]["metrics"] == result["metrics"]
+
+
+def test_judge_without_its_key_stops_before_any_answer(
+    backbone: str, working_directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Would catch a key that is missed only after hours of answering, and one asked for where nobody judges."""
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    with pytest.raises(SystemExit, match="error: the judge needs a key"):
+        command(monkeypatch, backbone, *SMALL, "bench=mmvet", "method=vanilla", "judge=endpoint")
+    assert not (working_directory / "outputs").exists()
+    command(monkeypatch, backbone, *SMALL, "limit=2", "method=vanilla", "judge=endpoint")
+    assert scores(working_directory)[0]["edition"].startswith("the first 2 of 36 questions of scenes")
+
+
 def test_fresh_starts_over_and_keeps_the_old_run(
     backbone: str, working_directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

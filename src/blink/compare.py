@@ -142,7 +142,8 @@ def score_table(runs: Sequence[Run]) -> Table:
         table.add_column(run.label, justify="right")
     for name in scores["headline"]:
         table.add_row(_heading(scores, name), *(_score(run, name) for run in runs))
-    table.add_row("expanded", *(_percent(run.scores["expanded"]) for run in runs))
+    if any(run.scores["expanded"] is not None for run in runs):
+        table.add_row("expanded", *(_percent(run.scores["expanded"]) for run in runs))
     return table
 
 
@@ -243,8 +244,8 @@ def _score(run: Run, name: str) -> str:
     return f"{metrics[name]:.2f}{_interval(intervals[name])}" if name in metrics else "-"
 
 
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f} %"
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{100 * share:.1f} %"
 
 
 def _heading(scores: Mapping[str, Any], name: str) -> str:

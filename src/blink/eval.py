@@ -51,6 +51,7 @@ def main(config: DictConfig) -> None:
             lambda: load_answerer([plan]),
             folder,
             about=plan.about,
+            edition=plan.edition,
         )
         if logger is not None:
             logger.log_hyperparams(plain(config) | plan.about)

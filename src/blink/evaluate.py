@@ -9,11 +9,9 @@ judged rows replace the file as a whole. Knows nothing of models: an answerer is
 
 import json
 import logging
-import math
 import resource
 import sys
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from hashlib import sha256
@@ -24,8 +22,16 @@ from typing import Any, NamedTuple
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from blink.bench.base import Answer, Benchmark, Graded, Row, Sample, make_row, score, units
+from blink.bench.base import (
+    Answer,
+    Benchmark,
+    Graded,
+    Row,
+    Sample,
+    make_row,
+)
 from blink.outputs import write_json, write_text
+from blink.results import events_per_layer, expanded_share, scores
 
 log = logging.getLogger(__name__)
 
@@ -100,6 +106,7 @@ def evaluate(
     folder: Path,
     *,
     about: Mapping[str, Any],
+    edition: str | None = None,
 ) -> dict[str, Any]:
     """Answer the samples that `rows` lacks, score all, and write the result to `scores.json`.
 
@@ -107,6 +114,7 @@ def evaluate(
         rows: what `resume` returned.
         make_answerer: called only if there is something left to answer; loads the model. The run is its number 0.
         about: further entries of the result, JSON values; its `warnings`, if any, come before those of the scores.
+        edition: what the samples are, as in `scores`.
 
     Returns:
         The content of `scores.json`. A run that was finished before is returned as it was.
@@ -118,7 +126,10 @@ def evaluate(
         return earlier
     task = Task(folder, list(rows))
     predict(benchmark, samples, [task], make_answerer)
-    result = {**about, **summary(benchmark, graded(benchmark, task.rows, folder), read_timing(folder))}
+    result = {
+        **about,
+        **summary(benchmark, graded(benchmark, task.rows, folder), read_timing(folder), edition),
+    }
     result["warnings"] = [*about.get("warnings", ()), *result["warnings"]]
     write_json(finished, result)
     return result
@@ -202,43 +213,15 @@ def json_lines(rows: Sequence[Row]) -> str:
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
-def summary(benchmark: Benchmark, rows: Sequence[Row], timing: Timing) -> dict[str, Any]:
-    """Return the scores of rows as JSON values, nan as None; metrics without a unit are percentages."""
-    found = score(benchmark, rows)
-    rate = timing.answered / timing.seconds if timing.answered else None
+def summary(benchmark: Benchmark, rows: Sequence[Row], timing: Timing, edition: str | None) -> dict[str, Any]:
+    """Return the scores of rows and what they cost as JSON values."""
     return {
-        "benchmark": benchmark.name,
-        "version": benchmark.version,
-        "n": found.n,
-        "images": found.images,
-        "metrics": {name: estimate.value for name, estimate in found.metrics.items()},
-        "intervals": {
-            name: None if math.isnan(estimate.low) else [estimate.low, estimate.high]
-            for name, estimate in found.metrics.items()
-        },
-        "units": units(benchmark),
-        "headline": [name for name in benchmark.headline if name in found.metrics],
+        **scores(benchmark, rows, edition),
         "expanded": expanded_share(rows),
         "events": events_per_layer(rows),
         "seconds": round(timing.seconds, 3),
-        "questions_per_second": rate,
+        "questions_per_second": timing.answered / timing.seconds if timing.answered else None,
         "peak_memory_mb": peak_memory_mb(),
-        "warnings": found.warnings,
-    }
-
-
-def expanded_share(rows: Sequence[Row]) -> float:
-    """Return the share of rows with at least one expansion, in [0, 1]."""
-    return sum(any(event["action"] == "expand" for event in row["events"]) for row in rows) / len(rows)
-
-
-def events_per_layer(rows: Sequence[Row]) -> dict[str, dict[str, int]]:
-    """Count the actions at each scanned layer: layer -> action -> number of samples."""
-    counts = Counter((event["layer"], event["action"]) for row in rows for event in row["events"])
-    layers = sorted({layer for layer, _ in counts})
-    return {
-        str(layer): {action: counts[layer, action] for action in ("expand", "keep", "drop")}
-        for layer in layers
     }
 
 

@@ -16,7 +16,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
 from blink.answerer import EngineAnswerer, OneByOneAnswerer
-from blink.bench import Benchmark, Sample
+from blink.bench import JUDGED, Benchmark, Sample, make_judge
 from blink.checkpoints import TINY, LoadedBackbone, load_backbone
 from blink.engine import Run
 from blink.evaluate import Answerer, files_digest
@@ -56,6 +56,7 @@ class Plan(NamedTuple):
         backbone: what to load.
         reuse: "full" answers by the engine, "none" one question at a time.
         memory_gb: for the engine.
+        edition: what the samples are, where they are not an edition of the benchmark.
         policy: None for the backbone as it is.
         token_sr: folder or hub id of the modules; None for Blink-interp and the backbone as it is.
         inputs: what the answers follow from beyond the config, by which a changed file is noticed.
@@ -67,6 +68,7 @@ class Plan(NamedTuple):
     memory_gb: float
     benchmark: Benchmark
     samples: list[Sample]
+    edition: str | None
     template: Template
     policy: Policy | None
     token_sr: str | None
@@ -83,7 +85,7 @@ def make_plan(config: DictConfig, overrides: Sequence[str]) -> Plan:
     reject_added_keys(overrides)
     check_values(plain(config))
     model, method, data = config.model, config.method, config.data
-    _note_unused(overrides, method)
+    _note_unused(overrides, method, config.bench.name)
     template = template_named(model.template)
     policy, sources = _policy(config) if method.scans else _no_policy(config)
     token_sr = None
@@ -92,6 +94,8 @@ def make_plan(config: DictConfig, overrides: Sequence[str]) -> Plan:
             token_sr = modules_folder(config.token_sr, model.path, tuple(policy.layers))
         check_fit(model.path, model.revision, tuple(policy.layers), policy.patches, token_sr)
     bench = {"prompt": config.prompt, **plain(config.bench)}
+    if config.bench.name in JUDGED:
+        bench["judge"] = make_judge(plain(config.judge))
     questions = read_questions(
         bench.pop("name"),
         tuple((key, tuple(value) if isinstance(value, list) else value) for key, value in bench.items()),
@@ -126,6 +130,7 @@ def make_plan(config: DictConfig, overrides: Sequence[str]) -> Plan:
         memory_gb=float(config.engine.memory_gb),
         benchmark=questions.benchmark,
         samples=questions.samples,
+        edition=questions.edition,
         template=template,
         policy=policy,
         token_sr=token_sr,
@@ -165,13 +170,15 @@ def plain(config: DictConfig) -> dict[str, Any]:
     return container
 
 
-def _note_unused(overrides: Sequence[str], method: DictConfig) -> None:
-    """Say which overrides have no effect with this method; a sweep over methods gives them to all."""
+def _note_unused(overrides: Sequence[str], method: DictConfig, bench: str) -> None:
+    """Say which overrides have no effect here; a sweep over methods or benchmarks gives them to all."""
     unread = set() if method.trained else {"token_sr"}
     unread |= set() if method.scans else {*_SCAN_KEYS, *_OTHER_POLICY_KEYS}
-    given = [key for key in (override.partition("=")[0] for override in overrides) if key in unread]
-    if given:
+    keys = [override.partition("=")[0] for override in overrides]
+    if given := [key for key in keys if key in unread]:
         log.info("method=%s does not use %s", method.name, ", ".join(given))
+    if bench not in JUDGED and (given := [key for key in keys if key.partition(".")[0] == "judge"]):
+        log.info("bench=%s does not use %s", bench, ", ".join(given))
 
 
 def _policy(config: DictConfig) -> tuple[Policy, dict[str, str]]:

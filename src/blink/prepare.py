@@ -13,14 +13,14 @@ from rich.progress import track
 from transformers.utils import is_flash_attn_2_available
 
 from blink.backbone import Backbone
-from blink.bench import BENCHMARKS, PROMPTS, Benchmark, Sample
+from blink.bench import BENCHMARKS, PROMPTS, Benchmark, Judge, Sample
 from blink.bench.base import side_by_side
 from blink.checkpoints import TINY, outline
 from blink.handle import attach
 from blink.policy import Policy
 from blink.token_sr import token_sr_config
 
-Setting = tuple[str, int | str | tuple[str, ...] | None]
+Setting = tuple[str, int | str | tuple[str, ...] | Judge | None]
 """A key of a benchmark's config and its value, hashable."""
 
 _WHOLE_NUMBERS = ("limit", "scenes.images", "bench.max_new_tokens")
@@ -56,11 +56,18 @@ _outline = lru_cache(maxsize=4)(outline)
 
 
 class Questions(NamedTuple):
-    """A benchmark, the samples to ask, those about one picture side by side, and where they come from in words."""
+    """A benchmark and the samples to ask.
+
+    Attributes:
+        samples: those about one picture side by side.
+        data: where they come from, in words.
+        edition: what they are where that is not a whole edition of the benchmark: generated, or the first few; or None.
+    """
 
     benchmark: Benchmark
     samples: list[Sample]
     data: str
+    edition: str | None
 
 
 def check_values(settings: Mapping[str, Any]) -> None:
@@ -136,7 +143,10 @@ def read_questions(
         pictures = {sample.image: sample for sample in asked}
         for sample in track(list(pictures.values()), "checking pictures", transient=True):
             sample.load_image()
-    return Questions(benchmark, asked, data)
+    edition = f"generated: {data}" if source == "scenes" else None
+    if len(asked) < len(samples):
+        edition = f"the first {len(asked):,} of {len(samples):,} questions of {data}"
+    return Questions(benchmark, asked, data, edition)
 
 
 @lru_cache(maxsize=16)

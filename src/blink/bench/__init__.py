@@ -16,33 +16,43 @@ from blink.bench.base import (
     score,
     tallies,
 )
+from blink.bench.judges import Judge, make_judge
 from blink.bench.mmbench import MMBench, MMBenchCN
+from blink.bench.mmvet import MMVet
 from blink.bench.pope import Pope
 from blink.bench.scienceqa import ScienceQA
 
 BENCHMARKS: dict[str, Callable[..., Benchmark]] = {
     "mmbench": MMBench,
     "mmbench_cn": MMBenchCN,
+    "mmvet": MMVet,
     "pope": Pope,
     "scienceqa": ScienceQA,
 }
 """Each takes the keys of its `conf/bench/*.yaml`, but for `name`, and `prompt`, one of PROMPTS."""
 
+JUDGED = frozenset({"mmvet"})
+"""Those that also take a `judge`."""
+
 __all__ = [
     "BENCHMARKS",
+    "JUDGED",
     "PROMPTS",
     "Answer",
     "Benchmark",
     "Exportable",
     "Graded",
+    "Judge",
     "MMBench",
     "MMBenchCN",
+    "MMVet",
     "Mark",
     "Pope",
     "Row",
     "Sample",
     "ScienceQA",
     "Score",
+    "make_judge",
     "make_row",
     "score",
     "tallies",

@@ -1,0 +1,114 @@
+"""Grades that a judge gave before: in the file that MM-Vet's evaluator writes, or with the answers themselves."""
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from blink.bench.judges.base import Asked, Grade
+
+
+@dataclass(frozen=True)
+class StoredGrades:
+    """Grades by id: `{"v1_0": {"model": [...], "content": [...], "score": [...]}, ...}`.
+
+    Where answers were graded several times, the mean counts, as in MM-Vet's own tables.
+
+    Args:
+        file: the file.
+
+    Raises:
+        ValueError: it is missing, is not such a file, or holds a score outside [0, 1].
+    """
+
+    file: Path
+
+    def __post_init__(self) -> None:
+        _read(self.file)
+
+    @property
+    def name(self) -> str:
+        """The file's name and the models that graded."""
+        models = sorted({grade.model for grade in _read(self.file).values()})
+        return f"{'/'.join(models)} in {self.file.name}"
+
+    @property
+    def caution(self) -> str | None:
+        """A file of grades does not say which answers were graded."""
+        return (
+            f"grades were taken from {self.file}; nothing in it shows that these answers are the graded ones"
+        )
+
+    def grade(self, answers: Sequence[Asked], folder: Path) -> list[Grade]:
+        """Look the answers up by id; nothing is kept.
+
+        Raises:
+            ValueError: some have no grade; names them.
+        """
+        grades = _read(self.file)
+        missing = [asked.id for asked in answers if asked.id not in grades]
+        if missing:
+            shown = f"{', '.join(missing[:5])}{' ...' if missing[5:] else ''}"
+            raise ValueError(
+                f"{self.file} has no grade for {len(missing)} of {len(answers)} answers: {shown}"
+            )
+        return [grades[asked.id] for asked in answers]
+
+
+UNNAMED = "unnamed"
+"""The judge of scores with which nobody is named."""
+
+
+@dataclass(frozen=True)
+class GivenScores:
+    """The judge of rows that have their scores already; it grades nothing.
+
+    Args:
+        name: who gave them, as far as the rows say.
+    """
+
+    name: str
+
+    @property
+    def caution(self) -> str | None:
+        """Whose they are."""
+        return f"scores are those in the file, by judge {self.name}"
+
+    def grade(self, answers: Sequence[Asked], folder: Path) -> list[Grade]:
+        """Return no grades for no answers.
+
+        Raises:
+            ValueError: there is an answer without a score; names it.
+        """
+        if answers:
+            raise ValueError(
+                f"{len(answers)} answers have no score, among them {answers[0].id}; choose a judge="
+            )
+        return []
+
+
+@lru_cache(maxsize=2)
+def _read(path: Path) -> dict[str, Grade]:
+    if not path.is_file():
+        raise ValueError(f"judge.file={path} is not a file; give the grades that MM-Vet's evaluator wrote")
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return {key: _grade(path, key, entry) for key, entry in found.items()}
+    except (json.JSONDecodeError, AttributeError, TypeError, KeyError) as cause:
+        raise ValueError(
+            f"{path} holds no grades: expected {{id: {{model: [..], content: [..], score: [..]}}}} ({cause!r})"
+        ) from cause
+
+
+def _grade(path: Path, key: str, entry: Any) -> Grade:
+    scores = [float(score) for score in entry["score"]]
+    if not scores or not all(0 <= score <= 1 for score in scores):  # nan is not
+        raise ValueError(f"{path}: the scores of {key} are {entry['score']}; expected numbers in [0, 1]")
+    models = sorted(set(map(str, entry.get("model", ())))) or ["unnamed"]
+    mean = fmean(scores)
+    assert math.isfinite(mean)
+    return Grade(mean, " ".join(map(str, entry.get("content", ()))), "/".join(models))

@@ -1,0 +1,268 @@
+"""MM-Vet: free answers to questions that need several capabilities at once, graded in [0, 1] by a judge.
+
+Question files, official judge and tables are those of yuweihao/MM-Vet. All figures are percentages: `total` over all
+questions, each capability over those that need it, and each set of capabilities over those that need just these.
+The version names the judge, since scores by different judges do not compare.
+
+Axes: I = 63 sets of capabilities, as bits, K = 2 I sums in a tally: scores and questions of each set.
+"""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from blink.bench.base import Mark, Row, Sample, check_prompt, percent, side_by_side
+from blink.bench.judges import UNNAMED, Asked, Grade, Judge, LocalJudge
+from blink.bench.sources import (
+    Opener,
+    hub_table,
+    in_memory,
+    parquet_files,
+    parquet_table,
+    picture_file,
+    picture_names,
+    read_json,
+    rows_and_pictures,
+)
+from blink.outputs import write_json
+from blink.scenes import mmvet_rows
+from blink.scenes.formats import STEPS
+from blink.statistics import Floats
+
+CAPABILITIES = ("rec", "ocr", "know", "gen", "spat", "math")
+"""Recognition, reading text, knowledge, language generation, spatial awareness, arithmetic."""
+
+_SETS = range(1, 2 ** len(CAPABILITIES))
+_NEEDS_IC = np.array([[bool(members & 1 << bit) for bit in range(len(CAPABILITIES))] for members in _SETS])
+
+
+class MMVet:
+    """The benchmark.
+
+    Args:
+        judge: grades the answers.
+        prompt: "llava", the bare question, or "lmms_eval", which asks for reasoning first.
+        hub_id: data set on the Hugging Face hub.
+        revision: its revision; None is the newest.
+        max_new_tokens: how long an answer may get.
+
+    Raises:
+        ValueError: an unknown prompt.
+    """
+
+    name = "mmvet"
+    headline: tuple[str, ...] = ("total", *CAPABILITIES)
+
+    def __init__(
+        self,
+        *,
+        judge: Judge | None = None,
+        prompt: str = "llava",
+        hub_id: str = "lmms-lab/MMVet",
+        revision: str | None = None,
+        max_new_tokens: int = 1024,
+    ) -> None:
+        self.judge = LocalJudge() if judge is None else judge
+        self.prompt = check_prompt(prompt)
+        asked = "mmvet-1" if prompt == "llava" else f"mmvet-1+{prompt}"
+        self.version = f"{asked}, judge {self.judge.name}"
+        self.hub_id = hub_id
+        self.revision = revision
+        self.max_new_tokens = max_new_tokens
+
+    def from_scenes(self, split: str, images: int) -> list[Sample]:
+        """Up to seven questions about each of `images` generated pictures of the world's `split`."""
+        rows = list(mmvet_rows(split, images))
+        openers = [in_memory(row["image"]) for row in rows]
+        return self._samples(rows, openers, [row["image_source"] for row in rows], steps=f"{STEPS} ")
+
+    def from_hub(self) -> list[Sample]:
+        """All rows of the hub data set, its pictures read when they are needed.
+
+        Raises:
+            ValueError: the data set cannot be reached; says how to get it.
+        """
+        return self._from_table(hub_table(self.hub_id, self.revision, "test"))
+
+    def from_folder(self, root: Path) -> list[Sample]:
+        """The hub's parquet files, or the authors' mm-vet.json with its pictures, below `root`.
+
+        Raises:
+            ValueError: the folder holds neither, or a part of it is missing or does not fit; says which.
+        """
+        parquet = parquet_files(root, "test-")
+        if parquet:
+            return self._from_table(parquet_table(parquet))
+        for folder in (root, root / "mm-vet"):
+            if (folder / "mm-vet.json").is_file():
+                return self._from_authors(folder)
+        raise ValueError(
+            f"{root} holds no MM-Vet: put there either the parquet files of {self.hub_id} (any depth), or the authors' "
+            "unpacked mm-vet.zip, which has mm-vet.json and the pictures in images/"
+        )
+
+    def mark(self, row: Mapping[str, Any]) -> Mark:
+        """Take the response as it is; right is what has the full score, and nothing is before it is graded.
+
+        Raises:
+            ValueError: the score is not in [0, 1], or a capability is unknown; names the row.
+        """
+        _members(row)
+        score = row.get("score")
+        if score is None:
+            return Mark(row["response"], None)
+        if type(score) not in (int, float) or not 0 <= score <= 1:
+            raise ValueError(f"question {row['id']} has the score {score!r}; expected a number in [0, 1]")
+        return Mark(row["response"], score == 1)
+
+    def grade(self, rows: Sequence[Row], folder: Path) -> list[Row]:
+        """Have the judge grade what it has not graded before: adds `score`, `judge`, `judge_model`, `judge_said`.
+
+        Raises:
+            ValueError: a row lacks its question or its right answer.
+        """
+        name = self.judge.name
+        todo = [row for row in rows if row.get("score") is None or row.get("judge", UNNAMED) != name]
+        grades = self.judge.grade([_asked(row) for row in todo], folder)
+        graded = {row["id"]: _graded(row, grade, name) for row, grade in zip(todo, grades, strict=True)}
+        return [graded.get(row["id"], row) for row in rows]
+
+    def tally(self, rows: Sequence[Row]) -> Floats:
+        """Add up scores and questions of each set of capabilities, [K]."""
+        sums_2I = np.zeros((2, len(_SETS)))
+        for row in rows:
+            sums_2I[:, _members(row) - 1] += (row["score"], 1)
+        return sums_2I.reshape(-1)
+
+    def metrics(self, tally_K: Floats) -> dict[str, Floats]:
+        """Mean scores in percent: `total`, the six capabilities, and `only_rec_know_gen` and the like for each set.
+
+        A capability or set without questions is nan.
+        """
+        scores, questions = np.moveaxis(tally_K.reshape(*tally_K.shape[:-1], 2, len(_SETS)), -2, 0)
+        means = {"total": _mean(scores.sum(axis=-1), questions.sum(axis=-1))}
+        for capability, needs_I in zip(CAPABILITIES, _NEEDS_IC.T, strict=True):
+            means[capability] = _mean(scores @ needs_I, questions @ needs_I)
+        for members in _SETS:
+            alone = _mean(scores[..., members - 1], questions[..., members - 1])
+            means["_".join(("only", *_names(members)))] = alone
+        return means
+
+    def warnings(self, rows: Sequence[Row]) -> list[str]:
+        """Say what is to be known of the judge."""
+        return [] if self.judge.caution is None else [self.judge.caution]
+
+    def export(self, rows: Sequence[Row], folder: Path) -> list[Path]:
+        """Write the answers as MM-Vet's evaluator takes them, {id: text}, and the grades as it writes them."""
+        answers, grades = folder / "mm-vet_answers.json", folder / "mm-vet_grades.json"
+        write_json(answers, {row["id"]: row["response"] for row in rows})
+        write_json(
+            grades,
+            {
+                row["id"]: {
+                    "model": [row.get("judge_model", row.get("judge", UNNAMED))],
+                    "content": [row.get("judge_said") or json.dumps(row["score"])],
+                    "score": [row["score"]],
+                }
+                for row in rows
+            },
+        )
+        return [answers, grades]
+
+    def _from_table(self, table: Any) -> list[Sample]:
+        """Samples of a `datasets` table with the hub's columns."""
+        columns = ("question_id", "question", "answer", "image_source", "capability")
+        rows, openers = rows_and_pictures(table, columns, "image")
+        return self._samples(rows, openers, picture_names(table, "image"))
+
+    def _from_authors(self, folder: Path) -> list[Sample]:
+        """Samples of mm-vet.json; it says which picture a question is about, which its id does not."""
+        path = folder / "mm-vet.json"
+        entries = read_json(path)
+        rows = []
+        for key, entry in entries.items():
+            missing = [
+                name for name in ("imagename", "question", "answer", "capability") if name not in entry
+            ]
+            if missing:
+                raise ValueError(f"{path}: {key} lacks {', '.join(missing)}")
+            rows.append(entry | {"question_id": key})
+        openers = [picture_file((folder / "images", folder), row["imagename"]) for row in rows]
+        return self._samples(rows, openers, [row["imagename"] for row in rows])
+
+    def _samples(
+        self,
+        rows: Iterable[Mapping[str, Any]],
+        openers: Iterable[Opener],
+        pictures: Iterable[str | None],
+        steps: str = f"{STEPS} \n\n",
+    ) -> list[Sample]:
+        """Samples of rows with the hub's columns.
+
+        Args:
+            pictures: the name of each row's picture.
+            steps: what lmms-eval's prompt begins with; on scenes in the words that the tiny backbone knows.
+        """
+        samples = []
+        for row, open_image, picture in zip(rows, openers, pictures, strict=True):
+            key = str(row["question_id"])
+            key = f"v1_{key}" if key.isdigit() else key
+            if picture is None:
+                raise ValueError(f"question {key} has no picture")
+            capability = row["capability"]
+            listed = capability.split(",") if isinstance(capability, str) else list(capability)
+            details = {"capability": sorted((name.strip() for name in listed), key=_rank)}
+            _members({"id": key, **details})
+            samples.append(
+                Sample(
+                    id=key,
+                    image=picture,
+                    question=(steps if self.prompt == "lmms_eval" else "") + row["question"],
+                    label=str(row["answer"]),
+                    split="test",
+                    open_image=open_image,
+                    details=details | {name: row[name] for name in ("box", "difficulty") if name in row},
+                )
+            )
+        return side_by_side(samples)
+
+
+def _mean(scores: Floats, questions: Floats) -> Floats:
+    return np.where(questions > 0, percent(scores, questions), np.nan)
+
+
+def _rank(capability: str) -> int:
+    return CAPABILITIES.index(capability) if capability in CAPABILITIES else len(CAPABILITIES)
+
+
+def _members(row: Mapping[str, Any]) -> int:
+    """A row's capabilities as bits; they come as a list, or in the hub's text with commas."""
+    given = row["capability"]
+    names = [name.strip() for name in (given.split(",") if isinstance(given, str) else given)]
+    if not names or any(name not in CAPABILITIES for name in names):
+        raise ValueError(
+            f"question {row['id']} needs the capabilities {given!r}; MM-Vet's are {', '.join(CAPABILITIES)}"
+        )
+    return sum(1 << CAPABILITIES.index(name) for name in set(names))
+
+
+def _names(members: int) -> list[str]:
+    return [name for bit, name in enumerate(CAPABILITIES) if members & 1 << bit]
+
+
+def _asked(row: Row) -> Asked:
+    """What the judge is asked: the question without the prompt's beginning."""
+    missing = [name for name in ("question", "label") if not isinstance(row.get(name), str)]
+    if missing:
+        raise ValueError(f"question {row['id']} cannot be graded without its {' and '.join(missing)}")
+    question: str = row["question"]
+    bare = question.removeprefix(STEPS).lstrip() if question.startswith(STEPS) else question
+    return Asked(row["id"], bare, row["label"], row["response"])
+
+
+def _graded(row: Row, grade: Grade, judge: str) -> Row:
+    graded = {"score": grade.score, "judge": judge, "judge_model": grade.model, "judge_said": grade.content}
+    return row | graded | {"correct": grade.score == 1}

@@ -1,0 +1,154 @@
+"""`python -m blink.score`: score an existing predictions file with no model, and write submissions."""
+
+import logging
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+
+from blink.bench import (
+    BENCHMARKS,
+    JUDGED,
+    Benchmark,
+    Exportable,
+    Graded,
+    Judge,
+    Row,
+    make_judge,
+)
+from blink.bench.judges import UNNAMED, EndpointError, GivenScores, LocalJudge
+from blink.compare import Run, score_table, screen
+from blink.outputs import CONF_DIR, one_line_errors, reject_added_keys, write_json
+from blink.predictions import Answers, complete, mark, read_rows
+from blink.results import events_per_layer, expanded_share, scores
+
+log = logging.getLogger(__name__)
+
+
+@hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name="score")
+def main(config: DictConfig) -> None:
+    """Score a file, write and print the scores."""
+    with one_line_errors():
+        settings: Any = OmegaConf.to_container(config, resolve=True)
+        reject_added_keys(HydraConfig.get().overrides.task)
+        path, output, export = (_path(settings, key) for key in ("predictions", "output", "export"))
+        assert path is not None, "predictions is mandatory"
+        output = output or path.with_name(
+            f"{path.name.removesuffix('.gz').removesuffix('.jsonl')}.scores.json"
+        )
+        rows = read_rows(path)
+        benchmark = make_benchmark(settings, rows)
+        if export is not None and not isinstance(benchmark, Exportable):
+            raise ValueError(f"{benchmark.name} has no submission format of its own; leave export= out")
+        answers = complete(benchmark, rows)
+        _make_folder(output.parent)
+        try:
+            answers = judged(benchmark, answers, output.parent)
+        except EndpointError as error:
+            sys.exit(f"error: {error}")
+        result = scored(benchmark, answers, path)
+        write_json(output, result)
+        written = [output]
+        if isinstance(benchmark, Exportable) and export is not None:
+            _make_folder(export)
+            written += benchmark.export(answers.rows, export)
+    for warning in result["warnings"]:
+        log.warning("%s", warning)
+    console = screen()
+    console.print(score_table([Run("score", path.parent, result)]))
+    console.print(f"edition: {result['edition'] or 'unknown'}")
+    console.print(f"written to {', '.join(map(str, written))}", soft_wrap=True)
+
+
+def make_benchmark(settings: Mapping[str, Any], rows: Sequence[Row]) -> Benchmark:
+    """Return the benchmark that the config describes, with its judge if it has one.
+
+    Raises:
+        ValueError: none is given, or its settings or judge do not fit.
+    """
+    if "bench" not in settings:
+        raise ValueError(f"say whose rows these are with bench=, one of {', '.join(BENCHMARKS)}")
+    arguments = dict(settings["bench"])
+    name: str = arguments.pop("name")
+    if name in JUDGED:
+        given = settings["judge"].get("kind") == "given"
+        arguments["judge"] = _given_judge(rows) if given else make_judge(settings["judge"])
+    return BENCHMARKS[name](prompt=settings["prompt"], **arguments)
+
+
+def judged(benchmark: Benchmark, answers: Answers, folder: Path) -> Answers:
+    """Have the rows graded where the benchmark asks for it."""
+    if not isinstance(benchmark, Graded):
+        return answers
+    return answers._replace(rows=[mark(benchmark, row) for row in benchmark.grade(answers.rows, folder)])
+
+
+def scored(benchmark: Benchmark, answers: Answers, path: Path) -> dict[str, Any]:
+    """Return the result as JSON values, in the terms of `blink.eval`; what rows do not tell is None.
+
+    Raises:
+        ValueError: a row lacks what the benchmark needs.
+    """
+    rows, warnings = answers
+    generated = all(row["image"].startswith("scenes/") for row in rows)
+    try:
+        found = scores(benchmark, rows, "generated: scenes" if generated else None)
+    except KeyError as missing:
+        raise ValueError(f"some rows lack {missing}, which {benchmark.name} needs") from missing
+    traced = all("events" in row for row in rows)
+    return {
+        "method": None,
+        "data": path.name,
+        "predictions": str(path),
+        "policy": None,
+        **found,
+        "expanded": expanded_share(rows) if traced else None,
+        "events": events_per_layer(rows) if traced else None,
+        "warnings": [*found["warnings"], *warnings],
+    }
+
+
+def _given_judge(rows: Sequence[Row]) -> Judge:
+    """Who gave the rows their scores; the local judge if they have none.
+
+    Raises:
+        ValueError: only some have, or several judges gave them.
+    """
+    names = {str(row.get("judge", UNNAMED)) for row in rows if row.get("score") is not None}
+    without = [row for row in rows if row.get("score") is None]
+    if not names:
+        return LocalJudge()
+    if without:
+        raise ValueError(
+            f"{len(rows) - len(without)} rows have a score and {len(without)} have none; choose a judge= to grade all"
+        )
+    if len(names) > 1:
+        raise ValueError(
+            f"the scores are of several judges ({', '.join(sorted(names))}); choose a judge= to grade all"
+        )
+    name = names.pop()
+    return LocalJudge() if name == LocalJudge.name else GivenScores(name)
+
+
+def _path(settings: Mapping[str, Any], key: str) -> Path | None:
+    value = settings[key]
+    if value is None:
+        return None
+    if not isinstance(value, str) or not value:
+        raise ValueError(f"{key}={value!r}: expected a path; put quotes around one that reads as a number")
+    return Path(value).expanduser()
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as cause:
+        raise ValueError(f"cannot write into {folder}: {cause}") from cause
+
+
+if __name__ == "__main__":
+    main()
