@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from blink.bench import MMVet, Pope
+from blink.bench import MMBench, MMVet, Pope
 from blink.predictions import complete, read_rows
+from blink.results import scores
 
 ROW = {"id": "1", "split": "random", "image": "a.jpg", "label": "yes", "response": "Yes"}
 
@@ -72,6 +73,19 @@ def test_row_without_picture_stands_alone_and_is_said() -> None:
     assert [row["image"] for row in answers.rows] == ["0", "1", "2", "a.jpg"]
     [warning] = answers.warnings
     assert warning.startswith("3 of 4 rows do not name their picture")
+
+
+def test_rotations_of_a_question_stay_together() -> None:
+    """Would catch a question right in three of four rotations that counts as three right questions."""
+    rows = [
+        {"index": index, "label": "A", "response": "B" if index == 3_000_007 else "A"}
+        for index in (7, 1_000_007, 2_000_007, 3_000_007, 8, "1000008")
+    ]
+    answers = complete(MMBench(), rows)
+    assert [row["image"] for row in answers.rows] == ["7"] * 4 + ["8"] * 2
+    assert scores(MMBench(), answers.rows)["metrics"]["accuracy"] == 50
+    named = [row | {"image": f"copy{i}.png"} for i, row in enumerate(rows)]
+    assert len({row["image"] for row in complete(MMBench(), named).rows}) == 2
 
 
 @pytest.mark.parametrize(

@@ -73,6 +73,18 @@ def test_published_answers_give_the_published_scores(
     assert "edition: LLaVA's" in shown
 
 
+@pytest.mark.skipif(not GOLDEN.is_dir(), reason=f"{GOLDEN} is not there")
+def test_published_answers_give_the_published_scienceqa(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Would catch a slip in reading letters: LLaVA-1.5-13B's own answers are right 1445 times in 2017."""
+    path = GOLDEN / "scienceqa-img_llava-v1.5-13b.jsonl.gz"
+    command(monkeypatch, "bench=scienceqa", f"predictions={path}", "output=scores.json", "export=submission")
+    found = result("scores.json")
+    assert found["metrics"]["accuracy"] == pytest.approx(100 * 1445 / 2017)
+    assert (found["n"], found["edition"]) == (2017, "IMG test")
+    submitted = json.loads(Path("submission/scienceqa_result.json").read_text(encoding="utf-8"))
+    assert (submitted["correct"], submitted["count"]) == (1445, 2017)
+
+
 def test_scores_lie_beside_the_file_and_never_on_a_runs_own(monkeypatch: pytest.MonkeyPatch) -> None:
     """Would catch the result of a finished evaluation, with its policy and costs, written over."""
     Path("scores.json").write_text("{}", encoding="utf-8")

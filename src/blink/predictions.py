@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from blink.bench.base import Benchmark, Row, check_unique
+from blink.bench.circular import by_question, clusters_of
+from blink.bench.mmbench import MMBench
 
 
 class Answers(NamedTuple):
@@ -50,28 +52,32 @@ def complete(benchmark: Benchmark, rows: Sequence[Row]) -> Answers:
     """Fill in what rows from elsewhere may lack, and mark every response anew.
 
     A row without `id` goes by its `question_id` (within its `split`, if it has one) or its `index`; one without
-    `image` is a picture of its own.
+    `image` is a picture of its own, but that the rotations of an MMBench question always stay together.
 
     Raises:
         ValueError: a row has no response or no id, lacks what the benchmark needs, or its id comes twice; names it.
     """
     named = [{**row, "id": _id(number, row)} for number, row in enumerate(rows, start=1)]
     check_unique([row["id"] for row in named], "row")
-    warnings = []
-    apart = sum(row.get("image") is None for row in named)
-    if apart:
-        warnings.append(
-            f"{apart:,} of {len(named):,} rows do not name their picture: each counts as a picture of its own, which "
-            "makes intervals too narrow where several are about one"
-        )
-    marked = []
     for row in named:
         if not isinstance(row.get("response"), str):
             raise ValueError(f"row {row['id']} has the response {row.get('response')!r}; expected a text")
-        image = row["id"] if row.get("image") is None else str(row["image"])
-        row = {**row, "image": image}
-        marked.append(mark(benchmark, row))
-    return Answers(marked, warnings)
+    marked = [mark(benchmark, row) for row in named]
+    pictures = [row["id"] if row.get("image") is None else str(row["image"]) for row in named]
+    if isinstance(benchmark, MMBench):
+        number_of = {row["id"]: number for number, part in by_question(marked).items() for row in part}
+        pictures = clusters_of([number_of[row["id"]] for row in marked], pictures)
+    whole = [{**row, "image": picture} for row, picture in zip(marked, pictures, strict=True)]
+    apart = sum(row.get("image") is None for row in named)
+    if not apart:
+        return Answers(whole, [])
+    return Answers(
+        whole,
+        [
+            f"{apart:,} of {len(named):,} rows do not name their picture, and each question of them counts as a picture of "
+            "its own: intervals are too narrow where several are about one"
+        ],
+    )
 
 
 def mark(benchmark: Benchmark, row: Row) -> Row:
