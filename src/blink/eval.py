@@ -32,8 +32,12 @@ EXAMPLE = "example.png"
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name="eval")
-def main(config: DictConfig) -> None:
-    """Run one evaluation, or return it if it was finished before."""
+def main(config: DictConfig) -> float | None:
+    """Run one evaluation, or return it if it was finished before.
+
+    Returns:
+        Its main metric, which sweepers that search take as what to maximize; None if it has none.
+    """
     job = HydraConfig.get()
     overrides = list(job.overrides.task)
     with one_line_errors():
@@ -69,6 +73,7 @@ def main(config: DictConfig) -> None:
         console = screen()
         console.print(score_table([read_run(folder)]))
         console.print(f"written to {folder}", soft_wrap=True)
+    return next((float(result["metrics"][name]) for name in result["headline"]), None)
 
 
 class SweepCallback(Callback):

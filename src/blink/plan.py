@@ -39,6 +39,10 @@ _SCAN_KEYS = ("layer", "tau_exp", "tau_drop")
 _OTHER_POLICY_KEYS = ("patches", "saliency", "interpolate", "selector", "schedule", "scale_tau", "seed")
 
 
+POLICY_KEYS = (*_SCAN_KEYS, *_OTHER_POLICY_KEYS)
+"""Keys of the config that make the policy."""
+
+
 class Checkpoint(NamedTuple):
     """Which backbone to load, and how; as for `load_backbone`, and device "auto" is a GPU if there is one."""
 
@@ -173,7 +177,7 @@ def plain(config: DictConfig) -> dict[str, Any]:
 def _note_unused(overrides: Sequence[str], method: DictConfig, bench: str) -> None:
     """Say which overrides have no effect here; a sweep over methods or benchmarks gives them to all."""
     unread = set() if method.trained else {"token_sr"}
-    unread |= set() if method.scans else {*_SCAN_KEYS, *_OTHER_POLICY_KEYS}
+    unread |= set() if method.scans else set(POLICY_KEYS)
     keys = [override.partition("=")[0] for override in overrides]
     if given := [key for key in keys if key in unread]:
         log.info("method=%s does not use %s", method.name, ", ".join(given))
