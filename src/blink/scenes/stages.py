@@ -14,6 +14,7 @@ class Stage:
         steps, batch: optimizer steps, and pictures per step.
         rate, warmup, decay: peak learning rate; steps of linear warm-up, and of linear decay to zero at the end.
         course: what is asked; None for the stages with dense labels.
+        average: an earlier stage, and the share of its last weights in those that this stage begins with.
     """
 
     name: str
@@ -24,6 +25,7 @@ class Stage:
     warmup: int
     decay: int
     course: Course | None = None
+    average: tuple[str, float] | None = None
 
     def rate_at(self, step: int) -> float:
         """Learning rate of optimizer step ``step`` (from 0)."""
@@ -59,6 +61,15 @@ PAIRS = {
     "where": 2.0,
     "relation": 4.0,
     "describe": 0.5,
+}
+BALANCE = {
+    "existence": 1.0,
+    "colour": 1.0,
+    "shape": 1.0,
+    "count": 3.0,
+    "where": 4.0,
+    "relation": 3.0,
+    "describe": 0.3,
 }
 RELATIONS = {
     "existence": 0.7,
@@ -98,5 +109,9 @@ STAGES = (
     Stage(
         "final", "all", 350, 8, 2e-3, 20, 330,
         Course(RELATIONS, {"easy": 0.2, "ordinary": 0.55, "hard": 0.25}, long=0.35),
+    ),
+    Stage(
+        "balance", "all", 240, 8, 1.5e-3, 15, 225,
+        Course(BALANCE, {"easy": 0.15, "ordinary": 0.65, "hard": 0.2}, long=0.3), average=("whole", 0.4),
     ),
 )  # fmt: skip

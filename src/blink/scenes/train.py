@@ -9,6 +9,7 @@
 7. *whole*: all visual tokens, all weights, learning rate to zero.
 8. *relations*: once more with background left out, half of it about two objects or places.
 9. *final*: all visual tokens, all weights, learning rate to zero.
+10. *balance*: from the mean of what *whole* and *final* end with, which is better than both; every kind again.
 
 Matrices of the decoder layers are trained with Muon, all else with AdamW. The state is saved every few minutes, and
 the same command goes on from there; batches follow from (stage, step), so nothing is repeated or left out.
@@ -22,6 +23,7 @@ from pathlib import Path
 import torch
 from rich.logging import RichHandler
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from safetensors.torch import load_model, save_model
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Subset
@@ -203,13 +205,37 @@ class Trainer:
             )
         for number in range(first, len(stages)):
             stage = stages[number]
+            if stage.average and not done:
+                self._average(*stage.average)
             optimizers = self.optimizers(stage)
             if saved and done:
                 for optimizer, state in zip(optimizers, saved["optimizers"], strict=True):
                     optimizer.load_state_dict(state)
             self._run_stage(number, stage, optimizers, done)
             done, saved = 0, None
+            self.save_weights(stage.name)
             self._save(number + 1, 0, [])
+
+    def save_weights(self, stage: str) -> None:
+        """Keep the weights that a stage ends with."""
+        save_model(self.model, self.folder / f"{stage}.safetensors")
+
+    @torch.no_grad()
+    def _average(self, stage: str, share: float) -> None:
+        """Mix in `share` of the weights that an earlier stage ended with.
+
+        Raises:
+            ValueError: this folder does not hold them.
+        """
+        kept = self.folder / f"{stage}.safetensors"
+        if not kept.is_file():
+            raise ValueError(
+                f"{kept} is missing: begin with stage {stage} or before, or put its weights there"
+            )
+        now = {name: weight.clone() for name, weight in self.model.state_dict().items()}
+        load_model(self.model, kept)
+        for name, weight in self.model.state_dict().items():
+            weight.lerp_(now[name], 1 - share)
 
     def _save(self, stage: int, step: int, optimizers: list[torch.optim.Optimizer]) -> None:
         state = {
@@ -284,9 +310,12 @@ def main() -> None:
     options.folder.mkdir(parents=True, exist_ok=True)
     trainer = Trainer(options.folder, options.seed, compiled=not options.no_compile)
     log.info("training the tiny backbone: kinds %s; state in %s", ", ".join(QUESTION_KINDS), options.folder)
+    first = names.index(options.stage)
     if options.start:
         trainer.start_from(options.start)
-    trainer.run(STAGES, names.index(options.stage))
+        if first:
+            trainer.save_weights(names[first - 1])
+    trainer.run(STAGES, first)
     trainer.export(options.folder / "backbone")
     log.info("wrote %s", options.folder / "backbone")
 
