@@ -181,6 +181,9 @@ def test_grades_file_and_export_meet(monkeypatch: pytest.MonkeyPatch) -> None:
     ("rows", "overrides", "message"),
     [
         (POPE, (), "say whose rows these are with bench=, one of"),
+        (POPE, ("bench=pope", "predictions=null"), "say which rows to score with predictions="),
+        (POPE, ("bench=pope", "predictions=???"), "Missing mandatory value: .*predictions"),
+        (MMVET, ("bench=mmvet", "judge=grades"), "Missing mandatory value: .*judge.file"),
         (POPE, ("bench=pope", "predictions=gone.jsonl"), "predictions=gone.jsonl is not a file"),
         ([*POPE, POPE[0]], ("bench=pope",), "1 row ids come more than once: adversarial/0"),
         (
@@ -231,7 +234,7 @@ def test_help_names_keys_and_examples(
 ) -> None:
     """Would catch a help page that asks for a benchmark before it shows which there are."""
     with pytest.raises(SystemExit):
-        command(monkeypatch, "--help", "predictions=x")
+        command(monkeypatch, "--help")
     shown = capsys.readouterr().out
     assert all(
         word in shown for word in ("mmvet", "judge: endpoint, given, grades, local", "export", "Examples")

@@ -33,10 +33,11 @@ log = logging.getLogger(__name__)
 def main(config: DictConfig) -> None:
     """Score a file, write and print the scores."""
     with one_line_errors():
-        settings: Any = OmegaConf.to_container(config, resolve=True)
+        settings: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
         reject_added_keys(HydraConfig.get().overrides.task)
         path, output, export = (_path(settings, key) for key in ("predictions", "output", "export"))
-        assert path is not None, "predictions is mandatory"
+        if path is None:
+            raise ValueError("say which rows to score with predictions=FILE.jsonl")
         output = output or path.with_name(
             f"{path.name.removesuffix('.gz').removesuffix('.jsonl')}.scores.json"
         )
