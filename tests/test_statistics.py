@@ -107,6 +107,18 @@ def test_one_group_has_no_interval() -> None:
     assert math.isnan(estimate.high)
 
 
+def test_metric_that_no_resample_has_is_without_interval() -> None:
+    """Catches numpy's warning, an error here, where every resample misses a part that the metric needs."""
+
+    def whole(tally: Floats) -> dict[str, Floats]:
+        return {"whole": np.full(tally.shape[:-1], 5.0 if tally.ndim == 1 else np.nan)}
+
+    found = bootstrap(np.ones((3, 1)), whole)["whole"]
+    assert found.value == 5
+    assert math.isnan(found.low)
+    assert math.isnan(found.high)
+
+
 def test_no_group_is_an_error() -> None:
     """Catches an empty benchmark scored as nan."""
     with pytest.raises(ValueError, match="no questions"):

@@ -25,7 +25,8 @@ _ROWS_AT_ONCE = 1_000
 
 
 class Estimate(NamedTuple):
-    """A value and its interval in the metric's own unit. The interval is nan where fewer than two groups are."""
+    """A value and its interval in the metric's own unit. The interval is nan where there are fewer than two groups,
+    or where no resample has a value."""
 
     value: float
     low: float
@@ -158,7 +159,7 @@ def _estimates(
     estimates = {}
     for name, value in values.items():
         low = high = float("nan")
-        if groups > 1 and not np.isnan(value):
+        if groups > 1 and not np.isnan(value) and not np.isnan(drawn[name]).all():
             low, high = np.nanquantile(drawn[name], edges)
         estimates[name] = Estimate(float(value), float(low), float(high))
     return estimates

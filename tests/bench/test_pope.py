@@ -3,7 +3,6 @@
 import gzip
 import json
 from collections.abc import Mapping
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from PIL import Image
 from blink.bench import Pope, Row, Sample, score
 from blink.bench.base import SHORT_ANSWER
 from blink.bench.pope import SPLITS
+from tests.bench.files import write_parquet
 
 GOLDEN = Path(__file__).parents[2].parent / "shared" / "golden" / "pope_llava-v1.5-13b.jsonl.gz"
 
@@ -182,30 +182,6 @@ def check_hub_samples(samples: list[Sample]) -> None:
     )
     assert samples[6].load_image().getpixel((0, 0)) == (10, 0, 0)
     assert {sample.id for sample in samples[:6]} == {f"{split}/{i}" for split in SPLITS for i in (1, 2)}
-
-
-def write_parquet(folder: Path, rows: list[dict[str, Any]], name: str) -> None:
-    """Write hub rows as the hub stores them, pictures as PNG bytes."""
-    import datasets
-
-    folder.mkdir(parents=True, exist_ok=True)
-    columns: dict[str, list[Any]] = {key: [row[key] for row in rows] for key in rows[0]}
-    columns["image"] = [{"bytes": png(row["image"]), "path": None} for row in rows]
-    datasets.Dataset.from_dict(columns).cast_column("image", datasets.Image()).to_parquet(folder / name)
-
-
-def png(image: Image.Image) -> bytes:
-    stream = BytesIO()
-    image.save(stream, "PNG")
-    return stream.getvalue()
-
-
-@pytest.fixture
-def arrow_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keep what `datasets` converts inside the test's own folder."""
-    import datasets
-
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "arrow"))
 
 
 @pytest.mark.usefixtures("arrow_cache")

@@ -16,15 +16,19 @@ from blink.bench.base import (
     score,
     tallies,
 )
+from blink.bench.gqa import GQA
 from blink.bench.judges import Judge, make_judge
 from blink.bench.mmbench import MMBench, MMBenchCN
+from blink.bench.mme import MME
 from blink.bench.mmvet import MMVet
 from blink.bench.pope import Pope
 from blink.bench.scienceqa import ScienceQA
 
 BENCHMARKS: dict[str, Callable[..., Benchmark]] = {
+    "gqa": GQA,
     "mmbench": MMBench,
     "mmbench_cn": MMBenchCN,
+    "mme": MME,
     "mmvet": MMVet,
     "pope": Pope,
     "scienceqa": ScienceQA,
@@ -36,7 +40,9 @@ JUDGED = frozenset({"mmvet"})
 
 __all__ = [
     "BENCHMARKS",
+    "GQA",
     "JUDGED",
+    "MME",
     "PROMPTS",
     "Answer",
     "Benchmark",

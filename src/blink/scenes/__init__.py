@@ -6,6 +6,6 @@ Reading order: ``draw`` (pictures), ``view`` (what a picture or a zoomed quadran
 """
 
 from blink.scenes.pictures import SceneImages
-from blink.scenes.schemas import mmbench_rows, mmvet_rows, pope_rows, scienceqa_rows
+from blink.scenes.schemas import gqa_rows, mmbench_rows, mme_rows, mmvet_rows, pope_rows, scienceqa_rows
 
-__all__ = ["SceneImages", "mmbench_rows", "mmvet_rows", "pope_rows", "scienceqa_rows"]
+__all__ = ["SceneImages", "gqa_rows", "mmbench_rows", "mme_rows", "mmvet_rows", "pope_rows", "scienceqa_rows"]

@@ -1,0 +1,294 @@
+"""MME: two yes/no questions about each picture, of which one is to be answered yes, in 14 subtasks.
+
+Prompts are LLaVA's or lmms-eval's; answer reading and points are those of the authors' `calculation.py`. A subtask
+gives 100 points times the share of right answers and 100 times the share of pictures with both answers right;
+perception is the sum over ten subtasks (at most 2000), cognition over four (at most 800).
+
+Axes: S subtasks, K = 5 S sums in a tally: right answers, questions, pairs with both right, pairs, answers that are
+neither yes nor no.
+"""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from blink.bench.base import SHORT_ANSWER, Mark, Row, Sample, check_prompt, percent, side_by_side
+from blink.bench.mme_release import CLOSING, find_release, labelled, release_rows
+from blink.bench.sources import (
+    Opener,
+    hub_table,
+    in_memory,
+    parquet_files,
+    parquet_table,
+    picture_file,
+    read_jsonl,
+    rows_and_pictures,
+)
+from blink.scenes import mme_rows
+from blink.statistics import Floats
+
+PERCEPTION = (
+    "existence",
+    "count",
+    "position",
+    "color",
+    "posters",
+    "celebrity",
+    "scene",
+    "landmark",
+    "artwork",
+    "OCR",
+)
+COGNITION = ("commonsense_reasoning", "numerical_calculation", "text_translation", "code_reasoning")
+SUBTASKS = PERCEPTION + COGNITION
+_SUMS = 5
+_IS_PERCEPTION_S = np.array([subtask in PERCEPTION for subtask in SUBTASKS])
+
+
+class MME:
+    """The benchmark.
+
+    Args:
+        hub_id: data set on the Hugging Face hub.
+        revision: its revision; None is the newest.
+        max_new_tokens: how long an answer may get.
+        prompt: "llava", or "lmms_eval", which keeps a space before the line break in the seven questions that have
+            two spaces before their closing.
+
+    Raises:
+        ValueError: an unknown prompt.
+    """
+
+    name = "mme"
+    headline: tuple[str, ...] = ("perception", "cognition", "total")
+    units: Mapping[str, str] = dict.fromkeys((*headline, *SUBTASKS), "points")
+
+    def __init__(
+        self,
+        *,
+        hub_id: str = "lmms-lab/MME",
+        revision: str | None = None,
+        max_new_tokens: int = 128,
+        prompt: str = "llava",
+    ) -> None:
+        self.prompt = check_prompt(prompt)
+        self.version = "mme-1" if prompt == "llava" else f"mme-1+{prompt}"
+        self.hub_id = hub_id
+        self.revision = revision
+        self.max_new_tokens = max_new_tokens
+
+    def from_scenes(self, split: str, images: int) -> list[Sample]:
+        """A pair of questions of every subtask about each of `images` generated pictures of the world's `split`."""
+        rows = list(mme_rows(split, images))
+        return self._samples(rows, [in_memory(row["image"]) for row in rows])
+
+    def from_hub(self) -> list[Sample]:
+        """All rows of the hub data set, its pictures read when they are needed.
+
+        Raises:
+            ValueError: the data set cannot be reached; says how to get it.
+        """
+        return self._from_table(hub_table(self.hub_id, self.revision, "test"))
+
+    def from_folder(self, root: Path) -> list[Sample]:
+        """The hub's parquet files, or the authors' release below `root`, in the order of LLaVA's question file if that
+        is there, too.
+
+        Raises:
+            ValueError: the folder holds neither, or a part of it is missing or does not fit; says which.
+        """
+        parquet = parquet_files(root, "test-")
+        if parquet:
+            return self._from_table(parquet_table(parquet))
+        release = find_release(root, SUBTASKS)
+        if release is not None:
+            return self._from_release(release, root / "llava_mme.jsonl")
+        raise ValueError(
+            f"{root} holds no MME: put there either the parquet files of {self.hub_id} (any depth), or the authors' "
+            "MME_Benchmark_release_version/ with a folder per subtask, and beside it LLaVA's llava_mme.jsonl if its "
+            "order of questions is wanted"
+        )
+
+    def mark(self, row: Mapping[str, Any]) -> Mark:
+        """Read yes, no or other from a response; other is wrong.
+
+        The whole of it in lower case, else its first four characters: "yes" in them, else "no" in them, else other.
+
+        Raises:
+            ValueError: the label is neither yes nor no, or the subtask is unknown; names the row.
+        """
+        _check_subtask(row["category"], row["id"])
+        label = _label(row["label"], row["id"])
+        start = row["response"].lower()[:4]
+        answer = "yes" if "yes" in start else "no" if "no" in start else "other"
+        return Mark(answer, answer == label)
+
+    def tally(self, rows: Sequence[Row]) -> Floats:
+        """Add up answers and pairs of each subtask, [K]. A pair with an answer missing is not right in both."""
+        sums_S5 = np.zeros((len(SUBTASKS), _SUMS))
+        for (subtask, _), pair in _pairs(rows).items():
+            right = sum(row["correct"] for row in pair)
+            both = len(pair) > 1 and right == len(pair)
+            other = sum(row["answer"] == "other" for row in pair)
+            sums_S5[SUBTASKS.index(subtask)] += (right, len(pair), both, 1, other)
+        return sums_S5.reshape(-1)
+
+    def metrics(self, tally_K: Floats) -> dict[str, Floats]:
+        """Points: of perception, cognition and both, and of each subtask (at most 200). In percent: all questions
+        answered right (`accuracy`), and answered neither yes nor no (`other`).
+
+        A subtask without questions is nan. The sums leave out a subtask that none of the tallies has; where some have
+        it, they are nan for those without, since less than the same sum would not compare.
+        """
+        sums = tally_K.reshape(*tally_K.shape[:-1], len(SUBTASKS), _SUMS)
+        right, n, both, pairs, other = np.moveaxis(sums, -1, 0)
+        points = np.where(n > 0, percent(right, n) + percent(both, pairs), np.nan)
+        asked_S = (n > 0).reshape(-1, len(SUBTASKS)).any(axis=0)
+        parts = {
+            "perception": _IS_PERCEPTION_S,
+            "cognition": ~_IS_PERCEPTION_S,
+            "total": np.ones_like(_IS_PERCEPTION_S),
+        }
+        totals = {name: _sum(points[..., asked_S & part_S]) for name, part_S in parts.items()}
+        shares = {
+            "accuracy": percent(right.sum(axis=-1), n.sum(axis=-1)),
+            "other": percent(other.sum(axis=-1), n.sum(axis=-1)),
+        }
+        return totals | shares | {name: points[..., i] for i, name in enumerate(SUBTASKS)}
+
+    def warnings(self, rows: Sequence[Row]) -> list[str]:
+        """Say which subtasks the sums lack, and which pictures have other than two questions."""
+        present = {row["category"] for row in rows}
+        found = []
+        for name, subtasks in (("perception", PERCEPTION), ("cognition", COGNITION)):
+            missing = [subtask for subtask in subtasks if subtask not in present]
+            if missing:
+                found.append(
+                    f"{name} and total lack {', '.join(missing)}: of {len(subtasks)} subtasks of {name} "
+                    f"{len(subtasks) - len(missing)} were asked"
+                )
+        counts = {_name(key): len(pair) for key, pair in _pairs(rows).items()}
+        for problem, keys in (
+            (
+                "have one question, not two, and count as not right in both",
+                [k for k in counts if counts[k] < 2],
+            ),
+            (
+                "have more than two questions, and count as right if all are",
+                [k for k in counts if counts[k] > 2],
+            ),
+        ):
+            if keys:
+                shown = f"{', '.join(keys[:3])}{' ...' if keys[3:] else ''}"
+                found.append(f"{len(keys)} pairs {problem}: {shown}")
+        return found
+
+    def export(self, rows: Sequence[Row], folder: Path) -> list[Path]:
+        """Write what the authors' `calculation.py` reads: per subtask a file of lines `image question label response`.
+
+        Fields are parted by tabs and pairs are consecutive lines, so tabs and line breaks in responses become spaces.
+
+        Raises:
+            ValueError: a picture has other than two questions, by which all lines after it would be paired wrongly.
+        """
+        pairs = _pairs(rows)
+        odd = [_name(key) for key, pair in pairs.items() if len(pair) != 2]
+        if odd:
+            raise ValueError(
+                f"{len(odd)} pictures have other than two answers, and MME's files pair consecutive lines: "
+                f"{', '.join(odd[:3])}{' ...' if odd[3:] else ''}; answer all questions first"
+            )
+        paths = []
+        for subtask in SUBTASKS:
+            lines = [
+                _line(row) for (category, _), pair in pairs.items() if category == subtask for row in pair
+            ]
+            if lines:
+                paths.append(folder / f"{subtask}.txt")
+                paths[-1].write_text("".join(lines), encoding="utf-8")
+        return paths
+
+    def _from_table(self, table: Any) -> list[Sample]:
+        """Samples of a `datasets` table with the hub's columns."""
+        columns = ("question_id", "question", "answer", "category")
+        return self._samples(*rows_and_pictures(table, columns, "image"))
+
+    def _from_release(self, release: Path, questions: Path) -> list[Sample]:
+        """Samples of the authors' folders; with LLaVA's file its questions, labelled from the folders."""
+        rows = release_rows(release, SUBTASKS)
+        if questions.is_file():
+            rows = labelled(read_jsonl(questions), rows)
+        return self._samples(rows, [picture_file((release,), row["question_id"]) for row in rows])
+
+    def _samples(self, rows: Iterable[Mapping[str, Any]], openers: Iterable[Opener]) -> list[Sample]:
+        """Samples of rows with the hub's columns, the questions about one picture side by side."""
+        samples: list[Sample] = []
+        asked: dict[str, int] = {}
+        for row, open_image in zip(rows, openers, strict=True):
+            shared = str(row["question_id"])
+            asked[shared] = asked.get(shared, 0) + 1
+            key = f"{shared}/{asked[shared]}"
+            _check_subtask(row["category"], key)
+            extra = {name: row[name] for name in ("box", "difficulty") if name in row}
+            samples.append(
+                Sample(
+                    id=key,
+                    image=str(row.get("image_source", shared)),
+                    question=self._prompt(row["question"]),
+                    label=_label(row["answer"], key),
+                    split="perception" if row["category"] in PERCEPTION else "cognition",
+                    open_image=open_image,
+                    details={"category": row["category"], "question_id": shared, **extra},
+                )
+            )
+        return side_by_side(samples)
+
+    def _prompt(self, question: str) -> str:
+        """The user's text for a question as MME has it."""
+        if self.prompt == "lmms_eval":
+            return question.strip().replace(f" {CLOSING}", "") + SHORT_ANSWER
+        return question.replace(CLOSING, "").strip() + SHORT_ANSWER
+
+
+def _pairs(rows: Iterable[Row]) -> dict[tuple[str, str], list[Row]]:
+    """Rows by subtask and picture, in order of first appearance."""
+    pairs: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        pairs.setdefault((row["category"], row["image"]), []).append(row)
+    return pairs
+
+
+def _name(key: tuple[str, str]) -> str:
+    subtask, image = key
+    return image if image.startswith(f"{subtask}/") else f"{image} ({subtask})"
+
+
+def _sum(points: Floats) -> Floats:
+    """The sum over the last axis; nan if that is empty."""
+    return np.asarray(points.sum(axis=-1) if points.shape[-1] else np.full(points.shape[:-1], np.nan))
+
+
+def _line(row: Row) -> str:
+    """A row as a line of the authors' answer file, the question with its closing again."""
+    picture = Path(str(row.get("question_id") or row["image"])).name
+    question = row["question"].removesuffix(SHORT_ANSWER)
+    if CLOSING not in question:
+        question = f"{question} {CLOSING}"
+    fields = (picture, question, row["label"].strip().capitalize(), row["response"])
+    return "\t".join(re.sub(r"[\t\r\n]+", " ", field) for field in fields) + "\n"
+
+
+def _check_subtask(subtask: str, key: str) -> None:
+    if subtask not in SUBTASKS:
+        raise ValueError(f"question {key} is of category {subtask!r}; MME has {', '.join(SUBTASKS)}")
+
+
+def _label(label: str, key: str) -> str:
+    """A label in lower case."""
+    found = str(label).strip().lower()
+    if found not in ("yes", "no"):
+        raise ValueError(f"question {key} has the label {label!r}; MME's are Yes and No")
+    return found
