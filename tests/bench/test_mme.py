@@ -173,6 +173,19 @@ def test_unknown_subtask_or_label_is_named() -> None:
         marked(label="maybe")
 
 
+def test_rows_that_cannot_be_paired_or_exported_are_named(tmp_path: Path) -> None:
+    """Catches rows from elsewhere without a picture, each then half a pair, and a KeyError for one without question."""
+    with pytest.raises(ValueError, match=r"count/1.png/1 names no image"):
+        marked(image=None)
+    bare = [
+        {key: value for key, value in row.items() if key != "question"}
+        for row in pair("count", 1, "Yes", "No")
+    ]
+    assert values(bare)["count"] == pytest.approx(200)
+    with pytest.raises(ValueError, match=r"row count/1.png/1 lacks its question"):
+        MME().export(bare, tmp_path)
+
+
 def hub_rows() -> list[dict[str, Any]]:
     """Rows with the hub's columns; a second picture's pair torn apart, one question with two spaces."""
     asked = [

@@ -118,9 +118,11 @@ class MME:
         The whole of it in lower case, else its first four characters: "yes" in them, else "no" in them, else other.
 
         Raises:
-            ValueError: the label is neither yes nor no, or the subtask is unknown; names the row.
+            ValueError: the label is neither yes nor no, or the subtask or the picture is unknown; names the row.
         """
         _check_subtask(row["category"], row["id"])
+        if row["image"] is None:
+            raise ValueError(f"question {row['id']} names no image, by which MME's pairs are found")
         label = _label(row["label"], row["id"])
         start = row["response"].lower()[:4]
         answer = "yes" if "yes" in start else "no" if "no" in start else "other"
@@ -192,8 +194,12 @@ class MME:
         Fields are parted by tabs and pairs are consecutive lines, so tabs and line breaks in responses become spaces.
 
         Raises:
-            ValueError: a picture has other than two questions, by which all lines after it would be paired wrongly.
+            ValueError: a picture has other than two questions, by which all lines after it would be paired wrongly, or
+                a row lacks its question.
         """
+        for row in rows:
+            if not isinstance(row.get("question"), str):
+                raise ValueError(f"row {row['id']} lacks its question, which MME's files hold")
         pairs = _pairs(rows)
         odd = [_name(key) for key, pair in pairs.items() if len(pair) != 2]
         if odd:
