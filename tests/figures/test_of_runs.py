@@ -38,7 +38,9 @@ def drawn(name: str, points: Sequence[Point], tmp_path: Path, **settings: Any) -
     """A figure of runs, drawn for real: warnings of layout and fonts come then."""
     everything = dict.fromkeys(("metric", "metrics", "method", "first", "last"))
     with look():
-        made = RUN_RECIPES[name](points, everything | {"difference": False, "zoom": True} | settings, "tiny")
+        made = RUN_RECIPES[name](
+            points, everything | {"difference": False, "scale": "difference"} | settings, "tiny"
+        )
         for figure in made.figures.values():
             figure.savefig(tmp_path / "figure.png")
     return made
@@ -163,7 +165,11 @@ def test_copy_radar(tmp_path: Path) -> None:
     record = next(record for record in made.table if record["metric"] == "random_accuracy")
     assert record["copy @3 less vanilla"] == pytest.approx(record["copy @3"] - record["vanilla"])
     assert record["copy @3"] > record["vanilla"] > record["copy @5"]
+    assert record["copy @3 low"] <= record["copy @3 less vanilla"] <= record["copy @3 high"]
     assert "f1" not in [record["metric"] for record in made.table]
+    drawn("copy_radar", points, tmp_path, scale="score")
+    with pytest.raises(ValueError, match=r"figure.scale='zoom': expected one of difference, score"):
+        drawn("copy_radar", points, tmp_path, scale="zoom")
 
 
 def test_copy_radar_refuses_what_is_no_copy(tmp_path: Path) -> None:

@@ -101,34 +101,26 @@ def draw(
     Args:
         measure: score of a run with its interval.
         vanilla: score of the backbone as it is.
-        ours: layers that the backbone's preset scans, marked where they begin and end.
+        ours: the main range of the backbone's layer study, shaded.
     """
     panels = [
-        (
-            f"from this layer to layer {ranges.last}",
-            "first scanned layer",
-            ranges.starting,
-            min(ours, default=None),
-        ),
-        (
-            f"from layer {ranges.first} to this layer",
-            "last scanned layer",
-            ranges.ending,
-            max(ours, default=None),
-        ),
+        (f"from this layer to layer {ranges.last}", "first scanned layer", ranges.starting),
+        (f"from layer {ranges.first} to this layer", "last scanned layer", ranges.ending),
     ]
-    panels = [panel for panel in panels if len(panel[2]) > 1] or [("", "layer", {}, min(ours, default=None))]
+    panels = [panel for panel in panels if len(panel[2]) > 1] or [("", "layer", {})]
     figure = Figure(figsize=(6.4, 0.6 + 2.7 * len(panels)), layout="constrained")
     figure.suptitle(plain(title))
-    for axes, (label, xlabel, runs, marked) in zip(
+    for axes, (label, xlabel, runs) in zip(
         np.atleast_1d(figure.subplots(len(panels), sharey=True)), panels, strict=True
     ):
         _draw_line(axes, ranges.single, measure, ORANGE, "--", "s", "this layer alone")
         _draw_line(axes, runs, measure, BLUE, "-", "o", label)
         if vanilla is not None:
             axes.axhline(vanilla.value, color=GREY, linestyle=":", label="vanilla")
-        if marked is not None:
-            axes.axvline(marked, color=GREY, linewidth=0.8, linestyle="-.", label="the preset's")
+        if ours:
+            axes.axvspan(
+                min(ours) - 0.5, max(ours) + 0.5, color=GREY, alpha=0.12, linewidth=0, label="main range"
+            )
         axes.set_xticks(sorted({*ranges.single, *runs}))
         axes.set_xlabel(xlabel)
         axes.set_ylabel(ylabel)

@@ -94,13 +94,13 @@ def vanilla_of(points: Sequence[Point]) -> Run | None:
 
 
 def main_metric(points: Sequence[Point], metric: str | None) -> str:
-    """The metric of a figure: as named, or the benchmark's first.
+    """The metric of a figure: as named, or MME's total, or the benchmark's first.
 
     Raises:
         ValueError: the runs have no such metric; lists those that they have.
     """
     scores = points[0].run.scores
-    chosen = metric or scores["headline"][0]
+    chosen = metric or ("total" if "total" in scores["headline"] else scores["headline"][0])
     if chosen not in scores["metrics"]:
         raise ValueError(f"figure.metric={chosen!r}: the runs have {', '.join(scores['metrics'])}")
     return str(chosen)

@@ -5,6 +5,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from blink.bench.mme import COGNITION, PERCEPTION
+from blink.compare import unit
 from blink.figures import copy_radar, layer_range, thresholds
 from blink.figures.points import Point, about, estimate, gain, main_metric, the_method, vanilla_of, with_unit
 from blink.figures.prices import flops_over_vanilla
@@ -14,21 +16,7 @@ from blink.presets import LAYER_STUDIES
 
 log = logging.getLogger(__name__)
 
-_MME = {
-    "perception": (
-        "existence",
-        "count",
-        "position",
-        "color",
-        "posters",
-        "celebrity",
-        "scene",
-        "landmark",
-        "artwork",
-        "OCR",
-    ),
-    "cognition": ("commonsense_reasoning", "numerical_calculation", "text_translation", "code_reasoning"),
-}
+SCALES = ("difference", "score")
 
 
 def draw_copies(points: Sequence[Point], settings: Mapping[str, Any], family: str) -> Drawn:
@@ -37,12 +25,17 @@ def draw_copies(points: Sequence[Point], settings: Mapping[str, Any], family: st
     metrics = copy_radar.subtasks(points, settings["metrics"])
     groups = [metrics]
     if settings["metrics"] is None and points[0].run.scores["benchmark"] == "mme":
-        groups = [[name for name in part if name in metrics] for part in _MME.values()]
-        groups = [part for part in groups if len(part) > 2]
+        parts = [[name for name in part if name in metrics] for part in (PERCEPTION, COGNITION)]
+        groups = [part for part in parts if len(part) > 2] or groups
+        metrics = [name for part in groups for name in part]
     title = f"Copying the hottest region at one layer\n{about(points)}"
-    figure = copy_radar.draw(chosen, groups, title, bool(settings["zoom"]))
+    if settings["scale"] not in SCALES:
+        raise ValueError(f"figure.scale={settings['scale']!r}: expected one of {', '.join(SCALES)}")
+    against = copy_radar.gains(chosen)
+    units = unit(points[0].run.scores, metrics[0])
+    figure = copy_radar.draw(chosen, groups, against, title, units, settings["scale"])
     labels = {label: str(point.run.folder) for label, point in chosen}
-    return Drawn({"copy_radar": figure}, copy_radar.table(chosen, metrics), {"runs": labels})
+    return Drawn({"copy_radar": figure}, copy_radar.table(chosen, metrics, against), {"runs": labels})
 
 
 def draw_layer_range(points: Sequence[Point], settings: Mapping[str, Any], family: str) -> Drawn:
