@@ -194,7 +194,9 @@ def _draw(plan: Plan, settings: Mapping[str, Any]) -> Drawn:
         revision=model["revision"],
         dtype=model["dtype"],
         device=device,
+        device_map=model["device_map"],
         attn_implementation=model["attn_implementation"],
+        pad=model["pad"],
     )
     modules = load_token_sr(plan.token_sr, layers=plan.module_layers) if plan.token_sr else {}
     subject = Subject(

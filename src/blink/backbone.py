@@ -65,7 +65,7 @@ class Backbone:
         image_token_id: id of the tokens that stand for visual tokens in a prompt.
 
     Raises:
-        ValueError: for a model of another class, another text model, or sliding-window layers.
+        ValueError: for a model of another class, another text model, sliding-window layers, or several devices.
     """
 
     def __init__(self, model: Any) -> None:
@@ -86,6 +86,12 @@ class Backbone:
             raise ValueError(
                 f"the text model attends within a sliding window of {config.sliding_window} tokens; "
                 "Blink needs full attention in every layer (sliding_window=None)"
+            )
+        devices = sorted({str(weight.device) for weight in self.model.parameters()})
+        if len(devices) > 1:
+            raise ValueError(
+                f"the model lies on several devices ({', '.join(devices)}); Blink needs it on one: load it without a "
+                "device_map, or with one that names a single device that holds all of it"
             )
         self.hidden_size: int = config.hidden_size
         self.num_layers = len(self.decoder.layers)

@@ -107,7 +107,8 @@ class SweepCallback(Callback):
 
 def _draw_example(plan: Plan, folder: Path) -> None:
     """Draw one answer into the run folder."""
-    seen = ViewMaker(load_processor(plan.backbone.path, revision=plan.backbone.revision)).seen
+    backbone = plan.backbone
+    seen = ViewMaker(load_processor(backbone.path, revision=backbone.revision, pad=backbone.pad)).seen
     figure = example(plan.samples, read_run(folder).rows(), plan.policy, seen)
     figure.savefig(folder / EXAMPLE, dpi=130)
 

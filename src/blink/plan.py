@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from blink.answerer import EngineAnswerer, OneByOneAnswerer
 from blink.bench import JUDGED, Benchmark, Sample, make_judge
-from blink.checkpoints import TINY, LoadedBackbone, load_backbone
+from blink.checkpoints import TINY, LoadedBackbone, load_backbone, pads
 from blink.engine import Run
 from blink.evaluate import Answerer, files_digest
 from blink.outputs import reject_added_keys
@@ -50,7 +50,9 @@ class Checkpoint(NamedTuple):
     revision: str | None
     dtype: str
     device: str
+    device_map: str | None
     attn_implementation: str
+    pad: bool | None
 
 
 class Plan(NamedTuple):
@@ -109,6 +111,7 @@ def make_plan(config: DictConfig, overrides: Sequence[str]) -> Plan:
         scenes_images=config.scenes.images,
         limit=config.limit,
     )
+    padded = pads(outlined(model.path, model.revision).family, model.pad)
     revision = getattr(outlined(model.path, model.revision).model.config, "_commit_hash", None)
     inputs = {
         "version": questions.benchmark.version,
@@ -123,11 +126,13 @@ def make_plan(config: DictConfig, overrides: Sequence[str]) -> Plan:
         "sources": sources,
         "backbone": model.path,
         "revision": revision,
+        "dtype": model.dtype,
+        "padded": padded,
         "token_sr": token_sr,
         "reuse": config.engine.reuse,
         "warnings": training_differs(token_sr, model.path, template.prefix) if token_sr else [],
     }
-    checkpoint = Checkpoint(model.path, model.revision, model.dtype, model.device, model.attn_implementation)
+    checkpoint = Checkpoint(**{key: model[key] for key in Checkpoint._fields})
     return Plan(
         backbone=checkpoint,
         reuse=config.engine.reuse,
@@ -212,14 +217,11 @@ def _no_policy(config: DictConfig) -> tuple[None, None]:
 @lru_cache(maxsize=1)
 def _load(checkpoint: Checkpoint) -> LoadedBackbone:
     """Load a backbone, or return the one that was used before."""
-    device = checkpoint.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    log.info("loading the backbone %s on %s", checkpoint.path, device)
-    return load_backbone(
+    if checkpoint.device == "auto":
+        checkpoint = checkpoint._replace(device="cuda" if torch.cuda.is_available() else "cpu")
+    log.info(
+        "loading the backbone %s on %s",
         checkpoint.path,
-        revision=checkpoint.revision,
-        dtype=checkpoint.dtype,
-        device=device,
-        attn_implementation=checkpoint.attn_implementation,
+        checkpoint.device_map or checkpoint.device,
     )
+    return load_backbone(**checkpoint._asdict())

@@ -15,7 +15,7 @@ from transformers.utils import is_flash_attn_2_available
 from blink.backbone import Backbone
 from blink.bench import BENCHMARKS, PROMPTS, Benchmark, Judge, Sample
 from blink.bench.base import side_by_side
-from blink.checkpoints import TINY, outline
+from blink.checkpoints import TINY, check_device_map, outline
 from blink.handle import attach
 from blink.policy import Policy
 from blink.token_sr import token_sr_config
@@ -31,6 +31,7 @@ _TEXTS = (
     "model.family",
     "model.template",
     "model.device",
+    "model.device_map",
     "bench.name",
     "bench.hub_id",
     "bench.revision",
@@ -42,11 +43,20 @@ _TEXTS = (
     "outputs",
 )
 
-_OPTIONAL = ("limit", "model.revision", "bench.revision", "data.root", "data.id", "token_sr")
+_OPTIONAL = (
+    "limit",
+    "model.revision",
+    "model.device_map",
+    "bench.revision",
+    "data.root",
+    "data.id",
+    "token_sr",
+)
 
 _CHOICES: Mapping[str, tuple[object, ...]] = {
     "model.dtype": ("float32", "bfloat16", "float16", "auto"),
     "model.attn_implementation": ("eager", "sdpa", "flash_attention_2"),
+    "model.pad": (True, False, None),
     "prompt": PROMPTS,
     "engine.reuse": ("full", "none"),
     "fresh": (True, False),
@@ -102,6 +112,7 @@ def check_values(settings: Mapping[str, Any]) -> None:
     if type(memory) not in (int, float) or not memory > 0:
         raise ValueError(f"engine.memory_gb={memory!r}: expected a number above 0")
     _check_device(values["model.device"])
+    check_device_map(values.get("model.device_map"))
 
 
 @lru_cache(maxsize=4)

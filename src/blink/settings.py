@@ -53,6 +53,9 @@ _CHOICES = (
     ("objective", "space", ("hidden", "input_norm")),
     ("token_sr", "dtype", ("float32", "bfloat16", "float16")),
     ("model", "device", ("auto",)),  # training takes trainer.accelerator and trainer.devices
+    ("model", "device_map", (None,)),
+    ("model", "dtype", ("float32", "bfloat16", "float16", "auto")),
+    ("model", "pad", (True, False, None)),
 )
 
 
@@ -92,7 +95,7 @@ def check(settings: dict[str, Any], folder: Path) -> Plan:
     """
     import torch
 
-    from blink.checkpoints import outline
+    from blink.checkpoints import outline, pads
     from blink.pairs import images_per_batch
     from blink.prompts import template_named
     from blink.token_sr import TokenSR, check_patches
@@ -102,6 +105,7 @@ def check(settings: dict[str, Any], folder: Path) -> Plan:
     layers = parse_layers(settings["layer"])
     prefix = template_named(model["template"]).prefix
     backbone = outline(model["path"], revision=model["revision"])
+    pads(backbone.family, model["pad"])
     if layers[-1] >= backbone.num_layers:
         raise ValueError(
             f"layer={settings['layer']}: {model['path']} has layers 0 to {backbone.num_layers - 1}"
@@ -129,7 +133,7 @@ def _check_values(settings: dict[str, Any]) -> None:
     for group, key, choices in _CHOICES:
         value = settings[group][key]
         if value not in choices:
-            raise ValueError(f"{group}.{key}={value!r}: expected one of {', '.join(choices)}")
+            raise ValueError(f"{group}.{key}={value!r}: expected one of {', '.join(map(str, choices))}")
 
     for key in ("hidden", "kernels"):
         value = settings["token_sr"][key]

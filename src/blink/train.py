@@ -112,6 +112,7 @@ def train(settings: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
         dtype=model["dtype"],
         attn_implementation=model["attn_implementation"],
         num_layers=max(plan.layers),
+        pad=model["pad"],
     )
     module = _module(settings, plan, loaded)
     data = PairData(
