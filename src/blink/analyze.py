@@ -12,7 +12,6 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import hydra
 import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
@@ -25,7 +24,8 @@ from blink.figures.points import read_points
 from blink.figures.recipes import RECIPES, Recipe, Subject, choose_cases, spread_out
 from blink.figures.run_recipes import RUN_RECIPES, run_folders
 from blink.figures.style import Drawn, look, save
-from blink.outputs import CONF_DIR, one_line_errors, open_run, reject_added_keys, write_json
+from blink.keys import hydra_command
+from blink.outputs import one_line_errors, open_run, reject_added_keys, write_json
 from blink.prepare import check_values, modules_folder, outlined, read_questions, training_differs
 from blink.prompts import template_named
 from blink.token_sr import check_patches, load_token_sr, token_sr_config
@@ -58,7 +58,7 @@ class Plan(NamedTuple):
     drawn: Drawn | None = None
 
 
-@hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name="analyze")
+@hydra_command("analyze")
 def main(config: DictConfig) -> None:
     """Draw one figure, or return it if it was drawn before from the same inputs."""
     logging.getLogger("fontTools").setLevel(logging.WARNING)  # it tells of every glyph in a PDF

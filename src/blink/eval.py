@@ -22,7 +22,8 @@ from blink.checkpoints import load_processor
 from blink.compare import read_run, score_table, screen
 from blink.evaluate import SCORES, evaluate, resume
 from blink.figures import example
-from blink.outputs import CONF_DIR, one_line_errors, open_run
+from blink.keys import hydra_command
+from blink.outputs import one_line_errors, open_run
 from blink.plan import Plan, jobs_of, load_answerer, make_plan, plain
 from blink.views import ViewMaker
 
@@ -31,7 +32,7 @@ log = logging.getLogger(__name__)
 EXAMPLE = "example.png"
 
 
-@hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name="eval")
+@hydra_command("eval")
 def main(config: DictConfig) -> float | None:
     """Run one evaluation, or return it if it was finished before.
 

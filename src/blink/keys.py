@@ -1,21 +1,22 @@
-"""One line for a misspelt key, with the keys that were perhaps meant, before Hydra answers in three.
+"""Commands of Hydra, with one line for a misspelt key that names those that were perhaps meant.
 
-Looks at the keys and groups of a command's overrides, not at their values, and composes the config for it. What is
-not a matter of names is left to Hydra and to the checks that follow. Knows nothing of models or training.
+Hydra itself answers in three lines, after composing. Looked at are the keys and groups of overrides, not their values;
+what is not a matter of names is left to Hydra and to the checks that follow. Knows nothing of models or training.
 """
 
-import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
+from functools import wraps
 from typing import Any
 
+import hydra
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import ChoiceSweep, Override, OverrideType
 from hydra.errors import HydraException
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from blink.outputs import CONF_DIR, one_line_errors
 
@@ -23,13 +24,28 @@ _OTHER_CONFIGS = ("--config-path", "-cp", "--config-name", "-cn", "--config-dir"
 """Options of Hydra with which the command's own config is not the one that counts."""
 
 
-def check_command_line(command: str) -> None:
-    """Stop with one line and exit code 1 if an override of this process's command line names no key.
+def hydra_command(name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], None]]:
+    """Make a function of a composed config a command, as `hydra.main` does, that checks its keys first.
 
     Args:
-        command: name of its config, "train" for instance.
+        name: of the config in `conf/`, "train" for instance.
     """
-    arguments = sys.argv[1:]
+
+    def decorate(task: Callable[[DictConfig], Any]) -> Callable[[], None]:
+        run = hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name=name)(task)
+
+        @wraps(task)
+        def command() -> None:
+            _check_command_line(name, sys.argv[1:])
+            run()
+
+        return command
+
+    return decorate
+
+
+def _check_command_line(command: str, arguments: Sequence[str]) -> None:
+    """Stop with one line and exit code 1 if an override among the arguments names no key."""
     if any(argument.partition("=")[0] in _OTHER_CONFIGS for argument in arguments):
         return
     with one_line_errors():
@@ -48,19 +64,20 @@ def check_keys(command: str, overrides: Sequence[str]) -> None:
         parsed = OverridesParser.create().parse_overrides(list(overrides))
     except HydraException:
         return  # not an override at all; Hydra says where it stops making sense
-    named = [
-        each for each in parsed if each.type.name == "CHANGE" and not each.key_or_group.startswith("hydra.")
-    ]
-    groups = {group: _options(group) for group in _groups()}
+    named = [each for each in parsed if each.type is OverrideType.CHANGE and not _of_hydra(each)]
+    groups = {group: _options(group) for group in _groups(command)}
     chosen = []
     for override in named:
         if override.key_or_group in groups:
             chosen += _check_choices(override, groups[override.key_or_group])
-    keys = set(_keys(_composed(command, chosen)))
+    try:
+        keys = {*_keys(_composed(command, chosen)), *groups}
+    except HydraException:
+        return  # options that do not go together; Hydra says which
     for override in named:
-        key = override.key_or_group
-        if key not in keys and key not in groups and not any(key == known.partition("@")[0] for known in groups):
-            raise ValueError(f"unknown key {key!r}{_meant(key, [*keys, *groups])}; --help lists the keys")
+        if override.key_or_group not in keys:
+            close = _meant(override.key_or_group, sorted(keys))
+            raise ValueError(f"unknown key {override.key_or_group!r}{close}; --help lists the keys")
 
 
 def _check_choices(override: Override, options: Sequence[str]) -> list[str]:
@@ -69,7 +86,8 @@ def _check_choices(override: Override, options: Sequence[str]) -> list[str]:
     Raises:
         ValueError: one of the named options does not exist.
     """
-    values = override.sweep_iterator() if override.is_sweep_override() else [override.value()]
+    value = override.value()
+    values = value.list if isinstance(value, ChoiceSweep) else [value]
     names = [value for value in values if isinstance(value, str)]
     for name in names:
         if name not in options:
@@ -84,7 +102,9 @@ def _meant(given: str, known: Sequence[str]) -> str:
     """Words that name the closest of the known names, the last parts of dotted ones included; nothing if none is."""
     by_ending: dict[str, str] = {name.rpartition(".")[2]: name for name in sorted(known, reverse=True)}
     close = get_close_matches(given, known, n=3, cutoff=0.6)
-    close += [by_ending[name] for name in get_close_matches(given.rpartition(".")[2], by_ending, n=3, cutoff=0.75)]
+    close += [
+        by_ending[name] for name in get_close_matches(given.rpartition(".")[2], by_ending, n=3, cutoff=0.75)
+    ]
     close = list(dict.fromkeys(close))[:3]
     return f" (did you mean {' or '.join(close)}?)" if close else ""
 
@@ -109,8 +129,15 @@ def _keys(config: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
             yield from _keys(value, f"{prefix}{key}.")
 
 
-def _groups() -> list[str]:
-    return sorted(entry.name for entry in os.scandir(CONF_DIR) if entry.is_dir() and entry.name != "hydra")
+def _of_hydra(override: Override) -> bool:
+    return override.key_or_group.startswith(("hydra.", "hydra/"))
+
+
+def _groups(command: str) -> list[str]:
+    """The groups in a config's defaults list."""
+    defaults: Any = OmegaConf.to_container(OmegaConf.load(CONF_DIR / f"{command}.yaml").defaults)
+    entries = (key for entry in defaults if isinstance(entry, dict) for key in entry)
+    return [key.removeprefix("optional ") for key in entries if not key.startswith("override ")]
 
 
 def _options(group: str) -> list[str]:

@@ -91,6 +91,7 @@ def make_plan(config: DictConfig, overrides: Sequence[str]) -> Plan:
     reject_added_keys(overrides)
     check_values(plain(config))
     model, method, data = config.model, config.method, config.data
+    padded = pads(outlined(model.path, model.revision).family, model.pad)
     _note_unused(overrides, method, config.bench.name)
     template = template_named(model.template)
     policy, sources = _policy(config) if method.scans else _no_policy(config)
@@ -111,7 +112,6 @@ def make_plan(config: DictConfig, overrides: Sequence[str]) -> Plan:
         scenes_images=config.scenes.images,
         limit=config.limit,
     )
-    padded = pads(outlined(model.path, model.revision).family, model.pad)
     revision = getattr(outlined(model.path, model.revision).model.config, "_commit_hash", None)
     inputs = {
         "version": questions.benchmark.version,

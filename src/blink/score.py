@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
@@ -22,14 +21,15 @@ from blink.bench import (
 )
 from blink.bench.judges import UNNAMED, EndpointError, GivenScores, LocalJudge
 from blink.compare import Run, score_table, screen
-from blink.outputs import CONF_DIR, one_line_errors, reject_added_keys, write_json
+from blink.keys import hydra_command
+from blink.outputs import one_line_errors, reject_added_keys, write_json
 from blink.predictions import Answers, complete, mark, read_rows
 from blink.results import events_per_layer, expanded_share, scores
 
 log = logging.getLogger(__name__)
 
 
-@hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name="score")
+@hydra_command("score")
 def main(config: DictConfig) -> None:
     """Score a file, write and print the scores."""
     with one_line_errors():

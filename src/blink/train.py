@@ -15,13 +15,13 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
+from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from blink.keys import hydra_command
 from blink.outputs import (
-    CONF_DIR,
     is_first_process,
     one_line_errors,
     open_run,
@@ -60,7 +60,7 @@ _RECORDED = ("objective", "optimizer", "global_pairs", "epochs", "images", "data
 """Settings that a token_sr folder keeps."""
 
 
-@hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name="train")
+@hydra_command("train")
 def main(config: DictConfig) -> float:
     """Train, or continue, or return a run; gives the mean held-out KL of its modules, which sweepers minimise."""
     job = HydraConfig.get()
@@ -101,7 +101,7 @@ def train(settings: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
         checkpoint = _checkpoint(settings, folder)
         portions, unreadable = _portions(settings, plan.images, folder)
         steps_per_epoch(len(portions.train), settings["global_pairs"])
-        logger = hydra.utils.instantiate(settings["logger"], folder=str(folder))
+        logger = instantiate(settings["logger"], folder=str(folder))
 
     trainer = plan.trainer
     trainer.logger = logger
