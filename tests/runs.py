@@ -52,7 +52,7 @@ class Rule:
         says_yes = (sample.label == "yes") != (sample.id in self.wrong)
         expands = int(sample.image[-1]) % 2 == 0
         events = (Event(2, 0.25, 1, "drop"), Event(3, 0.123456789, 0, "expand" if expands else "keep"))
-        return Answer("Yes, 是" if says_yes else "No.", 2, events)
+        return Answer("Yes, 是" if says_yes else "No.", 2, events, 1000)
 
 
 def finish(

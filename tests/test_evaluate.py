@@ -80,6 +80,7 @@ def test_row_keeps_response_answer_and_events(tmp_path: Path) -> None:
         "answer": "yes",
         "correct": False,
         "tokens": 2,
+        "flops": 1000,
         "events": [
             {"layer": 2, "ratio": 0.25, "region": 1, "action": "drop"},
             {"layer": 3, "ratio": 0.123457, "region": 0, "action": "keep"},
@@ -113,6 +114,7 @@ def test_scores_say_what_was_done(tmp_path: Path) -> None:
         "3": {"expand": 12, "keep": 12, "drop": 0},
     }
     assert result["policy"] == {"patches": 2}
+    assert (result["flops"], read_rows(tmp_path)[0]["flops"]) == (24_000, 1000)
     assert result["questions_per_second"] == pytest.approx(24 / result["seconds"], rel=0.5)
     assert result["peak_memory_mb"] > 10
     assert result["warnings"] == ["mind"]

@@ -5,7 +5,7 @@ Two of them give the same answers: one shares what questions and runs have in co
 Axes: N tokens of a prompt, T tokens of prompt and answer.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 
@@ -14,6 +14,7 @@ from blink.bench.base import Answer, Sample
 from blink.checkpoints import LoadedBackbone
 from blink.engine import Engine, Run
 from blink.handle import attach
+from blink.meter import Meter
 from blink.policy import Event
 from blink.prompts import Template
 from blink.support import closing_ids, fitting_modules
@@ -46,18 +47,29 @@ class EngineAnswerer:
         self.template = template
         self.runs = runs
         self.max_new_tokens = max_new_tokens
+        self.meters = _meters(backbone, runs)
 
     def __call__(self, samples: Sequence[Sample], runs: Sequence[int]) -> list[list[Answer]]:
         """Answer samples about one picture: for each run, one answer per sample in their order."""
+        image = samples[0].load_image()
+        prompts = [self.template.prompt(sample.question) for sample in samples]
         answers = self.engine.answer(
-            samples[0].load_image(),
-            [self.template.prompt(sample.question) for sample in samples],
+            image,
+            prompts,
             [self.runs[run] for run in runs],
             max_new_tokens=self.max_new_tokens,
         )
         return [
-            [Answer(answer.text.strip(), len(answer.ids), answer.events) for answer in of_run]
-            for of_run in answers
+            [
+                Answer(
+                    answer.text.strip(),
+                    len(answer.ids),
+                    answer.events,
+                    self.meters[run](image.size, prompt, answer.events, len(answer.ids)),
+                )
+                for prompt, answer in zip(prompts, of_run, strict=True)
+            ]
+            for run, of_run in zip(runs, answers, strict=True)
         ]
 
 
@@ -79,6 +91,7 @@ class OneByOneAnswerer:
         self.template = template
         self.max_new_tokens = max_new_tokens
         self.closing = closing_ids(self.model.generation_config)
+        self.meters = _meters(backbone, runs)
         taken_apart = Backbone(self.model)
         self.runs = [
             run
@@ -89,13 +102,14 @@ class OneByOneAnswerer:
 
     def __call__(self, samples: Sequence[Sample], runs: Sequence[int]) -> list[list[Answer]]:
         """Answer samples: for each run, one answer per sample in their order."""
-        return [[self._answer(sample, self.runs[run]) for sample in samples] for run in runs]
+        return [[self._answer(sample, run) for sample in samples] for run in runs]
 
-    def _answer(self, sample: Sample, run: Run) -> Answer:
+    def _answer(self, sample: Sample, number: int) -> Answer:
         """One answer to one sample."""
-        inputs = self.processor(
-            images=[sample.load_image()], text=[self.template.prompt(sample.question)], return_tensors="pt"
-        ).to(self.model.device, self.model.dtype)
+        run, image, prompt = self.runs[number], sample.load_image(), self.template.prompt(sample.question)
+        inputs = self.processor(images=[image], text=[prompt], return_tensors="pt").to(
+            self.model.device, self.model.dtype
+        )
         handle = None if run.policy is None else attach(self.model, run.policy, run.token_sr)
         try:
             with torch.inference_mode():
@@ -107,4 +121,17 @@ class OneByOneAnswerer:
         new_ids = ids_1T[0, inputs["input_ids"].shape[1] :].tolist()
         tokens = next((i + 1 for i, token in enumerate(new_ids) if token in self.closing), len(new_ids))
         response = self.processor.tokenizer.decode(new_ids[:tokens], skip_special_tokens=True)
-        return Answer(response.strip(), tokens, tuple(events))
+        flops = self.meters[number](image.size, prompt, events, tokens)
+        return Answer(response.strip(), tokens, tuple(events), flops)
+
+
+def _meters(backbone: LoadedBackbone, runs: Sequence[Run]) -> list[Meter]:
+    return [
+        Meter(
+            backbone.model.config,
+            backbone.processor.tokenizer,
+            run.policy,
+            run.token_sr if run.token_sr is None or isinstance(run.token_sr, Mapping) else str(run.token_sr),
+        )
+        for run in runs
+    ]

@@ -144,7 +144,21 @@ def score_table(runs: Sequence[Run]) -> Table:
         table.add_row(_heading(scores, name), *(_score(run, name) for run in runs))
     if any(run.scores["expanded"] is not None for run in runs):
         table.add_row("expanded", *(_percent(run.scores["expanded"]) for run in runs))
+    for name, cell in (("questions/s", _rate), ("GFLOP per question, alone", _gigaflops)):
+        cells = [cell(run) for run in runs]
+        if any(cells):
+            table.add_row(name, *cells)
     return table
+
+
+def _rate(run: Run) -> str:
+    rate = run.scores.get("questions_per_second")
+    return "" if rate is None else f"{rate:.3g}"
+
+
+def _gigaflops(run: Run) -> str:
+    flops = run.scores.get("flops")
+    return "" if flops is None else f"{flops / run.scores['n'] / 1e9:,.3g}"
 
 
 def comparison_table(comparisons: Sequence[Comparison], scores: Mapping[str, Any]) -> Table:

@@ -116,7 +116,7 @@ def _draw_example(plan: Plan, folder: Path) -> None:
 
 def _numbers(result: Mapping[str, Any]) -> dict[str, float]:
     """What of a result is a number, for a logger."""
-    costs = ("n", "expanded", "seconds", "questions_per_second", "peak_memory_mb")
+    costs = ("n", "expanded", "flops", "seconds", "questions_per_second", "peak_memory_mb")
     return result["metrics"] | {key: result[key] for key in costs if result[key] is not None}
 
 

@@ -31,7 +31,7 @@ from blink.bench.base import (
     make_row,
 )
 from blink.outputs import write_json, write_text
-from blink.results import events_per_layer, expanded_share, scores
+from blink.results import events_per_layer, expanded_share, scores, total_flops
 
 log = logging.getLogger(__name__)
 
@@ -219,6 +219,7 @@ def summary(benchmark: Benchmark, rows: Sequence[Row], timing: Timing, edition: 
         **scores(benchmark, rows, edition),
         "expanded": expanded_share(rows),
         "events": events_per_layer(rows),
+        "flops": total_flops(rows),
         "seconds": round(timing.seconds, 3),
         "questions_per_second": timing.answered / timing.seconds if timing.answered else None,
         "peak_memory_mb": peak_memory_mb(),

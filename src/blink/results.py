@@ -63,6 +63,12 @@ def expanded_share(rows: Sequence[Row]) -> float:
     return sum(any(event["action"] == "expand" for event in row["events"]) for row in rows) / len(rows)
 
 
+def total_flops(rows: Sequence[Row]) -> int | None:
+    """Return what the rows' questions cost together, each answered alone; None if some were not counted."""
+    counts = [row.get("flops") for row in rows]
+    return None if None in counts else sum(count for count in counts if count is not None)
+
+
 def events_per_layer(rows: Sequence[Row]) -> dict[str, dict[str, int]]:
     """Count the actions at each scanned layer: layer -> action -> number of samples."""
     counts = Counter((event["layer"], event["action"]) for row in rows for event in row["events"])

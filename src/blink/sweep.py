@@ -175,7 +175,8 @@ def _record(job: Job, keys: Sequence[str]) -> dict[str, Any]:
     for name, value in scores["metrics"].items():
         low, high = scores["intervals"][name] or (math.nan, math.nan)
         record |= {name: round(value, 4), f"{name}_low": round(low, 4), f"{name}_high": round(high, 4)}
-    record |= {name: scores[name] for name in ("n", "images", "expanded", "seconds", "peak_memory_mb")}
+    costs = ("n", "images", "expanded", "flops", "seconds", "peak_memory_mb")
+    record |= {name: scores[name] for name in costs}
     return record | {"folder": str(job.run.folder)}
 
 

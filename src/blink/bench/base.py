@@ -1,7 +1,7 @@
 """What every benchmark is made of: samples, an answer to each, and a scorer of the rows that both make.
 
 A row is one line of `predictions.jsonl`: id, split, image, question, response, answer, label, correct, tokens,
-events, and whatever else a benchmark's scorer reads. It keeps the raw response *and* the answer read from it, so
+flops, events, and whatever else a benchmark's scorer reads. It keeps the raw response *and* the answer read from it, so
 that a scorer can be run again on the file alone.
 
 Axes: K sums in a tally, G groups.
@@ -72,11 +72,13 @@ class Answer:
         response: the text as generated, special tokens left out, stripped.
         tokens: how many tokens were generated, the closing one included.
         events: what Blink did at the prompt, in layer order; empty for the backbone as it is.
+        flops: what the question costs if it is answered alone; None if nobody counted.
     """
 
     response: str
     tokens: int
     events: tuple[Event, ...] = ()
+    flops: int | None = None
 
 
 class Mark(NamedTuple):
@@ -197,7 +199,8 @@ def make_row(sample: Sample, answer: Answer, benchmark: Benchmark) -> Row:
         {"layer": event.layer, "ratio": round(event.ratio, 6), "region": event.region, "action": event.action}
         for event in answer.events
     ]
-    return {**row, "answer": mark.answer, "correct": mark.correct, "tokens": answer.tokens, "events": events}
+    given = {"answer": mark.answer, "correct": mark.correct}
+    return {**row, **given, "tokens": answer.tokens, "flops": answer.flops, "events": events}
 
 
 def check_prompt(prompt: str) -> str:
