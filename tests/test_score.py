@@ -193,7 +193,6 @@ def test_grades_file_and_export_meet(monkeypatch: pytest.MonkeyPatch) -> None:
         ),
         (MMVET, ("bench=pope",), "row v1_0 lacks 'split', which pope needs"),
         (POPE, ("bench=mmvet",), "row adversarial/0 lacks 'capability', which mmvet needs"),
-        (POPE, ("bench=pope", "export=folder"), "pope has no submission format of its own"),
         (POPE, ("bench=pope", "prompt=mine"), "prompt='mine': expected one of llava, lmms_eval"),
         (POPE, ("bench=pope", "output=5"), "output=5: expected a path"),
         (POPE, ("bench=pope", "+limit=5"), "unknown key 'limit'"),

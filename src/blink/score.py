@@ -13,7 +13,6 @@ from blink.bench import (
     BENCHMARKS,
     JUDGED,
     Benchmark,
-    Exportable,
     Graded,
     Judge,
     Row,
@@ -43,8 +42,6 @@ def main(config: DictConfig) -> None:
         )
         rows = read_rows(path)
         benchmark = make_benchmark(settings, rows)
-        if export is not None and not isinstance(benchmark, Exportable):
-            raise ValueError(f"{benchmark.name} has no submission format of its own; leave export= out")
         answers = complete(benchmark, rows)
         _make_folder(output.parent)
         try:
@@ -54,7 +51,7 @@ def main(config: DictConfig) -> None:
         result = scored(benchmark, answers, path)
         write_json(output, result)
         written = [output]
-        if isinstance(benchmark, Exportable) and export is not None:
+        if export is not None:
             _make_folder(export)
             written += benchmark.export(answers.rows, export)
     for warning in result["warnings"]:

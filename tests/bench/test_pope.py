@@ -151,6 +151,37 @@ def test_unknown_split_in_the_settings_is_refused() -> None:
         Pope(splits=["randon"])
 
 
+def test_export_is_in_the_order_of_the_labels(tmp_path: Path) -> None:
+    """Catches answers in the order of pictures: LLaVA's script pairs them with labels line by line within a split."""
+    benchmark = Pope()
+    ids = ["random/10000010", "adversarial/20", "random/10000009", "adversarial/3"]
+    rows = [
+        marked(benchmark, id=key, split=key.split("/")[0], response=f"No, {key}\nnot", question="Is it?")
+        for key in ids
+    ]
+    (path,) = benchmark.export(rows, tmp_path)
+    assert path.name == "answers.jsonl"
+    assert [json.loads(line) for line in path.read_text().splitlines()] == [
+        {"question_id": number, "prompt": "Is it?", "text": f"No, {split}/{number}\nnot"}
+        for split, number in (
+            ("adversarial", 3),
+            ("adversarial", 20),
+            ("random", 10000009),
+            ("random", 10000010),
+        )
+    ]
+
+
+def test_export_of_ids_that_splits_share_is_a_file_per_split(tmp_path: Path) -> None:
+    """Catches the hub's ids, 1 to 3000 in each split, in one file: the script would take each for the last split's."""
+    benchmark = Pope()
+    rows = [marked(benchmark, id=f"{split}/{i}", split=split) for i in (2, 1) for split in SPLITS]
+    paths = benchmark.export(rows, tmp_path)
+    assert [path.name for path in paths] == [f"answers_{split}.jsonl" for split in SPLITS]
+    for path in paths:
+        assert [json.loads(line)["question_id"] for line in path.read_text().splitlines()] == [1, 2]
+
+
 def hub_rows(pictures: int = 2) -> list[dict[str, Any]]:
     """Rows with the hub's columns, ordered by split as there."""
     rows: list[dict[str, Any]] = []

@@ -131,6 +131,14 @@ class Benchmark(Protocol):
         """Say what a reader of the scores should know about this set of rows."""
         ...
 
+    def export(self, rows: Sequence[Row], folder: Path) -> list[Path]:
+        """Write marked rows into an existing folder in the format that the benchmark's authors read; return the files.
+
+        Raises:
+            ValueError: the format cannot hold these rows; says why.
+        """
+        ...
+
 
 @runtime_checkable
 class Graded(Protocol):
@@ -144,15 +152,6 @@ class Graded(Protocol):
         Args:
             folder: the run's, for files of the benchmark's own.
         """
-        ...
-
-
-@runtime_checkable
-class Exportable(Protocol):
-    """A benchmark whose authors take submissions in files of their own format."""
-
-    def export(self, rows: Sequence[Row], folder: Path) -> list[Path]:
-        """Write the marked rows into an existing folder in that format and return the files."""
         ...
 
 
@@ -212,6 +211,23 @@ def check_prompt(prompt: str) -> str:
     if prompt not in PROMPTS:
         raise ValueError(f"prompt={prompt!r}: expected one of {', '.join(PROMPTS)}")
     return prompt
+
+
+def yes_or_no(label: Any, key: str) -> str:
+    """Return a label in lower case.
+
+    Raises:
+        ValueError: it is neither yes nor no; names the question.
+    """
+    found = str(label).strip().lower()
+    if found not in ("yes", "no"):
+        raise ValueError(f"question {key} has the label {label!r}; expected yes or no")
+    return found
+
+
+def of_scene(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what rows on scenes say of the picture, for a sample's details; nothing for other rows."""
+    return {name: row[name] for name in ("box", "difficulty") if name in row}
 
 
 def side_by_side(samples: Sequence[Sample]) -> list[Sample]:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from blink.bench.base import SHORT_ANSWER, Mark, Row, Sample, check_prompt, percent, side_by_side
+from blink.bench.base import SHORT_ANSWER, Mark, Row, Sample, check_prompt, of_scene, percent, side_by_side
 from blink.bench.sources import (
     Opener,
     hub_table,
@@ -186,7 +186,7 @@ class GQA:
                 raise ValueError(
                     f"the picture {image} of question {key} is missing from the pictures of {self.hub_id}"
                 )
-            details = {name: row[name] for name in ("box", "difficulty") if name in row}
+            details = of_scene(row)
             structural = (row.get("types") or {}).get("structural")
             samples.append(
                 Sample(

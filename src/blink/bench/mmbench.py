@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from blink.bench.base import Mark, Row, Sample, check_prompt, percent, side_by_side
+from blink.bench.base import Mark, Row, Sample, check_prompt, of_scene, percent, side_by_side
 from blink.bench.circular import ROTATION, by_question, clusters_of
 from blink.bench.options import (
     OPTION_LETTERS,
@@ -249,7 +249,7 @@ class MMBench:
                         **options,
                         "category": _part(row, "category"),
                         "l2-category": _part(row, "l2-category") or _part(row, "L2-category"),
-                        **{key: row[key] for key in ("box", "difficulty") if key in row},
+                        **of_scene(row),
                         **({} if cluster == name else {"image": cluster}),
                     },
                 )

@@ -15,7 +15,17 @@ from typing import Any
 
 import numpy as np
 
-from blink.bench.base import SHORT_ANSWER, Mark, Row, Sample, check_prompt, percent, side_by_side
+from blink.bench.base import (
+    SHORT_ANSWER,
+    Mark,
+    Row,
+    Sample,
+    check_prompt,
+    of_scene,
+    percent,
+    side_by_side,
+    yes_or_no,
+)
 from blink.bench.mme_release import CLOSING, find_release, labelled, release_rows
 from blink.bench.sources import (
     Opener,
@@ -123,7 +133,7 @@ class MME:
         _check_subtask(row["category"], row["id"])
         if row["image"] is None:
             raise ValueError(f"question {row['id']} names no image, by which MME's pairs are found")
-        label = _label(row["label"], row["id"])
+        label = yes_or_no(row["label"], row["id"])
         start = row["response"].lower()[:4]
         answer = "yes" if "yes" in start else "no" if "no" in start else "other"
         return Mark(answer, answer == label)
@@ -238,16 +248,15 @@ class MME:
             asked[shared] = asked.get(shared, 0) + 1
             key = f"{shared}/{asked[shared]}"
             _check_subtask(row["category"], key)
-            extra = {name: row[name] for name in ("box", "difficulty") if name in row}
             samples.append(
                 Sample(
                     id=key,
                     image=str(row.get("image_source", shared)),
                     question=self._prompt(row["question"]),
-                    label=_label(row["answer"], key),
+                    label=yes_or_no(row["answer"], key),
                     split="perception" if row["category"] in PERCEPTION else "cognition",
                     open_image=open_image,
-                    details={"category": row["category"], "question_id": shared, **extra},
+                    details={"category": row["category"], "question_id": shared, **of_scene(row)},
                 )
             )
         return side_by_side(samples)
@@ -290,11 +299,3 @@ def _line(row: Row) -> str:
 def _check_subtask(subtask: str, key: str) -> None:
     if subtask not in SUBTASKS:
         raise ValueError(f"question {key} is of category {subtask!r}; MME has {', '.join(SUBTASKS)}")
-
-
-def _label(label: str, key: str) -> str:
-    """A label in lower case."""
-    found = str(label).strip().lower()
-    if found not in ("yes", "no"):
-        raise ValueError(f"question {key} has the label {label!r}; MME's are Yes and No")
-    return found

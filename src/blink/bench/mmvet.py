@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from blink.bench.base import Mark, Row, Sample, check_prompt, percent, side_by_side
+from blink.bench.base import Mark, Row, Sample, check_prompt, of_scene, percent, side_by_side
 from blink.bench.judges import UNNAMED, Asked, Grade, Judge, LocalJudge
 from blink.bench.sources import (
     Opener,
@@ -224,7 +224,7 @@ class MMVet:
                     label=str(row["answer"]),
                     split="test",
                     open_image=open_image,
-                    details=details | {name: row[name] for name in ("box", "difficulty") if name in row},
+                    details=details | of_scene(row),
                 )
             )
         return side_by_side(samples)

@@ -7,13 +7,24 @@ three splits' F1 (`f1` here).
 Axes: S splits, K = 4 S sums in a tally: true positives, false positives, true negatives, false negatives per split.
 """
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from blink.bench.base import SHORT_ANSWER, Mark, Row, Sample, check_prompt, percent, side_by_side
+from blink.bench.base import (
+    SHORT_ANSWER,
+    Mark,
+    Row,
+    Sample,
+    check_prompt,
+    of_scene,
+    percent,
+    side_by_side,
+    yes_or_no,
+)
 from blink.bench.sources import (
     Opener,
     hub_table,
@@ -111,10 +122,10 @@ class Pope:
             ValueError: the label is neither yes nor no, or the split is unknown; names the row.
         """
         _check_split(row["split"], row["id"])
-        _check_label(row["label"], row["id"])
+        label = yes_or_no(row["label"], row["id"])
         words = row["response"].split(".")[0].replace(",", "").split(" ")
         answer = "no" if _NO.intersection(words) else "yes"
-        return Mark(answer, answer == row["label"])
+        return Mark(answer, answer == label)
 
     def tally(self, rows: Sequence[Row]) -> Floats:
         """Count the four outcomes of each split, [K]."""
@@ -157,6 +168,27 @@ class Pope:
             f"f1 and accuracy are means over {', '.join(sorted(present))} only, not over POPE's three splits"
         ]
 
+    def export(self, rows: Sequence[Row], folder: Path) -> list[Path]:
+        """Write what LLaVA's `eval_pope.py` reads: lines of `question_id`, `prompt` and `text`.
+
+        It pairs answers with labels by their order within a split, which is that of the ids. One file serves LLaVA's
+        edition, whose ids differ between splits; where they do not, as on the hub, each split has a file.
+        """
+        lines: dict[str, list[dict[str, Any]]] = {split: [] for split in SPLITS}
+        for row in rows:
+            key = str(row.get("question_id") or row["id"].rpartition("/")[2])
+            question_id = int(key) if key.isdecimal() else key
+            line = {"question_id": question_id, "prompt": row.get("question", ""), "text": row["response"]}
+            lines[row["split"]].append(line)
+        files = {f"answers_{split}.jsonl": _by_id(part) for split, part in lines.items() if part}
+        together = [line for part in files.values() for line in part]
+        if len({line["question_id"] for line in together}) == len(together):
+            files = {"answers.jsonl": together}
+        for name, part in files.items():
+            content = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in part)
+            (folder / name).write_text(content, encoding="utf-8")
+        return [folder / name for name in files]
+
     def _from_table(self, table: Any) -> list[Sample]:
         """Samples of a `datasets` table with the hub's columns."""
         columns = ("question_id", "question", "answer", "image_source", "category")
@@ -186,9 +218,8 @@ class Pope:
         samples = []
         for row, open_image in zip(rows, openers, strict=True):
             key = f"{row['category']}/{row['question_id']}"
-            label = str(row["answer"]).strip().lower()
+            label = yes_or_no(row["answer"], key)
             _check_split(row["category"], key)
-            _check_label(label, key)
             if row["category"] not in self.splits:
                 continue
             samples.append(
@@ -199,20 +230,21 @@ class Pope:
                     label=label,
                     split=row["category"],
                     open_image=open_image,
-                    details={name: row[name] for name in ("box", "difficulty") if name in row},
+                    details=of_scene(row),
                 )
             )
         return side_by_side(samples)
 
 
+def _by_id(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Lines in the order of their ids where all are numbers, else as they are."""
+    numbered = all(isinstance(line["question_id"], int) for line in lines)
+    return sorted(lines, key=lambda line: line["question_id"]) if numbered else lines
+
+
 def _check_split(split: str, key: str) -> None:
     if split not in SPLITS:
         raise ValueError(f"question {key} is of split {split!r}; POPE has {', '.join(SPLITS)}")
-
-
-def _check_label(label: str, key: str) -> None:
-    if label not in ("yes", "no"):
-        raise ValueError(f"question {key} has the label {label!r}; POPE's are yes and no")
 
 
 def _labels(root: Path, split: str, questions: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

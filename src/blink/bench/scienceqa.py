@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from blink.bench.base import Mark, Row, Sample, check_prompt, percent, side_by_side
+from blink.bench.base import Mark, Row, Sample, check_prompt, of_scene, percent, side_by_side
 from blink.bench.options import OPTION_LETTERS, UNDECIDED, check_label, text_or_none, whole_number
 from blink.bench.sources import (
     Opener,
@@ -222,7 +222,8 @@ def _samples(
                 open_image=open_image,
                 details={
                     **options,
-                    **{k: row[k] for k in ("subject", "grade", "category", "box", "difficulty") if k in row},
+                    **{k: row[k] for k in ("subject", "grade", "category") if k in row},
+                    **of_scene(row),
                 },
             )
         )
