@@ -1,4 +1,4 @@
-"""What the work costs on paper: matrix products and memory traffic of every part, from a model's config alone.
+"""What the work costs on paper: FLOPs and memory traffic of every part, from a model's config alone.
 
 FLOPs are those of matrix products and convolutions, two per multiplication and addition, as
 `torch.utils.flop_counter` counts them: attention as the full rectangle of queries and keys, though a causal kernel
@@ -11,7 +11,7 @@ Letters: T new tokens, M columns of keys that they attend to (their own included
 
 from __future__ import annotations
 
-from collections.abc import Collection, Hashable, Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from blink.dimensions import Dimensions
@@ -32,6 +32,9 @@ class Cost:
         return Cost(self.flops * times, self.bytes * times)
 
     __rmul__ = __mul__
+
+
+NOTHING = Cost()
 
 
 def key_value_bytes(dims: Dimensions, tokens: int) -> int:
@@ -66,22 +69,17 @@ def vision(dims: Dimensions, views: int = 1) -> Cost:
     return Cost(views * flops, (patches + dims.vision_layers * layer + projector) * dims.itemsize)
 
 
-def scan(dims: Dimensions, columns: int, saliency: str = "attention", projected: int | None = None) -> Cost:
+def scan(dims: Dimensions, columns: int, saliency: str = "attention") -> Cost:
     """One row's scan at one layer: query projection, key projection, one row of attention (Eq. 1 and 2).
 
     Args:
         columns: keys that the last prompt token may see.
         saliency: as in the policy; "similarity" looks at the visual tokens alone.
-        projected: tokens whose keys are not at hand; None: of all that are looked at, as in the joint pass.
     """
     seen = columns if saliency == "attention" else dims.visual
-    projected = seen if projected is None else projected
     query, key = dims.hidden * dims.heads * dims.head, dims.hidden * dims.key_heads * dims.head
     row = seen * dims.head * (dims.heads if saliency == "attention" else dims.key_heads)
-    return Cost(
-        2 * (query + projected * key + row),
-        (query + (key if projected else 0) + seen * dims.key_heads * dims.head) * dims.itemsize,
-    )
+    return Cost(2 * (query + seen * key + row), (query + key) * dims.itemsize)
 
 
 def token_sr(
@@ -113,7 +111,7 @@ def prompt(
     events: Sequence[Event] = (),
     *,
     extension: int | None = None,
-    expander: Cost = Cost(),
+    expander: Cost = NOTHING,
     saliency: str = "attention",
 ) -> Cost:
     """One prompt as `attach` runs it: [system; visual; extension; text] together, and the last token's logits.
@@ -136,7 +134,7 @@ def prompt(
     for event in events:
         before = lengths[event.layer - 1] if event.layer else tokens
         total += scan(dims, before, saliency)
-        total += expander if event.action == "expand" else Cost()
+        total += expander if event.action == "expand" else NOTHING
     return total
 
 
@@ -156,74 +154,6 @@ def decode(
             2 * steps * dims.layer_weights + 4 * columns * dims.heads * dims.head,
             steps * dims.layer_weights * dims.itemsize + key_value_bytes(dims, columns + steps),
         )
-    return total
-
-
-@dataclass(frozen=True)
-class Asked:
-    """One question under one policy, for the cost of sharing.
-
-    Attributes:
-        question: names the text; rows of one text share passes until their actions differ.
-        text: tokens after the image.
-        events: one per scanned layer.
-        answer: tokens of the answer, its closing token included.
-        extension: X, tokens of an extension; None: the whole grid.
-        kind: tells extensions apart beyond layer of birth and region: patches, interpolate, which TokenSR.
-    """
-
-    question: Hashable
-    text: int
-    events: tuple[Event, ...] = ()
-    answer: int = 1
-    extension: int | None = None
-    kind: Hashable = None
-
-
-def engine(
-    dims: Dimensions,
-    before: int,
-    asked: Collection[Asked],
-    *,
-    expander: Cost = Cost(),
-    views: int = 1,
-) -> Cost:
-    """Many questions under many policies about one picture, each distinct piece of work once.
-
-    That is the picture and its trunk; each extension from its layer of birth up to the last layer that some
-    question needs it in; each text layer, scan and decoding step once per distinct sequence of actions so far.
-
-    Args:
-        before: tokens of the trunk: prefix and visual tokens.
-        expander: of one extension.
-        views: pictures or tiles that the vision tower sees.
-    """
-    total = vision(dims, views) + dims.layers * decoder_layer(dims, before, before)
-    last: dict[Hashable, tuple[int, int]] = {}
-    done: set[Hashable] = set()
-    for one in asked:
-        X = dims.visual if one.extension is None else one.extension
-        scanned = {event.layer for event in one.events}
-        path: tuple[Hashable, ...] = (one.question, one.text)
-        length = before + one.text
-        for layer, now in enumerate(living(dims.layers, one.events)):
-            if layer in scanned and (path, layer) not in done:
-                done.add((path, layer))
-                total += scan(dims, length, projected=one.text)
-            state = None if now is None else (*now, X, one.kind)
-            length = before + one.text + (X if now else 0)
-            if state is not None:
-                last[state] = (X, max(layer, last.get(state, (X, layer))[1]))
-            path = (*path, state)
-            if path not in done:
-                done.add(path)
-                total += decoder_layer(dims, one.text, length)
-        if (path, one.answer) not in done:
-            done.add((path, one.answer))
-            total += head(dims) + decode(dims, before + one.text, one.answer - 1, one.events, X)
-    for state, (X, layer) in last.items():
-        assert isinstance(state, tuple), "built above"
-        total += expander + (layer - state[0] + 1) * decoder_layer(dims, X, before + X)
     return total
 
 
@@ -249,7 +179,7 @@ def training_step(
         cached: the trunk's features are read, not computed.
     """
     trunk, pairs = prefix + dims.visual, 4 * images
-    total = Cost() if cached else vision(dims, 5 * images)
+    total = NOTHING if cached else vision(dims, 5 * images)
     for _ in range(0 if cached else max(layers)):
         total += decoder_layer(dims, trunk, trunk, rows=5 * images)
     weights = _convolutions(dims, hidden, kernels)
