@@ -4,15 +4,11 @@ Thin: it reads the config, has all of it checked before any weight is read, and 
 """
 
 import logging
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
-from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig
@@ -24,7 +20,7 @@ from blink.evaluate import SCORES, evaluate, resume
 from blink.figures import example
 from blink.keys import hydra_command
 from blink.outputs import one_line_errors, open_run
-from blink.plan import Plan, jobs_of, load_answerer, make_plan, plain
+from blink.plan import Plan, load_answerer, make_plan, plain
 from blink.views import ViewMaker
 
 log = logging.getLogger(__name__)
@@ -75,35 +71,6 @@ def main(config: DictConfig) -> float | None:
         console.print(score_table([read_run(folder)]))
         console.print(f"written to {folder}", soft_wrap=True)
     return next((float(result["metrics"][name]) for name in result["headline"]), None)
-
-
-class SweepCallback(Callback):
-    """Checks every job of a multirun before the first one starts, and reports after the last one."""
-
-    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Check the settings of every job; other sweepers than Hydra's own choose them as they go.
-
-        Hydra would turn what a callback raises into a warning and start the first job.
-        """
-        if not config.hydra.sweeper._target_.endswith("BasicSweeper"):
-            return
-        try:
-            with one_line_errors():
-                for overrides in jobs_of(config.hydra.overrides.task):
-                    make_plan(hydra.compose("eval", overrides), overrides)
-        except HydraException as error:
-            sys.exit(f"error: {' '.join(str(error).split())}")
-        except Exception:
-            log.exception("the sweep's settings could not be checked; no job was started")
-            sys.exit(1)
-
-    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        """Write and print the report; Hydra would turn what a callback raises into a warning."""
-        try:
-            sweep.report(Path(config.hydra.sweep.dir), screen())
-        except Exception:
-            log.exception("the sweep's report failed")
-            sys.exit(1)
 
 
 def _draw_example(plan: Plan, folder: Path) -> None:

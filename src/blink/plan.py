@@ -89,6 +89,10 @@ def make_plan(config: DictConfig, overrides: Sequence[str]) -> Plan:
         ValueError: what the user asked for cannot be run; says why.
     """
     reject_added_keys(overrides)
+    if "experiment" in config:
+        raise ValueError(
+            "experiment= stands for several evaluations: add --multirun (with hydra/sweeper=rows, the default)"
+        )
     check_values(plain(config))
     model, method, data = config.model, config.method, config.data
     padded = pads(outlined(model.path, model.revision).family, model.pad)
@@ -149,14 +153,16 @@ def make_plan(config: DictConfig, overrides: Sequence[str]) -> Plan:
 
 
 def jobs_of(overrides: Sequence[str]) -> Iterator[list[str]]:
-    """List the overrides of each job of a multirun, as Hydra's own sweeper makes them."""
-    choices = [
-        [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
+    """List the overrides of each job of a plain multirun: the product of the swept values; of one key the last counts."""
+    choices = {
+        override.get_key_element(): [
+            f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()
+        ]
         if override.is_sweep_override()
         else [override.input_line]
         for override in OverridesParser.create().parse_overrides(list(overrides))
-    ]
-    return (list(job) for job in product(*choices))
+    }
+    return (list(job) for job in product(*choices.values()))
 
 
 def load_answerer(plans: Sequence[Plan]) -> Answerer:
@@ -171,6 +177,12 @@ def load_answerer(plans: Sequence[Plan]) -> Answerer:
     if first.reuse == "none":
         return OneByOneAnswerer(**arguments)
     return EngineAnswerer(**arguments, memory_gb=first.memory_gb)
+
+
+def family_of(config: DictConfig) -> str:
+    """The row of the preset tables that the backbone is in; "tiny" is what nobody named, and fits tiny alone."""
+    model = config.model
+    return "unknown" if model.family == "tiny" and model.path != "tiny" else str(model.family)
 
 
 def plain(config: DictConfig) -> dict[str, Any]:
@@ -192,10 +204,8 @@ def _note_unused(overrides: Sequence[str], method: DictConfig, bench: str) -> No
 
 def _policy(config: DictConfig) -> tuple[Policy, dict[str, str]]:
     """The policy that the config and the presets make, and where its layers and thresholds come from."""
-    model = config.model
-    family = "unknown" if model.family == "tiny" and model.path != "tiny" else model.family
     given = plain(config)
-    scan = resolve(family, config.bench.name, **{key: given[key] for key in _SCAN_KEYS})
+    scan = resolve(family_of(config), config.bench.name, **{key: given[key] for key in _SCAN_KEYS})
     others = {key: given[key] for key in _OTHER_POLICY_KEYS}
     return Policy(scan.layers, scan.tau_exp, scan.tau_drop, **others), scan.sources
 

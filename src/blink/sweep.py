@@ -69,14 +69,16 @@ def report(sweep: Path, console: Console) -> None:
     labelled = [job.run._replace(label=_label(job.overrides, keys)) for job in jobs]
     for bench in benchmarks(jobs):
         console.print(score_table([run for run in labelled if run.scores["benchmark"] == bench]))
-    _write_csv(sweep / TABLE, [_record(job, keys) for job in jobs])
+    write_records(sweep / TABLE, [_record(job, keys) for job in jobs])
     pairs = method_pairs(jobs, keys)
     for bench, scores in benchmarks(jobs).items():
         shown = [_named(pair) for pair in pairs if pair.bench == bench]
         if shown:
             console.print(comparison_table(shown, scores))
     if pairs:
-        _write_csv(sweep / COMPARISONS, [pair.shared | comparison_record(pair.comparison) for pair in pairs])
+        write_records(
+            sweep / COMPARISONS, [pair.shared | comparison_record(pair.comparison) for pair in pairs]
+        )
     plot(jobs, keys).savefig(sweep / PLOT, dpi=150)
     written = (TABLE, PLOT, *([COMPARISONS] if pairs else []))
     console.print(f"written to {sweep}: {', '.join(written)}", soft_wrap=True)
@@ -167,6 +169,15 @@ def _panel(axes: Axes, jobs: Sequence[Job], along: str, others: Sequence[str]) -
         axes.legend(fontsize="small")
 
 
+def write_records(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
+    """Write records with a column for every key that any of them has."""
+    columns = list(dict.fromkeys(key for record in records for key in record))
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        writer.writerows(records)
+
+
 def _record(job: Job, keys: Sequence[str]) -> dict[str, Any]:
     """A job as one flat row: swept keys, settings used, metrics with intervals, costs, and its folder."""
     scores = job.run.scores
@@ -192,15 +203,6 @@ def _named(pair: Pair) -> Comparison:
     """The comparison with what its methods share in its name."""
     shared = _label(pair.shared, list(pair.shared))
     return pair.comparison._replace(first=f"{pair.comparison.first} {shared}".strip())
-
-
-def _write_csv(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
-    """Write records with a column for every key that any of them has."""
-    columns = list(dict.fromkeys(key for record in records for key in record))
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, columns)
-        writer.writeheader()
-        writer.writerows(records)
 
 
 def _label(overrides: Mapping[str, str], keys: Sequence[str]) -> str:

@@ -1,0 +1,136 @@
+"""The multirun of `python -m blink.eval`: which jobs it has, that all can run, and the report at its end.
+
+Hydra calls `SweepCallback` before and after; its sweeper (`hydra_plugins/blink_rows.py`) takes the jobs from here.
+"""
+
+import logging
+import sys
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from itertools import product
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import hydra
+from hydra.errors import HydraException
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, OmegaConf
+
+from blink import sweep, tables
+from blink.compare import screen
+from blink.experiments import Experiment, Line, lines_of, names, read_experiment
+from blink.outputs import one_line_errors
+from blink.plan import family_of, jobs_of, make_plan
+
+log = logging.getLogger(__name__)
+
+_EXPERIMENT, _BENCH = "experiment", "bench"
+_SWEEPERS = ("BasicSweeper", "RowSweeper")
+
+
+class Sweep(NamedTuple):
+    """The jobs of a multirun.
+
+    Attributes:
+        jobs: overrides of each job, in the order in which they run.
+        experiment: None for a plain multirun.
+        lines: rows of the experiment's table; several may show the run of one job.
+        left_out: names of rows that the user's overrides made the same as others.
+    """
+
+    jobs: list[list[str]]
+    experiment: Experiment | None = None
+    lines: tuple[Line, ...] = ()
+    left_out: tuple[str, ...] = ()
+
+
+class SweepCallback(Callback):
+    """Checks every job of a multirun before the first one starts, and reports after the last one."""
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Check the settings of every job; other sweepers than these choose them as they go.
+
+        Hydra would turn what a callback raises into a warning and start the first job.
+        """
+        if not config.hydra.sweeper._target_.endswith(_SWEEPERS):
+            return
+        try:
+            with one_line_errors():
+                planned = sweep_of(tuple(config.hydra.overrides.task))
+                for overrides in planned.jobs:
+                    make_plan(hydra.compose("eval", overrides), overrides)
+        except HydraException as error:
+            sys.exit(f"error: {' '.join(str(error).split())}")
+        except Exception:
+            log.exception("the sweep's settings could not be checked; no job was started")
+            sys.exit(1)
+        if planned.left_out:
+            log.info("your overrides make these rows the same as others: %s", "; ".join(planned.left_out))
+        if planned.experiment is not None:
+            log.info("%s: %d evaluations", planned.experiment.title, len(planned.jobs))
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        """Write and print the report; Hydra would turn what a callback raises into a warning."""
+        folder = Path(config.hydra.sweep.dir)
+        try:
+            planned = sweep_of(tuple(config.hydra.overrides.task))
+            if planned.experiment is None:
+                sweep.report(folder, screen())
+            else:
+                tables.report(folder, planned.experiment, planned.lines, screen())
+        except Exception:
+            log.exception("the sweep's report failed")
+            sys.exit(1)
+
+
+@lru_cache(maxsize=2)
+def sweep_of(overrides: tuple[str, ...]) -> Sweep:
+    """Return the jobs of a multirun with these overrides.
+
+    An experiment's rows are multiplied with whatever else is swept. Jobs that several rows share run once.
+
+    Raises:
+        ValueError: the experiment cannot be read, or needs what is not known of the backbone.
+    """
+    wanted = [text for text in overrides if _key(text) == _EXPERIMENT]
+    if not wanted:
+        return Sweep(list(jobs_of(overrides)))
+    others = [text for text in overrides if _key(text) not in (_EXPERIMENT, _BENCH)]
+    chosen = [text for text in overrides if _key(text) == _BENCH]
+    if len(list(jobs_of(wanted))) > 1:
+        raise ValueError(f"{', '.join(wanted)}: one experiment at a time, since each has a table of its own")
+    experiment = read_experiment(_experiment_config(wanted[-1:]))
+    benches = [job[0].partition("=")[2] for job in jobs_of(chosen[-1:])] if chosen else experiment.bench
+    combinations = [_values(job) for job in jobs_of(others)]
+    swept = [key for key in combinations[0] if len({values[key] for values in combinations}) > 1]
+    jobs: dict[frozenset[str], list[str]] = {}
+    lines: list[Line] = []
+    left_out: list[str] = []
+    families = [
+        family_of(hydra.compose("eval", [f"{key}={value}" for key, value in given.items()]))
+        for given in combinations
+    ]
+    for bench, (given, family) in product(benches, zip(combinations, families, strict=True)):
+        suffix = "".join(f", {key}={given[key]}" for key in swept)
+        rows, without = lines_of(experiment, bench, given, names(family), suffix)
+        left_out += [f"{name} on {bench}" for name in without]
+        lines += rows
+        for line in rows:
+            jobs.setdefault(frozenset(line.overrides), list(line.overrides))
+    return Sweep(list(jobs.values()), experiment, tuple(lines), tuple(left_out))
+
+
+def _experiment_config(overrides: Sequence[str]) -> Mapping[str, Any]:
+    """The `experiment` of the composed config."""
+    config = hydra.compose("eval", list(overrides))
+    content: Any = OmegaConf.to_container(config[_EXPERIMENT], resolve=True)
+    return content
+
+
+def _values(job: Sequence[str]) -> dict[str, str]:
+    """Overrides of one job as key -> value; added and deleted keys keep their sign."""
+    return {text.partition("=")[0]: text.partition("=")[2] for text in job}
+
+
+def _key(override: str) -> str:
+    return override.partition("=")[0].lstrip("+")
