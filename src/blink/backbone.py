@@ -6,8 +6,7 @@ Axes: B samples, S columns of a prompt, N columns at one layer, M columns of key
 visual tokens of the (base) picture, A query heads, K key heads, E width of one head, d hidden width.
 """
 
-import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -15,7 +14,6 @@ from torch import Tensor, nn
 from transformers import LlavaForConditionalGeneration, LlavaNextForConditionalGeneration
 from transformers.masking_utils import create_causal_mask
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
-from transformers.models.llava_next.modeling_llava_next import image_size_to_num_patches
 
 FAMILIES = {LlavaForConditionalGeneration: "llava", LlavaNextForConditionalGeneration: "llava_next"}
 
@@ -230,75 +228,6 @@ class Backbone:
         scaling: float = self.decoder.layers[layer].self_attn.scaling
         return scaling
 
-    def check_images(self, tokens: list[int], inputs: dict[str, Any]) -> None:
-        """Raise unless each row of a prompt has one image, and as many image tokens as that has visual tokens.
-
-        Args:
-            tokens: image tokens per row.
-            inputs: the arguments of the model's forward, by name.
-        """
-        H, W = self.grid
-        encoded = (inputs.get("mm_encoder_outputs") or {}).get("image")
-        pixels, sizes = inputs.get("pixel_values"), inputs.get("image_sizes")
-        if encoded is not None:
-            counts = [len(features) for features in encoded.pooler_output]
-        else:
-            counts = [0] * (0 if pixels is None else len(pixels if sizes is None else sizes))
-        if len(counts) != len(tokens):
-            raise ValueError(
-                f"the prompt has {len(tokens)} rows and {len(counts)} images; Blink takes exactly one image per sample"
-            )
-        for row, (found, count) in enumerate(zip(tokens, counts, strict=True)):
-            if self.family == "llava":
-                self._check_cells(count or H * W)
-            fits = found == (count or H * W) if count or self.family == "llava" else found >= H * W
-            if not fits:
-                raise ValueError(
-                    f"row {row} of the prompt has {found} image tokens, its image has {count or f'{H * W} or more'}; "
-                    "let the processor put them in, for exactly one image per sample"
-                )
-
-    def encode_image(self, inputs: Mapping[str, Any]) -> Tensor:
-        """All visual tokens of one picture, tiles and newlines included: [T, d].
-
-        Args:
-            inputs: what the processor made of one picture and one prompt, on the model's device, in its dtype.
-
-        Raises:
-            ValueError: the prompt's image tokens are not as many, or the grid is another than the config says.
-        """
-        sizes = inputs.get("image_sizes")
-        encoded = self.core.get_image_features(
-            pixel_values=inputs["pixel_values"], image_sizes=sizes, return_dict=True
-        )
-        tokens = (inputs["input_ids"] == self.image_token_id).sum(dim=1).tolist()
-        self.check_images(tokens, {"mm_encoder_outputs": {"image": encoded}})
-        features_Td: Tensor = encoded.pooler_output[0]
-        return features_Td.to(self.device, self.dtype)
-
-    def pixel_digests(self, pixels: Tensor, sizes: Tensor | None) -> list[str]:
-        """A hash per image of its pixels in float32; tiles that only pad the batch are left out.
-
-        Args:
-            pixels: [B, 3, h, w], or [B, tiles, 3, h, w] with `sizes` for LLaVA-NeXT.
-            sizes: [B, 2] height and width of the pictures, for LLaVA-NeXT.
-        """
-        images = list(pixels)
-        if self.family == "llava_next" and sizes is not None:
-            config = self.model.config
-            tiles = [
-                image_size_to_num_patches(size, config.image_grid_pinpoints, config.vision_config.image_size)
-                for size in sizes
-            ]
-            images = (
-                [image[:count] for image, count in zip(images, tiles, strict=True)]
-                if pixels.dim() == 5
-                else list(pixels.split(tiles))
-            )
-        return [
-            hashlib.sha256(image.float().cpu().contiguous().numpy().tobytes()).hexdigest() for image in images
-        ]
-
     def embed_prompt(self, ids_BS: Tensor, images: dict[str, Any]) -> Tensor:
         """Embeddings of a prompt with the visual tokens in place, as the stock model makes them: [B, S, d].
 
@@ -359,10 +288,10 @@ class Backbone:
         if config.vision_feature_select_strategy == "default":
             features = features[:, 1:]
         projected: Tensor = self.core.multi_modal_projector(features)
-        self._check_cells(projected.shape[1])
+        self.check_cells(projected.shape[1])
         return projected
 
-    def _check_cells(self, tokens: int) -> None:
+    def check_cells(self, tokens: int) -> None:
         """Raise unless one view of a picture gives one token per cell of the grid."""
         H, W = self.grid
         if tokens != H * W:

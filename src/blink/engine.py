@@ -28,6 +28,7 @@ from blink.rows import Rows, Scene, Setting, run_layer, start
 from blink.support import closing_tokens, fitting_modules
 from blink.token_sr import load_token_sr, placed
 from blink.trunk import Extensions, run_trunk
+from blink.vision import encode_image, pixel_digests
 
 log = logging.getLogger(__name__)
 
@@ -227,9 +228,9 @@ class Engine:
         split = [self._split(number, ids) for number, ids in enumerate(tokenized)]
         inputs = self._processor(images=[image], text=[prompts[0]], return_tensors="pt")
         inputs = inputs.to(backbone.model.device, backbone.model.dtype)
-        [digest] = backbone.pixel_digests(inputs["pixel_values"], inputs.get("image_sizes"))
+        [digest] = pixel_digests(backbone, inputs["pixel_values"], inputs.get("image_sizes"))
         prefixes, texts = zip(*split, strict=True)
-        return _Seen(backbone.encode_image(inputs), list(prefixes), list(texts), digest)
+        return _Seen(encode_image(backbone, inputs), list(prefixes), list(texts), digest)
 
     def _split(self, number: int, ids: list[int]) -> tuple[tuple[int, ...], list[int]]:
         """Ids before and behind the picture.

@@ -30,6 +30,7 @@ from blink.support import (
     fitting_modules,
 )
 from blink.token_sr import placed
+from blink.vision import check_images, pixel_digests
 
 _PROMPT = "blink_prompt"
 """Keyword under which a prompt's spans travel from the multimodal model's forward to the language model's."""
@@ -149,7 +150,7 @@ class Handle:
         pixels = arguments.get("pixel_values")
         digests = None
         if self.policy.draws and pixels is not None:
-            digests = self._backbone.pixel_digests(pixels, arguments.get("image_sizes"))
+            digests = pixel_digests(self._backbone, pixels, arguments.get("image_sizes"))
         repeats = max(config.num_beams or 1, config.num_return_sequences or 1)
         ours = {"past_key_values": BlinkCache(repeats, digests), "cache_implementation": None}
         return shadow.stock(*args, **{**kwargs, **ours})
@@ -226,13 +227,13 @@ class Handle:
         ids_BS = inputs["input_ids"]
         B = ids_BS.shape[0]
         layout = find_layout(ids_BS, valid_BS, self._backbone.image_token_id)
-        self._backbone.check_images((layout.visual_end_B - layout.visual_start_B).tolist(), inputs)
+        check_images(self._backbone, (layout.visual_end_B - layout.visual_start_B).tolist(), inputs)
         cache = inputs.get("past_key_values")
         repeats = cache.repeats if isinstance(cache, BlinkCache) else 1
         distinct = list(range(0, B, repeats))
         digests = cache.pixel_digests if isinstance(cache, BlinkCache) else None
         if self.policy.draws and digests is None and inputs.get("pixel_values") is not None:
-            digests = self._backbone.pixel_digests(inputs["pixel_values"], inputs.get("image_sizes"))
+            digests = pixel_digests(self._backbone, inputs["pixel_values"], inputs.get("image_sizes"))
         rows = [ids_BS[row] if valid_BS is None else ids_BS[row][valid_BS[row]] for row in distinct]
         return _Prompt(layout.select(distinct), self._sample_keys(rows, digests), repeats)
 
