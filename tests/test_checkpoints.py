@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from blink import checkpoints
 from blink.backbone import Backbone
 from blink.checkpoints import TINY, load_backbone, load_input_norms, load_processor, outline
 from tests import models, published
@@ -47,7 +48,6 @@ def test_loaded_is_frozen_and_pads_on_the_left(llava_folder: Path) -> None:
         ({"num_layers": -1}, "num_layers=-1"),
         ({"dtype": "float23"}, "float23"),
         ({"path": "absent/folder/here"}, "absent/folder/here"),
-        ({"device_map": "auto"}, "model.device_map=auto needs the package accelerate"),
     ],
 )
 def test_refuses(llava_folder: Path, settings: dict[str, Any], message: str) -> None:
@@ -106,7 +106,9 @@ def test_shards_of_upper_layers_alone_are_never_opened(sharded: Path, tmp_path: 
     assert not any("layers.3." in name and "language" in name for name in found)
     assert all(torch.equal(weight, whole[name]) for name, weight in found.items())
     norm = load_input_norms(tmp_path, [2])[2]
-    assert torch.equal(norm.weight, whole["model.language_model.layers.2.input_layernorm.weight"])
+    assert torch.equal(
+        dict(norm.named_parameters())["weight"], whole["model.language_model.layers.2.input_layernorm.weight"]
+    )
     with pytest.raises(Exception, match="header"):
         load_backbone(tmp_path)
 
@@ -118,6 +120,13 @@ def test_pickled_weights_are_refused(llava_folder: Path, tmp_path: Path) -> None
     torch.save({}, tmp_path / "pytorch_model.bin")
     with pytest.raises(ValueError, match=r"the weights of .* cannot be read"):
         load_backbone(tmp_path)
+
+
+def test_device_map_needs_accelerate(llava_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Would catch an ImportError of transformers for an option of ours."""
+    monkeypatch.setattr(checkpoints, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"model.device_map=auto needs the package accelerate"):
+        load_backbone(llava_folder, device_map="auto")
 
 
 def test_a_model_on_several_devices_is_refused() -> None:

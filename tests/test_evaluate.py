@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -135,6 +136,9 @@ def test_other_inputs_are_refused(tmp_path: Path) -> None:
         resume(tmp_path, samples(), inputs={"token_sr": "new", "backbone": "b"})
     with pytest.raises(ValueError, match="begun with another samples"):
         resume(tmp_path, samples(3), inputs={"token_sr": "old", "backbone": "b"})
+    relabelled = [replace(sample, details={**sample.details, "category": "other"}) for sample in samples()]
+    with pytest.raises(ValueError, match="begun with another samples"):
+        resume(tmp_path, relabelled, inputs={"token_sr": "old", "backbone": "b"})
 
 
 def test_answers_to_other_questions_are_refused(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 from blink import TokenSR, save_token_sr
 from blink.prepare import check_fit, modules_folder, read_questions, training_differs
@@ -66,6 +67,20 @@ def test_broken_picture_is_found_at_once(tmp_path: Path) -> None:
     (tmp_path / "val2014" / "COCO_val2014_1.png").write_bytes(b"\x89PNG\r\n\x1a\n broken")
     with pytest.raises(ValueError, match=r"cannot read the picture COCO_val2014_1.png of question"):
         read_questions("pope", (), **local | {"limit": 6})
+
+
+def test_a_changed_picture_is_noticed(tmp_path: Path) -> None:
+    """Would catch a run continued, or returned, on other pictures of the same names; and one that asks anew for none."""
+    write_llava(tmp_path)
+    digests = []
+    for colour in (None, (0, 9, 0), (0, 0, 0)):  # as written, changed, and as written again
+        if colour is not None:
+            Image.new("RGB", (4, 4), colour).save(tmp_path / "val2014" / "COCO_val2014_0.png")
+        read_questions.cache_clear()
+        local = SCENES | {"source": "local", "place": str(tmp_path)}
+        digests.append(read_questions("pope", (), **local).pictures)
+    assert digests[0] == digests[2] != digests[1]
+    assert read_questions("pope", (), **SCENES).pictures is None
 
 
 def test_home_in_the_data_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -207,6 +207,10 @@ def test_the_same_command_returns_the_run(llava_folder: Path, pictures: Path) ->
         ("data.root=empty", "empty holds no images"),
         ("data.root=[empty.png]", r"empty\.png: .*cannot identify"),
         ("data=hub", "needs data.id"),
+        ("data=scenes images=1000001", "images=1000001: data=scenes has 1,000,000 pictures"),
+        ("data=scenes held_out=1000001", "held_out=1000001: data=scenes has 1,000,000 pictures"),
+        ("model.pad=yes", "model.pad='yes': expected one of True, False, None"),
+        ("model.device_map=auto", "model.device_map='auto': expected one of None"),
         ("model.path=nowhere", "no backbone at 'nowhere'"),
         ("model.template=unknown", "unknown prompt template"),
         ("model.device=cuda", "model.device='cuda'"),
@@ -235,7 +239,7 @@ def test_bad_input_is_one_line(override: str, message: str, llava_folder: Path, 
     if override.startswith("data="):
         overrides = [one for one in overrides if not one.startswith("data.root")]
     with pytest.raises(SystemExit, match=message) as stopped:
-        run(*overrides, override)
+        run(*overrides, *override.split())
     assert "\n" not in str(stopped.value.code)
 
 

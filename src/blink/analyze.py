@@ -26,7 +26,14 @@ from blink.figures.run_recipes import RUN_RECIPES, run_folders
 from blink.figures.style import Drawn, look, save
 from blink.keys import hydra_command
 from blink.outputs import one_line_errors, open_run, reject_added_keys, write_json
-from blink.prepare import check_values, modules_folder, outlined, read_questions, training_differs
+from blink.prepare import (
+    check_values,
+    modules_folder,
+    outlined,
+    read_questions,
+    reject_training_keys,
+    training_differs,
+)
 from blink.prompts import template_named
 from blink.token_sr import check_patches, load_token_sr, token_sr_config
 
@@ -66,6 +73,7 @@ def main(config: DictConfig) -> None:
     name = config.figure.name
     with one_line_errors():
         reject_added_keys(overrides)
+        reject_training_keys(overrides)
         settings = _plain(config)
         plan = _plan_of_runs(settings) if name in RUN_RECIPES else _plan_of_backbone(settings)
         folder = open_run(Path(config.outputs), "analyze", overrides, settings, fresh=config.fresh)

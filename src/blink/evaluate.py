@@ -238,8 +238,10 @@ def peak_memory_mb() -> float:
 
 
 def samples_digest(samples: Sequence[Sample]) -> str:
-    """Return a hash of ids, questions and labels, by which a changed data set is noticed."""
-    text = json.dumps([(sample.id, sample.question, sample.label) for sample in samples])
+    """Return a hash of all that samples say beside their pictures, by which a changed data set is noticed."""
+    text = json.dumps(
+        [(s.id, s.image, s.question, s.label, s.split, dict(s.details)) for s in samples], sort_keys=True
+    )
     return sha256(text.encode()).hexdigest()[:16]
 
 

@@ -28,6 +28,7 @@ from blink.prepare import (
     modules_folder,
     outlined,
     read_questions,
+    reject_training_keys,
     training_differs,
 )
 from blink.presets import resolve
@@ -89,6 +90,7 @@ def make_plan(config: DictConfig, overrides: Sequence[str]) -> Plan:
         ValueError: what the user asked for cannot be run; says why.
     """
     reject_added_keys(overrides)
+    reject_training_keys(overrides)
     if "experiment" in config:
         raise ValueError(
             "experiment= stands for several evaluations: add --multirun (with hydra/sweeper=rows, the default)"
@@ -119,6 +121,7 @@ def make_plan(config: DictConfig, overrides: Sequence[str]) -> Plan:
     revision = getattr(outlined(model.path, model.revision).model.config, "_commit_hash", None)
     inputs = {
         "version": questions.benchmark.version,
+        "pictures": questions.pictures,
         "revision": revision,
         "backbone": files_digest(TINY if model.path == "tiny" else Path(model.path)),
         "token_sr": files_digest(Path(token_sr)) if token_sr else None,

@@ -5,6 +5,7 @@ Flat arguments in, plain values out; results are kept, since the jobs of a sweep
 
 from collections.abc import Mapping, Sequence
 from functools import lru_cache, reduce
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +19,7 @@ from blink.bench.base import side_by_side
 from blink.checkpoints import TINY, check_device_map, outline
 from blink.handle import attach
 from blink.policy import Policy
+from blink.scenes import SPLIT_SIZE
 from blink.token_sr import token_sr_config
 
 Setting = tuple[str, int | str | tuple[str, ...] | Judge | None]
@@ -53,6 +55,8 @@ _OPTIONAL = (
     "token_sr",
 )
 
+_TRAINING_KEYS = ("data.name", "data.split", "data.column")
+
 _CHOICES: Mapping[str, tuple[object, ...]] = {
     "model.dtype": ("float32", "bfloat16", "float16", "auto"),
     "model.attn_implementation": ("eager", "sdpa", "flash_attention_2"),
@@ -72,12 +76,14 @@ class Questions(NamedTuple):
         samples: those about one picture side by side.
         data: where they come from, in words.
         edition: what they are where that is not a whole edition of the benchmark: generated, or the first few; or None.
+        pictures: hash of the pictures' names and pixels; None where they are drawn from the data's description.
     """
 
     benchmark: Benchmark
     samples: list[Sample]
     data: str
     edition: str | None
+    pictures: str | None
 
 
 def check_values(settings: Mapping[str, Any]) -> None:
@@ -108,11 +114,27 @@ def check_values(settings: Mapping[str, Any]) -> None:
             "model.attn_implementation=flash_attention_2 needs a GPU and the package flash-attn; "
             "sdpa works everywhere"
         )
+    if values["scenes.images"] > SPLIT_SIZE:
+        raise ValueError(f"scenes.images={values['scenes.images']}: a split has {SPLIT_SIZE:,} pictures")
     memory = _value(settings, "engine.memory_gb") if "engine" in settings else 1
     if type(memory) not in (int, float) or not memory > 0:
         raise ValueError(f"engine.memory_gb={memory!r}: expected a number above 0")
     _check_device(values["model.device"])
     check_device_map(values.get("model.device_map"))
+
+
+def reject_training_keys(overrides: Sequence[str]) -> None:
+    """Refuse keys of a hub data set that training alone reads: a benchmark knows its own parts and columns.
+
+    Raises:
+        ValueError: an override gives one of them.
+    """
+    given = [key for key in (each.partition("=")[0] for each in overrides) if key in _TRAINING_KEYS]
+    if given:
+        raise ValueError(
+            f"{', '.join(given)}: only blink.train reads that; a benchmark has a split and columns of its own "
+            "(bench=; data.id= takes another data set of its layout, bench.revision= a revision)"
+        )
 
 
 @lru_cache(maxsize=4)
@@ -150,14 +172,11 @@ def read_questions(
             f"{name} has no questions left: {len(samples)} in {data}, limit={limit}; raise the limit, or loosen the "
             "benchmark's filters"
         )
-    if source != "scenes":
-        pictures = {sample.image: sample for sample in asked}
-        for sample in track(list(pictures.values()), "checking pictures", transient=True):
-            sample.load_image()
+    digest = None if source == "scenes" else _check_pictures(asked)
     edition = f"generated: {data}" if source == "scenes" else None
     if len(asked) < len(samples):
         edition = f"the first {len(asked):,} of {len(samples):,} questions of {data}"
-    return Questions(benchmark, asked, data, edition)
+    return Questions(benchmark, asked, data, edition, digest)
 
 
 @lru_cache(maxsize=16)
@@ -222,6 +241,21 @@ def training_differs(token_sr: str, path: str, prefix: str) -> list[str]:
             f"{prefix!r}: visual tokens depend on it; choose the model.template of the training"
         )
     return found
+
+
+def _check_pictures(samples: Sequence[Sample]) -> str:
+    """Decode every picture once, and return a hash of their names, sizes and pixels.
+
+    Raises:
+        ValueError: one of them cannot be read; says which.
+    """
+    digest = sha256()
+    pictures = {sample.image: sample for sample in samples}
+    for name, sample in track(list(pictures.items()), "checking pictures", transient=True):
+        image = sample.load_image()
+        digest.update(f"{name} {image.size}\n".encode())
+        digest.update(image.tobytes())
+    return digest.hexdigest()[:16]
 
 
 def _read(

@@ -140,6 +140,8 @@ def _check_values(settings: dict[str, Any]) -> None:
         if not (value is None and key == "hidden") and not _is_list_of(value, int):
             raise ValueError(f"token_sr.{key}={value!r}: expected a list of whole numbers, as [5,3,1]")
     root = settings["data"]["root"]
+    if root is None and settings["data"]["source"] == "scenes":
+        _check_scenes(settings)
     if root is not None and not isinstance(root, str) and not _is_list_of(root, str):
         raise ValueError(f"data.root={root!r}: expected a path, or a list of paths")
     accumulate = settings["trainer"]["accumulate_grad_batches"]
@@ -147,6 +149,15 @@ def _check_values(settings: dict[str, Any]) -> None:
         raise ValueError(
             f"trainer.accumulate_grad_batches={accumulate!r}: expected a whole number of at least 1"
         )
+
+
+def _check_scenes(settings: dict[str, Any]) -> None:
+    """Raise ValueError for more scenes than there are: those held out come after those trained on."""
+    from blink.scenes import SPLIT_SIZE
+
+    for key in ("images", "held_out"):
+        if (settings[key] or 0) > SPLIT_SIZE:
+            raise ValueError(f"{key}={settings[key]}: data=scenes has {SPLIT_SIZE:,} pictures for it")
 
 
 def _is_list_of(value: Any, kind: type) -> bool:

@@ -46,9 +46,6 @@ MANIFEST = "manifest.json"
 _SCENES = 2000
 """Scenes to train on unless `images` says otherwise."""
 
-_FIRST_HELD_OUT_SCENE = 1_000_000
-"""The same scenes are held out however many are trained on."""
-
 _EXPECTED_WARNINGS = (
     ".*does not have many workers.*",  # `workers` is the user's to set
     ".*exists and is not empty.*",  # checkpoints of the run that is continued
@@ -182,10 +179,10 @@ def _portions(settings: dict[str, Any], images: Images | None, folder: Path) -> 
 
     limit, held_out = settings["images"], settings["held_out"]
     if images is None:
-        from blink.scenes import SceneImages
+        from blink.scenes import SPLIT_SIZE, SceneImages
 
         count = limit or _SCENES
-        drawn = (("train", count, 0), ("held out", held_out, _FIRST_HELD_OUT_SCENE))
+        drawn = (("train", count, 0), ("held out", held_out, SPLIT_SIZE))
         train, measured = (
             all_of(DrawnImages(SceneImages("token_sr", number, start), f"scenes {start} + {number}"))
             for _, number, start in drawn

@@ -5,7 +5,16 @@ Reading order: ``draw`` (pictures), ``view`` (what a picture or a zoomed quadran
 ``packed`` and ``lessons`` (training batches), ``stages``, ``train``, ``accuracy``.
 """
 
-from blink.scenes.pictures import SceneImages
+from blink.scenes.pictures import SPLIT_SIZE, SceneImages
 from blink.scenes.schemas import gqa_rows, mmbench_rows, mme_rows, mmvet_rows, pope_rows, scienceqa_rows
 
-__all__ = ["SceneImages", "gqa_rows", "mmbench_rows", "mme_rows", "mmvet_rows", "pope_rows", "scienceqa_rows"]
+__all__ = [
+    "SPLIT_SIZE",
+    "SceneImages",
+    "gqa_rows",
+    "mmbench_rows",
+    "mme_rows",
+    "mmvet_rows",
+    "pope_rows",
+    "scienceqa_rows",
+]

@@ -7,6 +7,9 @@ from PIL import Image
 
 from blink.scenes.draw import SPLITS, scene
 
+SPLIT_SIZE = 1_000_000
+"""Pictures of a split for every use: asked about, or trained on. Held-out ones of training are numbered from here on."""
+
 
 class SceneImages(Sequence[Image.Image]):
     """Pictures ``start`` to ``start + count - 1`` of a split, RGB 192 x 192, drawn when asked for.
