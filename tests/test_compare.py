@@ -1,5 +1,6 @@
 """Runs side by side and in pairs, against differences counted by hand."""
 
+import json
 from pathlib import Path
 from typing import ClassVar
 
@@ -7,8 +8,8 @@ import pytest
 from rich.console import Console
 from rich.table import Table
 
-from blink.bench import Pope
-from blink.compare import compare, comparison_record, comparison_table, main, read_run, score_table
+from blink.bench import MME, Benchmark, MMBench, Pope, Row
+from blink.compare import Run, compare, comparison_record, comparison_table, main, read_run, score_table
 from blink.evaluate import evaluate, resume
 from tests.runs import Rule, finish, samples
 
@@ -132,3 +133,79 @@ def test_units_of_a_benchmark_reach_its_result(tmp_path: Path) -> None:
     result = evaluate(Points(), samples(), rows, lambda: Rule(), tmp_path, about={})
     assert result["units"] == {"f1": "points"}
     assert finish(tmp_path / "pope", Rule(), samples())["units"] == {}
+
+
+def run_by_hand(folder: Path, benchmark: Benchmark, rows: list[Row]) -> Run:
+    """A finished run of these rows, marked by the benchmark."""
+    marked = []
+    for row in rows:
+        mark = benchmark.mark(row)
+        marked.append(row | {"answer": mark.answer, "correct": mark.correct})
+    folder.mkdir()
+    lines = "".join(json.dumps(row) + "\n" for row in marked)
+    (folder / "predictions.jsonl").write_text(lines, encoding="utf-8")
+    scores = {
+        "benchmark": benchmark.name,
+        "version": benchmark.version,
+        "method": folder.name,
+        "expanded": 0.0,
+    }
+    return Run(folder.name, folder, scores)
+
+
+def test_pairs_of_mme_stay_whole(tmp_path: Path) -> None:
+    """Would catch MME compared in percent, and the two questions of a picture drawn apart.
+
+    Four pictures; the second run gets one more question right in the first, and so its pair: 100/8 + 100/4 points.
+    Drawn whole, a resample that holds the first picture k times differs by 37.5 k points, and by nothing between.
+    """
+
+    def rows(wrong: set[int]) -> list[Row]:
+        return [
+            {
+                "id": f"{i}",
+                "image": f"{i // 2}.jpg",
+                "category": "count",
+                "split": "count",
+                "label": label,
+                "response": "maybe" if i in wrong else label,
+            }
+            for i, label in enumerate(["yes", "no"] * 4)
+        ]
+
+    runs = [run_by_hand(tmp_path / name, MME(), rows(wrong)) for name, wrong in (("a", {0}), ("b", set()))]
+    found = compare(*runs)
+    assert found.differences["perception"].value == pytest.approx(37.5)
+    low, high = found.differences["total"][1:]
+    assert low == 0
+    assert high / 37.5 == pytest.approx(round(high / 37.5))
+    assert found.flips[:2] == (0, 1)
+
+
+def test_rotations_of_mmbench_stay_whole(tmp_path: Path) -> None:
+    """Would catch a question of MMBench counted by rows: one rotation of four lost loses all of its question."""
+    options = {"A": "red", "B": "blue", "C": "green", "D": "grey"}
+
+    def rows(wrong: set[int]) -> list[Row]:
+        return [
+            {
+                "id": f"{turn * 1_000_000 + question}",
+                "index": turn * 1_000_000 + question,
+                "image": f"{question}",
+                "category": "color",
+                "split": "dev",
+                "label": "A",
+                "response": "B" if turn == 2 and question in wrong else "A",
+                **options,
+            }
+            for question in range(5)
+            for turn in range(4)
+        ]
+
+    runs = [
+        run_by_hand(tmp_path / name, MMBench(), rows(wrong)) for name, wrong in (("a", set()), ("b", {3}))
+    ]
+    found = compare(*runs)
+    assert found.differences["accuracy"].value == pytest.approx(-20)
+    assert found.differences["rows_accuracy"].value == pytest.approx(-5)
+    assert found.flips[:2] == (1, 0)
