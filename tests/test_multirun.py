@@ -152,7 +152,8 @@ def test_an_experiment_ends_with_its_table(
     shown = capsys.readouterr().out
     assert "interp w/o interp" in shown
     assert (
-        "† Table 7 and these POPE runs do not compare: backbone tiny instead of llava15_7b; scenes" in shown
+        "† Table 7 and these runs on POPE do not compare: backbone tiny instead of llava15_7b; scenes"
+        in shown
     )
     with (folder / "table.csv").open(encoding="utf-8") as file:
         scores = [row for row in csv.DictReader(file) if row["metric"] == "f1"]

@@ -32,6 +32,7 @@ class Grid(NamedTuple):
         columns: headings.
         units: for each column what it belongs to; columns of one unit stay together if they fit.
         rows: as many cells each as there are columns.
+        numbers: whether the cells are numbers, to be right-aligned, and not text.
     """
 
     title: str
@@ -39,6 +40,7 @@ class Grid(NamedTuple):
     columns: Sequence[str]
     units: Sequence[str]
     rows: Sequence[GridRow]
+    numbers: bool = True
 
 
 def transposed(grid: Grid) -> Grid:
@@ -57,7 +59,7 @@ def transposed(grid: Grid) -> Grid:
 def markdown(grid: Grid) -> str:
     """Return the grid as a Markdown table under its title."""
     lines = [f"**{grid.title}**", "", _line([grid.corner, *grid.columns])]
-    lines.append(_line(["---", *(["---:"] * len(grid.columns))]))
+    lines.append(_line(["---", *(["---:" if grid.numbers else "---"] * len(grid.columns))]))
     lines += [_line([label, *cells]) for label, cells in _flat(grid)]
     return "\n".join(lines)
 
@@ -67,9 +69,16 @@ def on_screen(grid: Grid, most: int) -> Iterator[Table]:
     parts = _parts(grid.units, most)
     for number, part in enumerate(parts):
         title = grid.title if len(parts) == 1 else f"{grid.title} ({number + 1} of {len(parts)})"
-        table = Table(grid.corner, title=title, box=SIMPLE_HEAD, padding=(0, 1, 0, 0), title_justify="left")
+        table = Table(
+            grid.corner,
+            title=title,
+            title_justify="left",
+            min_width=len(title) + 1,
+            box=SIMPLE_HEAD,
+            padding=(0, 1, 0, 0),
+        )
         for i in part:
-            table.add_column(grid.columns[i], justify="right")
+            table.add_column(grid.columns[i], justify="right" if grid.numbers else "left")
         for label, cells in _flat(grid):
             table.add_row(label, *(cells[i] for i in part))
         yield table

@@ -90,24 +90,24 @@ def main_grids(experiment: Experiment, entries: Sequence[Entry], unlike: Unlike)
     shown = {bench: columns(experiment, run.scores) for bench, run in first_runs(entries).items()}
     blocks: dict[str, list[tuple[str, str]]] = {}
     for bench, metrics in shown.items():
-        parts = {bench if bench == "mme" else "others": metrics}
+        parts = {"MME" if bench == "mme" else "other benchmarks": metrics}
         if bench == "mme" and len(metrics) > len(_MME_TOTALS):
             parts = {
-                "perception": [name for name in metrics if name in PERCEPTION],
-                "cognition": [name for name in metrics if name not in PERCEPTION],
+                "MME Perception": [name for name in metrics if name in PERCEPTION],
+                "MME Cognition": [name for name in metrics if name not in PERCEPTION],
             }
         for part, names in parts.items():
             if names:
                 blocks.setdefault(part, []).extend((bench, name) for name in (*names, _EXPANDED))
     return [
         Grid(
-            experiment.title,
+            experiment.title if len(blocks) == 1 else f"{experiment.title}: {part}",
             "",
             [_heading(bench, name) for bench, name in block],
             [bench for bench, _ in block],
             list(_rows(entries, block, paper, unlike)),
         )
-        for block in blocks.values()
+        for part, block in blocks.items()
     ]
 
 
@@ -126,7 +126,7 @@ def what_happened(entries: Sequence[Entry]) -> Grid:
         share = f"{100 * run.scores['expanded']:.1f} %"
         rows.append(GridRow(line.label, [bench, str(n), share, "\n".join(lines) or "-"]))
     heading = "layer: % expand/keep/drop"
-    return Grid("What happened", "row", ["benchmark", "n", _EXPANDED, heading], [""] * 4, rows)
+    return Grid("What happened", "row", ["benchmark", "n", _EXPANDED, heading], [""] * 4, rows, numbers=False)
 
 
 def difference_grid(differences: Sequence[Difference], paper: PaperTable | None, unlike: Unlike) -> Grid:
@@ -155,7 +155,9 @@ def difference_grid(differences: Sequence[Difference], paper: PaperTable | None,
         ]
         rows.append(GridRow(f"{kind}{entry.line.label} - {other.line.label}", cells))
     headings = ["benchmark", "difference", "paper", "gained", "lost", "McNemar p"]
-    return Grid("Differences on the same questions", "pair", headings, [""] * len(headings), rows)
+    return Grid(
+        "Differences on the same questions", "pair", headings, [""] * len(headings), rows, numbers=False
+    )
 
 
 def main_metrics(scores: Mapping[str, Any]) -> list[str]:
@@ -236,7 +238,7 @@ def _heading(bench: str, metric: str) -> str:
 
 
 def _words(metric: str) -> str:
-    return _METRICS.get(metric, metric.replace("_", " ").capitalize())
+    return _METRICS.get(metric, metric.replace("_", " ").capitalize() if metric.islower() else metric)
 
 
 def first_runs(entries: Sequence[Entry]) -> dict[str, Run]:

@@ -38,6 +38,8 @@ from blink.sweep import COMPARISONS, read_jobs, write_records
 MARKDOWN, CSV, PLOT = "table.md", "table.csv", "table.png"
 _MOST_COLUMNS = 7
 """Beside the labels, on a screen."""
+_FEW = 8
+"""Rows up to which panels of the plot stand side by side."""
 
 
 def report(folder: Path, experiment: Experiment, lines: Sequence[Line], console: Console) -> None:
@@ -116,7 +118,7 @@ def differs(entries: Sequence[Entry], bench: str, paper: PaperTable | None) -> l
         if paper is not None and family != paper.family:
             found.append(f"backbone {scores.get('backbone', family)} instead of {paper.family}")
         if scores["data"].startswith("scenes"):
-            found.append(f"{scores['data']} instead of {BENCHES.get(bench, bench)}'s own")
+            found.append(f"{scores['data']} instead of the benchmark's own pictures")
         if config.get("limit") is not None:
             found.append(f"the first {config['limit']} questions only")
     return list(dict.fromkeys(found))
@@ -138,12 +140,11 @@ def notes(
             "difference that is no larger is none"
         )
     if paper is not None:
-        for bench, reasons in unlike.items():
-            if reasons:
-                title = BENCHES.get(bench, bench)
-                said.append(
-                    f"{MARK} {paper.number} and these {title} runs do not compare: {'; '.join(reasons)}"
-                )
+        for reasons in dict.fromkeys(tuple(reasons) for reasons in unlike.values() if reasons):
+            alike = [BENCHES.get(bench, bench) for bench, other in unlike.items() if tuple(other) == reasons]
+            said.append(
+                f"{MARK} {paper.number} and these runs on {', '.join(alike)} do not compare: {'; '.join(reasons)}"
+            )
         if "pope" in unlike and any("pope" in row for row in paper.rows.values()):
             said.append(f"{POPE_MARK} {POPE_REMARK}")
         said += [f"{paper.number}: {remark}" for remark in paper.remarks]
@@ -196,9 +197,13 @@ def plot(experiment: Experiment, entries: Sequence[Entry]) -> Figure:
     """Draw the main metric of every row with its interval, a panel per benchmark; a band shows the baseline."""
     benches = first_runs(entries)
     rows = max(sum(entry.line.bench == bench for entry in entries) for bench in benches)
-    figure = Figure(figsize=(max(7, 0.4 * rows), 4 * len(benches)), layout="constrained")
-    panels = figure.subplots(len(benches), squeeze=False)[:, 0]
-    for axes, (bench, first) in zip(panels, benches.items(), strict=True):
+    across = min(len(benches), 3 if rows <= _FEW else 1)
+    down = -(-len(benches) // across)
+    figure = Figure(figsize=(across * max(4, 0.4 * rows), 4 * down), layout="constrained")
+    panels = figure.subplots(down, across, squeeze=False).reshape(-1)
+    for axes in panels[len(benches) :]:
+        axes.set_axis_off()
+    for axes, (bench, first) in zip(panels[: len(benches)], benches.items(), strict=True):
         metric = main_metrics(first.scores)[-1 if bench == "mme" else 0]
         here = [entry for entry in entries if entry.line.bench == bench]
         for place, (line, run) in enumerate(here):
@@ -212,6 +217,6 @@ def plot(experiment: Experiment, entries: Sequence[Entry]) -> Figure:
                 axes.axhspan(low, high, color="0.93", zorder=0)
                 axes.axhline(value, color="0.7", linewidth=1, zorder=0)
         axes.set_xticks(range(len(here)), [line.label for line, _ in here], rotation=45, ha="right")
-        axes.set_ylabel(f"{BENCHES.get(bench, bench)} {metric} ({unit(first.scores, metric)}), 95 % interval")
-    figure.suptitle(experiment.title)
+        axes.set_ylabel(f"{BENCHES.get(bench, bench)} {metric} ({unit(first.scores, metric)})")
+    figure.suptitle(f"{experiment.title} (95 % intervals)")
     return figure
