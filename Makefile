@@ -8,7 +8,7 @@ READY := $(VENV)/.ready
 CONSTRAINTS ?= $(if $(shell command -v nvidia-smi),,-c constraints-cpu.txt)
 
 # The demo trains modules anew, as the shipped ones were trained; the preset's layer is among them.
-DEMO_LAYERS := 6-8
+DEMO_LAYERS := 8-10
 RECIPE := images=2000 optimizer.learning_rate=0.002
 DEMO_RUN := outputs/train/images-2000+layer-$(DEMO_LAYERS)+optimizer.learning_rate-0.002+reference-tiny
 
