@@ -1,7 +1,7 @@
 """Muon in the dtype of the weights, matrices of one shape orthogonalised together.
 
-``torch.optim.Muon`` takes matrices one by one and in bfloat16, which a CPU without bfloat16 arithmetic emulates: a
-step of the tiny backbone's optimizer then takes twenty times as long as its forward and backward passes.
+``torch.optim.Muon`` takes matrices one by one and in bfloat16, which a CPU without bfloat16 arithmetic emulates, at
+a sixtieth of its speed in float32.
 
 Legend: G matrices of one shape, R <= C their sides.
 """
@@ -44,6 +44,7 @@ class Muon(torch.optim.Optimizer):
             for weights in _by_shape(weight for weight in group["params"] if weight.grad is not None):
                 updates = []
                 for weight in weights:
+                    assert weight.grad is not None
                     state = self.state[weight]
                     if not state:
                         state["momentum_buffer"] = torch.zeros_like(weight)

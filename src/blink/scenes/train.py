@@ -218,7 +218,7 @@ class Trainer:
 
     def save_weights(self, stage: str) -> None:
         """Keep the weights that a stage ends with."""
-        save_model(self.model, self.folder / f"{stage}.safetensors")
+        save_model(self.model, str(self.folder / f"{stage}.safetensors"))
 
     @torch.no_grad()
     def _average(self, stage: str, share: float) -> None:
