@@ -1,5 +1,6 @@
 """Figures of finished evaluations, from runs written by hand."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -154,6 +155,25 @@ def test_threshold_grid(tmp_path: Path) -> None:
         thresholds.sort_grid([*points, *read_points([run(tmp_path, [3], tau=(0.4, 0.2))], "pope")])
     with pytest.raises(ValueError, match="one run is no grid"):
         thresholds.sort_grid(points[:1])
+
+
+def counted(folder: Path, flops: int) -> Path:
+    """The run, as if its questions had cost so much."""
+    scores = json.loads((folder / "scores.json").read_text())
+    (folder / "scores.json").write_text(json.dumps(scores | {"flops": flops}))
+    return folder
+
+
+def test_threshold_grid_shows_the_cost(tmp_path: Path) -> None:
+    """Would catch a cost per run taken for one per question, and a ratio turned over."""
+    grid = [counted(run(tmp_path, [2], tau=(up, 0.4)), n) for up, n in ((0.4, 36 * 10**9), (0.6, 30 * 10**9))]
+    alone = drawn("thresholds", read_points(grid, "pope"), tmp_path)
+    assert [record["GFLOPs per question"] for record in alone.table] == [1.5, 1.25]
+    vanilla = counted(run(tmp_path, None), 24 * 10**9)
+    beside = drawn("thresholds", read_points([vanilla, *grid], "pope"), tmp_path)
+    assert [record["FLOPs over vanilla's"] for record in beside.table] == [1.5, 1.25]
+    uncounted = drawn("thresholds", read_points([counted(run(tmp_path, None), 0), *grid], "pope"), tmp_path)
+    assert not [name for name in uncounted.table[0] if "FLOPs" in name]
 
 
 def test_copy_radar(tmp_path: Path) -> None:

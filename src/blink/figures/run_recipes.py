@@ -1,20 +1,17 @@
 """Figures of finished evaluations: no model is loaded."""
 
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from blink.bench.mme import COGNITION, PERCEPTION
-from blink.compare import unit
+from blink.compare import Run, unit
 from blink.figures import copy_radar, layer_range, thresholds
 from blink.figures.points import Point, about, estimate, gain, main_metric, the_method, vanilla_of, with_unit
-from blink.figures.prices import flops_over_vanilla
 from blink.figures.style import Drawn
 from blink.policy import parse_layers
 from blink.presets import LAYER_STUDIES
-
-log = logging.getLogger(__name__)
+from blink.statistics import Floats
 
 SCALES = ("difference", "score")
 
@@ -75,15 +72,23 @@ def draw_thresholds(points: Sequence[Point], settings: Mapping[str, Any], family
         with_unit(points, metric): grid.values(lambda run: estimate(run, metric).value),
         "expanded samples (%)": grid.values(lambda run: 100 * run.scores["expanded"]),
     }
-    try:
-        panels["prompt FLOPs over vanilla's"] = grid.values(flops_over_vanilla)
-    except ValueError as error:
-        log.warning("no panel of the cost: %s", error)
+    panels |= _costs(grid, vanilla_of(points))
     method = acting[0].run.scores["method"]
     layers = sorted({layer for point in acting for layer in point.layers})
     title = f"Thresholds, method {method}, layers {', '.join(map(str, layers))}\n{about(points)}"
     figure = thresholds.draw(grid, panels, title)
     return Drawn({"thresholds": figure}, thresholds.table(grid, panels), {"metric": metric, "method": method})
+
+
+def _costs(grid: thresholds.Grid, vanilla: Run | None) -> dict[str, Floats]:
+    """What a question costs, picture and answer included: over vanilla's if that is there; nothing for runs without it."""
+    runs = [*grid.runs.values(), *([] if vanilla is None else [vanilla])]
+    if not all(run.scores.get("flops") for run in runs):
+        return {}
+    if vanilla is None:
+        return {"GFLOPs per question": grid.values(lambda run: run.scores["flops"] / run.scores["n"] / 1e9)}
+    whole = vanilla.scores["flops"]
+    return {"FLOPs over vanilla's": grid.values(lambda run: run.scores["flops"] / whole)}
 
 
 RUN_RECIPES: dict[str, Callable[[Sequence[Point], Mapping[str, Any], str], Drawn]] = {

@@ -45,7 +45,7 @@ class Line(NamedTuple):
     marker: str
 
 
-VANILLA = Line("vanilla", GREY, ":", "s")
+VANILLA = Line("vanilla", BLACK, ":", "s")
 INTERP = Line("interpolation", BLUE, "--", "^")
 TOKEN_SR = Line("TokenSR", VERMILLION, "-", "o")
 

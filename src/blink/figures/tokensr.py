@@ -147,7 +147,7 @@ def draw(found: Distance, layer: int, title: str) -> Figure:
     for axes, by_layer, name in zip(
         axes_row,
         (found.kl, found.cosine),
-        ("KL to the teacher (nats)", "cosine with the teacher"),
+        (f"KL to the teacher (nats, temperature {found.temperature:g})", "cosine with the teacher"),
         strict=True,
     ):
         for key, line in STUDENTS.items():
