@@ -13,7 +13,7 @@ RECIPE := images=2000 optimizer.learning_rate=0.002
 DEMO_RUN := outputs/train/images-2000+layer-$(DEMO_LAYERS)+optimizer.learning_rate-0.002+reference-tiny
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check build clean
+.PHONY: help setup demo test check bench build clean
 
 help:  ## List the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  \1\t\2/' | expand -t 12
@@ -37,6 +37,9 @@ check: $(READY)  ## Lint, formatting and types
 	$(BIN)/ruff check src tests benchmarks
 	$(BIN)/ruff format --check src tests benchmarks
 	$(BIN)/mypy
+
+bench: $(READY)  ## Measure what Blink costs, into docs/performance.md (half an hour to an hour on two cores)
+	$(BIN)/python -m benchmarks
 
 build: $(READY)  ## Build the wheel into dist/
 	$(BIN)/python -m build --wheel

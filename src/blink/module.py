@@ -103,16 +103,20 @@ class TokenSRTraining(LightningModule):
             frozen.to(self.device)
 
     def training_step(self, batch: Views, batch_idx: int) -> Tensor:
-        """Sum of the layers' losses, each the mean over the batch's pairs and their tokens."""
-        losses = {}
-        for layer, (student, teacher) in self.regions(batch).items():
-            refined = _refine(self.token_sr[str(layer)], student)
-            losses[layer] = self._loss(layer, refined, teacher)
+        """Sum of the layers' losses."""
+        losses = self.losses(batch)
         self.log_dict({f"train/layer_{layer}/kl": loss.detach() for layer, loss in losses.items()})
         self.log("train/learning_rate", self.trainer.optimizers[0].param_groups[0]["lr"])
         total = torch.stack(list(losses.values())).sum()
         self.log("train/loss", total.detach(), prog_bar=True)
         return total
+
+    def losses(self, batch: Views) -> dict[int, Tensor]:
+        """The loss of each layer, the mean over the batch's pairs and their tokens."""
+        return {
+            layer: self._loss(layer, _refine(self.token_sr[str(layer)], student), teacher)
+            for layer, (student, teacher) in self.regions(batch).items()
+        }
 
     def validation_step(self, batch: Views, batch_idx: int) -> None:
         """Measure each module, plain interpolation and earlier modules against the teacher."""

@@ -1,0 +1,181 @@
+"""What the measurements share: backbones, interleaved repetitions, and rows that say what was found.
+
+Both sides of a comparison run in one process, one after the other, again and again; the ratio of a repetition is that
+of its two neighbours. Only ratios mean something beyond the machine they were measured on.
+"""
+
+import argparse
+import gc
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from benchmarks import models
+from blink.checkpoints import load_backbone
+from blink.dimensions import Dimensions
+from blink.prompts import Template, template_named
+from blink.token_sr import TokenSR
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+class Options(NamedTuple):
+    """What a measurement is asked for.
+
+    Attributes:
+        layers: decoder layers of the wide backbone; None is the measurement's own choice.
+        repeats: of each side; None is the measurement's own choice.
+        quick: small stand-ins, to see that it works.
+        dtypes: of the wide backbone; None is the measurement's own choice.
+        hidden: width of the wide backbone.
+    """
+
+    layers: int | None = None
+    repeats: int | None = None
+    quick: bool = False
+    dtypes: tuple[str, ...] | None = None
+    hidden: int = 4096
+
+
+class Row(NamedTuple):
+    """One line of the table.
+
+    Attributes:
+        what: the two sides.
+        where: backbone, layers, dtype.
+        value: what is held against the bar; `low` and `high` are the extremes over repetitions.
+        bar: in words, such as "<= 1.03".
+        holds: whether `value` meets it.
+        floor: the same ratio in FLOPs on paper; None where it says nothing.
+        note: what else to know.
+    """
+
+    what: str
+    where: str
+    value: float
+    low: float
+    high: float
+    bar: str
+    holds: bool
+    floor: float | None = None
+    note: str = ""
+
+
+class Bench(NamedTuple):
+    """A backbone to measure on.
+
+    Attributes:
+        name: for the table.
+        wide: whether it has LLaVA-1.5's width (or the quick stand-in for it), with random weights.
+    """
+
+    name: str
+    wide: bool
+    model: Any
+    processor: Any
+    template: Template
+    dims: Dimensions
+
+    def inputs(self, question: str = "Is there a dog in the image?", seed: int = 0) -> Any:
+        """What the processor makes of a picture and a question."""
+        made = self.processor(
+            images=models.picture(seed), text=self.template.prompt(question), return_tensors="pt"
+        )
+        return made.to(self.model.device, self.model.dtype)
+
+
+class Times(NamedTuple):
+    """Seconds of both sides, repetition by repetition."""
+
+    ours: list[float]
+    theirs: list[float]
+
+    @property
+    def ratios(self) -> list[float]:
+        return [a / b for a, b in zip(self.ours, self.theirs, strict=True)]
+
+    @property
+    def ratio(self) -> float:
+        """Of the medians."""
+        return statistics.median(self.ours) / statistics.median(self.theirs)
+
+
+def interleave(
+    ours: Callable[[], object], theirs: Callable[[], object], repeats: int, *, warm_up: bool = True
+) -> Times:
+    """Time two functions in turn, after one unmeasured call of each."""
+    times = Times([], [])
+    for repeat in range(-1 if warm_up else 0, repeats):
+        for side, seconds in ((ours, times.ours), (theirs, times.theirs)):
+            started = time.perf_counter()
+            side()
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            if repeat >= 0:
+                seconds.append(time.perf_counter() - started)
+    return times
+
+
+def has_bfloat16() -> bool:
+    """Whether this machine multiplies bfloat16 in hardware."""
+    if torch.cuda.is_available():
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    capability = torch.cpu.get_capabilities()
+    return bool(capability.get("avx512_bf16") or capability.get("amx_bf16") or capability.get("bf16"))
+
+
+def tiny() -> Bench:
+    """The backbone that ships with the project, in float32."""
+    loaded = load_backbone("tiny", device=_device())
+    dims = Dimensions.of(loaded.model.config, "float32")
+    return Bench("tiny", False, loaded.model, loaded.processor, template_named("vicuna_v1"), dims)
+
+
+def wide(
+    options: Options, *, layers: int, dtypes: tuple[str, ...] = ("float32", "bfloat16")
+) -> Iterator[Bench]:
+    """LLaVA-1.5's width with a few decoder layers and two of the vision tower, one dtype at a time."""
+    layers = options.layers or layers
+    hidden = 256 if options.quick else options.hidden
+    for dtype in options.dtypes or dtypes:
+        model: Any = models.true_width(layers=layers, vision_layers=2, hidden=hidden, dtype=DTYPES[dtype])
+        model.to(_device())
+        width = "LLaVA-1.5's width" if hidden == 4096 else f"width {hidden}"
+        yield Bench(
+            name=f"{width}, {layers} layers, {dtype}",
+            wide=True,
+            model=model,
+            processor=models.processor(model),
+            template=template_named("vicuna_v1"),
+            dims=Dimensions.of(model.config, dtype),
+        )
+        del model
+        gc.collect()
+
+
+def token_sr(bench: Bench, layers: tuple[int, ...]) -> dict[int, nn.Module]:
+    """One random TokenSR of the backbone's width that serves all layers: what it says does not matter here."""
+    with torch.device(bench.model.device):
+        module = TokenSR(bench.dims.hidden).to(bench.model.dtype).requires_grad_(False).eval()
+    return dict.fromkeys(layers, module)
+
+
+def options(description: str) -> Options:
+    """Read the options of a measurement's command line."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--layers", type=int, help="decoder layers of the wide backbone")
+    parser.add_argument("--repeats", type=int, help="repetitions of each side")
+    parser.add_argument("--quick", action="store_true", help="small stand-ins, to see that it works")
+    parser.add_argument("--dtypes", nargs="+", choices=DTYPES, help="of the wide backbone")
+    parser.add_argument("--hidden", type=int, default=4096, help="width of the wide backbone")
+    read = parser.parse_args()
+    dtypes = tuple(read.dtypes) if read.dtypes else None
+    return Options(read.layers, read.repeats, read.quick, dtypes, read.hidden)
+
+
+def _device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"

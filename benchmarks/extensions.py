@@ -1,0 +1,70 @@
+"""A prompt pass with extensions, its time over its FLOPs: `python -m benchmarks.extensions`."""
+
+from collections.abc import Iterator
+
+import torch
+
+from benchmarks.common import Bench, Options, Row, interleave, options, tiny, token_sr, wide
+from benchmarks.report import show
+from blink import Policy, attach
+from blink.cost import NOTHING, prompt, vision
+from blink.cost import token_sr as token_sr_cost
+
+BAR = 1.10
+
+WHY = (
+    "Beyond the FLOPs there are the copies that insert and remove an extension, a second mask, and TokenSR's "
+    "convolutions, which may reach less of the machine's speed than matrix products do."
+)
+
+
+def measure(asked: Options) -> Iterator[Row]:
+    """An extension is born at layer 1 and lives to the end; interpolated, and refined by TokenSR."""
+    repeats = asked.repeats or (2 if asked.quick else 5)
+    bench = tiny()
+    for refined in (False, True):
+        yield row(bench, refined, 5 * repeats)
+    for bench in wide(asked, layers=4):
+        slow = bench.dims.itemsize == 2 and not torch.cuda.is_available()
+        for refined in (False, True):
+            yield row(bench, refined, max(2, repeats // 2) if slow else repeats)
+
+
+def row(bench: Bench, refined: bool, repeats: int) -> Row:
+    """Compare one backbone with itself."""
+    inputs = bench.inputs()
+    modules = token_sr(bench, (1,)) if refined else None
+    handle = attach(bench.model, Policy([1], tau_exp=0.0, tau_drop=0.0), modules)
+
+    @torch.inference_mode()
+    def run() -> None:
+        bench.model(**inputs, logits_to_keep=1)
+
+    def stock() -> None:
+        with handle.disabled():
+            run()
+
+    times = interleave(run, stock, repeats)
+    run()
+    [events] = handle.trace
+    handle.detach()
+    dims, tokens = bench.dims, inputs["input_ids"].shape[1]
+    expander = token_sr_cost(dims) if refined else NOTHING
+    work = (vision(dims) + prompt(dims, tokens, events, expander=expander)).flops
+    floor = work / (vision(dims) + prompt(dims, tokens)).flops
+    value = times.ratio / floor
+    return Row(
+        f"prompt pass with an extension ({'TokenSR' if refined else 'interpolated'}): time ratio / FLOP ratio",
+        bench.name,
+        value,
+        min(times.ratios) / floor,
+        max(times.ratios) / floor,
+        f"<= {BAR:.2f}",
+        value <= BAR,
+        floor,
+        f"time ratio {times.ratio:.2f}",
+    )
+
+
+if __name__ == "__main__":
+    show(measure(options(str(__doc__))), WHY)

@@ -1,0 +1,108 @@
+"""The benchmarks at full size, computed and not measured: `python -m benchmarks.on_paper`.
+
+What one question costs the stock model and Blink, alone and when all questions about a picture share its trunk.
+"""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import NamedTuple
+
+from rich.console import Console
+
+from benchmarks import models
+from benchmarks.report import paper_table
+from blink.cost import decode, prompt, token_sr, vision
+from blink.dimensions import Dimensions, image_tokens, tiles
+from blink.policy import Event
+from blink.presets import resolve
+from blink.shared_cost import Asked, shared
+
+PREFIX = 35
+"""Tokens before the picture in LLaVA's conversation, the start token included."""
+
+HEADER = (
+    "backbone",
+    "benchmark",
+    "questions per picture",
+    "stock, TFLOP per question",
+    "Blink alone / stock",
+    "stock shared / stock",
+    "Blink shared / stock",
+    "stock loop over Blink shared, times",
+)
+
+ASSUMED = (
+    "Assumed: 640 x 480 pictures; an extension with TokenSR in every answer, born at the first scanned layer of the "
+    "preset and alive to the end, its region drawn evenly from four; 35 tokens before the picture; texts of 26 (POPE), "
+    "32 (MME), 30 (GQA) and 90 (MMBench) tokens; answers of two tokens."
+)
+
+
+class Load(NamedTuple):
+    """A benchmark as a load: questions about one picture (rounded), tokens of one text."""
+
+    name: str
+    preset: str
+    questions: int
+    text: int
+
+
+LOADS = (
+    Load("POPE", "pope", 18, 26),
+    Load("MME", "mme", 2, 32),
+    Load("GQA", "gqa", 32, 30),
+    Load("MMBench", "mmbench", 4, 90),
+)
+
+
+def backbones() -> dict[str, tuple[str, Dimensions]]:
+    """Name -> (family of presets, numbers)."""
+    small = Dimensions.of(models.config("llava15"))
+    large = replace(small, hidden=5120, mlp=13824, layers=40, heads=40, key_heads=40)
+    tiled = Dimensions.of(models.config("llava_next"))
+    return {
+        "LLaVA-1.5-7B": ("llava15_7b", small),
+        "LLaVA-1.5-13B": ("llava15_13b", large),
+        "LLaVA-NeXT-7B": ("llava_next_7b", tiled),
+    }
+
+
+def lines() -> Iterator[tuple[str, ...]]:
+    """The table's cells."""
+    for name, (family, dims) in backbones().items():
+        down, across = tiles(dims, 480, 640) if dims.pinpoints else (0, 0)
+        views, before = 1 + down * across, PREFIX + image_tokens(dims, 480, 640)
+        for load in LOADS:
+            scan, tokens = resolve(family, load.preset), before + load.text
+            picture = vision(dims, views).flops
+            stock = picture + (prompt(dims, tokens) + decode(dims, tokens, 1)).flops
+            first, *others = scan.layers
+
+            def events(region: int, first: int = first, others: list[int] = others) -> tuple[Event, ...]:
+                kept = (Event(layer, 0.5, region, "keep") for layer in others)
+                return (Event(first, 1.0, region, "expand"), *kept)
+
+            one = events(0)
+            blink = picture + (prompt(dims, tokens, one, expander=token_sr(dims))).flops
+            blink += decode(dims, tokens, 1, one).flops
+            asked = [Asked(i, load.text, events(i % 4), 2) for i in range(load.questions)]
+            plain = [Asked(i, load.text, (), 2) for i in range(load.questions)]
+            together = shared(dims, before, asked, expander=token_sr(dims), views=views).flops
+            stock_together = shared(dims, before, plain, views=views).flops
+            loop = load.questions * stock
+            yield (
+                name,
+                load.name,
+                str(load.questions),
+                f"{stock / 1e12:.2f}",
+                f"{blink / stock:.2f}",
+                f"{stock_together / loop:.3f}",
+                f"{together / loop:.3f}",
+                f"{loop / together:.1f}",
+            )
+
+
+if __name__ == "__main__":
+    table, _ = paper_table(HEADER, lines())
+    Console().print(table)
+    Console().print(ASSUMED)

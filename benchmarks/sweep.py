@@ -1,0 +1,134 @@
+"""A 10 x 10 grid of thresholds in one pass of the engine, over one point: `python -m benchmarks.sweep`."""
+
+import itertools
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from PIL import Image
+
+from benchmarks import models
+from benchmarks.common import Bench, Options, Row, interleave, options, tiny, token_sr, wide
+from benchmarks.report import show
+from blink import Engine, Policy, Run
+from blink.bench.pope import Pope
+from blink.checkpoints import TINY
+from blink.cost import living
+from blink.cost import token_sr as token_sr_cost
+from blink.engine import Answer
+from blink.shared_cost import Asked, shared
+
+BAR = 10.0
+FLOP_BAR = 1.2
+ANSWER = 2
+
+WHY = (
+    "The grid costs as many texts as it has different histories of extensions; where thresholds lie among the ratios "
+    "that occur, most points differ somewhere. What is above the FLOPs is Python's share of each decision, and copies "
+    "of rows that split."
+)
+
+Picture = tuple[Image.Image, list[str]]
+
+
+def measure(asked: Options) -> Iterator[Row]:
+    """Tiny: seven layers, pictures of POPE on scenes, shipped modules. Wide: four questions, all layers but the first."""
+    repeats = asked.repeats or (1 if asked.quick else 3)
+    side = 3 if asked.quick else 10
+    bench = tiny()
+    pictures: dict[str, Picture] = {}
+    for sample in Pope().from_scenes("test", 1 if asked.quick else 2):
+        prompts = pictures.setdefault(sample.image, (sample.load_image(), []))[1]
+        prompts.append(bench.template.prompt(sample.question))
+    yield from rows(
+        bench, list(pictures.values()), tuple(range(4, 11)), str(TINY / "token_sr"), side, repeats
+    )
+    for bench in wide(asked, layers=5, dtypes=("float32",)):
+        scanned = tuple(range(1, bench.dims.layers))
+        prompts = [
+            bench.template.prompt(f"Is there a {word} in the image?") for word in ("dog", "a b", "c d e")
+        ]
+        modules = token_sr(bench, scanned)
+        yield from rows(bench, [(models.picture(), prompts)], scanned, modules, side, max(1, repeats - 1))
+
+
+def rows(
+    bench: Bench,
+    pictures: Sequence[Picture],
+    scanned: tuple[int, ...],
+    modules: object,
+    side: int,
+    repeats: int,
+) -> Iterator[Row]:
+    """Compare a grid with its middle; thresholds lie at even shares of the ratios that the stock model shows."""
+    engine = Engine(bench.model, bench.processor)
+    ratios = _ratios(engine, pictures, scanned)
+    grid = [float(value) for value in np.quantile(ratios, np.linspace(0.05, 0.95, side))]
+    runs = [
+        Run(Policy(scanned, tau_exp=up, tau_drop=down), modules)  # type: ignore[arg-type]
+        for up, down in itertools.product(grid, grid)
+    ]
+    middle = [runs[(side // 2) * side + side // 2]]
+
+    def answer(of: Sequence[Run]) -> list[list[list[Answer]]]:
+        return [engine.answer(image, prompts, of, max_new_tokens=ANSWER) for image, prompts in pictures]
+
+    times = interleave(lambda: answer(runs), lambda: answer(middle), repeats)
+    whole, point = answer(runs), answer(middle)
+    floor = _work(bench, pictures, whole) / _work(bench, pictures, point)
+    distinct = _histories(bench, whole)
+    questions = sum(len(prompts) for _, prompts in pictures)
+    note = f"{questions} questions, {distinct / questions:.1f} of {side * side} histories of extensions each"
+    name = f"{side} x {side} thresholds over {len(scanned)} layers in one pass / one point"
+    low, high = min(times.ratios), max(times.ratios)
+    yield Row(name, bench.name, times.ratio, low, high, f"<= {BAR:g}", times.ratio <= BAR, floor, note)
+    value = times.ratio / floor
+    yield Row(
+        f"{name}: time ratio / FLOP ratio",
+        bench.name,
+        value,
+        low / floor,
+        high / floor,
+        f"<= {FLOP_BAR}",
+        value <= FLOP_BAR,
+        floor,
+    )
+
+
+def _ratios(engine: Engine, pictures: Sequence[Picture], scanned: tuple[int, ...]) -> list[float]:
+    never = Run(Policy(scanned, tau_exp=1.0, tau_drop=0.0))
+    return [
+        event.ratio
+        for image, prompts in pictures
+        for answer in engine.answer(image, prompts, [never], max_new_tokens=1)[0]
+        for event in answer.events
+    ]
+
+
+def _work(bench: Bench, pictures: Sequence[Picture], answers: Sequence[list[list[Answer]]]) -> int:
+    """FLOPs on paper of what was answered, each piece once."""
+    dims, total = bench.dims, 0
+    for (_, prompts), of_picture in zip(pictures, answers, strict=True):
+        ids = [bench.processor.tokenizer(text)["input_ids"] for text in prompts]
+        start = ids[0].index(bench.model.config.image_token_id)
+        asked = [
+            Asked(number, len(ids[number]) - start - 1, answer.events, len(answer.ids))
+            for of_run in of_picture
+            for number, answer in enumerate(of_run)
+        ]
+        total += shared(dims, start + dims.visual, asked, expander=token_sr_cost(dims)).flops
+    return total
+
+
+def _histories(bench: Bench, answers: Sequence[list[list[Answer]]]) -> int:
+    """Different histories of extensions, over all questions."""
+    found = {
+        (picture, number, tuple(living(bench.dims.layers, answer.events)))
+        for picture, of_picture in enumerate(answers)
+        for of_run in of_picture
+        for number, answer in enumerate(of_run)
+    }
+    return len(found)
+
+
+if __name__ == "__main__":
+    show(measure(options(str(__doc__))), WHY)

@@ -1,0 +1,151 @@
+"""Training seven layers in one pass over training the top one alone: `python -m benchmarks.training`.
+
+And what of the backbone is in memory while one layer is trained.
+"""
+
+from collections.abc import Iterator
+
+import torch
+
+from benchmarks.common import Bench, Options, Row, Times, interleave, options, tiny, wide
+from benchmarks.report import show
+from blink.backbone import Backbone
+from blink.checkpoints import load_backbone
+from blink.cost import training_step
+from blink.dimensions import Dimensions
+from blink.module import TokenSRTraining
+from blink.views import Views, prefix_ids
+
+BAR = 1.7
+
+WHY = (
+    "The trunk is shared, the modules are not: each has its own forward and backward pass, which FLOPs on paper "
+    "put beside it. On the tiny backbone a module costs as much as several of its narrow layers."
+)
+
+
+def measure(asked: Options) -> Iterator[Row]:
+    """Tiny: layers 9-15 and 15. Wide: the top two of a few layers and the top one, carried over to 12-18 and 18."""
+    repeats = asked.repeats or (1 if asked.quick else 5)
+    yield memory()
+    yield on_tiny(tiny(), repeats)
+    for bench in wide(asked, layers=3, dtypes=("float32",)):
+        yield carried_over(bench, asked.repeats or (1 if asked.quick else 2))
+
+
+def on_tiny(bench: Bench, repeats: int) -> Row:
+    """As many layers as the bar names, as far up as this backbone goes."""
+    layers, top = tuple(range(9, 16)), (15,)
+    times = compare(bench, layers, top, images=2, repeats=repeats)
+    floor = _flops(bench.dims, layers) / _flops(bench.dims, top)
+    return Row(
+        "training layers 9-15 in one pass / layer 15 alone",
+        bench.name,
+        times.ratio,
+        min(times.ratios),
+        max(times.ratios),
+        f"<= {BAR}",
+        times.ratio <= BAR,
+        floor,
+    )
+
+
+def carried_over(bench: Bench, repeats: int) -> Row:
+    """Measure a module's and the trunk's share of a step, and put them together as in the full model."""
+    top = bench.dims.layers
+    times = compare(bench, (top - 1, top), (top,), images=1, repeats=repeats)
+    values = [_full_size(bench.dims, *pair) for pair in zip(times.ours, times.theirs, strict=True)]
+    median = _full_size(bench.dims, sorted(times.ours)[repeats // 2], sorted(times.theirs)[repeats // 2])
+    full = Dimensions(**{**vars(bench.dims), "layers": 32, "vision_layers": 24})
+    floor = _flops(full, tuple(range(12, 19))) / _flops(full, (18,))
+    note = f"from layers {top - 1}-{top} over {top} alone, measured {times.ratio:.2f}"
+    return Row(
+        "training layers 12-18 in one pass / layer 18 alone, carried over",
+        bench.name,
+        median,
+        min(values),
+        max(values),
+        f"<= {BAR}",
+        median <= BAR,
+        floor,
+        note,
+    )
+
+
+def memory() -> Row:
+    """What of the backbone training layer 8 loads, and how many tensors its pass keeps for a backward pass."""
+    loaded = load_backbone("tiny", num_layers=8)
+    module = TokenSRTraining(Backbone(loaded.model), prefix_ids(loaded.processor, "USER: "), (8,))
+    kept: list[torch.Tensor] = []
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        kept.append(tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        module.regions(_views(Dimensions.of(loaded.model.config), 1))
+    layers = len(loaded.model.model.language_model.layers)
+    return Row(
+        "training layer 8: decoder layers above it in memory, activations kept for the backbone",
+        "tiny",
+        float(layers - 8 + len(kept)),
+        float(layers - 8),
+        float(len(kept)),
+        "0",
+        layers == 8 and not kept,
+        None,
+        f"{layers} decoder layers loaded",
+    )
+
+
+def compare(
+    bench: Bench, layers: tuple[int, ...], top: tuple[int, ...], *, images: int, repeats: int
+) -> Times:
+    """Time whole steps: trunk, modules forward and backward, AdamW."""
+    prefix = prefix_ids(bench.processor, bench.template.prefix)
+    batch = Views(*(part.to(bench.model.device) for part in _views(bench.dims, images)))
+
+    def trainer(trained: tuple[int, ...]) -> "_Steps":
+        return _Steps(TokenSRTraining(Backbone(bench.model), prefix, trained), batch)
+
+    ours, theirs = trainer(layers), trainer(top)
+    return interleave(ours, theirs, repeats, warm_up=images > 1)
+
+
+class _Steps:
+    """Optimizer steps on one batch."""
+
+    def __init__(self, module: TokenSRTraining, batch: Views) -> None:
+        self.module, self.batch = module.to(module.backbone.device), batch
+        self.optimizer = torch.optim.AdamW(module.token_sr.parameters(), lr=1e-4)
+
+    def __call__(self) -> None:
+        torch.stack(list(self.module.losses(self.batch).values())).sum().backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+
+def _full_size(dims: Dimensions, both: float, alone: float) -> float:
+    """Layers 12-18 over 18, from the seconds of two layers and of one: the difference is a module's."""
+    module = both - alone
+    trunk_flops = (
+        training_step(dims, (dims.layers,), 35, 1).flops
+        - training_step(dims, (dims.layers,), 35, 1, cached=True).flops
+    )
+    full = Dimensions(**{**vars(dims), "layers": 18, "vision_layers": 24})
+    full_flops = _flops(full, (18,)) - training_step(full, (18,), 35, 1, cached=True).flops
+    trunk = (alone - module) * full_flops / trunk_flops
+    return (trunk + 7 * module) / (trunk + module)
+
+
+def _flops(dims: Dimensions, layers: tuple[int, ...]) -> int:
+    return training_step(dims, layers, prefix=35, images=1).flops
+
+
+def _views(dims: Dimensions, images: int) -> Views:
+    side = dims.grid[0] * dims.patch
+    return Views(torch.rand(images, 3, side, side), torch.rand(images, 4, 3, side, side))
+
+
+if __name__ == "__main__":
+    show(measure(options(str(__doc__))), WHY)
