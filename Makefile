@@ -13,7 +13,7 @@ RECIPE := images=2000 optimizer.learning_rate=0.002
 DEMO_RUN := outputs/train/images-2000+layer-$(DEMO_LAYERS)+optimizer.learning_rate-0.002+reference-tiny
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check bench build clean
+.PHONY: help setup demo test check bench rehearsal build clean
 
 help:  ## List the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  \1\t\2/' | expand -t 12
@@ -40,6 +40,9 @@ check: $(READY)  ## Lint, formatting and types
 
 bench: $(READY)  ## Measure what Blink costs, into docs/performance.md (half an hour to an hour on two cores)
 	$(BIN)/python -m benchmarks
+
+rehearsal: $(READY)  ## One prompt at LLaVA-1.5-7B's true width, with few layers: time and memory here
+	$(BIN)/python -m benchmarks.rehearsal
 
 build: $(READY)  ## Build the wheel into dist/
 	$(BIN)/python -m build --wheel
