@@ -107,7 +107,7 @@ def rehearse(
         handle.detach()
 
     few = Dimensions.of(model.config, dtype)
-    full_config = models.config(family, **size)
+    full_config = models.config(family, hidden=hidden, vision_layers=vision_layers)
     full = Dimensions.of(full_config, dtype)
     setting = preset("llava15_7b" if family == "llava15" else "llava_next_7b", "mme")
     assert setting is not None, "the paper's backbones have a preset for MME"
