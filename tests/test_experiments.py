@@ -37,7 +37,7 @@ def test_rows_follow_the_backbone() -> None:
         ("interp", ("bench=pope", "method=interp", "layer=12-18", "tau_exp=0.5")),
         ("interp high", ("bench=pope", "method=interp", "layer=12-18", "tau_exp=0.7")),
     ]
-    assert rows(family="tiny")[3].overrides[2:] == ("layer=6-9", "tau_exp=0.9")
+    assert rows(family="tiny")[3].overrides[2:] == ("layer=6-9", "tau_exp=0.8")
     assert [line.name for line in rows()] == [
         "vanilla",
         "again",
