@@ -58,7 +58,7 @@ def report(folder: Path, experiment: Experiment, lines: Sequence[Line], console:
         what_happened(entries),
         *([difference_grid(differences, paper, unlike)] if differences else []),
     ]
-    said = notes(entries, paper, unlike)
+    said = notes(experiment, entries, paper, unlike)
     for grid in grids:
         for table in on_screen(grid, _MOST_COLUMNS):
             console.print(table)
@@ -125,6 +125,7 @@ def differs(entries: Sequence[Entry], bench: str, paper: PaperTable | None) -> l
 
 
 def notes(
+    experiment: Experiment,
     entries: Sequence[Entry],
     paper: PaperTable | None,
     unlike: Unlike,
@@ -140,6 +141,8 @@ def notes(
             "difference that is no larger is none"
         )
     if paper is not None:
+        if experiment.transposed:
+            said.append(f"in brackets: {paper.number}")
         for reasons in dict.fromkeys(tuple(reasons) for reasons in unlike.values() if reasons):
             alike = [BENCHES.get(bench, bench) for bench, other in unlike.items() if tuple(other) == reasons]
             said.append(
