@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from transformers import LlavaForConditionalGeneration, LlavaNextForConditionalGeneration
 from transformers.masking_utils import create_causal_mask
-from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
+from transformers.models.llama.modeling_llama import rotate_half
 
 FAMILIES = {LlavaForConditionalGeneration: "llava", LlavaNextForConditionalGeneration: "llava_next"}
 
@@ -303,7 +303,8 @@ class Backbone:
 
 def rotate(heads_BANE: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
     """Apply the rotary embedding of N positions (cos and sin, each [1 or B, N, E]) to N tokens of each head."""
-    rotated: Tensor = apply_rotary_pos_emb(heads_BANE, heads_BANE[:, :0], *rotary)[0]
+    cos_B1NE, sin_B1NE = (part[:, None] for part in rotary)
+    rotated: Tensor = heads_BANE * cos_B1NE + rotate_half(heads_BANE) * sin_B1NE
     return rotated
 
 

@@ -129,15 +129,12 @@ def last_row(backbone: Backbone, layer: int, stream: Stream) -> Tensor:
 
     Equals the last row of the map that eager attention would form.
     """
-    each = _each(stream)
+    layout, rotary = stream.layout, stream.frame.rotary
     normed_bNd = backbone.input_norm(layer)(stream.hidden_bNd)
-    query_bAE = backbone.query(layer, normed_bNd[each, stream.layout.last_B])
-    keys_bKNE = rotate(backbone.keys(layer, normed_bNd), stream.frame.rotary)
-    cos_bE, sin_bE = (
-        part.expand(len(each), -1, -1)[each, stream.layout.last_B] for part in stream.frame.rotary
-    )
-    query_bA1E = rotate(query_bAE[:, :, None], (cos_bE[:, None], sin_bE[:, None]))
-    return attention_row(query_bA1E[:, :, 0], [keys_bKNE], stream.layout.valid_BN, backbone.scaling(layer))
+    query_bA1E = backbone.query(layer, layout.last(normed_bNd))[:, :, None]
+    query_bA1E = rotate(query_bA1E, (layout.last(rotary[0])[:, None], layout.last(rotary[1])[:, None]))
+    keys_bKNE = rotate(backbone.keys(layer, normed_bNd), rotary)
+    return attention_row(query_bA1E[:, :, 0], [keys_bKNE], layout.valid_BN, backbone.scaling(layer))
 
 
 @torch.no_grad()
@@ -145,11 +142,13 @@ def scan(
     backbone: Backbone, policy: Policy, layer: int, streams: list[Stream]
 ) -> dict[int, tuple[float, int]]:
     """Look at the visual tokens from the last prompt token of every row: row -> (ratio, hottest region)."""
-    seen: dict[int, tuple[float, int]] = {}
-    for stream in streams:
-        ratio_b, region_b = focus(_saliency(backbone, policy, layer, stream), backbone.grid, policy.patches)
-        seen.update(zip(stream.rows, zip(ratio_b.tolist(), region_b.tolist(), strict=True), strict=True))
-    return seen
+    rows = [row for stream in streams for row in stream.rows]
+    found = [
+        focus(_saliency(backbone, policy, layer, stream), backbone.grid, policy.patches) for stream in streams
+    ]
+    looked_2b = torch.cat([torch.stack((each.ratio_B, each.region_B.float())) for each in found], dim=1)
+    ratios, regions = looked_2b.tolist()  # the one time that a GPU is waited for
+    return {row: (ratio, int(region)) for row, ratio, region in zip(rows, ratios, regions, strict=True)}
 
 
 def act(
@@ -246,14 +245,9 @@ def _saliency(backbone: Backbone, policy: Policy, layer: int, stream: Stream) ->
     layout, V = stream.layout, backbone.grid[0] * backbone.grid[1]
     if policy.saliency == "similarity":
         normed_bNd = backbone.input_norm(layer)(stream.hidden_bNd)
-        query_bAE = backbone.query(layer, normed_bNd[_each(stream), layout.last_B])
+        query_bAE = backbone.query(layer, layout.last(normed_bNd))
         return similarity_row(query_bAE, backbone.keys(layer, layout.visual(normed_bNd, V)))
     return last_row(backbone, layer, stream).take_along_dim(layout.visual_columns(V), dim=1)
-
-
-def _each(stream: Stream) -> Tensor:
-    """Int64 [b]: the stream's rows, counted within it."""
-    return torch.arange(len(stream.rows), device=stream.layout.last_B.device)
 
 
 def sample_key(ids_S: Tensor, pixel_digest: str) -> str:

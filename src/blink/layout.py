@@ -75,6 +75,12 @@ class Layout:
         """Columns of the first `count` visual tokens: int64 [B, count]."""
         return self.visual_start_B[:, None] + torch.arange(count, device=self.last_B.device)
 
+    def last(self, of_BNd: Tensor) -> Tensor:
+        """What stands at the last prompt token of each row: [B, d], or [1, d] of what all rows share."""
+        if self.valid_BN is None:
+            return of_BNd[:, -1]
+        return _take(of_BNd, self.last_B[:, None])[:, 0]
+
     def insert(self, hidden_BSd: Tensor, extension_BXd: Tensor) -> Tensor:
         """Insert an extension right after the visual span of every row: [B, S + X, d]."""
         joined = torch.cat((hidden_BSd, extension_BXd), dim=1)

@@ -44,7 +44,7 @@ def attention_row(
         torch.einsum("bkge,bkme->bkgm" if block.dim() == 4 else "bkge,kme->bkgm", query_BKGE, block.float())
         for block in keys
     ]
-    scores_BKGN = torch.cat(blocks, dim=-1) * scaling
+    scores_BKGN = (torch.cat(blocks, dim=-1) if len(blocks) > 1 else blocks[0]) * scaling
     if valid_BN is not None:
         scores_BKGN = scores_BKGN.masked_fill(~valid_BN[:, None, None], float("-inf"))
     return scores_BKGN.softmax(dim=-1).mean(dim=(1, 2))
