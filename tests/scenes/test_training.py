@@ -158,3 +158,13 @@ def test_training_goes_on_from_a_trained_backbone(tmp_path: Path) -> None:
     again.run(stages, first=1)
     for weight, other in zip(first.model.parameters(), again.model.parameters(), strict=True):
         torch.testing.assert_close(weight, other, rtol=0, atol=1e-6)
+
+
+def test_a_stage_without_steps_averages_weights(tmp_path: Path) -> None:
+    """Would catch a share that goes to the wrong side, and a stage without steps that trains or fails."""
+    one, other = (Trainer(tmp_path, seed=seed, compiled=False) for seed in (1, 2))
+    one.save_weights("early")
+    expected = [a.lerp(b, 0.7) for a, b in zip(one.model.parameters(), other.model.parameters(), strict=True)]
+    other.run((Stage("mean", "all", 0, 1, 0.0, 0, 0, COURSE, average=("early", 0.3)),))
+    for weight, mean in zip(other.model.parameters(), expected, strict=True):
+        torch.testing.assert_close(weight, mean)

@@ -11,7 +11,7 @@ class Stage:
 
     Attributes:
         trains: "vision", "projector", "language" or "all".
-        steps, batch: optimizer steps, and pictures per step.
+        steps, batch: optimizer steps (0: weights are only averaged), and pictures per step.
         rate, warmup, decay: peak learning rate; steps of linear warm-up, and of linear decay to zero at the end.
         course: what is asked; None for the stages with dense labels.
         average: an earlier stage, and the share of its last weights in those that this stage begins with.
@@ -80,6 +80,24 @@ RELATIONS = {
     "relation": 5.0,
     "describe": 0.3,
 }
+CORNERS = {
+    "existence": 1.2,
+    "colour": 1.2,
+    "shape": 1.0,
+    "count": 2.5,
+    "where": 6.0,
+    "relation": 2.5,
+    "describe": 0.3,
+}
+NINE = {
+    "existence": 1.0,
+    "colour": 1.0,
+    "shape": 1.0,
+    "count": 2.0,
+    "where": 8.0,
+    "relation": 2.0,
+    "describe": 0.2,
+}
 STAGES = (
     Stage("vision", "vision", steps=3000, batch=32, rate=1.5e-3, warmup=100, decay=800),
     Stage("projector", "projector", steps=400, batch=32, rate=3e-3, warmup=20, decay=200),
@@ -114,4 +132,13 @@ STAGES = (
         "balance", "all", 240, 8, 1.5e-3, 15, 225,
         Course(BALANCE, {"easy": 0.15, "ordinary": 0.65, "hard": 0.2}, long=0.3), average=("whole", 0.4),
     ),
+    Stage(
+        "corners", "all", 500, 8, 2e-3, 20, 480,
+        Course(CORNERS, {"easy": 0.15, "ordinary": 0.65, "hard": 0.2}, long=0.3),
+    ),
+    Stage(
+        "nine", "all", 260, 8, 1.5e-3, 15, 245,
+        Course(NINE, {"easy": 0.1, "ordinary": 0.7, "hard": 0.2}, long=0.3), average=("balance", 0.5),
+    ),
+    Stage("mean", "all", 0, 8, 0.0, 0, 0, Course(NINE, {"ordinary": 1.0}), average=("balance", 0.3)),
 )  # fmt: skip

@@ -10,6 +10,9 @@
 8. *relations*: once more with background left out, half of it about two objects or places.
 9. *final*: all visual tokens, all weights, learning rate to zero.
 10. *balance*: from the mean of what *whole* and *final* end with, which is better than both; every kind again.
+11. *corners*: on from there, with more of where things are.
+12. *nine*: from the mean of what *balance* and *corners* end with, where things are above all.
+13. *mean*: no steps; the mean of what *balance* and *nine* end with is shipped.
 
 Matrices of the decoder layers are trained with Muon, all else with AdamW. The state is saved every few minutes, and
 the same command goes on from there; batches follow from (stage, step), so nothing is repeated or left out.
