@@ -48,11 +48,11 @@ class SweepCallback(Callback):
     """Checks every job of a multirun before the first one starts, and reports after the last one."""
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Check the settings of every job; other sweepers than these choose them as they go.
+        """Check the settings of every job, where these are known.
 
         Hydra would turn what a callback raises into a warning and start the first job.
         """
-        if not config.hydra.sweeper._target_.endswith(_SWEEPERS):
+        if not _jobs_are_known(config):
             return
         try:
             with one_line_errors():
@@ -73,7 +73,7 @@ class SweepCallback(Callback):
         """Write and print the report; Hydra would turn what a callback raises into a warning."""
         folder = Path(config.hydra.sweep.dir)
         try:
-            planned = sweep_of(tuple(config.hydra.overrides.task))
+            planned = sweep_of(tuple(config.hydra.overrides.task)) if _jobs_are_known(config) else Sweep([])
             if planned.experiment is None:
                 sweep.report(folder, screen())
             else:
@@ -118,6 +118,12 @@ def sweep_of(overrides: tuple[str, ...]) -> Sweep:
         for line in rows:
             jobs.setdefault(frozenset(line.overrides), list(line.overrides))
     return Sweep(list(jobs.values()), experiment, tuple(lines), tuple(left_out))
+
+
+def _jobs_are_known(config: DictConfig) -> bool:
+    """Whether the overrides alone say which jobs there will be; sweepers that search choose them as they go."""
+    target: str = config.hydra.sweeper._target_
+    return target.endswith(_SWEEPERS)
 
 
 def _experiment_config(overrides: Sequence[str]) -> Mapping[str, Any]:
