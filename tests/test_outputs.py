@@ -88,6 +88,18 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
         outputs.open_run(tmp_path, "train", ["layer=12"], {})
 
 
+def test_a_run_killed_while_it_wrote_goes_on(tmp_path: Path) -> None:
+    """Would catch a folder refused as no run because its first file was half written, and halves that stay."""
+    folder = outputs.run_folder(tmp_path, "eval", ["layer=1"])
+    folder.mkdir(parents=True)
+    for name in ("config.yaml.12.partial", "scores.json.345.partial"):
+        (folder / name).write_text("lay")
+    for _ in range(2):
+        assert outputs.open_run(tmp_path, "eval", ["layer=1"], {"layer": 1}) == folder
+        assert [path.name for path in folder.iterdir()] == ["config.yaml"]
+        (folder / "scores.json.345.partial").write_text("{")
+
+
 def test_fresh_keeps_the_earlier_runs(tmp_path: Path) -> None:
     """Catches fresh=true that deletes results, or that continues the old ones."""
     for number in range(3):

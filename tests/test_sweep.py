@@ -65,6 +65,35 @@ def test_swept_keys_are_those_that_differ(tmp_path: Path) -> None:
     assert method_pairs(jobs, ["patches"]) == []
 
 
+def test_a_search_is_drawn_as_points(tmp_path: Path) -> None:
+    """Would catch a legend with a line for every job that a searching sweeper chose."""
+    sweep = tmp_path
+    for number in range(7):
+        run = tmp_path / "runs" / str(number)
+        finish(run, Rule(), samples(), method="interp", policy=None)
+        note_job(sweep, number, [f"tau_exp=0.{number}1", f"tau_drop=0.{number}2"], run)
+    jobs = read_jobs(sweep)
+    axes = plot(jobs, swept_keys(jobs)).axes[0]
+    [points] = axes.containers
+    assert list(points[0].get_xdata()) == pytest.approx([number / 10 + 0.01 for number in range(7)])
+    assert points[0].get_linestyle() == "None"
+    assert axes.get_legend() is None
+
+
+def test_half_a_note_is_no_note(tmp_path: Path) -> None:
+    """Would catch what a killed job had begun to write taken for a job, or left lying beside the whole note."""
+    (tmp_path / "jobs").mkdir()
+    for number in (0, 1):
+        (tmp_path / "jobs" / f"000{number}.json.77.partial").write_text("{")
+    finish(tmp_path / "run", Rule(), samples())
+    note_job(tmp_path, 0, ["layer=1"], tmp_path / "run")
+    assert len(read_jobs(tmp_path)) == 1
+    assert sorted(path.name for path in (tmp_path / "jobs").iterdir()) == [
+        "0000.json",
+        "0001.json.77.partial",
+    ]
+
+
 def test_plot_puts_numbers_to_scale_and_other_keys_in_lines(tmp_path: Path) -> None:
     """Catches thresholds drawn as evenly spaced names, and methods joined into one line."""
     jobs = read_jobs(sweep_over(tmp_path, method=["interp", "blink"], tau_exp=["0.2", "0.3", "0.9"]))

@@ -19,7 +19,7 @@ from blink.compare import read_run, score_table, screen
 from blink.evaluate import SCORES, evaluate, resume
 from blink.figures import example
 from blink.keys import hydra_command
-from blink.outputs import one_line_errors, open_run
+from blink.outputs import one_line_errors, open_run, whole_file
 from blink.plan import Plan, load_answerer, make_plan, plain
 from blink.views import ViewMaker
 
@@ -78,7 +78,8 @@ def _draw_example(plan: Plan, folder: Path) -> None:
     backbone = plan.backbone
     seen = ViewMaker(load_processor(backbone.path, revision=backbone.revision, pad=backbone.pad)).seen
     figure = example(plan.samples, read_run(folder).rows(), plan.policy, seen)
-    figure.savefig(folder / EXAMPLE, dpi=130)
+    with whole_file(folder / EXAMPLE) as partial:
+        figure.savefig(partial, dpi=130, format="png")
 
 
 def _numbers(result: Mapping[str, Any]) -> dict[str, float]:

@@ -34,6 +34,8 @@ _HOW_NOT_WHAT = ("fresh", "logger", "outputs")
 _OWN_CHECKPOINT = ("last", "null", None)
 """Values of `ckpt` that leave a run what it is; from another run's checkpoint it becomes another."""
 
+_PARTIAL = ".partial"
+
 _LONGEST_NAME = 120
 
 _READABLE = str.maketrans({"=": "-", ",": "_", "[": None, "]": None})
@@ -105,6 +107,7 @@ def open_run(
         kept = _unused_sibling(folder)
         folder.rename(kept)
         log.info("fresh=true: the earlier run is kept in %s", kept)
+    remove_partial(folder)
     saved = folder / CONFIG_FILE
     if saved.exists():
         _refuse_another_config(folder, OmegaConf.to_container(OmegaConf.load(saved)), config)
@@ -131,11 +134,24 @@ def reject_added_keys(overrides: Sequence[str], *, open_groups: Sequence[str] = 
             raise ValueError(f"unknown key {key!r} in override {override!r}; --help lists the keys")
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a file as a whole: readers and later runs see the old content or the new, never half of it."""
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    partial.write_text(text, encoding="utf-8")
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Write a file as a whole, under the name that this gives: others see the old content or the new, never half."""
+    partial = path.with_name(f"{path.name}.{os.getpid()}{_PARTIAL}")
+    yield partial
     partial.replace(path)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file as a whole."""
+    with whole_file(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+def remove_partial(folder: Path, name: str = "*") -> None:
+    """Remove what a killed process had begun to write in a folder, of the files with this name, that no other writes."""
+    for partial in folder.glob(f"{name}.[0-9]*{_PARTIAL}"):
+        partial.unlink(missing_ok=True)
 
 
 def write_json(path: Path, value: Any) -> None:

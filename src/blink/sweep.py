@@ -26,13 +26,14 @@ from blink.compare import (
     score_table,
     unit,
 )
-from blink.outputs import write_json
+from blink.outputs import remove_partial, write_json
 
 TABLE = "sweep.csv"
 PLOT = "sweep.png"
 COMPARISONS = "comparison.csv"
 _NOTES = "jobs"
 _METHOD, _BENCH = "method", "bench"
+_MOST_LABELS = 6
 
 
 class Job(NamedTuple):
@@ -55,6 +56,7 @@ def note_job(sweep: Path, number: int, overrides: Sequence[str], folder: Path) -
     notes = sweep / _NOTES
     notes.mkdir(parents=True, exist_ok=True)
     note = {"overrides": list(overrides), "folder": str(folder.resolve())}
+    remove_partial(notes, f"{number:04d}.json")
     write_json(notes / f"{number:04d}.json", note)
 
 
@@ -127,8 +129,9 @@ def method_pairs(jobs: Sequence[Job], keys: Sequence[str]) -> list[Pair]:
 def plot(jobs: Sequence[Job], keys: Sequence[str]) -> Figure:
     """Draw the main metric with its intervals against the swept key that has the most values, methods last.
 
-    Each benchmark has a panel of its own. The other swept keys become one line each per combination of their values.
-    A key that is not a number is drawn as categories.
+    Each benchmark has a panel of its own. The other swept keys become one line each per combination of their values;
+    where each of many jobs has a combination of its own, as in a search, they are points of one kind. A key that is not
+    a number is drawn as categories.
     """
     scores = benchmarks(jobs)
     keys = [key for key in keys if key != _BENCH] or list(jobs[0].overrides)[:1]
@@ -149,6 +152,9 @@ def _panel(axes: Axes, jobs: Sequence[Job], along: str, others: Sequence[str]) -
     lines: dict[str, list[Job]] = {}
     for job in jobs:
         lines.setdefault(_label(job.overrides, others), []).append(job)
+    search = len(lines) == len(jobs) > _MOST_LABELS  # no two jobs lie on one line
+    if search:
+        lines = {"": list(jobs)}
     places = _places([job.overrides.get(along, job.run.label) for job in jobs])
     to_scale = all(_is_number(name) for name in places)
     for label, line in lines.items():
@@ -157,7 +163,7 @@ def _panel(axes: Axes, jobs: Sequence[Job], along: str, others: Sequence[str]) -
         )
         x = [place for place, _ in points]
         value, below, above = zip(*(estimate for _, estimate in points), strict=True)
-        style = "-" if to_scale else ""  # between names there is nothing to join
+        style = "-" if to_scale and not search else ""  # between names there is nothing to join
         axes.errorbar(
             x, value, yerr=(below, above), marker="o", linestyle=style, capsize=3, label=label or None
         )
@@ -165,7 +171,7 @@ def _panel(axes: Axes, jobs: Sequence[Job], along: str, others: Sequence[str]) -
         axes.set_xticks(list(places.values()), list(places))
     axes.set_xlabel(along)
     axes.set_ylabel(f"{scores['benchmark']} {main} ({unit(scores, main)}), 95 % interval")
-    if others:
+    if others and not search:
         axes.legend(fontsize="small")
 
 
