@@ -31,7 +31,7 @@ GRID = 6
 
 def drawn(count: int, first: int = 0) -> DrawnImages:
     pictures = [models.picture(seed, (48, 48)) for seed in range(first, first + count)]
-    return DrawnImages(pictures, f"pictures {first} + {count}")
+    return DrawnImages(pictures, "pictures", first)
 
 
 def training(folder: Path, layers: Sequence[int], **settings: Any) -> TokenSRTraining:

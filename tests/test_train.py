@@ -5,8 +5,10 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
@@ -225,6 +227,7 @@ def test_the_same_command_returns_the_run(llava_folder: Path, pictures: Path) ->
         ("token_sr.hidden=8", "token_sr.hidden=8: expected a list"),
         ("token_sr.kernels=5", "token_sr.kernels=5: expected a list"),
         ("data.root=5", "data.root=5: expected a path"),
+        ("data.cache_features=5", "data.cache_features=5: expected a folder"),
         ("trainer.accumulate_grad_batches=0", "accumulate_grad_batches=0"),
         ("ckpt=nowhere.ckpt", "ckpt=nowhere.ckpt does not exist"),
         ("+trainer.max_step=3", "unexpected keyword argument 'max_step'"),
@@ -293,6 +296,59 @@ def test_a_broken_image_among_many_is_left_out(llava_folder: Path, pictures: Pat
     assert run(*overrides)["unreadable_images"] == 1
     listed = json.loads((folder_of(*overrides) / "manifest.json").read_text())["unreadable"]
     assert list(listed) == [str(folder / "00.png")]
+
+
+def test_features_on_disk_replace_the_backbone(
+    llava_folder: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches a cached run that loads the backbone or decodes pictures, that ends elsewhere, or that goes by stale features.
+
+    Rounding the features to bfloat16 moves KL by well under a percent.
+    """
+    overrides = [*common(llava_folder, pictures), "layer=[1,2]"]
+    plain = run(*overrides)
+    cached = run(*overrides, "data.cache_features=f", "epochs=2")
+    for layer in ("1", "2"):
+        for name in ("kl_interpolation", "cosine_interpolation"):
+            assert cached["layers"][layer][name] == pytest.approx(plain["layers"][layer][name], rel=5e-3)
+        assert cached["layers"][layer]["kl_token_sr"] < plain["layers"][layer]["kl_token_sr"]
+
+    def unwanted(*_: Any, **__: Any) -> None:
+        raise AssertionError("not needed")
+
+    monkeypatch.setattr("blink.parts.load_backbone", unwanted)
+    monkeypatch.setattr("blink.images.Chosen.read", unwanted)
+    monkeypatch.setattr("blink.manifest._unreadable", unwanted)
+    again = run(*overrides, "data.cache_features=f")
+    assert again["steps"] == 11
+    for name, value in plain["layers"]["2"].items():
+        assert again["layers"]["2"][name] == pytest.approx(value, rel=2e-2, abs=1e-3)
+    run(*overrides, "data.cache_features=f", "layer=2", "token_sr.kernels=[3,3,1]", "images=10")
+    with pytest.raises(SystemExit, match=r"data\.cache_features=f holds features that are not this run"):
+        run(*overrides, "data.cache_features=f", "model.template=mistral_instruct")
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=0))
+    with pytest.raises(SystemExit, match=r"needs 276.5 kB more for 24 pictures \(11.5 kB for each"):
+        run(*overrides, "data.cache_features=f", "layer=3")
+
+
+@pytest.mark.slow
+def test_two_processes_fill_and_read_features(llava_folder: Path, pictures: Path) -> None:
+    """Catches processes that fill the same rows, read rows that are not there yet, or train on others than one does."""
+    arguments = [*common(llava_folder, pictures), "layer=[1,3]"]
+    run(*arguments, "data.cache_features=one")
+    ended = command(*arguments, "data.cache_features=two", "trainer=ddp_cpu")
+    assert ended.returncode == 0, ended.stderr
+    assert "are computed first" in ended.stdout
+    for layer in (1, 3):
+        one, two = (np.fromfile(Path(at, f"layer_{layer:02d}.features"), np.int16) for at in ("one", "two"))
+        assert len(one) == len(two)
+        assert (one == two).mean() > 0.99  # but for sums in another order, rounded
+    same_weights(
+        folder_of(*arguments, "data.cache_features=two", "trainer=ddp_cpu") / "token_sr",
+        folder_of(*arguments, "data.cache_features=one") / "token_sr",
+        rtol=1e-4,
+        atol=1e-6,
+    )
 
 
 @pytest.mark.slow

@@ -21,13 +21,15 @@ ENDINGS = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".
 class Images(Protocol):
     """A numbered collection of images.
 
-    `fingerprint` changes when the images may have: it is what a manifest of them is filed under.
+    `fingerprint` changes when the images may have: it is what a manifest of them is filed under. `identity` is the same
+    of one image, whatever collection it is found in: it is what features of it are filed under.
     """
 
     @property
     def fingerprint(self) -> str: ...
     def __len__(self) -> int: ...
     def name(self, index: int) -> str: ...
+    def identity(self, index: int) -> str: ...
     def read(self, index: int) -> Image.Image: ...
 
 
@@ -50,16 +52,24 @@ def read_image(file: Path | bytes, name: str) -> Image.Image:
 
 @dataclass(frozen=True)
 class DrawnImages:
-    """Images that a program draws, always readable, as `blink.scenes.SceneImages` does."""
+    """Images that a program draws, always readable, as `blink.scenes.SceneImages` does: from number `first` of a series."""
 
     images: Sequence[Image.Image]
-    fingerprint: str
+    series: str
+    first: int = 0
+
+    @property
+    def fingerprint(self) -> str:
+        return f"{self.series} {self.first} + {len(self)}"
 
     def __len__(self) -> int:
         return len(self.images)
 
     def name(self, index: int) -> str:
         return f"drawn image {index}"
+
+    def identity(self, index: int) -> str:
+        return f"{self.series} {self.first + index}"
 
     def read(self, index: int) -> Image.Image:
         return self.images[index]
@@ -76,9 +86,7 @@ class ImageFiles:
         """Hash of paths, sizes and times of change."""
         listing = hashlib.sha256()
         for path in self.paths:
-            known = path.stat() if path.exists() else None
-            state = f"{known.st_size} {known.st_mtime_ns}" if known else "missing"
-            listing.update(f"{path}\n{state}\n".encode())
+            listing.update(f"{path}\n{_state(path)}\n".encode())
         return listing.hexdigest()
 
     def __len__(self) -> int:
@@ -86,6 +94,10 @@ class ImageFiles:
 
     def name(self, index: int) -> str:
         return str(self.paths[index])
+
+    def identity(self, index: int) -> str:
+        path = self.paths[index]
+        return f"{path.absolute()} {_state(path)}"
 
     def read(self, index: int) -> Image.Image:
         return read_image(self.paths[index], self.name(index))
@@ -104,6 +116,9 @@ class HubImages:
 
     def name(self, index: int) -> str:
         return f"row {index}"
+
+    def identity(self, index: int) -> str:
+        return f"{self.fingerprint} {index}"
 
     def read(self, index: int) -> Image.Image:
         return read_image(self.encoded(index), self.name(index))
@@ -126,6 +141,9 @@ class Chosen:
 
     def name(self, index: int) -> str:
         return self.images.name(self.indices[index])
+
+    def identity(self, index: int) -> str:
+        return self.images.identity(self.indices[index])
 
     def read(self, index: int) -> Image.Image:
         return self.images.read(self.indices[index])
@@ -231,6 +249,12 @@ def hub_images(
     return HubImages(
         encoded, rows=len(undecoded), fingerprint=f"{id} {name} {split} {chosen} {len(undecoded)}"
     )
+
+
+def _state(path: Path) -> str:
+    """Size and time of change of a file."""
+    known = path.stat() if path.exists() else None
+    return f"{known.st_size} {known.st_mtime_ns}" if known else "missing"
 
 
 def _in_first_root(name: str, roots: Sequence[Path]) -> Path:

@@ -4,7 +4,7 @@ Each layer's module starts from (seed, layer), has its own loss and is clipped b
 the same whichever layers train beside it. The backbone is no part of this module's state: neither optimizer
 nor checkpoint nor DDP nor DeepSpeed sees it.
 
-Axes: B images, Q = 4 quadrants, C colours, h x w pixels, d hidden width, H x W grid of visual tokens.
+Axes: B images, Q = 4 quadrants, F = 5 views of an image, d hidden width, H x W grid of visual tokens.
 """
 
 import math
@@ -19,6 +19,7 @@ from torchmetrics import MeanMetric
 from transformers import get_cosine_schedule_with_warmup
 
 from blink.backbone import Backbone
+from blink.features import Features, trunk_features
 from blink.objective import Distances, distances, token_kl
 from blink.token_sr import TokenSR, check_patches, cut_region, upsample
 from blink.views import QUADRANTS, Views
@@ -38,7 +39,8 @@ class TokenSRTraining(LightningModule):
     alone; the student is TokenSR_L of the full view's region, resized to the grid as in inference.
 
     Args:
-        backbone: frozen, with at least decoder layers 0 .. max(layers) - 1.
+        backbone: frozen, with at least decoder layers 0 .. max(layers) - 1; its outline, without weights, where
+            batches hold features.
         prefix_ids: int64 [1, P], the prompt before the image.
         layers: layers to train.
         hidden: widths between the convolutions; None: `TokenSR`'s own.
@@ -97,12 +99,13 @@ class TokenSRTraining(LightningModule):
         return {int(layer): module for layer, module in self.token_sr.items() if isinstance(module, TokenSR)}
 
     def setup(self, stage: str) -> None:
-        """Bring the backbone to this process's device."""
-        self.backbone.model.to(self.device)
+        """Bring the backbone to this process's device, if it has weights."""
+        if self.backbone.device.type != "meta":
+            self.backbone.model.to(self.device)
         for frozen in (*self._norms.values(), *self._references.values()):
             frozen.to(self.device)
 
-    def training_step(self, batch: Views, batch_idx: int) -> Tensor:
+    def training_step(self, batch: Views | Features, batch_idx: int) -> Tensor:
         """Sum of the layers' losses."""
         losses = self.losses(batch)
         self.log_dict({f"train/layer_{layer}/kl": loss.detach() for layer, loss in losses.items()})
@@ -111,14 +114,14 @@ class TokenSRTraining(LightningModule):
         self.log("train/loss", total.detach(), prog_bar=True)
         return total
 
-    def losses(self, batch: Views) -> dict[int, Tensor]:
+    def losses(self, batch: Views | Features) -> dict[int, Tensor]:
         """The loss of each layer, the mean over the batch's pairs and their tokens."""
         return {
             layer: self._loss(layer, _refine(self.token_sr[str(layer)], student), teacher)
             for layer, (student, teacher) in self.regions(batch).items()
         }
 
-    def validation_step(self, batch: Views, batch_idx: int) -> None:
+    def validation_step(self, batch: Views | Features, batch_idx: int) -> None:
         """Measure each module, plain interpolation and earlier modules against the teacher."""
         for layer, (student, teacher) in self.regions(batch).items():
             students = [_refine(self.token_sr[str(layer)], student), student]
@@ -137,24 +140,20 @@ class TokenSRTraining(LightningModule):
             self.log(f"held_out/{name}", mean.compute(), sync_dist=True)  # the same on all of them by now
             mean.reset()
 
-    def regions(self, batch: Views) -> dict[int, tuple[Tensor, Tensor]]:
-        """Run the backbone once, and return what each layer's module is given and what it should make of it.
+    def regions(self, batch: Views | Features) -> dict[int, tuple[Tensor, Tensor]]:
+        """Return what each layer's module is given and what it should make of it, from one pass of the backbone.
 
         Returns:
             layer -> (resized regions of the full views, teachers), each [B * Q, d, H, W], without gradient.
         """
-        full_BChw, quadrants_BQChw = batch
-        B = len(full_BChw)
-        pixels = torch.cat((full_BChw, quadrants_BQChw.flatten(0, 1))).to(self.backbone.dtype)
-        prefix_ids_BP = self.prefix_ids.to(pixels.device).expand(len(pixels), -1)
-        with torch.autocast(pixels.device.type, enabled=False):  # the backbone runs in its own dtype
-            states = self.backbone.visual_states(prefix_ids_BP, pixels, self.layers)
+        if isinstance(batch, Views):
+            batch = trunk_features(self.backbone, self.prefix_ids, batch, self.layers)
         pairs = {}
-        for layer, visual in states.items():
-            full_BdHW, teacher = visual[:B], visual[B:]
+        for layer, state_BFHWd in batch.states.items():
+            full_BdHW = state_BFHWd[:, 0].movedim(-1, 1)
             regions = [cut_region(full_BdHW, region, PATCHES) for region in range(QUADRANTS)]
             student = upsample(torch.stack(regions, dim=1).flatten(0, 1), self.backbone.grid)
-            pairs[layer] = (student, teacher)
+            pairs[layer] = (student, state_BFHWd[:, 1:].flatten(0, 1).movedim(-1, 1))
         return pairs
 
     def configure_optimizers(self) -> Any:

@@ -1,19 +1,22 @@
 """Pairs of a full view and a quadrant, batched for training: the LightningDataModule.
 
-A batch holds whole images, each with its four quadrants, so that the full view's trunk is computed once. The
-order of images follows from the seed and the position alone; the position is in the checkpoint.
+A batch holds whole images, each with its four quadrants, so that the full view's trunk is computed once; or, where
+features of them are on disk, those. The order of images follows from the seed and the position alone; the position is
+in the checkpoint.
 
 Axes: B images, Q = 4 quadrants, C colours, h x w pixels.
 """
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from blink.feature_store import FeatureStore
+from blink.features import Features
 from blink.images import Images
 from blink.views import QUADRANTS, ViewMaker, Views
 
@@ -66,6 +69,28 @@ class ImageViews(Dataset[Views]):
         return self.views(self.images.read(index))
 
 
+class StoredFeatures(NamedTuple):
+    """Where features are read from instead of computing them: of which layers, and in which dtype to hand them on."""
+
+    store: FeatureStore
+    layers: tuple[int, ...]
+    dtype: torch.dtype
+
+
+class ImageFeatures(Dataset[Features]):
+    """The features of each image of a collection, all of which the store must have once one is asked for."""
+
+    def __init__(self, images: Images, stored: StoredFeatures) -> None:
+        self.stored = stored
+        self.rows = stored.store.rows([images.identity(index) for index in range(len(images))])
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> Features:
+        return Features(self.stored.store.read(self.rows[index], self.stored.layers, self.stored.dtype))
+
+
 class TrainingOrder(Sampler[list[int]]):
     """Batches of image numbers for one process, over all epochs, from a given position on.
 
@@ -116,19 +141,21 @@ class TrainingOrder(Sampler[list[int]]):
             yield order[start : start + self.batch_size].tolist()
 
 
-class ResumableLoader(DataLoader[Views]):
+class ResumableLoader(DataLoader[Any]):
     """A loader that moves its order's position on with each batch handed out; workers' stock is not counted."""
 
     order: TrainingOrder
 
     @classmethod
-    def over(cls, views: ImageViews, order: TrainingOrder, workers: int) -> "ResumableLoader":
+    def over(
+        cls, images: ImageViews | ImageFeatures, order: TrainingOrder, workers: int
+    ) -> "ResumableLoader":
         """Load the batches of `order`, with `workers` processes (0: in this one)."""
-        loader = cls(views, batch_sampler=order, num_workers=workers, pin_memory=torch.cuda.is_available())
+        loader = cls(images, batch_sampler=order, num_workers=workers, pin_memory=torch.cuda.is_available())
         loader.order = order
         return loader
 
-    def __iter__(self) -> Iterator[Views]:  # type: ignore[override]  # a generator is all that Lightning needs
+    def __iter__(self) -> Iterator[Views | Features]:  # type: ignore[override]  # a generator is all that Lightning needs
         for batch in super().__iter__():
             self.order.position += 1
             yield batch
@@ -147,6 +174,7 @@ class PairData(LightningDataModule):
         train: images to train on.
         held_out: images to measure on.
         views: makes the views of an image.
+        stored: where features are read from instead; None makes batches of views.
         global_pairs: pairs per optimizer step over all processes (8: two images with their quadrants).
         epochs: passes over the training images; to Lightning they are one long epoch.
         accumulate: batches per optimizer step, as the trainer accumulates.
@@ -160,6 +188,7 @@ class PairData(LightningDataModule):
         held_out: Images,
         views: ViewMaker,
         *,
+        stored: StoredFeatures | None = None,
         global_pairs: int = 8,
         epochs: int = 1,
         accumulate: int = 1,
@@ -167,7 +196,7 @@ class PairData(LightningDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        self.train, self.held_out, self.views = train, held_out, views
+        self.train, self.held_out, self.views, self.stored = train, held_out, views, stored
         self.global_pairs, self.epochs, self.accumulate = global_pairs, epochs, accumulate
         self.workers, self.seed = workers, seed
         self.allow_zero_length_dataloader_with_multiple_devices = True  # few images may be held out
@@ -188,12 +217,12 @@ class PairData(LightningDataModule):
                 seed=self.seed,
                 position=self._position,
             )
-        return ResumableLoader.over(ImageViews(self.train, self.views), self._order, self.workers)
+        return ResumableLoader.over(self._of(self.train), self._order, self.workers)
 
-    def val_dataloader(self) -> DataLoader[Views]:
+    def val_dataloader(self) -> DataLoader[Any]:
         processes, rank = self._place()
         return DataLoader(
-            ImageViews(self.held_out, self.views),
+            self._of(self.held_out),
             batch_size=images_per_batch(self.global_pairs, processes, self.accumulate),
             sampler=range(rank, len(self.held_out), processes),
             num_workers=self.workers,
@@ -219,6 +248,9 @@ class PairData(LightningDataModule):
         self._position = state_dict["position"]
         if self._order is not None:  # DeepSpeed restores after the loader was made
             self._order.position = self._position
+
+    def _of(self, images: Images) -> ImageViews | ImageFeatures:
+        return ImageViews(images, self.views) if self.stored is None else ImageFeatures(images, self.stored)
 
     def _place(self) -> tuple[int, int]:
         """(number of processes, this one's rank)."""

@@ -19,6 +19,7 @@ from blink.policy import parse_layers
 if TYPE_CHECKING:
     from lightning import Trainer
 
+    from blink.backbone import Backbone
     from blink.images import Images
     from blink.token_sr import TokenSR
 
@@ -64,6 +65,7 @@ class Plan(NamedTuple):
 
     Attributes:
         layers: to train.
+        backbone: without weights.
         prefix: the prompt before the image.
         trainer: knows how many processes there are; has no logger yet.
         images: where they come from, not yet looked into; None for scenes.
@@ -71,10 +73,16 @@ class Plan(NamedTuple):
     """
 
     layers: tuple[int, ...]
+    backbone: Backbone
     prefix: str
     trainer: Trainer
     images: Images | None
     references: dict[int, TokenSR]
+
+    @property
+    def revision(self) -> str | None:
+        """Commit of the backbone on the hub; None for a folder."""
+        return getattr(self.backbone.model.config, "_commit_hash", None)
 
 
 def filled_in(settings: dict[str, Any]) -> dict[str, Any]:
@@ -116,7 +124,12 @@ def check(settings: dict[str, Any], folder: Path) -> Plan:
     trainer = _trainer(settings, folder, layers)
     images_per_batch(settings["global_pairs"], trainer.world_size, trainer.accumulate_grad_batches)
     return Plan(
-        layers, prefix, trainer, _image_source(settings), _references(settings, layers, backbone.hidden_size)
+        layers=layers,
+        backbone=backbone,
+        prefix=prefix,
+        trainer=trainer,
+        images=_image_source(settings),
+        references=_references(settings, layers, backbone.hidden_size),
     )
 
 
@@ -144,6 +157,9 @@ def _check_values(settings: dict[str, Any]) -> None:
         _check_scenes(settings)
     if root is not None and not isinstance(root, str) and not _is_list_of(root, str):
         raise ValueError(f"data.root={root!r}: expected a path, or a list of paths")
+    cache = settings["data"]["cache_features"]
+    if cache is not None and not isinstance(cache, str):
+        raise ValueError(f"data.cache_features={cache!r}: expected a folder")
     accumulate = settings["trainer"]["accumulate_grad_batches"]
     if type(accumulate) is not int or accumulate < 1:
         raise ValueError(

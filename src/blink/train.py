@@ -1,19 +1,18 @@
 """`python -m blink.train`: train TokenSR modules from a Hydra config (conf/train.yaml).
 
-Reads settings, checks them before heavy work, and wires the parts together; what is trained, and how, is in
-`module.py` and `pairs.py`. Heavy imports wait until they are needed, so that `--help` is quick.
+Reads settings, checks them before heavy work, and puts the parts together; what is trained, and how, is in `module.py`
+and `pairs.py`. Heavy imports wait until they are needed, so that `--help` is quick.
 """
 
 from __future__ import annotations
 
-import copy
 import json
 import logging
 import time
 import warnings
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
@@ -30,21 +29,11 @@ from blink.outputs import (
     write_json,
 )
 from blink.report import SUMMARY, print_summary, summarise
-from blink.settings import CHECKPOINTS, Plan, check, filled_in
-
-if TYPE_CHECKING:
-    from blink.checkpoints import LoadedBackbone
-    from blink.images import Images
-    from blink.manifest import Portions
-    from blink.module import TokenSRTraining
+from blink.settings import CHECKPOINTS, check, filled_in
 
 log = logging.getLogger(__name__)
 
 TOKEN_SR = "token_sr"
-MANIFEST = "manifest.json"
-
-_SCENES = 2000
-"""Scenes to train on unless `images` says otherwise."""
 
 _EXPECTED_WARNINGS = (
     ".*does not have many workers.*",  # `workers` is the user's to set
@@ -52,9 +41,6 @@ _EXPECTED_WARNINGS = (
     ".*smaller than the logging interval.*",  # a short run
     ".*LeafSpec.*deprecated.*",  # Lightning's own use of torch
 )
-
-_RECORDED = ("objective", "optimizer", "global_pairs", "epochs", "images", "data", "trainer", "seed")
-"""Settings that a token_sr folder keeps."""
 
 
 @hydra_command("train")
@@ -83,39 +69,43 @@ def train(settings: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
 
     Settings that cannot work end the process with one line before any weight is loaded.
     """
-    from blink.checkpoints import load_backbone
+    from blink.checkpoints import load_processor
+    from blink.feature_cache import FillFeatures, report_lacking
     from blink.pairs import PairData, steps_per_epoch
+    from blink.parts import image_portions, load_trunk, save_modules, stored_features, training_module
     from blink.tracking import close
-    from blink.views import ViewMaker
+    from blink.views import ViewMaker, prefix_ids
 
     if not is_first_process():
         logging.getLogger("blink").setLevel(logging.WARNING)  # one process tells the story
     for message in _EXPECTED_WARNINGS:
         warnings.filterwarnings("ignore", message)
+    model = settings["model"]
     with one_line_errors():
         plan = check(settings, run_folder(Path(settings["outputs"]), "train", overrides))
         folder = open_run(Path(settings["outputs"]), "train", overrides, settings, fresh=settings["fresh"])
         checkpoint = _checkpoint(settings, folder)
-        portions, unreadable = _portions(settings, plan.images, folder)
+        processor = load_processor(model["path"], revision=model["revision"], pad=model["pad"])
+        ids, views = prefix_ids(processor, plan.prefix), ViewMaker(processor)
+        stored = stored_features(settings, plan, processor, ids)
+        portions, unreadable = image_portions(settings, plan.images, folder, stored)
         steps_per_epoch(len(portions.train), settings["global_pairs"])
+        lacking = plan.layers if stored is None else report_lacking(stored, portions)
         logger = instantiate(settings["logger"], folder=str(folder))
 
     trainer = plan.trainer
     trainer.logger = logger
-    model = settings["model"]
-    loaded = load_backbone(
-        model["path"],
-        revision=model["revision"],
-        dtype=model["dtype"],
-        attn_implementation=model["attn_implementation"],
-        num_layers=max(plan.layers),
-        pad=model["pad"],
-    )
-    module = _module(settings, plan, loaded)
+    backbone = load_trunk(settings, lacking) if lacking else None
+    if stored is not None and backbone is not None:
+        fill = FillFeatures(stored, backbone, ids, portions, views, at_once=2, workers=settings["workers"])
+        trainer.callbacks.insert(0, fill)
+        backbone = None  # it alone holds the weights, and lets go of them
+    module = training_module(settings, plan, backbone or plan.backbone, ids)
     data = PairData(
         portions.train,
         portions.held_out,
-        ViewMaker(loaded.processor),
+        views,
+        stored=stored,
         global_pairs=settings["global_pairs"],
         epochs=settings["epochs"],
         accumulate=trainer.accumulate_grad_batches,
@@ -125,7 +115,7 @@ def train(settings: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
     log.info(
         "training layers %s of %s on %d images (%d held out), in %s",
         ", ".join(map(str, plan.layers)),
-        loaded.name,
+        model["path"],
         len(portions.train),
         len(portions.held_out),
         folder,
@@ -138,14 +128,14 @@ def train(settings: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
     log.info("%d steps in %.0f s", steps, time.monotonic() - started)
     if not trainer.is_global_zero:
         return {"mean_kl_token_sr": float("nan")}  # measures are gathered and reported by the first process
-    _save_modules(settings, plan, loaded, module, folder / TOKEN_SR, steps)
+    save_modules(settings, plan, module, folder / TOKEN_SR, steps)
     facts = {
         "steps": steps,
         "train_images": len(portions.train),
         "held_out_images": len(portions.held_out),
         "unreadable_images": unreadable,
-        "backbone": loaded.name,
-        "revision": loaded.revision,
+        "backbone": model["path"],
+        "revision": plan.revision,
         "token_sr": str(folder / TOKEN_SR),
     }
     summary = summarise(metrics, plan.layers, facts)
@@ -168,31 +158,6 @@ def _finished(settings: dict[str, Any], overrides: list[str]) -> dict[str, Any] 
     return summary
 
 
-def _portions(settings: dict[str, Any], images: Images | None, folder: Path) -> tuple[Portions, int]:
-    """Return the images to train on and to measure on, and how many were left out as unreadable.
-
-    Raises:
-        ValueError: too many images are unreadable, or too few are left.
-    """
-    from blink.images import DrawnImages, all_of
-    from blink.manifest import Portions, check_images, split
-
-    limit, held_out = settings["images"], settings["held_out"]
-    if images is None:
-        from blink.scenes import SPLIT_SIZE, SceneImages
-
-        count = limit or _SCENES
-        drawn = (("train", count, 0), ("held out", held_out, SPLIT_SIZE))
-        train, measured = (
-            all_of(DrawnImages(SceneImages("token_sr", number, start), f"scenes {start} + {number}"))
-            for _, number, start in drawn
-        )
-        return Portions(train, measured), 0
-    manifest = check_images(images, folder / MANIFEST)
-    portions = split(images, manifest.readable, held_out=held_out, limit=limit, seed=settings["seed"])
-    return portions, len(manifest.unreadable)
-
-
 def _checkpoint(settings: dict[str, Any], folder: Path) -> str | None:
     """Return the checkpoint to continue from: the newest of this run, else the file that `ckpt` names, else none.
 
@@ -211,59 +176,6 @@ def _checkpoint(settings: dict[str, Any], folder: Path) -> str | None:
     if not named.is_file():
         raise ValueError(f"ckpt={named} does not exist; expected a checkpoint file, or last")
     return str(named)
-
-
-def _module(settings: dict[str, Any], plan: Plan, loaded: LoadedBackbone) -> TokenSRTraining:
-    from blink.backbone import Backbone
-    from blink.checkpoints import load_input_norms
-    from blink.module import TokenSRTraining
-    from blink.views import prefix_ids
-
-    norms = None
-    if settings["objective"]["space"] == "input_norm":
-        norms = load_input_norms(
-            settings["model"]["path"], plan.layers, revision=settings["model"]["revision"]
-        )
-    return TokenSRTraining(
-        Backbone(loaded.model),
-        prefix_ids(loaded.processor, plan.prefix),
-        plan.layers,
-        hidden=settings["token_sr"]["hidden"],
-        kernels=settings["token_sr"]["kernels"],
-        learning_rate=settings["optimizer"]["learning_rate"],
-        weight_decay=settings["optimizer"]["weight_decay"],
-        warmup=settings["optimizer"]["warmup"],
-        temperature=settings["objective"]["temperature"],
-        norms=norms,
-        references=plan.references,
-        seed=settings["seed"],
-    )
-
-
-def _save_modules(
-    settings: dict[str, Any],
-    plan: Plan,
-    loaded: LoadedBackbone,
-    module: TokenSRTraining,
-    folder: Path,
-    steps: int,
-) -> None:
-    """Write the trained modules, and what they were trained for and how, as `blink.attach` loads them."""
-    import torch
-
-    from blink.token_sr import save_token_sr
-
-    dtype = getattr(torch, settings["token_sr"]["dtype"])
-    save_token_sr(
-        {layer: copy.deepcopy(sr).to(dtype) for layer, sr in module.modules_by_layer.items()},
-        folder,
-        backbone=loaded.name,
-        revision=loaded.revision,
-        objective="kl",
-        steps=steps,
-        prompt_prefix=plan.prefix,
-        settings={key: settings[key] for key in _RECORDED},
-    )
 
 
 if __name__ == "__main__":
