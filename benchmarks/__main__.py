@@ -4,8 +4,9 @@ import time
 from pathlib import Path
 
 from benchmarks import extensions, never, on_paper, questions, sweep, training
-from benchmarks.common import has_bfloat16, options
+from benchmarks.common import options
 from benchmarks.report import machine, markdown, paper_table, show
+from blink.hardware import has_bfloat16
 
 MEASUREMENTS = (never, extensions, questions, sweep, training)
 

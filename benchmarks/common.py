@@ -120,14 +120,6 @@ def interleave(
     return times
 
 
-def has_bfloat16() -> bool:
-    """Whether this machine multiplies bfloat16 in hardware."""
-    if torch.cuda.is_available():
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    capability = torch.cpu.get_capabilities()
-    return bool(capability.get("avx512_bf16") or capability.get("amx_bf16") or capability.get("bf16"))
-
-
 def tiny() -> Bench:
     """The backbone that ships with the project, in float32."""
     loaded = load_backbone("tiny", device=_device())

@@ -22,14 +22,13 @@ import blink
 from benchmarks import models
 from blink.cost import key_value_bytes, prompt, token_sr
 from blink.dimensions import BYTES, Dimensions
+from blink.hardware import cpu_has_bfloat16
 from blink.policy import Event
 from blink.presets import preset
 from blink.prompts import template_named
 
 QUESTION = "Is there a cat in the picture?\nAnswer the question using a single word or phrase."
 GB = 1e9
-
-_FAST_BFLOAT16 = ("amx_bf16", "avx512_bf16", "bf16")
 
 
 class Rehearsal(NamedTuple):
@@ -177,9 +176,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if asked.layers < 2 or asked.repeats < 1:
         parser.error("--layers takes 2 or more, --repeats 1 or more")
     console = Console()
-    if asked.dtype != "float32" and not any(
-        torch.cpu.get_capabilities().get(name) for name in _FAST_BFLOAT16
-    ):
+    if asked.dtype != "float32" and not cpu_has_bfloat16():
         console.print(
             f"This CPU has no units for {asked.dtype}: --dtype float32 may be many times faster here."
         )

@@ -38,7 +38,8 @@ class Pictures(list[Image.Image]):
 
     def __init__(self, count: int, last: int | None = None) -> None:
         super().__init__(models.picture(seed, (48, 48)) for seed in range(count))
-        self.seen, self.last = [], last
+        self.seen: list[int] = []
+        self.last = last
 
     def __getitem__(self, index: Any) -> Any:
         if self.last is not None and len(self.seen) >= self.last:

@@ -3,9 +3,10 @@
 import pytest
 import torch
 
+from blink.features import Features
 from blink.images import DrawnImages
 from blink.pairs import ImageViews, PairData, ResumableLoader, TrainingOrder, images_per_batch
-from blink.views import ViewMaker
+from blink.views import ViewMaker, Views
 from tests import models
 
 
@@ -55,6 +56,11 @@ def test_too_few_images_are_refused() -> None:
         TrainingOrder(1, 8)
 
 
+def pixels(batch: Views | Features) -> torch.Tensor:
+    assert isinstance(batch, Views)
+    return batch.full_Chw
+
+
 def colours(count: int) -> DrawnImages:
     return DrawnImages([models.picture(seed, (24, 24)) for seed in range(count)], "pictures")
 
@@ -63,7 +69,7 @@ def colours(count: int) -> DrawnImages:
 def test_loader_continues_after_what_was_handed_out(workers: int) -> None:
     """Catches a position that counts what workers fetched ahead, and skipped or repeated batches after a stop."""
     views = ImageViews(colours(10), ViewMaker(models.processor(models.llava(grid=6, layers=1, hidden=32))))
-    whole = [batch.full_Chw for batch in ResumableLoader.over(views, TrainingOrder(10, 8, epochs=2), 0)]
+    whole = [pixels(batch) for batch in ResumableLoader.over(views, TrainingOrder(10, 8, epochs=2), 0)]
     stopped = ResumableLoader.over(views, TrainingOrder(10, 8, epochs=2), workers)
     handed_out = iter(stopped)
     for _ in range(7):
@@ -72,7 +78,7 @@ def test_loader_continues_after_what_was_handed_out(workers: int) -> None:
     continued = ResumableLoader.over(views, TrainingOrder(10, 8, epochs=2), workers)
     continued.load_state_dict(stopped.state_dict())
     assert len(continued) == len(whole) == 10
-    rest = [batch.full_Chw for batch in continued]
+    rest = [pixels(batch) for batch in continued]
     torch.testing.assert_close(rest, whole[7:], rtol=0, atol=0)
 
 

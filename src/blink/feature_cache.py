@@ -16,7 +16,7 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
-from torch.utils.data import ConcatDataset, DataLoader, Subset
+from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset
 
 from blink.backbone import Backbone
 from blink.checkpoints import TINY
@@ -106,7 +106,7 @@ class FillFeatures(Callback):
         self.store, self.layers, self.prefix_ids_1P = stored.store, stored.layers, prefix_ids_1P
         self.at_once, self.workers = at_once, workers
         self.identities = identities(images)
-        self.views = ConcatDataset([ImageViews(one, views) for one in images])
+        self.views: Dataset[Views] = ConcatDataset([ImageViews(one, views) for one in images])
         self._backbone: Backbone | None = backbone
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -19,6 +19,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from blink.hardware import default_dtype
+
 log = logging.getLogger(__name__)
 
 _PACKAGE = Path(__file__).resolve().parent
@@ -79,6 +81,10 @@ OmegaConf.register_new_resolver("blink_run_name", run_name, use_cache=True, repl
 
 Cached, so that the jobs of a multirun see the name of the whole sweep, as Hydra does for `${now:}`.
 """
+
+
+OmegaConf.register_new_resolver("blink_dtype", default_dtype, use_cache=True, replace=True)
+"""`${blink_dtype:}` in a config: what this machine computes fast in."""
 
 
 def run_folder(root: Path, command: str, overrides: Sequence[str]) -> Path:

@@ -98,7 +98,7 @@ def train(settings: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
     backbone = load_trunk(settings, lacking) if lacking else None
     if stored is not None and backbone is not None:
         fill = FillFeatures(stored, backbone, ids, portions, views, at_once=2, workers=settings["workers"])
-        trainer.callbacks.insert(0, fill)
+        trainer.callbacks.insert(0, fill)  # type: ignore[attr-defined]  # Lightning sets it elsewhere
         backbone = None  # it alone holds the weights, and lets go of them
     module = training_module(settings, plan, backbone or plan.backbone, ids)
     data = PairData(

@@ -32,6 +32,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Subset
 from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
+from blink.hardware import cpu_has_bfloat16
 from blink.scenes import packed
 from blink.scenes.ask import QUESTION_KINDS
 from blink.scenes.draw import COLOURS, SHAPES
@@ -42,7 +43,7 @@ from blink.scenes.tiny import WIDTH, build_model, build_processor
 
 log = logging.getLogger(__name__)
 
-FAST_BFLOAT16 = any(torch.cpu.get_capabilities().get(name) for name in ("amx_bf16", "avx512_bf16", "bf16"))
+FAST_BFLOAT16 = cpu_has_bfloat16()
 """Whether this CPU computes in bfloat16; one that emulates it is faster in float32."""
 
 

@@ -1,0 +1,26 @@
+"""What this machine computes fast: the default of `model.dtype` for backbones of full size."""
+
+
+def has_bfloat16() -> bool:
+    """Whether this machine multiplies bfloat16 in hardware: its GPU, or the CPU where there is none.
+
+    A CPU without such units emulates them, many times slower than it computes in float32.
+    """
+    import torch  # slow to import, and configs are read without it
+
+    if torch.cuda.is_available():
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return cpu_has_bfloat16()
+
+
+def cpu_has_bfloat16() -> bool:
+    """Whether the CPU multiplies bfloat16 in hardware."""
+    import torch
+
+    capabilities = torch.cpu.get_capabilities()
+    return any(capabilities.get(name) for name in ("amx_bf16", "avx512_bf16", "bf16"))
+
+
+def default_dtype() -> str:
+    """Return "bfloat16" where this machine has it in hardware, else "float32"."""
+    return "bfloat16" if has_bfloat16() else "float32"
