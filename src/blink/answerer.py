@@ -5,9 +5,11 @@ Two of them give the same answers: one shares what questions and runs have in co
 Axes: N tokens of a prompt, T tokens of prompt and answer.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 import torch
+from PIL import Image
 
 from blink.backbone import Backbone
 from blink.bench.base import Answer, Sample
@@ -106,23 +108,44 @@ class OneByOneAnswerer:
 
     def _answer(self, sample: Sample, number: int) -> Answer:
         """One answer to one sample."""
-        run, image, prompt = self.runs[number], sample.load_image(), self.template.prompt(sample.question)
-        inputs = self.processor(images=[image], text=[prompt], return_tensors="pt").to(
-            self.model.device, self.model.dtype
+        image, prompt = sample.load_image(), self.template.prompt(sample.question)
+        ids, events = answer_alone(
+            self.model, self.processor, image, prompt, self.runs[number], self.max_new_tokens, self.closing
         )
-        handle = None if run.policy is None else attach(self.model, run.policy, run.token_sr)
-        try:
-            with torch.inference_mode():
-                ids_1T = self.model.generate(**inputs, **GREEDY, max_new_tokens=self.max_new_tokens)
-            events: list[Event] = [] if handle is None else handle.trace[0]
-        finally:
-            if handle is not None:
-                handle.detach()
-        new_ids = ids_1T[0, inputs["input_ids"].shape[1] :].tolist()
-        tokens = next((i + 1 for i, token in enumerate(new_ids) if token in self.closing), len(new_ids))
-        response = self.processor.tokenizer.decode(new_ids[:tokens], skip_special_tokens=True)
-        flops = self.meters[number](image.size, prompt, events, tokens)
-        return Answer(response.strip(), tokens, tuple(events), flops)
+        response = self.processor.tokenizer.decode(ids, skip_special_tokens=True)
+        flops = self.meters[number](image.size, prompt, events, len(ids))
+        return Answer(response.strip(), len(ids), events, flops)
+
+
+def answer_alone(
+    model: Any,
+    processor: Any,
+    image: Image.Image,
+    prompt: str,
+    run: Run,
+    max_new_tokens: int,
+    closing: Collection[int],
+) -> tuple[list[int], tuple[Event, ...]]:
+    """Answer one prompt by a greedy `generate`, with Blink attached for the length of the call.
+
+    Args:
+        closing: ids that end an answer.
+
+    Returns:
+        The answer's ids, the closing one included, and the events at the prompt.
+    """
+    inputs = processor(images=[image], text=[prompt], return_tensors="pt").to(model.device, model.dtype)
+    handle = None if run.policy is None else attach(model, run.policy, run.token_sr)
+    try:
+        with torch.inference_mode():
+            ids_1T = model.generate(**inputs, **GREEDY, max_new_tokens=max_new_tokens)
+        events = () if handle is None else tuple(handle.trace[0])
+    finally:
+        if handle is not None:
+            handle.detach()
+    new_ids: list[int] = ids_1T[0, inputs["input_ids"].shape[1] :].tolist()
+    tokens = next((i + 1 for i, token in enumerate(new_ids) if token in closing), len(new_ids))
+    return new_ids[:tokens], events
 
 
 def _meters(backbone: LoadedBackbone, runs: Sequence[Run]) -> list[Meter]:

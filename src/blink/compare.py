@@ -96,7 +96,7 @@ def compare_pairs(runs: Sequence[Run], pairs: Sequence[tuple[int, int]]) -> list
         return []
     rows = [run.rows() for run in runs]
     for run, part in zip(runs, rows, strict=True):
-        _check_comparable(runs[0], rows[0], run, part)
+        check_comparable(runs[0], rows[0], run, part)
     benchmark = BENCHMARKS[runs[0].scores["benchmark"]]()
     tallies_GK = [tallies(benchmark, part) for part in rows]
     differences = paired_bootstrap(tallies_GK, pairs, benchmark.metrics)
@@ -229,7 +229,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         console.print(comparison_table(pairs, runs[0].scores))
 
 
-def _check_comparable(first: Run, rows: Sequence[Row], second: Run, others: Sequence[Row]) -> None:
+def check_comparable(first: Run, rows: Sequence[Row], second: Run, others: Sequence[Row]) -> None:
     """Raise ValueError unless two runs are of one benchmark and about the same questions."""
     for key in ("benchmark", "version"):
         if first.scores[key] != second.scores[key]:

@@ -77,9 +77,9 @@ def _draw_example(plan: Plan, folder: Path) -> None:
     """Draw one answer into the run folder."""
     backbone = plan.backbone
     seen = ViewMaker(load_processor(backbone.path, revision=backbone.revision, pad=backbone.pad)).seen
-    figure = example(plan.samples, read_run(folder).rows(), plan.policy, seen)
+    picture = example(plan.samples, read_run(folder).rows(), plan.policy, seen)
     with whole_file(folder / EXAMPLE) as partial:
-        figure.savefig(partial, dpi=130, format="png")
+        picture.save(partial, "png")
 
 
 def _numbers(result: Mapping[str, Any]) -> dict[str, float]:

@@ -46,7 +46,7 @@ class Stream:
 
 
 Watch = Callable[[int, list[Stream]], None]
-"""Is shown what enters each layer, its actions taken, before the layer runs."""
+"""Is shown what enters each layer."""
 
 
 class Passed(NamedTuple):
@@ -73,6 +73,7 @@ def run_prompt(
     cache: BlinkCache | None = None,
     keep_states: bool = False,
     watch: Watch | None = None,
+    watch_scan: Watch | None = None,
 ) -> Passed:
     """Run a prompt through every layer, scanning and acting where the policy says so (Algorithm 1).
 
@@ -83,7 +84,8 @@ def run_prompt(
         keys: names of the samples, for policies that draw.
         cache: an empty cache to fill, or None.
         keep_states: fill `Passed.states`.
-        watch: called at every layer; must change nothing.
+        watch: called at every layer, its actions taken, before the layer runs; must change nothing.
+        watch_scan: the same, before its actions are taken: what a scan sees.
     """
     events: list[list[Event]] = [[] for _ in keys]
     states: list[Tensor] = []
@@ -91,6 +93,8 @@ def run_prompt(
     for layer in range(backbone.num_layers):
         if keep_states:
             states.append(join(streams))
+        if watch_scan is not None:
+            watch_scan(layer, streams)
         if layer in policy.layers:
             seen = scan(backbone, policy, layer, streams)
             actions = [decide(policy, layer, *seen[row], key) for row, key in enumerate(keys)]
@@ -144,7 +148,8 @@ def scan(
     """Look at the visual tokens from the last prompt token of every row: row -> (ratio, hottest region)."""
     rows = [row for stream in streams for row in stream.rows]
     found = [
-        focus(_saliency(backbone, policy, layer, stream), backbone.grid, policy.patches) for stream in streams
+        focus(saliency_of(backbone, policy, layer, stream), backbone.grid, policy.patches)
+        for stream in streams
     ]
     looked_2b = torch.cat([torch.stack((each.ratio_B, each.region_B.float())) for each in found], dim=1)
     ratios, regions = looked_2b.tolist()  # the one time that a GPU is waited for
@@ -240,7 +245,7 @@ def run_stream(backbone: Backbone, layer: int, stream: Stream, keep: bool) -> Pi
     return Piece(stream.rows, *call.made, stream.layout.valid_BN) if keep else None
 
 
-def _saliency(backbone: Backbone, policy: Policy, layer: int, stream: Stream) -> Tensor:
+def saliency_of(backbone: Backbone, policy: Policy, layer: int, stream: Stream) -> Tensor:
     """Saliency of the base grid's tokens, [b, V] float32 (Eq. 1 and 2), in the sequence as it stands."""
     layout, V = stream.layout, backbone.grid[0] * backbone.grid[1]
     if policy.saliency == "similarity":

@@ -100,7 +100,7 @@ def make_plan(config: DictConfig, overrides: Sequence[str]) -> Plan:
     padded = pads(outlined(model.path, model.revision).family, model.pad)
     _note_unused(overrides, method, config.bench.name)
     template = template_named(model.template)
-    policy, sources = _policy(config) if method.scans else _no_policy(config)
+    policy, sources = policy_of(config, config.bench.name) if method.scans else _no_policy(config)
     token_sr = None
     if policy is not None:
         if method.trained:
@@ -172,7 +172,7 @@ def load_answerer(plans: Sequence[Plan]) -> Answerer:
     """Load the backbone of some plans that agree in it, in the benchmark and in the template; runs are numbered so."""
     first = plans[0]
     arguments: dict[str, Any] = {
-        "backbone": _load(first.backbone),
+        "backbone": load_checkpoint(first.backbone),
         "template": first.template,
         "runs": [Run(plan.policy, plan.token_sr) for plan in plans],
         "max_new_tokens": first.benchmark.max_new_tokens,
@@ -205,10 +205,10 @@ def _note_unused(overrides: Sequence[str], method: DictConfig, bench: str) -> No
         log.info("bench=%s does not use %s", bench, ", ".join(given))
 
 
-def _policy(config: DictConfig) -> tuple[Policy, dict[str, str]]:
-    """The policy that the config and the presets make, and where its layers and thresholds come from."""
+def policy_of(config: DictConfig, benchmark: str) -> tuple[Policy, dict[str, str]]:
+    """The policy that a config and the presets of a benchmark make, and where its layers and thresholds come from."""
     given = plain(config)
-    scan = resolve(family_of(config), config.bench.name, **{key: given[key] for key in _SCAN_KEYS})
+    scan = resolve(family_of(config), benchmark, **{key: given[key] for key in _SCAN_KEYS})
     others = {key: given[key] for key in _OTHER_POLICY_KEYS}
     return Policy(scan.layers, scan.tau_exp, scan.tau_drop, **others), scan.sources
 
@@ -228,7 +228,7 @@ def _no_policy(config: DictConfig) -> tuple[None, None]:
 
 
 @lru_cache(maxsize=1)
-def _load(checkpoint: Checkpoint) -> LoadedBackbone:
+def load_checkpoint(checkpoint: Checkpoint) -> LoadedBackbone:
     """Load a backbone, or return the one that was used before."""
     if checkpoint.device == "auto":
         checkpoint = checkpoint._replace(device="cuda" if torch.cuda.is_available() else "cpu")

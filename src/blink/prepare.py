@@ -106,7 +106,7 @@ def check_values(settings: Mapping[str, Any]) -> None:
             )
         if key in _CHOICES and (type(value), value) not in [(type(c), c) for c in _CHOICES[key]]:
             raise ValueError(f"{key}={value!r}: expected one of {', '.join(map(str, _CHOICES[key]))}")
-    for key, value in settings["bench"].items():
+    for key, value in settings.get("bench", {}).items():
         if not all(part is None or isinstance(part, int | str) for part in _listed(value)):
             raise ValueError(f"bench.{key}={value!r}: expected a text, a whole number or a list of these")
     if values["model.attn_implementation"] == "flash_attention_2" and not is_flash_attn_2_available():
@@ -114,7 +114,7 @@ def check_values(settings: Mapping[str, Any]) -> None:
             "model.attn_implementation=flash_attention_2 needs a GPU and the package flash-attn; "
             "sdpa works everywhere"
         )
-    if values["scenes.images"] > SPLIT_SIZE:
+    if values.get("scenes.images", 0) > SPLIT_SIZE:
         raise ValueError(f"scenes.images={values['scenes.images']}: a split has {SPLIT_SIZE:,} pictures")
     memory = _value(settings, "engine.memory_gb") if "engine" in settings else 1
     if type(memory) not in (int, float) or not memory > 0:

@@ -1,37 +1,67 @@
 """The picture of one answer shows every scanned layer and the thresholds as applied."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
-from matplotlib.axes import Axes
-from matplotlib.patches import Rectangle
-from PIL import Image
+from PIL import Image, ImageColor
 
 from blink.bench import Sample
-from blink.figures import event_strip, example
+from blink.figures import ACTION_STYLE, event_strip, example
 from blink.policy import Event, Policy
 
 EVENTS = [Event(2, 0.55, 3, "expand"), Event(3, 0.35, 0, "keep"), Event(4, 0.2, 1, "drop")]
+GROUND = (200, 220, 180)
 
 
-def rectangles(axes: Axes) -> list[Rectangle]:
-    return [patch for patch in axes.patches if isinstance(patch, Rectangle)]
+def strip(events: Sequence[Event] = EVENTS, patches: int = 2) -> Image.Image:
+    return event_strip(Image.new("RGB", (60, 40), GROUND), events, patches, (0.5, 0.4), "question")
+
+
+def extent(mask: np.ndarray) -> tuple[int, int, int, int]:
+    """Left, top, right and bottom of what is true, the latter two included."""
+    rows, columns = np.nonzero(mask)
+    return int(columns.min()), int(rows.min()), int(columns.max()), int(rows.max())
 
 
 def test_one_panel_per_event_with_its_region() -> None:
-    """Would catch a region drawn in column-major order or at the wrong scale."""
-    figure = event_strip(Image.new("RGB", (60, 40)), EVENTS, 2, (0.5, 0.4), "question")
-    *panels, bars = figure.axes
-    assert [axes.get_title() for axes in panels] == ["layer 2\nexpand", "layer 3\nkeep", "layer 4\ndrop"]
-    boxes = [rectangle.get_bbox().bounds for axes in panels for rectangle in rectangles(axes)]
-    assert boxes == [(30, 20, 30, 20), (0, 0, 30, 20), (30, 0, 30, 20)]
-    assert [bar.get_height() for bar in rectangles(bars)] == pytest.approx([0.55, 0.35, 0.2])
-    assert [np.asarray(line.get_ydata())[0] for line in bars.lines] == [0.5, 0.4, 0.25]
+    """Would catch a region drawn in column-major order, at the wrong scale, or in another action's colour."""
+    pixels = np.asarray(strip())
+    left, top, _, bottom = extent((pixels == GROUND).all(axis=2))
+    height = 200 * 40 // 60
+    assert bottom - top + 1 == pytest.approx(height, abs=6)
+    for number, event in enumerate(EVENTS):
+        corner = 20 + number * 214
+        panel = pixels[top : top + height, corner : corner + 200]
+        colour = ImageColor.getrgb(ACTION_STYLE[event.action][0])
+        found = extent((panel == colour).all(axis=2))
+        row, column = divmod(event.region, 2)
+        want = (column * 100, row * height / 2, column * 100 + 99, (row + 1) * height / 2 - 1)
+        assert found == pytest.approx(want, abs=6)
+    assert left == 20
+
+
+def test_bars_are_as_high_as_ratios() -> None:
+    """Would catch bars of another event, or on a scale that the thresholds' lines do not share."""
+    pixels = np.asarray(strip([EVENTS[0]]))
+    below = pixels[-(150 + 2 * 24 + 20) :, 20:220]
+    vermillion = (below == ImageColor.getrgb(ACTION_STYLE["expand"][0])).all(axis=2)
+    columns = vermillion.sum(axis=0)
+    assert columns[100] == pytest.approx(0.55 * 150, abs=2)
+    assert np.nonzero(vermillion[:, 10])[0].mean() == pytest.approx(150 - 0.5 * 150, abs=2)  # the threshold
 
 
 def test_no_events_still_gives_a_picture() -> None:
     """Would catch a crash at the end of a long vanilla evaluation."""
-    figure = event_strip(Image.new("RGB", (60, 40)), [], 2, (0.5, 0.4), "question")
-    assert len(figure.axes) == 1
+    assert (np.asarray(strip([])) == GROUND).all(axis=2).sum() == 200 * (200 * 40 // 60)
+
+
+def test_words_of_any_script_are_drawn() -> None:
+    """Would catch a title that stops the evaluation, or one so long that it is cut off."""
+    image = Image.new("RGB", (8, 8))
+    short, long = (event_strip(image, EVENTS, 2, (0.5, 0.4), text) for text in ("图?\n\n$x", "word " * 100))
+    assert long.width == short.width
+    assert long.height > short.height
 
 
 def test_example_is_the_first_answer_that_expanded() -> None:
@@ -47,9 +77,12 @@ def test_example_is_the_first_answer_that_expanded() -> None:
         {"question": sample.question, "response": "No", "label": "yes", "events": events}
         for sample, events in zip(samples, (kept, expanded, expanded), strict=True)
     ]
-    figure = example(samples, rows, Policy([1]), seen=lambda image: image)
-    assert figure.get_suptitle() == "Question 1?\nNo (right: yes)"
-    assert (
-        example(samples, [{**row, "events": []} for row in rows], None, lambda i: i).get_suptitle()[:10]
-        == "Question 0"
-    )
+    policy = Policy([1])
+
+    def of(number: int, events: list[Event]) -> Image.Image:
+        title = f"Question {number}?\nNo (right: yes)"
+        return event_strip(Image.new("RGB", (8, 8)), events, 2, policy.thresholds, title)
+
+    assert example(samples, rows, policy, seen=lambda image: image) == of(1, [Event(1, 0.5, 0, "expand")])
+    none = [{**row, "events": []} for row in rows]
+    assert example(samples, none, None, seen=lambda image: image) == of(0, [])

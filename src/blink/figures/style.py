@@ -100,6 +100,18 @@ def plain(text: str, width: int | None = None, lines: int = 3) -> str:
     )
 
 
+def font_file(text: str) -> str:
+    """A font that has a glyph for all of a text, else matplotlib's own: for drawing without matplotlib."""
+    files = _font_files()
+    letters = {character for character in text if not character.isspace()}
+    fitting = (
+        path
+        for path, font in zip(files, _fonts(), strict=True)
+        if all(font.get_char_index(ord(letter)) for letter in letters)
+    )
+    return next(fitting, files[0])
+
+
 def bare(axes: Axes) -> None:
     """Take ticks and frame off, for pictures and maps."""
     axes.set_xticks([])
@@ -180,5 +192,10 @@ def _has_glyph(character: str) -> bool:
 
 
 @lru_cache(maxsize=1)
+def _font_files() -> list[str]:
+    return [str(font_manager.findfont(name)) for name in (_OWN_FONT, *_installed(_WIDE_FONTS))]
+
+
+@lru_cache(maxsize=1)
 def _fonts() -> list[FT2Font]:
-    return [FT2Font(font_manager.findfont(name)) for name in (_OWN_FONT, *_installed(_WIDE_FONTS))]
+    return [FT2Font(path) for path in _font_files()]
