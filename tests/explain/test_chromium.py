@@ -1,5 +1,6 @@
 """The pages in a browser, without a window: nothing fails, the slider moves what is shown, filters filter."""
 
+import json
 import re
 import shutil
 import subprocess
@@ -104,27 +105,41 @@ def test_picture_of_the_page(explained: Explanation, tmp_path: Path) -> None:
     shot = Image.open(tmp_path / "page.png").convert("RGB")
     assert shot.size == (1280, 1600)
     colours = {colour for _, colour in shot.getcolors(2**24) or []}
-    assert {(184, 74, 0), (0, 34, 78)} <= colours  # an expansion's outline, and the darkest of the map
+    assert {(184, 74, 0), (254, 232, 56)} <= colours  # an expansion's outline, and a map's most
 
 
 def test_index_filters(differing_runs: list[Path], tmp_path: Path) -> None:
     """Would catch filters that hide everything or nothing, and a count that does not follow."""
     write_pages(find_flips(differing_runs, 50), tmp_path)
+    index = tmp_path / "index.html"
+    cards = re.findall(r'<li class="card" data-flip="(\w+)" data-actions="([^"]*)"', index.read_text())
+    assert [flip for flip, _ in cards] == ["lost", "gained", "gained", "gained"]
 
-    def shown(state: str) -> list[str]:
-        document = browse(tmp_path / "index.html", tmp_path / "profile", state)
-        cards = re.findall(
-            r'<li class="card" data-flip="(\w+)" data-actions="([^"]*)"( hidden="")?>', document
-        )
-        assert len(cards) == 4
-        visible = [(flip, actions) for flip, actions, hidden in cards if not hidden]
-        assert f"{len(visible)} of 4 shown" in document
-        return [flip if "flip" in state else actions for flip, actions in visible]
+    def fitting(flip: str, action: str) -> list[int]:
+        return [
+            number
+            for number, (kind, actions) in enumerate(cards)
+            if flip in ("all", kind) and (action == "any" or action in actions.split())
+        ]
 
-    assert shown("#flip=all") == ["lost", "gained", "gained", "gained"]
-    assert shown("#flip=lost") == ["lost"]
-    assert shown("#flip=gained") == ["gained"] * 3
-    everything = shown("#action=any")
-    expanded = [actions for actions in everything if "expand" in actions.split()]
-    assert shown("#action=expand") == expanded
-    assert shown("#action=none") == []
+    document = browse(index, tmp_path / "profile", "#flip=gained&action=expand")
+    hidden = re.findall(r'<li class="card"[^>]*?( hidden="")?>', document)
+    visible = [number for number, mark in enumerate(hidden) if not mark]
+    assert visible == fitting("gained", "expand")
+    assert f"{len(visible)} of 4 shown" in document
+    choices = [(flip, action) for flip in ("all", "gained", "lost") for action in ("any", "keep", "none")]
+    index.write_text(
+        index.read_text().replace("</body>", f"<script>{_CLICKS % json.dumps(choices)}</script></body>")
+    )
+    found = re.search(r'data-found="([^"]*)"', browse(index, tmp_path / "profile"))
+    assert found is not None
+    assert json.loads(found[1]) == [fitting(*choice) for choice in choices]
+
+
+_CLICKS = """
+document.body.dataset.found = JSON.stringify(%s.map(([flip, action]) => {
+  document.querySelector(`input[value=${flip}]`).click();
+  document.querySelector(`input[value=${action}]`).click();
+  return cards.flatMap((card, number) => card.checkVisibility() ? [number] : []);
+}));
+"""

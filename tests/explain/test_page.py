@@ -96,7 +96,8 @@ def test_first_tokens_end_at_their_own_probability(explained: Explanation) -> No
 def test_picture_and_box_are_as_the_backbone_sees_them(explained: Explanation) -> None:
     """Would catch the uncropped picture under a grid that covers its centre, and a box beside its object."""
     data = page_data(explained)
-    kind, _, encoded = data["picture"]["source"].partition(",")
+    [address] = Reader(page(explained)).addresses
+    kind, _, encoded = address.partition(",")
     assert kind == "data:image/png;base64"
     shown = Image.open(io.BytesIO(base64.b64decode(encoded)))
     assert shown.size == (data["picture"]["width"], data["picture"]["height"]) == explained.picture.size

@@ -15,7 +15,7 @@ from blink.saliency import focus
 from tests import models
 from tests.test_probe import maps_of
 
-POLICY = Policy(layers=[0, 2, 3], tau_exp=0.3, tau_drop=0.28)
+POLICY = Policy(layers=[0, 2, 3], tau_exp=0.42, tau_drop=0.35)
 """On the model below it expands, drops and keeps."""
 
 
@@ -54,13 +54,14 @@ def test_attention_equals_the_maps_of_the_layers(make: Callable[..., models.Mode
     model = make(grid=6, layers=5, attention="eager")
     inputs = alone(model, 1, words=5, sizes=[(90, 60)])
     backbone = Backbone(model)
-    records = record(backbone, inputs, POLICY, {})
+    policy = Policy([1, 3], tau_exp=0.0)
+    records = record(backbone, inputs, policy, {})
     start = int(find_layout(inputs["input_ids"], None, backbone.image_token_id).visual_start_B[0])
     end = start + int((inputs["input_ids"] == backbone.image_token_id).sum())
-    handle = attach(model, POLICY)
+    handle = attach(model, policy)
     maps = maps_of(model, inputs, lambda: model(**inputs))
     handle.detach()
-    assert any(one.extension for one in records)
+    assert [one.extension is not None for one in records] == [False, True, True, True, True]
     for one in records:
         row_N = maps[one.layer][0][0, :, -1].mean(dim=0)
         X = len(one.extension_X)
@@ -72,7 +73,7 @@ def test_attention_equals_the_maps_of_the_layers(make: Callable[..., models.Mode
         assert (one.ratio, one.region) == (float(found.ratio_B[0]), int(found.region_B[0]))
         if one.event is not None:
             assert one.event.ratio == pytest.approx(one.ratio, abs=1e-6)
-        if one.event is None or one.event.action == "keep":  # nothing happened between scan and layer
+        if one.event is None:  # nothing happened between scan and layer
             torch.testing.assert_close(one.saliency_V, row_N[start : start + 36], rtol=1e-4, atol=1e-6)
 
 

@@ -47,7 +47,7 @@ def test_bars_are_as_high_as_ratios() -> None:
     below = pixels[-(150 + 2 * 24 + 20) :, 20:220]
     vermillion = (below == ImageColor.getrgb(ACTION_STYLE["expand"][0])).all(axis=2)
     columns = vermillion.sum(axis=0)
-    assert columns[100] == pytest.approx(0.55 * 150, abs=2)
+    assert columns[100] == pytest.approx(0.55 * 150, abs=3)  # the axis lies over its foot
     assert np.nonzero(vermillion[:, 10])[0].mean() == pytest.approx(150 - 0.5 * 150, abs=2)  # the threshold
 
 

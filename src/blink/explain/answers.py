@@ -7,7 +7,7 @@ Axes: V = H x W visual tokens of the (base) picture.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from PIL import Image
 
@@ -110,18 +110,19 @@ class Explainer:
         self._template = template
         self._backbone = Backbone(loaded.model)
         self._views = ViewMaker(loaded.processor)
-        self._sides = tuple(
-            side
-            if side.run.policy is None or side.run.token_sr is None
-            else side._replace(
-                run=Run(side.run.policy, fitting_modules(self._backbone, side.run.policy, side.run.token_sr))
-            )
+        self._sides = sides
+        self._modules = [
+            {}
+            if side.run.policy is None
+            else fitting_modules(self._backbone, side.run.policy, side.run.token_sr)
             for side in sides
-        )
-        self._given = sides
+        ]
+        self._runs = [
+            Run(side.run.policy, modules or None) for side, modules in zip(sides, self._modules, strict=True)
+        ]
         self._meters = [
-            Meter(loaded.model.config, loaded.processor.tokenizer, side.run.policy, side.run.token_sr)
-            for side in self._sides
+            Meter(loaded.model.config, loaded.processor.tokenizer, side.run.policy, modules or None)
+            for side, modules in zip(sides, self._modules, strict=True)
         ]
         first, second = (side.run.policy for side in sides)
         self._watching = (first or _idle(second), second or _idle(first))
@@ -136,11 +137,11 @@ class Explainer:
                 self._loaded.processor,
                 image,
                 prompt,
-                side.run,
+                run,
                 side.max_new_tokens,
                 closing,
             )
-            for side in self._sides
+            for side, run in zip(self._sides, self._runs, strict=True)
         ]
         inputs = self._loaded.processor(images=[image], text=[prompt], return_tensors="pt").to(
             self._backbone.device, self._backbone.dtype
@@ -148,13 +149,12 @@ class Explainer:
         firsts = list(dict.fromkeys(ids[0] for ids, _ in answers))
         both = []
         for number, (ids, events) in enumerate(answers):
-            modules: Any = self._sides[number].run.token_sr or {}
-            layers = record(self._backbone, inputs, self._watching[number], modules, firsts)
+            layers = record(self._backbone, inputs, self._watching[number], self._modules[number], firsts)
             if self._sides[number].run.policy is None:
                 layers = [replace(layer, event=None) for layer in layers]
             both.append(
                 Answered(
-                    self._given[number],
+                    self._sides[number],
                     ids,
                     self._text(ids).strip(),
                     events,

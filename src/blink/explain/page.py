@@ -39,6 +39,7 @@ def page(
     return render(
         "page.html",
         data=data,
+        picture=data_address(explained.picture, _WIDEST),
         title=_short(explained.sample.question),
         costs=_costs(explained.answers),
         links=links,
@@ -61,11 +62,7 @@ def page_data(explained: Explanation, correct: Sequence[bool | None] = (None, No
         "label": explained.sample.label,
         "backbone": explained.backbone,
         "grid": list(explained.grid),
-        "picture": {
-            "source": data_address(picture, _WIDEST),
-            "width": picture.width,
-            "height": picture.height,
-        },
+        "picture": {"width": picture.width, "height": picture.height},
         "box": _fractions(explained),
         "saliency": next((policy.saliency for policy in policies if policy is not None), "attention"),
         "watched": [explained.words[token] for token in watched],

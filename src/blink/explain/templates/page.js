@@ -292,6 +292,7 @@ document.addEventListener("keydown", (event) => {
   else if (event.key === "ArrowRight") go({layer: state.layer + 1});
   else if (event.key === "b") go({side: 1 - state.side});
 });
+document.querySelectorAll("img[data-picture]").forEach((image) => { image.src = find("picture").src; });
 window.addEventListener("hashchange", () => { readHash(); show(); });
 readHash();
 show();
