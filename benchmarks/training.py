@@ -1,9 +1,12 @@
 """Training seven layers in one pass over training the top one alone: `python -m benchmarks.training`.
 
-And what of the backbone is in memory while one layer is trained.
+And training from features on disk over training with the backbone, and what of the backbone is in memory while one layer
+is trained.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 
@@ -13,6 +16,8 @@ from blink.backbone import Backbone
 from blink.checkpoints import load_backbone
 from blink.cost import training_step
 from blink.dimensions import Dimensions
+from blink.feature_store import FeatureStore
+from blink.features import VIEWS, Features, trunk_features
 from blink.module import TokenSRTraining
 from blink.views import Views, prefix_ids
 
@@ -29,8 +34,12 @@ def measure(asked: Options) -> Iterator[Row]:
     repeats = asked.repeats or (1 if asked.quick else 5)
     yield memory()
     yield on_tiny(tiny(), repeats)
+    yield from_disk(tiny(), (9,), images=2, repeats=repeats)
     for bench in wide(asked, layers=3, dtypes=("float32",)):
         yield carried_over(bench, asked.repeats or (1 if asked.quick else 2))
+        yield from_disk(
+            bench, (bench.dims.layers,), images=1, repeats=asked.repeats or (1 if asked.quick else 2)
+        )
 
 
 def on_tiny(bench: Bench, repeats: int) -> Row:
@@ -98,31 +107,71 @@ def memory() -> Row:
     )
 
 
+def from_disk(bench: Bench, layers: tuple[int, ...], *, images: int, repeats: int) -> Row:
+    """A step whose features are read over one whose features the backbone computes: a second epoch over the first."""
+    batch, names = _batch(bench, images), [str(image) for image in range(images)]
+    prefix = prefix_ids(bench.processor, bench.template.prefix)
+    states = trunk_features(Backbone(bench.model), prefix, batch, layers).states
+    with TemporaryDirectory(prefix="blink-") as folder:
+        shape = (VIEWS, *bench.dims.grid, bench.dims.hidden)
+        store = FeatureStore(Path(folder), {}, shape, told={})
+        rows = store.rows(names)
+        for image, (row, name) in enumerate(zip(rows, names, strict=True)):
+            store.write(row, name, {layer: state[image] for layer, state in states.items()})
+        store.commit()
+
+        def read() -> Features:
+            found = [store.read(row, layers, bench.model.dtype) for row in rows]
+            joined = {layer: torch.stack([states[layer] for states in found]) for layer in layers}
+            return Features({layer: state.to(bench.model.device) for layer, state in joined.items()})
+
+        times = interleave(
+            _Steps(_module(bench, layers), read), _Steps(_module(bench, layers), lambda: batch), repeats
+        )
+    one = training_step(bench.dims, layers, prefix=35, images=images, cached=True).flops
+    seconds = sorted(times.ours)[repeats // 2], sorted(times.theirs)[repeats // 2]
+    return Row(
+        f"training layer {layers[-1]} from features on disk / with the backbone",
+        bench.name,
+        times.ratio,
+        min(times.ratios),
+        max(times.ratios),
+        "< 1",
+        times.ratio < 1,
+        one / training_step(bench.dims, layers, prefix=35, images=images).flops,
+        f"{images / seconds[0]:.2g} and {images / seconds[1]:.2g} images/s",
+    )
+
+
 def compare(
     bench: Bench, layers: tuple[int, ...], top: tuple[int, ...], *, images: int, repeats: int
 ) -> Times:
     """Time whole steps: trunk, modules forward and backward, AdamW."""
-    prefix = prefix_ids(bench.processor, bench.template.prefix)
-    batch = Views(*(part.to(bench.model.device) for part in _views(bench.dims, images)))
-
-    def trainer(trained: tuple[int, ...]) -> "_Steps":
-        return _Steps(TokenSRTraining(Backbone(bench.model), prefix, trained), batch)
-
-    ours, theirs = trainer(layers), trainer(top)
+    batch = _batch(bench, images)
+    ours, theirs = (_Steps(_module(bench, trained), lambda: batch) for trained in (layers, top))
     return interleave(ours, theirs, repeats, warm_up=images > 1)
 
 
 class _Steps:
-    """Optimizer steps on one batch."""
+    """Optimizer steps on a batch that is asked for each time."""
 
-    def __init__(self, module: TokenSRTraining, batch: Views) -> None:
+    def __init__(self, module: TokenSRTraining, batch: Callable[[], Views | Features]) -> None:
         self.module, self.batch = module.to(module.backbone.device), batch
         self.optimizer = torch.optim.AdamW(module.token_sr.parameters(), lr=1e-4)
 
     def __call__(self) -> None:
-        torch.stack(list(self.module.losses(self.batch).values())).sum().backward()
+        torch.stack(list(self.module.losses(self.batch()).values())).sum().backward()
         self.optimizer.step()
         self.optimizer.zero_grad()
+
+
+def _module(bench: Bench, layers: tuple[int, ...]) -> TokenSRTraining:
+    prefix = prefix_ids(bench.processor, bench.template.prefix)
+    return TokenSRTraining(Backbone(bench.model), prefix, layers)
+
+
+def _batch(bench: Bench, images: int) -> Views:
+    return Views(*(part.to(bench.model.device) for part in _views(bench.dims, images)))
 
 
 def _full_size(dims: Dimensions, both: float, alone: float) -> float:

@@ -66,9 +66,9 @@ def report_lacking(stored: StoredFeatures, images: Sequence[Images]) -> tuple[in
     lacking = store.lacking(rows, stored.layers)
     needed = store.check_space(lacking, len(rows))
     log.info(
-        "features of %d images at %d layers in %s: %s, of which %s",
+        "features of %d images at layers %s in %s: %s, of which %s",
         len(rows),
-        len(stored.layers),
+        ", ".join(map(str, stored.layers)),
         store.folder,
         in_words(len(set(rows)) * len(stored.layers) * store.row_bytes),
         f"{in_words(needed)} are computed first" if needed else "all are there",

@@ -28,7 +28,7 @@ RECIPE = "recipe.json"
 PICTURES = "pictures.txt"
 
 _FORMAT = 1
-_AT_ONCE = 64 * 2**20
+_AT_ONCE = 16 * 2**20
 """Bytes written between two waits for the disk; what a kill can lose."""
 
 
