@@ -65,9 +65,8 @@ def test_attention_equals_the_maps_of_the_layers(make: Callable[..., models.Mode
     for one in records:
         row_N = maps[one.layer][0][0, :, -1].mean(dim=0)
         X = len(one.extension_X)
-        parts = (row_N[:start], row_N[start : start + 36], row_N[start + 36 : end])
-        parts += (row_N[end : end + X], row_N[end + X :])
-        assert one.shares == pytest.approx([float(part.sum()) for part in parts], abs=1e-5)
+        spans = ((0, start), (start, start + 36), (start + 36, end), (end, end + X), (end + X, one.columns))
+        assert one.shares == pytest.approx([float(row_N[a:b].sum()) for a, b in spans], abs=1e-5)
         torch.testing.assert_close(one.extension_X, row_N[end : end + X], rtol=1e-4, atol=1e-6)
         found = focus(one.saliency_V[None], (6, 6), 2)
         assert (one.ratio, one.region) == (float(found.ratio_B[0]), int(found.region_B[0]))
@@ -94,7 +93,5 @@ def test_words_are_what_norm_and_head_make_of_each_layer() -> None:
         assert [word.probability for word in one.words] == pytest.approx(
             probabilities[[7, 3]].tolist(), rel=1e-4
         )
-        assert (one.top.token, one.top.probability) == (
-            int(probabilities.argmax()),
-            pytest.approx(float(probabilities.max()), rel=1e-4),
-        )
+        assert one.top.token == int(probabilities.argmax())
+        assert one.top.probability == pytest.approx(float(probabilities.max()), rel=1e-4)

@@ -185,6 +185,7 @@ def _card(flip: Flip, explained: Explanation, address: str) -> dict[str, Any]:
 
 def _index(flips: Flips, cards: Sequence[dict[str, Any]]) -> str:
     scores = flips.runs[0].scores
+    shown = _without_common_end([card["question"] for card in cards])
     return render(
         "index.html",
         title=f"Flips: {flips.runs[0].label} to {flips.runs[1].label}",
@@ -194,9 +195,17 @@ def _index(flips: Flips, cards: Sequence[dict[str, Any]]) -> str:
         gained=flips.test.only_second,
         lost=flips.test.only_first,
         p=flips.test.p,
-        cards=cards,
+        cards=[{**card, "shown": text} for card, text in zip(cards, shown, strict=True)],
         cut=flips.test.only_second + flips.test.only_first - len(cards),
     )
+
+
+def _without_common_end(questions: Sequence[str]) -> list[str]:
+    """Questions without the last line where all of several have the same one: the benchmark's instruction."""
+    parts = [question.strip().rpartition("\n") for question in questions]
+    if len(parts) > 1 and parts[0][0] and len({end for _, _, end in parts}) == 1:
+        return [start for start, _, _ in parts]
+    return [question.strip() for question in questions]
 
 
 def _write_table(path: Path, flips: Flips, cards: Sequence[dict[str, Any]]) -> None:

@@ -24,7 +24,7 @@ function go(change) {
 }
 
 const number = (value, digits = 2) => value.toFixed(digits);
-const percent = (value) => `${(100 * value).toFixed(value < 0.0995 ? 1 : 0)} %`;
+const percent = (value) => `${(100 * value).toFixed(value < 0.0995 ? 1 : 0)}\u00a0%`;
 
 function place(region, patches) {
   if (patches !== 2) return `row ${Math.floor(region / patches) + 1}, column ${region % patches + 1} of ${patches} x ${patches}`;
@@ -32,14 +32,14 @@ function place(region, patches) {
 }
 
 function sentence(answer, one) {
-  const where = (region) => `region ${region} (${place(region, answer.patches)})`;
+  const where = (region) => `egion ${region} (${place(region, answer.patches)})`;
   if (!one.action) {
-    const hottest = `The hottest region is ${where(one.region)}, with a ratio of ${number(one.ratio)}.`;
+    const hottest = `The hottest is r${where(one.region)}, with a ratio of ${number(one.ratio, 3)}.`;
     return [answer.thresholds ? "Not scanned." : "The backbone as it is.", hottest];
   }
   const [above, below] = answer.thresholds, had = one.layer > 0 && answer.layers[one.layer - 1].extension;
   const done = {
-    expand: `${where(one.acted)} is expanded${had ? ", in place of the earlier extension" : ""}.`,
+    expand: `R${where(one.acted)} is expanded${had ? ", in place of the earlier extension" : ""}.`,
     keep: had ? "The extension stays." : "Nothing changes.",
     drop: had ? "The extension is dropped." : "There is no extension to drop.",
   }[one.action];
@@ -125,7 +125,7 @@ function showFacts(answer, one) {
   const right = answer.right;
   find("fact-right-name").hidden = find("fact-right").hidden = right === null;
   if (right !== null)
-    find("fact-right").textContent = one.region === right ? `yes, region ${right}` : `no, that is region ${right} (${place(right, answer.patches)})`;
+    find("fact-right").textContent = `${right} (${place(right, answer.patches)}), ${one.region === right ? "the hottest" : "not the hottest"}`;
   find("fact-top").textContent = `“${one.top.text}” ${percent(one.top.probability)}`;
   find("fact-words").textContent = data.watched.map((text, n) => `“${text}” ${percent(one.words[n])}`).join(", ");
   const bar = find("shares"), names = find("share-names");
