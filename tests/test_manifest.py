@@ -1,13 +1,14 @@
 """The manifest: what is left out, what stops a run, and that every process goes by one list."""
 
 import json
+import os
 import threading
 from pathlib import Path
 
 import pytest
 
 from blink.images import ImageFiles, local_images
-from blink.manifest import check_images, split
+from blink.manifest import Manifest, check_images, split
 from blink.outputs import RANK_VARIABLES
 from tests import models
 
@@ -61,6 +62,17 @@ def test_checked_once(tmp_path: Path) -> None:
     assert check_images(local_images([tmp_path / "images"]), file).unreadable == {}
 
 
+def test_pixels_tell_changed_from_newer(tmp_path: Path) -> None:
+    """Would catch another picture of the same name that passes, and files that are only newer that do not."""
+    images = pictures(tmp_path / "images", 10, 1)
+    file, changed = tmp_path / "manifest.json", tmp_path / "images" / "003.png"
+    first = check_images(images, file)
+    os.utime(changed, (1, 1))
+    assert check_images(local_images([tmp_path / "images"]), file) == first
+    models.picture(77, (8, 8)).save(changed)
+    assert check_images(local_images([tmp_path / "images"]), file).pixels != first.pixels
+
+
 def test_other_processes_wait_for_the_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Catches ranks that check for themselves and may see other images (or write the file twice)."""
     images = pictures(tmp_path / "images", 10, 1)
@@ -77,12 +89,13 @@ def test_split_shuffles_once_and_keeps_apart(tmp_path: Path) -> None:
     """Catches held-out images that are trained on, and a training limit that changes what is held out."""
     images = pictures(tmp_path / "images", 40, 0)
     readable = tuple(range(1, 40))
-    everything = split(images, readable, held_out=64, limit=None, seed=0)
-    limited = split(images, readable, held_out=64, limit=7, seed=0)
+    manifest = Manifest(readable, {}, "pixels")
+    everything = split(images, manifest, held_out=64, limit=None, seed=0)
+    limited = split(images, manifest, held_out=64, limit=7, seed=0)
     assert len(everything.held_out) == 3  # at most a tenth
     assert sorted(everything.train.indices + everything.held_out.indices) == list(readable)
     assert limited.held_out == everything.held_out
     assert limited.train.indices == everything.train.indices[:7]
-    assert split(images, readable, held_out=64, limit=None, seed=1) != everything
+    assert split(images, manifest, held_out=64, limit=None, seed=1) != everything
     with pytest.raises(ValueError, match="1 readable image"):
-        split(images, (3,), held_out=1, limit=None, seed=0)
+        split(images, Manifest((3,), {}, ""), held_out=1, limit=None, seed=0)

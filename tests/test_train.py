@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,10 +17,12 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
 from blink import load_token_sr
+from blink.images import local_images
+from blink.manifest import check_images
 from blink.module import TokenSRTraining
 from blink.outputs import CONF_DIR, RANK_VARIABLES, run_name
 from blink.settings import filled_in
-from blink.train import _checkpoint, train
+from blink.train import _checkpoint, _newer_images, train
 from tests import models
 
 pytestmark = [
@@ -209,6 +212,7 @@ def test_the_same_command_returns_the_run(llava_folder: Path, pictures: Path) ->
         ("data.root=empty", "empty holds no images"),
         ("data.root=[empty.png]", r"empty\.png: .*cannot identify"),
         ("data=hub", "needs data.id"),
+        ("data=hub data.id=a/b data.root=c", "data.root=c and data.id=a/b are both given"),
         ("data=scenes images=1000001", "images=1000001: data=scenes has 1,000,000 pictures"),
         ("data=scenes held_out=1000001", "held_out=1000001: data=scenes has 1,000,000 pictures"),
         ("model.pad=yes", "model.pad='yes': expected one of True, False, None"),
@@ -434,6 +438,57 @@ def test_deepspeed_needs_gpus_and_one_layer_to_clip(llava_folder: Path, pictures
     on_cpus = "trainer.strategy._target_=tests.deepspeed_cpu.CpuDeepSpeedStrategy"
     with pytest.raises(SystemExit, match="couples them; train one layer at a time"):
         run(*arguments, "layer=[1,2]", on_cpus, "trainer.gradient_clip_val=1.0")
+
+
+def test_a_changed_picture_or_backbone_is_noticed(
+    llava_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Would catch a killed run that goes on with other pictures or another backbone than it began with."""
+    backbone = tmp_path / "backbone"
+    shutil.copytree(llava_folder, backbone)
+    (tmp_path / "pictures").mkdir()
+    for seed in range(8):
+        models.picture(seed, (48, 40)).save(tmp_path / "pictures" / f"{seed}.png")
+    overrides = [*common(backbone, tmp_path / "pictures"), "layer=1", "checkpoint_every=1"]
+    step = TokenSRTraining.training_step
+
+    def dies(self: TokenSRTraining, batch: Any, index: int) -> Any:
+        if index == 2:
+            raise KeyboardInterrupt
+        return step(self, batch, index)
+
+    monkeypatch.setattr(TokenSRTraining, "training_step", dies)
+    with pytest.raises(SystemExit):
+        run(*overrides)
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    assert list(folder_of(*overrides).glob("checkpoints/*.ckpt"))
+    settings = backbone / "processor_config.json"
+    before = settings.read_text()
+    settings.write_text(before + " ")
+    with pytest.raises(SystemExit, match="begun with another backbone"):
+        run(*overrides)
+    settings.write_text(before)
+    models.picture(99, (48, 40)).save(tmp_path / "pictures" / "3.png")
+    with pytest.raises(SystemExit, match="begun with another images"):
+        run(*overrides)
+    models.picture(3, (48, 40)).save(tmp_path / "pictures" / "3.png")
+    assert run(*overrides)["steps"] == 3
+
+
+def test_newer_pictures_of_a_finished_run_are_told(tmp_path: Path) -> None:
+    """Would catch a finished run returned for other pictures without a word, and a word where nothing changed."""
+    path = tmp_path / "pictures" / "a.png"
+    path.parent.mkdir()
+    models.picture(0, (8, 8)).save(path)
+    settings: dict[str, Any] = {"data": {"root": str(path.parent), "source": "scenes"}}
+    check_images(local_images([path.parent]), tmp_path / "manifest.json")
+    assert not _newer_images(settings, tmp_path)
+    os.utime(path, (1, 1))
+    assert _newer_images(settings, tmp_path)
+    shutil.rmtree(path.parent)
+    assert not _newer_images(settings, tmp_path)
+    assert not _newer_images({"data": {"root": None}}, tmp_path)
 
 
 def test_a_run_continues_from_its_own_newest_checkpoint(tmp_path: Path) -> None:

@@ -19,13 +19,13 @@ from omegaconf import DictConfig, OmegaConf
 from blink.bench import Sample
 from blink.cases import folder_cases, one_case
 from blink.checkpoints import TINY, load_backbone
-from blink.evaluate import SCORES, files_digest, samples_digest
+from blink.evaluate import SCORES, samples_digest
 from blink.figures.points import read_points
 from blink.figures.recipes import RECIPES, Recipe, Subject, choose_cases, spread_out
 from blink.figures.run_recipes import RUN_RECIPES, run_folders
 from blink.figures.style import Drawn, look, save
 from blink.keys import hydra_command
-from blink.outputs import one_line_errors, open_run, reject_added_keys, write_json
+from blink.outputs import INPUTS, files_digest, one_line_errors, open_run, reject_added_keys, write_json
 from blink.prepare import (
     check_values,
     modules_folder,
@@ -35,12 +35,9 @@ from blink.prepare import (
     training_differs,
 )
 from blink.prompts import template_named
-from blink.token_sr import check_patches, load_token_sr, token_sr_config
+from blink.token_sr import check_patches, load_token_sr, token_sr_config, token_sr_folder
 
 log = logging.getLogger(__name__)
-
-INPUTS = "inputs.json"
-"""What a figure was drawn from, and the files that it is in."""
 
 
 class Plan(NamedTuple):
@@ -87,7 +84,10 @@ def main(config: DictConfig) -> None:
 
 
 def drawn_before(folder: Path, inputs: Mapping[str, Any]) -> list[str] | None:
-    """The files of a figure that was drawn from the same inputs; None if it has to be drawn."""
+    """The files of a figure that was drawn from the same inputs; None if it has to be drawn.
+
+    Both are kept in one file.
+    """
     path = folder / INPUTS
     if not path.exists():
         return None
@@ -150,7 +150,7 @@ def _plan_of_backbone(settings: Mapping[str, Any]) -> Plan:
         "boxes": _hash(json.dumps([sample.details.get("box") for sample in samples])),
         "backbone": files_digest(TINY if model["path"] == "tiny" else Path(model["path"])),
         "revision": getattr(backbone.model.config, "_commit_hash", None),
-        "token_sr": files_digest(Path(token_sr)) if token_sr else None,
+        "token_sr": files_digest(token_sr_folder(token_sr)) if token_sr else None,
     }
     about = f"{model['path']}, {data}, {len(samples)} question{'s' * (len(samples) > 1)}"
     return Plan(inputs, recipe, samples, about, token_sr, module_layers)

@@ -22,15 +22,8 @@ from typing import Any, NamedTuple
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from blink.bench.base import (
-    Answer,
-    Benchmark,
-    Graded,
-    Row,
-    Sample,
-    make_row,
-)
-from blink.outputs import write_json, write_text
+from blink.bench.base import Answer, Benchmark, Graded, Row, Sample, make_row
+from blink.outputs import INPUTS, check_inputs, write_json, write_text
 from blink.results import events_per_layer, expanded_share, scores, total_flops
 
 log = logging.getLogger(__name__)
@@ -40,7 +33,6 @@ Answerer = Callable[[Sequence[Sample], Sequence[int]], list[list[Answer]]]
 
 PREDICTIONS = "predictions.jsonl"
 SCORES = "scores.json"
-INPUTS = "inputs.json"
 TIMING = "timing.json"
 
 
@@ -73,7 +65,7 @@ def resume(folder: Path, samples: Sequence[Sample], *, inputs: Mapping[str, Any]
     Raises:
         ValueError: the rows follow from other inputs, are about other questions, or cannot be read.
     """
-    _check_inputs(folder / INPUTS, {**inputs, "samples": samples_digest(samples)})
+    check_inputs(folder / INPUTS, {**inputs, "samples": samples_digest(samples)})
     path = folder / PREDICTIONS
     if not path.exists():
         return []
@@ -245,22 +237,6 @@ def samples_digest(samples: Sequence[Sample]) -> str:
     return sha256(text.encode()).hexdigest()[:16]
 
 
-def files_digest(folder: Path, pattern: str = "*.safetensors") -> str:
-    """Return a hash by which changed weights in a folder are noticed: names, sizes, first and last MiB of each file.
-
-    The whole of a large checkpoint would take minutes to read.
-    """
-    digest = sha256()
-    for path in sorted(folder.glob(pattern)):
-        size = path.stat().st_size
-        digest.update(f"{path.name} {size}".encode())
-        with path.open("rb") as file:
-            digest.update(file.read(2**20))
-            file.seek(max(0, size - 2**20))
-            digest.update(file.read())
-    return digest.hexdigest()[:16]
-
-
 def _answers(answerer: Answerer, batch: Sequence[Sample], runs: Sequence[int]) -> list[list[Answer]]:
     try:
         return answerer(batch, runs)
@@ -284,22 +260,6 @@ def _parse(path: Path, number: int, line: bytes) -> Row:
             f"{path}, line {number} is damaged ({cause}); fresh=true starts a new run"
         ) from cause
     return row
-
-
-def _check_inputs(path: Path, inputs: Mapping[str, Any]) -> None:
-    """Record what the answers follow from; refuse to go on from anything else."""
-    now = json.loads(json.dumps(inputs))
-    if not path.exists():
-        write_json(path, now)
-        return
-    before = json.loads(path.read_text(encoding="utf-8"))
-    changed = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
-    if changed:
-        raise ValueError(
-            f"{path.parent} was begun with another {', '.join(changed)} "
-            f"({'; '.join(f'{key}: {before.get(key)} then, {now.get(key)} now' for key in changed)}); "
-            "fresh=true keeps it under another name and starts anew"
-        )
 
 
 def _progress(name: str) -> Progress:

@@ -126,15 +126,16 @@ class HubImages:
 
 @dataclass(frozen=True)
 class Chosen:
-    """Some images of a collection, by number."""
+    """Some images of a collection, by number; `content`, where it is known, tells collections apart by their pixels."""
 
     images: Images
     indices: tuple[int, ...]
+    content: str | None = None
 
     @property
     def fingerprint(self) -> str:
         numbers = hashlib.sha256(str(self.indices).encode()).hexdigest()
-        return f"{self.images.fingerprint} {numbers}"
+        return f"{self.content or self.images.fingerprint} {numbers}"
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -246,8 +247,10 @@ def hub_images(
         cell = undecoded[row][chosen]
         return cell["bytes"] if cell["bytes"] is not None else Path(cell["path"])
 
+    # folders of the cache are named after the files' revision
+    kept = [Path(file["filename"]).parts[-2:] for file in table.cache_files]
     return HubImages(
-        encoded, rows=len(undecoded), fingerprint=f"{id} {name} {split} {chosen} {len(undecoded)}"
+        encoded, rows=len(undecoded), fingerprint=f"{id} {name} {split} {chosen} {len(undecoded)} {kept}"
     )
 
 

@@ -3,11 +3,11 @@
 Knows image sources, and neither models nor training.
 """
 
+import hashlib
 import json
 import logging
 import os
 import time
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -30,10 +30,19 @@ class Manifest(NamedTuple):
     Attributes:
         readable: numbers of the readable images, ascending.
         unreadable: name -> reason, of those that are left out.
+        pixels: hash of all that could be decoded, in order.
     """
 
     readable: tuple[int, ...]
     unreadable: dict[str, str]
+    pixels: str
+
+
+class _Found(NamedTuple):
+    """Reasons why images are unreadable, by number, and the hash of the others' pixels."""
+
+    unreadable: dict[int, str]
+    pixels: str
 
 
 class Portions(NamedTuple):
@@ -53,27 +62,26 @@ def check_images(images: Images, file: Path) -> Manifest:
         ValueError: more than max(1, 1 %) of the images are unreadable, or none is left.
     """
     fingerprint = images.fingerprint
-    unreadable = _kept(file, fingerprint)
-    if unreadable is None and not is_first_process():
-        while unreadable is None:  # ends with the launcher, should the first process die
+    found = _kept(file, fingerprint)
+    if found is None and not is_first_process():
+        while found is None:  # ends with the launcher, should the first process die
             time.sleep(0.2)
-            unreadable = _kept(file, fingerprint)
-    if unreadable is None:
-        unreadable = _unreadable(images)
-        names = {images.name(index): reason for index, reason in unreadable.items()}
-        report = {"fingerprint": fingerprint, "images": len(images), "unreadable": names}
-        write_json(file, report | {"numbers": list(unreadable)})
+            found = _kept(file, fingerprint)
+    if found is None:
+        found = _checked(images)
+        names = {images.name(index): reason for index, reason in found.unreadable.items()}
+        report = {"fingerprint": fingerprint, "images": len(images), "pixels": found.pixels}
+        write_json(file, report | {"unreadable": names, "numbers": list(found.unreadable)})
     manifest = Manifest(
-        readable=tuple(index for index in range(len(images)) if index not in unreadable),
-        unreadable={images.name(index): reason for index, reason in unreadable.items()},
+        readable=tuple(index for index in range(len(images)) if index not in found.unreadable),
+        unreadable={images.name(index): reason for index, reason in found.unreadable.items()},
+        pixels=found.pixels,
     )
     _stop_if_too_many(manifest, len(images), file)
     return manifest
 
 
-def split(
-    images: Images, readable: Sequence[int], *, held_out: int, limit: int | None, seed: int
-) -> Portions:
+def split(images: Images, manifest: Manifest, *, held_out: int, limit: int | None, seed: int) -> Portions:
     """Shuffle the readable images by `seed`, hold out the first of them, and take up to `limit` to train on.
 
     Args:
@@ -83,6 +91,7 @@ def split(
     Raises:
         ValueError: there are fewer than two readable images.
     """
+    readable = manifest.readable
     if len(readable) < 2:
         raise ValueError(
             f"{len(readable)} readable image(s); training needs at least two, one of them to measure on"
@@ -91,36 +100,45 @@ def split(
     kept_back = min(held_out, max(1, len(readable) // 10))
     end = len(order) if limit is None else kept_back + limit
     return Portions(
-        train=Chosen(images, tuple(order[kept_back:end])), held_out=Chosen(images, tuple(order[:kept_back]))
+        train=Chosen(images, tuple(order[kept_back:end]), manifest.pixels),
+        held_out=Chosen(images, tuple(order[:kept_back]), manifest.pixels),
     )
 
 
-def _kept(file: Path, fingerprint: str) -> dict[int, str] | None:
+def _kept(file: Path, fingerprint: str) -> _Found | None:
     """What an earlier check of the same images found, if there was one."""
     if not file.exists():
         return None
     report = json.loads(file.read_text(encoding="utf-8"))
     if report["fingerprint"] != fingerprint:
         return None
-    return dict(zip(report["numbers"], report["unreadable"].values(), strict=True))
+    unreadable = dict(zip(report["numbers"], report["unreadable"].values(), strict=True))
+    return _Found(unreadable, report["pixels"])
 
 
-def _unreadable(images: Images) -> dict[int, str]:
-    def reason(index: int) -> str | None:
+def _checked(images: Images) -> _Found:
+    """Decode every image."""
+
+    def look(index: int) -> tuple[str | None, bytes]:
         try:
-            images.read(index)
+            image = images.read(index)
         except UnreadableImageError as error:
-            return str(error)
-        return None
+            return str(error), b""
+        return None, hashlib.sha256(f"{image.size}".encode() + image.tobytes()).digest()
 
     start = time.monotonic()
+    unreadable, pixels = {}, hashlib.sha256()
     with ThreadPoolExecutor(_THREADS) as pool:
-        reasons = list(
-            track(pool.map(reason, range(len(images))), "Checking images", total=len(images), transient=True)
-        )
-    found = {index: why for index, why in enumerate(reasons) if why is not None}
-    log.info("checked %d images in %.1f s: %d unreadable", len(images), time.monotonic() - start, len(found))
-    return found
+        looks = pool.map(look, range(len(images)))
+        for index, (reason, digest) in enumerate(
+            track(looks, "Checking images", total=len(images), transient=True)
+        ):
+            pixels.update(digest or b"unreadable")
+            if reason is not None:
+                unreadable[index] = reason
+    taken = time.monotonic() - start
+    log.info("checked %d images in %.1f s: %d unreadable", len(images), taken, len(unreadable))
+    return _Found(unreadable, pixels.hexdigest()[:16])
 
 
 def _stop_if_too_many(manifest: Manifest, total: int, file: Path) -> None:

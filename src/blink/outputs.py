@@ -30,6 +30,9 @@ CONF_DIR = _PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAGE.paren
 CONFIG_FILE = "config.yaml"
 """The composed config of a run, in its folder."""
 
+INPUTS = "inputs.json"
+"""What a run follows from beyond its config, in its folder."""
+
 _HOW_NOT_WHAT = ("fresh", "logger", "outputs")
 """Keys that change how a run is kept or reported, not what it computes: they neither name nor tell apart runs."""
 
@@ -138,6 +141,47 @@ def reject_added_keys(overrides: Sequence[str], *, open_groups: Sequence[str] = 
         key = override.partition("=")[0].lstrip("+").partition("@")[0]
         if override.startswith("+") and key.partition(".")[0] not in open_groups:
             raise ValueError(f"unknown key {key!r} in override {override!r}; --help lists the keys")
+
+
+def check_inputs(path: Path, inputs: Mapping[str, Any], *, begun: bool = True) -> None:
+    """Record what a run follows from beyond its config; refuse to go on from anything else.
+
+    Args:
+        path: of the record, in the run's folder.
+        inputs: JSON values.
+        begun: whether something has come of the recorded inputs; if not, these replace them.
+
+    Raises:
+        ValueError: the run was begun with other inputs; says which.
+    """
+    now = json.loads(json.dumps(inputs))
+    if not begun or not path.exists():
+        if is_first_process():
+            write_json(path, now)
+        return
+    before = json.loads(path.read_text(encoding="utf-8"))
+    changed = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
+    if changed:
+        raise ValueError(
+            f"{path.parent} was begun with another {', '.join(changed)} "
+            f"({'; '.join(f'{key}: {before.get(key)} then, {now.get(key)} now' for key in changed)}); "
+            "fresh=true keeps it under another name and starts anew"
+        )
+
+
+def files_digest(folder: Path, endings: Sequence[str] = (".safetensors", ".json")) -> str:
+    """Return a hash by which changed weights and settings in a folder are noticed: of each file its name, size, first
+    and last MiB, since the whole of a large checkpoint would take minutes to read.
+    """
+    digest = hashlib.sha256()
+    for path in sorted(path for path in folder.glob("*") if path.suffix in endings and path.is_file()):
+        size = path.stat().st_size
+        digest.update(f"{path.name} {size}".encode())
+        with path.open("rb") as file:
+            digest.update(file.read(2**20))
+            file.seek(max(0, size - 2**20))
+            digest.update(file.read())
+    return digest.hexdigest()[:16]
 
 
 @contextmanager

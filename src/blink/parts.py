@@ -19,10 +19,8 @@ from blink.manifest import Portions, check_images, split
 from blink.module import TokenSRTraining
 from blink.pairs import StoredFeatures
 from blink.scenes import SPLIT_SIZE, SceneImages
-from blink.settings import Plan
+from blink.settings import MANIFEST, Plan
 from blink.token_sr import save_token_sr
-
-MANIFEST = "manifest.json"
 
 _SCENES = 2000
 """Scenes to train on unless `images` says otherwise."""
@@ -51,7 +49,7 @@ def image_portions(
         return Portions(train, measured), 0
     file = folder / MANIFEST if stored is None else stored.store.beside(images.fingerprint, MANIFEST)
     manifest = check_images(images, file)
-    portions = split(images, manifest.readable, held_out=held_out, limit=limit, seed=settings["seed"])
+    portions = split(images, manifest, held_out=held_out, limit=limit, seed=settings["seed"])
     return portions, len(manifest.unreadable)
 
 

@@ -19,10 +19,11 @@ from blink.answerer import EngineAnswerer, OneByOneAnswerer
 from blink.bench import JUDGED, Benchmark, Sample, make_judge
 from blink.checkpoints import TINY, LoadedBackbone, load_backbone, pads
 from blink.engine import Run
-from blink.evaluate import Answerer, files_digest
-from blink.outputs import reject_added_keys
+from blink.evaluate import Answerer
+from blink.outputs import files_digest, reject_added_keys
 from blink.policy import Policy, check_layers, parse_layers
 from blink.prepare import (
+    check_depth,
     check_fit,
     check_values,
     modules_folder,
@@ -31,8 +32,9 @@ from blink.prepare import (
     reject_training_keys,
     training_differs,
 )
-from blink.presets import resolve
+from blink.presets import LAYER_STUDIES, resolve
 from blink.prompts import Template, template_named
+from blink.token_sr import token_sr_folder
 
 log = logging.getLogger(__name__)
 
@@ -98,7 +100,11 @@ def make_plan(config: DictConfig, overrides: Sequence[str]) -> Plan:
     check_values(plain(config))
     model, method, data = config.model, config.method, config.data
     padded = pads(outlined(model.path, model.revision).family, model.pad)
-    _note_unused(overrides, method, config.bench.name)
+    if data.root and data.get("id"):
+        raise ValueError(
+            f"data.root={data.root} and data.id={data.id} are both given; questions come from one of them"
+        )
+    _note_unused(overrides, method, config.bench.name, "local" if data.root else data.source)
     template = template_named(model.template)
     policy, sources = policy_of(config, config.bench.name) if method.scans else _no_policy(config)
     token_sr = None
@@ -124,7 +130,7 @@ def make_plan(config: DictConfig, overrides: Sequence[str]) -> Plan:
         "pictures": questions.pictures,
         "revision": revision,
         "backbone": files_digest(TINY if model.path == "tiny" else Path(model.path)),
-        "token_sr": files_digest(Path(token_sr)) if token_sr else None,
+        "token_sr": files_digest(token_sr_folder(token_sr)) if token_sr else None,
     }
     about = {
         "method": method.name,
@@ -194,7 +200,7 @@ def plain(config: DictConfig) -> dict[str, Any]:
     return container
 
 
-def _note_unused(overrides: Sequence[str], method: DictConfig, bench: str) -> None:
+def _note_unused(overrides: Sequence[str], method: DictConfig, bench: str, source: str) -> None:
     """Say which overrides have no effect here; a sweep over methods or benchmarks gives them to all."""
     unread = set() if method.trained else {"token_sr"}
     unread |= set() if method.scans else set(POLICY_KEYS)
@@ -203,12 +209,19 @@ def _note_unused(overrides: Sequence[str], method: DictConfig, bench: str) -> No
         log.info("method=%s does not use %s", method.name, ", ".join(given))
     if bench not in JUDGED and (given := [key for key in keys if key.partition(".")[0] == "judge"]):
         log.info("bench=%s does not use %s", bench, ", ".join(given))
+    unread = set() if source == "scenes" else {"scenes.split", "scenes.images"}
+    unread |= set() if source == "hub" else {"bench.hub_id", "bench.revision"}
+    if given := [key for key in keys if key in unread]:
+        log.info("data from %s does not use %s", source, ", ".join(given))
 
 
 def policy_of(config: DictConfig, benchmark: str) -> tuple[Policy, dict[str, str]]:
     """The policy that a config and the presets of a benchmark make, and where its layers and thresholds come from."""
     given = plain(config)
-    scan = resolve(family_of(config), benchmark, **{key: given[key] for key in _SCAN_KEYS})
+    family, model = family_of(config), config.model
+    if given["layer"] is None and family in LAYER_STUDIES:
+        check_depth(family, model.path, model.revision)
+    scan = resolve(family, benchmark, **{key: given[key] for key in _SCAN_KEYS})
     others = {key: given[key] for key in _OTHER_POLICY_KEYS}
     return Policy(scan.layers, scan.tau_exp, scan.tau_drop, **others), scan.sources
 

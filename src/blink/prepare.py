@@ -19,6 +19,7 @@ from blink.bench.base import side_by_side
 from blink.checkpoints import TINY, check_device_map, outline
 from blink.handle import attach
 from blink.policy import Policy
+from blink.presets import LAYER_STUDIES
 from blink.scenes import SPLIT_SIZE
 from blink.token_sr import token_sr_config
 
@@ -30,7 +31,6 @@ _WHOLE_NUMBERS = ("limit", "scenes.images", "bench.max_new_tokens")
 _TEXTS = (
     "model.path",
     "model.revision",
-    "model.family",
     "model.template",
     "model.device",
     "model.device_map",
@@ -61,6 +61,7 @@ _CHOICES: Mapping[str, tuple[object, ...]] = {
     "model.dtype": ("float32", "bfloat16", "float16", "auto"),
     "model.attn_implementation": ("eager", "sdpa", "flash_attention_2"),
     "model.pad": (True, False, None),
+    "model.family": tuple(LAYER_STUDIES),
     "prompt": PROMPTS,
     "engine.reuse": ("full", "none"),
     "fresh": (True, False),
@@ -121,6 +122,23 @@ def check_values(settings: Mapping[str, Any]) -> None:
         raise ValueError(f"engine.memory_gb={memory!r}: expected a number above 0")
     _check_device(values["model.device"])
     check_device_map(values.get("model.device_map"))
+
+
+def check_depth(family: str, path: str, revision: str | None) -> None:
+    """Check that a backbone is as deep as the family whose preset layers it is to take.
+
+    Args:
+        family: row of the preset tables.
+
+    Raises:
+        ValueError: it is not, so that these numbers mean other layers of it.
+    """
+    layers, expected = outlined(path, revision).num_layers, LAYER_STUDIES[family].num_layers
+    if layers != expected:
+        raise ValueError(
+            f"{path} has {layers} decoder layers, and the preset ones of model.family={family} are those of a backbone "
+            f"with {expected}; say which to scan, such as layer={layers // 2}"
+        )
 
 
 def reject_training_keys(overrides: Sequence[str]) -> None:

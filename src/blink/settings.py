@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hydra.utils import instantiate
 
+from blink.outputs import files_digest
 from blink.policy import parse_layers
 
 if TYPE_CHECKING:
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
 
 CHECKPOINTS = "checkpoints"
 """Folder of a run's checkpoints, in its folder."""
+
+MANIFEST = "manifest.json"
+"""Which of the images are readable."""
 
 _BY_BACKBONE: dict[str, dict[tuple[str, str], float]] = {
     "tiny": {("optimizer", "learning_rate"): 1e-3, ("objective", "temperature"): 50.0},
@@ -70,6 +74,7 @@ class Plan(NamedTuple):
         trainer: knows how many processes there are; has no logger yet.
         images: where they come from, not yet looked into; None for scenes.
         references: modules trained earlier, of some of the layers.
+        inputs: what the modules follow from beyond the config and the images, by which a changed backbone is noticed.
     """
 
     layers: tuple[int, ...]
@@ -78,6 +83,7 @@ class Plan(NamedTuple):
     trainer: Trainer
     images: Images | None
     references: dict[int, TokenSR]
+    inputs: dict[str, Any]
 
     @property
     def revision(self) -> str | None:
@@ -103,7 +109,7 @@ def check(settings: dict[str, Any], folder: Path) -> Plan:
     """
     import torch
 
-    from blink.checkpoints import outline, pads
+    from blink.checkpoints import TINY, outline, pads
     from blink.pairs import images_per_batch
     from blink.prompts import template_named
     from blink.token_sr import TokenSR, check_patches
@@ -123,13 +129,18 @@ def check(settings: dict[str, Any], folder: Path) -> Plan:
         TokenSR(backbone.hidden_size, settings["token_sr"]["hidden"], settings["token_sr"]["kernels"])
     trainer = _trainer(settings, folder, layers)
     images_per_batch(settings["global_pairs"], trainer.world_size, trainer.accumulate_grad_batches)
+    inputs = {
+        "backbone": files_digest(TINY if model["path"] == "tiny" else Path(model["path"])),
+        "revision": getattr(backbone.model.config, "_commit_hash", None),
+    }
     return Plan(
         layers=layers,
         backbone=backbone,
         prefix=prefix,
         trainer=trainer,
-        images=_image_source(settings),
+        images=image_source(settings),
         references=_references(settings, layers, backbone.hidden_size),
+        inputs=inputs,
     )
 
 
@@ -155,6 +166,12 @@ def _check_values(settings: dict[str, Any]) -> None:
     root = settings["data"]["root"]
     if root is None and settings["data"]["source"] == "scenes":
         _check_scenes(settings)
+    of_data_set = [key for key in ("id", "name", "column") if settings["data"].get(key) is not None]
+    if root is not None and of_data_set:
+        raise ValueError(
+            f"data.root={root} and data.{of_data_set[0]}={settings['data'][of_data_set[0]]} are both given; images come "
+            "from files or from a data set"
+        )
     if root is not None and not isinstance(root, str) and not _is_list_of(root, str):
         raise ValueError(f"data.root={root!r}: expected a path, or a list of paths")
     cache = settings["data"]["cache_features"]
@@ -238,7 +255,7 @@ def _precision(precision: str, accelerator: str) -> str:
     return "bf16-mixed" if on_gpu and torch.cuda.is_bf16_supported() else "32-true"
 
 
-def _image_source(settings: dict[str, Any]) -> Images | None:
+def image_source(settings: dict[str, Any]) -> Images | None:
     """Open where images come from; None for scenes, which are drawn.
 
     Raises:

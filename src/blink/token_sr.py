@@ -235,7 +235,7 @@ def load_token_sr(
         ValueError: if there is no such folder, it lacks a layer, a file is missing or does not fit, or the width is
             another.
     """
-    folder = _folder(path)
+    folder = token_sr_folder(path)
     config = token_sr_config(folder)
     wanted = config["layers"] if layers is None else sorted(layers)
     _check_has(config["layers"], wanted, str(path))
@@ -268,7 +268,7 @@ def token_sr_config(path: str | os.PathLike[str]) -> dict[str, Any]:
     Raises:
         ValueError: if it is missing or is not of this format.
     """
-    file = _folder(path) / CONFIG
+    file = token_sr_folder(path) / CONFIG
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, json.JSONDecodeError) as error:
@@ -288,6 +288,24 @@ def token_sr_config(path: str | os.PathLike[str]) -> dict[str, Any]:
     return config
 
 
+def token_sr_folder(path: str | os.PathLike[str]) -> Path:
+    """Return the local folder of `path`, from the hub if it is no folder but could be a hub id.
+
+    Raises:
+        ValueError: it is neither, or cannot be had from the hub.
+    """
+    if Path(path).is_dir():
+        return Path(path)
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", str(path)):
+        raise ValueError(f"token_sr={str(path)!r} is neither a folder nor a hub id (owner/name)")
+    try:
+        return Path(snapshot_download(str(path), allow_patterns=[CONFIG, "layer_*.safetensors"]))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise ValueError(
+            f"token_sr={str(path)!r} is not a folder and not found on the hub: {error}"
+        ) from error
+
+
 def _check_has(available: Collection[int], layers: Collection[int], source: str) -> None:
     missing = [layer for layer in layers if layer not in available]
     if missing:
@@ -299,17 +317,3 @@ def _check_has(available: Collection[int], layers: Collection[int], source: str)
 
 def _weights_name(layer: int) -> str:
     return f"layer_{layer:02d}.safetensors"
-
-
-def _folder(path: str | os.PathLike[str]) -> Path:
-    """Return the local folder of `path`, from the hub if it is no folder but could be a hub id."""
-    if Path(path).is_dir():
-        return Path(path)
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", str(path)):
-        raise ValueError(f"token_sr={str(path)!r} is neither a folder nor a hub id (owner/name)")
-    try:
-        return Path(snapshot_download(str(path), allow_patterns=[CONFIG, "layer_*.safetensors"]))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        raise ValueError(
-            f"token_sr={str(path)!r} is not a folder and not found on the hub: {error}"
-        ) from error

@@ -21,6 +21,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from blink.keys import hydra_command
 from blink.outputs import (
+    INPUTS,
+    check_inputs,
     is_first_process,
     one_line_errors,
     open_run,
@@ -29,7 +31,7 @@ from blink.outputs import (
     write_json,
 )
 from blink.report import SUMMARY, print_summary, summarise
-from blink.settings import CHECKPOINTS, check, filled_in
+from blink.settings import CHECKPOINTS, MANIFEST, check, filled_in, image_source
 
 log = logging.getLogger(__name__)
 
@@ -89,6 +91,8 @@ def train(settings: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
         ids, views = prefix_ids(processor, plan.prefix), ViewMaker(processor)
         stored = stored_features(settings, plan, processor, ids)
         portions, unreadable = image_portions(settings, plan.images, folder, stored)
+        inputs = {**plan.inputs, "images": portions.train.content}
+        check_inputs(folder / INPUTS, inputs, begun=any(folder.glob(f"{CHECKPOINTS}/*.ckpt")))
         steps_per_epoch(len(portions.train), settings["global_pairs"])
         lacking = plan.layers if stored is None else report_lacking(stored, portions)
         logger = instantiate(settings["logger"], folder=str(folder))
@@ -154,8 +158,23 @@ def _finished(settings: dict[str, Any], overrides: list[str]) -> dict[str, Any] 
         return None
     open_run(root, "train", overrides, settings)  # refuses if the config is another one
     log.info("this run is done (fresh=true starts a new one)")
+    if _newer_images(settings, run_folder(root, "train", overrides)):
+        log.warning("files of data.root are newer than this run, which is returned as it was")
     summary: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     return summary
+
+
+def _newer_images(settings: dict[str, Any], folder: Path) -> bool:
+    """Whether images on disk, where they are still there, are not as they were when a run checked them."""
+    manifest = folder / MANIFEST
+    if settings["data"]["root"] is None or not manifest.exists():
+        return False
+    try:
+        images = image_source(settings)
+    except ValueError:
+        return False
+    kept = json.loads(manifest.read_text(encoding="utf-8"))["fingerprint"]
+    return images is not None and images.fingerprint != kept
 
 
 def _checkpoint(settings: dict[str, Any], folder: Path) -> str | None:
