@@ -322,7 +322,7 @@ def test_features_on_disk_replace_the_backbone(
 
     monkeypatch.setattr("blink.parts.load_backbone", unwanted)
     monkeypatch.setattr("blink.images.Chosen.read", unwanted)
-    monkeypatch.setattr("blink.manifest._unreadable", unwanted)
+    monkeypatch.setattr("blink.manifest._checked", unwanted)
     again = run(*overrides, "data.cache_features=f")
     assert again["steps"] == 11
     for name, value in plain["layers"]["2"].items():
