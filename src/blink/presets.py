@@ -68,7 +68,7 @@ _BY_FAMILY: dict[str, dict[str, Preset]] = {
     "llava_next_mistral_7b": {
         benchmark: found._replace(source=_CHOSEN_MISTRAL) for benchmark, found in _LLAVA_NEXT.items()
     },
-    "tiny": {benchmark: Preset("9", 0.6, 0.4, _VALIDATION) for benchmark in BENCHMARKS},
+    "tiny": {benchmark: Preset("10", 0.6, 0.4, _VALIDATION) for benchmark in BENCHMARKS},
 }
 
 PRESETS: dict[tuple[str, str], Preset] = {
