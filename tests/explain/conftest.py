@@ -19,6 +19,8 @@ from tests import models
 HOSTILE = "Is </script><script>alert(1)</script> & <b>\"red\"</b> 'red'? {{ 7 * 7 }}\nAnswer shortly."
 """A question that an unescaped page would run."""
 
+OTHER_ANSWER = "what it said in other company"
+
 POLICY = Policy(layers=[1, 2, 3], tau_exp=0.3, tau_drop=0.27, patches=2)
 
 
@@ -49,7 +51,8 @@ def explained(explain: Callable[..., Explanation]) -> Explanation:
 def differing_runs(llava_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Two finished runs over 12 questions; by their files the second gains three answers and loses one.
 
-    A random backbone is never right, so the marks are written by hand; all else is as `blink.eval` left it.
+    A random backbone is never right, so the marks are written by hand, and so is the fifth answer of the second run;
+    all else is as `blink.eval` left it.
     """
     root = tmp_path_factory.mktemp("runs")
     folders = []
@@ -78,5 +81,7 @@ def differing_runs(llava_folder: Path, tmp_path_factory: pytest.TempPathFactory)
         path = folder / "predictions.jsonl"
         rows = [json.loads(line) for line in path.read_text().splitlines()]
         marked = [{**row, "correct": number in right} for number, row in enumerate(rows)]
+        if folder == folders[1]:
+            marked[4]["response"] = OTHER_ANSWER
         path.write_text("".join(json.dumps(row) + "\n" for row in marked))
     return folders

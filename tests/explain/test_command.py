@@ -10,6 +10,7 @@ import pytest
 
 from blink.explain.__main__ import main
 from tests import models
+from tests.explain.conftest import OTHER_ANSWER
 
 ONE = ("image=dog.png", "question=What?")
 
@@ -85,7 +86,18 @@ def test_flips_of_two_runs(
     assert rows[0]["interp did"] == " ".join(f"{e['layer']}:{e['action']}" for e in asked[0]["events"])
     pages = sorted((folder / "pages").iterdir())
     assert [f"pages/{path.name}" for path in pages] == [row["page"] for row in rows]
-    assert 'href="0002.html"' in pages[0].read_text()
+    first, second = (path.read_text() for path in pages)
+    assert 'href="0002.html"' in first
+    assert (first.count("✓ right"), first.count("✗ wrong"), first.count('<p class="warning">interp')) == (
+        1,
+        1,
+        0,
+    )
+    assert f"interp answered “{OTHER_ANSWER}” in its run" in second
+    assert (second.count("✓ right"), second.count("✗ wrong")) == (
+        0,
+        1,
+    )  # what is shown is not what was marked
     assert "2 of the 4 flips are explained here" in (folder / "index.html").read_text()
 
 

@@ -116,7 +116,10 @@ def write_pages(flips: Flips, folder: Path) -> list[Path]:
             "after": names[number + 1] if number + 1 < len(names) else None,
             "index": f"../{INDEX}",
         }
-        correct = [row["correct"] for row in flip.rows]
+        correct = [
+            row["correct"] if row["response"] == answer.text else None
+            for row, answer in zip(flip.rows, explained.answers, strict=True)
+        ]
         text = page(explained, correct=correct, links=around, warnings=warnings)
         write_text(folder / PAGES / names[number], text)
         cards.append(_card(flip, explained, f"{PAGES}/{names[number]}"))
