@@ -47,6 +47,7 @@ def test_wheel_carries_configs_and_weights(tmp_path: Path) -> None:
         "conf/train.yaml",
         "conf/eval.yaml",
         "conf/model/tiny.yaml",
+        "explain/templates/page.html",
         "assets/tiny/model.safetensors",
     ):
         assert f"blink/{needed}" in names
