@@ -4,7 +4,7 @@ Thin: it reads the config, has all of it checked before any weight is read, and 
 """
 
 import logging
-from collections.abc import Mapping
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,10 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig
+from PIL import Image
 
-from blink import sweep, tracking
+from blink import sweep
+from blink.bench import Row
 from blink.checkpoints import load_processor
 from blink.compare import read_run, score_table, screen
 from blink.evaluate import SCORES, evaluate, resume
@@ -21,6 +23,8 @@ from blink.figures import example
 from blink.keys import hydra_command
 from blink.outputs import one_line_errors, open_run, whole_file
 from blink.plan import Plan, load_answerer, make_plan, plain
+from blink.tracking import Board, told, write_mark
+from blink.tracking.evaluation import Progress, tell_result
 from blink.views import ViewMaker
 
 log = logging.getLogger(__name__)
@@ -37,31 +41,17 @@ def main(config: DictConfig) -> float | None:
     """
     job = HydraConfig.get()
     overrides = list(job.overrides.task)
+    group = Path(job.sweep.dir).name if job.mode == RunMode.MULTIRUN else None
     with one_line_errors():
         plan = make_plan(config, overrides)
         folder = open_run(Path(config.outputs), "eval", overrides, plain(config), fresh=config.fresh)
         rows = resume(folder, plan.samples, inputs=plan.inputs)
-        finished = len(rows) == len(plan.samples) and (folder / SCORES).exists()
-        logger = None if finished else instantiate(config.logger, folder=str(folder))
+        board = Board() if _told(config, folder, group) else _board(config, folder, group)
     log.info("%s: %d questions, files in %s", plan.about["method"], len(plan.samples), folder)
-    try:
-        result = evaluate(
-            plan.benchmark,
-            plan.samples,
-            rows,
-            lambda: load_answerer([plan]),
-            folder,
-            about=plan.about,
-            edition=plan.edition,
-        )
-        if logger is not None:
-            logger.log_hyperparams(plain(config) | plan.about)
-            logger.log_metrics(_numbers(result))
-            logger.save()
-    finally:
-        tracking.close(logger)
-    if not (folder / EXAMPLE).exists():
-        _draw_example(plan, folder)
+    with board:
+        result = _run(plan, rows, folder, board, plain(config))
+    if board.logger is not None:
+        write_mark(folder, config.logger._target_, group, _digest(folder))
     for warning in result["warnings"]:
         log.warning("%s", warning)
     if job.mode == RunMode.MULTIRUN:
@@ -73,19 +63,49 @@ def main(config: DictConfig) -> float | None:
     return next((float(result["metrics"][name]) for name in result["headline"]), None)
 
 
-def _draw_example(plan: Plan, folder: Path) -> None:
-    """Draw one answer into the run folder."""
+def _run(plan: Plan, rows: list[Row], folder: Path, board: Board, config: dict[str, Any]) -> dict[str, Any]:
+    """Answer what is left, draw one answer into the folder, and tell the board."""
+    if board.logger is not None:
+        board.settings(config | plan.about)
+    result = evaluate(
+        plan.benchmark,
+        plan.samples,
+        rows,
+        lambda: load_answerer([plan]),
+        folder,
+        about=plan.about,
+        edition=plan.edition,
+        watch=None if board.logger is None else Progress(board),
+    )
+    drawn = (folder / EXAMPLE).exists()
+    if drawn and board.logger is None:
+        return result
     backbone = plan.backbone
     seen = ViewMaker(load_processor(backbone.path, revision=backbone.revision, pad=backbone.pad)).seen
-    picture = example(plan.samples, read_run(folder).rows(), plan.policy, seen)
-    with whole_file(folder / EXAMPLE) as partial:
-        picture.save(partial, "png")
+    answered = read_run(folder).rows()
+    if not drawn:
+        picture = example(plan.samples, answered, plan.policy, seen)
+        with whole_file(folder / EXAMPLE) as partial:
+            picture.save(partial, "png")
+    if board.logger is not None:
+        tell_result(board, result, plan.samples, answered, seen)
+        with Image.open(folder / EXAMPLE) as shown:
+            board.pictures({"predictions/example": shown})
+    return result
 
 
-def _numbers(result: Mapping[str, Any]) -> dict[str, float]:
-    """What of a result is a number, for a logger."""
-    costs = ("n", "expanded", "flops", "seconds", "questions_per_second", "peak_memory_mb")
-    return result["metrics"] | {key: result[key] for key in costs if result[key] is not None}
+def _board(config: DictConfig, folder: Path, group: str | None) -> Board:
+    board: Board = instantiate(config.logger, folder=str(folder), kind="evaluation", group=group)
+    return board
+
+
+def _told(config: DictConfig, folder: Path, group: str | None) -> bool:
+    """Whether the run is finished and its logger knows; another logger, or another sweep, is told still."""
+    return (folder / SCORES).exists() and told(folder, config.logger._target_, group, _digest(folder))
+
+
+def _digest(folder: Path) -> str:
+    return sha256((folder / SCORES).read_bytes()).hexdigest()[:16]
 
 
 if __name__ == "__main__":

@@ -99,6 +99,7 @@ def evaluate(
     *,
     about: Mapping[str, Any],
     edition: str | None = None,
+    watch: Callable[[Sequence[Row]], None] | None = None,
 ) -> dict[str, Any]:
     """Answer the samples that `rows` lacks, score all, and write the result to `scores.json`.
 
@@ -107,6 +108,7 @@ def evaluate(
         make_answerer: called only if there is something left to answer; loads the model. The run is its number 0.
         about: further entries of the result, JSON values; its `warnings`, if any, come before those of the scores.
         edition: what the samples are, as in `scores`.
+        watch: called after each picture with all rows so far.
 
     Returns:
         The content of `scores.json`. A run that was finished before is returned as it was.
@@ -117,7 +119,7 @@ def evaluate(
         earlier: dict[str, Any] = json.loads(finished.read_text(encoding="utf-8"))
         return earlier
     task = Task(folder, list(rows))
-    predict(benchmark, samples, [task], make_answerer)
+    predict(benchmark, samples, [task], make_answerer, None if watch is None else lambda: watch(task.rows))
     result = {
         **about,
         **summary(benchmark, graded(benchmark, task.rows, folder), read_timing(folder), edition),
@@ -132,12 +134,14 @@ def predict(
     samples: Sequence[Sample],
     tasks: Sequence[Task],
     make_answerer: Callable[[], Answerer],
+    after_each: Callable[[], None] | None = None,
 ) -> None:
     """Answer, picture by picture, the samples that each task lacks; append the rows to its file and to it.
 
     Args:
         tasks: of different folders; how far they came may differ.
         make_answerer: called only if there is something left to answer; knows the tasks by their numbers.
+        after_each: called when a picture's rows are written.
     """
     open_tasks = [number for number, task in enumerate(tasks) if len(task.rows) < len(samples)]
     if not open_tasks:
@@ -172,6 +176,8 @@ def predict(
                 answered, seconds = spent[number]
                 spent[number] = Timing(answered + len(batch), seconds + share)
             progress.update(bar, advance=len(lacking) * len(batch))
+            if after_each is not None:
+                after_each()
 
 
 def pictures(samples: Sequence[Sample]) -> Iterator[tuple[int, list[Sample]]]:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from lightning import LightningModule
+from lightning import LightningModule, Trainer
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
 from transformers import get_cosine_schedule_with_warmup
@@ -107,26 +107,30 @@ class TokenSRTraining(LightningModule):
 
     def training_step(self, batch: Views | Features, batch_idx: int) -> Tensor:
         """Sum of the layers' losses."""
-        losses = self.losses(batch)
-        self.log_dict({f"train/layer_{layer}/kl": loss.detach() for layer, loss in losses.items()})
-        self.log("train/learning_rate", self.trainer.optimizers[0].param_groups[0]["lr"])
+        pairs = self.regions(batch)
+        losses = self._losses(pairs)
+        if is_logged(self.trainer):
+            self.log_dict(
+                {f"train_layers/layer_{layer}/kl_token_sr": loss.detach() for layer, loss in losses.items()}
+            )
+            with torch.no_grad():
+                plain = {layer: self._loss(layer, *pair) for layer, pair in pairs.items()}
+            self.log_dict({f"train_layers/layer_{layer}/kl_interpolation": kl for layer, kl in plain.items()})
+            self.log("train/learning_rate", self.trainer.optimizers[0].param_groups[0]["lr"])
         total = torch.stack(list(losses.values())).sum()
         self.log("train/loss", total.detach(), prog_bar=True)
         return total
 
     def losses(self, batch: Views | Features) -> dict[int, Tensor]:
         """The loss of each layer, the mean over the batch's pairs and their tokens."""
-        return {
-            layer: self._loss(layer, _refine(self.token_sr[str(layer)], student), teacher)
-            for layer, (student, teacher) in self.regions(batch).items()
-        }
+        return self._losses(self.regions(batch))
 
     def validation_step(self, batch: Views | Features, batch_idx: int) -> None:
         """Measure each module, plain interpolation and earlier modules against the teacher."""
         for layer, (student, teacher) in self.regions(batch).items():
-            students = [_refine(self.token_sr[str(layer)], student), student]
+            students = [refine(self.token_sr[str(layer)], student), student]
             if layer in self._references:
-                students.append(_refine(self._references[layer], student))
+                students.append(refine(self._references[layer], student))
             for name, tokens in zip(STUDENTS, students, strict=False):
                 kl = self._loss(layer, tokens, teacher)
                 found = distances(channels_last(tokens), channels_last(teacher), kl)
@@ -134,11 +138,19 @@ class TokenSRTraining(LightningModule):
                     self._mean(_name(layer, measure, name)).update(value, weight=len(teacher))
 
     def on_validation_epoch_end(self) -> None:
-        """Log the means over all processes' pairs."""
+        """Log the means over all processes' pairs, and those of KL over the layers, too."""
+        found: dict[str, Tensor] = {}
         for name in self.measured:
             mean = self._mean(name)
-            self.log(f"held_out/{name}", mean.compute(), sync_dist=True)  # the same on all of them by now
+            found[name] = mean.compute()
             mean.reset()
+        kls = {
+            f"kl_{student}": torch.stack([found[_name(layer, "kl", student)] for layer in self.layers]).mean()
+            for student in STUDENTS[:2]
+        }
+        reduction = {"kl_reduction": 1 - kls["kl_token_sr"] / kls["kl_interpolation"]}
+        for name, value in {**found, **kls, **reduction}.items():
+            self.log(f"held_out/{name}", value, sync_dist=True)  # the same on all processes by now
 
     def regions(self, batch: Views | Features) -> dict[int, tuple[Tensor, Tensor]]:
         """Return what each layer's module is given and what it should make of it, from one pass of the backbone.
@@ -178,6 +190,13 @@ class TokenSRTraining(LightningModule):
             elif gradient_clip_val:
                 nn.utils.clip_grad_norm_(module.parameters(), gradient_clip_val)
 
+    def _losses(self, pairs: Mapping[int, tuple[Tensor, Tensor]]) -> dict[int, Tensor]:
+        """The loss of each layer's module on what `regions` returned."""
+        return {
+            layer: self._loss(layer, refine(self.token_sr[str(layer)], student), teacher)
+            for layer, (student, teacher) in pairs.items()
+        }
+
     def _loss(self, layer: int, student: Tensor, teacher: Tensor) -> Tensor:
         """KL over channels, behind the layer's norm if there is one."""
         student_d, teacher_d = channels_last(student).float(), channels_last(teacher).float()
@@ -209,12 +228,18 @@ def seeded_token_sr(
         return TokenSR(channels, hidden, kernels)
 
 
+def is_logged(trainer: Trainer) -> bool:
+    """Whether the optimizer step that is being made is one whose numbers go to a logger."""
+    every = trainer.log_every_n_steps
+    return bool(trainer.loggers) and every > 0 and (trainer.global_step + 1) % every == 0
+
+
 def channels_last(tokens_BdHW: Tensor) -> Tensor:
     """[B, d, H, W] -> [B, H, W, d]."""
     return tokens_BdHW.movedim(1, -1)
 
 
-def _refine(module: nn.Module, tokens: Tensor) -> Tensor:
+def refine(module: nn.Module, tokens: Tensor) -> Tensor:
     """Run a module on tokens in its own dtype, which DeepSpeed may have changed."""
     refined: Tensor = module(tokens.to(next(module.parameters()).dtype))
     return refined

@@ -3,10 +3,12 @@
 Hydra calls `SweepCallback` before and after; its sweeper (`hydra_plugins/blink_rows.py`) takes the jobs from here.
 """
 
+import json
 import logging
 import sys
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from hashlib import sha256
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,6 +16,7 @@ from typing import Any, NamedTuple
 import hydra
 from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
+from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from blink import sweep, tables
@@ -21,6 +24,8 @@ from blink.compare import screen
 from blink.experiments import Experiment, Line, lines_of, names, read_experiment
 from blink.outputs import one_line_errors
 from blink.plan import family_of, jobs_of, make_plan
+from blink.tracking import Board, told, write_mark
+from blink.tracking.sweep import tell_sweep
 
 log = logging.getLogger(__name__)
 
@@ -78,6 +83,7 @@ class SweepCallback(Callback):
                 sweep.report(folder, screen())
             else:
                 tables.report(folder, planned.experiment, planned.lines, screen())
+            _tell(config, folder)
         except Exception:
             log.exception("the sweep's report failed")
             sys.exit(1)
@@ -124,6 +130,22 @@ def _jobs_are_known(config: DictConfig) -> bool:
     """Whether the overrides alone say which jobs there will be; sweepers that search choose them as they go."""
     target: str = config.hydra.sweeper._target_
     return target.endswith(_SWEEPERS)
+
+
+def _tell(config: DictConfig, folder: Path) -> None:
+    """Tell the whole sweep to the logger that its jobs have, unless it knows."""
+    jobs = sweep.read_jobs(folder)
+    logger, group = config.logger._target_, folder.name
+    what = sha256("".join(json.dumps(job.run.scores) for job in jobs).encode()).hexdigest()[:16]
+    if told(folder, logger, group, what):
+        return
+    board: Board = instantiate(config.logger, folder=str(folder), kind="summary", group=group)
+    try:
+        tell_sweep(board, jobs, folder)
+    finally:
+        board.close()
+    if board.logger is not None:
+        write_mark(folder, logger, group, what)
 
 
 def _experiment_config(overrides: Sequence[str]) -> Mapping[str, Any]:

@@ -68,7 +68,7 @@ def report(sweep: Path, console: Console) -> None:
     """
     jobs = read_jobs(sweep)
     keys = swept_keys(jobs)
-    labelled = [job.run._replace(label=_label(job.overrides, keys)) for job in jobs]
+    labelled = [job.run._replace(label=point_label(job.overrides, keys)) for job in jobs]
     for bench in benchmarks(jobs):
         console.print(score_table([run for run in labelled if run.scores["benchmark"] == bench]))
     write_records(sweep / TABLE, [_record(job, keys) for job in jobs])
@@ -151,7 +151,7 @@ def _panel(axes: Axes, jobs: Sequence[Job], along: str, others: Sequence[str]) -
     main = scores["headline"][0]
     lines: dict[str, list[Job]] = {}
     for job in jobs:
-        lines.setdefault(_label(job.overrides, others), []).append(job)
+        lines.setdefault(point_label(job.overrides, others), []).append(job)
     search = len(lines) == len(jobs) > _MOST_LABELS  # no two jobs lie on one line
     if search:
         lines = {"": list(jobs)}
@@ -207,12 +207,12 @@ def _settings(policy: Mapping[str, Any] | None) -> dict[str, Any]:
 
 def _named(pair: Pair) -> Comparison:
     """The comparison with what its methods share in its name."""
-    shared = _label(pair.shared, list(pair.shared))
+    shared = point_label(pair.shared, list(pair.shared))
     return pair.comparison._replace(first=f"{pair.comparison.first} {shared}".strip())
 
 
-def _label(overrides: Mapping[str, str], keys: Sequence[str]) -> str:
-    """Name a job by its swept values; a method needs no key."""
+def point_label(overrides: Mapping[str, str], keys: Sequence[str]) -> str:
+    """Name a job by some of its overrides, those that are swept; a method needs no key."""
     return " ".join(overrides[key] if key == _METHOD else f"{key}={overrides[key]}" for key in keys)
 
 

@@ -12,7 +12,7 @@ import time
 import warnings
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
@@ -32,6 +32,9 @@ from blink.outputs import (
 )
 from blink.report import SUMMARY, print_summary, summarise
 from blink.settings import CHECKPOINTS, MANIFEST, check, filled_in, image_source
+
+if TYPE_CHECKING:
+    from blink.tracking import Board
 
 log = logging.getLogger(__name__)
 
@@ -59,23 +62,25 @@ def main(config: DictConfig) -> float:
         from blink.processes import one_job
 
         with one_job(overrides) if job.mode == RunMode.MULTIRUN else nullcontext():
-            summary = train(settings, overrides)
+            group = Path(job.sweep.dir).name if job.mode == RunMode.MULTIRUN else None
+            summary = train(settings, overrides, group)
     if is_first_process():
         print_summary(summary)
     mean_kl: float = summary["mean_kl_token_sr"]
     return mean_kl
 
 
-def train(settings: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
+def train(settings: dict[str, Any], overrides: list[str], group: str | None = None) -> dict[str, Any]:
     """Train what `settings` ask for in the run folder of `overrides`, and return the run's summary.
 
-    Settings that cannot work end the process with one line before any weight is loaded.
+    With a `group` it is a point of the sweep of that name. Settings that cannot work end the process with one line
+    before any weight is loaded.
     """
     from blink.checkpoints import load_processor
     from blink.feature_cache import FillFeatures, report_lacking
     from blink.pairs import PairData, steps_per_epoch
     from blink.parts import image_portions, load_trunk, save_modules, stored_features, training_module
-    from blink.tracking import close
+    from blink.tracking.training import TrainingWatch, kl_chart
     from blink.views import ViewMaker, prefix_ids
 
     if not is_first_process():
@@ -95,59 +100,65 @@ def train(settings: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
         check_inputs(folder / INPUTS, inputs, begun=any(folder.glob(f"{CHECKPOINTS}/*.ckpt")))
         steps_per_epoch(len(portions.train), settings["global_pairs"])
         lacking = plan.layers if stored is None else report_lacking(stored, portions)
-        logger = instantiate(settings["logger"], folder=str(folder))
+        board: Board = instantiate(settings["logger"], folder=str(folder), kind="training", group=group)
 
-    trainer = plan.trainer
-    trainer.logger = logger
-    backbone = load_trunk(settings, lacking) if lacking else None
-    if stored is not None and backbone is not None:
-        fill = FillFeatures(stored, backbone, ids, portions, views, at_once=2, workers=settings["workers"])
-        trainer.callbacks.insert(0, fill)  # type: ignore[attr-defined]  # Lightning sets it elsewhere
-        backbone = None  # it alone holds the weights, and lets go of them
-    module = training_module(settings, plan, backbone or plan.backbone, ids)
-    data = PairData(
-        portions.train,
-        portions.held_out,
-        views,
-        stored=stored,
-        global_pairs=settings["global_pairs"],
-        epochs=settings["epochs"],
-        accumulate=trainer.accumulate_grad_batches,
-        workers=settings["workers"],
-        seed=settings["seed"],
-    )
-    log.info(
-        "training layers %s of %s on %d images (%d held out), in %s",
-        ", ".join(map(str, plan.layers)),
-        model["path"],
-        len(portions.train),
-        len(portions.held_out),
-        folder,
-    )
-    started = time.monotonic()
-    trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
-    steps = trainer.global_step
-    (metrics,) = trainer.validate(module, datamodule=data, verbose=False)
-    trainer.strategy.barrier()  # no process leaves while another still measures
-    log.info("%d steps in %.0f s", steps, time.monotonic() - started)
-    if not trainer.is_global_zero:
-        return {"mean_kl_token_sr": float("nan")}  # measures are gathered and reported by the first process
-    save_modules(settings, plan, module, folder / TOKEN_SR, steps)
-    facts = {
-        "steps": steps,
-        "train_images": len(portions.train),
-        "held_out_images": len(portions.held_out),
-        "unreadable_images": unreadable,
-        "backbone": model["path"],
-        "revision": plan.revision,
-        "token_sr": str(folder / TOKEN_SR),
-    }
-    summary = summarise(metrics, plan.layers, facts)
-    write_json(folder / SUMMARY, summary)
-    if logger is not None:
-        logger.log_metrics(metrics, step=steps)
-    close(logger)
-    return summary
+    with board:
+        trainer = plan.trainer
+        trainer.logger = board.logger
+        if board.logger is not None:
+            board.settings(settings)
+            trainer.callbacks.append(TrainingWatch(board, views(portions.held_out.read(0))))  # type: ignore[attr-defined]
+        backbone = load_trunk(settings, lacking) if lacking else None
+        if stored is not None and backbone is not None:
+            fill = FillFeatures(
+                stored, backbone, ids, portions, views, at_once=2, workers=settings["workers"]
+            )
+            trainer.callbacks.insert(0, fill)  # type: ignore[attr-defined]  # Lightning sets it elsewhere
+            backbone = None  # it alone holds the weights, and lets go of them
+        module = training_module(settings, plan, backbone or plan.backbone, ids)
+        data = PairData(
+            portions.train,
+            portions.held_out,
+            views,
+            stored=stored,
+            global_pairs=settings["global_pairs"],
+            epochs=settings["epochs"],
+            accumulate=trainer.accumulate_grad_batches,
+            workers=settings["workers"],
+            seed=settings["seed"],
+        )
+        log.info(
+            "training layers %s of %s on %d images (%d held out), in %s",
+            ", ".join(map(str, plan.layers)),
+            model["path"],
+            len(portions.train),
+            len(portions.held_out),
+            folder,
+        )
+        started = time.monotonic()
+        trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+        steps = trainer.global_step
+        (metrics,) = trainer.validate(module, datamodule=data, verbose=False)
+        trainer.strategy.barrier()  # no process leaves while another still measures
+        log.info("%d steps in %.0f s", steps, time.monotonic() - started)
+        if not trainer.is_global_zero:
+            return {
+                "mean_kl_token_sr": float("nan")
+            }  # measures are gathered and reported by the first process
+        save_modules(settings, plan, module, folder / TOKEN_SR, steps)
+        facts = {
+            "steps": steps,
+            "train_images": len(portions.train),
+            "held_out_images": len(portions.held_out),
+            "unreadable_images": unreadable,
+            "backbone": model["path"],
+            "revision": plan.revision,
+            "token_sr": str(folder / TOKEN_SR),
+        }
+        summary = summarise(metrics, plan.layers, facts)
+        write_json(folder / SUMMARY, summary)
+        board.chart("held_out/kl_per_layer", kl_chart(summary))
+        return summary
 
 
 def _finished(settings: dict[str, Any], overrides: list[str]) -> dict[str, Any] | None:
