@@ -8,6 +8,7 @@ from PIL import Image
 from blink.tracking.board import Axis, Chart
 from blink.tracking.loggers import wandb_logger
 from blink.tracking.offline import read_offline_runs
+from tests.tracking.reading import closed_runs
 
 
 def test_everything_that_is_told_is_in_the_file(tmp_path: Path) -> None:
@@ -33,7 +34,7 @@ def test_everything_that_is_told_is_in_the_file(tmp_path: Path) -> None:
     board.summary({"best/pope": 91.0})
     board.close()
 
-    [run] = read_offline_runs(tmp_path)
+    [run] = closed_runs(tmp_path)
     assert run.config["layer"] == [2, 3]
     assert run.config["optimizer"] == {"rate": 0.5}
     assert {"layer": "", "events/*": "layer", "train/loss": "step"}.items() <= run.axes.items()
@@ -42,7 +43,7 @@ def test_everything_that_is_told_is_in_the_file(tmp_path: Path) -> None:
     assert run.summary["train/loss"] == {"min": 1}
     assert not run.column("scores/f1")
     [shown] = run.column("features/layer_2")
-    with Image.open(run.files / shown["path"]) as picture:
+    with Image.open(run.picture(shown)) as picture:
         assert picture.size == (8, 4)
     [histogram] = run.column("ratios/all")
     assert histogram["values"] == [1, 2]
@@ -52,6 +53,8 @@ def test_everything_that_is_told_is_in_the_file(tmp_path: Path) -> None:
         ("a", "image-file", 2),
         ("b", "image-file", None),
     ]
+    for row in table["data"]:
+        assert tmp_path in run.picture(row[1]).parents  # a folder that is copied takes them along
     points = run.table("Custom Chart Tables/sweep/pope_table")["data"]
     assert sorted(points) == [[0.4, "blink", 90], [0.4, "interp", 89], [0.5, "blink", 91]]
     assert run.summary["best/pope"] == 91
@@ -65,7 +68,7 @@ def test_a_file_that_is_cut_short_is_read_as_far_as_it_goes(tmp_path: Path) -> N
     board.numbers({"scores/f1": 1.0})
     board.close()
     [path] = tmp_path.glob("wandb/offline-run-*/*.wandb")
-    [whole] = read_offline_runs(tmp_path)
+    [whole] = closed_runs(tmp_path)
     assert [len(whole.config[f"long_{number}"]) for number in range(3)] == [40000] * 3
     assert whole.column("scores/f1") == [1]
     content = path.read_bytes()

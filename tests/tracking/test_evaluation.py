@@ -9,8 +9,8 @@ from PIL import Image
 from blink.figures.style import VERMILLION
 from blink.tracking.evaluation import Progress, chosen, events, tell_result, thumbnail
 from blink.tracking.loggers import wandb_logger
-from blink.tracking.offline import read_offline_runs
 from tests.runs import Rule, finish, read_rows, samples
+from tests.tracking.reading import closed_runs
 
 
 def test_a_finished_run_as_w_and_b_gets_it(tmp_path: Path) -> None:
@@ -29,7 +29,7 @@ def test_a_finished_run_as_w_and_b_gets_it(tmp_path: Path) -> None:
     tell_result(board, result, asked, rows, lambda picture: picture.resize((80, 80)))
     board.close()
 
-    [run] = read_offline_runs(tmp_path)
+    [run] = closed_runs(tmp_path, 1)
     assert {
         "events/*": "layer",
         "ratios/*": "layer",
@@ -63,7 +63,7 @@ def test_a_finished_run_as_w_and_b_gets_it(tmp_path: Path) -> None:
     assert {id_ for id_, correct, _ in shown if correct == "wrong"} == {asked[0].id, asked[9].id}
     assert {id_.split("/")[1][0] for id_, _, expanded in shown if expanded == "3"} <= {"0", "2"}
     for row in table["data"]:
-        with Image.open(run.files / row[column("picture")]["path"]) as picture:
+        with Image.open(run.picture(row[column("picture")])) as picture:
             assert picture.size == (40, 40)
 
 

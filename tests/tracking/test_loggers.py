@@ -8,7 +8,7 @@ import pytest
 
 from blink.tracking import Board
 from blink.tracking.loggers import _reachable, csv_logger, no_logger, tensorboard_logger, wandb_logger
-from blink.tracking.offline import read_offline_runs
+from tests.tracking.reading import closed_runs
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def test_a_run_that_goes_on_keeps_its_id_and_another_has_its_own(tmp_path: Path)
         board = wandb_logger(str(folder), "evaluation", group)
         board.numbers({"scores/f1": float(number)})
         board.close()
-    runs = read_offline_runs(tmp_path)
+    runs = closed_runs(tmp_path, 4)
     by_score = {run.history[-1]["scores/f1"]: run.identity for run in runs}
     first, again, in_sweep, of_other = (by_score[float(number)] for number in range(4))
     assert first["id"] == again["id"]

@@ -37,6 +37,11 @@ _LONGEST = 120
 """Characters of a name or group; W&B takes 128."""
 
 
+_KEEPS_DATA_IN_FOLDER = "WANDB_DATA_DIR" not in os.environ
+"""W&B keeps the tables of offline runs in the user's home unless told otherwise, where `wandb sync` from elsewhere does not
+find them."""
+
+
 def wandb_logger(
     folder: str,
     kind: str = "training",
@@ -126,6 +131,8 @@ def _started(folder: Path, project: str, mode: str, kind: str, group: str | None
     import wandb
 
     settings: dict[str, Any] = {"silent": mode != "online", "init_timeout": _START_SECONDS}
+    if _KEEPS_DATA_IN_FOLDER:
+        os.environ["WANDB_DATA_DIR"] = str((folder / "wandb").resolve())
     if "finish_timeout" in wandb.Settings.model_fields:
         settings["finish_timeout"] = _FINISH_SECONDS
     return wandb.init(

@@ -18,7 +18,8 @@ class OfflineRun(NamedTuple):
     """A run as its files in one folder tell it; a run that was killed and went on has several.
 
     Attributes:
-        files: the folder of its pictures and tables.
+        files: the folder of its pictures.
+        stored: name -> file, of what its tables consist of.
         identity: "id", "group", "job_type", "name" and "project"; what is not set is "".
         config: key -> value.
         history: one mapping per step, in the order of logging.
@@ -28,6 +29,7 @@ class OfflineRun(NamedTuple):
     """
 
     files: Path
+    stored: dict[str, Path]
     identity: dict[str, str]
     config: dict[str, Any]
     history: list[dict[str, Any]]
@@ -43,13 +45,17 @@ class OfflineRun(NamedTuple):
         """The last table of that name: "columns" and "data".
 
         Raises:
-            ValueError: there is none.
+            ValueError: there is none, or its file is not on this machine.
         """
-        found = self.column(name)
-        if not found:
-            raise ValueError(f"{self.files}: no table {name}")
-        content: dict[str, Any] = json.loads((self.files / found[-1]["path"]).read_text(encoding="utf-8"))
+        path = self.stored.get(f"{name}.table.json")
+        if path is None or not path.is_file():
+            raise ValueError(f"{self.files.parent}: no table {name}")
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         return content
+
+    def picture(self, shown: dict[str, Any]) -> Path:
+        """The file of a picture, from the value of a metric or the cell of a table."""
+        return self.stored.get(shown["path"], self.files / shown["path"])
 
 
 def read_offline_runs(folder: Path) -> list[OfflineRun]:
@@ -73,7 +79,7 @@ def read_offline_run(path: Path) -> OfflineRun:
     """
     from wandb.proto.wandb_internal_pb2 import Record
 
-    run = OfflineRun(path.parent / "files", {}, {}, [], {}, {}, False)
+    run = OfflineRun(path.parent / "files", {}, {}, {}, [], {}, {}, False)
     for content in _records(path):
         record = Record.FromString(content)
         kind = record.WhichOneof("record_type")
@@ -95,6 +101,10 @@ def read_offline_run(path: Path) -> OfflineRun:
             run.summary.update(_items(record.summary.update))
         elif kind == "metric":
             run.axes[record.metric.name or record.metric.glob_name] = record.metric.step_metric
+        elif kind == "artifact":
+            run.stored.update(
+                {part.path: Path(part.local_path) for part in record.artifact.manifest.contents}
+            )
         elif kind == "exit":
             run = run._replace(ended=True)
     return run
