@@ -85,7 +85,7 @@ def test_csv_and_none(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["csv"]
     head, *rows = (tmp_path / "csv" / "version_0" / "metrics.csv").read_text(encoding="utf-8").splitlines()
     assert dict(zip(head.split(","), rows[0].split(","), strict=True)) == {
-        "layer": "3.0",
+        "layer": "3",
         "events/expand": "1.5",
         "step": "3",
     }
