@@ -1,50 +1,114 @@
-"""All measurements, into `docs/performance.md`: `python -m benchmarks`; takes the options of each."""
+"""All measurements, into `docs/performance.md`: `python -m benchmarks`; takes the options of each, and `--fresh`.
 
+The page is written anew after each part. A run that was killed goes on with the parts that it had not finished.
+"""
+
+import sys
 import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
-from benchmarks import extensions, never, on_paper, questions, sweep, training
-from benchmarks.common import options
+from benchmarks import extensions, never, noise, on_paper, questions, sweep, training
+from benchmarks.common import Options, Row, load_average, options
+from benchmarks.records import Record, Records
 from benchmarks.report import machine, markdown, paper_table, show
 from blink.hardware import has_bfloat16
 
-MEASUREMENTS = (never, extensions, questions, sweep, training)
+
+class Part(NamedTuple):
+    """Rows on one kind of backbone, and why they may miss their bar."""
+
+    name: str
+    measure: Callable[[Options], Iterator[Row]]
+    why: str
+
+
+PARTS = (
+    Part("never, wide", never.on_wide, never.WHY),
+    Part("extensions, wide", extensions.on_wide, extensions.WHY),
+    Part("questions, wide", questions.on_wide, questions.WHY),
+    Part("sweep, wide", sweep.on_wide, sweep.WHY),
+    Part("training, wide", training.on_wide, training.WHY),
+    Part("never, tiny", never.on_tiny, never.WHY),
+    Part("extensions, tiny", extensions.on_tiny, extensions.WHY),
+    Part("questions, tiny", questions.on_tiny, questions.WHY),
+    Part("sweep, tiny", sweep.on_tiny, sweep.WHY),
+    Part("training, tiny", training.on_tiny, training.WHY),
+)
 
 TARGET = Path("docs/performance.md")
+RECORDS = Path("outputs/benchmarks/rows.jsonl")
 
 HEAD = """# Performance
 
-Written by `make bench` in {minutes:.0f} minutes. {machine}.
+Written by `make bench` ({minutes:.0f} minutes on this machine: {machine}; load average before each part {loads}, other
+programs included). One line of the table alone: `python -m benchmarks.never`, `extensions`, `questions`, `sweep` or
+`training`.
 
-Ratios of two sides that ran in turn in one process: the ratio of their medians, in brackets the extremes over the
-repetitions. "In FLOPs" is the same ratio counted on paper (`blink.cost`). The wide backbones have random weights, a few
-decoder layers, and two layers of the vision tower.{bfloat16}
+Ratios of two sides that ran in turn in one process, on the same threads, after one unmeasured call of each: the ratio
+of their medians, in brackets the extremes over the repetitions. "In FLOPs" is the same ratio counted on paper
+(`blink.cost`, `blink.shared_cost`): the floor. *Wide* backbones have LLaVA-1.5-7B's widths (hidden 4096, 32 heads, MLP
+11008, 576 visual tokens), random weights, as many decoder layers as said, and two layers of the vision tower; *tiny*
+is the one that ships with the project, where Python's share of a layer is large.{bfloat16}
 """
 
-NO_BFLOAT16 = " This machine has no bfloat16 in hardware: what bfloat16 costs here says little of machines that have it."
+NO_BFLOAT16 = (
+    " This machine has no bfloat16 in hardware and emulates it at a tenth of float32's speed or less, so true width is "
+    "measured in float32 alone."
+)
 
 
 def main() -> None:
+    fresh = "--fresh" in sys.argv
+    sys.argv = [argument for argument in sys.argv if argument != "--fresh"]
     asked = options(str(__doc__))
-    started = time.monotonic()
-    parts, misses = [], []
-    for measurement in MEASUREMENTS:
-        rows = show(measurement.measure(asked), measurement.WHY)
-        parts += rows
-        if not all(row.holds for row in rows):
-            missed = "; ".join(f"{row.what} ({row.where})" for row in rows if not row.holds)
-            misses.append(f"- {missed}. {measurement.WHY}")
-    minutes = (time.monotonic() - started) / 60
-    note = "" if has_bfloat16() else NO_BFLOAT16
-    text = [HEAD.format(minutes=minutes, machine=machine(), bfloat16=note), markdown(parts)]
+    target = Path("outputs/benchmarks/quick.md") if asked.quick else TARGET
+    records = Records(RECORDS, f"{asked} {machine()}")
+    if fresh:
+        RECORDS.unlink(missing_ok=True)
+        noise.TARGET.unlink(missing_ok=True)
+    for part in PARTS:
+        if part.name not in [record.part for record in records.read()]:
+            started, load = time.monotonic(), load_average()
+            rows = show(part.measure(asked), part.why)
+            records.add(Record(part.name, rows, time.monotonic() - started, load))
+        _write(target, records)
+    if not noise.TARGET.exists():
+        for _ in noise.measure(("bfloat16",), pictures=1 if asked.quick else 17):
+            _write(target, records)
+
+
+def _write(target: Path, records: Records) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_text(page(records.read()), encoding="utf-8")
+
+
+def page(records: Sequence[Record]) -> str:
+    """The whole page, as far as it is measured."""
+    minutes, loads = sum(record.seconds for record in records) / 60, [record.load for record in records]
+    why = {part.name: part.why for part in PARTS}
+    missing = [part.name for part in PARTS if part.name not in [record.part for record in records]]
+    text = [
+        HEAD.format(
+            minutes=minutes,
+            machine=machine(),
+            loads=f"{min(loads):.1f} to {max(loads):.1f}",
+            bfloat16="" if has_bfloat16() else NO_BFLOAT16,
+        ),
+        markdown([row for record in records for row in record.rows]),
+    ]
+    if missing:
+        text += ["", f"Not measured yet: {'; '.join(missing)}."]
+    misses = [(record.part, row) for record in records for row in record.rows if not row.holds]
     if misses:
-        text += ["", "## What misses its bar, and why", "", *misses]
+        text += ["", "## What misses its bar, and why", ""]
+        text += [f"- {row.what} ({row.where}). {why[part]}" for part, row in misses]
+    if noise.TARGET.exists():
+        text += ["", noise.TARGET.read_text(encoding="utf-8").rstrip()]
     _, table = paper_table(on_paper.HEADER, on_paper.lines())
     text += ["", "## At full size, computed", "", f"Nothing here was measured. {on_paper.ASSUMED}", "", table]
-    if asked.quick:
-        print("\n".join(text))
-    else:
-        TARGET.write_text("\n".join(text) + "\n", encoding="utf-8")
+    return "\n".join(text) + "\n"
 
 
 if __name__ == "__main__":

@@ -6,9 +6,10 @@ of its two neighbours. Only ratios mean something beyond the machine they were m
 
 import argparse
 import gc
+import os
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -17,6 +18,7 @@ from torch import nn
 from benchmarks import models
 from blink.checkpoints import load_backbone
 from blink.dimensions import Dimensions
+from blink.hardware import has_bfloat16
 from blink.prompts import Template, template_named
 from blink.token_sr import TokenSR
 
@@ -108,9 +110,16 @@ def interleave(
     ours: Callable[[], object], theirs: Callable[[], object], repeats: int, *, warm_up: bool = True
 ) -> Times:
     """Time two functions in turn, after one unmeasured call of each."""
-    times = Times([], [])
+    return Times(*in_turn((ours, theirs), repeats, warm_up=warm_up))
+
+
+def in_turn(
+    sides: Sequence[Callable[[], object]], repeats: int, *, warm_up: bool = True
+) -> list[list[float]]:
+    """Time several functions in turn, after one unmeasured call of each: the seconds of each, by repetition."""
+    times: list[list[float]] = [[] for _ in sides]
     for repeat in range(-1 if warm_up else 0, repeats):
-        for side, seconds in ((ours, times.ours), (theirs, times.theirs)):
+        for side, seconds in zip(sides, times, strict=True):
             started = time.perf_counter()
             side()
             if torch.cuda.is_available():
@@ -120,20 +129,28 @@ def interleave(
     return times
 
 
-def tiny() -> Bench:
-    """The backbone that ships with the project, in float32."""
-    loaded = load_backbone("tiny", device=_device())
-    dims = Dimensions.of(loaded.model.config, "float32")
-    return Bench("tiny", False, loaded.model, loaded.processor, template_named("vicuna_v1"), dims)
+def load_average() -> float:
+    """Of the last minute: how many threads of any program wanted a core; -1 where the system does not say."""
+    return os.getloadavg()[0] if hasattr(os, "getloadavg") else -1.0
 
 
-def wide(
-    options: Options, *, layers: int, dtypes: tuple[str, ...] = ("float32", "bfloat16")
-) -> Iterator[Bench]:
-    """LLaVA-1.5's width with a few decoder layers and two of the vision tower, one dtype at a time."""
+def tiny(dtype: str = "float32") -> Bench:
+    """The backbone that ships with the project."""
+    loaded = load_backbone("tiny", device=_device(), dtype=dtype)
+    dims, name = Dimensions.of(loaded.model.config, dtype), f"tiny, {dtype}"
+    return Bench(name, False, loaded.model, loaded.processor, template_named("vicuna_v1"), dims)
+
+
+def wide(options: Options, *, layers: int, dtypes: tuple[str, ...] | None = None) -> Iterator[Bench]:
+    """LLaVA-1.5's width with a few decoder layers and two of the vision tower, one dtype at a time.
+
+    Args:
+        dtypes: unless the options name others; None: float32, and bfloat16 where the machine multiplies it.
+    """
     layers = options.layers or layers
     hidden = 256 if options.quick else options.hidden
-    for dtype in options.dtypes or dtypes:
+    capable = tuple(DTYPES) if has_bfloat16() else ("float32",)
+    for dtype in options.dtypes or dtypes or capable:
         model: Any = models.true_width(layers=layers, vision_layers=2, hidden=hidden, dtype=DTYPES[dtype])
         model.to(_device())
         width = "LLaVA-1.5's width" if hidden == 4096 else f"width {hidden}"

@@ -1,5 +1,6 @@
 """Rows on the screen and in `docs/performance.md`, with the machine that they were measured on."""
 
+import os
 import platform
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -43,7 +44,7 @@ def markdown(rows: Sequence[Row]) -> str:
 def machine() -> str:
     """What the numbers were measured on, in one line."""
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else _processor()
-    threads = "" if torch.cuda.is_available() else f", {torch.get_num_threads()} threads"
+    threads = f", {os.cpu_count()} cores, {torch.get_num_threads()} threads"
     return (
         f"{device}{threads}; Python {platform.python_version()}, torch {torch.__version__}, "
         f"transformers {transformers.__version__}"

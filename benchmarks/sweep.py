@@ -30,18 +30,22 @@ WHY = (
 Picture = tuple[Image.Image, list[str]]
 
 
-def measure(asked: Options) -> Iterator[Row]:
-    """Tiny: seven layers, pictures of POPE on scenes, shipped modules. Wide: four questions, all layers but the first."""
-    repeats = asked.repeats or (1 if asked.quick else 3)
-    side = 3 if asked.quick else 10
+def on_tiny(asked: Options) -> Iterator[Row]:
+    """Seven layers, pictures of POPE on scenes, shipped modules."""
     bench = tiny()
     pictures: dict[str, Picture] = {}
     for sample in Pope().from_scenes("test", 1 if asked.quick else 2):
         prompts = pictures.setdefault(sample.image, (sample.load_image(), []))[1]
         prompts.append(bench.template.prompt(sample.question))
+    side, repeats = _size(asked)
     yield from rows(
         bench, list(pictures.values()), tuple(range(4, 11)), str(TINY / "token_sr"), side, repeats
     )
+
+
+def on_wide(asked: Options) -> Iterator[Row]:
+    """Three questions, all layers of five but the first."""
+    side, repeats = _size(asked)
     for bench in wide(asked, layers=5, dtypes=("float32",)):
         scanned = tuple(range(1, bench.dims.layers))
         prompts = [
@@ -49,6 +53,11 @@ def measure(asked: Options) -> Iterator[Row]:
         ]
         modules = token_sr(bench, scanned)
         yield from rows(bench, [(models.picture(), prompts)], scanned, modules, side, max(1, repeats - 1))
+
+
+def _size(asked: Options) -> tuple[int, int]:
+    """Thresholds of each kind, and repetitions."""
+    return (3, asked.repeats or 1) if asked.quick else (10, asked.repeats or 3)
 
 
 def rows(
@@ -72,10 +81,17 @@ def rows(
     def answer(of: Sequence[Run]) -> list[list[list[Answer]]]:
         return [engine.answer(image, prompts, of, max_new_tokens=ANSWER) for image, prompts in pictures]
 
-    times = interleave(lambda: answer(runs), lambda: answer(middle), repeats)
-    whole, point = answer(runs), answer(middle)
-    floor = _work(bench, pictures, whole) / _work(bench, pictures, point)
-    distinct = _histories(bench, whole)
+    found: dict[str, list[list[list[Answer]]]] = {}
+
+    def whole() -> None:
+        found["whole"] = answer(runs)
+
+    def point() -> None:
+        found["point"] = answer(middle)
+
+    times = interleave(whole, point, repeats)
+    floor = _work(bench, pictures, found["whole"]) / _work(bench, pictures, found["point"])
+    distinct = _histories(bench, found["whole"])
     questions = sum(len(prompts) for _, prompts in pictures)
     note = f"{questions} questions, {distinct / questions:.1f} of {side * side} histories of extensions each"
     name = f"{side} x {side} thresholds over {len(scanned)} layers in one pass / one point"
@@ -131,4 +147,5 @@ def _histories(bench: Bench, answers: Sequence[list[list[Answer]]]) -> int:
 
 
 if __name__ == "__main__":
-    show(measure(options(str(__doc__))), WHY)
+    asked = options(str(__doc__))
+    show(itertools.chain(on_tiny(asked), on_wide(asked)), WHY)
