@@ -3,6 +3,7 @@
 The page is written anew after each part. A run that was killed goes on with the parts that it had not finished.
 """
 
+import inspect
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -11,7 +12,7 @@ from typing import NamedTuple
 
 from benchmarks import extensions, never, noise, on_paper, questions, sweep, training
 from benchmarks.common import Options, Row, load_average, options
-from benchmarks.records import Record, Records
+from benchmarks.records import Record, Records, key
 from benchmarks.report import machine, markdown, paper_table, show
 from blink.hardware import has_bfloat16
 
@@ -64,7 +65,7 @@ def main() -> None:
     sys.argv = [argument for argument in sys.argv if argument != "--fresh"]
     asked = options(str(__doc__))
     target = Path("outputs/benchmarks/quick.md") if asked.quick else TARGET
-    records = Records(RECORDS, f"{asked} {machine()}")
+    records = Records(RECORDS, {part.name: _key(part, asked) for part in PARTS})
     if fresh:
         RECORDS.unlink(missing_ok=True)
         noise.TARGET.unlink(missing_ok=True)
@@ -77,6 +78,13 @@ def main() -> None:
     if not noise.TARGET.exists():
         for _ in noise.measure(("bfloat16",), pictures=1 if asked.quick else 17):
             _write(target, records)
+
+
+def _key(part: Part, asked: Options) -> str:
+    """Of all that the numbers of a part depend on: options, machine, versions, the package and the part's own files."""
+    here, own = Path(__file__).parent, Path(inspect.getfile(part.measure))
+    package = here.parent / "src" / "blink"
+    return key(f"{asked} {machine()}", (package, here / "common.py", here / "models.py", own))
 
 
 def _write(target: Path, records: Records) -> None:

@@ -62,7 +62,7 @@ def on_wide(asked: Options) -> Iterator[Row]:
             for how, selector in (("regions by saliency", "saliency"), ("all regions", "random"))
         }
         yield from rows(
-            bench, [(models.picture(), prompts)], runs, asked.repeats or (1 if asked.quick else 3), 4
+            bench, [(models.picture(), prompts)], runs, asked.repeats or (1 if asked.quick else 2), 4
         )
 
 

@@ -1,17 +1,15 @@
 """Measured rows, kept as they come, so that a run that was killed goes on where it stopped.
 
-A record counts only for the same options, on the same machine and versions, and for the same source files.
+A record counts only for the same options, on the same machine and versions, and for the same sources.
 """
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 from benchmarks.common import Row
-
-ROOT = Path(__file__).resolve().parents[1]
 
 
 class Record(NamedTuple):
@@ -31,16 +29,15 @@ class Record(NamedTuple):
 
 
 class Records:
-    """Finished parts of one setting, in a file of JSON lines.
+    """Finished parts, in a file of JSON lines.
 
     Args:
         path: the file; made when the first part is added.
-        setting: what else the numbers depend on, in words.
+        keys: the parts that there are -> what their numbers depend on; records with another key do not count.
     """
 
-    def __init__(self, path: Path, setting: str) -> None:
-        self.path = path
-        self.key = hashlib.sha256(f"{setting} {sources()}".encode()).hexdigest()[:16]
+    def __init__(self, path: Path, keys: Mapping[str, str]) -> None:
+        self.path, self.keys = path, keys
 
     def read(self) -> list[Record]:
         """Parts that count, in the order in which they were finished."""
@@ -50,21 +47,22 @@ class Records:
         return [
             Record(line["part"], [Row(**row) for row in line["rows"]], line["seconds"], line["load"])
             for line in lines
-            if line["key"] == self.key
+            if line["key"] == self.keys.get(line["part"])
         ]
 
     def add(self, record: Record) -> None:
         """Keep a finished part."""
-        line = {"key": self.key, **record._asdict(), "rows": [row._asdict() for row in record.rows]}
+        rows = [row._asdict() for row in record.rows]
+        line = {"key": self.keys[record.part], **record._asdict(), "rows": rows}
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
 
 
-def sources(folders: Sequence[Path] = (ROOT / "src" / "blink", ROOT / "benchmarks")) -> str:
-    """A hash of the source files that the numbers depend on."""
-    digest = hashlib.sha256()
-    for folder in folders:
-        for path in sorted(folder.rglob("*.py")):
-            digest.update(path.name.encode() + path.read_bytes())
-    return digest.hexdigest()
+def key(setting: str, paths: Iterable[Path]) -> str:
+    """A short hash of words and files, of folders the Python files in them."""
+    digest = hashlib.sha256(setting.encode())
+    for path in paths:
+        for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
+            digest.update(file.name.encode() + file.read_bytes())
+    return digest.hexdigest()[:16]

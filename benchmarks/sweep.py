@@ -89,7 +89,7 @@ def rows(
     def point() -> None:
         found["point"] = answer(middle)
 
-    times = interleave(whole, point, repeats)
+    times = interleave(whole, point, repeats, warm_up=not bench.wide)  # the ratios were a warm-up
     floor = _work(bench, pictures, found["whole"]) / _work(bench, pictures, found["point"])
     distinct = _histories(bench, found["whole"])
     questions = sum(len(prompts) for _, prompts in pictures)
