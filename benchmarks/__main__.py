@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from benchmarks import extensions, never, noise, on_paper, questions, sweep, training
-from benchmarks.common import Options, Row, load_average, options
+from benchmarks.common import Options, Row, clock, load_average, options
 from benchmarks.records import Record, Records, key
 from benchmarks.report import machine, markdown, paper_table, show
 from blink.hardware import has_bfloat16
@@ -47,8 +47,8 @@ Written by `make bench` ({minutes:.0f} minutes on this machine: {machine}; load 
 programs included). One line of the table alone: `python -m benchmarks.never`, `extensions`, `questions`, `sweep` or
 `training`.
 
-Ratios of two sides that ran in turn in one process, on the same threads, after one unmeasured call of each: the ratio
-of their medians, in brackets the extremes over the repetitions. "In FLOPs" is the same ratio counted on paper
+Ratios of two sides that ran in turn in one process, on the same threads, after an unmeasured call (of each, where calls
+are short): the ratio of their medians, in brackets the extremes over the repetitions. Seconds are {clock}. "In FLOPs" is the same ratio counted on paper
 (`blink.cost`, `blink.shared_cost`): the floor. *Wide* backbones have LLaVA-1.5-7B's widths (hidden 4096, 32 heads, MLP
 11008, 576 visual tokens), random weights, as many decoder layers as said, and two layers of the vision tower; *tiny*
 is the one that ships with the project, where Python's share of a layer is large.{bfloat16}
@@ -101,6 +101,9 @@ def page(records: Sequence[Record]) -> str:
         HEAD.format(
             minutes=minutes,
             machine=machine(),
+            clock="those that the process ran on its one thread, so that other programs disturb them little"
+            if clock() is time.process_time
+            else "those of the clock on the wall",
             loads=f"{min(loads):.1f} to {max(loads):.1f}",
             bfloat16="" if has_bfloat16() else NO_BFLOAT16,
         ),

@@ -117,16 +117,23 @@ def in_turn(
     sides: Sequence[Callable[[], object]], repeats: int, *, warm_up: bool = True
 ) -> list[list[float]]:
     """Time several functions in turn, after one unmeasured call of each: the seconds of each, by repetition."""
+    now = clock()
     times: list[list[float]] = [[] for _ in sides]
     for repeat in range(-1 if warm_up else 0, repeats):
         for side, seconds in zip(sides, times, strict=True):
-            started = time.perf_counter()
+            started = now()
             side()
             if torch.cuda.is_available():
                 torch.cuda.synchronize()
             if repeat >= 0:
-                seconds.append(time.perf_counter() - started)
+                seconds.append(now() - started)
     return times
+
+
+def clock() -> Callable[[], float]:
+    """What seconds are counted by: on one thread of a CPU those that it ran, which other programs hardly disturb."""
+    alone = torch.get_num_threads() == 1 and not torch.cuda.is_available()
+    return time.process_time if alone else time.perf_counter
 
 
 def load_average() -> float:

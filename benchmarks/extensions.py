@@ -27,10 +27,10 @@ def on_tiny(asked: Options) -> Iterator[Row]:
 
 
 def on_wide(asked: Options) -> Iterator[Row]:
-    """The same at layer 1 of four."""
-    for bench in wide(asked, layers=4):
+    """The same at layer 1 of three."""
+    for bench in wide(asked, layers=3):
         for refined in (False, True):
-            yield row(bench, refined, asked.repeats or (2 if asked.quick else 3))
+            yield row(bench, refined, asked.repeats or 2)
 
 
 def row(bench: Bench, refined: bool, repeats: int) -> Row:

@@ -29,7 +29,7 @@ def on_tiny(asked: Options) -> Iterator[Row]:
 def on_wide(asked: Options) -> Iterator[Row]:
     """One layer of four is scanned: a little more than the bar's 7 of 32."""
     for bench in wide(asked, layers=4):
-        yield row(bench, tuple(range(1, bench.dims.layers, 4)), asked.repeats or (2 if asked.quick else 6))
+        yield row(bench, tuple(range(1, bench.dims.layers, 4)), asked.repeats or (2 if asked.quick else 5))
 
 
 def row(bench: Bench, scanned: tuple[int, ...], repeats: int) -> Row:

@@ -89,7 +89,7 @@ def rows(
                 bench.model.generate(**inputs, do_sample=False, max_new_tokens=ANSWER)
 
     sides = [stock, *(partial(blink, run) for run in runs.values())]
-    stock_seconds, *blink_seconds = in_turn(sides, repeats)
+    stock_seconds, *blink_seconds = in_turn(sides, repeats, warm_up=not bench.wide)
     count = sum(len(prompts) for _, prompts in pictures)
     share = count / sum(len(prompts[:few]) for _, prompts in pictures)
     for (name, run), seconds in zip(runs.items(), blink_seconds, strict=True):

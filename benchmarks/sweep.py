@@ -52,7 +52,7 @@ def on_wide(asked: Options) -> Iterator[Row]:
             bench.template.prompt(f"Is there a {word} in the image?") for word in ("dog", "a b", "c d e")
         ]
         modules = token_sr(bench, scanned)
-        yield from rows(bench, [(models.picture(), prompts)], scanned, modules, side, max(1, repeats - 1))
+        yield from rows(bench, [(models.picture(), prompts)], scanned, modules, side, max(1, repeats - 2))
 
 
 def _size(asked: Options) -> tuple[int, int]:
