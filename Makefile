@@ -38,7 +38,7 @@ check: $(READY)  ## Lint, formatting and types
 	$(BIN)/ruff format --check src tests benchmarks
 	$(BIN)/mypy
 
-bench: $(READY)  ## Measure what Blink costs, into docs/performance.md (half an hour to an hour on two cores)
+bench: $(READY)  ## Measure what Blink costs, into docs/performance.md (about 25 minutes on two cores)
 	$(BIN)/python -m benchmarks
 
 rehearsal: $(READY)  ## One prompt at LLaVA-1.5-7B's true width, with few layers: time and memory here
