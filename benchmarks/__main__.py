@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from benchmarks import extensions, never, noise, on_paper, questions, sweep, training
+from benchmarks import extensions, never, noise, on_paper, questions, scans, sweep, training
 from benchmarks.common import Options, Row, clock, load_average, options
 from benchmarks.records import Record, Records, key
 from benchmarks.report import machine, markdown, paper_table, show
@@ -27,6 +27,7 @@ class Part(NamedTuple):
 
 PARTS = (
     Part("never, wide", never.on_wide, never.WHY),
+    Part("scans, wide", scans.on_wide, never.WHY),
     Part("extensions, wide", extensions.on_wide, extensions.WHY),
     Part("questions, wide", questions.on_wide, questions.WHY),
     Part("sweep, wide", sweep.on_wide, sweep.WHY),
@@ -44,13 +45,14 @@ RECORDS = Path("outputs/benchmarks/rows.jsonl")
 HEAD = """# Performance
 
 Written by `make bench` ({minutes:.0f} minutes on this machine: {machine}; load average before each part {loads}, other
-programs included). One line of the table alone: `python -m benchmarks.never`, `extensions`, `questions`, `sweep` or
+programs included). One line of the table alone: `python -m benchmarks.never`, `scans`, `extensions`, `questions`, `sweep` or
 `training`.
 
 Ratios of two sides that ran in turn in one process, on the same threads, after an unmeasured call (of each, where calls
 are short): the ratio of their medians, in brackets the extremes over the repetitions. Seconds are {clock}. "In FLOPs" is the same ratio counted on paper
 (`blink.cost`, `blink.shared_cost`): the floor. *Wide* backbones have LLaVA-1.5-7B's widths (hidden 4096, 32 heads, MLP
-11008, 576 visual tokens), random weights, as many decoder layers as said, and two layers of the vision tower; *tiny*
+11008, 576 visual tokens), random weights, as many decoder layers as said, and two layers of the vision tower;
+or half of those widths where it says so; *tiny*
 is the one that ships with the project, where Python's share of a layer is large.{bfloat16}
 """
 

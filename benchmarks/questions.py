@@ -53,7 +53,7 @@ def on_wide(asked: Options) -> Iterator[Row]:
     Once where saliency says, which is one or two regions of a picture here, and once in regions drawn evenly, so that
     all four are needed. The stock loop, a question of which takes as long as any other, is timed on four questions.
     """
-    for bench in wide(asked, layers=3, dtypes=("float32",)):
+    for bench in wide(asked._replace(hidden=asked.hidden // 2), layers=3, dtypes=("float32",)):
         questions = [f"Is there a {'small ' * (i % 3)}dog in the image?" for i in range(QUESTIONS)]
         prompts = [bench.template.prompt(question) for question in questions]
         modules = token_sr(bench, (1,))

@@ -46,7 +46,7 @@ def on_tiny(asked: Options) -> Iterator[Row]:
 def on_wide(asked: Options) -> Iterator[Row]:
     """Three questions, all layers of five but the first."""
     side, repeats = _size(asked)
-    for bench in wide(asked, layers=5, dtypes=("float32",)):
+    for bench in wide(asked._replace(hidden=asked.hidden // 2), layers=5, dtypes=("float32",)):
         scanned = tuple(range(1, bench.dims.layers))
         prompts = [
             bench.template.prompt(f"Is there a {word} in the image?") for word in ("dog", "a b", "c d e")

@@ -58,7 +58,7 @@ def on_wide(asked: Options) -> Iterator[Row]:
     One module of true width takes 4 GB with its gradients and AdamW's moments, so there is only one.
     """
     repeats = asked.repeats or (1 if asked.quick else 2)
-    for bench in wide(asked, layers=2, dtypes=("float32",)):
+    for bench in wide(asked._replace(hidden=asked.hidden // 2), layers=2, dtypes=("float32",)):
         layers = (bench.dims.layers,)
         times = disk_times(bench, layers, images=1, repeats=repeats)
         yield carried_over(bench, times)
