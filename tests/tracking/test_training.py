@@ -27,11 +27,13 @@ def test_a_killed_run_goes_on_as_the_same_run(
 
     Two images are all, so that every step sees the same pairs. The run dies in step 7 of 8 and goes on from step 4.
     """
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
     for seed in range(3):
-        models.picture(seed, (48, 40)).save(tmp_path / f"{seed}.png")
+        models.picture(seed, (48, 40)).save(pictures / f"{seed}.png")
     overrides = [
         f"model.path={llava_folder}",
-        f"data.root={tmp_path}",
+        f"data.root={pictures}",
         "layer=[1,2]",
         "held_out=1",
         "epochs=8",
@@ -63,7 +65,8 @@ def test_a_killed_run_goes_on_as_the_same_run(
     same_weights(folder / "token_sr", Path("unwatched") / "train" / folder.name / "token_sr")
     killed, continued = closed_runs(folder, 2)
     assert killed.identity == continued.identity
-    assert (killed.identity["job_type"], killed.identity["name"]) == ("training", folder.name)
+    assert killed.identity["job_type"] == "training"
+    assert killed.identity["name"][:100] == folder.name[:100]  # W&B's names are shorter
     assert killed.config["layer"] == [1, 2]
     for section in ("train", "train_layers", "held_out", "features"):
         assert killed.axes[f"{section}/*"] == STEP

@@ -140,7 +140,7 @@ def _started(folder: Path, project: str, mode: str, kind: str, group: str | None
         name=_short(f"{folder.name} summary" if kind == "summary" else folder.name),
         group=group and _short(group),
         job_type=kind,
-        dir=folder,
+        dir=folder.resolve(),  # W&B's service may have been started elsewhere
         id=run_id(folder, group),
         resume="allow",
         mode=mode,

@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
-from blink.figures.style import BLUE, INTERP, MAP, TOKEN_SR, VERMILLION, bare, look, plain
+from blink.figures.style import BLACK, BLUE, GREEN, INTERP, MAP, TOKEN_SR, VERMILLION, bare, look, plain
 from blink.outputs import one_line_errors
 from blink.tracking.offline import OfflineRun, read_offline_runs
 from blink.tracking.training import STEP
@@ -101,8 +101,7 @@ def training(run: OfflineRun) -> Figure:
     for axes, name in zip(shown, names[-2:], strict=False):
         picture = run.column(name)[-1]
         axes.imshow(Image.open(run.picture(picture)))
-        axes.set_title(name)
-        axes.set_xlabel("quadrant | coarse | interpolated | TokenSR | teacher", fontsize="small")
+        axes.set_title(f"{name}: quadrant, coarse, interpolated, TokenSR, teacher", fontsize="small")
         bare(axes)
     return figure
 
@@ -201,7 +200,11 @@ def _lines(axes: Axes, points: Sequence[Sequence[Any]], title: str, x_name: str)
         look: dict[str, Any] = (
             {"color": style.colour, "linestyle": style.dash, "marker": style.marker}
             if style
-            else {"linestyle": ("-", "--", ":", "-.")[number % 4], "marker": "o^sD"[number % 4]}
+            else {
+                "color": (BLUE, VERMILLION, GREEN, BLACK)[number % 4],
+                "linestyle": ("-", "--", ":", "-.")[number % 4],
+                "marker": "o^sD"[number % 4],
+            }
         )
         axes.plot(*zip(*sorted(found), strict=True), label=line, **look)
     axes.set(title=title, xlabel=x_name)
