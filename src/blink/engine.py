@@ -20,6 +20,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from blink.acting import act
 from blink.backbone import Backbone
 from blink.greedy import answer
 from blink.inference import sample_key
@@ -164,7 +165,7 @@ class Engine:
                 continue
             try:
                 if rows.layer < self._backbone.num_layers:
-                    waiting.append(run_layer(scene, rows))
+                    waiting.append((act if rows.acted is None else run_layer)(scene, rows))
                     continue
                 ids = answer(scene, rows, closing=closing, max_new_tokens=max_new_tokens)
             except torch.OutOfMemoryError:
@@ -208,11 +209,14 @@ class Engine:
         return found
 
     def _rows_at_once(self, seen: _Seen, longest: int, max_new_tokens: int) -> int:
-        """How many rows fit half of the memory: keys of text and answer, and one layer's work on the text."""
+        """How many rows fit half of the memory: keys of text and answer, and one layer's work on the text.
+
+        The text's keys count twice: rows keep them while they are answered, lest memory runs out.
+        """
         H, W = self._backbone.grid
         keys = max(map(len, seen.prefixes)) + len(seen.features_Td) + H * W + longest
         token = self._backbone.token_bytes(keys)
-        row = (longest + max_new_tokens) * token.kept + longest * token.passing
+        row = (2 * longest + max_new_tokens) * token.kept + longest * token.passing
         return max(1, self._bytes // 2 // row)
 
     def _see(self, image: Image.Image, prompts: Sequence[str]) -> _Seen:

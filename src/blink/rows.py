@@ -1,9 +1,9 @@
 """Text behind a trunk: many prompts under many policies, layer by layer, each piece of work done once (Alg. 1).
 
 A row is one prompt with one history of extensions. Runs whose policies have left the same extension alive at every
-layer so far share a row; at a scanned layer a row splits into as many as its runs disagree. The keys of trunk and
-extensions are never copied per row: each query meets those that all rows share, those of its row's extension and those
-of its own text. Here text is padded behind, where causal attention does not see it.
+layer so far share a row; before a scanned layer a row splits into as many as its runs disagree (`acting.py`). The keys
+of trunk and extensions are never copied per row: each query meets those that all rows share, those of its row's
+extension and those of its own text. Here text is padded behind, where causal attention does not see it.
 
 Legend: R rows, b rows with the same extension, T columns of text, M columns of a row's own keys, N keys of one query,
 P trunk, X extension, A query heads, K key heads, E width of one head, V tokens of the base grid, d hidden width.
@@ -15,14 +15,12 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from blink.backbone import Backbone, Heads, rotate
 from blink.cache import KeysValues
 from blink.mixing import mix
-from blink.policy import Event, Policy, decide
-from blink.saliency import attention_row, focus, similarity_row
-from blink.trunk import Birth, Extension, Extensions, Trunk
+from blink.policy import Event, Policy
+from blink.trunk import Extension, Extensions, Trunk
 
 
 class Setting(NamedTuple):
@@ -60,8 +58,33 @@ class Own:
         )
 
     def gather(self) -> KeysValues:
-        """Keys and values of the rows of now, [R, K, T, E]."""
+        """Keys and values of the rows of now, [R, K, T, E]; not a copy where none is needed."""
+        if self.source == list(range(len(self.made.keys))):
+            return self.made
         return KeysValues(*(part[self.source] for part in self.made))
+
+
+@dataclass(frozen=True)
+class Projected:
+    """What a layer projected of rows before they split, which does not depend on what lives in them.
+
+    Attributes:
+        made: of the rows as they were.
+        source: for each row of now, which of those it comes from.
+    """
+
+    made: Heads
+    source: list[int]
+
+    def select(self, rows: list[int]) -> "Projected":
+        """Some rows, in the order given; no tensor is copied."""
+        return replace(self, source=[self.source[row] for row in rows])
+
+    def gather(self) -> Heads:
+        """Projections of the rows of now."""
+        if self.source == list(range(len(self.made.query_BANE))):
+            return self.made
+        return Heads(*(part[self.source] for part in self.made))
 
 
 @dataclass(frozen=True)
@@ -76,6 +99,7 @@ class Rows:
         alive: its extension, None without one.
         hidden_RTd: what enters the layer, padded behind.
         past: the layers so far.
+        acted: what the layer projected, once its runs have decided; None before.
     """
 
     layer: int
@@ -85,6 +109,7 @@ class Rows:
     alive: list[Extension | None]
     hidden_RTd: Tensor
     past: tuple[Own, ...] = ()
+    acted: Projected | None = None
 
     def __len__(self) -> int:
         return len(self.prompts)
@@ -101,6 +126,7 @@ class Rows:
             alive=[self.alive[row] for row in rows],
             hidden_RTd=self.hidden_RTd[rows],
             past=tuple(own.select(rows) for own in self.past),
+            acted=None if self.acted is None else self.acted.select(rows),
         )
 
     def parts(self, most: int) -> list["Rows"]:
@@ -149,17 +175,10 @@ def start(
 
 
 def run_layer(scene: Scene, rows: Rows) -> Rows:
-    """Scan, decide, expand or drop where policies say so, then run one layer.
-
-    The layer's projections do not depend on positions or extensions: rows that split share them.
-    """
+    """Run one layer of rows that have acted."""
     layer, backbone = rows.layer, scene.backbone
-    heads = backbone.project(layer, rows.hidden_RTd)
-    offsets_RT = torch.arange(rows.hidden_RTd.shape[1], device=rows.hidden_RTd.device)[None]
-    if any(run.policy is not None and layer in run.policy.layers for run in scene.runs):
-        rows, parents = _act(scene, rows, _scan(scene, rows, heads, offsets_RT))
-        if parents != list(range(len(heads.query_BANE))):
-            heads = Heads(*(part[parents] for part in heads))
+    assert rows.acted is not None, f"rows act at layer {layer} before it runs"
+    heads, offsets_RT = rows.acted.gather(), offsets(rows)
     scene.extensions.run(layer, rows.alive)
     rotary = scene.rotary_at(rows.alive, offsets_RT)
     own = KeysValues(rotate(heads.keys_BKNE, rotary), heads.values_BKNE)
@@ -171,6 +190,7 @@ def run_layer(scene: Scene, rows: Rows) -> Rows:
         layer=layer + 1,
         hidden_RTd=backbone.complete(layer, rows.hidden_RTd, mixed_RATE),
         past=(*rows.past, Own(own, list(range(len(rows))), rows.alive)),
+        acted=None,
     )
 
 
@@ -201,102 +221,14 @@ def attend(
     return mixed_RATE
 
 
+def offsets(rows: Rows) -> Tensor:
+    """Where the columns of text stand behind trunk and extension: [1, T]."""
+    return torch.arange(rows.hidden_RTd.shape[1], device=rows.hidden_RTd.device)[None]
+
+
 def by_extension(alive: Sequence[Extension | None]) -> dict[Extension | None, list[int]]:
     """Rows by the extension that lives in them."""
     groups: dict[Extension | None, list[int]] = {}
     for row, extension in enumerate(alive):
         groups.setdefault(extension, []).append(row)
     return groups
-
-
-_Look = tuple[str, int]
-"""What a scan depends on besides the row: kind of saliency, and patches per side."""
-
-
-@torch.no_grad()
-def _scan(scene: Scene, rows: Rows, heads: Heads, offsets_RT: Tensor) -> dict[_Look, list[tuple[float, int]]]:
-    """Look at the picture from the last token of every row: (ratio, hottest region) per row, for each way to look."""
-    policies = {run.policy for run in scene.runs if run.policy is not None}
-    looks = {(policy.saliency, policy.patches) for policy in policies if rows.layer in policy.layers}
-    rows_of = {"attention": _attention_saliency, "similarity": _similarity_saliency}
-    found: dict[_Look, list[tuple[float, int]]] = {}
-    for kind in sorted({kind for kind, _ in looks}):
-        saliency_RV = rows_of[kind](scene, rows, heads, offsets_RT)
-        for patches in sorted({patches for other, patches in looks if other == kind}):
-            ratio_R, region_R = focus(saliency_RV, scene.backbone.grid, patches)
-            found[kind, patches] = list(zip(ratio_R.tolist(), region_R.tolist(), strict=True))
-    return found
-
-
-def _attention_saliency(scene: Scene, rows: Rows, heads: Heads, offsets_RT: Tensor) -> Tensor:
-    """Saliency of the base grid by attention, [R, V] float32, in the sequence as it stands."""
-    layer, backbone, trunk = rows.layer, scene.backbone, scene.trunk
-    scene.extensions.run(layer, rows.alive)
-    rotary = scene.rotary_at(rows.alive, offsets_RT)
-    keys_RKTE = rotate(heads.keys_BKNE, rotary)
-    last_R = torch.tensor(rows.lengths, device=offsets_RT.device) - 1
-    each_R = torch.arange(len(rows), device=offsets_RT.device)
-    cos_RE, sin_RE = (part[each_R, last_R] for part in rotary)
-    query_RA1E = rotate(heads.query_BANE[each_R, :, last_R][:, :, None], (cos_RE[:, None], sin_RE[:, None]))
-    valid_RT = offsets_RT <= last_R[:, None]
-    V = backbone.grid[0] * backbone.grid[1]
-    saliency_RV = torch.empty(len(rows), V, device=offsets_RT.device)
-    for extension, group in by_extension(rows.alive).items():
-        shared = [trunk.at(layer).keys, *([] if extension is None else [extension.at(layer).keys])]
-        valid_bN = F.pad(valid_RT[group], (sum(block.shape[1] for block in shared), 0), value=True)
-        row_bN = attention_row(
-            query_RA1E[group, :, 0], [*shared, keys_RKTE[group]], valid_bN, backbone.scaling(layer)
-        )
-        saliency_RV[group] = row_bN[:, trunk.visual_start : trunk.visual_start + V]
-    return saliency_RV
-
-
-def _similarity_saliency(scene: Scene, rows: Rows, heads: Heads, offsets_RT: Tensor) -> Tensor:
-    """Saliency of the base grid by Eq. 1-2, [R, V] float32; extensions do not matter."""
-    layer, backbone = rows.layer, scene.backbone
-    keys_1KVE = backbone.project(layer, scene.trunk.visual[layer][None]).keys_BKNE
-    last_R = torch.tensor(rows.lengths, device=offsets_RT.device) - 1
-    each_R = torch.arange(len(rows), device=offsets_RT.device)
-    return similarity_row(heads.query_BANE[each_R, :, last_R], keys_1KVE.expand(len(rows), -1, -1, -1))
-
-
-def _act(
-    scene: Scene, rows: Rows, seen: Mapping[_Look, Sequence[tuple[float, int]]]
-) -> tuple[Rows, list[int]]:
-    """Let every run decide; split rows whose runs disagree. Also: which row each new one comes from."""
-    parents: list[int] = []
-    members: list[tuple[Member, ...]] = []
-    alive: list[Birth | Extension | None] = []
-    for row in range(len(rows)):
-        outcomes: dict[Birth | Extension | None, list[Member]] = {}
-        for member in rows.members[row]:
-            outcome, decided = _decide(scene, rows, row, member, seen)
-            outcomes.setdefault(outcome, []).append(decided)
-        parents += [row] * len(outcomes)
-        alive += outcomes
-        members += [tuple(together) for together in outcomes.values()]
-    born = scene.extensions.born(outcome for outcome in alive if isinstance(outcome, Birth))
-    extensions = [born[outcome] if isinstance(outcome, Birth) else outcome for outcome in alive]
-    return replace(rows.select(parents), members=members, alive=extensions), parents
-
-
-def _decide(
-    scene: Scene,
-    rows: Rows,
-    row: int,
-    member: Member,
-    seen: Mapping[_Look, Sequence[tuple[float, int]]],
-) -> tuple[Birth | Extension | None, Member]:
-    """What lives in a row after one of its runs has decided, and that run with its new event."""
-    policy, modules = scene.runs[member.run]
-    if policy is None or rows.layer not in policy.layers:
-        return rows.alive[row], member
-    ratio, hottest = seen[policy.saliency, policy.patches][row]
-    event = decide(policy, rows.layer, ratio, hottest, scene.keys[rows.prompts[row]])
-    outcome: Birth | Extension | None = rows.alive[row]
-    if event.action == "expand":
-        module = modules.get(rows.layer)
-        outcome = Birth(rows.layer, event.region, policy.patches, policy.interpolate, module)
-    elif event.action == "drop":
-        outcome = None
-    return outcome, member._replace(events=(*member.events, event))
