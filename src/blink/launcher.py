@@ -25,25 +25,23 @@ _OWN_KEYS = (*POLICY_KEYS, "method", "token_sr", "logger", "outputs", "fresh")
 def answer_together(configs: Sequence[DictConfig]) -> None:
     """Answer the questions of all jobs that share a pass with another; leave the rest to the jobs themselves.
 
-    A job with `engine.reuse=none` shares nothing.
+    A job with `engine.reuse=none` shares nothing. The settings of all jobs are checked before anything is done.
 
     Args:
         configs: the composed config of each job, Hydra's own part included.
     """
     passes: dict[str, dict[Path, tuple[Plan, Task]]] = {}
     with one_line_errors():
-        for config in configs:
-            overrides = list(config.hydra.overrides.task)
-            config = _of_the_job(config)
-            plan = make_plan(config, overrides)
+        jobs = [(_of_the_job(config), list(config.hydra.overrides.task)) for config in configs]
+        plans = [make_plan(config, overrides) for config, overrides in jobs]
+        for plan, (config, overrides) in zip(plans, jobs, strict=True):
             folder = open_run(Path(config.outputs), "eval", overrides, plain(config), fresh=config.fresh)
             rows = resume(folder, plan.samples, inputs=plan.inputs)
             if plan.reuse == "full" and len(rows) < len(plan.samples):
                 passes.setdefault(_shared(config), {})[folder] = (plan, Task(folder, rows))
-    for jobs in passes.values():
-        plans, tasks = zip(*jobs.values(), strict=True)
-        if len(tasks) > 1:
-            _answer(plans, tasks)
+    for together in passes.values():
+        if len(together) > 1:
+            _answer(*zip(*together.values(), strict=True))
 
 
 def without_fresh(overrides: Sequence[str]) -> list[str]:

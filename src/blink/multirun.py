@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 
 _EXPERIMENT, _BENCH = "experiment", "bench"
 _SWEEPERS = ("BasicSweeper", "RowSweeper")
+_CHECKING_LAUNCHER = "OnePassLauncher"
 
 
 class Sweep(NamedTuple):
@@ -53,7 +54,7 @@ class SweepCallback(Callback):
     """Checks every job of a multirun before the first one starts, and reports after the last one."""
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Check the settings of every job, where these are known.
+        """Check the settings of every job, where these are known and the launcher does not check all of them itself.
 
         Hydra would turn what a callback raises into a warning and start the first job.
         """
@@ -62,7 +63,7 @@ class SweepCallback(Callback):
         try:
             with one_line_errors():
                 planned = sweep_of(tuple(config.hydra.overrides.task))
-                for overrides in planned.jobs:
+                for overrides in [] if _checked_by_launcher(config) else planned.jobs:
                     make_plan(hydra.compose("eval", overrides), overrides)
         except HydraException as error:
             sys.exit(f"error: {' '.join(str(error).split())}")
@@ -146,6 +147,15 @@ def _tell(config: DictConfig, folder: Path) -> None:
         board.close()
     if board.logger is not None:
         write_mark(folder, logger, group, what)
+
+
+def _checked_by_launcher(config: DictConfig) -> bool:
+    """Whether the launcher gets all jobs at once, and checks them before it answers any question."""
+    hydra_config = config.hydra
+    return (
+        hydra_config.launcher._target_.endswith(_CHECKING_LAUNCHER)
+        and not hydra_config.sweeper.max_batch_size
+    )
 
 
 def _experiment_config(overrides: Sequence[str]) -> Mapping[str, Any]:

@@ -1,11 +1,16 @@
 """Hydra's sweeper for experiments: rows of a table instead of a product of values. Hydra finds it by its place."""
 
+from collections.abc import Sequence
+
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.types import Override
 
 
 class RowSweeper(BasicSweeper):
     """Runs the product of the swept values, and with experiment= the rows of the experiment on each benchmark."""
+
+    def validate_batch_is_legal(self, batch: Sequence[Sequence[str]]) -> None:
+        """Nothing: `SweepCallback` or the launcher has composed and checked every job."""
 
     @staticmethod
     def split_arguments(overrides: list[Override], max_batch_size: int | None) -> list[list[list[str]]]:
