@@ -8,10 +8,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import Any, ClassVar
 
 import pytest
 import torch
+from hydra.core.plugins import Plugins
+from hydra.plugins.sweeper import Sweeper
 
 from blink import TokenSR, save_token_sr
 from blink.eval import main
@@ -128,6 +131,52 @@ def test_killed_sweep_goes_on(
         pictures = content.count(b"\n") // 18
         kept = b"".join(content.splitlines(keepends=True)[: 18 * pictures])
         assert path.read_bytes().startswith(kept)
+
+
+class Rounds(Sweeper):
+    """Hands over a batch of jobs, looks at what they return, and hands over another, as sweepers that search do."""
+
+    returned: ClassVar[list[float]] = []
+
+    def __init__(self, **settings: Any) -> None:
+        """Hydra passes the settings of the sweeper that it is named in place of."""
+
+    def setup(self, *, hydra_context: Any, task_function: Any, config: Any) -> None:
+        self.config = config
+        self.launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=hydra_context, task_function=task_function, config=config
+        )
+
+    def sweep(self, arguments: list[str]) -> None:
+        for first, low in ((0, 0.2), (2, 0.6)):
+            jobs = [[*arguments[:-1], f"tau_exp={tau}"] for tau in (low, low + 0.1)]
+            done = self.launcher.launch(jobs, initial_job_idx=first)
+            Rounds.returned += [job.return_value for job in done]
+
+
+def test_sweepers_that_search(
+    arguments: tuple[str, ...],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Would catch batches that are not one pass each, jobs that return another's score or none, and a report that
+    wants to list the jobs beforehand.
+    """
+    module: Any = ModuleType("hydra_plugins.rounds")  # Hydra takes plugins from there alone
+    module.Rounds = Rounds
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.setattr(Rounds, "__module__", module.__name__)
+    monkeypatch.setattr(Rounds, "returned", [])
+    Plugins.instance().register(Rounds)
+    sweeper = "hydra.sweeper._target_=hydra_plugins.rounds.Rounds"
+    search = ("scenes.images=1", "method=interp", "layer=1", "tau_exp=interval(0,1)")
+    runs = command(monkeypatch, tmp_path, sweeper, *arguments, *search)
+    assert capsys.readouterr().out.count("2 runs over 18 questions in one pass") == 2
+    lines = table(tmp_path)
+    assert [float(line["tau_exp"]) for line in lines] == pytest.approx([0.2, 0.3, 0.6, 0.7])
+    assert Rounds.returned == pytest.approx([float(line["f1"]) for line in lines], abs=1e-3)
+    assert len(runs) == 4
 
 
 def test_fresh_sweep_begins_each_run_once(

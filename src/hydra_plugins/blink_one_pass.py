@@ -5,6 +5,7 @@ Hydra imports this file at the start of every command that it runs, so it import
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from hydra._internal.core_plugins.basic_launcher import BasicLauncher
@@ -23,6 +24,10 @@ class OnePassLauncher(BasicLauncher):
 
         context = self.hydra_context
         assert context is not None, "Hydra sets a launcher up before it launches"
+        folder = Path(
+            self.config.hydra.sweep.dir
+        )  # resolved here, or each job would name a sweep after itself
+        folder.mkdir(parents=True, exist_ok=True)
         try:
             configs = [
                 context.config_loader.load_sweep_config(self.config, list(job)) for job in job_overrides
