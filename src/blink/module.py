@@ -230,7 +230,7 @@ def seeded_token_sr(
 
 def is_logged(trainer: Trainer) -> bool:
     """Whether the optimizer step that is being made is one whose numbers go to a logger."""
-    every = trainer.log_every_n_steps
+    every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]  # Lightning sets it elsewhere
     return bool(trainer.loggers) and every > 0 and (trainer.global_step + 1) % every == 0
 
 

@@ -126,7 +126,7 @@ def no_logger(folder: str, kind: str = "training", group: str | None = None) -> 
     return Board()
 
 
-def _started(folder: Path, project: str, mode: str, kind: str, group: str | None) -> Any:
+def _started(folder: Path, project: str, mode: Any, kind: str, group: str | None) -> Any:
     """A run of W&B, begun or continued."""
     import wandb
 

@@ -78,7 +78,8 @@ def training(run: OfflineRun) -> Figure:
     """Loss, KL on held-out images, rate and gradient norm, speed, KL per layer, and the last features."""
     figure = Figure(figsize=(9, 6.2), layout="constrained")
     figure.suptitle(plain(run.identity["name"], 100))
-    upper, lower = figure.subfigures(2, 1, height_ratios=(1.9, 1))
+    parts: Any = figure.subfigures(2, 1, height_ratios=(1.9, 1))
+    upper, lower = parts
     grid = upper.subplots(2, 3).flat
     for axes, name in zip(
         grid,
@@ -113,7 +114,8 @@ def evaluation(runs: Sequence[OfflineRun]) -> Figure:
     )
     figure = Figure(figsize=(9, 6.6), layout="constrained")
     figure.suptitle(plain(of_one.identity["group"] or of_one.identity["name"], 100))
-    upper, lower = figure.subfigures(2, 1, height_ratios=(1.7, 1))
+    parts: Any = figure.subfigures(2, 1, height_ratios=(1.7, 1))
+    upper, lower = parts
     grid = upper.subplots(2, 2).flat
     names = [run.identity["name"].replace(of_one.identity["group"], "") for run in runs]
     for axes, metric in zip(grid, ("scores/main", "cost/gflops_per_question"), strict=False):

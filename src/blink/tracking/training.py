@@ -99,7 +99,8 @@ class TrainingWatch(Callback):
         self._clock = now
         images = len(batch.full_Chw if isinstance(batch, Views) else next(iter(batch.states.values())))
         self._pairs += images * QUADRANTS * trainer.world_size
-        step, every = trainer.global_step, trainer.log_every_n_steps
+        step = trainer.global_step
+        every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]  # Lightning sets it elsewhere
         if every and step % every == 0 and (batch_idx + 1) % trainer.accumulate_grad_batches == 0:
             pl_module.log(
                 "train/pairs_per_second", self._pairs / max(self._seconds, 1e-9), rank_zero_only=True
