@@ -15,7 +15,10 @@ BAR = 1.03
 
 WHY = (
     "A scan projects the keys of the whole sequence once more: 8 % of a layer, which the model's own attention could "
-    "lend it only at the price of changing that attention."
+    "lend it only at the price of changing that attention. Beside that it launches some 70 small operations, half of them "
+    "views: nothing at true width, but as long as a layer's own on tiny, where the bar is not aimed (docs/log.md has the "
+    "profile and what was tried). Whole passes differ among themselves by some percent, as the brackets show; "
+    "`python -m benchmarks.scans` times the scans inside a pass."
 )
 
 
