@@ -14,11 +14,11 @@ from blink.policy import Event
 BAR = 1.03
 
 WHY = (
-    "A scan projects the keys of the whole sequence once more: 8 % of a layer, which the model's own attention could "
-    "lend it only at the price of changing that attention. Beside that it launches some 70 small operations, half of them "
-    "views: nothing at true width, but as long as a layer's own on tiny, where the bar is not aimed (docs/log.md has the "
-    "profile and what was tried). Whole passes differ among themselves by some percent, as the brackets show; "
-    "`python -m benchmarks.scans` times the scans inside a pass."
+    "A scan projects the keys of the whole sequence once more, 8 % of a layer; the model's own attention could lend it "
+    "them only at the price of changing that attention. It also launches some 70 small operations, half of them views, "
+    "which weigh on tiny; docs/log.md has what was tried. Passes of one kind differ among themselves: where the brackets "
+    "are wider than the bar, this row decides nothing either way, and `python -m benchmarks.scans`, which times scans "
+    "inside a pass, says what they add."
 )
 
 
