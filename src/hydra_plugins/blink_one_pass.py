@@ -18,6 +18,8 @@ from omegaconf import DictConfig
 class OnePassLauncher(BasicLauncher):
     """Hydra's own launcher, once the questions of all its jobs are answered in one pass over the pictures."""
 
+    hydra_context: HydraContext | None
+
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Answer, then run the jobs one after another: each finds its answers and scores them."""
         from blink.launcher import answer_together, without_fresh
