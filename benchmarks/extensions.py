@@ -14,8 +14,8 @@ from blink.cost import token_sr as token_sr_cost
 BAR = 1.10
 
 WHY = (
-    "Beyond the FLOPs there are the copies that insert and remove an extension, a second mask, and TokenSR's "
-    "convolutions, which may reach less of the machine's speed than matrix products do."
+    "Beyond the FLOPs there are the copies that insert and remove an extension, and a second mask. TokenSR's convolutions "
+    "are as fast as matrix products of as many FLOPs (docs/log.md): what takes the rest with TokenSR is not known."
 )
 
 
