@@ -4,7 +4,7 @@ The stock loop answers as evaluation code does: processor and `generate`, one qu
 """
 
 import statistics
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import chain
 
@@ -88,7 +88,7 @@ def rows(
                 inputs = inputs.to(bench.model.device, bench.model.dtype)
                 bench.model.generate(**inputs, do_sample=False, max_new_tokens=ANSWER)
 
-    sides = [stock, *(partial(blink, run) for run in runs.values())]
+    sides: list[Callable[[], object]] = [stock, *(partial(blink, run) for run in runs.values())]
     stock_seconds, *blink_seconds = in_turn(sides, repeats, warm_up=not bench.wide)
     count = sum(len(prompts) for _, prompts in pictures)
     share = count / sum(len(prompts[:few]) for _, prompts in pictures)

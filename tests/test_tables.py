@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from matplotlib.patches import Rectangle
 from omegaconf import OmegaConf
 from rich.console import Console
 
@@ -133,5 +134,6 @@ def test_plot_shows_every_row_in_order(sweep: Path) -> None:
     f1 = [entry.run.scores["metrics"]["f1"] for entry in entries]
     assert heights == f1
     [band] = axes.patches
+    assert isinstance(band, Rectangle)
     low, high = entries[0].run.scores["intervals"]["f1"]
     assert (band.get_y(), band.get_y() + band.get_height()) == pytest.approx((low, high))
