@@ -12,6 +12,7 @@ import torch
 from blink import TokenSR, save_token_sr
 from blink.eval import main
 from blink.plan import jobs_of
+from tests.bench.judges.server import Act, reply, serving
 
 SMALL = ("scenes.images=2", "scenes.split=validation", "bench.max_new_tokens=2", "logger=none")
 
@@ -46,6 +47,10 @@ def scores(root: Path) -> list[dict[str, Any]]:
     return [
         json.loads(path.read_text()) for path in sorted((root / "outputs" / "eval").glob("*/scores.json"))
     ]
+
+
+def responses(path: Path) -> list[str]:
+    return [json.loads(line)["response"] for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 def test_run_writes_everything_and_comes_back(
@@ -132,6 +137,38 @@ def test_judge_without_its_key_stops_before_any_answer(
     assert not (working_directory / "outputs").exists()
     command(monkeypatch, backbone, *SMALL, "limit=2", "method=vanilla", "judge=endpoint")
     assert scores(working_directory)[0]["edition"].startswith("the first 2 of 36 questions of scenes")
+
+
+def test_grades_of_other_questions_stop_before_any_answer(
+    backbone: str, working_directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Would catch a file of grades that does not fit and is read only after hours of answering."""
+    grades = working_directory / "grades.json"
+    grades.write_text('{"v1_0": {"model": ["gpt"], "content": ["1.0"], "score": [1.0]}}', encoding="utf-8")
+    judge = ("judge=grades", f"judge.file={grades}")
+    with pytest.raises(SystemExit, match=r"error: .*grades.json has no grade for \d+ of \d+ answers"):
+        command(monkeypatch, backbone, *SMALL, "bench=mmvet", "method=vanilla", *judge)
+    assert not (working_directory / "outputs").exists()
+
+
+def test_judge_that_stays_away_costs_no_answer(
+    backbone: str, working_directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Would catch a traceback where the judge fails for good, and questions answered again once it is back."""
+    settings = (backbone, *SMALL, "bench=mmvet", "method=vanilla", "limit=2", "judge=endpoint")
+    patience = ("judge.key_variable=null", "judge.attempts=1", "judge.first_wait=0.01")
+    with serving(lambda seen, number: Act(503)) as server:
+        asked = (*settings, *patience, f"judge.base_url={server.url}")
+        with pytest.raises(SystemExit, match=r"error: the judge failed: .*HTTP 503.*All 2 answers.*are kept"):
+            command(monkeypatch, *asked)
+    [path] = (working_directory / "outputs" / "eval").glob("*/predictions.jsonl")
+    before = responses(path)
+    port = int(server.url.split(":")[2].split("/")[0])
+    monkeypatch.setattr("blink.eval.load_answerer", lambda plans: pytest.fail("questions are answered again"))
+    with serving(lambda seen, number: reply("0.5"), port):
+        command(monkeypatch, *asked)
+    assert responses(path) == before
+    assert scores(working_directory)[0]["metrics"]["total"] == 50
 
 
 def test_fresh_starts_over_and_keeps_the_old_run(

@@ -178,6 +178,9 @@ class JudgedPope(Pope):
         self.dies_at = dies_at
         self.judged: list[str] = []
 
+    def check_gradable(self, ids: Sequence[str]) -> None:
+        """It grades anything."""
+
     def grade(self, rows: Sequence[Row], folder: Path) -> list[Row]:
         kept = folder / "judged.txt"
         done = set(kept.read_text(encoding="utf-8").split() if kept.exists() else ())

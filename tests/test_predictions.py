@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from blink.bench import MMBench, MMVet, Pope
+from blink.bench import GQA, MMBench, MMVet, Pope
 from blink.predictions import complete, read_rows
 from blink.results import scores
 
@@ -31,6 +31,7 @@ def test_lines_are_read(tmp_path: Path, packed: bool) -> None:
         ("a.jsonl", b"\n", "holds no rows"),
         ("a.jsonl", b"\xff\xfe", "cannot read"),
         ("a.jsonl.gz", b"no gzip", "cannot read"),
+        ("a.jsonl.gz", gzip.compress(b"x" * 99)[:14] + b"\xff" * 20, "cannot read"),
     ],
 )
 def test_unreadable_files_are_named(tmp_path: Path, name: str, content: bytes, message: str) -> None:
@@ -38,6 +39,14 @@ def test_unreadable_files_are_named(tmp_path: Path, name: str, content: bytes, m
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ValueError, match=message):
         read_rows(tmp_path / name)
+
+
+def test_files_of_other_systems_are_read(tmp_path: Path) -> None:
+    """Would catch the byte order mark and line ends of Windows taken for damage, and a text cut at U+2028."""
+    rows = [ROW, ROW | {"id": "2", "response": "Yes\u2028No"}]
+    lines = "\r\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
+    (tmp_path / "rows.jsonl").write_bytes(b"\xef\xbb\xbf" + lines.encode())
+    assert read_rows(tmp_path / "rows.jsonl") == rows
 
 
 def test_missing_file_is_named(tmp_path: Path) -> None:
@@ -53,10 +62,13 @@ def test_missing_file_is_named(tmp_path: Path) -> None:
         ({"id": None, "question_id": 7, "split": "random"}, "random/7"),
         ({"id": None, "question_id": 0}, "random/0"),
         ({"id": None, "index": 1000241}, "random/1000241"),
+        ({"id": float("nan"), "question_id": 10000001.0}, "random/10000001"),
+        ({"id": " ", "question_id": "7"}, "random/7"),
     ],
 )
 def test_ids_are_found(columns: dict[str, Any], key: str) -> None:
-    """Would catch question 0 taken for a row without an id, and question 7 of two splits for a duplicate."""
+    """Would catch question 0 taken for a row without an id, question 7 of two splits for a duplicate, and what a
+    table writes for an empty cell taken for an id."""
     assert complete(Pope(), [ROW | columns]).rows[0]["id"] == key
 
 
@@ -68,7 +80,7 @@ def test_marks_are_made_anew() -> None:
 
 def test_row_without_picture_stands_alone_and_is_said() -> None:
     """Would catch all pictureless rows taken for one picture, which leaves no interval."""
-    rows = [{**ROW, "id": str(i), "image": None} for i in range(3)]
+    rows = [{**ROW, "id": str(i), "image": image} for i, image in enumerate((None, float("nan"), ""))]
     answers = complete(Pope(), [*rows, {**ROW, "id": "x"}])
     assert [row["image"] for row in answers.rows] == ["0", "1", "2", "a.jpg"]
     [warning] = answers.warnings
@@ -115,3 +127,26 @@ def test_duplicates_are_named() -> None:
     """Would catch a question counted twice."""
     with pytest.raises(ValueError, match="1 row ids come more than once: 1"):
         complete(Pope(), [ROW, ROW])
+
+
+def test_an_mmbench_index_comes_once() -> None:
+    """Would catch two files appended to one another, whose ids differ, counted as rotations of one question."""
+    rows = [{"id": key, "index": 7.0, "label": "A", "response": "A"} for key in ("first/7", "second/7")]
+    with pytest.raises(ValueError, match="1 indices come more than once: 7"):
+        complete(MMBench(), rows)
+
+
+@pytest.mark.parametrize("capability", [None, 5, [], ["rec", 5], "rec,sight"])
+def test_capabilities_that_are_none_are_named(capability: Any) -> None:
+    """Would catch a traceback where a column is empty or of another type."""
+    row = {"id": "v1_0", "capability": capability, "label": "x", "response": "y", "score": 1.0}
+    with pytest.raises(ValueError, match=r"question v1_0 needs the capabilities .*MM-Vet's are rec"):
+        complete(MMVet(), [row])
+
+
+@pytest.mark.parametrize("label", [None, float("nan"), 5])
+def test_a_gqa_label_is_a_text(label: Any) -> None:
+    """Would catch every answer counted as wrong because the labels were lost on the way."""
+    row = {"id": "1", "label": label, "response": "yes"}
+    with pytest.raises(ValueError, match=r"question 1 has the label .*; expected a text"):
+        complete(GQA(), [row])

@@ -143,3 +143,12 @@ def test_modules_of_another_training_are_told(tmp_path: Path, monkeypatch: pytes
     backbone, prefix = training_differs("own", "models/b", "[INST] ")
     assert "trained on the backbone models/a, and this one is models/b" in backbone
     assert "prompt prefix 'USER: ', and this run's is '[INST] '" in prefix
+
+
+def test_a_file_of_another_shape_is_named(tmp_path: Path) -> None:
+    """Would catch a traceback where an authors' file lacks a column."""
+    (tmp_path / "llava_pope_test.jsonl").write_text(
+        '{"question_id": 1, "image": "a.jpg"}\n', encoding="utf-8"
+    )
+    with pytest.raises(ValueError, match=r"not as the authors of pope write it: KeyError\('category'\)"):
+        read_questions("pope", (), **SCENES | {"source": "local", "place": str(tmp_path)})

@@ -64,7 +64,7 @@ def folder_cases(questions: Path, pictures: Path | None = None) -> list[Sample]:
     if not rows:
         raise ValueError(f"{questions} holds no questions")
     samples = [_sample(folder, row, f"{questions}, line {line}") for line, row in enumerate(rows, start=1)]
-    check_unique([sample.id for sample in samples], "question")
+    check_unique([sample.id for sample in samples], "question ids")
     return samples
 
 

@@ -18,7 +18,7 @@ from blink import sweep
 from blink.bench import Row
 from blink.checkpoints import load_processor
 from blink.compare import read_run, score_table, screen
-from blink.evaluate import SCORES, evaluate, resume
+from blink.evaluate import SCORES, GradingError, evaluate, resume
 from blink.figures import example
 from blink.keys import hydra_command
 from blink.outputs import one_line_errors, open_run, whole_file
@@ -48,7 +48,7 @@ def main(config: DictConfig) -> float | None:
         rows = resume(folder, plan.samples, inputs=plan.inputs)
         board = Board() if _told(config, folder, group) else _board(config, folder, group)
     log.info("%s: %d questions, files in %s", plan.about["method"], len(plan.samples), folder)
-    with board:
+    with board, one_line_errors(GradingError):
         result = _run(plan, rows, folder, board, plain(config))
     if board.logger is not None:
         write_mark(folder, config.logger._target_, group, _digest(folder))

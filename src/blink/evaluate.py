@@ -23,6 +23,7 @@ import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from blink.bench.base import Answer, Benchmark, Graded, Row, Sample, make_row
+from blink.bench.judges import EndpointError
 from blink.outputs import INPUTS, check_inputs, write_json, write_text
 from blink.results import events_per_layer, expanded_share, scores, total_flops
 
@@ -34,6 +35,10 @@ Answerer = Callable[[Sequence[Sample], Sequence[int]], list[list[Answer]]]
 PREDICTIONS = "predictions.jsonl"
 SCORES = "scores.json"
 TIMING = "timing.json"
+
+
+class GradingError(RuntimeError):
+    """Answers are there and could not be graded."""
 
 
 class Task(NamedTuple):
@@ -112,6 +117,9 @@ def evaluate(
 
     Returns:
         The content of `scores.json`. A run that was finished before is returned as it was.
+
+    Raises:
+        GradingError: the judge failed.
     """
     finished = folder / SCORES
     if len(rows) == len(samples) and finished.exists():
@@ -196,10 +204,21 @@ def read_timing(folder: Path) -> Timing:
 
 
 def graded(benchmark: Benchmark, rows: list[Row], folder: Path) -> list[Row]:
-    """Have the rows judged and written anew if the benchmark asks for it; else return them as they are."""
+    """Have the rows judged and written anew if the benchmark asks for it; else return them as they are.
+
+    Raises:
+        GradingError: the judge failed; says why, that the answers are kept, and how to go on.
+    """
     if not isinstance(benchmark, Graded):
         return rows
-    judged = benchmark.grade(rows, folder)
+    try:
+        judged = benchmark.grade(rows, folder)
+    except (EndpointError, ValueError) as cause:
+        path = folder / PREDICTIONS
+        raise GradingError(
+            f"the judge failed: {cause}. All {len(rows):,} answers and what was graded are kept: the same command goes on "
+            f"from them, and `python -m blink.score bench={benchmark.name} predictions={path}` grades them by any judge="
+        ) from cause
     assert [row["id"] for row in judged] == [row["id"] for row in rows], "judging lost or moved rows"
     if judged != rows:
         write_text(folder / PREDICTIONS, json_lines(judged))

@@ -215,15 +215,19 @@ def is_first_process() -> bool:
 
 
 @contextmanager
-def one_line_errors() -> Iterator[None]:
+def one_line_errors(*kinds: type[Exception]) -> Iterator[None]:
     """Turn a user's mistake (ValueError, or a config that does not resolve) into one line and exit code 1.
+
+    Args:
+        kinds: exceptions to treat so instead.
 
     Put it around the checks before heavy work, not around the work: there a traceback is wanted. With
     Hydra's own switch HYDRA_FULL_ERROR=1 the traceback is shown here, too.
     """
+    caught = kinds or (ValueError, OmegaConfBaseException)
     try:
         yield
-    except (ValueError, OmegaConfBaseException) as error:
+    except caught as error:
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
         sys.exit(f"error: {' '.join(str(error).split())}")

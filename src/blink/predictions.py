@@ -2,13 +2,15 @@
 
 import gzip
 import json
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from blink.bench.base import Benchmark, Row, check_unique
 from blink.bench.circular import by_question, clusters_of
 from blink.bench.mmbench import MMBench
+from blink.bench.options import text_or_none, whole_number
 
 
 class Answers(NamedTuple):
@@ -19,7 +21,7 @@ class Answers(NamedTuple):
 
 
 def read_rows(path: Path) -> list[Row]:
-    """Read the rows of a JSONL file, packed by gzip if it ends in .gz; empty lines are skipped.
+    """Read the rows of a JSONL file, packed by gzip if it ends in .gz; empty lines and a byte order mark are skipped.
 
     Raises:
         ValueError: there is no such file, a line is no JSON object, or there is none; says which.
@@ -28,9 +30,9 @@ def read_rows(path: Path) -> list[Row]:
         raise ValueError(f"predictions={path} is not a file")
     opened = gzip.open if path.suffix == ".gz" else open
     try:
-        with opened(path, "rt", encoding="utf-8") as file:
+        with opened(path, "rt", encoding="utf-8-sig") as file:
             lines = list(file)
-    except (OSError, EOFError, UnicodeDecodeError) as cause:
+    except (OSError, EOFError, UnicodeDecodeError, zlib.error) as cause:
         raise ValueError(f"cannot read {path}: {cause}") from cause
     rows = []
     for number, line in enumerate(lines, start=1):
@@ -52,19 +54,21 @@ def complete(benchmark: Benchmark, rows: Sequence[Row]) -> Answers:
     """Fill in what rows from elsewhere may lack, and mark every response anew.
 
     A row without `id` goes by its `question_id` (within its `split`, if it has one) or its `index`; one without
-    `image` is a picture of its own, but that the rotations of an MMBench question always stay together.
+    `image` is a picture of its own, but that the rotations of an MMBench question always stay together. What tables
+    write into empty cells, as NaN, counts as nothing in both.
 
     Raises:
-        ValueError: a row has no response or no id, lacks what the benchmark needs, or its id comes twice; names it.
+        ValueError: a row has no response or no id, lacks what the benchmark needs, or its id or MMBench index comes twice; names it.
     """
-    named = [{**row, "id": _id(number, row)} for number, row in enumerate(rows, start=1)]
-    check_unique([row["id"] for row in named], "row")
+    named = [_named(number, row) for number, row in enumerate(rows, start=1)]
+    check_unique([row["id"] for row in named], "row ids")
     for row in named:
         if not isinstance(row.get("response"), str):
             raise ValueError(f"row {row['id']} has the response {row.get('response')!r}; expected a text")
     marked = [mark(benchmark, row) for row in named]
     pictures = [row["id"] if row.get("image") is None else str(row["image"]) for row in named]
     if isinstance(benchmark, MMBench):
+        check_unique([str(whole_number(row["index"], "index")) for row in marked], "indices")
         number_of = {row["id"]: number for number, part in by_question(marked).items() for row in part}
         pictures = clusters_of([number_of[row["id"]] for row in marked], pictures)
     whole = [{**row, "image": picture} for row, picture in zip(marked, pictures, strict=True)]
@@ -93,10 +97,25 @@ def mark(benchmark: Benchmark, row: Row) -> Row:
     return {**row, "answer": found.answer, "correct": found.correct}
 
 
+def _named(number: int, row: Row) -> Row:
+    """A row with its id, and with None as its picture where it says nothing of one."""
+    image = {"image": text_or_none(row["image"])} if "image" in row else {}
+    return {**row, "id": _id(number, row), **image}
+
+
 def _id(number: int, row: Row) -> str:
-    if row.get("id") is not None:
-        return str(row["id"])
+    found = _key(row.get("id"))
+    if found is not None:
+        return found
     for name in ("question_id", "index"):
-        if row.get(name) is not None:
-            return f"{row['split']}/{row[name]}" if row.get("split") else str(row[name])
+        found = _key(row.get(name))
+        if found is not None:
+            return f"{row['split']}/{found}" if row.get("split") else found
     raise ValueError(f"row {number} has no id")
+
+
+def _key(value: Any) -> str | None:
+    """An id as text; whole numbers may have come as floats."""
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return text_or_none(value)

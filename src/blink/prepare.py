@@ -15,7 +15,7 @@ from transformers.utils import is_flash_attn_2_available
 
 from blink.backbone import Backbone
 from blink.bench import BENCHMARKS, PROMPTS, Benchmark, Judge, Sample
-from blink.bench.base import side_by_side
+from blink.bench.base import Graded, side_by_side
 from blink.checkpoints import TINY, check_device_map, outline
 from blink.handle import attach
 from blink.policy import Policy
@@ -190,6 +190,8 @@ def read_questions(
             f"{name} has no questions left: {len(samples)} in {data}, limit={limit}; raise the limit, or loosen the "
             "benchmark's filters"
         )
+    if isinstance(benchmark, Graded):
+        benchmark.check_gradable([sample.id for sample in asked])
     digest = None if source == "scenes" else _check_pictures(asked)
     edition = f"generated: {data}" if source == "scenes" else None
     if len(asked) < len(samples):
@@ -288,9 +290,16 @@ def _read(
         folder = None if place is None else Path(place).expanduser()
         if folder is None or not folder.is_dir():
             raise ValueError(
-                f"data.root={place} is not a folder; give the folder that holds {benchmark.name}"
+                f"data.root={place} is not a folder; give the one that holds {benchmark.name} (data/README.md says what "
+                "to put where, and data=hub fetches it)"
             )
-        return benchmark.from_folder(folder), str(place)
+        try:
+            return benchmark.from_folder(folder), str(place)
+        except (KeyError, TypeError, AttributeError) as cause:  # as when a list stands where names should
+            raise ValueError(
+                f"a file in {place} is not as the authors of {benchmark.name} write it: {cause!r}; data/README.md says "
+                "what belongs there"
+            ) from cause
     raise ValueError(f"unknown data source {source!r}; choose scenes, hub or local")
 
 

@@ -47,7 +47,7 @@ def main(config: DictConfig) -> None:
         try:
             answers = judged(benchmark, answers, output.parent)
         except EndpointError as error:
-            sys.exit(f"error: {error}")
+            sys.exit(f"error: {error}; replies so far are kept, and the same command goes on from them")
         result = scored(benchmark, answers, path)
         write_json(output, result)
         written = [output]

@@ -122,6 +122,9 @@ class Notes:
         self.name = name
         self.asked: list[Asked] = []
 
+    def check(self, ids: Sequence[str]) -> None:
+        """It grades anything."""
+
     def grade(self, answers: Sequence[Asked], folder: Path) -> list[Grade]:
         self.asked += answers
         return [Grade(0.3, "0.3 says I", "model") for _ in answers]

@@ -144,6 +144,10 @@ class Benchmark(Protocol):
 class Graded(Protocol):
     """A benchmark whose answers have to be judged before they can be scored."""
 
+    def check_gradable(self, ids: Sequence[str]) -> None:
+        """Raise a ValueError if it is certain already that answers to these questions will not be judged."""
+        ...
+
     def grade(self, rows: Sequence[Row], folder: Path) -> list[Row]:
         """Return all rows, judged; those that are judged already come back as they are.
 
@@ -236,7 +240,7 @@ def side_by_side(samples: Sequence[Sample]) -> list[Sample]:
     Raises:
         ValueError: an id comes twice.
     """
-    check_unique([sample.id for sample in samples], "question")
+    check_unique([sample.id for sample in samples], "question ids")
     first_seen = {name: i for i, name in enumerate(dict.fromkeys(sample.image for sample in samples))}
     return sorted(samples, key=lambda sample: first_seen[sample.image])
 
@@ -262,7 +266,7 @@ def score(benchmark: Benchmark, rows: Sequence[Row]) -> Score:
     """
     if not rows:
         raise ValueError(f"no rows to score for {benchmark.name}")
-    check_unique([row["id"] for row in rows], "row")
+    check_unique([row["id"] for row in rows], "row ids")
     tally_GK = tallies(benchmark, rows)
     estimates = bootstrap(tally_GK, benchmark.metrics)
     asked = {name: estimate for name, estimate in estimates.items() if not np.isnan(estimate.value)}
@@ -280,8 +284,8 @@ def units(benchmark: Benchmark) -> dict[str, str]:
 
 
 def check_unique(ids: Sequence[str], what: str) -> None:
-    """Raise a ValueError that names the ids that come more than once."""
+    """Raise a ValueError that names the ids that come more than once; `what` they are, in the plural."""
     twice = [key for key, count in Counter(ids).items() if count > 1]
     if twice:
         shown = ", ".join(twice[:5])
-        raise ValueError(f"{len(twice)} {what} ids come more than once: {shown}{' ...' if twice[5:] else ''}")
+        raise ValueError(f"{len(twice)} {what} come more than once: {shown}{' ...' if twice[5:] else ''}")

@@ -113,7 +113,13 @@ class GQA:
         )
 
     def mark(self, row: Mapping[str, Any]) -> Mark:
-        """Hold a response without closing full stops, in lower case, against the label: right if equal."""
+        """Hold a response without closing full stops, in lower case, against the label: right if equal.
+
+        Raises:
+            ValueError: the label is no text; names the row.
+        """
+        if not isinstance(row["label"], str):
+            raise ValueError(f"question {row['id']} has the label {row['label']!r}; expected a text")
         answer = _prediction(row["response"])
         return Mark(answer, answer == row["label"])
 

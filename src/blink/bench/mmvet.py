@@ -118,6 +118,10 @@ class MMVet:
             raise ValueError(f"question {row['id']} has the score {score!r}; expected a number in [0, 1]")
         return Mark(row["response"], score == 1)
 
+    def check_gradable(self, ids: Sequence[str]) -> None:
+        """Raise a ValueError if the judge has grades of its own and lacks some of these questions."""
+        self.judge.check(ids)
+
     def grade(self, rows: Sequence[Row], folder: Path) -> list[Row]:
         """Have the judge grade what it has not graded before: adds `score`, `judge`, `judge_model`, `judge_said`.
 
@@ -241,7 +245,8 @@ def _rank(capability: str) -> int:
 def _members(row: Mapping[str, Any]) -> int:
     """A row's capabilities as bits; they come as a list, or in the hub's text with commas."""
     given = row["capability"]
-    names = [name.strip() for name in (given.split(",") if isinstance(given, str) else given)]
+    listed = given.split(",") if isinstance(given, str) else given
+    names = [str(name).strip() for name in listed] if isinstance(listed, list | tuple) else []
     if not names or any(name not in CAPABILITIES for name in names):
         raise ValueError(
             f"question {row['id']} needs the capabilities {given!r}; MM-Vet's are {', '.join(CAPABILITIES)}"

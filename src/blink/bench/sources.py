@@ -127,23 +127,32 @@ def read_json(path: Path) -> Any:
         ValueError: it is not JSON; says which.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8-sig"))
     except ValueError as cause:
         raise ValueError(f"{path} is not JSON: {cause}") from cause
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """Read a file of one JSON object per line.
+    """Read a file of one JSON object per line; empty lines and a byte order mark are skipped.
 
     Raises:
-        ValueError: a line is not JSON; says which.
+        ValueError: a line is no JSON object, or the file no text; says which.
     """
-    rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    rows: list[dict[str, Any]] = []
+    try:
+        lines = path.read_text(encoding="utf-8-sig").split("\n")  # splitlines would cut at marks within texts
+    except UnicodeDecodeError as cause:
+        raise ValueError(f"{path} is not a file of JSON lines: {cause}") from cause
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
         try:
-            rows.append(json.loads(line))
+            row = json.loads(line)
         except json.JSONDecodeError as cause:
             raise ValueError(f"{path}, line {number} is not JSON: {cause}") from cause
+        if not isinstance(row, dict):
+            raise ValueError(f"{path}, line {number} is no JSON object but {line.strip()[:40]}")
+        rows.append(row)
     return rows
 
 

@@ -105,7 +105,7 @@ def test_server_that_dies_midway_is_asked_only_for_the_rest(tmp_path: Path) -> N
     cache = tmp_path / "replies"
     with (
         serving(lambda seen, number: reply("0.5") if number < 3 else Act(500)) as server,
-        pytest.raises(EndpointError, match=r"in 2 attempts.*HTTP 500.*the same command goes on"),
+        pytest.raises(EndpointError, match=r"in 2 attempts.*HTTP 500"),
     ):
         judge(server.url, cache).grade(answers(8), tmp_path)
     port = int(server.url.split(":")[2].split("/")[0])

@@ -36,6 +36,8 @@ def test_answers_without_a_grade_are_named(tmp_path: Path) -> None:
     judge = StoredGrades(write(tmp_path / "grades.json", GRADES))
     with pytest.raises(ValueError, match="has no grade for 1 of 2 answers: v1_7"):
         judge.grade(asked("v1_1", "v1_7"), tmp_path)
+    with pytest.raises(ValueError, match="has no grade for 1 of 2 answers: v1_7"):
+        judge.check(["v1_1", "v1_7"])
 
 
 @pytest.mark.parametrize(

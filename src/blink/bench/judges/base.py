@@ -48,6 +48,10 @@ class Judge(Protocol):
         """What a reader of the scores should know of this judge."""
         ...
 
+    def check(self, ids: Sequence[str]) -> None:
+        """Raise a ValueError if it is certain already that it will not grade answers with these ids."""
+        ...
+
     def grade(self, answers: Sequence[Asked], folder: Path) -> list[Grade]:
         """Grade the answers, one grade each, in their order.
 

@@ -112,8 +112,7 @@ class ChatEndpoint:
             except _PassingError as failure:
                 if attempt == self.attempts:
                     raise EndpointError(
-                        f"{self.base_url} gave no reply in {attempt} attempts, the last time: {failure}. Replies so "
-                        "far are kept: the same command goes on from them"
+                        f"{self.base_url} gave no reply in {attempt} attempts, the last time: {failure}"
                     ) from failure
                 pause = min(LONGEST_WAIT, wait if failure.wait is None else max(wait, failure.wait))
                 log.info("%s: %s; asking again in %.3g s", self.base_url, failure, pause)

@@ -30,6 +30,9 @@ class LocalJudge:
         "language model"
     )
 
+    def check(self, ids: Sequence[str]) -> None:
+        """It grades anything."""
+
     def grade(self, answers: Sequence[Asked], folder: Path) -> list[Grade]:
         """Grade each answer by itself; nothing is kept."""
         return [Grade(match(asked.truth, asked.response), "", self.name) for asked in answers]

@@ -81,6 +81,9 @@ class EndpointJudge:
             return None
         return f"graded by {self.name}; published scores are by gpt-4-0613, and do not compare with another judge's"
 
+    def check(self, ids: Sequence[str]) -> None:
+        """Whether the endpoint can be reached shows once it is asked."""
+
     def grade(self, answers: Sequence[Asked], folder: Path) -> list[Grade]:
         """Ask for each distinct answer once; replies are kept, so a second call asks only what the first did not.
 

@@ -43,19 +43,22 @@ class StoredGrades:
             f"grades were taken from {self.file}; nothing in it shows that these answers are the graded ones"
         )
 
+    def check(self, ids: Sequence[str]) -> None:
+        """Raise a ValueError that names the answers without a grade."""
+        grades = _read(self.file)
+        missing = [key for key in ids if key not in grades]
+        if missing:
+            shown = f"{', '.join(missing[:5])}{' ...' if missing[5:] else ''}"
+            raise ValueError(f"{self.file} has no grade for {len(missing)} of {len(ids)} answers: {shown}")
+
     def grade(self, answers: Sequence[Asked], folder: Path) -> list[Grade]:
         """Look the answers up by id; nothing is kept.
 
         Raises:
             ValueError: some have no grade; names them.
         """
+        self.check([asked.id for asked in answers])
         grades = _read(self.file)
-        missing = [asked.id for asked in answers if asked.id not in grades]
-        if missing:
-            shown = f"{', '.join(missing[:5])}{' ...' if missing[5:] else ''}"
-            raise ValueError(
-                f"{self.file} has no grade for {len(missing)} of {len(answers)} answers: {shown}"
-            )
         return [grades[asked.id] for asked in answers]
 
 
@@ -78,16 +81,18 @@ class GivenScores:
         """Whose they are."""
         return f"scores are those in the file, by judge {self.name}"
 
+    def check(self, ids: Sequence[str]) -> None:
+        """Raise a ValueError if there is anything to grade."""
+        if ids:
+            raise ValueError(f"{len(ids)} answers have no score, among them {ids[0]}; choose a judge=")
+
     def grade(self, answers: Sequence[Asked], folder: Path) -> list[Grade]:
         """Return no grades for no answers.
 
         Raises:
             ValueError: there is an answer without a score; names it.
         """
-        if answers:
-            raise ValueError(
-                f"{len(answers)} answers have no score, among them {answers[0].id}; choose a judge="
-            )
+        self.check([asked.id for asked in answers])
         return []
 
 
