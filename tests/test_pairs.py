@@ -91,3 +91,20 @@ def test_state_of_other_images_is_refused() -> None:
         PairData(colours(5), colours(2), views, seed=1).load_state_dict(saved)
     with pytest.raises(ValueError, match="another seed"):
         PairData(colours(4), colours(2), views, seed=2).load_state_dict(saved)
+
+
+def test_files_are_looked_at_once() -> None:
+    """Would catch each checkpoint asking the file system for every one of half a million files."""
+    looked: list[str] = []
+
+    class Counted(DrawnImages):
+        @property
+        def fingerprint(self) -> str:
+            looked.append(self.series)
+            return "some"
+
+    views = ViewMaker(models.processor(models.llava(grid=6, layers=1, hidden=32)))
+    data = PairData(Counted([models.picture(0)], "counted"), colours(2), views)
+    for _ in range(3):
+        data.load_state_dict(data.state_dict())
+    assert looked == ["counted"]

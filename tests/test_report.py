@@ -43,6 +43,17 @@ def test_table_fits_a_terminal() -> None:
     assert "…" not in text
 
 
+def test_modules_worse_than_interpolation_are_named() -> None:
+    """Would catch a short run whose modules would harm, left to the reader of one column; and a warning without cause."""
+    told = []
+    for layers in ([1, 12], [12]):
+        screen = io.StringIO()
+        summary = summarise(METRICS, layers, {"steps": 7, "held_out_images": 3, "token_sr": "run/token_sr"})
+        print_summary(summary, Console(file=screen, width=80))
+        told.append("Worse than interpolation at layer(s) 1: " in screen.getvalue())
+    assert told == [True, False]
+
+
 def test_reference_has_a_column_where_it_was_measured() -> None:
     """Catches an earlier module's KL that is lost, or taken for the new one's."""
     metrics = METRICS | {"held_out/layer_12/kl_reference": 0.125}

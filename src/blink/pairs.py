@@ -8,6 +8,7 @@ Axes: B images, Q = 4 quadrants, C colours, h x w pixels.
 """
 
 from collections.abc import Iterator
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -230,7 +231,7 @@ class PairData(LightningDataModule):
 
     def state_dict(self) -> dict[str, Any]:
         position = self._position if self._order is None else self._order.position
-        return {"position": position, "images": self.train.fingerprint, "seed": self.seed}
+        return {"position": position, "images": self._fingerprint, "seed": self.seed}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue where the checkpoint's run was.
@@ -238,7 +239,7 @@ class PairData(LightningDataModule):
         Raises:
             ValueError: the training images or the seed are not that run's, so its order means nothing here.
         """
-        here = {"images": self.train.fingerprint, "seed": self.seed}
+        here = {"images": self._fingerprint, "seed": self.seed}
         there = {key: state_dict[key] for key in here}
         if there != here:
             raise ValueError(
@@ -248,6 +249,11 @@ class PairData(LightningDataModule):
         self._position = state_dict["position"]
         if self._order is not None:  # DeepSpeed restores after the loader was made
             self._order.position = self._position
+
+    @cached_property
+    def _fingerprint(self) -> str:
+        """Of the training images; taken once, since it looks at every file and each checkpoint has it."""
+        return self.train.fingerprint
 
     def _of(self, images: Images) -> ImageViews | ImageFeatures:
         return ImageViews(images, self.views) if self.stored is None else ImageFeatures(images, self.stored)

@@ -71,4 +71,11 @@ def print_summary(summary: Mapping[str, Any], console: Console | None = None) ->
         )
     console = console or Console()
     console.print(table)
+    worse = [layer for layer, entry in summary["layers"].items() if entry["kl_reduction"] < 0]
+    if worse:
+        console.print(
+            f"Worse than interpolation at layer(s) {', '.join(worse)}: modules start from random weights, and "
+            f"{summary['steps']} steps may be few for them (images=, epochs=).",
+            soft_wrap=True,
+        )
     console.print(f"Modules in {summary['token_sr']}", soft_wrap=True)
