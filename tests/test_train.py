@@ -343,6 +343,7 @@ def test_two_processes_fill_and_read_features(llava_folder: Path, pictures: Path
     ended = command(*arguments, "data.cache_features=two", "trainer=ddp_cpu")
     assert ended.returncode == 0, ended.stderr
     assert "are computed first" in ended.stdout
+    assert ended.stdout.count("training layers 1, 3") == 1  # one process tells the story
     for layer in (1, 3):
         one, two = (np.fromfile(Path(at, f"layer_{layer:02d}.features"), np.int16) for at in ("one", "two"))
         assert len(one) == len(two)

@@ -221,7 +221,8 @@ def _trainer(settings: dict[str, Any], folder: Path, layers: tuple[int, ...]) ->
     ]
     if chosen["enable_progress_bar"]:
         callbacks.append(RichProgressBar())
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
+    for chatty in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.distributed"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
     try:
         trainer: Trainer = instantiate(
             chosen,

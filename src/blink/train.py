@@ -36,7 +36,7 @@ from blink.settings import CHECKPOINTS, MANIFEST, check, filled_in, image_source
 if TYPE_CHECKING:
     from blink.tracking import Board
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("blink.train")  # not __main__, which `python -m` calls it
 
 TOKEN_SR = "token_sr"
 
@@ -84,7 +84,7 @@ def train(settings: dict[str, Any], overrides: list[str], group: str | None = No
     from blink.views import ViewMaker, prefix_ids
 
     if not is_first_process():
-        logging.getLogger("blink").setLevel(logging.WARNING)  # one process tells the story
+        logging.getLogger("blink").setLevel(logging.ERROR)  # one process tells the story
     for message in _EXPECTED_WARNINGS:
         warnings.filterwarnings("ignore", message)
     model = settings["model"]
