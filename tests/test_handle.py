@@ -162,6 +162,24 @@ def test_sample_keys(model: Any) -> None:
     with handle.sample_keys(["a"]), pytest.raises(ValueError, match=r"1 samples.*2 rows"):
         logits_of(model, inputs)
     logits_of(model, inputs)
+    with handle.sample_keys(["a", "b"]):
+        with handle.sample_keys(["c", "d"]):
+            logits_of(model, inputs)
+        logits_of(model, inputs)
+    assert [[event.action for event in row] for row in handle.trace] == runs[0]
+
+
+def test_blocks_within_blocks(model: Any) -> None:
+    """Catches an inner disabled() that switches Blink on again for the rest of the outer."""
+    inputs = models.batch(model, [1])
+    handle = blink.attach(model, ALWAYS)
+    with handle.disabled():
+        with handle.disabled():
+            pass
+        logits_of(model, inputs)
+        assert handle.trace == []
+    logits_of(model, inputs)
+    assert len(handle.trace) == 1
 
 
 def test_a_draw_needs_a_key_or_pixels(model: Any) -> None:
@@ -276,6 +294,28 @@ def test_steps_that_do_not_follow_are_refused(model: Any, change: dict[str, Any]
         cache = model(**models.batch(model, [1]), use_cache=True).past_key_values
         with pytest.raises(ValueError, match=message):
             model(**{"input_ids": torch.tensor([[25]]), "past_key_values": cache, **change})
+
+
+def test_several_tokens_in_one_step(model: Any) -> None:
+    """Catches steps that are counted by calls, so that what follows several tokens lies at the wrong place."""
+    inputs = models.batch(model, [1, 2])
+    blink.attach(model, ALWAYS)
+    tokens_BS = torch.tensor([[5, 6, 7, 8], [9, 8, 7, 6]])
+
+    def logits(pieces: tuple[int, ...]) -> Tensor:
+        """Of the last token, when the tokens come in pieces of these lengths."""
+        with torch.no_grad():
+            out = model(**inputs, use_cache=True)
+            mask_BS = inputs["attention_mask"]
+            for piece_BS in tokens_BS.split(pieces, dim=1):
+                mask_BS = torch.cat((mask_BS, torch.ones_like(piece_BS)), dim=1)
+                out = model(
+                    input_ids=piece_BS, attention_mask=mask_BS, past_key_values=out.past_key_values
+                )
+        last: Tensor = out.logits[:, -1]
+        return last
+
+    torch.testing.assert_close(logits((3, 1)), logits((1, 1, 1, 1)))
 
 
 def test_embeddings_alone_are_refused(model: Any) -> None:

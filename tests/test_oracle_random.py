@@ -96,18 +96,26 @@ def test_generate_draws_what_the_prompt_draws() -> None:
 
 
 def test_draws_follow_seed_picture_prompt_and_layer() -> None:
-    """Catches a key that leaves one of them out: eight regions in a row would then agree."""
+    """Catches a key that leaves one of them out. Actions alone are compared, for they are all drawn: the region of a
+    drop is where saliency is highest, and follows picture and prompt by itself."""
     model = rig(**SMALL).model
-    inputs = models.batch(model, list(range(40, 44)), words=6)
-    plain = draws(model, inputs, patches=3)
-    assert draws(model, inputs, patches=3) == plain
-    assert draws(model, inputs, patches=3, seed=1) != plain
-    assert len({tuple(row) for row in plain}) == 4
-    others = {**inputs, "pixel_values": inputs["pixel_values"].flip(0)}
-    assert draws(model, others, patches=3) != plain
+
+    def actions(inputs: dict[str, torch.Tensor], **settings: Any) -> list[list[str]]:
+        return [[action for action, _ in row] for row in draws(model, inputs, patches=3, **settings)]
+
+    inputs = models.batch(model, list(range(40, 48)), words=6)
+    plain = actions(inputs)
+    assert actions(inputs) == plain
+    assert actions(inputs, seed=1) != plain
+    assert len({tuple(row) for row in plain}) > 2
+    others = {**inputs, "pixel_values": inputs["pixel_values"].roll(1, 0)}
+    assert actions(others) != plain
     words = {**inputs, "input_ids": torch.where(inputs["input_ids"] == 30, 31, inputs["input_ids"])}
-    assert not torch.equal(words["input_ids"], inputs["input_ids"])
-    assert draws(model, words, patches=3) != plain
+    changed = (words["input_ids"] != inputs["input_ids"]).any(1)
+    assert changed.any()
+    assert [row for row, differs in zip(actions(words), changed, strict=True) if differs] != [
+        row for row, differs in zip(plain, changed, strict=True) if differs
+    ]
     assert any(len(set(row)) > 1 for row in plain)
 
 

@@ -73,6 +73,7 @@ def test_one_row_without_its_own_image() -> None:
         ({"prefill_chunk_size": 8}, "chunk"),
         ({"prompt_lookup_num_tokens": 2}, "assist|lookup"),
         ({"output_attentions": True, "return_dict_in_generate": True}, "attentions"),
+        ({"guidance_scale": 2.0}, "guidance"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )

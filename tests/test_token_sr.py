@@ -65,6 +65,17 @@ def test_keeps_any_grid_and_clips_between_convolutions_only() -> None:
     torch.testing.assert_close(module(x), third(second(first(x).relu()).relu()))
 
 
+def test_zeros_lie_beyond_the_grid() -> None:
+    """Catches other padding: a kernel of ones counts 3 x 3 neighbours in a corner, 5 x 5 within."""
+    module = TokenSR(1, hidden=(1, 1))
+    with torch.no_grad():
+        for weights in module.parameters():
+            weights.fill_(1.0 if weights.ndim == 4 else 0.0)
+        module.convolutions[1].weight.zero_()[..., 1, 1] = 1
+    out_HW = module(torch.ones(1, 1, 5, 5))[0, 0]
+    assert (out_HW[0, 0], out_HW[2, 2]) == (9, 25)
+
+
 @pytest.mark.parametrize(
     "settings",
     [{"kernels": (4, 3, 1)}, {"kernels": (3, 1)}, {"hidden": (4, 0)}, {"channels": 2}],
