@@ -80,7 +80,7 @@ def test_folder_of_questions(folder: Path) -> None:
     ("row", "message"),
     [
         ({"image": "a.png"}, "line 1: expected an object with the texts 'image' and 'question'"),
-        ([1], "line 1: expected an object"),
+        ([1], "line 1 is no JSON object"),
         ({"image": "b.png", "question": "What?"}, "there is no picture .*b.png"),
         ({"image": "a.png", "question": " "}, "the question is blank"),
         (

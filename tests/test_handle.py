@@ -309,9 +309,7 @@ def test_several_tokens_in_one_step(model: Any) -> None:
             mask_BS = inputs["attention_mask"]
             for piece_BS in tokens_BS.split(pieces, dim=1):
                 mask_BS = torch.cat((mask_BS, torch.ones_like(piece_BS)), dim=1)
-                out = model(
-                    input_ids=piece_BS, attention_mask=mask_BS, past_key_values=out.past_key_values
-                )
+                out = model(input_ids=piece_BS, attention_mask=mask_BS, past_key_values=out.past_key_values)
         last: Tensor = out.logits[:, -1]
         return last
 

@@ -198,7 +198,9 @@ def test_held_out_measures_are_means_over_pairs(llava_folder: Path, tmp_path: Pa
         assert found[f"held_out/layer_2/kl_{name}"] == pytest.approx(expected.item(), rel=1e-5)
         expected_mse = (tokens - teacher).square().mean()
         assert found[f"held_out/layer_2/mse_{name}"] == pytest.approx(expected_mse.item(), rel=1e-5)
-    assert len(found) == 8
+    for name in ("kl_token_sr", "kl_interpolation"):
+        assert found[f"held_out/{name}"] == found[f"held_out/layer_2/{name}"]
+    assert len(found) == 8 + 3
 
 
 def test_input_norm_space(llava_folder: Path) -> None:
