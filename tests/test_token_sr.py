@@ -71,7 +71,9 @@ def test_zeros_lie_beyond_the_grid() -> None:
     with torch.no_grad():
         for weights in module.parameters():
             weights.fill_(1.0 if weights.ndim == 4 else 0.0)
-        module.convolutions[1].weight.zero_()[..., 1, 1] = 1
+        middle = module.get_parameter("convolutions.1.weight")
+        middle.zero_()
+        middle[..., 1, 1] = 1
     out_HW = module(torch.ones(1, 1, 5, 5))[0, 0]
     assert (out_HW[0, 0], out_HW[2, 2]) == (9, 25)
 
