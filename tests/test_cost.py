@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from blink import TokenSR, attach
-from blink.backbone import Backbone
+from blink.backbone import CACHE, Backbone
 from blink.cost import (
     Cost,
     decode,
@@ -134,7 +134,7 @@ def test_bytes_are_those_of_the_weights_and_caches() -> None:
     layer = sum(p.numel() * 4 for p in model.model.language_model.layers[0].parameters() if p.dim() == 2)
     inputs = models.batch(model, [0])
     tokens = inputs["input_ids"].shape[1]
-    cache = model(**inputs).past_key_values.layers[0]
+    cache = model(**inputs)[CACHE].layers[0]
     kept = cache.keys.nbytes + cache.values.nbytes
     assert key_value_bytes(dims, tokens) == kept
     assert decoder_layer(dims, tokens, tokens).bytes == layer + 2 * kept

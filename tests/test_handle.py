@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import blink
+from blink.backbone import CACHE
 from tests import models
 
 ALWAYS = blink.Policy(layers=[1, 3], tau_exp=0, tau_drop=0)
@@ -256,7 +257,7 @@ def test_loss_and_gradients(model: Any) -> None:
         model.zero_grad()
         outputs = model(**inputs, labels=inputs["input_ids"], use_cache=False)
         outputs.loss.backward()
-        assert outputs.past_key_values is None
+        assert outputs.get(CACHE) is None
         grads.append((outputs.loss.detach(), model.lm_head.weight.grad.clone()))
     torch.testing.assert_close(grads[0], grads[1], atol=1e-5, rtol=1e-4)
 
@@ -267,13 +268,13 @@ def test_switching_off_does_not_reach_into_a_generation(model: Any) -> None:
     handle = blink.attach(model, ALWAYS)
     step: dict[str, Any] = {"input_ids": torch.tensor([[25]])}
     with torch.no_grad():
-        caches = [model(**inputs, use_cache=True).past_key_values for _ in range(3)]
-        want = model(**step, past_key_values=caches[0]).logits
+        caches = [model(**inputs, use_cache=True)[CACHE] for _ in range(3)]
+        want = model(**step, **{CACHE: caches[0]}).logits
         with handle.disabled():
-            assert torch.equal(model(**step, past_key_values=caches[1]).logits, want)
+            assert torch.equal(model(**step, **{CACHE: caches[1]}).logits, want)
         handle.detach()
         with pytest.raises(ValueError, match="attach the model again"):
-            model(**step, past_key_values=caches[2])
+            model(**step, **{CACHE: caches[2]})
 
 
 @pytest.mark.parametrize(
@@ -291,9 +292,9 @@ def test_steps_that_do_not_follow_are_refused(model: Any, change: dict[str, Any]
     """Catches a step whose arguments contradict what the cache holds, answered as if they did not."""
     blink.attach(model, ALWAYS)
     with torch.no_grad():
-        cache = model(**models.batch(model, [1]), use_cache=True).past_key_values
+        cache = model(**models.batch(model, [1]), use_cache=True)[CACHE]
         with pytest.raises(ValueError, match=message):
-            model(**{"input_ids": torch.tensor([[25]]), "past_key_values": cache, **change})
+            model(**{"input_ids": torch.tensor([[25]]), CACHE: cache, **change})
 
 
 def test_several_tokens_in_one_step(model: Any) -> None:
@@ -309,7 +310,7 @@ def test_several_tokens_in_one_step(model: Any) -> None:
             mask_BS = inputs["attention_mask"]
             for piece_BS in tokens_BS.split(pieces, dim=1):
                 mask_BS = torch.cat((mask_BS, torch.ones_like(piece_BS)), dim=1)
-                out = model(input_ids=piece_BS, attention_mask=mask_BS, past_key_values=out.past_key_values)
+                out = model(input_ids=piece_BS, attention_mask=mask_BS, **{CACHE: out[CACHE]})
         last: Tensor = out.logits[:, -1]
         return last
 

@@ -7,6 +7,7 @@ import torch
 from transformers import LogitsProcessor, LogitsProcessorList
 from transformers.generation.streamers import BaseStreamer
 
+from blink.backbone import CACHE
 from tests import comparison, models, oracle
 from tests.comparison import attached, check_generation, modules_of, random_plan, rig, samples
 
@@ -233,13 +234,13 @@ def test_interleaved_caches() -> None:
     tokens = [torch.arange(40, 48).view(2, 4), torch.arange(50, 62).view(3, 4)]
     with attached(pair.model, CYCLE, modules), torch.no_grad():
         outs = [pair.model(**inputs, use_cache=True) for inputs in sides]
-        caches, masks = [out.past_key_values for out in outs], [inputs["attention_mask"] for inputs in sides]
+        caches, masks = [out[CACHE] for out in outs], [inputs["attention_mask"] for inputs in sides]
         steps: list[list[torch.Tensor]] = [[], []]
         for step in range(4):
             for side in (0, 1):
                 new = tokens[side][:, step : step + 1]
                 masks[side] = torch.cat([masks[side], torch.ones_like(new)], dim=1)
-                out = pair.model(input_ids=new, attention_mask=masks[side], past_key_values=caches[side])
+                out = pair.model(input_ids=new, attention_mask=masks[side], **{CACHE: caches[side]})
                 steps[side].append(out.logits[:, -1])
     for side, inputs in enumerate(sides):
         for row, sample in enumerate(samples(pair.twin, inputs)):
@@ -261,9 +262,9 @@ def test_several_tokens_on_a_cache() -> None:
     inputs = models.batch(pair.model, [71, 72])
     new = torch.arange(40, 50).view(2, 5)
     with attached(pair.model, CYCLE, modules), torch.no_grad():
-        cache = pair.model(**inputs, use_cache=True).past_key_values
+        cache = pair.model(**inputs, use_cache=True)[CACHE]
         mask = torch.cat([inputs["attention_mask"], torch.ones_like(new)], dim=1)
-        got = pair.model(input_ids=new, attention_mask=mask, past_key_values=cache).logits
+        got = pair.model(input_ids=new, attention_mask=mask, **{CACHE: cache}).logits
     for row, sample in enumerate(samples(pair.twin, inputs)):
         outcome = oracle.run(pair.twin, sample.ids_S, sample.features_TD, CYCLE, modules)
         whole_S = torch.cat([sample.ids_S, new[row]])

@@ -9,6 +9,7 @@ import torch
 from transformers import DynamicCache
 
 import blink
+from blink.backbone import CACHE, OLD_CACHE
 from tests import comparison, models, oracle
 from tests.comparison import attached, rig
 
@@ -101,7 +102,7 @@ def test_filled_cache_at_the_prompt(generate: bool) -> None:
     inputs = models.batch(model, [1])
     cache = DynamicCache(config=model.config.text_config)
     with torch.no_grad():
-        twin(**inputs, past_key_values=cache)
+        twin(**inputs, **{CACHE: cache})
     twice = {**inputs}
     for name in ("input_ids", "attention_mask"):
         twice[name] = torch.cat([inputs[name], inputs[name]], dim=1)
@@ -109,7 +110,7 @@ def test_filled_cache_at_the_prompt(generate: bool) -> None:
     with attached(model, ALWAYS), torch.no_grad():
         call = partial(model.generate, **twice, max_new_tokens=2) if generate else partial(model, **longer)
         with pytest.raises(ValueError, match=r"holds \d+ tokens"):
-            call(past_key_values=cache)
+            call(**{CACHE: cache})
 
 
 def test_empty_cache_at_the_prompt() -> None:
@@ -117,11 +118,12 @@ def test_empty_cache_at_the_prompt() -> None:
     model = rig(grid=6).model
     inputs = models.batch(model, [1])
     with attached(model, ALWAYS), torch.no_grad():
-        with pytest.raises(ValueError, match="leave past_key_values out and use the returned one"):
-            model(**inputs, past_key_values=DynamicCache())
+        with pytest.raises(ValueError, match=f"leave {CACHE} out and use the returned one"):
+            model(**inputs, **{CACHE: DynamicCache()})
         settings: Any = {"max_new_tokens": 2, "do_sample": False}
         plain = model.generate(**inputs, **settings)
-        assert torch.equal(model.generate(**inputs, **settings, past_key_values=DynamicCache()), plain)
+        for name in (CACHE, OLD_CACHE):
+            assert torch.equal(model.generate(**inputs, **settings, **{name: DynamicCache()}), plain)
 
 
 def test_stock_cache_while_decoding() -> None:
@@ -129,10 +131,10 @@ def test_stock_cache_while_decoding() -> None:
     model = rig(grid=6).model
     inputs = models.batch(model, [1])
     with torch.no_grad():
-        cache = model(**inputs, use_cache=True).past_key_values
+        cache = model(**inputs, use_cache=True)[CACHE]
         mask = torch.ones(1, inputs["input_ids"].shape[1] + 1, dtype=torch.long)
-        with attached(model, ALWAYS), pytest.raises(ValueError, match=r"past_key_values|cache"):
-            model(input_ids=torch.tensor([[25]]), attention_mask=mask, past_key_values=cache)
+        with attached(model, ALWAYS), pytest.raises(ValueError, match=CACHE):
+            model(input_ids=torch.tensor([[25]]), attention_mask=mask, **{CACHE: cache})
 
 
 def test_position_ids() -> None:

@@ -6,6 +6,7 @@ Axes: B samples, S columns of a prompt, N columns at one layer, M columns of key
 visual tokens of the (base) picture, A query heads, K key heads, E width of one head, d hidden width.
 """
 
+import inspect
 from collections.abc import Iterable
 from typing import Any, NamedTuple, Protocol
 
@@ -21,11 +22,19 @@ TEXT_MODELS = ("llama", "mistral", "qwen2")
 """Text models whose decoder layers share Llama's parts: input_layernorm, self_attn.q_proj and k_proj, rotary_emb."""
 
 
+OLD_CACHE = "past_key_values"
+CACHE = "cache" if "cache" in inspect.signature(create_causal_mask).parameters else OLD_CACHE
+"""What models call the cache that they take and return: `cache` from transformers 5.24 on, which deprecates the old name."""
+
+
 class Past(Protocol):
     """What an attention layer asks of a cache."""
 
-    def update(self, keys: Tensor, values: Tensor, layer: int, /) -> tuple[Tensor, Tensor]:
-        """Take a layer's new keys and values, return all that its queries attend to."""
+    def update(self, keys: Tensor, values: Tensor, layer: int, /, **_: Any) -> tuple[Tensor, Tensor]:
+        """Take a layer's new keys and values, return all that its queries attend to.
+
+        transformers 5.24 adds the layer's keyword arguments, which only some kinds of cache need.
+        """
         ...
 
 
@@ -144,7 +153,7 @@ class Backbone:
             config=self.decoder.config,
             inputs_embeds=hidden_BNd,
             attention_mask=valid_BM,
-            past_key_values=_PastColumns(past),  # only its sizes are asked for
+            **{CACHE: _PastColumns(past)},  # only its sizes are asked for
         )
         return Frame(mask, position_ids, self.decoder.rotary_emb(hidden_BNd, position_ids=position_ids))
 
@@ -154,9 +163,9 @@ class Backbone:
             hidden_BNd,
             attention_mask=frame.mask,
             position_ids=frame.position_ids,
-            past_key_values=past,
             use_cache=past is not None,
             position_embeddings=frame.rotary,
+            **{CACHE: past},
         )
         return hidden
 

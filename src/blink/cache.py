@@ -11,7 +11,7 @@ Axes: B rows, M columns of keys at one layer, K key heads, E width of one head.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -68,7 +68,7 @@ class OneCall:
     def __init__(self, before: KeysValues | None = None) -> None:
         self.before = before
 
-    def update(self, keys: Tensor, values: Tensor, layer: int, /) -> tuple[Tensor, Tensor]:
+    def update(self, keys: Tensor, values: Tensor, layer: int, /, **_: Any) -> tuple[Tensor, Tensor]:
         """Keep a layer's new keys and values; return all that its queries attend to."""
         self.made = KeysValues(keys, values)
         if self.before is None:

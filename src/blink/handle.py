@@ -16,7 +16,7 @@ from typing import Any
 from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
-from blink.backbone import Backbone
+from blink.backbone import CACHE, OLD_CACHE, Backbone
 from blink.cache import BlinkCache
 from blink.inference import Passed, run_prompt, run_step, sample_key
 from blink.layout import Layout, find_layout
@@ -65,7 +65,8 @@ class _Shadow:
         return method
 
     def by_name(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-        """The arguments of a call by name, extra keywords included."""
+        """The arguments of a call by name, extra keywords included; a cache under its present name."""
+        kwargs = {CACHE if name == OLD_CACHE else name: value for name, value in kwargs.items()}
         bound = self.signature.bind(*args, **kwargs).arguments
         extra = bound.pop("kwargs", {})
         return {**bound, **extra}
@@ -152,14 +153,14 @@ class Handle:
         if self.policy.draws and pixels is not None:
             digests = pixel_digests(self._backbone, pixels, arguments.get("image_sizes"))
         repeats = max(config.num_beams or 1, config.num_return_sequences or 1)
-        ours = {"past_key_values": BlinkCache(repeats, digests), "cache_implementation": None}
-        return shadow.stock(*args, **{**kwargs, **ours})
+        arguments.update({CACHE: BlinkCache(repeats, digests), "cache_implementation": None})
+        return shadow.stock(**arguments)
 
     def _find_spans(self, *args: Any, **kwargs: Any) -> Any:
         """Stands in for the multimodal forward: find a prompt's spans and pass them on."""
         shadow = self._shadows["core"]
         inputs = shadow.by_name(args, kwargs)
-        if _continues(inputs.get("past_key_values")):
+        if _continues(inputs.get(CACHE)):
             check_no_image(inputs)
             return shadow.stock(**inputs)
         self._trace = []
@@ -172,7 +173,7 @@ class Handle:
         shadow = self._shadows["decoder"]
         inputs = shadow.by_name(args, kwargs)
         prompt: _Prompt | None = inputs.pop(_PROMPT, None)
-        cache = inputs.get("past_key_values")
+        cache = inputs.get(CACHE)
         if prompt is None and not _continues(cache):
             return shadow.stock(**inputs)
         outputs = {name: getattr(shadow.module.config, name, False) for name in _OUTPUTS}
@@ -191,8 +192,8 @@ class Handle:
             passed = run_step(self._backbone, hidden_BNd, cache, keep_states)
         return BaseModelOutputWithPast(
             last_hidden_state=passed.hidden_BSd,
-            past_key_values=cache,
             hidden_states=passed.states or None,
+            **{CACHE: cache},
         )
 
     def _run_prompt(
@@ -228,7 +229,7 @@ class Handle:
         B = ids_BS.shape[0]
         layout = find_layout(ids_BS, valid_BS, self._backbone.image_token_id)
         check_images(self._backbone, (layout.visual_end_B - layout.visual_start_B).tolist(), inputs)
-        cache = inputs.get("past_key_values")
+        cache = inputs.get(CACHE)
         repeats = cache.repeats if isinstance(cache, BlinkCache) else 1
         distinct = list(range(0, B, repeats))
         digests = cache.pixel_digests if isinstance(cache, BlinkCache) else None

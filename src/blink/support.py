@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers.cache_utils import DynamicCache
 from transformers.generation import GenerationConfig, GenerationMode
 
-from blink.backbone import Backbone
+from blink.backbone import CACHE, Backbone
 from blink.cache import BlinkCache
 from blink.layout import positions
 from blink.policy import Policy, check_layers
@@ -56,7 +56,7 @@ def check_generation(config: GenerationConfig, arguments: dict[str, Any]) -> Non
             f"generate was asked for {', '.join(found)}, which Blink does not support: expected input_ids, a dynamic "
             f"cache, and greedy search, sampling or beams; {REMEDY}"
         )
-    check_empty_cache(arguments.get("past_key_values"))
+    check_empty_cache(arguments.get(CACHE))
 
 
 def fitting_modules(
@@ -115,13 +115,13 @@ def check_empty_cache(cache: Any) -> None:
         return
     if type(cache) not in (DynamicCache, BlinkCache) or cache.offloading:
         raise ValueError(
-            f"past_key_values is a {type(cache).__name__}; Blink keeps keys of different lengths per layer, which only "
-            f"its own cache can: leave past_key_values out, {REMEDY}"
+            f"{CACHE} is a {type(cache).__name__}; Blink keeps keys of different lengths per layer, which only "
+            f"its own cache can: leave {CACHE} out, {REMEDY}"
         )
     if cache.get_seq_length():
         raise ValueError(
-            f"past_key_values holds {cache.get_seq_length()} tokens at the prompt; Blink takes its actions on a whole "
-            f"prompt: pass all of it at once, without past_key_values, {REMEDY}"
+            f"{CACHE} holds {cache.get_seq_length()} tokens at the prompt; Blink takes its actions on a whole "
+            f"prompt: pass all of it at once, without {CACHE}, {REMEDY}"
         )
 
 
@@ -134,11 +134,11 @@ def check_prompt(inputs: dict[str, Any]) -> Tensor | None:
     Returns:
         The attention mask as bool [B, S], or None if nothing is padded.
     """
-    cache = inputs.get("past_key_values")
+    cache = inputs.get(CACHE)
     check_empty_cache(cache)
     if cache is not None and not isinstance(cache, BlinkCache):
         raise ValueError(
-            f"past_key_values is an empty {type(cache).__name__}, which Blink cannot fill: leave past_key_values out and "
+            f"{CACHE} is an empty {type(cache).__name__}, which Blink cannot fill: leave {CACHE} out and "
             "use the returned one, or call `generate` as an attribute of the attached model (taken from it earlier it "
             f"brings such a cache); {REMEDY}"
         )
@@ -167,9 +167,7 @@ def check_step(cache: BlinkCache, hidden_BNd: Tensor, inputs: dict[str, Any]) ->
     check_outputs(inputs)
     B, N = hidden_BNd.shape[:2]
     if len(cache.events) != B:
-        raise ValueError(
-            f"{B} rows of new tokens and past_key_values of {len(cache.events)} rows; expected as many"
-        )
+        raise ValueError(f"{B} rows of new tokens and {CACHE} of {len(cache.events)} rows; expected as many")
     valid_BS, length = cache.valid_BS, cache.get_seq_length() + N
     mask = inputs.get("attention_mask")
     if mask is not None:
@@ -194,8 +192,8 @@ def check_no_image(inputs: dict[str, Any]) -> None:
         or (inputs.get("mm_encoder_outputs") or {}).get("image") is not None
     ):
         raise ValueError(
-            "an image comes with past_key_values that hold a prompt already; Blink takes exactly one image per sample, "
-            f"in the prompt: start anew without past_key_values, {REMEDY}"
+            f"an image comes with {CACHE} that hold a prompt already; Blink takes exactly one image per sample, "
+            f"in the prompt: start anew without {CACHE}, {REMEDY}"
         )
 
 

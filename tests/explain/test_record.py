@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from blink import Policy, TokenSR, attach
-from blink.backbone import Backbone
+from blink.backbone import CACHE, Backbone
 from blink.explain.record import record
 from blink.layout import find_layout
 from blink.saliency import focus
@@ -36,7 +36,7 @@ def test_events_and_lengths_are_those_of_the_attached_model(draws: bool) -> None
         inputs = alone(model, seed)
         records = record(Backbone(model), inputs, policy, modules)
         handle = attach(model, policy, modules)
-        cache = model(**inputs, use_cache=True).past_key_values
+        cache = model(**inputs, use_cache=True)[CACHE]
         handle.detach()
         assert [one.event for one in records if one.event is not None] == handle.trace[0]
         lengths = [cache.key_layouts[number].columns for number in cache.layout_of_layer]
