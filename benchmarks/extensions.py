@@ -30,7 +30,7 @@ def on_wide(asked: Options) -> Iterator[Row]:
     """The same at layer 1 of three."""
     for bench in wide(asked, layers=3):
         for refined in (False, True):
-            yield row(bench, refined, asked.repeats or 2)
+            yield row(bench, refined, asked.repeats or (2 if asked.quick else 5))
 
 
 def row(bench: Bench, refined: bool, repeats: int) -> Row:

@@ -30,9 +30,9 @@ def on_tiny(asked: Options) -> Iterator[Row]:
 
 
 def on_wide(asked: Options) -> Iterator[Row]:
-    """One layer of four is scanned: a little more than the bar's 7 of 32."""
-    for bench in wide(asked, layers=4):
-        yield row(bench, tuple(range(1, bench.dims.layers, 4)), asked.repeats or (2 if asked.quick else 5))
+    """Two layers of nine are scanned: a little more than the bar's 7 of 32."""
+    for bench in wide(asked, layers=9):
+        yield row(bench, tuple(range(1, bench.dims.layers, 4)), asked.repeats or (2 if asked.quick else 7))
 
 
 def row(bench: Bench, scanned: tuple[int, ...], repeats: int) -> Row:
