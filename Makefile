@@ -4,8 +4,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-# CPU machines take the pinned CPU wheel of torch; with a GPU, pip takes the newest CUDA build.
-CONSTRAINTS ?= $(if $(shell command -v nvidia-smi),,-c constraints-cpu.txt)
+# The releases that were tested. CPU machines take the pinned CPU wheel of torch, too; with a GPU, pip takes the newest CUDA build.
+CONSTRAINTS ?= -c constraints.txt $(if $(shell command -v nvidia-smi),,-c constraints-cpu.txt)
 
 # The demo trains modules anew, as the shipped ones were trained; the preset's layer is among them.
 DEMO_LAYERS := 8-10
@@ -18,7 +18,7 @@ DEMO_RUN := outputs/train/images-2000+layer-$(DEMO_LAYERS)+optimizer.learning_ra
 help:  ## List the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  \1\t\2/' | expand -t 12
 
-$(READY): pyproject.toml constraints-cpu.txt
+$(READY): pyproject.toml constraints.txt constraints-cpu.txt
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), f"Python 3.11 or newer is needed, this is {sys.version}"'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet $(CONSTRAINTS) -e ".[dev]"
