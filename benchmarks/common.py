@@ -22,10 +22,6 @@ from blink.hardware import has_bfloat16
 from blink.prompts import Template, template_named
 from blink.token_sr import TokenSR
 
-KEPT = 2
-"""Tokens whose logits a pass ends with: for one alone torch copies the whole bfloat16 head on a CPU, which takes as long as
-three layers, on either side."""
-
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
