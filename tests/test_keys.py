@@ -1,6 +1,7 @@
 """Misspelt keys and options, and what was meant."""
 
 import sys
+from pathlib import Path
 
 import pytest
 from hydra.core.global_hydra import GlobalHydra
@@ -66,3 +67,13 @@ def test_a_command_ends_with_one_line_and_a_failing_exit_code(
     assert "\n" not in str(stopped.value.code)
     assert "did you mean method" in str(stopped.value.code)
     assert not ran
+
+
+def test_the_flag_of_a_multirun_may_stand_anywhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Would catch `layer=2 --multirun seed=3,4` refused as "unrecognized arguments", as Hydra alone does."""
+    ran: list[tuple[int, int]] = []
+    command = hydra_command("train")(lambda config: ran.append((config.layer, config.seed)))
+    folder = f"hydra.sweep.dir={tmp_path}"
+    monkeypatch.setattr(sys, "argv", ["blink.train", "layer=2", "--multirun", "seed=3,4", folder])
+    command()
+    assert ran == [(2, 3), (2, 4)]

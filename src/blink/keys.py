@@ -36,12 +36,19 @@ def hydra_command(name: str) -> Callable[[Callable[[DictConfig], Any]], Callable
 
         @wraps(task)
         def command() -> None:
+            sys.argv[1:] = _multirun_last(sys.argv[1:])
             _check_command_line(name, sys.argv[1:])
             run()
 
         return command
 
     return decorate
+
+
+def _multirun_last(arguments: Sequence[str]) -> list[str]:
+    """The arguments with the flag of a multirun behind all overrides: Hydra refuses overrides on both sides of it."""
+    flags = ("-m", "--multirun")
+    return sorted(arguments, key=lambda argument: argument in flags)
 
 
 def _check_command_line(command: str, arguments: Sequence[str]) -> None:
