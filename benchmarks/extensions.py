@@ -41,9 +41,8 @@ def row(bench: Bench, refined: bool, repeats: int) -> Row:
 
     @torch.inference_mode()
     def run() -> None:
-        bench.model.model(
-            **inputs
-        )  # no head: for the last token alone torch copies its weights, which takes long
+        # Without the head: for the last token alone torch copies its weights, which takes long.
+        bench.model.model(**inputs)
 
     def stock() -> None:
         with handle.disabled():

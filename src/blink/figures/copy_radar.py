@@ -145,17 +145,10 @@ def draw(
         axes.yaxis.set_major_locator(MaxNLocator(5))
         axes.yaxis.set_major_formatter("{x:+g}" if scale == "difference" else "{x:g}")
         axes.tick_params(axis="x", pad=5)
-        for text in (
-            axes.get_xticklabels()
-        ):  # beside the circle a name begins or ends at it, so that it covers no marker
-            sideways = text.get_position()[0] % (2 * np.pi)
-            text.set_horizontalalignment(
-                "left"
-                if np.pi / 4 < sideways < 3 * np.pi / 4
-                else "right"
-                if 5 * np.pi / 4 < sideways < 7 * np.pi / 4
-                else "center"
-            )
+        for text in axes.get_xticklabels():
+            # Beside the circle a name begins or ends at it, so that it covers no marker.
+            side = np.sin(text.get_position()[0])
+            text.set_horizontalalignment("left" if side > 0.7 else "right" if side < -0.7 else "center")
         axes.spines["polar"].set_visible(False)
         axes.grid(color="#cccccc", linewidth=0.6)
     handles, labels = figure.axes[0].get_legend_handles_labels()
