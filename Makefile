@@ -31,11 +31,11 @@ demo: $(READY)  ## Train TokenSR modules on the tiny backbone, then compare vani
 	$(BIN)/python -m blink.eval bench=pope method=vanilla,interp,blink token_sr=$(DEMO_RUN)/token_sr --multirun
 
 test: $(READY)  ## Run the tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal
 
 check: $(READY)  ## Lint, formatting and types
-	$(BIN)/ruff check src tests benchmarks
-	$(BIN)/ruff format --check src tests benchmarks
+	$(BIN)/ruff check src tests benchmarks tools
+	$(BIN)/ruff format --check src tests benchmarks tools
 	$(BIN)/mypy
 
 bench: $(READY)  ## Measure what Blink costs, into docs/performance.md (about 25 minutes on two cores)

@@ -14,7 +14,7 @@ from benchmarks import extensions, never, noise, on_paper, questions, scans, swe
 from benchmarks.common import Options, Row, clock, load_average, options
 from benchmarks.records import Record, Records, key
 from benchmarks.report import machine, markdown, paper_table, show
-from blink.hardware import has_bfloat16
+from blink.runs.machine import has_bfloat16
 
 
 class Part(NamedTuple):
@@ -50,7 +50,7 @@ programs included). One line of the table alone: `python -m benchmarks.never`, `
 
 Ratios of two sides that ran in turn in one process, on the same threads, after an unmeasured call (of each, where calls
 are short): the ratio of their medians, in brackets the extremes over the repetitions. Seconds are {clock}.
-"In FLOPs" is the same ratio counted on paper (`blink.cost`, `blink.shared_cost`): the floor. *LLaVA-1.5's width* is
+"In FLOPs" is the same ratio counted on paper (`blink.evaluation.cost`, `benchmarks.shared_cost`): the floor. *LLaVA-1.5's width* is
 LLaVA-1.5-7B's (hidden 4096, 32 heads, MLP 11008, 576 visual tokens) with random weights, as many decoder layers as said,
 and two layers of the vision tower; *width 2048* is the same at half the width, for what takes longest. *Tiny* ships with
 the project: Python's share of its layers is large.{bfloat16}

@@ -16,11 +16,11 @@ import torch
 from torch import nn
 
 from benchmarks import models
-from blink.checkpoints import load_backbone
-from blink.dimensions import Dimensions
-from blink.hardware import has_bfloat16
-from blink.prompts import Template, template_named
-from blink.token_sr import TokenSR
+from blink.model.checkpoints import load_backbone
+from blink.model.dimensions import Dimensions
+from blink.model.prompts import Template, template_named
+from blink.model.token_sr import TokenSR
+from blink.runs.machine import has_bfloat16
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 

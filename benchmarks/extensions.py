@@ -8,8 +8,8 @@ import torch
 from benchmarks.common import Bench, Options, Row, interleave, options, tiny, token_sr, wide
 from benchmarks.report import show
 from blink import Policy, attach
-from blink.cost import NOTHING, prompt, vision
-from blink.cost import token_sr as token_sr_cost
+from blink.evaluation.cost import NOTHING, prompt, vision
+from blink.evaluation.cost import token_sr as token_sr_cost
 
 BAR = 1.10
 

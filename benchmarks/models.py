@@ -29,7 +29,7 @@ from transformers.initialization import no_init_weights
 from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
 from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
 
-from blink.prompts import template_named
+from blink.model.prompts import template_named
 
 FAMILIES = ("llava15", "llava_next")
 LAYERS = 32

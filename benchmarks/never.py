@@ -8,8 +8,8 @@ import torch
 from benchmarks.common import Bench, Options, Row, interleave, options, tiny, wide
 from benchmarks.report import show
 from blink import Policy, attach
-from blink.cost import prompt, vision
-from blink.policy import Event
+from blink.evaluation.cost import prompt, vision
+from blink.inference.policy import Event
 
 BAR = 1.03
 

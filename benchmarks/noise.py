@@ -17,9 +17,9 @@ from benchmarks.common import DTYPES, Bench, tiny
 from benchmarks.report import paper_table
 from blink import Engine, Event, Policy, Run, attach
 from blink.bench.pope import Pope
-from blink.checkpoints import TINY
-from blink.presets import resolve
-from blink.support import closing_tokens
+from blink.evaluation.presets import resolve
+from blink.inference.refusals import closing_tokens
+from blink.model.checkpoints import TINY
 
 QUESTIONS = 18
 """About one picture."""

@@ -11,11 +11,11 @@ from rich.console import Console
 
 from benchmarks import models
 from benchmarks.report import paper_table
-from blink.cost import decode, prompt, token_sr, vision
-from blink.dimensions import Dimensions, image_tokens, tiles
-from blink.policy import Event
-from blink.presets import resolve
-from blink.shared_cost import Asked, shared
+from benchmarks.shared_cost import Asked, shared
+from blink.evaluation.cost import decode, prompt, token_sr, vision
+from blink.evaluation.presets import resolve
+from blink.inference.policy import Event
+from blink.model.dimensions import Dimensions, image_tokens, tiles
 
 PREFIX = 35
 """Tokens before the picture in LLaVA's conversation, the start token included."""

@@ -14,14 +14,14 @@ from PIL import Image
 from benchmarks import models
 from benchmarks.common import Bench, Options, Row, in_turn, options, tiny, token_sr, wide
 from benchmarks.report import show
+from benchmarks.shared_cost import Asked, shared
 from blink import Engine, Policy, Run
 from blink.bench.pope import Pope
-from blink.checkpoints import TINY
-from blink.cost import decode, prompt, vision
-from blink.cost import token_sr as token_sr_cost
-from blink.engine import Answer
-from blink.presets import resolve
-from blink.shared_cost import Asked, shared
+from blink.evaluation.cost import decode, prompt, vision
+from blink.evaluation.cost import token_sr as token_sr_cost
+from blink.evaluation.presets import resolve
+from blink.inference.engine import Answer
+from blink.model.checkpoints import TINY
 
 BAR = 5.0
 QUESTIONS = 18

@@ -3,7 +3,7 @@
     python -m benchmarks.rehearsal --layers 4
 
 Runs the project's own code on the CPU: a stock pass, a pass that scans, and one that scans and expands
-through a TokenSR of true width. What the full model would take is estimated by FLOPs (`blink.cost`) for time and by
+through a TokenSR of true width. What the full model would take is estimated by FLOPs (`blink.evaluation.cost`) for time and by
 counting bytes for memory; both say so. Nothing is downloaded.
 """
 
@@ -20,12 +20,12 @@ from rich.table import Table
 
 import blink
 from benchmarks import models
-from blink.cost import key_value_bytes, prompt, token_sr
-from blink.dimensions import BYTES, Dimensions
-from blink.hardware import cpu_has_bfloat16
-from blink.policy import Event
-from blink.presets import preset
-from blink.prompts import template_named
+from blink.evaluation.cost import key_value_bytes, prompt, token_sr
+from blink.evaluation.presets import preset
+from blink.inference.policy import Event
+from blink.model.dimensions import BYTES, Dimensions
+from blink.model.prompts import template_named
+from blink.runs.machine import cpu_has_bfloat16
 
 QUESTION = "Is there a cat in the picture?\nAnswer the question using a single word or phrase."
 GB = 1e9
@@ -110,7 +110,7 @@ def rehearse(
     full = Dimensions.of(full_config, dtype)
     setting = preset("llava15_7b" if family == "llava15" else "llava_next_7b", "mme")
     assert setting is not None, "the paper's backbones have a preset for MME"
-    scanned_layers = blink.policy.parse_layers(setting.layers)
+    scanned_layers = blink.inference.policy.parse_layers(setting.layers)
     events = [Event(at, 1.0, 0, "expand" if at == scanned_layers[0] else "keep") for at in scanned_layers]
     few_events = [Event(middle, 1.0, 0, "expand")]
     with torch.device("meta"):

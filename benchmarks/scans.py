@@ -15,8 +15,8 @@ from benchmarks.common import Options, Row, clock, options, wide
 from benchmarks.never import BAR, WHY
 from benchmarks.report import show
 from blink import Policy, attach, inference
-from blink.backbone import Backbone
-from blink.cost import decoder_layer, scan
+from blink.evaluation.cost import decoder_layer, scan
+from blink.model.backbone import Backbone
 
 SCANNED, LAYERS = 7, 32
 """What the bar is for."""

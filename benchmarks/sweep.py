@@ -9,13 +9,13 @@ from PIL import Image
 from benchmarks import models
 from benchmarks.common import Bench, Options, Row, interleave, options, tiny, token_sr, wide
 from benchmarks.report import show
+from benchmarks.shared_cost import Asked, shared
 from blink import Engine, Policy, Run
 from blink.bench.pope import Pope
-from blink.checkpoints import TINY
-from blink.cost import living
-from blink.cost import token_sr as token_sr_cost
-from blink.engine import Answer
-from blink.shared_cost import Asked, shared
+from blink.evaluation.cost import living
+from blink.evaluation.cost import token_sr as token_sr_cost
+from blink.inference.engine import Answer
+from blink.model.checkpoints import TINY
 
 BAR = 10.0
 FLOP_BAR = 1.2

@@ -14,14 +14,14 @@ import torch
 
 from benchmarks.common import Bench, Options, Row, Times, interleave, options, tiny, wide
 from benchmarks.report import show
-from blink.backbone import Backbone
-from blink.checkpoints import load_backbone
-from blink.cost import training_step
-from blink.dimensions import Dimensions
-from blink.feature_store import FeatureStore
-from blink.features import VIEWS, Features, trunk_features
-from blink.module import TokenSRTraining
-from blink.views import Views, prefix_ids
+from blink.evaluation.cost import training_step
+from blink.model.backbone import Backbone
+from blink.model.checkpoints import load_backbone
+from blink.model.dimensions import Dimensions
+from blink.model.views import Views, prefix_ids
+from blink.training.feature_store import FeatureStore
+from blink.training.features import VIEWS, Features, trunk_features
+from blink.training.module import TokenSRTraining
 
 BAR = 1.7
 

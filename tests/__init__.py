@@ -1,1 +1,1 @@
-"""Tests mirror src/blink; shared builders are in tests.models, the reference algorithm in tests.oracle."""
+"""Tests mirror src/blink; shared builders are in tests.models, the reference algorithm in tests.inference.oracle.literal."""

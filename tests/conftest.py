@@ -39,7 +39,7 @@ def llava_next_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Say what was compared with the oracle, and how closely it agreed."""
-    comparison = sys.modules.get("tests.comparison")
+    comparison = sys.modules.get("tests.inference.oracle.comparison")
     if comparison is None or not comparison.LEDGER.samples:
         return
     ledger = comparison.LEDGER

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from blink.analysis.figures.recipes import RECIPES
+from blink.analysis.figures.run_recipes import RUN_RECIPES
 from blink.analyze import main
-from blink.figures.recipes import RECIPES
-from blink.figures.run_recipes import RUN_RECIPES
-from tests.figures.test_of_runs import run
+from tests.analysis.figures.test_of_runs import run
 
 FEW = ("scenes.images=2", "samples=3")
 
@@ -32,7 +32,7 @@ def command(monkeypatch: pytest.MonkeyPatch, *overrides: str) -> Path:
 
 def test_every_figure_has_a_config() -> None:
     """Would catch a figure that cannot be asked for."""
-    from blink.outputs import CONF_DIR
+    from blink.runs.folder import CONF_DIR
 
     assert {path.stem for path in (CONF_DIR / "figure").glob("*.yaml")} == {*RECIPES, *RUN_RECIPES}
 

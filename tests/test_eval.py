@@ -11,7 +11,7 @@ import torch
 
 from blink import TokenSR, save_token_sr
 from blink.eval import main
-from blink.plan import jobs_of
+from blink.evaluation.plan import jobs_of
 from tests.bench.judges.server import Act, reply, serving
 
 SMALL = ("scenes.images=2", "scenes.split=validation", "bench.max_new_tokens=2", "logger=none")

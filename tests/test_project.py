@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from blink.outputs import run_name
-from blink.policy import parse_layers
-from blink.presets import preset
+from blink.evaluation.presets import preset
+from blink.inference.policy import parse_layers
+from blink.runs.folder import run_name
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -47,7 +47,7 @@ def test_wheel_carries_configs_and_weights(tmp_path: Path) -> None:
         "conf/train.yaml",
         "conf/eval.yaml",
         "conf/model/tiny.yaml",
-        "explain/templates/page.html",
+        "analysis/explain/templates/page.html",
         "assets/tiny/model.safetensors",
     ):
         assert f"blink/{needed}" in names
@@ -55,7 +55,7 @@ def test_wheel_carries_configs_and_weights(tmp_path: Path) -> None:
     assert {f"blink/assets/tiny/token_sr/layer_{layer:02}.safetensors" for layer in range(16)} <= names
     zipfile.ZipFile(wheel).extractall(tmp_path / "unpacked")
     shown = subprocess.run(
-        [sys.executable, "-c", "import blink.outputs; print(blink.outputs.CONF_DIR)"],
+        [sys.executable, "-c", "import blink.runs.folder; print(blink.runs.folder.CONF_DIR)"],
         env={"PYTHONPATH": str(tmp_path / "unpacked")},
         capture_output=True,
         text=True,

@@ -11,9 +11,9 @@ import torch
 from omegaconf import OmegaConf
 
 import blink
-from blink.checkpoints import LoadedBackbone, load_backbone, outline
-from blink.outputs import CONF_DIR
-from blink.prompts import template_named
+from blink.model.checkpoints import LoadedBackbone, load_backbone, outline
+from blink.model.prompts import template_named
+from blink.runs.folder import CONF_DIR
 from tests import models, published
 
 TEMPLATES = {"llava_next_mistral_7b": "mistral_instruct"}
@@ -61,7 +61,7 @@ def test_evaluation_by_the_models_own_config(
     assert (result["n"], result["expanded"], result["backbone"]) == (2, 1.0, str(folders(kind)))
     assert (result["padded"], result["dtype"], result["revision"]) == ("llava15" in kind, "float32", None)
     assert set(result["events"]) == {"1", "2"}
-    preset = blink.presets.PRESETS[kind, "pope"]
+    preset = blink.evaluation.presets.PRESETS[kind, "pope"]
     assert result["sources"] == {"layers": "override", "tau_exp": "override", "tau_drop": preset.source}
 
 

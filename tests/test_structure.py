@@ -1,4 +1,4 @@
-"""Imports run one way, in the reading order that the README gives."""
+"""Rooms and reading order: imports run one way between the rooms of the package and, inside a room, between its files."""
 
 import ast
 import re
@@ -7,43 +7,105 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "src" / "blink"
 
+ROOMS = ("runs", "model", "inference", "scenes", "bench", "training", "evaluation", "analysis")
+"""From left to right: a room imports only from rooms left of it."""
 
-def reading_order() -> list[str]:
-    """Files of src/blink in the order of the README's tree."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    return re.findall(r"^  ([\w/]+\.py) ", text, flags=re.MULTILINE)
+STRANGERS = {("training", "evaluation"), ("evaluation", "training")}
+"""Rooms that do not know each other: what both need lies left of them."""
+
+COMMANDS = {"train", "eval", "analyze", "explain", "score", "compare"}
 
 
-def imported(path: Path) -> set[str]:
-    """Files of src/blink that a file imports from, wherever in it."""
+def reading_order(room: Path) -> list[str]:
+    """Files and sub-rooms ("tiny/") of a room, in the order of its docstring."""
+    doc = ast.get_docstring(ast.parse((room / "__init__.py").read_text(encoding="utf-8"))) or ""
+    return re.findall(r"^    (\w+(?:\.py|/)) ", doc, flags=re.MULTILINE)
+
+
+def rooms() -> list[Path]:
+    """Every folder of code, sub-rooms included."""
+    return sorted({path.parent for path in SOURCE.rglob("*.py")} - {SOURCE})
+
+
+def imported(path: Path) -> set[Path]:
+    """Files of the package that a file imports from, wherever in it."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "blink":
-            base = (node.module or "").partition(".")[2].replace(".", "/")
+            base = SOURCE.joinpath(*(node.module or "").split(".")[1:])
             for name in node.names:
-                candidates = (
-                    f"{base}/{name.name}.py".lstrip("/"),
-                    f"{base}.py",
-                    f"{base}/__init__.py".lstrip("/"),
-                )
-                found |= {next(c for c in candidates if (SOURCE / c).is_file())}
-    return found
+                candidates = (base / f"{name.name}.py", base.with_suffix(".py"), base / "__init__.py")
+                found.add(next(candidate for candidate in candidates if candidate.is_file()))
+    return found - {path}
 
 
-def test_every_file_is_in_the_readme() -> None:
+def place(path: Path) -> tuple[str, ...]:
+    """Rooms from the outermost to the innermost, and the file: ("scenes", "tiny", "model.py")."""
+    return path.relative_to(SOURCE).parts
+
+
+def test_the_package_is_rooms_and_thin_commands() -> None:
+    """Would catch a file that belongs to no room, and a room that nobody planned."""
+    folders = {path.name for path in SOURCE.iterdir() if path.is_dir() and any(path.rglob("*.py"))}
+    assert folders == set(ROOMS)
+    assert {path.stem for path in SOURCE.glob("*.py")} == {"__init__", *COMMANDS}
+
+
+def test_rooms_stay_small() -> None:
+    """Would catch a room that grows flat again."""
+    assert not {str(room): count for room in rooms() if (count := len(list(room.glob("*.py"))) - 1) > 14}
+
+
+def test_every_file_is_in_its_rooms_docstring() -> None:
     """Would catch a new file that the reading order forgot, and one that is gone."""
-    files = {str(path.relative_to(SOURCE)) for path in SOURCE.rglob("*.py")}
-    assert set(reading_order()) == files
+    for room in rooms():
+        files = {path.name for path in room.glob("*.py")} - {"__init__.py"}
+        inner = {f"{path.name}/" for path in room.iterdir() if (path / "__init__.py").is_file()}
+        order = reading_order(room)
+        assert len(order) == len(set(order)), room
+        assert set(order) == files | inner, room
 
 
-def test_a_file_imports_only_from_files_above_it() -> None:
-    """Would catch a cycle, and a low file that reaches up."""
-    order = reading_order()
-    place = {name: number for number, name in enumerate(order)}
-    wrong = [
-        f"{name} imports {other}"
-        for name in order
-        for other in imported(SOURCE / name) - {name}
-        if place[other] > place[name]
-    ]
+def test_the_readme_shows_every_room_and_command() -> None:
+    """Would catch a room that a newcomer is not told of."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    tree = re.findall(r"^  (\w+(?:\.py|/)) ", text, flags=re.MULTILINE)
+    assert [name.rstrip("/") for name in tree if name.endswith("/") and name != "assets/"] == list(ROOMS)
+    method = re.findall(r"^    (\w+\.py) ", text, flags=re.MULTILINE)
+    assert method == reading_order(SOURCE / "inference")
+
+
+def test_rooms_import_one_way() -> None:
+    """Would catch a low room that reaches up, a room that imports a command, and two strangers that met."""
+    wrong = []
+    for path in SOURCE.rglob("*.py"):
+        room = place(path)[0]
+        for other in imported(path):
+            theirs = place(other)[0]
+            if room not in ROOMS or room == theirs:
+                continue
+            above = theirs not in ROOMS or ROOMS.index(theirs) > ROOMS.index(room)
+            if above or (room, theirs) in STRANGERS:
+                wrong.append(f"{path.relative_to(SOURCE)} imports {other.relative_to(SOURCE)}")
     assert not wrong
+
+
+def test_files_of_a_room_import_one_way() -> None:
+    """Would catch a cycle inside a room. A sub-room counts as one entry; a room's `__init__` comes last."""
+    wrong = []
+    for room in rooms():
+        order = [*reading_order(room), "__init__.py"]
+        depth = len(place(room / "__init__.py")) - 1
+        for path in room.rglob("*.py"):
+            for other in imported(path):
+                if place(other)[:depth] != place(path)[:depth]:
+                    continue
+                mine, theirs = (entry(place(each), depth) for each in (path, other))
+                if mine != theirs and order.index(theirs) > order.index(mine):
+                    wrong.append(f"{path.relative_to(SOURCE)} imports {other.relative_to(SOURCE)}")
+    assert not wrong
+
+
+def entry(parts: tuple[str, ...], depth: int) -> str:
+    """How a room's reading order names the file or the sub-room that holds it."""
+    return parts[depth] if len(parts) == depth + 1 else f"{parts[depth]}/"

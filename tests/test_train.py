@@ -17,12 +17,12 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
 from blink import load_token_sr
-from blink.images import local_images
-from blink.manifest import check_images
-from blink.module import TokenSRTraining
-from blink.outputs import CONF_DIR, RANK_VARIABLES, run_name
-from blink.settings import filled_in
+from blink.runs.folder import CONF_DIR, RANK_VARIABLES, run_name
 from blink.train import _checkpoint, _newer_images, train
+from blink.training.images import local_images
+from blink.training.manifest import check_images
+from blink.training.module import TokenSRTraining
+from blink.training.settings import filled_in
 from tests import models
 
 pytestmark = [
@@ -320,9 +320,9 @@ def test_features_on_disk_replace_the_backbone(
     def unwanted(*_: Any, **__: Any) -> None:
         raise AssertionError("not needed")
 
-    monkeypatch.setattr("blink.parts.load_backbone", unwanted)
-    monkeypatch.setattr("blink.images.Chosen.read", unwanted)
-    monkeypatch.setattr("blink.manifest._checked", unwanted)
+    monkeypatch.setattr("blink.training.parts.load_backbone", unwanted)
+    monkeypatch.setattr("blink.training.images.Chosen.read", unwanted)
+    monkeypatch.setattr("blink.training.manifest._checked", unwanted)
     again = run(*overrides, "data.cache_features=f")
     assert again["steps"] == 11
     for name, value in plain["layers"]["2"].items():
@@ -414,7 +414,7 @@ def test_deepspeed_equals_one_process(llava_folder: Path, pictures: Path) -> Non
     run(*arguments)
     on_cpus = [
         "trainer=deepspeed",
-        "trainer.strategy._target_=tests.deepspeed_cpu.CpuDeepSpeedStrategy",
+        "trainer.strategy._target_=tests.training.deepspeed_cpu.CpuDeepSpeedStrategy",
         "trainer.devices=2",
         "trainer.precision=32-true",
     ]
@@ -436,7 +436,7 @@ def test_deepspeed_needs_gpus_and_one_layer_to_clip(llava_folder: Path, pictures
     arguments = [*common(llava_folder, pictures), "trainer=deepspeed", "trainer.devices=1"]
     with pytest.raises(SystemExit, match="trainer=deepspeed needs CUDA GPUs"):
         run(*arguments, "layer=1")
-    on_cpus = "trainer.strategy._target_=tests.deepspeed_cpu.CpuDeepSpeedStrategy"
+    on_cpus = "trainer.strategy._target_=tests.training.deepspeed_cpu.CpuDeepSpeedStrategy"
     with pytest.raises(SystemExit, match="couples them; train one layer at a time"):
         run(*arguments, "layer=[1,2]", on_cpus, "trainer.gradient_clip_val=1.0")
 

@@ -7,10 +7,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from blink.engine import Engine, Run
-    from blink.handle import Handle, attach
-    from blink.policy import Event, Policy
-    from blink.token_sr import TokenSR, load_token_sr, save_token_sr
+    from blink.inference.attach import Handle, attach
+    from blink.inference.engine import Engine, Run
+    from blink.inference.policy import Event, Policy
+    from blink.model.token_sr import TokenSR, load_token_sr, save_token_sr
 
 __all__ = [
     "Engine",
@@ -25,15 +25,15 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Engine": "blink.engine",
-    "Event": "blink.policy",
-    "Handle": "blink.handle",
-    "Policy": "blink.policy",
-    "Run": "blink.engine",
-    "TokenSR": "blink.token_sr",
-    "attach": "blink.handle",
-    "load_token_sr": "blink.token_sr",
-    "save_token_sr": "blink.token_sr",
+    "Engine": "blink.inference.engine",
+    "Event": "blink.inference.policy",
+    "Handle": "blink.inference.attach",
+    "Policy": "blink.inference.policy",
+    "Run": "blink.inference.engine",
+    "TokenSR": "blink.model.token_sr",
+    "attach": "blink.inference.attach",
+    "load_token_sr": "blink.model.token_sr",
+    "save_token_sr": "blink.model.token_sr",
 }
 
 

@@ -16,17 +16,13 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
+from blink.analysis.cases import folder_cases, one_case
+from blink.analysis.figures.points import read_points
+from blink.analysis.figures.recipes import RECIPES, Recipe, Subject, choose_cases, spread_out
+from blink.analysis.figures.run_recipes import RUN_RECIPES, run_folders
 from blink.bench import Sample
-from blink.cases import folder_cases, one_case
-from blink.checkpoints import TINY, load_backbone
-from blink.evaluate import SCORES, samples_digest
-from blink.figures.points import read_points
-from blink.figures.recipes import RECIPES, Recipe, Subject, choose_cases, spread_out
-from blink.figures.run_recipes import RUN_RECIPES, run_folders
-from blink.figures.style import Drawn, look, save
-from blink.keys import hydra_command
-from blink.outputs import INPUTS, files_digest, one_line_errors, open_run, reject_added_keys, write_json
-from blink.prepare import (
+from blink.evaluation.predict import SCORES, samples_digest
+from blink.evaluation.questions import (
     check_values,
     modules_folder,
     outlined,
@@ -34,8 +30,12 @@ from blink.prepare import (
     reject_training_keys,
     training_differs,
 )
-from blink.prompts import template_named
-from blink.token_sr import check_patches, load_token_sr, token_sr_config, token_sr_folder
+from blink.model.checkpoints import TINY, load_backbone
+from blink.model.prompts import template_named
+from blink.model.token_sr import check_patches, load_token_sr, token_sr_config, token_sr_folder
+from blink.runs.command import hydra_command
+from blink.runs.folder import INPUTS, files_digest, one_line_errors, open_run, reject_added_keys, write_json
+from blink.runs.style import Drawn, look, save
 
 log = logging.getLogger(__name__)
 

@@ -14,18 +14,19 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 from PIL import Image
 
-from blink import sweep
 from blink.bench import Row
-from blink.checkpoints import load_processor
-from blink.compare import read_run, score_table, screen
-from blink.evaluate import SCORES, GradingError, evaluate, resume
-from blink.figures import example
-from blink.keys import hydra_command
-from blink.outputs import one_line_errors, open_run, whole_file
-from blink.plan import Plan, load_answerer, make_plan, plain
-from blink.tracking import Board, told, write_mark
-from blink.tracking.evaluation import Progress, tell_result
-from blink.views import ViewMaker
+from blink.evaluation.compare import read_run, score_table, screen
+from blink.evaluation.dashboard import Progress, tell_result
+from blink.evaluation.example import example
+from blink.evaluation.plan import Plan, load_answerer, make_plan, plain
+from blink.evaluation.predict import SCORES, GradingError, evaluate, resume
+from blink.evaluation.sweeps import report as sweep
+from blink.model.checkpoints import load_processor
+from blink.model.views import ViewMaker
+from blink.runs.board import Board
+from blink.runs.command import hydra_command
+from blink.runs.folder import one_line_errors, open_run, whole_file
+from blink.runs.marks import told, write_mark
 
 log = logging.getLogger(__name__)
 

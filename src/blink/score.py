@@ -19,11 +19,11 @@ from blink.bench import (
     make_judge,
 )
 from blink.bench.judges import UNNAMED, EndpointError, GivenScores, LocalJudge
-from blink.compare import Run, score_table, screen
-from blink.keys import hydra_command
-from blink.outputs import one_line_errors, reject_added_keys, write_json
-from blink.predictions import Answers, complete, mark, read_rows
-from blink.results import events_per_layer, expanded_share, scores
+from blink.evaluation.compare import Run, score_table, screen
+from blink.evaluation.predictions import Answers, complete, mark, read_rows
+from blink.evaluation.results import events_per_layer, expanded_share, scores
+from blink.runs.command import hydra_command
+from blink.runs.folder import one_line_errors, reject_added_keys, write_json
 
 log = logging.getLogger(__name__)
 

@@ -19,8 +19,8 @@ from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from blink.keys import hydra_command
-from blink.outputs import (
+from blink.runs.command import hydra_command
+from blink.runs.folder import (
     INPUTS,
     check_inputs,
     is_first_process,
@@ -30,11 +30,11 @@ from blink.outputs import (
     run_folder,
     write_json,
 )
-from blink.report import SUMMARY, print_summary, summarise
-from blink.settings import CHECKPOINTS, MANIFEST, check, filled_in, image_source
+from blink.training.report import SUMMARY, print_summary, summarise
+from blink.training.settings import CHECKPOINTS, MANIFEST, check, filled_in, image_source
 
 if TYPE_CHECKING:
-    from blink.tracking import Board
+    from blink.runs.board import Board
 
 log = logging.getLogger("blink.train")  # not __main__, which `python -m` calls it
 
@@ -59,7 +59,7 @@ def main(config: DictConfig) -> float:
         settings = filled_in(plain)
         summary = _finished(settings, overrides)
     if summary is None:
-        from blink.processes import one_job
+        from blink.runs.processes import one_job
 
         with one_job(overrides) if job.mode == RunMode.MULTIRUN else nullcontext():
             group = Path(job.sweep.dir).name if job.mode == RunMode.MULTIRUN else None
@@ -76,12 +76,18 @@ def train(settings: dict[str, Any], overrides: list[str], group: str | None = No
     With a `group` it is a point of the sweep of that name. Settings that cannot work end the process with one line
     before any weight is loaded.
     """
-    from blink.checkpoints import load_processor
-    from blink.feature_cache import FillFeatures, report_lacking
-    from blink.pairs import PairData, steps_per_epoch
-    from blink.parts import image_portions, load_trunk, save_modules, stored_features, training_module
-    from blink.tracking.training import TrainingWatch, kl_chart
-    from blink.views import ViewMaker, prefix_ids
+    from blink.model.checkpoints import load_processor
+    from blink.model.views import ViewMaker, prefix_ids
+    from blink.training.dashboard import TrainingWatch, kl_chart
+    from blink.training.data import PairData, steps_per_epoch
+    from blink.training.feature_fill import FillFeatures, report_lacking
+    from blink.training.parts import (
+        image_portions,
+        load_trunk,
+        save_modules,
+        stored_features,
+        training_module,
+    )
 
     if not is_first_process():
         logging.getLogger("blink").setLevel(logging.ERROR)  # one process tells the story

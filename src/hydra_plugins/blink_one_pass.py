@@ -1,4 +1,4 @@
-"""Where Hydra looks for plugins: makes `hydra/launcher=one_pass` known to it. What it does is in `blink.launcher`.
+"""Where Hydra looks for plugins: makes `hydra/launcher=one_pass` known to it. What it does is in `blink.evaluation.sweeps.one_pass`.
 
 Hydra imports this file at the start of every command that it runs, so it imports nothing heavy.
 """
@@ -22,7 +22,7 @@ class OnePassLauncher(BasicLauncher):
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Answer, then run the jobs one after another: each finds its answers and scores them."""
-        from blink.launcher import answer_together, without_fresh
+        from blink.evaluation.sweeps.one_pass import answer_together, without_fresh
 
         context = self.hydra_context
         assert context is not None, "Hydra sets a launcher up before it launches"

@@ -15,7 +15,7 @@ class RowSweeper(BasicSweeper):
     @staticmethod
     def split_arguments(overrides: list[Override], max_batch_size: int | None) -> list[list[list[str]]]:
         """Return the jobs in batches, each job a list of overrides."""
-        from blink.multirun import sweep_of  # what Hydra imports at every start is light
+        from blink.evaluation.sweeps.multirun import sweep_of  # what Hydra imports at every start is light
 
         jobs = sweep_of(tuple(str(override.input_line) for override in overrides)).jobs
         return list(BasicSweeper.split_overrides_to_chunks(jobs, max_batch_size))

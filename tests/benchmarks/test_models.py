@@ -6,7 +6,7 @@ from transformers import LlavaForConditionalGeneration
 
 import blink
 from benchmarks import models
-from blink.prompts import template_named
+from blink.model.prompts import template_named
 
 
 def test_full_size_is_the_published_one() -> None:

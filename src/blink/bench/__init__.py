@@ -1,4 +1,23 @@
-"""Benchmarks: one file each, with its samples, its prompt and its scorer; this is the registry."""
+"""Benchmarks: one file each, with its samples, its prompt and its scorer; this is the registry.
+
+Read from top to bottom: a file imports only from files above it.
+
+    statistics.py   bootstrap over pictures, exact McNemar
+    sources.py      hub, parquet, JSONL and picture folders
+    base.py         samples, answers, scores
+    options.py      multiple choice: options, and the letter that a response means
+    circular.py     rows that rotate the options of one question
+    tsv.py          tables of tab-separated text with base64 pictures
+    xlsx.py         tables as Excel files
+    mmbench.py      MMBench, English and Chinese
+    judges/         who grades free answers
+    mmvet.py        MM-Vet
+    gqa.py          GQA
+    mme_release.py  MME's folders as its authors release them
+    mme.py          MME
+    pope.py         POPE
+    scienceqa.py    ScienceQA-IMG
+"""
 
 from collections.abc import Callable
 

@@ -16,8 +16,8 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import numpy as np
 from PIL import Image
 
-from blink.policy import Event
-from blink.statistics import Estimate, Floats, bootstrap
+from blink.bench.statistics import Estimate, Floats, bootstrap
+from blink.inference.policy import Event
 
 Row = dict[str, Any]
 

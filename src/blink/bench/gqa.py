@@ -26,8 +26,8 @@ from blink.bench.sources import (
     rows_and_pictures,
     table_rows,
 )
-from blink.scenes import gqa_rows
-from blink.statistics import Floats
+from blink.bench.statistics import Floats
+from blink.scenes.gqa import gqa_rows
 
 SPLIT = "testdev_balanced"
 CONFIGS = (f"{SPLIT}_instructions", f"{SPLIT}_images")

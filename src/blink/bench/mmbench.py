@@ -37,11 +37,11 @@ from blink.bench.sources import (
     picture_names,
     rows_and_pictures,
 )
+from blink.bench.statistics import Floats
 from blink.bench.tsv import base64_pictures, read_tsv
 from blink.bench.xlsx import write_xlsx
-from blink.scenes import mmbench_rows
 from blink.scenes.formats import LETTER, LETTER_ZH, LETTER_ZH_LMMS, SEVERAL, lettered
-from blink.statistics import Floats
+from blink.scenes.mmbench import mmbench_rows
 
 CATEGORIES = (
     "image_style", "image_topic", "image_scene", "image_emotion", "image_quality",

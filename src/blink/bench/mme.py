@@ -37,8 +37,8 @@ from blink.bench.sources import (
     read_jsonl,
     rows_and_pictures,
 )
-from blink.scenes import mme_rows
-from blink.statistics import Floats
+from blink.bench.statistics import Floats
+from blink.scenes.mme import mme_rows
 
 PERCEPTION = (
     "existence",

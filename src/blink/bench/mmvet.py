@@ -27,10 +27,10 @@ from blink.bench.sources import (
     read_json,
     rows_and_pictures,
 )
-from blink.outputs import write_json
-from blink.scenes import mmvet_rows
+from blink.bench.statistics import Floats
+from blink.runs.folder import write_json
 from blink.scenes.formats import STEPS
-from blink.statistics import Floats
+from blink.scenes.mmvet import mmvet_rows
 
 CAPABILITIES = ("rec", "ocr", "know", "gen", "spat", "math")
 """Recognition, reading text, knowledge, language generation, spatial awareness, arithmetic."""

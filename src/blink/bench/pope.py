@@ -35,8 +35,8 @@ from blink.bench.sources import (
     read_jsonl,
     rows_and_pictures,
 )
-from blink.scenes import pope_rows
-from blink.statistics import Floats
+from blink.bench.statistics import Floats
+from blink.scenes.pope import pope_rows
 
 SPLITS = ("adversarial", "popular", "random")
 _NO = {"No", "no", "not"}

@@ -31,9 +31,9 @@ from blink.bench.sources import (
     read_json,
     rows_and_pictures,
 )
-from blink.scenes import scienceqa_rows
+from blink.bench.statistics import Floats
 from blink.scenes.formats import LETTER, lettered
-from blink.statistics import Floats
+from blink.scenes.scienceqa import scienceqa_rows
 
 SUBJECTS = ("natural science", "social science", "language science")
 GRADES = {f"grade{number}": "grades_1_6" if number <= 6 else "grades_7_12" for number in range(1, 13)}

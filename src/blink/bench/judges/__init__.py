@@ -1,4 +1,13 @@
-"""Judges of free answers: a language model, grades that one gave before, or a match of words without a network."""
+"""Judges of free answers: a language model, grades that one gave before, or a match of words without a network.
+
+Read from top to bottom: a file imports only from files above it.
+
+    base.py      what a judge of free answers is
+    local.py     words of the right answer, found in the response
+    stored.py    grades that were given before
+    chat.py      a chat model behind an endpoint, asked patiently and never twice
+    official.py  MM-Vet's own judge prompt and procedure
+"""
 
 import os
 from collections.abc import Mapping

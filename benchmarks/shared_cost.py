@@ -1,0 +1,123 @@
+"""What many questions under many policies about one picture cost on paper, each distinct piece of work done once.
+
+That is the floor of what the engine does: the picture and its trunk; each extension from its layer of birth to the
+last layer where a row attends to it; each text layer once per distinct history of extensions; each decoding step once
+per distinct answer. FLOPs equal those that the engine does, but for text that it pads to the longest of a batch, rows
+that do not fit into memory together, and scans of rows beside others that ask for one. Plain numbers in, plain numbers
+out.
+
+Letters: T tokens of a text, X tokens of an extension.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Hashable
+from dataclasses import dataclass
+
+from blink.evaluation.cost import NOTHING, Cost, decode, decoder_layer, head, key_value_bytes, living, vision
+from blink.inference.policy import Event
+from blink.model.dimensions import Dimensions
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One question under one policy whose saliency is attention.
+
+    Attributes:
+        question: names the text; rows of one text share passes until their extensions differ.
+        text: T, tokens after the image.
+        events: one per scanned layer.
+        answer: tokens of the answer, its closing token included.
+        extension: X; None: the whole grid.
+        kind: tells extensions apart beyond layer of birth and region: patches, interpolate, which TokenSR.
+    """
+
+    question: Hashable
+    text: int
+    events: tuple[Event, ...] = ()
+    answer: int = 1
+    extension: int | None = None
+    kind: Hashable = None
+
+
+@dataclass(frozen=True)
+class _Alive:
+    birth: int
+    region: int
+    columns: int
+    kind: Hashable
+
+
+_History = tuple[_Alive | None, ...]
+
+
+def shared(
+    dims: Dimensions,
+    before: int,
+    asked: Collection[Asked],
+    *,
+    expander: Cost = NOTHING,
+    views: int = 1,
+) -> Cost:
+    """Answering all that is asked about one picture behind one prefix.
+
+    Bytes take it that all rows run through a layer in one call: weights, and keys and values of the trunk, move once
+    per call; those of the texts, which are few, are left out.
+
+    Args:
+        before: tokens of the trunk: prefix and visual tokens.
+        expander: of one extension, e.g. `token_sr(dims)`; nothing for Blink-interp.
+        views: pictures or tiles that the vision tower sees.
+    """
+    total = vision(dims, views)
+    texts: set[tuple[Hashable, int, _History]] = set()
+    scans: set[tuple[Hashable, int, _History]] = set()
+    answers: set[tuple[Hashable, int, _History]] = set()
+    last: dict[_Alive, int] = {}
+    for one in asked:
+        X = dims.visual if one.extension is None else one.extension
+        history: _History = ()
+        scanned = {event.layer for event in one.events}
+        for layer, now in enumerate(living(dims.layers, one.events)):
+            before_act = history[-1] if history else None
+            if layer in scanned:
+                scans.add((one.question, one.text, history))
+                if before_act is not None:
+                    last[before_act] = max(layer, last[before_act])
+            alive = None if now is None else _Alive(*now, X, one.kind)
+            history = (*history, alive)
+            texts.add((one.question, one.text, history))
+            if alive is not None:
+                last[alive] = max(layer, last.get(alive, layer))
+        if (one.question, one.text, history) not in answers:
+            answers.add((one.question, one.text, history))
+            behind = decode(dims, before + one.text, one.answer - 1, one.events, X)
+            total += Cost(head(dims).flops + behind.flops)
+    total += _behind(dims, 0, dims.layers - 1, before, 0)
+    for alive, layer in last.items():
+        total += expander + _behind(dims, alive.birth, layer, alive.columns, before)
+    split = 2 * dims.hidden * dims.head * (dims.heads + 2 * dims.key_heads)
+    for _, text, history in texts:
+        X = history[-1].columns if history[-1] is not None else 0
+        total += Cost(decoder_layer(dims, text, before + X + text).flops - split * text)
+    for _, text, _ in {(question, text, history[:-1]) for question, text, history in texts}:
+        total += Cost(split * text)  # projections are shared by rows that split at this layer
+    for _, text, history in scans:
+        X = history[-1].columns if history and history[-1] is not None else 0
+        total += Cost(2 * (before + X + text) * dims.heads * dims.head)
+    calls = max((one.answer for one in asked), default=1)  # texts, then a step per further token
+    weights = dims.layers * dims.layer_weights + dims.hidden * dims.vocabulary
+    trunk = dims.layers * key_value_bytes(dims, before)
+    return total + Cost(0, calls * (weights * dims.itemsize + trunk))
+
+
+def _behind(dims: Dimensions, first: int, last: int, tokens: int, before: int) -> Cost:
+    """Tokens that go through layers `first` to `last` behind others, of whose top layer only keys and values are made."""
+    total = Cost()
+    for layer in range(first, last + 1):
+        if layer < dims.layers - 1:
+            total += decoder_layer(dims, tokens, before + tokens)
+        else:
+            width = dims.hidden * dims.head * (dims.heads + 2 * dims.key_heads)
+            total += Cost(2 * tokens * width, width * dims.itemsize + key_value_bytes(dims, tokens))
+    return total

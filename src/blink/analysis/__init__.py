@@ -1,0 +1,9 @@
+"""Looking inside: `figures/` draws the paper's figures, `explain/` takes one answer apart.
+
+Read from top to bottom: a file imports only from files above it.
+
+    probe.py  what the last prompt token attends to, layer by layer
+    cases.py  pictures, questions and boxes to look at
+    figures/  a room of its own
+    explain/  a room of its own
+"""

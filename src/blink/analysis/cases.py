@@ -1,0 +1,144 @@
+"""What a figure looks at beside benchmarks: a folder of pictures with a file of questions, or one picture.
+
+The file has one JSON object per line:
+
+    {"image": "dog.jpg", "question": "What colour is the dog?", "box": [120, 80, 260, 240], "id": "dog", "answer": "brown"}
+
+`image` is a path below the folder of pictures, `question` the user's text as the backbone is to get it, any closing
+instruction included. The others may be left out: `box` holds left, top, right and bottom of what the question is
+about, in pixels of the picture file; `id` must be unique; `answer` is shown and not scored.
+
+Axes of boxes: x to the right, y down. Regions are the cells of p x p, row-major.
+"""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from PIL import Image
+
+from blink.bench.base import Sample, check_unique
+from blink.bench.sources import read_jsonl
+from blink.model.views import ViewMaker
+from blink.training.images import read_image
+
+Box = tuple[float, float, float, float]
+"""Left, top, right, bottom."""
+
+
+class Shown(NamedTuple):
+    """A sample as the backbone sees it.
+
+    Attributes:
+        picture: the part of the picture that the backbone sees.
+        box: of what the question is about, in pixels of `picture`; None if unknown.
+        right: the region that holds the box's centre; None if unknown or not seen.
+    """
+
+    sample: Sample
+    picture: Image.Image
+    box: Box | None
+    right: int | None
+
+
+def as_seen(sample: Sample, views: ViewMaker, patches: int) -> Shown:
+    """Open a sample's picture, and find the region that its box belongs to."""
+    image, box = sample.load_image(), box_of(sample)
+    if box is None:
+        return Shown(sample, views.seen(image), None, None)
+    window = views.window(image.size)
+    return Shown(sample, views.seen(image), in_window(box, window), region_of(box, window, patches))
+
+
+def folder_cases(questions: Path, pictures: Path | None = None) -> list[Sample]:
+    """Read the questions of a file about pictures of a folder, None: the folder that the file lies in.
+
+    Raises:
+        ValueError: the file is missing, empty or has a line that is not as above, or a picture is missing.
+    """
+    if not questions.is_file():
+        raise ValueError(f"questions={questions} is not a file; give a file of one JSON object per line")
+    folder = questions.parent if pictures is None else pictures
+    rows = read_jsonl(questions)
+    if not rows:
+        raise ValueError(f"{questions} holds no questions")
+    samples = [_sample(folder, row, f"{questions}, line {line}") for line, row in enumerate(rows, start=1)]
+    check_unique([sample.id for sample in samples], "question ids")
+    return samples
+
+
+def one_case(image: Path, question: str, box: Sequence[float] | None = None) -> list[Sample]:
+    """One question about one picture.
+
+    Raises:
+        ValueError: the picture cannot be read, the question is blank, or the box is not four numbers in order.
+    """
+    if not image.is_file():
+        raise ValueError(f"image={image} is not a file")
+    read_image(image, f"image={image}")
+    row = {"image": image.name, "question": question, "box": box, "id": image.stem}
+    return [_sample(image.parent, row, "the command")]
+
+
+def box_of(sample: Sample) -> Box | None:
+    """The box of what a sample asks about, in pixels of its picture; None if none is known."""
+    box = sample.details.get("box")
+    return None if box is None else (box[0], box[1], box[2], box[3])
+
+
+def in_window(box: Box, window: tuple[int, int, int, int]) -> Box:
+    """A box of the picture as a box of the part that the backbone sees.
+
+    Args:
+        window: of `blink.model.views.ViewMaker.window`.
+    """
+    left, top = window[:2]
+    return box[0] - left, box[1] - top, box[2] - left, box[3] - top
+
+
+def region_of(box: Box, window: tuple[int, int, int, int], patches: int) -> int | None:
+    """The region that holds a box's centre; None where the backbone does not see the centre.
+
+    A centre on a border belongs to the region to the right or below; on the window's own edge, to the last one.
+
+    Args:
+        box: in pixels of the picture.
+        window: of `blink.model.views.ViewMaker.window`.
+        patches: p of p x p regions.
+    """
+    left, top, right, bottom = window
+    x = ((box[0] + box[2]) / 2 - left) / (right - left)
+    y = ((box[1] + box[3]) / 2 - top) / (bottom - top)
+    if not (0 <= x <= 1 and 0 <= y <= 1):
+        return None
+    column, row = (min(int(place * patches), patches - 1) for place in (x, y))
+    return row * patches + column
+
+
+def _sample(folder: Path, row: Mapping[str, Any], place: str) -> Sample:
+    if not isinstance(row, dict) or not all(isinstance(row.get(key), str) for key in ("image", "question")):
+        raise ValueError(f"{place}: expected an object with the texts 'image' and 'question'")
+    if not row["question"].strip():
+        raise ValueError(f"{place}: the question is blank")
+    path = folder / row["image"]
+    if not path.is_file():
+        raise ValueError(f"{place}: there is no picture {path}")
+    box = row.get("box")
+    if box is not None:
+        numbers = isinstance(box, list | tuple) and all(
+            isinstance(edge, int | float) and not isinstance(edge, bool) for edge in box
+        )
+        if not numbers or len(box) != 4 or not (box[0] < box[2] and box[1] < box[3]):
+            raise ValueError(
+                f"{place}: box={box!r}; expected [left, top, right, bottom] in pixels of the picture"
+            )
+    return Sample(
+        id=str(row.get("id", place.rpartition(" ")[2])),
+        image=str(row["image"]),
+        question=row["question"],
+        label=str(row.get("answer", "")),
+        split="",
+        open_image=partial(Image.open, path),
+        details={"box": None if box is None else list(box)},
+    )

@@ -1,0 +1,10 @@
+"""One answer, taken apart: what Blink did at every layer, as a table and as a page to look at.
+
+Read from top to bottom: a file imports only from files above it.
+
+    record.py   what happens to one prompt at every layer
+    answers.py  one question answered twice, and what led to each answer
+    page.py     the same as a page that needs no network; its parts lie in templates/
+    flips.py    the questions in which two finished runs differ
+    screen.py   an answer's events on the terminal
+"""

@@ -1,0 +1,202 @@
+"""One question answered twice, usually without Blink and with it, and all that led to each answer.
+
+Both answers are greedy and taken alone, as `attach` and `generate` give them.
+
+Axes: V = H x W visual tokens of the (base) picture.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+from PIL import Image
+
+from blink.analysis.cases import Box, as_seen
+from blink.analysis.explain.record import LayerRecord, record
+from blink.bench import Sample
+from blink.evaluation.answerers import answer_alone
+from blink.evaluation.meter import Meter
+from blink.inference.engine import Run
+from blink.inference.policy import Event, Policy
+from blink.inference.refusals import closing_ids, fitting_modules
+from blink.model.backbone import Backbone
+from blink.model.checkpoints import LoadedBackbone
+from blink.model.prompts import Template
+from blink.model.views import ViewMaker
+
+
+class Side(NamedTuple):
+    """One of the two ways to answer.
+
+    Attributes:
+        name: what to call it.
+        run: its policy and modules.
+        max_new_tokens: how long the answer may get.
+    """
+
+    name: str
+    run: Run
+    max_new_tokens: int
+
+
+class Answered(NamedTuple):
+    """An answer and what led to it.
+
+    Attributes:
+        side: how it was answered.
+        ids: of the answer, the closing one included.
+        text: of it.
+        events: one per scanned layer.
+        layers: one record per decoder layer.
+        prompt_tokens: length of the prompt, visual tokens included.
+        flops: of picture, prompt and answer, taken alone.
+    """
+
+    side: Side
+    ids: list[int]
+    text: str
+    events: tuple[Event, ...]
+    layers: list[LayerRecord]
+    prompt_tokens: int
+    flops: int
+
+    @property
+    def token_layers(self) -> int:
+        """Tokens that the prompt sends through decoder layers, summed over these."""
+        return sum(layer.columns for layer in self.layers)
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """One question and its two answers.
+
+    Attributes:
+        sample: the question.
+        backbone: its folder or hub id.
+        grid: (H, W).
+        picture: the part of the picture that the backbone sees.
+        box: of what the question is about, in pixels of `picture`; None if unknown.
+        patches: p of the p x p regions, of each answer.
+        right: the region that holds the box's centre, of each answer; None if unknown or not seen.
+        answers: the first and the second.
+        words: text of every token that is named.
+    """
+
+    sample: Sample
+    backbone: str
+    grid: tuple[int, int]
+    picture: Image.Image
+    box: Box | None
+    patches: tuple[int, int]
+    right: tuple[int | None, int | None]
+    answers: tuple[Answered, Answered]
+    words: dict[int, str]
+
+
+class Explainer:
+    """Explains answers of one backbone.
+
+    Args:
+        loaded: model and processor.
+        template: how a question becomes the prompt.
+        sides: the two ways to answer.
+
+    Raises:
+        ValueError: policy and modules of a side do not fit the backbone.
+    """
+
+    def __init__(self, loaded: LoadedBackbone, template: Template, sides: tuple[Side, Side]) -> None:
+        self._loaded = loaded
+        self._template = template
+        self._backbone = Backbone(loaded.model)
+        self._views = ViewMaker(loaded.processor)
+        self._sides = sides
+        self._modules = [
+            {}
+            if side.run.policy is None
+            else fitting_modules(self._backbone, side.run.policy, side.run.token_sr)
+            for side in sides
+        ]
+        self._runs = [
+            Run(side.run.policy, modules or None) for side, modules in zip(sides, self._modules, strict=True)
+        ]
+        self._meters = [
+            Meter(loaded.model.config, loaded.processor.tokenizer, side.run.policy, modules or None)
+            for side, modules in zip(sides, self._modules, strict=True)
+        ]
+        first, second = (side.run.policy for side in sides)
+        self._watching = (first or _idle(second), second or _idle(first))
+
+    def __call__(self, sample: Sample) -> Explanation:
+        """Answer one question both ways and look at every layer."""
+        image, prompt = sample.load_image(), self._template.prompt(sample.question)
+        closing = closing_ids(self._loaded.model.generation_config)
+        answers = [
+            answer_alone(
+                self._loaded.model,
+                self._loaded.processor,
+                image,
+                prompt,
+                run,
+                side.max_new_tokens,
+                closing,
+            )
+            for side, run in zip(self._sides, self._runs, strict=True)
+        ]
+        inputs = self._loaded.processor(images=[image], text=[prompt], return_tensors="pt").to(
+            self._backbone.device, self._backbone.dtype
+        )
+        firsts = list(dict.fromkeys(ids[0] for ids, _ in answers))
+        both = []
+        for number, (ids, events) in enumerate(answers):
+            layers = record(self._backbone, inputs, self._watching[number], self._modules[number], firsts)
+            if self._sides[number].run.policy is None:
+                layers = [replace(layer, event=None) for layer in layers]
+            both.append(
+                Answered(
+                    self._sides[number],
+                    ids,
+                    self._text(ids).strip(),
+                    events,
+                    layers,
+                    int(inputs["input_ids"].shape[1]),
+                    self._meters[number](image.size, prompt, events, len(ids)),
+                )
+            )
+        patches = (self._watching[0].patches, self._watching[1].patches)
+        shown = [as_seen(sample, self._views, p) for p in patches]
+        named = {word.token for one in both for layer in one.layers for word in (*layer.words, layer.top)}
+        return Explanation(
+            sample=sample,
+            backbone=self._loaded.name,
+            grid=self._backbone.grid,
+            picture=shown[0].picture,
+            box=shown[0].box,
+            patches=patches,
+            right=(shown[0].right, shown[1].right),
+            answers=(both[0], both[1]),
+            words={token: self._word(token) for token in sorted(named)},
+        )
+
+    def _text(self, ids: Sequence[int]) -> str:
+        text: str = self._loaded.processor.tokenizer.decode(ids, skip_special_tokens=True)
+        return text
+
+    def _word(self, token: int) -> str:
+        """A token as it reads; one that stands for no text by its own name."""
+        text = self._loaded.processor.tokenizer.decode([token]).strip()
+        return text or str(self._loaded.processor.tokenizer.convert_ids_to_tokens(token))
+
+
+def _idle(other: Policy | None) -> Policy:
+    """Looks as `other` would, and never acts."""
+    like = other or Policy(layers=[0])
+    return replace(
+        like,
+        layers=[0],
+        tau_exp=1.0,
+        tau_drop=0.0,
+        scale_tau=False,
+        selector="saliency",
+        schedule="threshold",
+    )

@@ -1,0 +1,75 @@
+"""Fig. 2: the last prompt token's attention over the picture at some layers, the hottest region outlined."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from matplotlib.figure import Figure
+
+from blink.analysis.cases import Shown
+from blink.analysis.figures.maps import MAP_NOTE, mark_region, show_map, show_picture
+from blink.analysis.probe import Prober
+from blink.inference.saliency import focus
+from blink.runs.style import plain
+
+
+class LayerMap(NamedTuple):
+    """Attention on the grid at one layer ([H, W], its sum is the attention on visual tokens), and its hottest region."""
+
+    layer: int
+    attention_HW: Any
+    ratio: float
+    region: int
+
+
+def measure(
+    prober: Prober, shown: Sequence[Shown], layers: Sequence[int], patches: int
+) -> list[list[LayerMap]]:
+    """Look at each sample at each layer."""
+    H, W = prober.backbone.grid
+    cases = []
+    for probed in prober([case.sample for case in shown], layers):
+        maps = []
+        for layer in layers:
+            attention_V = probed.looks[layer].original_V
+            found = focus(attention_V[None], (H, W), patches)
+            region = int(found.region_B[0])
+            maps.append(LayerMap(layer, attention_V.view(H, W).numpy(), float(found.ratio_B[0]), region))
+        cases.append(maps)
+    return cases
+
+
+def table(shown: Sequence[Shown], cases: Sequence[Sequence[LayerMap]]) -> list[dict[str, Any]]:
+    """One record per sample and layer."""
+    return [
+        {
+            "id": case.sample.id,
+            "layer": one.layer,
+            "attention_on_picture": round(float(one.attention_HW.sum()), 6),
+            "ratio": round(one.ratio, 6),
+            "region": one.region,
+            "right_region": case.right,
+            "correct": None if case.right is None else one.region == case.right,
+        }
+        for case, maps in zip(shown, cases, strict=True)
+        for one in maps
+    ]
+
+
+def draw(shown: Sequence[Shown], cases: Sequence[Sequence[LayerMap]], patches: int, title: str) -> Figure:
+    """One row per sample: the picture, then one map per layer, each in its own scale."""
+    columns = 1 + max(len(maps) for maps in cases)
+    figure = Figure(figsize=(1.55 * columns, 2.0 * len(shown) + 0.9), layout="constrained")
+    figure.suptitle(plain(title))
+    grid = figure.subplots(len(shown), columns, squeeze=False)
+    for row, (axes_row, case, maps) in enumerate(zip(grid, shown, cases, strict=True)):
+        show_picture(axes_row[0], case.picture, case.box, case.sample.question)
+        for axes, one in zip(axes_row[1:], maps, strict=True):
+            show_map(axes, case.picture, one.attention_HW, float(one.attention_HW.max()))
+            mark_region(axes, case.picture, one.region, patches, case.right)
+            axes.set_title(f"layer {one.layer}" if row == 0 else "")
+            axes.set_xlabel(f"ratio {one.ratio:.2f}", fontsize="small")
+    outlined = f"outlined: hottest of {patches} x {patches} regions"
+    if any(case.right is not None for case in shown):
+        outlined += " (dashed: not the one that holds the boxed object's centre)"
+    figure.supxlabel(f"{MAP_NOTE}, each map in its own scale\n{outlined}", fontsize="x-small")
+    return figure

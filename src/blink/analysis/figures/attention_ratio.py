@@ -1,0 +1,206 @@
+"""Fig. 3: how concentrated the last prompt token's attention is at each layer, and how often in the right place.
+
+Axes: N samples, L layers, R = p x p regions.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+
+from blink.analysis.probe import Prober
+from blink.bench import Sample
+from blink.bench.statistics import Estimate, Floats, bootstrap
+from blink.inference.saliency import focus
+from blink.runs.style import BLACK, BLUE, GREY, ORANGE, PURPLE, VERMILLION, plain
+
+_SINGLE_STYLES = ((ORANGE, "--"), (PURPLE, ":"), (BLACK, "-."))
+
+
+class Ratios(NamedTuple):
+    """What was seen.
+
+    Attributes:
+        layers: L of them.
+        ratio_NL: share of the hottest region in the attention on all visual tokens (Eq. 3).
+        hottest_NL: that region, row-major.
+        right_N: the region that holds the centre of the ground-truth box, -1 where none is known.
+        patches: p.
+        samples: ids, and the pictures that share fate when samples are drawn again.
+    """
+
+    layers: list[int]
+    ratio_NL: Floats
+    hottest_NL: Any
+    right_N: Any
+    patches: int
+    samples: list[tuple[str, str]]
+
+    @property
+    def boxed(self) -> int:
+        """How many samples have a known right region."""
+        return int((self.right_N >= 0).sum())
+
+
+def measure(
+    prober: Prober,
+    samples: Sequence[Sample],
+    right: Sequence[int | None],
+    layers: Sequence[int],
+    patches: int,
+) -> Ratios:
+    """Look at every sample at every one of `layers`.
+
+    Args:
+        right: per sample the region that holds the centre of its box.
+    """
+    ratios, regions = [], []
+    for probed in prober(samples, layers):
+        saliency_LV = torch.stack([probed.looks[layer].original_V for layer in layers])
+        found = focus(saliency_LV, prober.backbone.grid, patches)
+        ratios.append(found.ratio_B.double().numpy())
+        regions.append(found.region_B.numpy())
+    return Ratios(
+        list(layers),
+        np.stack(ratios),
+        np.stack(regions),
+        np.array([-1 if region is None else region for region in right]),
+        patches,
+        [(sample.id, sample.image) for sample in samples],
+    )
+
+
+def correct_shares(ratios: Ratios) -> list[Estimate]:
+    """Share of samples whose hottest region is the right one, per layer, with 95 % intervals over pictures."""
+    known_N = ratios.right_N >= 0
+    correct_NL = (ratios.hottest_NL == ratios.right_N[:, None])[known_N].astype(np.float64)
+    pictures = [picture for (_, picture), known in zip(ratios.samples, known_N, strict=True) if known]
+    groups = {picture: number for number, picture in enumerate(dict.fromkeys(pictures))}
+    tally_GK = np.zeros((len(groups), len(ratios.layers) + 1))
+    for picture, correct_L in zip(pictures, correct_NL, strict=True):
+        tally_GK[groups[picture]] += [*correct_L, 1]
+    names = [str(layer) for layer in ratios.layers]
+    found = bootstrap(
+        tally_GK, lambda sums: {name: sums[..., i] / sums[..., -1] for i, name in enumerate(names)}
+    )
+    return [found[name] for name in names]
+
+
+def unrelated_shares(ratios: Ratios) -> Floats:
+    """The share per layer that would come about if where a layer looks had nothing to do with the question.
+
+    Regions keep how often they are hottest and how often they are right: this is above 1 / p^2 where both prefer
+    the same place.
+    """
+    known_N = ratios.right_N >= 0
+    regions = np.arange(ratios.patches**2)
+    hottest_LR = (ratios.hottest_NL[known_N][:, :, None] == regions).mean(axis=0)
+    right_R = (ratios.right_N[known_N][:, None] == regions).mean(axis=0)
+    shares_L: Floats = hottest_LR @ right_R
+    return shares_L
+
+
+def table(ratios: Ratios) -> list[dict[str, Any]]:
+    """One record per layer."""
+    low, median, high = np.quantile(ratios.ratio_NL, (0.25, 0.5, 0.75), axis=0)
+    records: list[dict[str, Any]] = [
+        {
+            "layer": layer,
+            "samples": len(ratios.samples),
+            "ratio_median": round(float(median[i]), 6),
+            "ratio_quartile_low": round(float(low[i]), 6),
+            "ratio_quartile_high": round(float(high[i]), 6),
+            "ratio_mean": round(float(ratios.ratio_NL[:, i].mean()), 6),
+        }
+        for i, layer in enumerate(ratios.layers)
+    ]
+    if ratios.boxed:
+        for record, share, chance in zip(
+            records, correct_shares(ratios), unrelated_shares(ratios), strict=True
+        ):
+            record |= {
+                "samples_with_box": ratios.boxed,
+                "correct": round(share.value, 6),
+                "correct_low": round(share.low, 6),
+                "correct_high": round(share.high, 6),
+                "correct_if_unrelated": round(float(chance), 6),
+            }
+    return records
+
+
+def draw(ratios: Ratios, title: str, singles: int = 0) -> Figure:
+    """Draw ratio and, with boxes, the share of correct regions against the layer.
+
+    Args:
+        singles: show this many samples beside the median, with dots where their hottest region is the right one; a
+            sample that stands alone has them anyway.
+    """
+    boxed = ratios.boxed > 1
+    figure = Figure(figsize=(6.6, 5.8 if boxed else 3.6), layout="constrained")
+    figure.suptitle(plain(title))
+    rows = figure.subplots(2 if boxed else 1, 1, sharex=True, squeeze=False)[:, 0]
+    low_L, median_L, high_L = np.quantile(ratios.ratio_NL, (0.25, 0.5, 0.75), axis=0)
+    chance = 1 / ratios.patches**2
+    axes = rows[0]
+    if len(ratios.samples) > 1:
+        axes.fill_between(ratios.layers, low_L, high_L, color=BLUE, alpha=0.2, linewidth=0, label="quartiles")
+    label = f"median of {len(ratios.samples)} samples" if len(ratios.samples) > 1 else "ratio"
+    axes.plot(ratios.layers, median_L, color=BLUE, label=label)
+    axes.axhline(chance, color=GREY, linestyle="--", linewidth=1, label=f"even spread, 1/{ratios.patches**2}")
+    for number in range(min(max(singles, len(ratios.samples) == 1), len(ratios.samples))):
+        colour, dash = _SINGLE_STYLES[number % len(_SINGLE_STYLES)]
+        axes.plot(
+            ratios.layers,
+            ratios.ratio_NL[number],
+            color=colour,
+            linestyle=dash,
+            linewidth=1,
+            label=plain(ratios.samples[number][0], 28, 1),
+        )
+        at = np.flatnonzero(ratios.hottest_NL[number] == ratios.right_N[number])
+        places = np.asarray(ratios.layers)[at]
+        axes.plot(places, ratios.ratio_NL[number][at], "o", color=colour, markeredgecolor=BLACK, markersize=4)
+    if boxed:
+        shares = correct_shares(ratios)
+        above = [i for i, share in enumerate(shares) if share.low > chance]
+        axes.plot(
+            [ratios.layers[i] for i in above],
+            median_L[above],
+            "o",
+            color=VERMILLION,
+            markersize=6,
+            label="looks at the right region\nmore often than chance",
+        )
+        _draw_shares(rows[1], ratios, shares, chance)
+    axes.set_ylabel("ratio of the hottest region")
+    axes.set_ylim(0, 1.03)
+    axes.legend(ncols=3, loc="lower left", bbox_to_anchor=(0, 1.0))
+    rows[-1].set_xlabel("layer")
+    rows[-1].set_xticks(ratios.layers[:: max(1, len(ratios.layers) // 16)])
+    return figure
+
+
+def _draw_shares(axes: Any, ratios: Ratios, shares: list[Estimate], chance: float) -> None:
+    value_L, low_L, high_L = (100 * np.array(part) for part in zip(*shares, strict=True))
+    errors = (np.maximum(0, value_L - low_L), np.maximum(0, high_L - value_L))
+    if not np.isnan(low_L).any():
+        axes.errorbar(
+            ratios.layers, value_L, yerr=errors, fmt="none", ecolor=VERMILLION, capsize=2, elinewidth=1
+        )
+    label = f"{ratios.boxed} samples with a box, 95 % interval"
+    axes.plot(ratios.layers, value_L, color=VERMILLION, marker="o", label=label)
+    axes.plot(
+        ratios.layers,
+        100 * unrelated_shares(ratios),
+        color=BLACK,
+        linestyle=":",
+        label="if it had nothing to do with the question",
+    )
+    axes.axhline(
+        100 * chance, color=GREY, linestyle="--", linewidth=1, label=f"chance, 1/{ratios.patches**2}"
+    )
+    axes.set_ylabel("hottest region\nis the right one (%)")
+    axes.set_ylim(0, 100)
+    axes.legend(loc="upper right")

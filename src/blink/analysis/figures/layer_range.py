@@ -1,0 +1,157 @@
+"""Fig. 7: the score against the first scanned layer, the last one, and single layers."""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from blink.analysis.figures.points import Point
+from blink.bench.statistics import Estimate
+from blink.evaluation.compare import Run
+from blink.runs.style import BLUE, GREY, ORANGE, plain
+
+Measure = Callable[[Run], Estimate]
+
+
+class Ranges(NamedTuple):
+    """Points sorted into the lines of the figure; each line maps a layer to a run.
+
+    Attributes:
+        last: the layer with which all ranges of `starting` end.
+        starting: first layer -> run.
+        first: the layer with which all ranges of `ending` begin.
+        ending: last layer -> run.
+        single: layer -> run.
+    """
+
+    last: int | None
+    starting: dict[int, Run]
+    first: int | None
+    ending: dict[int, Run]
+    single: dict[int, Run]
+
+
+def sort_ranges(points: Sequence[Point], first: int | None = None, last: int | None = None) -> Ranges:
+    """Find the runs that vary the first layer, the last layer, and single layers.
+
+    Args:
+        first: the fixed first layer of the runs that vary the last one; None: the one with most runs.
+        last: the fixed last layer of the runs that vary the first one; None: the one with most runs.
+
+    Raises:
+        ValueError: two runs scan the same layers, layers are no range, or nothing varies.
+    """
+    for point in points:
+        if point.layers != tuple(range(point.layers[0], point.layers[-1] + 1)):
+            raise ValueError(f"{point.run.folder} scans layers {list(point.layers)}, which are no range")
+    twice = [layers for layers, count in Counter(point.layers for point in points).items() if count > 1]
+    if twice:
+        raise ValueError(
+            f"several runs scan layers {list(twice[0])}; give runs that differ in nothing but their layers"
+        )
+    ranges = [point for point in points if len(point.layers) > 1]
+    last = _most_frequent([point.layers[-1] for point in ranges]) if last is None else last
+    first = _most_frequent([point.layers[0] for point in ranges]) if first is None else first
+    found = Ranges(
+        last,
+        {p.layers[0]: p.run for p in sorted(points, key=_layers) if p.layers[-1] == last},
+        first,
+        {p.layers[-1]: p.run for p in sorted(points, key=_layers) if p.layers[0] == first},
+        {p.layers[0]: p.run for p in sorted(points, key=_layers) if len(p.layers) == 1},
+    )
+    if max(len(line) for line in (found.starting, found.ending, found.single)) < 2:
+        raise ValueError(
+            "no two runs differ in their first, last or only layer; sweep layer=, such as layer=2-8,3-8,4-8"
+        )
+    return found
+
+
+def table(ranges: Ranges, measure: Measure) -> list[dict[str, Any]]:
+    """One record per point of each line."""
+    return [
+        {
+            "line": line,
+            "first_layer": layer if line != "ending" else ranges.first,
+            "last_layer": layer if line != "starting" else ranges.last,
+            **dict(zip(("score", "low", "high"), (round(part, 4) for part in measure(run)), strict=True)),
+            "expanded": run.scores["expanded"],
+            "folder": str(run.folder),
+        }
+        for line, runs in (
+            ("starting", ranges.starting),
+            ("ending", ranges.ending),
+            ("single", ranges.single),
+        )
+        for layer, run in runs.items()
+    ]
+
+
+def draw(
+    ranges: Ranges,
+    measure: Measure,
+    ylabel: str,
+    title: str,
+    vanilla: Estimate | None,
+    ours: Sequence[int] = (),
+) -> Figure:
+    """One panel for starting layers, one for ending layers, single layers in both.
+
+    Args:
+        measure: score of a run with its interval.
+        vanilla: score of the backbone as it is.
+        ours: the main range of the backbone's layer study, shaded.
+    """
+    panels = [
+        (f"from this layer to layer {ranges.last}", "first scanned layer", ranges.starting),
+        (f"from layer {ranges.first} to this layer", "last scanned layer", ranges.ending),
+    ]
+    panels = [panel for panel in panels if len(panel[2]) > 1] or [("", "layer", {})]
+    figure = Figure(figsize=(6.4, 0.6 + 2.7 * len(panels)), layout="constrained")
+    figure.suptitle(plain(title))
+    for axes, (label, xlabel, runs) in zip(
+        np.atleast_1d(figure.subplots(len(panels), sharey=True)), panels, strict=True
+    ):
+        _draw_line(axes, ranges.single, measure, ORANGE, "--", "s", "this layer alone")
+        _draw_line(axes, runs, measure, BLUE, "-", "o", label)
+        if vanilla is not None:
+            axes.axhline(vanilla.value, color=GREY, linestyle=":", label="vanilla")
+        if ours:
+            axes.axvspan(
+                min(ours) - 0.5, max(ours) + 0.5, color=GREY, alpha=0.12, linewidth=0, label="main range"
+            )
+        axes.set_xticks(sorted({*ranges.single, *runs}))
+        axes.set_xlabel(xlabel)
+        axes.set_ylabel(ylabel)
+        axes.legend(ncols=2)
+    return figure
+
+
+def _draw_line(
+    axes: Any, runs: dict[int, Run], measure: Measure, colour: str, dash: str, marker: str, label: str
+) -> None:
+    if not runs:
+        return
+    value, low, high = (np.array(part) for part in zip(*(measure(run) for run in runs.values()), strict=True))
+    shift = 0.08 if dash == "--" else 0  # intervals at one layer would cover each other
+    layers = np.array(list(runs)) + shift
+    if not np.isnan(low).any():
+        axes.errorbar(
+            layers,
+            value,
+            yerr=(np.maximum(0, value - low), np.maximum(0, high - value)),
+            fmt="none",
+            ecolor=colour,
+            capsize=2,
+            elinewidth=1,
+        )
+    axes.plot(layers, value, color=colour, linestyle=dash, marker=marker, label=label)
+
+
+def _layers(point: Point) -> tuple[int, ...]:
+    return point.layers
+
+
+def _most_frequent(layers: Sequence[int]) -> int | None:
+    return Counter(layers).most_common(1)[0][0] if layers else None

@@ -1,0 +1,128 @@
+"""Finished runs as points of a figure: from run folders, and from the folders of sweeps.
+
+What a run did is read from its result, not from the command that made it, so runs of any sweep, and single ones, may
+stand together in one figure.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from blink.bench.statistics import Estimate
+from blink.evaluation.compare import Run, compare, read_run, unit
+from blink.evaluation.predict import SCORES
+from blink.evaluation.sweeps.report import read_jobs
+
+_MUST_AGREE = ("benchmark", "version", "backbone", "data", "n")
+
+
+class Point(NamedTuple):
+    """A run, and the layers that it scanned: none for the backbone as it is."""
+
+    run: Run
+    layers: tuple[int, ...]
+
+    @property
+    def policy(self) -> dict[str, Any]:
+        """Settings of the policy; empty for the backbone as it is."""
+        return self.run.scores["policy"] or {}
+
+
+def read_points(folders: Sequence[Path], bench: str) -> list[Point]:
+    """Read finished runs, each once, in the order given.
+
+    Args:
+        folders: of runs or of sweeps.
+        bench: of runs of several benchmarks, take those of this one.
+
+    Raises:
+        ValueError: none is given, one is neither, or the runs are of different benchmarks, data or backbones.
+    """
+    if not folders:
+        raise ValueError(
+            "runs= is empty; give folders of finished evaluations or sweeps, such as runs=outputs/sweeps/NAME"
+        )
+    runs: dict[Path, Run] = {}
+    for folder in folders:
+        if (folder / SCORES).is_file():
+            found = [read_run(folder)]
+        elif (folder / "jobs").is_dir():
+            found = [job.run for job in read_jobs(folder)]
+        else:
+            raise ValueError(f"{folder} is neither a finished run (no {SCORES}) nor a sweep (no jobs/)")
+        runs |= {run.folder.resolve(): run for run in found}
+    benchmarks = list(dict.fromkeys(run.scores["benchmark"] for run in runs.values()))
+    if len(benchmarks) > 1:
+        if bench not in benchmarks:
+            raise ValueError(
+                f"the runs are of {', '.join(benchmarks)}, and bench={bench} is none of them; choose one"
+            )
+        runs = {folder: run for folder, run in runs.items() if run.scores["benchmark"] == bench}
+    points = [Point(run, tuple((run.scores["policy"] or {}).get("layers", ()))) for run in runs.values()]
+    first = points[0].run
+    for point in points:
+        for key in _MUST_AGREE:
+            if point.run.scores[key] != first.scores[key]:
+                raise ValueError(
+                    f"{first.folder} has {key} {first.scores[key]} and {point.run.folder} {point.run.scores[key]}; a "
+                    "figure needs runs over the same questions and backbone"
+                )
+    return points
+
+
+def the_method(points: Sequence[Point], method: str | None) -> list[Point]:
+    """The points of one method, the backbone as it is left out; None: of the only one there is.
+
+    Raises:
+        ValueError: there are none, or of several methods none was chosen.
+    """
+    acting = [point for point in points if point.policy]
+    methods = list(dict.fromkeys(point.run.scores["method"] for point in acting))
+    if method is None and len(methods) == 1:
+        return acting
+    if method is None or method not in methods:
+        raise ValueError(
+            f"the runs are of methods {', '.join(methods) or '(vanilla only)'}; choose one with figure.method=, "
+            f"got {method}"
+        )
+    return [point for point in acting if point.run.scores["method"] == method]
+
+
+def vanilla_of(points: Sequence[Point]) -> Run | None:
+    """The run of the backbone as it is, if it is among them."""
+    return next((point.run for point in points if not point.policy), None)
+
+
+def main_metric(points: Sequence[Point], metric: str | None) -> str:
+    """The metric of a figure: as named, or MME's total, or the benchmark's first.
+
+    Raises:
+        ValueError: the runs have no such metric; lists those that they have.
+    """
+    scores = points[0].run.scores
+    chosen = metric or ("total" if "total" in scores["headline"] else scores["headline"][0])
+    if chosen not in scores["metrics"]:
+        raise ValueError(f"figure.metric={chosen!r}: the runs have {', '.join(scores['metrics'])}")
+    return str(chosen)
+
+
+def with_unit(points: Sequence[Point], metric: str) -> str:
+    """A metric as an axis names it."""
+    return f"{metric} ({unit(points[0].run.scores, metric)})"
+
+
+def estimate(run: Run, metric: str) -> Estimate:
+    """A metric with its interval; nan where the run gives none."""
+    low, high = run.scores["intervals"].get(metric) or (float("nan"), float("nan"))
+    return Estimate(run.scores["metrics"].get(metric, float("nan")), low, high)
+
+
+def gain(vanilla: Run, run: Run, metric: str) -> Estimate:
+    """By how much a run exceeds vanilla on the same questions, in pairs."""
+    return compare(vanilla, run).differences[metric]
+
+
+def about(points: Sequence[Point]) -> str:
+    """What the runs are of, for a title."""
+    scores = points[0].run.scores
+    return f"{scores['benchmark']} on {scores['backbone']}, {scores['data']}, {scores['n']} questions"

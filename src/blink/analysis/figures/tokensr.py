@@ -1,0 +1,192 @@
+"""TokenSR against plain interpolation: how far each is from the tokens of the zoomed quadrant, layer by layer.
+
+As in training: the teacher is what enters a layer when the backbone sees a quadrant of the picture alone, the student
+is made of the full view's region. Nothing of a question takes part.
+
+Axes: B pictures, Q = 4 quadrants, d hidden width, H x W grid, L layers.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from rich.progress import track
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from blink.bench.statistics import Floats
+from blink.model.backbone import Backbone
+from blink.model.token_sr import cut_region, upsample
+from blink.model.views import QUADRANTS, Views
+from blink.runs.style import BLACK, INTERP, TOKEN_SR, bare, plain
+from blink.training.features import Tokens, principal_colours
+
+STUDENTS = {"interp": INTERP, "token_sr": TOKEN_SR}
+
+
+class Distance(NamedTuple):
+    """Per grid cell, means over pictures and quadrants; layer -> student -> [H, W].
+
+    Attributes:
+        kl: KL(teacher || student) of the softmax over channels, in nats.
+        cosine: cosine of student and teacher.
+        pictures: how many.
+        temperature: of the softmax.
+    """
+
+    kl: dict[int, dict[str, Floats]]
+    cosine: dict[int, dict[str, Floats]]
+    pictures: int
+    temperature: float
+
+
+def measure(
+    backbone: Backbone,
+    prefix_ids: Tensor,
+    views: Sequence[Views],
+    modules: Mapping[int, nn.Module],
+    temperature: float,
+) -> Distance:
+    """Compare both students with the teacher on every layer that has a module.
+
+    Args:
+        prefix_ids: int64 [1, P], the prompt before the picture.
+        views: of each picture.
+        modules: TokenSR by layer, on the layer's device and in its dtype.
+    """
+    sums: dict[str, dict[int, dict[str, Tensor]]] = {
+        "kl": {layer: {} for layer in modules},
+        "cosine": {layer: {} for layer in modules},
+    }
+    for view in track(views, "comparing", transient=True):
+        for layer, found in features(backbone, prefix_ids, view, modules).items():
+            for name in STUDENTS:
+                student, teacher = (
+                    torch.stack([getattr(one, f"{kind}_dHW") for one in found]).float()
+                    for kind in (name, "teacher")
+                )
+                kl_HW = token_kl_map(student, teacher, temperature).sum(dim=0).double()
+                cosine_HW = F.cosine_similarity(student, teacher, dim=1).sum(dim=0).double()
+                for key, value in (("kl", kl_HW), ("cosine", cosine_HW)):
+                    sums[key][layer][name] = sums[key][layer].get(name, 0) + value.cpu()
+    count = len(views) * QUADRANTS
+    means = {
+        key: {
+            layer: {name: (v / count).numpy() for name, v in found.items()}
+            for layer, found in by_layer.items()
+        }
+        for key, by_layer in sums.items()
+    }
+    return Distance(means["kl"], means["cosine"], len(views), temperature)
+
+
+@torch.inference_mode()
+def features(
+    backbone: Backbone, prefix_ids: Tensor, view: Views, modules: Mapping[int, nn.Module]
+) -> dict[int, list[Tokens]]:
+    """Tokens of the four quadrants of one picture, by layer."""
+    pixels = torch.cat((view.full_Chw[None], view.quadrants_QChw)).to(backbone.device, backbone.dtype)
+    prefix_ids_BP = prefix_ids.to(backbone.device).expand(len(pixels), -1)
+    states = backbone.visual_states(prefix_ids_BP, pixels, modules)
+    by_layer = {}
+    for layer, state_BdHW in states.items():
+        coarse = torch.cat([cut_region(state_BdHW[:1], region, 2) for region in range(QUADRANTS)])
+        interp = upsample(coarse, backbone.grid)
+        parts = (coarse, interp, modules[layer](interp), state_BdHW[1:])
+        by_layer[layer] = [Tokens(*(part[q] for part in parts)) for q in range(QUADRANTS)]
+    return by_layer
+
+
+def token_kl_map(student_BdHW: Tensor, teacher_BdHW: Tensor, temperature: float) -> Tensor:
+    """KL(teacher || student) of each token's softmax over channels: [B, H, W] float32, in nats."""
+    student, teacher = (
+        (part.float() / temperature).log_softmax(dim=1) for part in (student_BdHW, teacher_BdHW)
+    )
+    return F.kl_div(student, teacher, log_target=True, reduction="none").sum(dim=1)
+
+
+def table(found: Distance) -> list[dict[str, object]]:
+    """One record per layer."""
+    return [
+        {
+            "layer": layer,
+            "pictures": found.pictures,
+            "temperature": found.temperature,
+            **{
+                f"{measure}_{name}": round(float(by_layer[layer][name].mean()), 6)
+                for measure, by_layer in (("kl", found.kl), ("cosine", found.cosine))
+                for name in STUDENTS
+            },
+        }
+        for layer in found.kl
+    ]
+
+
+def draw(found: Distance, layer: int, title: str) -> Figure:
+    """KL and cosine against the layer, and the KL of every grid cell at one layer.
+
+    Args:
+        layer: of the maps, one that has a module.
+    """
+    figure = Figure(figsize=(7.4, 5.6), layout="constrained")
+    figure.suptitle(plain(title))
+    parts: Any = figure.subfigures(2, 1)
+    curves, maps = parts
+    axes_row = curves.subplots(1, 2)
+    layers = list(found.kl)
+    for axes, by_layer, name in zip(
+        axes_row,
+        (found.kl, found.cosine),
+        (f"KL to the teacher (nats, temperature {found.temperature:g})", "cosine with the teacher"),
+        strict=True,
+    ):
+        for key, line in STUDENTS.items():
+            values = [by_layer[at][key].mean() for at in layers]
+            axes.plot(
+                layers, values, color=line.colour, linestyle=line.dash, marker=line.marker, label=line.label
+            )
+        axes.axvline(layer, color=BLACK, linewidth=0.6, linestyle=":")
+        axes.set_xlabel("layer")
+        axes.set_xticks(layers[:: max(1, len(layers) // 8)])
+        axes.set_ylabel(name)
+    axes_row[0].set_ylim(bottom=0)
+    axes_row[0].legend()
+    greatest = max(found.kl[layer][name].max() for name in STUDENTS)
+    grid = maps.subplots(1, 2)
+    image = None
+    for axes, (name, line) in zip(grid, STUDENTS.items(), strict=True):
+        image = axes.imshow(found.kl[layer][name], vmin=0, vmax=greatest)
+        bare(axes)
+        axes.set_title(f"{line.label}, layer {layer}: mean {found.kl[layer][name].mean():.3f}")
+    assert image is not None
+    maps.colorbar(image, ax=list(grid), label="KL per grid cell (nats)")
+    return figure
+
+
+def draw_features(rows: Sequence[tuple[object, Tokens]], title: str) -> Figure:
+    """Tokens as colours: coarse, interpolated, TokenSR's and the teacher's.
+
+    Red, green and blue are the first three principal components of the teacher's and students' tokens of a row, each
+    stretched from its 1st to its 99th percentile: equal colours in one row are equal tokens up to the rest. Each
+    quadrant has two rows: the tokens as they are, and each part less its own mean token, without which a shift that
+    is common to all tokens would hide what they show.
+
+    Args:
+        rows: a quadrant as a picture, and its tokens at one layer.
+    """
+    titles = ("quadrant", "coarse", "interpolated", "TokenSR", "teacher")
+    figure = Figure(figsize=(7.4, 3.1 * len(rows) + 0.8), layout="constrained")
+    figure.suptitle(plain(title))
+    grid = figure.subplots(2 * len(rows), len(titles), squeeze=False)
+    both = [(*row, less_mean) for row in rows for less_mean in (False, True)]
+    for axes_row, (picture, tokens, less_mean) in zip(grid, both, strict=True):
+        for axes, shown in zip(axes_row, (picture, *principal_colours(tokens, less_mean)), strict=True):
+            axes.imshow(np.asarray(shown))
+            bare(axes)
+        axes_row[0].set_ylabel("less own mean" if less_mean else "as they are")
+    for axes, name in zip(grid[0], titles, strict=True):
+        axes.set_title(name)
+    figure.supxlabel("colours: three principal components of the tokens of a row", fontsize="x-small")
+    return figure

@@ -1,0 +1,160 @@
+"""A backbone as an answerer: samples about one picture in, each run's greedy answers and events out.
+
+Two of them give the same answers: one shares what questions and runs have in common, the other shares nothing.
+
+Axes: N tokens of a prompt, T tokens of prompt and answer.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import torch
+from PIL import Image
+
+from blink.bench.base import Answer, Sample
+from blink.evaluation.meter import Meter
+from blink.inference.attach import attach
+from blink.inference.engine import Engine, Run
+from blink.inference.policy import Event
+from blink.inference.refusals import closing_ids, fitting_modules
+from blink.model.backbone import Backbone
+from blink.model.checkpoints import LoadedBackbone
+from blink.model.prompts import Template
+
+GREEDY = {"do_sample": False, "num_beams": 1, "temperature": None, "top_p": None, "top_k": None}
+"""LLaVA's evaluation; sampling settings of a checkpoint's generation config are taken back."""
+
+
+class EngineAnswerer:
+    """Answers all samples about a picture, as all runs would, with one pass of the engine.
+
+    Args:
+        backbone: model and processor.
+        template: how a question becomes the prompt.
+        runs: what answers; calls name them by number.
+        max_new_tokens: how long an answer may get.
+        memory_gb: see `Engine`.
+    """
+
+    def __init__(
+        self,
+        backbone: LoadedBackbone,
+        template: Template,
+        runs: Sequence[Run],
+        *,
+        max_new_tokens: int,
+        memory_gb: float = 4.0,
+    ) -> None:
+        self.engine = Engine(backbone.model, backbone.processor, memory_gb=memory_gb)
+        self.template = template
+        self.runs = runs
+        self.max_new_tokens = max_new_tokens
+        self.meters = _meters(backbone, runs)
+
+    def __call__(self, samples: Sequence[Sample], runs: Sequence[int]) -> list[list[Answer]]:
+        """Answer samples about one picture: for each run, one answer per sample in their order."""
+        image = samples[0].load_image()
+        prompts = [self.template.prompt(sample.question) for sample in samples]
+        answers = self.engine.answer(
+            image,
+            prompts,
+            [self.runs[run] for run in runs],
+            max_new_tokens=self.max_new_tokens,
+        )
+        return [
+            [
+                Answer(
+                    answer.text.strip(),
+                    len(answer.ids),
+                    answer.events,
+                    self.meters[run](image.size, prompt, answer.events, len(answer.ids)),
+                )
+                for prompt, answer in zip(prompts, of_run, strict=True)
+            ]
+            for run, of_run in zip(runs, answers, strict=True)
+        ]
+
+
+class OneByOneAnswerer:
+    """Answers every sample by a greedy `generate` of its own, with Blink attached for the length of a call.
+
+    Args:
+        backbone, template, runs, max_new_tokens: as for `EngineAnswerer`.
+
+    Raises:
+        ValueError: policy and modules of a run do not fit the backbone.
+    """
+
+    def __init__(
+        self, backbone: LoadedBackbone, template: Template, runs: Sequence[Run], *, max_new_tokens: int
+    ) -> None:
+        self.model = backbone.model
+        self.processor = backbone.processor
+        self.template = template
+        self.max_new_tokens = max_new_tokens
+        self.closing = closing_ids(self.model.generation_config)
+        self.meters = _meters(backbone, runs)
+        taken_apart = Backbone(self.model)
+        self.runs = [
+            run
+            if run.policy is None or run.token_sr is None
+            else Run(run.policy, fitting_modules(taken_apart, run.policy, run.token_sr))
+            for run in runs
+        ]
+
+    def __call__(self, samples: Sequence[Sample], runs: Sequence[int]) -> list[list[Answer]]:
+        """Answer samples: for each run, one answer per sample in their order."""
+        return [[self._answer(sample, run) for sample in samples] for run in runs]
+
+    def _answer(self, sample: Sample, number: int) -> Answer:
+        """One answer to one sample."""
+        image, prompt = sample.load_image(), self.template.prompt(sample.question)
+        ids, events = answer_alone(
+            self.model, self.processor, image, prompt, self.runs[number], self.max_new_tokens, self.closing
+        )
+        response = self.processor.tokenizer.decode(ids, skip_special_tokens=True)
+        flops = self.meters[number](image.size, prompt, events, len(ids))
+        return Answer(response.strip(), len(ids), events, flops)
+
+
+def answer_alone(
+    model: Any,
+    processor: Any,
+    image: Image.Image,
+    prompt: str,
+    run: Run,
+    max_new_tokens: int,
+    closing: Collection[int],
+) -> tuple[list[int], tuple[Event, ...]]:
+    """Answer one prompt by a greedy `generate`, with Blink attached for the length of the call.
+
+    Args:
+        closing: ids that end an answer.
+
+    Returns:
+        The answer's ids, the closing one included, and the events at the prompt.
+    """
+    inputs = processor(images=[image], text=[prompt], return_tensors="pt").to(model.device, model.dtype)
+    handle = None if run.policy is None else attach(model, run.policy, run.token_sr)
+    try:
+        with torch.inference_mode():
+            ids_1T = model.generate(**inputs, **GREEDY, max_new_tokens=max_new_tokens)
+        events = () if handle is None else tuple(handle.trace[0])
+    finally:
+        if handle is not None:
+            handle.detach()
+    new_ids: list[int] = ids_1T[0, inputs["input_ids"].shape[1] :].tolist()
+    tokens = next((i + 1 for i, token in enumerate(new_ids) if token in closing), len(new_ids))
+    return new_ids[:tokens], events
+
+
+def _meters(backbone: LoadedBackbone, runs: Sequence[Run]) -> list[Meter]:
+    return [
+        Meter(
+            backbone.model.config,
+            backbone.processor.tokenizer,
+            run.policy,
+            run.token_sr if run.token_sr is None or isinstance(run.token_sr, Mapping) else str(run.token_sr),
+        )
+        for run in runs
+    ]

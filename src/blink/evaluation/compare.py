@@ -1,0 +1,246 @@
+"""Finished runs side by side, and in pairs over the same questions: `python -m blink.compare FOLDER FOLDER ...`
+
+A difference between two methods on the same questions is measured in pairs, with an interval over pictures;
+flips and McNemar's p stand beside it. The share of samples that expanded is shown with every score, since a
+method that never acts cannot differ.
+
+Axes: G pictures, K sums in a tally.
+"""
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from blink.bench import BENCHMARKS, Row, tallies
+from blink.bench.statistics import Estimate, McNemar, mcnemar, paired_bootstrap
+from blink.evaluation.predict import PREDICTIONS, SCORES
+
+_SIDE_BY_SIDE = 4
+"""How many runs fit beside each other on a screen."""
+
+
+class Run(NamedTuple):
+    """A finished evaluation.
+
+    Attributes:
+        label: what to call it beside others.
+        folder: where it lies.
+        scores: the content of its `scores.json`.
+    """
+
+    label: str
+    folder: Path
+    scores: dict[str, Any]
+
+    def rows(self) -> list[Row]:
+        """Read its predictions."""
+        with (self.folder / PREDICTIONS).open(encoding="utf-8") as lines:
+            return [json.loads(line) for line in lines]
+
+
+class Comparison(NamedTuple):
+    """What the second run gains over the first on the same questions.
+
+    Attributes:
+        first, second: labels of the runs.
+        differences: second less first for each metric, with intervals over pictures, in the metric's unit (for
+            percentages: percentage points).
+        flips: answers that only the first, or only the second run has right, and McNemar's exact p.
+        expanded: share of samples that expanded in each run.
+    """
+
+    first: str
+    second: str
+    differences: dict[str, Estimate]
+    flips: McNemar
+    expanded: tuple[float, float]
+
+
+def read_run(folder: Path, label: str | None = None) -> Run:
+    """Read a run from its folder; without a label it is called after its method.
+
+    Raises:
+        ValueError: the folder holds no finished run.
+    """
+    path = folder / SCORES
+    if not path.is_file():
+        raise ValueError(f"{folder} holds no {SCORES}: give the folder of a finished `python -m blink.eval`")
+    scores = json.loads(path.read_text(encoding="utf-8"))
+    return Run(label or scores["method"], folder, scores)
+
+
+def compare(first: Run, second: Run) -> Comparison:
+    """Compare two runs over the same questions; see `compare_pairs`."""
+    return compare_pairs([first, second], [(0, 1)])[0]
+
+
+def compare_pairs(runs: Sequence[Run], pairs: Sequence[tuple[int, int]]) -> list[Comparison]:
+    """Compare runs over the same questions.
+
+    Args:
+        pairs: (first, second), places in `runs`.
+
+    Raises:
+        ValueError: they are of different benchmarks or versions, or about different questions.
+    """
+    if not pairs:
+        return []
+    rows = [run.rows() for run in runs]
+    for run, part in zip(runs, rows, strict=True):
+        check_comparable(runs[0], rows[0], run, part)
+    benchmark = BENCHMARKS[runs[0].scores["benchmark"]]()
+    tallies_GK = [tallies(benchmark, part) for part in rows]
+    differences = paired_bootstrap(tallies_GK, pairs, benchmark.metrics)
+    found = []
+    for (i, j), estimates in zip(pairs, differences, strict=True):
+        marks = [(a["correct"], b["correct"]) for a, b in zip(rows[i], rows[j], strict=True)]
+        scored = np.array([mark for mark in marks if None not in mark], dtype=bool).reshape(-1, 2)
+        found.append(
+            Comparison(
+                runs[i].label,
+                runs[j].label,
+                {name: estimate for name, estimate in estimates.items() if not np.isnan(estimate.value)},
+                mcnemar(scored[:, 0], scored[:, 1]),
+                (runs[i].scores["expanded"], runs[j].scores["expanded"]),
+            )
+        )
+    return found
+
+
+def unit(scores: Mapping[str, Any], metric: str) -> str:
+    """Return the unit of a metric of a result: "%", or "points" for MME."""
+    return str(scores.get("units", {}).get(metric, "%"))
+
+
+def score_table(runs: Sequence[Run]) -> Table:
+    """The scores with 95 % intervals, and what expanded; few runs side by side, many as lines.
+
+    Lines show the main two metrics only.
+    """
+    scores = runs[0].scores
+    title = f"{scores['benchmark']} ({scores['version']}), {scores['data']}, {scores['n']} questions"
+    if len(runs) > _SIDE_BY_SIDE:
+        names = scores["headline"][:2]
+        table = Table("run", title=title)
+        for name in names:
+            table.add_column(_heading(scores, name), justify="right")
+        table.add_column("expanded", justify="right")
+        for run in runs:
+            table.add_row(run.label, *(_score(run, name) for name in names), _percent(run.scores["expanded"]))
+        return table
+    table = Table("", title=title, min_width=len(title))
+    for run in runs:
+        table.add_column(run.label, justify="right")
+    for name in scores["headline"]:
+        table.add_row(_heading(scores, name), *(_score(run, name) for run in runs))
+    if any(run.scores["expanded"] is not None for run in runs):
+        table.add_row("expanded", *(_percent(run.scores["expanded"]) for run in runs))
+    for name, cell in (("questions/s", _rate), ("GFLOP per question, alone", _gigaflops)):
+        cells = [cell(run) for run in runs]
+        if any(cells):
+            table.add_row(name, *cells)
+    return table
+
+
+def _rate(run: Run) -> str:
+    rate = run.scores.get("questions_per_second")
+    return "" if rate is None else f"{rate:.3g}"
+
+
+def _gigaflops(run: Run) -> str:
+    flops = run.scores.get("flops")
+    return "" if flops is None else f"{flops / run.scores['n'] / 1e9:,.3g}"
+
+
+def comparison_table(comparisons: Sequence[Comparison], scores: Mapping[str, Any]) -> Table:
+    """A row per pair: differences of the main two metrics, flips each way, McNemar's p, what expanded.
+
+    Args:
+        scores: of one of the runs.
+    """
+    headline = scores["headline"][:2]
+    table = Table(title="differences on the same questions (95 % intervals over pictures)")
+    table.add_column("pair")
+    for name in headline:
+        table.add_column(_heading(scores, name), justify="right")
+    for column in ("gained", "lost", "McNemar p", "expanded"):
+        table.add_column(column, justify="right")
+    for pair in comparisons:
+        cells = [
+            f"{pair.differences[name].value:+z.2f}{_interval(pair.differences[name][1:], sign='+')}"
+            for name in headline
+        ]
+        table.add_row(
+            f"{pair.second} - {pair.first}",
+            *cells,
+            f"{pair.flips.only_second}",
+            f"{pair.flips.only_first}",
+            f"{pair.flips.p:.3g}",
+            f"{_percent(pair.expanded[1])} - {_percent(pair.expanded[0])}",
+        )
+    return table
+
+
+def comparison_record(pair: Comparison) -> dict[str, Any]:
+    """A comparison as one flat row for a CSV file."""
+    record: dict[str, Any] = {"first": pair.first, "second": pair.second}
+    for name, estimate in pair.differences.items():
+        value, low, high = (round(number, 4) for number in estimate)
+        record |= {name: value, f"{name}_low": low, f"{name}_high": high}
+    return record | {
+        "gained": pair.flips.only_second,
+        "lost": pair.flips.only_first,
+        "mcnemar_p": pair.flips.p,
+        "first_expanded": pair.expanded[0],
+        "second_expanded": pair.expanded[1],
+    }
+
+
+def screen() -> Console:
+    """The terminal, or where there is none a page wide enough for the tables; brackets are no markup here."""
+    return Console(markup=False, width=None if sys.stdout.isatty() else 110)
+
+
+def check_comparable(first: Run, rows: Sequence[Row], second: Run, others: Sequence[Row]) -> None:
+    """Raise ValueError unless two runs are of one benchmark and about the same questions."""
+    for key in ("benchmark", "version"):
+        if first.scores[key] != second.scores[key]:
+            raise ValueError(
+                f"{first.folder} has {key} {first.scores[key]} and {second.folder} {second.scores[key]}; "
+                "only runs of the same benchmark compare"
+            )
+    asked = [[(row["id"], row["image"], row["label"]) for row in part] for part in (rows, others)]
+    if asked[0] != asked[1]:
+        raise ValueError(
+            f"{first.folder} ({len(rows)} rows) and {second.folder} ({len(others)} rows) are not about the "
+            "same questions; evaluate both with the same benchmark, data and limit"
+        )
+
+
+def _interval(bounds: Sequence[float] | None, sign: str = "") -> str:
+    """Format the bounds of an interval; nothing where there is none."""
+    if bounds is None or np.isnan(bounds).any():
+        return ""
+    low, high = bounds
+    return f" [{low:{sign}z.1f}, {high:{sign}z.1f}]"
+
+
+def _score(run: Run, name: str) -> str:
+    metrics, intervals = run.scores["metrics"], run.scores["intervals"]
+    return f"{metrics[name]:.2f}{_interval(intervals[name])}" if name in metrics else "-"
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{100 * share:.1f} %"
+
+
+def _heading(scores: Mapping[str, Any], name: str) -> str:
+    """A metric in words, with its unit unless that is percent."""
+    found = unit(scores, name)
+    return name.replace("_", " ") + ("" if found == "%" else f" ({found})")

@@ -1,0 +1,253 @@
+"""What an evaluation is to do: its config, checked, as flat values; and the answerer that does it.
+
+Nothing of the backbone's weights is read before `load_answerer` is called.
+"""
+
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from functools import lru_cache
+from itertools import product
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig, OmegaConf
+
+from blink.bench import JUDGED, Benchmark, Sample, make_judge
+from blink.evaluation.answerers import EngineAnswerer, OneByOneAnswerer
+from blink.evaluation.predict import Answerer
+from blink.evaluation.presets import LAYER_STUDIES, resolve
+from blink.evaluation.questions import (
+    check_depth,
+    check_fit,
+    check_values,
+    modules_folder,
+    outlined,
+    read_questions,
+    reject_training_keys,
+    training_differs,
+)
+from blink.inference.engine import Run
+from blink.inference.policy import Policy, check_layers, parse_layers
+from blink.model.checkpoints import TINY, LoadedBackbone, load_backbone, pads
+from blink.model.prompts import Template, template_named
+from blink.model.token_sr import token_sr_folder
+from blink.runs.folder import files_digest, reject_added_keys
+
+log = logging.getLogger(__name__)
+
+_SCAN_KEYS = ("layer", "tau_exp", "tau_drop")
+_OTHER_POLICY_KEYS = ("patches", "saliency", "interpolate", "selector", "schedule", "scale_tau", "seed")
+
+
+POLICY_KEYS = (*_SCAN_KEYS, *_OTHER_POLICY_KEYS)
+"""Keys of the config that make the policy."""
+
+
+class Checkpoint(NamedTuple):
+    """Which backbone to load, and how; as for `load_backbone`, and device "auto" is a GPU if there is one."""
+
+    path: str
+    revision: str | None
+    dtype: str
+    device: str
+    device_map: str | None
+    attn_implementation: str
+    pad: bool | None
+
+
+class Plan(NamedTuple):
+    """A run whose settings were checked.
+
+    Attributes:
+        backbone: what to load.
+        reuse: "full" answers by the engine, "none" one question at a time.
+        memory_gb: for the engine.
+        edition: what the samples are, where they are not an edition of the benchmark.
+        policy: None for the backbone as it is.
+        token_sr: folder or hub id of the modules; None for Blink-interp and the backbone as it is.
+        inputs: what the answers follow from beyond the config, by which a changed file is noticed.
+        about: what the result says of the run beside its scores.
+    """
+
+    backbone: Checkpoint
+    reuse: str
+    memory_gb: float
+    benchmark: Benchmark
+    samples: list[Sample]
+    edition: str | None
+    template: Template
+    policy: Policy | None
+    token_sr: str | None
+    inputs: dict[str, Any]
+    about: dict[str, Any]
+
+
+def make_plan(config: DictConfig, overrides: Sequence[str]) -> Plan:
+    """Check all settings and read the questions, but no weights of the backbone.
+
+    Raises:
+        ValueError: what the user asked for cannot be run; says why.
+    """
+    reject_added_keys(overrides)
+    reject_training_keys(overrides)
+    if "experiment" in config:
+        raise ValueError(
+            "experiment= stands for several evaluations: add --multirun (with hydra/sweeper=rows, the default)"
+        )
+    check_values(plain(config))
+    model, method, data = config.model, config.method, config.data
+    padded = pads(outlined(model.path, model.revision).family, model.pad)
+    if data.root and data.get("id"):
+        raise ValueError(
+            f"data.root={data.root} and data.id={data.id} are both given; questions come from one of them"
+        )
+    _note_unused(overrides, method, config.bench.name, "local" if data.root else data.source)
+    template = template_named(model.template)
+    policy, sources = policy_of(config, config.bench.name) if method.scans else _no_policy(config)
+    token_sr = None
+    if policy is not None:
+        if method.trained:
+            token_sr = modules_folder(config.token_sr, model.path, tuple(policy.layers))
+        check_fit(model.path, model.revision, tuple(policy.layers), policy.patches, token_sr)
+    bench = {"prompt": config.prompt, **plain(config.bench)}
+    if config.bench.name in JUDGED:
+        bench["judge"] = make_judge(plain(config.judge))
+    questions = read_questions(
+        bench.pop("name"),
+        tuple((key, tuple(value) if isinstance(value, list) else value) for key, value in bench.items()),
+        source="local" if data.root else data.source,
+        place=data.root or data.get("id"),
+        scenes_split=config.scenes.split,
+        scenes_images=config.scenes.images,
+        limit=config.limit,
+    )
+    revision = getattr(outlined(model.path, model.revision).model.config, "_commit_hash", None)
+    inputs = {
+        "version": questions.benchmark.version,
+        "pictures": questions.pictures,
+        "revision": revision,
+        "backbone": files_digest(TINY if model.path == "tiny" else Path(model.path)),
+        "token_sr": files_digest(token_sr_folder(token_sr)) if token_sr else None,
+    }
+    about = {
+        "method": method.name,
+        "data": questions.data,
+        "policy": None if policy is None else asdict(policy),
+        "sources": sources,
+        "backbone": model.path,
+        "revision": revision,
+        "dtype": model.dtype,
+        "padded": padded,
+        "token_sr": token_sr,
+        "reuse": config.engine.reuse,
+        "warnings": training_differs(token_sr, model.path, template.prefix) if token_sr else [],
+    }
+    checkpoint = Checkpoint(**{key: model[key] for key in Checkpoint._fields})
+    return Plan(
+        backbone=checkpoint,
+        reuse=config.engine.reuse,
+        memory_gb=float(config.engine.memory_gb),
+        benchmark=questions.benchmark,
+        samples=questions.samples,
+        edition=questions.edition,
+        template=template,
+        policy=policy,
+        token_sr=token_sr,
+        inputs=inputs,
+        about=about,
+    )
+
+
+def jobs_of(overrides: Sequence[str]) -> Iterator[list[str]]:
+    """List the overrides of each job of a plain multirun: the product of the swept values; of one key the last counts."""
+    choices = {
+        override.get_key_element(): [
+            f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()
+        ]
+        if override.is_sweep_override()
+        else [override.input_line]
+        for override in OverridesParser.create().parse_overrides(list(overrides))
+    }
+    return (list(job) for job in product(*choices.values()))
+
+
+def load_answerer(plans: Sequence[Plan]) -> Answerer:
+    """Load the backbone of some plans that agree in it, in the benchmark and in the template; runs are numbered so."""
+    first = plans[0]
+    arguments: dict[str, Any] = {
+        "backbone": load_checkpoint(first.backbone),
+        "template": first.template,
+        "runs": [Run(plan.policy, plan.token_sr) for plan in plans],
+        "max_new_tokens": first.benchmark.max_new_tokens,
+    }
+    if first.reuse == "none":
+        return OneByOneAnswerer(**arguments)
+    return EngineAnswerer(**arguments, memory_gb=first.memory_gb)
+
+
+def family_of(config: DictConfig) -> str:
+    """The row of the preset tables that the backbone is in; "tiny" is what nobody named, and fits tiny alone."""
+    model = config.model
+    return "unknown" if model.family == "tiny" and model.path != "tiny" else str(model.family)
+
+
+def plain(config: DictConfig) -> dict[str, Any]:
+    """A config as plain containers."""
+    container: Any = OmegaConf.to_container(config, resolve=True)
+    return container
+
+
+def _note_unused(overrides: Sequence[str], method: DictConfig, bench: str, source: str) -> None:
+    """Say which overrides have no effect here; a sweep over methods or benchmarks gives them to all."""
+    unread = set() if method.trained else {"token_sr"}
+    unread |= set() if method.scans else set(POLICY_KEYS)
+    keys = [override.partition("=")[0] for override in overrides]
+    if given := [key for key in keys if key in unread]:
+        log.info("method=%s does not use %s", method.name, ", ".join(given))
+    if bench not in JUDGED and (given := [key for key in keys if key.partition(".")[0] == "judge"]):
+        log.info("bench=%s does not use %s", bench, ", ".join(given))
+    unread = set() if source == "scenes" else {"scenes.split", "scenes.images"}
+    unread |= set() if source == "hub" else {"bench.hub_id", "bench.revision"}
+    if given := [key for key in keys if key in unread]:
+        log.info("data from %s does not use %s", source, ", ".join(given))
+
+
+def policy_of(config: DictConfig, benchmark: str) -> tuple[Policy, dict[str, str]]:
+    """The policy that a config and the presets of a benchmark make, and where its layers and thresholds come from."""
+    given = plain(config)
+    family, model = family_of(config), config.model
+    if given["layer"] is None and family in LAYER_STUDIES:
+        check_depth(family, model.path, model.revision)
+    scan = resolve(family, benchmark, **{key: given[key] for key in _SCAN_KEYS})
+    others = {key: given[key] for key in _OTHER_POLICY_KEYS}
+    return Policy(scan.layers, scan.tau_exp, scan.tau_drop, **others), scan.sources
+
+
+def _no_policy(config: DictConfig) -> tuple[None, None]:
+    """Check the policy's keys where none is used: a mistake should not wait for the method that reads them.
+
+    Raises:
+        ValueError: a value is out of range, or the backbone has no such layer.
+    """
+    given = plain(config)
+    thresholds = {key: given[key] for key in ("tau_exp", "tau_drop") if given[key] is not None}
+    others = {key: given[key] for key in _OTHER_POLICY_KEYS}
+    policy = Policy(parse_layers(0 if given["layer"] is None else given["layer"]), **thresholds, **others)
+    check_layers(policy.layers, outlined(config.model.path, config.model.revision).num_layers)
+    return None, None
+
+
+@lru_cache(maxsize=1)
+def load_checkpoint(checkpoint: Checkpoint) -> LoadedBackbone:
+    """Load a backbone, or return the one that was used before."""
+    if checkpoint.device == "auto":
+        checkpoint = checkpoint._replace(device="cuda" if torch.cuda.is_available() else "cpu")
+    log.info(
+        "loading the backbone %s on %s",
+        checkpoint.path,
+        checkpoint.device_map or checkpoint.device,
+    )
+    return load_backbone(**checkpoint._asdict())

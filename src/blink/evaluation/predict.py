@@ -1,0 +1,284 @@
+"""From samples to `predictions.jsonl`, written as it grows, and on to `scores.json`.
+
+A run that was killed goes on where it stopped and ends with the same file: samples are answered picture by picture,
+and a picture that was not written whole is answered again. Several runs over the same samples can be answered in one
+pass; each keeps its own files, as if it were alone. An answerer that raises stops the run with its cause; a
+failure never becomes an empty answer. A benchmark that has to be judged is judged once all is answered, and the
+judged rows replace the file as a whole. Knows nothing of models: an answerer is any function from samples to answers.
+"""
+
+import json
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from hashlib import sha256
+from itertools import groupby
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from blink.bench.base import Answer, Benchmark, Graded, Row, Sample, make_row
+from blink.bench.judges import EndpointError
+from blink.evaluation.results import events_per_layer, expanded_share, scores, total_flops
+from blink.runs.folder import INPUTS, check_inputs, write_json, write_text
+from blink.runs.machine import peak_memory_mb
+
+log = logging.getLogger(__name__)
+
+Answerer = Callable[[Sequence[Sample], Sequence[int]], list[list[Answer]]]
+"""Answers samples about one picture as some runs would, given by number: for each run an answer per sample."""
+
+PREDICTIONS = "predictions.jsonl"
+SCORES = "scores.json"
+TIMING = "timing.json"
+
+
+class GradingError(RuntimeError):
+    """Answers are there and could not be graded."""
+
+
+class Task(NamedTuple):
+    """One run to be answered: its folder, and its rows so far, to which more are appended."""
+
+    folder: Path
+    rows: list[Row]
+
+
+class Timing(NamedTuple):
+    """What answering took, over all processes that came to tell.
+
+    Attributes:
+        answered: how many questions were timed.
+        seconds: wall-clock time, loading of the model left out; of a pass that several runs share, an equal share.
+    """
+
+    answered: int = 0
+    seconds: float = 0.0
+
+
+def resume(folder: Path, samples: Sequence[Sample], *, inputs: Mapping[str, Any]) -> list[Row]:
+    """Return the rows that a run folder holds already, cut back to whole pictures; none in a new folder.
+
+    Args:
+        samples: those about one picture side by side.
+        inputs: what the answers follow from beyond the config, JSON values; recorded in a new folder.
+
+    Raises:
+        ValueError: the rows follow from other inputs, are about other questions, or cannot be read.
+    """
+    check_inputs(folder / INPUTS, {**inputs, "samples": samples_digest(samples)})
+    path = folder / PREDICTIONS
+    if not path.exists():
+        return []
+    content = path.read_bytes()
+    lines = content.split(b"\n")[:-1]  # what follows the last newline is half a line, or nothing
+    ends = (first + len(batch) for first, batch in pictures(samples))
+    whole = (
+        max((end for end in ends if end <= len(lines)), default=0)
+        if len(lines) < len(samples)
+        else len(lines)
+    )
+    rows = [_parse(path, number, line) for number, line in enumerate(lines[:whole], start=1)]
+    if [row["id"] for row in rows] != [sample.id for sample in samples[:whole]]:
+        raise ValueError(
+            f"{path} has {len(lines)} answers to other questions than these {len(samples)}; "
+            "fresh=true starts a new run"
+        )
+    keep = sum(len(line) + 1 for line in lines[:whole])
+    if keep < len(content):
+        with path.open("r+b") as file:
+            file.truncate(keep)
+    return rows
+
+
+def evaluate(
+    benchmark: Benchmark,
+    samples: Sequence[Sample],
+    rows: Sequence[Row],
+    make_answerer: Callable[[], Answerer],
+    folder: Path,
+    *,
+    about: Mapping[str, Any],
+    edition: str | None = None,
+    watch: Callable[[Sequence[Row]], None] | None = None,
+) -> dict[str, Any]:
+    """Answer the samples that `rows` lacks, score all, and write the result to `scores.json`.
+
+    Args:
+        rows: what `resume` returned.
+        make_answerer: called only if there is something left to answer; loads the model. The run is its number 0.
+        about: further entries of the result, JSON values; its `warnings`, if any, come before those of the scores.
+        edition: what the samples are, as in `scores`.
+        watch: called after each picture with all rows so far.
+
+    Returns:
+        The content of `scores.json`. A run that was finished before is returned as it was.
+
+    Raises:
+        GradingError: the judge failed.
+    """
+    finished = folder / SCORES
+    if len(rows) == len(samples) and finished.exists():
+        log.info("finished before: %s", folder)
+        earlier: dict[str, Any] = json.loads(finished.read_text(encoding="utf-8"))
+        return earlier
+    task = Task(folder, list(rows))
+    predict(benchmark, samples, [task], make_answerer, None if watch is None else lambda: watch(task.rows))
+    result = {
+        **about,
+        **summary(benchmark, graded(benchmark, task.rows, folder), read_timing(folder), edition),
+    }
+    result["warnings"] = [*about.get("warnings", ()), *result["warnings"]]
+    write_json(finished, result)
+    return result
+
+
+def predict(
+    benchmark: Benchmark,
+    samples: Sequence[Sample],
+    tasks: Sequence[Task],
+    make_answerer: Callable[[], Answerer],
+    after_each: Callable[[], None] | None = None,
+) -> None:
+    """Answer, picture by picture, the samples that each task lacks; append the rows to its file and to it.
+
+    Args:
+        tasks: of different folders; how far they came may differ.
+        make_answerer: called only if there is something left to answer; knows the tasks by their numbers.
+        after_each: called when a picture's rows are written.
+    """
+    open_tasks = [number for number, task in enumerate(tasks) if len(task.rows) < len(samples)]
+    if not open_tasks:
+        return
+    before = sum(len(tasks[number].rows) for number in open_tasks)
+    if before:
+        log.info("%d of %d questions are answered already, going on", before, len(open_tasks) * len(samples))
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    answerer = make_answerer()
+    spent = dict.fromkeys(open_tasks, Timing())
+    with ExitStack() as stack:
+        stack.callback(_add_timings, tasks, spent)
+        files = {
+            number: stack.enter_context((tasks[number].folder / PREDICTIONS).open("a", encoding="utf-8"))
+            for number in open_tasks
+        }
+        progress = stack.enter_context(_progress(benchmark.name))
+        bar = progress.add_task("answering", total=len(open_tasks) * len(samples), completed=before)
+        for first, batch in pictures(samples):
+            lacking = [number for number in open_tasks if len(tasks[number].rows) <= first]
+            if not lacking:
+                continue
+            started = time.perf_counter()
+            for number, answers in zip(lacking, _answers(answerer, batch, lacking), strict=True):
+                new = [make_row(*pair, benchmark) for pair in zip(batch, answers, strict=True)]
+                files[number].write(json_lines(new))
+                files[number].flush()
+                tasks[number].rows.extend(new)
+            share = (time.perf_counter() - started) / len(lacking)
+            for number in lacking:
+                answered, seconds = spent[number]
+                spent[number] = Timing(answered + len(batch), seconds + share)
+            progress.update(bar, advance=len(lacking) * len(batch))
+            if after_each is not None:
+                after_each()
+
+
+def pictures(samples: Sequence[Sample]) -> Iterator[tuple[int, list[Sample]]]:
+    """Go through samples by runs of the same picture: where each begins, and its samples."""
+    first = 0
+    for _, group in groupby(samples, key=lambda sample: sample.image):
+        batch = list(group)
+        yield first, batch
+        first += len(batch)
+
+
+def read_timing(folder: Path) -> Timing:
+    """What answering a run has taken so far."""
+    path = folder / TIMING
+    return Timing(**json.loads(path.read_text(encoding="utf-8"))) if path.exists() else Timing()
+
+
+def graded(benchmark: Benchmark, rows: list[Row], folder: Path) -> list[Row]:
+    """Have the rows judged and written anew if the benchmark asks for it; else return them as they are.
+
+    Raises:
+        GradingError: the judge failed; says why, that the answers are kept, and how to go on.
+    """
+    if not isinstance(benchmark, Graded):
+        return rows
+    try:
+        judged = benchmark.grade(rows, folder)
+    except (EndpointError, ValueError) as cause:
+        path = folder / PREDICTIONS
+        raise GradingError(
+            f"the judge failed: {cause}. All {len(rows):,} answers and what was graded are kept: the same command goes on "
+            f"from them, and `python -m blink.score bench={benchmark.name} predictions={path}` grades them by any judge="
+        ) from cause
+    assert [row["id"] for row in judged] == [row["id"] for row in rows], "judging lost or moved rows"
+    if judged != rows:
+        write_text(folder / PREDICTIONS, json_lines(judged))
+    return judged
+
+
+def json_lines(rows: Sequence[Row]) -> str:
+    """Rows as the lines of a JSONL file."""
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
+def summary(benchmark: Benchmark, rows: Sequence[Row], timing: Timing, edition: str | None) -> dict[str, Any]:
+    """Return the scores of rows and what they cost as JSON values."""
+    return {
+        **scores(benchmark, rows, edition),
+        "expanded": expanded_share(rows),
+        "events": events_per_layer(rows),
+        "flops": total_flops(rows),
+        "seconds": round(timing.seconds, 3),
+        "questions_per_second": timing.answered / timing.seconds if timing.answered else None,
+        "peak_memory_mb": peak_memory_mb(),
+    }
+
+
+def samples_digest(samples: Sequence[Sample]) -> str:
+    """Return a hash of all that samples say beside their pictures, by which a changed data set is noticed."""
+    text = json.dumps(
+        [(s.id, s.image, s.question, s.label, s.split, dict(s.details)) for s in samples], sort_keys=True
+    )
+    return sha256(text.encode()).hexdigest()[:16]
+
+
+def _answers(answerer: Answerer, batch: Sequence[Sample], runs: Sequence[int]) -> list[list[Answer]]:
+    try:
+        return answerer(batch, runs)
+    except Exception as error:
+        error.add_note(f"while answering {', '.join(sample.id for sample in batch)}")
+        raise
+
+
+def _add_timings(tasks: Sequence[Task], spent: Mapping[int, Timing]) -> None:
+    for number, timing in spent.items():
+        earlier = read_timing(tasks[number].folder)
+        total = Timing(earlier.answered + timing.answered, earlier.seconds + timing.seconds)
+        write_json(tasks[number].folder / TIMING, total._asdict())
+
+
+def _parse(path: Path, number: int, line: bytes) -> Row:
+    try:
+        row: Row = json.loads(line)
+    except ValueError as cause:
+        raise ValueError(
+            f"{path}, line {number} is damaged ({cause}); fresh=true starts a new run"
+        ) from cause
+    return row
+
+
+def _progress(name: str) -> Progress:
+    return Progress(
+        TextColumn(name),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )

@@ -1,0 +1,217 @@
+"""Which layers are scanned, and with which thresholds, on each backbone and benchmark unless the user says so.
+
+The values of the paper are appendices B (LLaVA-1.5-7B) and C (LLaVA-NeXT-7B); for backbones that it does not list
+the source says what was chosen and why. Layer numbers do not carry over from one backbone to another: a small model
+decides early, so the tiny backbone has values of its own, chosen on the validation split of the scenes. A value that
+the user gives wins over these. `LAYER_STUDIES` says which layers the experiments about layers go through. Knows
+nothing of models.
+"""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from blink.inference.policy import Policy, parse_layers
+
+
+class Preset(NamedTuple):
+    """Default settings of one backbone family on one benchmark.
+
+    Attributes:
+        layers: as `blink.inference.policy.parse_layers` reads it, "18" or "12-18".
+        tau_exp: expansion threshold, in 2 x 2 units.
+        tau_drop: drop threshold, in 2 x 2 units.
+        source: where the values come from.
+    """
+
+    layers: str
+    tau_exp: float
+    tau_drop: float
+    source: str
+
+
+BENCHMARKS = ("mme", "gqa", "mmbench", "mmbench_cn", "pope", "scienceqa", "mmvet")
+
+_APP_B = "paper, App. B"
+_SINGLE = "paper, App. B; no drop threshold is given, and with one layer none has an effect: Policy's default"
+
+_LLAVA15: dict[str, Preset] = {
+    "mme": Preset("12-18", 0.5, 0.4, _APP_B),
+    "mmvet": Preset("12-18", 0.5, 0.4, _APP_B),
+    "gqa": Preset("12-18", 0.6, 0.4, _APP_B),
+    "pope": Preset("18", 0.5, 0.4, _APP_B),
+    "mmbench": Preset("18", 0.25, 0.4, _SINGLE),
+    "mmbench_cn": Preset("18", 0.25, 0.4, _SINGLE),
+    "scienceqa": Preset("18", 0.25, 0.4, _SINGLE),
+}
+
+_LLAVA_NEXT: dict[str, Preset] = {
+    benchmark: Preset("14-20", 0.5, 0.4, "paper, App. C") for benchmark in BENCHMARKS
+} | {"mme": Preset("12-20", 0.4, 0.3, "paper, App. C")}
+
+_DEEPER = {"12-18": "15-22", "18": "22"}
+"""Layers of 32 and those of 40 with the same share of the layers below them, rounded down."""
+
+_CHOSEN_13B = (
+    "chosen here, the paper has no 13B: App. B's for LLaVA-1.5-7B at the same relative depth of 40 layers "
+    "(12-18 of 32 becomes 15-22, 18 becomes 22), thresholds unchanged"
+)
+_CHOSEN_MISTRAL = "chosen here, the paper has no Mistral: App. C's for LLaVA-NeXT-7B, which has as many layers and the same views"
+_VALIDATION = "validation split of the scenes, docs/log.md"
+
+_BY_FAMILY: dict[str, dict[str, Preset]] = {
+    "llava15_7b": _LLAVA15,
+    "llava15_13b": {
+        benchmark: found._replace(layers=_DEEPER[found.layers], source=_CHOSEN_13B)
+        for benchmark, found in _LLAVA15.items()
+    },
+    "llava_next_7b": _LLAVA_NEXT,
+    "llava_next_mistral_7b": {
+        benchmark: found._replace(source=_CHOSEN_MISTRAL) for benchmark, found in _LLAVA_NEXT.items()
+    },
+    "tiny": {benchmark: Preset("10", 0.6, 0.4, _VALIDATION) for benchmark in BENCHMARKS},
+}
+
+PRESETS: dict[tuple[str, str], Preset] = {
+    (family, benchmark): found for family, row in _BY_FAMILY.items() for benchmark, found in row.items()
+}
+"""(backbone family, benchmark) -> settings."""
+
+
+class LayerStudy(NamedTuple):
+    """The layers that experiments about layers go through on one backbone family.
+
+    Layers are texts as `blink.inference.policy.parse_layers` reads them, and as `layer=` takes them: "12-18", or "7".
+
+    Attributes:
+        num_layers: decoder layers of the backbone.
+        main: the range that the others vary ("Ours" in Table 3); also the range of the paper's MME settings.
+        ranges: Table 3, shifts of the main range, which is among them.
+        copies: Fig. 4, single layers at which salient tokens are copied.
+        birth: Fig. 6 and 8, the single layer at which an extension is made and kept.
+        shown: Fig. 6 and 8, the layers above it whose attention is drawn.
+        source: where the values come from.
+    """
+
+    num_layers: int
+    main: str
+    ranges: tuple[str, ...]
+    copies: tuple[str, ...]
+    birth: str
+    shown: tuple[int, ...]
+    source: str
+
+    @property
+    def starts(self) -> tuple[str, ...]:
+        """Fig. 7, top: ranges from each layer up to the end of the main range."""
+        last = parse_layers(self.main)[-1]
+        return tuple(f"{first}-{last}" for first in range(last + 1))
+
+    @property
+    def ends(self) -> tuple[str, ...]:
+        """Fig. 7, bottom: ranges from the start of the main range to each layer above."""
+        first = parse_layers(self.main)[0]
+        return tuple(f"{first}-{last}" for last in range(first, self.num_layers))
+
+    @property
+    def singles(self) -> tuple[str, ...]:
+        """Fig. 7, both panels: each layer alone."""
+        return tuple(str(layer) for layer in range(self.num_layers))
+
+
+_NEXT_STUDY = LayerStudy(
+    num_layers=32,
+    main="12-20",
+    ranges=("11-19", "12-20", "13-21", "14-22"),
+    copies=("14", "16", "18"),
+    birth="12",
+    shown=(13, 20),
+    source="chosen here: Table 3's shifts applied to App. C's range for MME; the rest as LLaVA-1.5-7B",
+)
+
+LAYER_STUDIES: dict[str, LayerStudy] = {
+    "llava15_7b": LayerStudy(
+        num_layers=32,
+        main="12-18",
+        ranges=("11-17", "12-18", "13-19", "14-20"),
+        copies=("14", "16", "18"),
+        birth="12",
+        shown=(13, 20),
+        source="paper, Table 3 and Figs. 4, 6, 7 and 8; which layers Fig. 7 leaves out cannot be read off: all",
+    ),
+    "llava15_13b": LayerStudy(
+        num_layers=40,
+        main="15-22",
+        ranges=("14-21", "15-22", "16-23", "17-24"),
+        copies=("17", "20", "22"),
+        birth="15",
+        shown=(16, 25),
+        source="chosen here: LLaVA-1.5-7B's at the same relative depth of 40 layers, Table 3's shifts by one layer",
+    ),
+    "llava_next_7b": _NEXT_STUDY,
+    "llava_next_mistral_7b": _NEXT_STUDY._replace(
+        source="chosen here: as LLaVA-NeXT-7B, which has as many layers"
+    ),
+    "tiny": LayerStudy(
+        num_layers=16,
+        main="6-9",
+        ranges=("5-8", "6-9", "7-10", "8-11"),
+        copies=("7", "8", "9"),
+        birth="6",
+        shown=(7, 10),
+        source="chosen here: LLaVA-1.5-7B's at the same relative depth of 16 layers, Table 3's shifts by one layer",
+    ),
+}
+"""Backbone family -> layers of its studies; `LAYER_STUDIES["tiny"].ranges` are what `layer=` sweeps for Table 3."""
+
+
+def preset(family: str, benchmark: str) -> Preset | None:
+    """Return the default settings of a backbone family on a benchmark, or None where there are none."""
+    return PRESETS.get((family, benchmark))
+
+
+class Scan(NamedTuple):
+    """Where to scan and when to act, and the source of each of the three ("override", or where a default is from)."""
+
+    layers: tuple[int, ...]
+    tau_exp: float
+    tau_drop: float
+    sources: dict[str, str]
+
+
+def resolve(
+    family: str,
+    benchmark: str,
+    *,
+    layer: int | str | Iterable[int] | None = None,
+    tau_exp: float | None = None,
+    tau_drop: float | None = None,
+) -> Scan:
+    """Fill in what the user left open (None) from the presets; thresholds without a preset are Policy's defaults.
+
+    Args:
+        layer: as `parse_layers` reads it.
+
+    Raises:
+        ValueError: the layers are neither given nor preset, or cannot be read.
+    """
+    found = preset(family, benchmark)
+    default_exp, default_drop, source = Policy.tau_exp, Policy.tau_drop, "Policy's default"
+    if found is not None:
+        default_exp, default_drop, source = found.tau_exp, found.tau_drop, found.source
+    sources = {
+        name: source if given is None else "override"
+        for name, given in (("layers", layer), ("tau_exp", tau_exp), ("tau_drop", tau_drop))
+    }
+    if layer is None:
+        if found is None:
+            raise ValueError(
+                f"no layers are preset for {benchmark} on this backbone; say which to scan, such as layer=18 or "
+                "layer=12-18"
+            )
+        layer = found.layers
+    return Scan(
+        parse_layers(layer),
+        default_exp if tau_exp is None else tau_exp,
+        default_drop if tau_drop is None else tau_drop,
+        sources,
+    )

@@ -1,0 +1,92 @@
+"""What a multirun tells a board of its own once all its jobs are done: tables, plots, every point, and the best."""
+
+import csv
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from PIL import Image
+
+from blink.evaluation.dashboard import scores
+from blink.evaluation.sweeps.report import Job, benchmarks, point_label, swept_keys
+from blink.runs.board import Axis, Board, Chart
+
+POINT = "point"
+"""The axis of a sweep: its jobs, numbered as they were launched."""
+
+
+def tell_sweep(board: Board, jobs: Sequence[Job], folder: Path) -> None:
+    """Tell the finished jobs of a sweep, and the tables and plots in its folder."""
+    keys = swept_keys(jobs)
+    board.settings({"swept": keys, "benchmarks": list(benchmarks(jobs)), "points": len(jobs)})
+    board.axis(POINT, "points")
+    for number, job in enumerate(jobs):
+        board.numbers(_point(job, keys), Axis(POINT, number))
+    for path in sorted(folder.glob("*.csv")):
+        with path.open(encoding="utf-8", newline="") as file:
+            names, *rows = csv.reader(file)
+        columns = [_column(cells) for cells in zip(*rows, strict=True)]
+        board.table(f"sweep/{path.stem}", names, zip(*columns, strict=True))
+    for path in sorted(folder.glob("*.png")):
+        with Image.open(path) as picture:
+            board.pictures({f"sweep/{path.stem}_plot": picture})
+    for bench in benchmarks(jobs):
+        here = [job for job in jobs if job.run.scores["benchmark"] == bench]
+        if (chart := _chart(here, keys)) is not None:
+            board.chart(f"sweep/{bench}", chart)
+        best = max(here, key=_main)
+        board.summary(
+            {f"best/{bench}": _main(best), f"best/{bench}_point": point_label(best.overrides, keys)}
+        )
+
+
+def _point(job: Job, keys: Sequence[str]) -> dict[str, float | None]:
+    """Score, intervals, share that expanded and cost of one job, and those of its swept values that are numbers."""
+    result = job.run.scores
+    main = result["headline"][0]
+    found = scores(result)
+    flops = result["flops"]
+    swept = {key: _number(job.overrides[key]) for key in keys}
+    return {
+        "points/score": found["scores/main"],
+        "points/score_low": found[f"intervals/{main}_low"],
+        "points/score_high": found[f"intervals/{main}_high"],
+        "points/expanded_percent": found["scores/expanded_percent"],
+        "points/gflops_per_question": None if flops is None else flops / result["n"] / 1e9,
+        **{f"points/{key}": value for key, value in swept.items() if isinstance(value, float)},
+    }
+
+
+def _chart(jobs: Sequence[Job], keys: Sequence[str]) -> Chart | None:
+    """The main score against the swept number that has most values, a line per combination of the others."""
+    numeric = [key for key in keys if all(isinstance(_number(job.overrides[key]), float) for job in jobs)]
+    counts = {key: len({job.overrides[key] for job in jobs}) for key in numeric}
+    along = max(counts, key=lambda key: counts[key], default=None)
+    if along is None or counts[along] < 2:
+        return None
+    others = [key for key in keys if key not in (along, "bench")]
+    lines: dict[str, list[tuple[float, float]]] = {}
+    for job in jobs:
+        name = point_label(job.overrides, others) or job.run.scores["method"]
+        lines.setdefault(name, []).append((float(job.overrides[along]), _main(job)))
+    result = jobs[0].run.scores
+    title = f"{result['benchmark']} {result['headline'][0]}"
+    return Chart(title, along, {name: sorted(points) for name, points in lines.items()})
+
+
+def _main(job: Job) -> float:
+    result: Mapping[str, float | None] = job.run.scores["metrics"]
+    value = result[job.run.scores["headline"][0]]
+    return float("-inf") if value is None else value
+
+
+def _column(cells: Sequence[str]) -> list[float | str | None]:
+    """Numbers where all cells that are not empty are, else texts."""
+    values = [_number(cell) if cell else None for cell in cells]
+    return list(cells) if any(isinstance(value, str) for value in values) else list(values)
+
+
+def _number(text: str) -> float | str:
+    try:
+        return float(text)
+    except ValueError:
+        return text

@@ -1,0 +1,225 @@
+"""The end of an experiment: the paper's table from finished runs, on screen and in files.
+
+The table in the paper's layout, what happened inside the model, paired differences of every row with its baseline and
+reference, and what to know about them: on screen, as `table.md` and `table.csv` (one line per row, benchmark and
+metric), `comparison.csv` (one line per difference) and a plot.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+from omegaconf import OmegaConf
+from rich.console import Console
+
+from blink.evaluation.compare import compare_pairs, comparison_record, unit
+from blink.evaluation.sweeps.experiments import Experiment, Line
+from blink.evaluation.sweeps.paper import POPE_REMARK, TABLES, PaperTable
+from blink.evaluation.sweeps.paper_tables import (
+    BENCHES,
+    MARK,
+    POPE_MARK,
+    Difference,
+    Entry,
+    Unlike,
+    difference_grid,
+    first_runs,
+    main_grids,
+    main_metrics,
+    paper_value,
+    what_happened,
+)
+from blink.evaluation.sweeps.report import COMPARISONS, read_jobs, write_records
+from blink.evaluation.sweeps.text_tables import markdown, on_screen, transposed
+from blink.runs.folder import CONFIG_FILE, run_name, write_text
+
+MARKDOWN, CSV, PLOT = "table.md", "table.csv", "table.png"
+_MOST_COLUMNS = 7
+"""Beside the labels, on a screen."""
+_FEW = 8
+"""Rows up to which panels of the plot stand side by side."""
+
+
+def report(folder: Path, experiment: Experiment, lines: Sequence[Line], console: Console) -> None:
+    """Write `table.md`, `table.csv`, `comparison.csv` and `table.png` into the sweep's folder, and print the tables.
+
+    Raises:
+        ValueError: a row has no finished run, or its runs are about different questions.
+    """
+    entries = read_entries(folder, lines)
+    differences = compared(entries)
+    paper = TABLES.get(experiment.paper or "")
+    unlike = {bench: differs(entries, bench, paper) for bench in first_runs(entries)}
+    tables = main_grids(experiment, entries, unlike)
+    grids = [
+        *(map(transposed, tables) if experiment.transposed else tables),
+        what_happened(entries),
+        *([difference_grid(differences, paper, unlike)] if differences else []),
+    ]
+    said = notes(experiment, entries, paper, unlike)
+    for grid in grids:
+        for table in on_screen(grid, _MOST_COLUMNS):
+            console.print(table)
+    for note in said:
+        console.print(f"- {note}", soft_wrap=True)
+    text = [f"# {experiment.title}", *map(markdown, grids), "\n".join(f"- {note}" for note in said)]
+    write_text(folder / MARKDOWN, "\n\n".join(text) + "\n")
+    write_records(folder / CSV, records(entries, paper, unlike))
+    write_records(folder / COMPARISONS, [difference_record(difference) for difference in differences])
+    plot(experiment, entries).savefig(folder / PLOT, dpi=150)
+    console.print(f"written to {folder}: {MARKDOWN}, {CSV}, {COMPARISONS}, {PLOT}", soft_wrap=True)
+
+
+def read_entries(folder: Path, lines: Sequence[Line]) -> list[Entry]:
+    """Find the run of every row by its overrides.
+
+    Raises:
+        ValueError: a row has no finished run.
+    """
+    runs = {
+        run_name([f"{key}={value}" for key, value in job.overrides.items()]): job.run
+        for job in read_jobs(folder)
+    }
+    entries = []
+    for line in lines:
+        run = runs.get(run_name(line.overrides))
+        if run is None:
+            raise ValueError(f"{folder}: the row {line.label!r} on {line.bench} has no finished run")
+        entries.append(Entry(line, run._replace(label=line.label)))
+    return entries
+
+
+def compared(entries: Sequence[Entry]) -> list[Difference]:
+    """Compare every row with its baseline and references, benchmark by benchmark."""
+    found: list[Difference] = []
+    for bench in first_runs(entries):
+        here = [entry for entry in entries if entry.line.bench == bench]
+        places = {entry.line.name: i for i, entry in enumerate(here)}
+        pairs = [
+            (places[name], i) for i, entry in enumerate(here) for name in entry.line.against if name in places
+        ]
+        comparisons = compare_pairs([entry.run for entry in here], pairs)
+        found += [
+            Difference(here[second], here[first], comparison)
+            for (first, second), comparison in zip(pairs, comparisons, strict=True)
+        ]
+    return found
+
+
+def differs(entries: Sequence[Entry], bench: str, paper: PaperTable | None) -> list[str]:
+    """Say in what the runs on a benchmark differ from the paper's, beside their settings; empty if in nothing."""
+    found: list[str] = []
+    for run in (entry.run for entry in entries if entry.line.bench == bench):
+        scores, path = run.scores, run.folder / CONFIG_FILE
+        config: Any = OmegaConf.to_container(OmegaConf.load(path)) if path.exists() else {}
+        family = config.get("model", {}).get("family", "unknown")
+        if paper is not None and family != paper.family:
+            found.append(f"backbone {scores.get('backbone', family)} instead of {paper.family}")
+        if scores["data"].startswith("scenes"):
+            found.append(f"{scores['data']} instead of the benchmark's own pictures")
+        if config.get("limit") is not None:
+            found.append(f"the first {config['limit']} questions only")
+    return list(dict.fromkeys(found))
+
+
+def notes(
+    experiment: Experiment,
+    entries: Sequence[Entry],
+    paper: PaperTable | None,
+    unlike: Unlike,
+) -> list[str]:
+    """Say what the cells mean, what differs from the paper's setting, and what the runs warn of."""
+    said = [
+        "under each score: its 95 % interval by bootstrap over pictures; in points on MME, else in %. expanded: share "
+        "of samples with at least one expansion"
+    ]
+    if any(entry.line.noise for entry in entries):
+        said.append(
+            "noise: the same run with questions batched otherwise (engine.reuse), which changes nothing but rounding; a "
+            "difference that is no larger is none"
+        )
+    if paper is not None:
+        if experiment.transposed:
+            said.append(f"in brackets: {paper.number}")
+        for reasons in dict.fromkeys(tuple(reasons) for reasons in unlike.values() if reasons):
+            alike = [BENCHES.get(bench, bench) for bench, other in unlike.items() if tuple(other) == reasons]
+            said.append(
+                f"{MARK} {paper.number} and these runs on {', '.join(alike)} do not compare: {'; '.join(reasons)}"
+            )
+        if "pope" in unlike and any("pope" in row for row in paper.rows.values()):
+            said.append(f"{POPE_MARK} {POPE_REMARK}")
+        said += [f"{paper.number}: {remark}" for remark in paper.remarks]
+    warnings = dict.fromkeys(warning for entry in entries for warning in entry.run.scores["warnings"])
+    return said + [f"warning: {warning}" for warning in warnings]
+
+
+def records(entries: Sequence[Entry], paper: PaperTable | None, unlike: Unlike) -> list[dict[str, Any]]:
+    """Return one flat record per row, benchmark and metric."""
+    found = []
+    for line, run in entries:
+        scores = run.scores
+        policy: Mapping[str, Any] = scores["policy"] or {}
+        for metric, value in scores["metrics"].items():
+            low, high = scores["intervals"][metric] or (None, None)
+            found.append(
+                {
+                    "row": line.label,
+                    "benchmark": line.bench,
+                    "metric": metric,
+                    "value": value,
+                    "low": low,
+                    "high": high,
+                    "unit": unit(scores, metric),
+                    "paper": paper_value(paper, line, metric, scores),
+                    "differs_from_paper": "; ".join(unlike[line.bench]),
+                    "expanded": scores["expanded"],
+                    "events": json.dumps(scores["events"]),
+                    "n": scores["n"],
+                    "images": scores["images"],
+                    "version": scores["version"],
+                    "method": scores["method"],
+                    "layers": " ".join(map(str, policy.get("layers", []))),
+                    "tau_exp": policy.get("tau_exp"),
+                    "tau_drop": policy.get("tau_drop"),
+                    "overrides": " ".join(line.overrides),
+                    "folder": str(run.folder),
+                }
+            )
+    return found
+
+
+def difference_record(difference: Difference) -> dict[str, Any]:
+    """Return a difference as one flat record."""
+    line = difference.entry.line
+    return {"benchmark": line.bench, "noise": line.noise, **comparison_record(difference.found)}
+
+
+def plot(experiment: Experiment, entries: Sequence[Entry]) -> Figure:
+    """Draw the main metric of every row with its interval, a panel per benchmark; a band shows the baseline."""
+    benches = first_runs(entries)
+    rows = max(sum(entry.line.bench == bench for entry in entries) for bench in benches)
+    across = min(len(benches), 3 if rows <= _FEW else 1)
+    down = -(-len(benches) // across)
+    figure = Figure(figsize=(across * max(4, 0.4 * rows), 4 * down), layout="constrained")
+    panels = figure.subplots(down, across, squeeze=False).reshape(-1)
+    for axes in panels[len(benches) :]:
+        axes.set_axis_off()
+    for axes, (bench, first) in zip(panels[: len(benches)], benches.items(), strict=True):
+        metric = main_metrics(first.scores)[-1 if bench == "mme" else 0]
+        here = [entry for entry in entries if entry.line.bench == bench]
+        for place, (line, run) in enumerate(here):
+            value = run.scores["metrics"][metric]
+            low, high = run.scores["intervals"][metric] or (value, value)
+            colour = f"C{list(dict.fromkeys(entry.line.group for entry in here)).index(line.group)}"
+            axes.errorbar(
+                place, value, yerr=[[value - low], [high - value]], marker="o", color=colour, capsize=3
+            )
+            if line.name == experiment.baseline:
+                axes.axhspan(low, high, color="0.93", zorder=0)
+                axes.axhline(value, color="0.7", linewidth=1, zorder=0)
+        axes.set_xticks(range(len(here)), [line.label for line, _ in here], rotation=45, ha="right")
+        axes.set_ylabel(f"{BENCHES.get(bench, bench)} {metric} ({unit(first.scores, metric)})")
+    figure.suptitle(f"{experiment.title} (95 % intervals)")
+    return figure

@@ -1,0 +1,176 @@
+"""The multirun of `python -m blink.eval`: which jobs it has, that all can run, and the report at its end.
+
+Hydra calls `SweepCallback` before and after; its sweeper (`hydra_plugins/blink_rows.py`) takes the jobs from here.
+"""
+
+import json
+import logging
+import sys
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from hashlib import sha256
+from itertools import product
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import hydra
+from hydra.errors import HydraException
+from hydra.experimental.callback import Callback
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from blink.evaluation.compare import screen
+from blink.evaluation.plan import family_of, jobs_of, make_plan
+from blink.evaluation.sweeps import experiment_report as tables
+from blink.evaluation.sweeps import report as sweep
+from blink.evaluation.sweeps.dashboard import tell_sweep
+from blink.evaluation.sweeps.experiments import Experiment, Line, lines_of, names, read_experiment
+from blink.runs.board import Board
+from blink.runs.folder import one_line_errors
+from blink.runs.marks import told, write_mark
+
+log = logging.getLogger(__name__)
+
+_EXPERIMENT, _BENCH = "experiment", "bench"
+_SWEEPERS = ("BasicSweeper", "RowSweeper")
+_CHECKING_LAUNCHER = "OnePassLauncher"
+
+
+class Sweep(NamedTuple):
+    """The jobs of a multirun.
+
+    Attributes:
+        jobs: overrides of each job, in the order in which they run.
+        experiment: None for a plain multirun.
+        lines: rows of the experiment's table; several may show the run of one job.
+        left_out: names of rows that the user's overrides made the same as others.
+    """
+
+    jobs: list[list[str]]
+    experiment: Experiment | None = None
+    lines: tuple[Line, ...] = ()
+    left_out: tuple[str, ...] = ()
+
+
+class SweepCallback(Callback):
+    """Checks every job of a multirun before the first one starts, and reports after the last one."""
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Check the settings of every job, where these are known and the launcher does not check all of them itself.
+
+        Hydra would turn what a callback raises into a warning and start the first job.
+        """
+        if not _jobs_are_known(config):
+            return
+        try:
+            with one_line_errors():
+                planned = sweep_of(tuple(config.hydra.overrides.task))
+                for overrides in [] if _checked_by_launcher(config) else planned.jobs:
+                    make_plan(hydra.compose("eval", overrides), overrides)
+        except HydraException as error:
+            sys.exit(f"error: {' '.join(str(error).split())}")
+        except Exception:
+            log.exception("the sweep's settings could not be checked; no job was started")
+            sys.exit(1)
+        if planned.left_out:
+            log.info("your overrides make these rows the same as others: %s", "; ".join(planned.left_out))
+        if planned.experiment is not None:
+            log.info("%s: %d evaluations", planned.experiment.title, len(planned.jobs))
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        """Write and print the report; Hydra would turn what a callback raises into a warning."""
+        folder = Path(config.hydra.sweep.dir)
+        try:
+            planned = sweep_of(tuple(config.hydra.overrides.task)) if _jobs_are_known(config) else Sweep([])
+            if planned.experiment is None:
+                sweep.report(folder, screen())
+            else:
+                tables.report(folder, planned.experiment, planned.lines, screen())
+            _tell(config, folder)
+        except Exception:
+            log.exception("the sweep's report failed")
+            sys.exit(1)
+
+
+@lru_cache(maxsize=2)
+def sweep_of(overrides: tuple[str, ...]) -> Sweep:
+    """Return the jobs of a multirun with these overrides.
+
+    An experiment's rows are multiplied with whatever else is swept. Jobs that several rows share run once.
+
+    Raises:
+        ValueError: the experiment cannot be read, or needs what is not known of the backbone.
+    """
+    wanted = [text for text in overrides if _key(text) == _EXPERIMENT]
+    if not wanted:
+        return Sweep(list(jobs_of(overrides)))
+    others = [text for text in overrides if _key(text) not in (_EXPERIMENT, _BENCH)]
+    chosen = [text for text in overrides if _key(text) == _BENCH]
+    if len(list(jobs_of(wanted))) > 1:
+        raise ValueError(f"{', '.join(wanted)}: one experiment at a time, since each has a table of its own")
+    experiment = read_experiment(_experiment_config(wanted[-1:]))
+    benches = [job[0].partition("=")[2] for job in jobs_of(chosen[-1:])] if chosen else experiment.bench
+    combinations = [_values(job) for job in jobs_of(others)]
+    swept = [key for key in combinations[0] if len({values[key] for values in combinations}) > 1]
+    jobs: dict[frozenset[str], list[str]] = {}
+    lines: list[Line] = []
+    left_out: list[str] = []
+    families = [
+        family_of(hydra.compose("eval", [f"{key}={value}" for key, value in given.items()]))
+        for given in combinations
+    ]
+    for bench, (given, family) in product(benches, zip(combinations, families, strict=True)):
+        suffix = "".join(f", {key}={given[key]}" for key in swept)
+        rows, without = lines_of(experiment, bench, given, names(family), suffix)
+        left_out += [f"{name} on {bench}" for name in without]
+        lines += rows
+        for line in rows:
+            jobs.setdefault(frozenset(line.overrides), list(line.overrides))
+    return Sweep(list(jobs.values()), experiment, tuple(lines), tuple(left_out))
+
+
+def _jobs_are_known(config: DictConfig) -> bool:
+    """Whether the overrides alone say which jobs there will be; sweepers that search choose them as they go."""
+    target: str = config.hydra.sweeper._target_
+    return target.endswith(_SWEEPERS)
+
+
+def _tell(config: DictConfig, folder: Path) -> None:
+    """Tell the whole sweep to the logger that its jobs have, unless it knows."""
+    jobs = sweep.read_jobs(folder)
+    logger, group = config.logger._target_, folder.name
+    what = sha256("".join(json.dumps(job.run.scores) for job in jobs).encode()).hexdigest()[:16]
+    if told(folder, logger, group, what):
+        return
+    board: Board = instantiate(config.logger, folder=str(folder), kind="summary", group=group)
+    try:
+        tell_sweep(board, jobs, folder)
+    finally:
+        board.close()
+    if board.logger is not None:
+        write_mark(folder, logger, group, what)
+
+
+def _checked_by_launcher(config: DictConfig) -> bool:
+    """Whether the launcher gets all jobs at once, and checks them before it answers any question."""
+    hydra_config = config.hydra
+    return (
+        hydra_config.launcher._target_.endswith(_CHECKING_LAUNCHER)
+        and not hydra_config.sweeper.max_batch_size
+    )
+
+
+def _experiment_config(overrides: Sequence[str]) -> Mapping[str, Any]:
+    """The `experiment` of the composed config."""
+    config = hydra.compose("eval", list(overrides))
+    content: Any = OmegaConf.to_container(config[_EXPERIMENT], resolve=True)
+    return content
+
+
+def _values(job: Sequence[str]) -> dict[str, str]:
+    """Overrides of one job as key -> value; added and deleted keys keep their sign."""
+    return {text.partition("=")[0]: text.partition("=")[2] for text in job}
+
+
+def _key(override: str) -> str:
+    return override.partition("=")[0].lstrip("+")

@@ -1,0 +1,71 @@
+"""The jobs of a multirun that ask the same backbone the same questions, answered in one pass over the pictures.
+
+Each job keeps its own folder, with the rows that it would have written alone; then it runs as ever, finds them, and
+scores them. So a sweep that is killed anywhere goes on where it was, with this launcher or any other.
+"""
+
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from blink.evaluation.plan import POLICY_KEYS, Plan, load_answerer, make_plan, plain
+from blink.evaluation.predict import Task, predict, resume
+from blink.runs.folder import one_line_errors, open_run
+
+log = logging.getLogger(__name__)
+
+_OWN_KEYS = (*POLICY_KEYS, "method", "token_sr", "logger", "outputs", "fresh")
+"""Keys in which the jobs of one pass may differ; whatever else there is, jobs that differ in it go apart."""
+
+
+def answer_together(configs: Sequence[DictConfig]) -> None:
+    """Answer the questions of all jobs that share a pass with another; leave the rest to the jobs themselves.
+
+    A job with `engine.reuse=none` shares nothing. The settings of all jobs are checked before anything is done.
+
+    Args:
+        configs: the composed config of each job, Hydra's own part included.
+    """
+    passes: dict[str, dict[Path, tuple[Plan, Task]]] = {}
+    with one_line_errors():
+        jobs = [(_of_the_job(config), list(config.hydra.overrides.task)) for config in configs]
+        plans = [make_plan(config, overrides) for config, overrides in jobs]
+        for plan, (config, overrides) in zip(plans, jobs, strict=True):
+            folder = open_run(Path(config.outputs), "eval", overrides, plain(config), fresh=config.fresh)
+            rows = resume(folder, plan.samples, inputs=plan.inputs)
+            if plan.reuse == "full" and len(rows) < len(plan.samples):
+                passes.setdefault(_shared(config), {})[folder] = (plan, Task(folder, rows))
+    for together in passes.values():
+        if len(together) > 1:
+            _answer(*zip(*together.values(), strict=True))
+
+
+def without_fresh(overrides: Sequence[str]) -> list[str]:
+    """The overrides of a job whose new run was begun already."""
+    return ["fresh=false" if override.startswith("fresh=") else override for override in overrides]
+
+
+def _answer(plans: Sequence[Plan], tasks: Sequence[Task]) -> None:
+    """One pass."""
+    first = plans[0]
+    log.info("%d runs over %d questions in one pass", len(tasks), len(first.samples))
+    predict(first.benchmark, first.samples, tasks, lambda: load_answerer(plans))
+
+
+def _of_the_job(config: DictConfig) -> DictConfig:
+    """A composed config as the job's function gets it."""
+    copied = config.copy()
+    with open_dict(copied):
+        del copied["hydra"]
+    OmegaConf.set_readonly(copied, False)
+    return copied
+
+
+def _shared(config: DictConfig) -> str:
+    """What jobs of one pass agree in."""
+    settings: dict[str, Any] = {key: value for key, value in plain(config).items() if key not in _OWN_KEYS}
+    return json.dumps(settings, sort_keys=True)

@@ -1,0 +1,239 @@
+"""The end of a multirun: `sweep.csv`, a table, a plot of the score against the swept key, and paired comparisons.
+
+Jobs leave a note in the sweep's folder that says where their run lies, so the report works with any launcher that
+shares the file system. Knows nothing of configs or models.
+"""
+
+import csv
+import json
+import math
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from rich.console import Console
+
+from blink.evaluation.compare import (
+    Comparison,
+    Run,
+    compare,
+    comparison_record,
+    comparison_table,
+    read_run,
+    score_table,
+    unit,
+)
+from blink.runs.folder import remove_partial, write_json
+
+TABLE = "sweep.csv"
+PLOT = "sweep.png"
+COMPARISONS = "comparison.csv"
+_NOTES = "jobs"
+_METHOD, _BENCH = "method", "bench"
+_MOST_LABELS = 6
+
+
+class Job(NamedTuple):
+    """One finished job: its overrides (key -> value as written) and its run."""
+
+    overrides: dict[str, str]
+    run: Run
+
+
+class Pair(NamedTuple):
+    """A comparison of two methods on a benchmark, and the values of the other swept keys that they share."""
+
+    bench: str
+    shared: dict[str, str]
+    comparison: Comparison
+
+
+def note_job(sweep: Path, number: int, overrides: Sequence[str], folder: Path) -> None:
+    """Leave word in the sweep's folder of where job `number` keeps its run."""
+    notes = sweep / _NOTES
+    notes.mkdir(parents=True, exist_ok=True)
+    note = {"overrides": list(overrides), "folder": str(folder.resolve())}
+    remove_partial(notes, f"{number:04d}.json")
+    write_json(notes / f"{number:04d}.json", note)
+
+
+def report(sweep: Path, console: Console) -> None:
+    """Write `sweep.csv`, `sweep.png` and, with several methods, `comparison.csv`; print the same.
+
+    Raises:
+        ValueError: no job left a note, or its run is not finished.
+    """
+    jobs = read_jobs(sweep)
+    keys = swept_keys(jobs)
+    labelled = [job.run._replace(label=point_label(job.overrides, keys)) for job in jobs]
+    for bench in benchmarks(jobs):
+        console.print(score_table([run for run in labelled if run.scores["benchmark"] == bench]))
+    write_records(sweep / TABLE, [_record(job, keys) for job in jobs])
+    pairs = method_pairs(jobs, keys)
+    for bench, scores in benchmarks(jobs).items():
+        shown = [_named(pair) for pair in pairs if pair.bench == bench]
+        if shown:
+            console.print(comparison_table(shown, scores))
+    if pairs:
+        write_records(
+            sweep / COMPARISONS, [pair.shared | comparison_record(pair.comparison) for pair in pairs]
+        )
+    plot(jobs, keys).savefig(sweep / PLOT, dpi=150)
+    written = (TABLE, PLOT, *([COMPARISONS] if pairs else []))
+    console.print(f"written to {sweep}: {', '.join(written)}", soft_wrap=True)
+
+
+def read_jobs(sweep: Path) -> list[Job]:
+    """Read the finished jobs of a sweep, in the order in which they were launched."""
+    jobs = []
+    for path in sorted((sweep / _NOTES).glob("*.json")):
+        note = json.loads(path.read_text(encoding="utf-8"))
+        pairs = (override.lstrip("+").partition("=") for override in note["overrides"])
+        jobs.append(Job({key: value for key, _, value in pairs}, read_run(Path(note["folder"]))))
+    if not jobs:
+        raise ValueError(f"no job of the sweep {sweep} has finished")
+    return jobs
+
+
+def benchmarks(jobs: Sequence[Job]) -> dict[str, dict[str, Any]]:
+    """Return the benchmarks of the jobs, each with the scores of its first job."""
+    found: dict[str, dict[str, Any]] = {}
+    for job in jobs:
+        found.setdefault(job.run.scores["benchmark"], job.run.scores)
+    return found
+
+
+def swept_keys(jobs: Sequence[Job]) -> list[str]:
+    """Return the overrides that differ between jobs, in the order in which they were given."""
+    return [key for key in jobs[0].overrides if len({job.overrides[key] for job in jobs}) > 1]
+
+
+def method_pairs(jobs: Sequence[Job], keys: Sequence[str]) -> list[Pair]:
+    """Compare each two methods wherever the other swept keys agree; empty unless methods were swept."""
+    if _METHOD not in keys:
+        return []
+    groups: dict[tuple[tuple[str, str], ...], list[Run]] = {}
+    for job in jobs:
+        shared = tuple((key, job.overrides[key]) for key in keys if key != _METHOD)
+        groups.setdefault(shared, []).append(job.run)
+    return [
+        Pair(first.scores["benchmark"], dict(shared), compare(first, second))
+        for shared, runs in groups.items()
+        for first, second in combinations(runs, 2)
+    ]
+
+
+def plot(jobs: Sequence[Job], keys: Sequence[str]) -> Figure:
+    """Draw the main metric with its intervals against the swept key that has the most values, methods last.
+
+    Each benchmark has a panel of its own. The other swept keys become one line each per combination of their values;
+    where each of many jobs has a combination of its own, as in a search, they are points of one kind. A key that is not
+    a number is drawn as categories.
+    """
+    scores = benchmarks(jobs)
+    keys = [key for key in keys if key != _BENCH] or list(jobs[0].overrides)[:1]
+    along = max(
+        keys, key=lambda key: (key != _METHOD, len({job.overrides[key] for job in jobs})), default=_METHOD
+    )
+    others = [key for key in keys if key != along]
+    figure = Figure(figsize=(7, 4.5 * len(scores)), layout="constrained")
+    for axes, bench in zip(figure.subplots(len(scores), squeeze=False)[:, 0], scores, strict=True):
+        _panel(axes, [job for job in jobs if job.run.scores["benchmark"] == bench], along, others)
+    return figure
+
+
+def _panel(axes: Axes, jobs: Sequence[Job], along: str, others: Sequence[str]) -> None:
+    """Draw the jobs of one benchmark."""
+    scores = jobs[0].run.scores
+    main = scores["headline"][0]
+    lines: dict[str, list[Job]] = {}
+    for job in jobs:
+        lines.setdefault(point_label(job.overrides, others), []).append(job)
+    search = len(lines) == len(jobs) > _MOST_LABELS  # no two jobs lie on one line
+    if search:
+        lines = {"": list(jobs)}
+    places = _places([job.overrides.get(along, job.run.label) for job in jobs])
+    to_scale = all(_is_number(name) for name in places)
+    for label, line in lines.items():
+        points = sorted(
+            (places[job.overrides.get(along, job.run.label)], _estimate(job, main)) for job in line
+        )
+        x = [place for place, _ in points]
+        value, below, above = zip(*(estimate for _, estimate in points), strict=True)
+        style = "-" if to_scale and not search else ""  # between names there is nothing to join
+        axes.errorbar(
+            x, value, yerr=(below, above), marker="o", linestyle=style, capsize=3, label=label or None
+        )
+    if not to_scale:
+        axes.set_xticks(list(places.values()), list(places))
+    axes.set_xlabel(along)
+    axes.set_ylabel(f"{scores['benchmark']} {main} ({unit(scores, main)}), 95 % interval")
+    if others and not search:
+        axes.legend(fontsize="small")
+
+
+def write_records(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
+    """Write records with a column for every key that any of them has."""
+    columns = list(dict.fromkeys(key for record in records for key in record))
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        writer.writerows(records)
+
+
+def _record(job: Job, keys: Sequence[str]) -> dict[str, Any]:
+    """A job as one flat row: swept keys, settings used, metrics with intervals, costs, and its folder."""
+    scores = job.run.scores
+    record: dict[str, Any] = {key: job.overrides[key] for key in keys}
+    record |= {"used_method": scores["method"], **_settings(scores["policy"])}
+    for name, value in scores["metrics"].items():
+        low, high = scores["intervals"][name] or (math.nan, math.nan)
+        record |= {name: round(value, 4), f"{name}_low": round(low, 4), f"{name}_high": round(high, 4)}
+    costs = ("n", "images", "expanded", "flops", "seconds", "peak_memory_mb")
+    record |= {name: scores[name] for name in costs}
+    return record | {"folder": str(job.run.folder)}
+
+
+def _settings(policy: Mapping[str, Any] | None) -> dict[str, Any]:
+    used = {} if policy is None else policy
+    return {
+        f"used_{name}": used.get(name) if name != "layers" else " ".join(map(str, used.get(name, [])))
+        for name in ("layers", "tau_exp", "tau_drop", "patches")
+    }
+
+
+def _named(pair: Pair) -> Comparison:
+    """The comparison with what its methods share in its name."""
+    shared = point_label(pair.shared, list(pair.shared))
+    return pair.comparison._replace(first=f"{pair.comparison.first} {shared}".strip())
+
+
+def point_label(overrides: Mapping[str, str], keys: Sequence[str]) -> str:
+    """Name a job by some of its overrides, those that are swept; a method needs no key."""
+    return " ".join(overrides[key] if key == _METHOD else f"{key}={overrides[key]}" for key in keys)
+
+
+def _estimate(job: Job, metric: str) -> tuple[float, float, float]:
+    """The value of a metric, and how far its interval reaches below and above."""
+    value = job.run.scores["metrics"].get(metric, math.nan)
+    low, high = job.run.scores["intervals"].get(metric) or (value, value)
+    return value, value - low, high - value
+
+
+def _places(values: Sequence[str]) -> dict[str, float]:
+    """Where each value of the swept key lies on the axis: at its number, or side by side."""
+    distinct = list(dict.fromkeys(values))
+    if all(_is_number(value) for value in distinct):
+        return {value: float(value) for value in distinct}
+    return {value: float(position) for position, value in enumerate(distinct)}
+
+
+def _is_number(value: str) -> bool:
+    try:
+        float(value)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,292 @@
+"""Blink behind a stock model's `forward` and `generate`: attach, look at what it did, switch it off, take it away.
+
+Three methods of one model object are shadowed by attributes of that object; no class is touched. `generate` checks
+what is asked for and brings a cache of our kind. The multimodal model's `forward` finds the spans of a prompt and
+passes them on to the language model's, which runs Algorithm 1 instead of its own loop over layers. Embedding, vision
+tower, head, loss, sampling and beams remain the stock model's.
+"""
+
+import inspect
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+from transformers.modeling_outputs import BaseModelOutputWithPast
+
+from blink.inference.algorithm import Passed, run_prompt, run_step, sample_key
+from blink.inference.cache import BlinkCache
+from blink.inference.policy import Event, Policy
+from blink.inference.refusals import (
+    check_generation,
+    check_no_image,
+    check_outputs,
+    check_prompt,
+    check_step,
+    fitting_modules,
+)
+from blink.inference.spans import Layout, find_layout
+from blink.model.backbone import CACHE, OLD_CACHE, Backbone
+from blink.model.image_inputs import check_images, pixel_digests
+from blink.model.token_sr import placed
+
+_PROMPT = "blink_prompt"
+"""Keyword under which a prompt's spans travel from the multimodal model's forward to the language model's."""
+
+_OUTPUTS = ("use_cache", "output_attentions", "output_hidden_states")
+"""Arguments for which the language model's config has defaults."""
+
+
+@dataclass(frozen=True)
+class _Prompt:
+    """The distinct prompts of a batch: spans, sample keys, and how many rows in a row share each."""
+
+    layout: Layout
+    keys: list[str]
+    repeats: int
+
+
+class _Shadow:
+    """An attribute of one module object that hides a method of its class, or an attribute it already had."""
+
+    def __init__(self, module: Any, name: str, method: Callable[..., Any]) -> None:
+        self.module = module
+        self.name = name
+        self.before: Callable[..., Any] | None = vars(module).get(name)
+        self.signature = inspect.signature(self.stock)
+        setattr(module, name, method)
+
+    @property
+    def stock(self) -> Callable[..., Any]:
+        """What is hidden."""
+        method: Callable[..., Any] = self.before or getattr(type(self.module), self.name).__get__(self.module)
+        return method
+
+    def by_name(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+        """The arguments of a call by name, extra keywords included; a cache under its present name."""
+        kwargs = {CACHE if name == OLD_CACHE else name: value for name, value in kwargs.items()}
+        bound = self.signature.bind(*args, **kwargs).arguments
+        extra = bound.pop("kwargs", {})
+        return {**bound, **extra}
+
+    def lift(self) -> None:
+        """Make the module as it was."""
+        if self.before is None:
+            delattr(self.module, self.name)
+        else:
+            setattr(self.module, self.name, self.before)
+
+
+class Handle:
+    """Blink attached to one model. Made by `attach`.
+
+    Attributes:
+        model: the model object.
+        policy: what decides the events.
+    """
+
+    def __init__(self, backbone: Backbone, policy: Policy, modules: Mapping[int, nn.Module]) -> None:
+        self.model = backbone.model
+        self.policy = policy
+        self._backbone = backbone
+        self._modules = dict(modules)
+        self._enabled = True
+        self._keys: list[str] | None = None
+        self._trace: list[list[Event]] = []
+        self._shadows = {
+            "generate": _Shadow(self.model, "generate", self._generate),
+            "core": _Shadow(backbone.core, "forward", self._find_spans),
+            "decoder": _Shadow(backbone.decoder, "forward", self._run_layers),
+        }
+
+    @property
+    def trace(self) -> list[list[Event]]:
+        """Events of the last prompt: one list per prompt row, one event per scanned layer.
+
+        Beams and returned sequences of a row share its list, which is not repeated. Empty before the first
+        prompt and after one inside `disabled()`.
+        """
+        return [list(events) for events in self._trace]
+
+    @contextmanager
+    def disabled(self) -> Iterator[None]:
+        """Inside, prompts run through the stock model. A generation that began before goes on as it began."""
+        before, self._enabled = self._enabled, False
+        try:
+            yield
+        finally:
+            self._enabled = before
+
+    @contextmanager
+    def sample_keys(self, keys: Sequence[str]) -> Iterator[None]:
+        """Inside, name the rows of each prompt, for a random selector or schedule.
+
+        The draws depend on (policy.seed, key, layer). Without keys a hash of the unpadded prompt ids and the
+        pixels is taken.
+        """
+        before, self._keys = self._keys, [str(key) for key in keys]
+        try:
+            yield
+        finally:
+            self._keys = before
+
+    def detach(self) -> None:
+        """Give the model object back as it was; doing so twice is harmless."""
+        while self._shadows:
+            self._shadows.popitem()[1].lift()
+
+    def _generate(self, *args: Any, **kwargs: Any) -> Any:
+        """Stands in for `generate`: refuse what cannot work, start with a cache that says how rows repeat."""
+        shadow = self._shadows["generate"]
+        if not self._enabled:
+            return shadow.stock(*args, **kwargs)
+        arguments = shadow.by_name(args, kwargs)
+        settings = {
+            name: value for name, value in arguments.items() if name not in shadow.signature.parameters
+        }
+        config, _ = self.model._prepare_generation_config(arguments.get("generation_config"), **settings)
+        check_generation(config, arguments)
+        pixels = arguments.get("pixel_values")
+        digests = None
+        if self.policy.draws and pixels is not None:
+            digests = pixel_digests(self._backbone, pixels, arguments.get("image_sizes"))
+        repeats = max(config.num_beams or 1, config.num_return_sequences or 1)
+        arguments.update({CACHE: BlinkCache(repeats, digests), "cache_implementation": None})
+        return shadow.stock(**arguments)
+
+    def _find_spans(self, *args: Any, **kwargs: Any) -> Any:
+        """Stands in for the multimodal forward: find a prompt's spans and pass them on."""
+        shadow = self._shadows["core"]
+        inputs = shadow.by_name(args, kwargs)
+        if _continues(inputs.get(CACHE)):
+            check_no_image(inputs)
+            return shadow.stock(**inputs)
+        self._trace = []
+        if self._enabled:
+            inputs[_PROMPT] = self._prompt(inputs)
+        return shadow.stock(**inputs)
+
+    def _run_layers(self, *args: Any, **kwargs: Any) -> Any:
+        """Stands in for the language model's forward: Algorithm 1 at a prompt, plain layers after it."""
+        shadow = self._shadows["decoder"]
+        inputs = shadow.by_name(args, kwargs)
+        prompt: _Prompt | None = inputs.pop(_PROMPT, None)
+        cache = inputs.get(CACHE)
+        if prompt is None and not _continues(cache):
+            return shadow.stock(**inputs)
+        outputs = {name: getattr(shadow.module.config, name, False) for name in _OUTPUTS}
+        inputs = {**outputs, **{name: value for name, value in inputs.items() if value is not None}}
+        check_outputs(inputs)
+        keep_states = bool(inputs["output_hidden_states"])
+        hidden_BNd = inputs.get("inputs_embeds")
+        if hidden_BNd is None:
+            hidden_BNd = self._backbone.decoder.embed_tokens(inputs["input_ids"])
+        if prompt is not None:
+            cache = BlinkCache() if inputs["use_cache"] or cache is not None else None
+            passed = self._run_prompt(prompt, hidden_BNd, cache, keep_states)
+        else:
+            assert cache is not None, "only a cache can continue"
+            check_step(cache, hidden_BNd, inputs)
+            passed = run_step(self._backbone, hidden_BNd, cache, keep_states)
+        return BaseModelOutputWithPast(
+            last_hidden_state=passed.hidden_BSd,
+            hidden_states=passed.states or None,
+            **{CACHE: cache},
+        )
+
+    def _run_prompt(
+        self, prompt: _Prompt, hidden_BSd: Tensor, cache: BlinkCache | None, keep_states: bool
+    ) -> Passed:
+        """Run each distinct prompt once and repeat the outcome for the rows that share it."""
+        for layer, module in self._modules.items():
+            self._modules[layer] = placed(module, *self._backbone.place(layer))
+        passed = run_prompt(
+            self._backbone,
+            self.policy,
+            self._modules,
+            hidden_BSd[:: prompt.repeats],
+            prompt.layout,
+            prompt.keys,
+            cache,
+            keep_states,
+        )
+        self._trace = passed.events
+        if prompt.repeats == 1:
+            return passed
+        if cache is not None:
+            cache.batch_repeat_interleave(prompt.repeats)
+        return passed._replace(
+            hidden_BSd=passed.hidden_BSd.repeat_interleave(prompt.repeats, dim=0),
+            states=tuple(state.repeat_interleave(prompt.repeats, dim=0) for state in passed.states),
+        )
+
+    def _prompt(self, inputs: dict[str, Any]) -> _Prompt:
+        """Check a prompt and find its spans and keys; `inputs` are the multimodal forward's, by name."""
+        valid_BS = check_prompt(inputs)
+        ids_BS = inputs["input_ids"]
+        B = ids_BS.shape[0]
+        layout = find_layout(ids_BS, valid_BS, self._backbone.image_token_id)
+        check_images(self._backbone, (layout.visual_end_B - layout.visual_start_B).tolist(), inputs)
+        cache = inputs.get(CACHE)
+        repeats = cache.repeats if isinstance(cache, BlinkCache) else 1
+        distinct = list(range(0, B, repeats))
+        digests = cache.pixel_digests if isinstance(cache, BlinkCache) else None
+        if self.policy.draws and digests is None and inputs.get("pixel_values") is not None:
+            digests = pixel_digests(self._backbone, inputs["pixel_values"], inputs.get("image_sizes"))
+        rows = [ids_BS[row] if valid_BS is None else ids_BS[row][valid_BS[row]] for row in distinct]
+        return _Prompt(layout.select(distinct), self._sample_keys(rows, digests), repeats)
+
+    def _sample_keys(self, rows: list[Tensor], digests: Sequence[str] | None) -> list[str]:
+        """Names of the distinct prompts: the caller's, or hashes of unpadded ids and pixels; empty if none is drawn."""
+        if self._keys is not None:
+            if len(self._keys) != len(rows):
+                raise ValueError(
+                    f"sample_keys names {len(self._keys)} samples, the prompt has {len(rows)} rows"
+                )
+            return self._keys
+        if not self.policy.draws:
+            return [""] * len(rows)
+        if digests is None:
+            raise ValueError(
+                "a random selector or schedule needs a key per sample, and the pixels to hash are not among the "
+                "inputs (mm_encoder_outputs are features): give keys with `with handle.sample_keys([...])`"
+            )
+        return [sample_key(row, digest) for row, digest in zip(rows, digests, strict=True)]
+
+
+def attach(
+    model: nn.Module,
+    policy: Policy,
+    token_sr: str | os.PathLike[str] | Mapping[int, nn.Module] | None = None,
+) -> Handle:
+    """Put Blink into a LLaVA or LLaVA-NeXT of transformers, in place and reversibly.
+
+    `model(...)` and `model.generate(...)` then follow `policy`. Nothing but this object changes. For
+    LLaVA-NeXT the scan and the regions are those of the base view, and an extension goes after the whole visual
+    span, tiles and newlines included. With `output_hidden_states=True` the states are those of the input tokens,
+    extensions left out.
+
+    Args:
+        model: a LlavaForConditionalGeneration or LlavaNextForConditionalGeneration, eager, sdpa or flash attention.
+        token_sr: None for interpolation only (Blink-interp); a folder or hub id of `save_token_sr`; or a mapping
+            from layer to any module [B, d, H, W] -> [B, d, H, W]. Modules of another dtype or device than their
+            layer are copied to it; the caller's stay as they are.
+
+    Returns:
+        A handle with `trace`, `disabled()`, `sample_keys()` and `detach()`.
+
+    Raises:
+        ValueError: if the model is of another kind or attached already, a scanned layer does not exist or lacks a
+            module, patches do not divide the grid, or modules are of another width.
+    """
+    backbone = Backbone(model)
+    if isinstance(getattr(vars(model).get("generate"), "__self__", None), Handle):
+        raise ValueError("Blink is attached to this model already; call detach() on the handle first")
+    return Handle(backbone, policy, fitting_modules(backbone, policy, token_sr))
+
+
+def _continues(cache: Any) -> bool:
+    """Whether a generation of ours is under way, whose actions stand."""
+    return isinstance(cache, BlinkCache) and cache.get_seq_length() > 0

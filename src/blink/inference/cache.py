@@ -1,0 +1,198 @@
+"""The key-value cache of a generation with extensions: layers of different lengths, and what each row did.
+
+Everything that decoding needs travels with this object, so generations that interleave do not mix. It reports the
+length of the *input*, which is what `generate` sizes things by.
+
+A row without an extension, in a layer where another row has one, is padded in front with X masked columns: one
+decoding step then is one call per layer for all rows, and costs such a row X masked keys in attention, nothing else.
+
+Axes: B rows, M columns of keys at one layer, K key heads, E width of one head.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from transformers.cache_utils import DynamicCache, DynamicLayer
+
+from blink.inference.policy import Event
+
+
+@dataclass
+class KeyLayout:
+    """The prompt's keys in the layers that share a layout.
+
+    Attributes:
+        columns: M at the prompt, generated tokens not counted.
+        valid_BM: bool, False at padding; None if there is none.
+        length_B: int64, tokens of each row: the position of the first generated token.
+    """
+
+    columns: int
+    valid_BM: Tensor | None
+    length_B: Tensor
+
+    def select(self, rows: Tensor) -> None:
+        """Keep `rows` (int64), in that order."""
+        self.valid_BM = None if self.valid_BM is None else self.valid_BM[rows.to(self.valid_BM.device)]
+        self.length_B = self.length_B[rows.to(self.length_B.device)]
+
+
+class Piece(NamedTuple):
+    """Keys and values [b, K, M, E] of the rows of one stream; `valid_bM` is None where none is padded."""
+
+    rows: list[int]
+    keys: Tensor
+    values: Tensor
+    valid_bM: Tensor | None
+
+
+class KeysValues(NamedTuple):
+    """Rotated keys and values of some tokens in one layer, [b, K, M, E], or [K, M, E] where no row is meant."""
+
+    keys: Tensor
+    values: Tensor
+
+
+class OneCall:
+    """A cache for one call of one layer: what lies `before` the new tokens, and then what the layer made of them.
+
+    `before` may be of one row that all new rows follow.
+    """
+
+    made: KeysValues
+
+    def __init__(self, before: KeysValues | None = None) -> None:
+        self.before = before
+
+    def update(self, keys: Tensor, values: Tensor, layer: int, /, **_: Any) -> tuple[Tensor, Tensor]:
+        """Keep a layer's new keys and values; return all that its queries attend to."""
+        self.made = KeysValues(keys, values)
+        if self.before is None:
+            return keys, values
+        old_keys, old_values = (part.expand(len(keys), -1, -1, -1) for part in self.before)
+        return torch.cat((old_keys, keys), dim=2), torch.cat((old_values, values), dim=2)
+
+
+class BlinkCache(DynamicCache):
+    """A DynamicCache whose layers may differ in length, between layers and between rows.
+
+    Args:
+        repeats: how many rows in a row share one prompt (beams, returned sequences).
+        pixel_digests: a hash per prompt of its picture, for policies that draw; None if not needed.
+    """
+
+    def __init__(self, repeats: int = 1, pixel_digests: Sequence[str] | None = None) -> None:
+        super().__init__()
+        self.repeats = repeats
+        self.pixel_digests = pixel_digests
+        self.events: list[list[Event]] = []
+        self.key_layouts: list[KeyLayout] = []
+        self.layout_of_layer: list[int] = []
+        self._shapes: list[list[tuple[list[int], int]]] = []
+        self.valid_BS: Tensor | None = None
+        self.input_length = 0
+        self.generated = 0
+
+    def store(self, pieces: list[Piece]) -> None:
+        """Append one layer's keys and values at the prompt; `pieces`, one per stream, cover every row once."""
+        shape = [(piece.rows, piece.keys.shape[2]) for piece in pieces]
+        if shape not in self._shapes:
+            self._shapes.append(shape)
+            self.key_layouts.append(_merge_layouts(pieces))
+        self.layout_of_layer.append(self._shapes.index(shape))
+        layer = DynamicLayer()
+        layer.lazy_initialization(pieces[0].keys, pieces[0].values)
+        layer.keys = _merge(pieces, [piece.keys for piece in pieces])
+        layer.values = _merge(pieces, [piece.values for piece in pieces])
+        self.layers.append(layer)
+
+    def finish_prompt(self, valid_BS: Tensor | None, input_length: int, events: list[list[Event]]) -> None:
+        """Record what the prompt was, once every layer is stored."""
+        self.valid_BS, self.input_length, self.events = valid_BS, input_length, events
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        """Tokens of the input and of the answer so far, padding counted, extensions not; for any layer."""
+        return self.input_length + self.generated
+
+    def get_mask_sizes(self, query_length: int, layer_idx: int) -> tuple[int, int]:
+        """Refuse: no single mask fits these layers, so a model that asks is not the one that filled them."""
+        raise ValueError(
+            "this cache holds a generation with Blink; a model that is not attached (any more) cannot continue it: "
+            "attach the model again or start from the prompt"
+        )
+
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        """Make row i what row beam_idx[i] was: keys, values, lengths, masks and events."""
+        super().reorder_cache(beam_idx)
+        self._select(beam_idx)
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        """Keep the rows `indices` (int64 or bool)."""
+        super().batch_select_indices(indices)
+        self._select(indices.nonzero()[:, 0] if indices.dtype == torch.bool else indices)
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        """Repeat every row `repeats` times in place."""
+        super().batch_repeat_interleave(repeats)
+        self._select(torch.arange(len(self.events)).repeat_interleave(repeats))
+
+    def crop(self, tokens_to_remove: int) -> None:
+        """Forget the last generated tokens, given as a negative number.
+
+        Raises:
+            ValueError: if that reaches into the prompt, whose events are taken.
+        """
+        if abs(tokens_to_remove) > self.generated:
+            raise ValueError(
+                f"cannot crop {abs(tokens_to_remove)} tokens: only {self.generated} were generated"
+            )
+        super().crop(tokens_to_remove)
+        self.generated -= abs(tokens_to_remove)
+
+    def reset(self) -> None:
+        """Forget everything."""
+        self.__init__()  # type: ignore[misc]  # the state of a new cache, by definition
+
+    def _select(self, rows: Tensor) -> None:
+        for layout in self.key_layouts:
+            layout.select(rows)
+        if self.valid_BS is not None:
+            self.valid_BS = self.valid_BS[rows.to(self.valid_BS.device)]
+        self.events = [self.events[row] for row in rows.tolist()]
+
+
+def _merge_layouts(pieces: list[Piece]) -> KeyLayout:
+    """The layout of all rows, shorter ones padded in front."""
+    rows, columns = sum(len(piece.rows) for piece in pieces), max(piece.keys.shape[2] for piece in pieces)
+    device = pieces[0].keys.device
+    if len(pieces) == 1 and pieces[0].valid_bM is None:
+        return KeyLayout(columns, None, torch.full((rows,), columns, device=device))
+    masks = []
+    for piece in pieces:
+        b, _, M, _ = piece.keys.shape
+        valid_bM = (
+            torch.ones(b, M, dtype=torch.bool, device=device) if piece.valid_bM is None else piece.valid_bM
+        )
+        masks.append(F.pad(valid_bM, (columns - M, 0)))
+    valid_BM = _in_row_order(pieces, masks)
+    return KeyLayout(columns, valid_BM, valid_BM.sum(dim=1))
+
+
+def _merge(pieces: list[Piece], tensors: list[Tensor]) -> Tensor:
+    """Put [b, K, M, E] of every stream in row order, shorter ones padded in front with zeros."""
+    columns = max(tensor.shape[2] for tensor in tensors)
+    if len(tensors) > 1:
+        tensors = [F.pad(tensor, (0, 0, columns - tensor.shape[2], 0)) for tensor in tensors]
+    return _in_row_order(pieces, tensors)
+
+
+def _in_row_order(pieces: list[Piece], tensors: list[Tensor]) -> Tensor:
+    """Concatenate what the streams hold and sort it by row."""
+    if len(pieces) == 1:
+        return tensors[0]
+    rows = torch.tensor([row for piece in pieces for row in piece.rows], device=tensors[0].device)
+    return torch.cat(tensors)[rows.argsort()]

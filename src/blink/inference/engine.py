@@ -1,0 +1,288 @@
+"""Many questions and many policies about one picture, for little more than the work in which they differ.
+
+The answers are those of `attach` and greedy `generate` for each question and policy alone. The trunk is run once per
+picture and prefix, an extension once per (layer, region, expander), text once per prompt and history of extensions.
+
+Memory beside the weights: one trunk, and about `memory_gb`, half of it for rows in flight and half for extensions,
+by an estimate from the model's widths. Rows beyond that wait; when a GPU runs out of memory all the same, the number
+of rows at once is halved from there on.
+
+Legend: T visual tokens, d hidden width.
+"""
+
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from blink.inference.algorithm import sample_key
+from blink.inference.branching import act
+from blink.inference.decoding import answer
+from blink.inference.policy import Event, Policy
+from blink.inference.refusals import closing_tokens, fitting_modules
+from blink.inference.rows import Rows, Scene, Setting, run_layer, start
+from blink.inference.trunk import Extensions, run_trunk
+from blink.model.backbone import Backbone
+from blink.model.image_inputs import encode_image, pixel_digests
+from blink.model.token_sr import load_token_sr, placed
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Run:
+    """What answers: a policy and its modules.
+
+    Attributes:
+        policy: None is the backbone as it is.
+        token_sr: as for `attach`: None for Blink-interp, a folder or hub id, or a mapping from layer to module.
+            Runs that name one folder, or hold the very same modules, share extensions.
+    """
+
+    policy: Policy | None = None
+    token_sr: str | os.PathLike[str] | Mapping[int, nn.Module] | None = None
+
+
+class Answer(NamedTuple):
+    """A greedy answer: its ids (the closing token included), its text, and the events at the prompt in layer order."""
+
+    ids: tuple[int, ...]
+    text: str
+    events: tuple[Event, ...]
+
+
+class _Seen(NamedTuple):
+    """One picture and the prompts about it.
+
+    Attributes:
+        features_Td: all visual tokens.
+        prefixes: ids before the picture, per prompt.
+        texts: ids behind it, per prompt.
+        digest: hash of the pixels.
+    """
+
+    features_Td: Tensor
+    prefixes: list[tuple[int, ...]]
+    texts: list[list[int]]
+    digest: str
+
+
+class Engine:
+    """Answers many prompts about one picture under many runs; it changes nothing of the model.
+
+    Args:
+        model: a LlavaForConditionalGeneration or LlavaNextForConditionalGeneration.
+        processor: its processor.
+        memory_gb: how much memory rows and extensions may take, in GiB, by estimate (see above).
+
+    Raises:
+        ValueError: the model is of another kind, or `memory_gb` is not above 0.
+    """
+
+    def __init__(self, model: nn.Module, processor: Any, *, memory_gb: float = 4.0) -> None:
+        if not memory_gb > 0:
+            raise ValueError(f"memory_gb={memory_gb!r}: expected a number above 0")
+        self._backbone = Backbone(model)
+        self._processor = processor
+        self._bytes = int(memory_gb * 2**30)
+        self._most_rows: int | None = None
+        self._folders: dict[str, dict[int, nn.Module]] = {}
+        self._placed: dict[tuple[int, int], tuple[nn.Module, nn.Module]] = {}
+
+    def answer(
+        self,
+        image: Image.Image,
+        prompts: Sequence[str],
+        runs: Sequence[Run],
+        *,
+        max_new_tokens: int,
+        sample_keys: Sequence[str] | None = None,
+    ) -> list[list[Answer]]:
+        """Answer every prompt under every run.
+
+        Args:
+            prompts: full prompts, with one image token and text behind it, as the processor takes them.
+            max_new_tokens: how long an answer may get, at least 1.
+            sample_keys: a name per prompt, for policies that draw, as in `Handle.sample_keys`; None: a hash of ids
+                and pixels.
+
+        Returns:
+            For each run a list of one answer per prompt.
+
+        Raises:
+            ValueError: there is no prompt or no run, a prompt has not one image with text behind it, a run does not fit
+                the model, or the model's generation config changes logits.
+        """
+        if not prompts or not runs or max_new_tokens < 1:
+            raise ValueError(
+                f"{len(prompts)} prompts, {len(runs)} runs, max_new_tokens={max_new_tokens}: expected at least 1 each"
+            )
+        if sample_keys is not None and len(sample_keys) != len(prompts):
+            raise ValueError(
+                f"sample_keys names {len(sample_keys)} samples, there are {len(prompts)} prompts"
+            )
+        closing = closing_tokens(self._backbone.model)
+        settings = [self._setting(run) for run in runs]
+        with torch.inference_mode():
+            seen = self._see(image, prompts)
+            draws = any(setting.policy is not None and setting.policy.draws for setting in settings)
+            keys = sample_keys or (self._keys(seen) if draws else [""] * len(prompts))
+            found: dict[tuple[int, int], Answer] = {}
+            for prefix in dict.fromkeys(seen.prefixes):
+                group = [number for number, other in enumerate(seen.prefixes) if other == prefix]
+                found |= self._answer(seen, group, settings, keys, closing, max_new_tokens)
+        return [[found[run, prompt] for prompt in range(len(prompts))] for run in range(len(runs))]
+
+    def _answer(
+        self,
+        seen: _Seen,
+        group: Sequence[int],
+        settings: Sequence[Setting],
+        keys: Sequence[str],
+        closing: frozenset[int],
+        max_new_tokens: int,
+    ) -> dict[tuple[int, int], Answer]:
+        """Answer the prompts of one prefix: (run, prompt) -> answer.
+
+        Rows take one layer at a time, those that came farthest first, so that few wait with all their keys.
+        """
+        texts = [seen.texts[prompt] for prompt in group]
+        longest = max(map(len, texts))
+        most = self._rows_at_once(seen, longest, max_new_tokens)
+        scene = self._scene(seen, group, settings, keys, most * longest, longest + max_new_tokens)
+        found: dict[tuple[int, int], Answer] = {}
+        waiting = [start(self._backbone, group, texts, range(len(settings)))]
+        while waiting:
+            rows = waiting.pop()
+            most = min(most, self._most_rows or most)
+            if len(rows) > most:
+                waiting += rows.parts(most)
+                continue
+            try:
+                if rows.layer < self._backbone.num_layers:
+                    waiting.append((act if rows.acted is None else run_layer)(scene, rows))
+                    continue
+                ids = answer(scene, rows, closing=closing, max_new_tokens=max_new_tokens)
+            except torch.OutOfMemoryError:
+                if len(rows) == 1:
+                    raise
+                self._most_rows = len(rows) // 2
+                log.warning(
+                    "out of memory with %d rows; going on with %d at once", len(rows), self._most_rows
+                )
+                waiting.append(rows)
+                continue
+            found |= self._collect(rows, ids)
+            scene.extensions.trim()
+        return found
+
+    def _scene(
+        self,
+        seen: _Seen,
+        group: Sequence[int],
+        settings: Sequence[Setting],
+        keys: Sequence[str],
+        at_once: int,
+        own_tokens: int,
+    ) -> Scene:
+        """Run the trunk of some prompts that share a prefix, and prepare what their rows share."""
+        backbone = self._backbone
+        scanned = {layer for policy, _ in settings if policy is not None for layer in policy.layers}
+        trunk = run_trunk(backbone, seen.prefixes[group[0]], seen.features_Td, scanned)
+        extensions = Extensions(backbone, trunk, at_once=at_once, budget=self._bytes // 2)
+        positions = trunk.columns + backbone.grid[0] * backbone.grid[1] + own_tokens
+        cos_1NE, sin_1NE = backbone.rotary(torch.arange(positions, device=backbone.device)[None])
+        return Scene(backbone, trunk, extensions, (cos_1NE[0], sin_1NE[0]), settings, keys)
+
+    def _collect(self, rows: Rows, ids: list[list[int]]) -> dict[tuple[int, int], Answer]:
+        """The answers of finished rows, for every run that shared one."""
+        found = {}
+        for prompt, members, row_ids in zip(rows.prompts, rows.members, ids, strict=True):
+            text = self._processor.tokenizer.decode(row_ids, skip_special_tokens=True)
+            for member in members:
+                found[member.run, prompt] = Answer(tuple(row_ids), text, member.events)
+        return found
+
+    def _rows_at_once(self, seen: _Seen, longest: int, max_new_tokens: int) -> int:
+        """How many rows fit half of the memory: keys of text and answer, and one layer's work on the text.
+
+        The text's keys count twice: rows keep them while they are answered, lest memory runs out.
+        """
+        H, W = self._backbone.grid
+        keys = max(map(len, seen.prefixes)) + len(seen.features_Td) + H * W + longest
+        token = self._backbone.token_bytes(keys)
+        row = (2 * longest + max_new_tokens) * token.kept + longest * token.passing
+        return max(1, self._bytes // 2 // row)
+
+    def _see(self, image: Image.Image, prompts: Sequence[str]) -> _Seen:
+        """Encode the picture, once, and split every prompt at it.
+
+        The processor's part in a prompt is to repeat its image token; all but the first are split without that.
+
+        Raises:
+            ValueError: a prompt has not one image, or no text behind it.
+        """
+        backbone = self._backbone
+        tokenized = self._processor.tokenizer(list(prompts))["input_ids"]
+        split = [self._split(number, ids) for number, ids in enumerate(tokenized)]
+        inputs = self._processor(images=[image], text=[prompts[0]], return_tensors="pt")
+        inputs = inputs.to(backbone.model.device, backbone.model.dtype)
+        [digest] = pixel_digests(backbone, inputs["pixel_values"], inputs.get("image_sizes"))
+        prefixes, texts = zip(*split, strict=True)
+        return _Seen(encode_image(backbone, inputs), list(prefixes), list(texts), digest)
+
+    def _split(self, number: int, ids: list[int]) -> tuple[tuple[int, ...], list[int]]:
+        """Ids before and behind the picture.
+
+        Raises:
+            ValueError: there are none or several pictures, or there is nothing behind it.
+        """
+        places = [place for place, token in enumerate(ids) if token == self._backbone.image_token_id]
+        if len(places) != 1:
+            raise ValueError(f"prompt {number} has {len(places)} image tokens; expected one, for one picture")
+        if places[0] == len(ids) - 1:
+            raise ValueError(f"prompt {number} ends at its image; put the question after the image")
+        return tuple(ids[: places[0]]), ids[places[0] + 1 :]
+
+    def _keys(self, seen: _Seen) -> list[str]:
+        """Names of the prompts, as `attach` makes them."""
+        picture = [self._backbone.image_token_id] * len(seen.features_Td)
+        return [
+            sample_key(torch.tensor([*prefix, *picture, *text]), seen.digest)
+            for prefix, text in zip(seen.prefixes, seen.texts, strict=True)
+        ]
+
+    def _setting(self, run: Run) -> Setting:
+        """Check a run and put its modules where their layers are; the same module stays the same.
+
+        Raises:
+            ValueError: the run does not fit the model.
+        """
+        if run.policy is None:
+            return Setting(None, {})
+        token_sr = run.token_sr
+        if token_sr is not None and not isinstance(token_sr, Mapping):
+            token_sr = self._from_folder(str(token_sr), run.policy)
+        modules = fitting_modules(self._backbone, run.policy, token_sr)
+        return Setting(
+            run.policy, {layer: self._at_layer(layer, module) for layer, module in modules.items()}
+        )
+
+    def _from_folder(self, folder: str, policy: Policy) -> dict[int, nn.Module]:
+        """The modules of a folder, read once."""
+        known = self._folders.setdefault(folder, {})
+        missing = [layer for layer in policy.layers if layer not in known]
+        if missing:
+            known |= load_token_sr(folder, channels=self._backbone.hidden_size, layers=missing)
+        return known
+
+    def _at_layer(self, layer: int, module: nn.Module) -> nn.Module:
+        """A module on its layer's device, in its dtype: itself, or one copy of it."""
+        if (id(module), layer) not in self._placed:
+            self._placed[id(module), layer] = (module, placed(module, *self._backbone.place(layer)))
+        return self._placed[id(module), layer][1]

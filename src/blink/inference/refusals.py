@@ -1,0 +1,225 @@
+"""What of transformers' `forward` and `generate` works with an attached model; the rest is refused by name.
+
+Every function returns quietly or raises a ValueError that says what was found, what is expected and what to do.
+
+Axes: B rows, S columns of the input.
+"""
+
+import copy
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.cache_utils import DynamicCache
+from transformers.generation import GenerationConfig, GenerationMode
+
+from blink.inference.cache import BlinkCache
+from blink.inference.policy import Policy, check_layers
+from blink.inference.spans import positions
+from blink.model.backbone import CACHE, Backbone
+from blink.model.token_sr import check_modules, check_patches, load_token_sr
+
+MODES = (
+    GenerationMode.GREEDY_SEARCH,
+    GenerationMode.SAMPLE,
+    GenerationMode.BEAM_SEARCH,
+    GenerationMode.BEAM_SAMPLE,
+)
+
+REMEDY = "change that, or run it inside handle.disabled()"
+
+
+def check_generation(config: GenerationConfig, arguments: dict[str, Any]) -> None:
+    """Refuse what `generate` would do wrongly with extensions in place.
+
+    Args:
+        config: as `generate` resolves it from all its sources.
+        arguments: of the call, by name.
+    """
+    mode = config.get_generation_mode(arguments.get("assistant_model"))
+    refused = {
+        "use_cache=False": config.use_cache is False,
+        f"cache_implementation={config.cache_implementation!r}": (
+            config.cache_implementation not in (None, "dynamic")
+        ),
+        f"generation mode {mode.value!r}": mode not in MODES,
+        "chunked prefill (prefill_chunk_size)": config.prefill_chunk_size is not None,
+        "output_attentions=True": bool(config.output_attentions),
+        "classifier-free guidance (guidance_scale)": config.guidance_scale not in (None, 1),
+        "inputs_embeds": arguments.get("inputs_embeds") is not None,
+    }
+    found = [name for name, is_found in refused.items() if is_found]
+    if found:
+        raise ValueError(
+            f"generate was asked for {', '.join(found)}, which Blink does not support: expected input_ids, a dynamic "
+            f"cache, and greedy search, sampling or beams; {REMEDY}"
+        )
+    check_empty_cache(arguments.get(CACHE))
+
+
+def fitting_modules(
+    backbone: Backbone, policy: Policy, token_sr: str | os.PathLike[str] | Mapping[int, nn.Module] | None
+) -> dict[int, nn.Module]:
+    """Return the TokenSR modules of the layers that a policy scans, read from a folder or the hub if need be.
+
+    Raises:
+        ValueError: a scanned layer does not exist or lacks a module, patches do not divide the grid, or modules are
+            of another width.
+    """
+    check_patches(policy.patches, backbone.grid)
+    check_layers(policy.layers, backbone.num_layers)
+    if token_sr is None:
+        return {}
+    modules: Mapping[int, nn.Module]
+    if isinstance(token_sr, Mapping):
+        modules, source = token_sr, "the mapping"
+    else:
+        modules = load_token_sr(token_sr, channels=backbone.hidden_size, layers=policy.layers)
+        source = str(token_sr)
+    check_modules(modules, policy.layers, backbone.hidden_size, source)
+    return {layer: modules[layer] for layer in policy.layers}
+
+
+def closing_tokens(model: Any) -> frozenset[int]:
+    """Ids at which an answer ends, where the largest logit is taken as it is.
+
+    Raises:
+        ValueError: the config changes logits before the largest is taken (repetition_penalty, suppress_tokens, ...).
+    """
+    config = copy.deepcopy(model.generation_config)
+    config.update(do_sample=False, num_beams=1, max_length=None)
+    changes = model._get_logits_processor(config, input_ids_seq_length=1, device="cpu")
+    if changes:
+        names = ", ".join(type(change).__name__ for change in changes)
+        raise ValueError(
+            f"the model's generation_config asks for {names}; the engine takes the largest logit as it is: unset that, "
+            "or use attach and generate (engine.reuse=none)"
+        )
+    return closing_ids(config)
+
+
+def closing_ids(config: GenerationConfig) -> frozenset[int]:
+    """Ids at which an answer ends; none if the config names none."""
+    ids = config.eos_token_id
+    return frozenset(() if ids is None else ids if isinstance(ids, Sequence) else (ids,))
+
+
+def check_empty_cache(cache: Any) -> None:
+    """Refuse a cache that a prompt cannot start from: only none, or an empty dynamic one, will do.
+
+    `generate` gets one of ours in place of the latter.
+    """
+    if cache is None:
+        return
+    if type(cache) not in (DynamicCache, BlinkCache) or cache.offloading:
+        raise ValueError(
+            f"{CACHE} is a {type(cache).__name__}; Blink keeps keys of different lengths per layer, which only "
+            f"its own cache can: leave {CACHE} out, {REMEDY}"
+        )
+    if cache.get_seq_length():
+        raise ValueError(
+            f"{CACHE} holds {cache.get_seq_length()} tokens at the prompt; Blink takes its actions on a whole "
+            f"prompt: pass all of it at once, without {CACHE}, {REMEDY}"
+        )
+
+
+def check_prompt(inputs: dict[str, Any]) -> Tensor | None:
+    """Refuse arguments of a prompt's forward that Blink cannot honour.
+
+    Args:
+        inputs: arguments of the forward, by name.
+
+    Returns:
+        The attention mask as bool [B, S], or None if nothing is padded.
+    """
+    cache = inputs.get(CACHE)
+    check_empty_cache(cache)
+    if cache is not None and not isinstance(cache, BlinkCache):
+        raise ValueError(
+            f"{CACHE} is an empty {type(cache).__name__}, which Blink cannot fill: leave {CACHE} out and "
+            "use the returned one, or call `generate` as an attribute of the attached model (taken from it earlier it "
+            f"brings such a cache); {REMEDY}"
+        )
+    check_outputs(inputs)
+    ids_BS = inputs.get("input_ids")
+    if ids_BS is None:
+        raise ValueError(
+            "the prompt has no input_ids; Blink finds the image's place by its token id, so inputs_embeds alone will "
+            f"not do: pass input_ids with pixel_values, {REMEDY}"
+        )
+    B, S = ids_BS.shape
+    mask = inputs.get("attention_mask")
+    if mask is not None and (not isinstance(mask, Tensor) or mask.shape != ids_BS.shape):
+        shape = list(mask.shape) if isinstance(mask, Tensor) else type(mask).__name__
+        raise ValueError(
+            f"attention_mask is {shape}; expected [{B}, {S}] as input_ids, 1 for tokens and 0 for padding"
+        )
+    valid_BS = None if mask is None or bool((mask != 0).all()) else mask.to(ids_BS.device) != 0
+    expected_BS = positions(valid_BS, S, ids_BS.device).expand(B, S)
+    _check_positions(inputs.get("position_ids"), expected_BS, valid_BS)
+    return valid_BS
+
+
+def check_step(cache: BlinkCache, hidden_BNd: Tensor, inputs: dict[str, Any]) -> None:
+    """Refuse new tokens that do not simply follow what the cache holds, row by row."""
+    check_outputs(inputs)
+    B, N = hidden_BNd.shape[:2]
+    if len(cache.events) != B:
+        raise ValueError(f"{B} rows of new tokens and {CACHE} of {len(cache.events)} rows; expected as many")
+    valid_BS, length = cache.valid_BS, cache.get_seq_length() + N
+    mask = inputs.get("attention_mask")
+    if mask is not None:
+        expected = torch.ones(B, length, dtype=torch.bool, device=mask.device)
+        if valid_BS is not None:
+            expected[:, : cache.input_length] = valid_BS.to(mask.device)
+        if mask.shape != expected.shape or not torch.equal(mask != 0, expected):
+            raise ValueError(
+                f"attention_mask {list(mask.shape)} does not continue the prompt's: expected [{B}, {length}], the "
+                "prompt's own mask with a one for every token since"
+            )
+    tokens_B = torch.full((B,), cache.input_length) if valid_BS is None else valid_BS.sum(dim=1)
+    first_B = (tokens_B + cache.generated).to(hidden_BNd.device)
+    follow_BN = first_B[:, None] + torch.arange(N, device=hidden_BNd.device)
+    _check_positions(inputs.get("position_ids"), follow_BN, None)
+
+
+def check_no_image(inputs: dict[str, Any]) -> None:
+    """Refuse an image behind a prompt whose actions are taken."""
+    if (
+        inputs.get("pixel_values") is not None
+        or (inputs.get("mm_encoder_outputs") or {}).get("image") is not None
+    ):
+        raise ValueError(
+            f"an image comes with {CACHE} that hold a prompt already; Blink takes exactly one image per sample, "
+            f"in the prompt: start anew without {CACHE}, {REMEDY}"
+        )
+
+
+def check_outputs(inputs: dict[str, Any]) -> None:
+    """Refuse outputs that do not exist here."""
+    if inputs.get("output_attentions"):
+        raise ValueError(
+            "output_attentions=True asks for full attention maps, which are never formed and whose size differs "
+            f"between layers; {REMEDY}"
+        )
+    wanted = inputs.get("output_hidden_states")
+    if wanted is not None and not isinstance(wanted, bool):
+        raise ValueError(f"output_hidden_states={wanted!r}; with Blink attached it is True or False")
+
+
+def _check_positions(given: Tensor | None, expected_BN: Tensor, valid_BN: Tensor | None) -> None:
+    """Refuse position ids other than those that the attention mask gives; padding may have any."""
+    if given is None:
+        return
+    B, N = expected_BN.shape
+    fits = given.shape in ((1, N), (B, N))
+    if fits:
+        differs_BN = given.to(expected_BN.device) != expected_BN
+        fits = not bool((differs_BN if valid_BN is None else differs_BN & valid_BN).any())
+    if not fits:
+        raise ValueError(
+            f"position_ids {list(given.shape)} are not those that attention_mask gives (0 .. n-1 over the tokens of "
+            "each row, padding left out); Blink sets positions per layer: leave position_ids out"
+        )

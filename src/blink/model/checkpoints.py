@@ -1,0 +1,296 @@
+"""Load a backbone, by folder or hub id, whole or only its lower decoder layers."""
+
+import copy
+import json
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple
+
+import torch
+from safetensors import safe_open
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoProcessor,
+    LlavaForConditionalGeneration,
+    LlavaNextForConditionalGeneration,
+)
+from transformers.utils import cached_file, logging
+
+from blink.model.backbone import Backbone
+
+TINY = Path(__file__).parents[1] / "assets" / "tiny"
+"""Folder of the backbone that ships with the project."""
+
+CLASSES: dict[str, Any] = {
+    "llava": LlavaForConditionalGeneration,
+    "llava_next": LlavaNextForConditionalGeneration,
+}
+
+_INDEX = "model.safetensors.index.json"
+_LAYER = re.compile(r"(?:^|\.)language_model\.(?:model\.)?layers\.(\d+)\.")
+"""A decoder layer's weights, as they are named now and as older checkpoints name them."""
+
+
+class LoadedBackbone(NamedTuple):
+    """A frozen model in evaluation mode and its processor, which pads on the left.
+
+    `name` is the folder or hub id as given; `revision` the commit on the hub, None for a folder.
+    """
+
+    model: LlavaForConditionalGeneration | LlavaNextForConditionalGeneration
+    processor: Any
+    name: str
+    revision: str | None
+
+
+def load_backbone(
+    path: str | Path,
+    *,
+    revision: str | None = None,
+    dtype: str = "float32",
+    device: str | torch.device = "cpu",
+    device_map: str | None = None,
+    attn_implementation: str = "sdpa",
+    num_layers: int | None = None,
+    pad: bool | None = None,
+) -> LoadedBackbone:
+    """Load a LLaVA or LLaVA-NeXT checkpoint, frozen. Weights are read one by one: the model is never held twice.
+
+    Args:
+        path: folder or hub id, or "tiny" for the backbone that ships with the project.
+        revision: branch, tag or commit on the hub.
+        dtype: name of a torch dtype, or "auto" for the checkpoint's.
+        device: where the model goes, unless `device_map` says so.
+        device_map: as in transformers, "auto" for instance; needs the package accelerate. Blink works where that puts
+            all of the model on one device.
+        num_layers: load decoder layers 0 .. num_layers - 1 only; weights above them are never read, and shards that
+            hold nothing else are neither fetched nor opened. Training a module of layer L needs L of them. None
+            loads all. Such a model answers nothing sensible.
+        pad: see `load_processor`.
+
+    Raises:
+        ValueError: for another architecture, an unknown dtype, more layers than the checkpoint has, a checkpoint that
+            lacks weights, a `device_map` without accelerate or over several devices, or padding of LLaVA-NeXT.
+    """
+    name = str(path)
+    if dtype != "auto" and not isinstance(getattr(torch, dtype, None), torch.dtype):
+        raise ValueError(f"dtype={dtype!r} is not a torch dtype; use float32, bfloat16, float16 or auto")
+    check_device_map(device_map)
+    config = _read_config(name, revision)
+    _outlined(config)  # refuses what cannot work before any weight is read
+    pads(config.model_type, pad)
+    if num_layers is not None:
+        _keep_lower_layers(config.text_config, num_layers, name)
+    with _needed_files(name, revision, num_layers) as source:
+        model = _load_model(source, name, config, revision, dtype, attn_implementation, device_map)
+    if device_map is None:
+        model = model.to(device)
+    Backbone(model)  # refuses several devices
+    return LoadedBackbone(
+        model=model.requires_grad_(False).eval(),
+        processor=load_processor(name, revision=revision, pad=pad),
+        name=name,
+        revision=getattr(config, "_commit_hash", None),
+    )
+
+
+def load_processor(path: str | Path, *, revision: str | None = None, pad: bool | None = None) -> Any:
+    """Load the processor of a checkpoint, padding texts on the left.
+
+    Args:
+        pad: whether LLaVA-1.5 pads a picture to a square in the mean colour, as its authors evaluate it; the hub's
+            checkpoints crop the centre instead. None does so for LLaVA-1.5; LLaVA-NeXT keeps its tiles (anyres).
+
+    Raises:
+        ValueError: padding is asked for with LLaVA-NeXT.
+    """
+    processor = AutoProcessor.from_pretrained(_source(str(path)), revision=revision)
+    processor.tokenizer.padding_side = "left"
+    tiled = hasattr(processor.image_processor, "image_grid_pinpoints")
+    if not tiled:
+        processor.image_processor.do_pad = pads("llava", pad)
+    else:
+        pads("llava_next", pad)
+    return processor
+
+
+def pads(family: str, pad: bool | None) -> bool:
+    """Whether pictures are padded to a square, of a family ("llava" or "llava_next") and what was asked for.
+
+    Raises:
+        ValueError: padding is asked for with LLaVA-NeXT.
+    """
+    if family == "llava_next" and pad:
+        raise ValueError(
+            "model.pad=true is for LLaVA-1.5; LLaVA-NeXT sees the whole picture squashed to a square and then its tiles "
+            "(model.pad=null or false)"
+        )
+    return family == "llava" if pad is None else pad
+
+
+def check_device_map(device_map: str | None) -> None:
+    """Raise ValueError where a device_map is given and accelerate, which carries it out, is not installed."""
+    if device_map is not None and find_spec("accelerate") is None:
+        raise ValueError(
+            f"model.device_map={device_map} needs the package accelerate (pip install accelerate); "
+            "model.device=cuda:0 does without"
+        )
+
+
+def outline(path: str | Path, *, revision: str | None = None) -> Backbone:
+    """Return a view on a checkpoint's model without weights, from its config alone, to check settings against.
+
+    Raises:
+        ValueError: for no checkpoint at `path`, or one that Blink cannot work with.
+    """
+    return _outlined(_read_config(str(path), revision))
+
+
+def load_input_norms(
+    path: str | Path, layers: Iterable[int], *, revision: str | None = None
+) -> dict[int, nn.Module]:
+    """Load the norms with which some decoder layers begin, in float32 and frozen, and nothing else of them.
+
+    Args:
+        path: as for `load_backbone`.
+        layers: layers to load the norm of.
+
+    Raises:
+        ValueError: for a layer that the backbone does not have, or a checkpoint without safetensors.
+    """
+    name = str(path)
+    backbone = outline(name, revision=revision)
+    files = _weight_map(name, revision)
+    norms = {}
+    for layer in layers:
+        norm = backbone.input_norm(layer).to_empty(device="cpu").float()
+        ending = f".layers.{layer}.input_layernorm.weight"
+        shard = next((file for key, file in files.items() if key.endswith(ending)), "model.safetensors")
+        weights = _found_file(name, shard, revision)
+        if weights is None:
+            raise ValueError(f"{name!r} has no {shard}: its norms cannot be read without loading all of it")
+        with safe_open(weights, framework="pt") as tensors:
+            key = next(key for key in tensors.keys() if key.endswith(ending))  # noqa: SIM118 (not a mapping)
+            norm.load_state_dict({"weight": tensors.get_tensor(key)})
+        norms[layer] = norm.requires_grad_(False).eval()
+    return norms
+
+
+def _found_file(name: str, file: str, revision: str | None) -> Path | None:
+    """Where a file of a checkpoint lies on this machine, fetched if need be; None if there is no such file."""
+    found = cached_file(_source(name), file, revision=revision, _raise_exceptions_for_missing_entries=False)
+    return None if found is None else Path(found)
+
+
+def _source(name: str) -> str:
+    """What transformers loads `name` from."""
+    return str(TINY) if name == "tiny" else name
+
+
+def _read_config(name: str, revision: str | None) -> Any:
+    """Read the config of a folder or hub id, of one of the known architectures."""
+    try:
+        config: Any = AutoConfig.from_pretrained(_source(name), revision=revision)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"no backbone at {name!r}: {error}") from error
+    if config.model_type not in CLASSES:
+        raise ValueError(
+            f"{name!r} is of architecture {config.model_type!r}; expected one of {', '.join(CLASSES)}"
+        )
+    return config
+
+
+def _outlined(config: Any) -> Backbone:
+    """A view on a model without weights.
+
+    Raises:
+        ValueError: Blink cannot work with such a model.
+    """
+    with torch.device("meta"):
+        return Backbone(CLASSES[config.model_type]._from_config(copy.deepcopy(config)))
+
+
+def _keep_lower_layers(text_config: Any, num_layers: int, name: str) -> None:
+    """Cut the text config to its first `num_layers` layers."""
+    available = text_config.num_hidden_layers
+    if not 0 <= num_layers <= available:
+        raise ValueError(f"num_layers={num_layers}: {name!r} has {available} decoder layers, numbered from 0")
+    text_config.num_hidden_layers = num_layers
+    if getattr(text_config, "layer_types", None):
+        text_config.layer_types = text_config.layer_types[:num_layers]
+
+
+@contextmanager
+def _needed_files(name: str, revision: str | None, num_layers: int | None) -> Iterator[str]:
+    """Where transformers shall load a checkpoint from: itself, or while this lasts a folder of links to some shards.
+
+    transformers opens, and fetches, every shard that an index names. Layers above the first `num_layers` are taken out
+    of the index, and with them the shards that hold nothing else.
+    """
+    weights = _weight_map(name, revision)
+    needed = {key: file for key, file in weights.items() if not _above(key, num_layers)}
+    if set(needed.values()) == set(weights.values()):
+        yield _source(name)
+        return
+    with TemporaryDirectory(prefix="blink-") as made:
+        folder = Path(made)
+        shards = set(needed.values())
+        for file in (*sorted(shards), "config.json", "generation_config.json"):
+            found = _found_file(name, file, revision)
+            if found is not None:
+                (folder / file).symlink_to(found.resolve())
+            elif file in shards:
+                raise ValueError(f"{name!r} has no {file}, which its {_INDEX} names")
+        (folder / _INDEX).write_text(json.dumps({"metadata": {}, "weight_map": needed}))
+        yield made
+
+
+def _above(key: str, num_layers: int | None) -> bool:
+    """Whether a weight belongs to a decoder layer that is not wanted."""
+    layer = _LAYER.search(key)
+    return num_layers is not None and layer is not None and int(layer[1]) >= num_layers
+
+
+def _weight_map(name: str, revision: str | None) -> dict[str, str]:
+    """Weight -> file of a sharded checkpoint; empty for one of a single file."""
+    index = _found_file(name, _INDEX, revision)
+    files: dict[str, str] = json.loads(index.read_text())["weight_map"] if index else {}
+    return files
+
+
+def _load_model(
+    source: str,
+    name: str,
+    config: Any,
+    revision: str | None,
+    dtype: str,
+    attn_implementation: str,
+    device_map: str | None,
+) -> Any:
+    """Load the weights that `config` has a place for; unused ones are not an error, missing ones are."""
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # weights above the last kept layer would be reported as unexpected
+    try:
+        model, report = CLASSES[config.model_type].from_pretrained(
+            source,
+            config=config,
+            revision=revision,
+            dtype=dtype,
+            attn_implementation=attn_implementation,
+            device_map=device_map,
+            use_safetensors=True,
+            output_loading_info=True,
+        )
+    except OSError as error:
+        raise ValueError(f"the weights of {name!r} cannot be read: {error}") from error
+    finally:
+        logging.set_verbosity(verbosity)
+    if report["missing_keys"]:
+        missing = sorted(report["missing_keys"])
+        raise ValueError(f"the checkpoint {name!r} lacks {len(missing)} weights, {missing[0]} among them")
+    return model

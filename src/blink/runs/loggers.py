@@ -1,0 +1,207 @@
+"""Loggers that never ask and never wait: Weights & Biases, TensorBoard, a CSV file, or none.
+
+The functions are the targets of `conf/logger`, and all take the same arguments. Beside the keys of their config these are
+
+- folder: of the run; each keeps its files in it;
+- kind: what the run is: "training", "evaluation" or "summary";
+- group: which sweep it is a point of, or None.
+"""
+
+import hashlib
+import logging
+import netrc
+import os
+import socket
+import threading
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies
+
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger, WandbLogger
+
+from blink.runs.board import Board
+from blink.runs.folder import is_first_process
+from blink.runs.marks import run_id
+
+log = logging.getLogger(__name__)
+
+_CONNECT_SECONDS = 3
+_START_SECONDS = 10
+_FINISH_SECONDS = 60
+"""How long W&B's server may take to be reached, to answer, and to take what is left at the end. Where it takes longer,
+the run goes on offline, and all that was logged stays on disk for `wandb sync`."""
+
+_LONGEST = 120
+"""Characters of a name or group; W&B takes 128."""
+
+
+_KEEPS_DATA_IN_FOLDER = "WANDB_DATA_DIR" not in os.environ
+"""W&B keeps the tables of offline runs in the user's home unless told otherwise, where `wandb sync` from elsewhere does not
+find them."""
+
+
+def wandb_logger(
+    folder: str,
+    kind: str = "training",
+    group: str | None = None,
+    *,
+    project: str = "blink",
+    mode: str | None = None,
+    pictures_every: int = 0,
+    table_rows: int = 0,
+    table_pixels: int = 0,
+) -> Board:
+    """Log to W&B: online with a key, offline without, offline too if the server does not answer.
+
+    The run's id is kept in the folder, so that a run that goes on is the same run there.
+
+    Args:
+        mode: "online", "offline" or "disabled"; None: the environment's WANDB_MODE if set, else as above.
+        pictures_every, table_rows, table_pixels: see `Board`.
+
+    Raises:
+        ValueError: wandb is not installed, a size is out of range, or `mode="online"` was asked for and fails.
+    """
+    sizes: dict[str, Any] = {
+        "pictures_every": pictures_every,
+        "table_rows": table_rows,
+        "table_pixels": table_pixels,
+    }
+    Board(None, **sizes)  # a mistake shows before W&B starts
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # it looks a server up even when offline
+    try:
+        import wandb
+    except ImportError as error:
+        raise ValueError("logger=wandb needs `pip install wandb`; logger=none does without") from error
+    if not is_first_process():
+        return Board(WandbLogger(save_dir=folder, project=project), **sizes)  # Lightning keeps it silent
+    asked = mode or os.environ.get("WANDB_MODE")
+    if asked == "online" and not _has_key():
+        raise ValueError(
+            "W&B in mode online needs a key: WANDB_API_KEY, or `wandb login`; logger.mode=offline needs none"
+        )
+    chosen = asked or ("online" if _has_key() and _reachable(_server()) else "offline")
+    try:
+        run = _started(Path(folder), project, chosen, kind, group)
+    except wandb.Error as error:
+        if asked:
+            raise ValueError(f"W&B does not start in mode {asked!r}: {error}") from error
+        log.warning("W&B does not answer within %d s; logging offline", _START_SECONDS)
+        run = _started(Path(folder), project, "offline", kind, group)
+    log.info("W&B logs in mode %s, files in %s", run.settings.mode, Path(folder) / "wandb")
+    return Board(WandbLogger(save_dir=folder, project=project, experiment=run), **sizes)
+
+
+def tensorboard_logger(
+    folder: str, kind: str = "training", group: str | None = None, *, pictures_every: int = 0
+) -> Board:
+    """Log to TensorBoard, into the folder's `tensorboard/`.
+
+    Args:
+        pictures_every: see `Board`.
+
+    Raises:
+        ValueError: tensorboard is not installed.
+    """
+    try:
+        import torch.utils.tensorboard  # noqa: F401
+    except ImportError as error:
+        raise ValueError(
+            "logger=tensorboard needs `pip install tensorboard`; logger=csv does without"
+        ) from error
+    return Board(
+        TensorBoardLogger(folder, name="tensorboard", version=group or ""), pictures_every=pictures_every
+    )
+
+
+def csv_logger(folder: str, kind: str = "training", group: str | None = None) -> Board:
+    """Log to `metrics.csv` in the folder; a continued run adds `version_1/metrics.csv` and so on."""
+    return Board(CSVLogger(folder, name="csv"))
+
+
+def no_logger(folder: str, kind: str = "training", group: str | None = None) -> Board:
+    """Log nowhere."""
+    return Board()
+
+
+def _started(folder: Path, project: str, mode: Any, kind: str, group: str | None) -> Any:
+    """A run of W&B, begun or continued."""
+    import wandb
+
+    settings: dict[str, Any] = {"silent": mode != "online", "init_timeout": _START_SECONDS}
+    if _KEEPS_DATA_IN_FOLDER:
+        os.environ["WANDB_DATA_DIR"] = str((folder / "wandb").resolve())
+    if "finish_timeout" in wandb.Settings.model_fields:
+        settings["finish_timeout"] = _FINISH_SECONDS
+    return wandb.init(
+        project=project,
+        name=_short(f"{folder.name} summary" if kind == "summary" else folder.name),
+        group=group and _short(group),
+        job_type=kind,
+        dir=folder.resolve(),  # W&B's service may have been started elsewhere
+        id=run_id(folder, group),
+        resume="allow",
+        mode=mode,
+        settings=wandb.Settings(**settings),
+    )
+
+
+def _short(name: str) -> str:
+    """A name that W&B takes; one that is too long ends in a hash."""
+    if len(name) <= _LONGEST:
+        return name
+    return f"{name[: _LONGEST - 9]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+
+
+def _server() -> str:
+    """The address of W&B's server."""
+    import wandb
+
+    return os.environ.get("WANDB_BASE_URL") or str(wandb.Settings().base_url)
+
+
+@lru_cache(maxsize=4)
+def _reachable(server: str) -> bool:
+    """Whether a server, or the proxy before it, takes a connection soon; found out once per process.
+
+    W&B's own attempt takes up to half a minute where there is no network. A look-up of a name has no time limit of its
+    own, so it runs aside.
+    """
+    proxy = getproxies().get(urlsplit(server).scheme)
+    address = urlsplit(proxy if proxy and "//" in proxy else server)
+    found = threading.Event()
+
+    def connect() -> None:
+        try:
+            port = address.port or (80 if address.scheme == "http" else 443)
+            socket.create_connection((address.hostname or "", port), timeout=_CONNECT_SECONDS).close()
+            found.set()
+        except OSError:
+            pass
+
+    attempt = threading.Thread(target=connect, daemon=True)
+    attempt.start()
+    attempt.join(_CONNECT_SECONDS)
+    if not found.is_set():
+        log.warning("W&B's server %s is not reached within %d s; logging offline", server, _CONNECT_SECONDS)
+    return found.is_set()
+
+
+def _has_key() -> bool:
+    """Whether a key is configured, in the environment or by `wandb login` in a netrc file.
+
+    `wandb.login` would tell, too, but looks its server up even when asked not to verify.
+    """
+    if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
+        return True
+    host = urlsplit(_server()).hostname or ""
+    named = os.environ.get("NETRC")
+    for path in [Path(named)] if named else [Path.home() / ".netrc", Path.home() / "_netrc"]:
+        try:
+            if netrc.netrc(path).authenticators(host):
+                return True
+        except (OSError, netrc.NetrcParseError):
+            continue
+    return False

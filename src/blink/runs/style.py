@@ -1,0 +1,201 @@
+"""One look for all figures, and how they are written: PNG, PDF, and the numbers behind them as CSV and JSON.
+
+Lines differ in colour (those of Okabe and Ito, which colour-blind readers tell apart), in dash and in marker; maps
+use cividis, whose lightness rises with the value. So figures survive a grey printer.
+"""
+
+import csv
+import math
+import textwrap
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import matplotlib as mpl
+from matplotlib import font_manager
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ft2font import FT2Font
+from matplotlib.patches import Rectangle
+from matplotlib.patheffects import withStroke
+
+from blink.runs.folder import write_json
+
+BLACK, ORANGE, SKY, GREEN, BLUE, VERMILLION, PURPLE, GREY = (
+    "#000000",
+    "#E69F00",
+    "#56B4E9",
+    "#009E73",
+    "#0072B2",
+    "#D55E00",
+    "#CC79A7",
+    "#767676",
+)
+MAP = "cividis"
+
+
+class Line(NamedTuple):
+    """How one method is drawn wherever it appears."""
+
+    label: str
+    colour: str
+    dash: str
+    marker: str
+
+
+VANILLA = Line("vanilla", BLACK, ":", "s")
+INTERP = Line("interpolation", BLUE, "--", "^")
+TOKEN_SR = Line("TokenSR", VERMILLION, "-", "o")
+
+_OWN_FONT = "DejaVu Sans"  # ships with matplotlib
+_WIDE_FONTS = (
+    "Noto Sans CJK SC",
+    "Noto Sans SC",
+    "Source Han Sans SC",
+    "WenQuanYi Zen Hei",
+    "PingFang SC",
+    "SimHei",
+)
+"""Fonts with Chinese characters; those that are installed stand in where matplotlib's own font has no glyph."""
+
+
+@contextmanager
+def look() -> Iterator[None]:
+    """Inside, everything that is drawn and saved has the family's look."""
+    settings: Any = {
+        "font.family": [_OWN_FONT, *_installed(_WIDE_FONTS)],
+        "font.size": 9,
+        "axes.titlesize": 9,
+        "axes.labelsize": 9,
+        "xtick.labelsize": 8,
+        "ytick.labelsize": 8,
+        "legend.fontsize": 8,
+        "legend.frameon": False,
+        "figure.titlesize": 10,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.grid": False,
+        "lines.linewidth": 1.6,
+        "lines.markersize": 4,
+        "image.cmap": MAP,
+        "image.interpolation": "nearest",
+        "savefig.dpi": 160,
+        "pdf.fonttype": 42,
+    }
+    with mpl.rc_context(settings):
+        yield
+
+
+def plain(text: str, width: int | None = None, lines: int = 3) -> str:
+    """Text as it is: no formulas, characters without a glyph replaced, wrapped to `width` and cut after `lines`."""
+    known = "".join(c if c == "\n" or _has_glyph(c) else "\N{WHITE SQUARE}" for c in text)
+    safe = known.replace("$", r"\$")
+    if width is None:
+        return safe
+    wrapped = [part for line in safe.splitlines() for part in textwrap.wrap(line, width) or [""]]
+    return "\n".join(
+        [*wrapped[: lines - 1], wrapped[lines - 1] + " ..."] if len(wrapped) > lines else wrapped
+    )
+
+
+def font_file(text: str) -> str:
+    """A font that has a glyph for all of a text, else matplotlib's own: for drawing without matplotlib."""
+    files = _font_files()
+    letters = {character for character in text if not character.isspace()}
+    fitting = (
+        path
+        for path, font in zip(files, _fonts(), strict=True)
+        if all(font.get_char_index(ord(letter)) for letter in letters)
+    )
+    return next(fitting, files[0])
+
+
+def bare(axes: Axes) -> None:
+    """Take ticks and frame off, for pictures and maps."""
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.spines[:].set_visible(False)
+
+
+def outline(
+    axes: Axes, left: float, top: float, width: float, height: float, *, colour: str, dash: Any = "-"
+) -> None:
+    """Draw a rectangle that shows on light and dark grounds."""
+    axes.add_patch(
+        Rectangle(
+            (left, top),
+            width,
+            height,
+            fill=False,
+            edgecolor=colour,
+            linestyle=dash,
+            linewidth=1.8,
+            path_effects=[withStroke(linewidth=3.4, foreground="white")],
+        )
+    )
+
+
+class Drawn(NamedTuple):
+    """A finished figure, which may be of several pictures.
+
+    Attributes:
+        figures: file name without ending -> picture.
+        table: the numbers behind it, one record per point.
+        numbers: more of them, for the JSON file.
+    """
+
+    figures: dict[str, Figure]
+    table: list[dict[str, Any]]
+    numbers: dict[str, Any]
+
+
+def save(drawn: Drawn, name: str, folder: Path) -> list[str]:
+    """Write a figure's pictures as PNG and PDF and its numbers as `name`.csv and `name`.json; return the file names."""
+    names = []
+    for title, figure in drawn.figures.items():
+        for ending in ("png", "pdf"):
+            names.append(f"{title}.{ending}")
+            figure.savefig(folder / names[-1])
+            figure.set_layout_engine("none")  # laid out once is enough
+    columns = list(dict.fromkeys(key for record in drawn.table for key in record))
+    with (folder / f"{name}.csv").open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, columns)
+        writer.writeheader()
+        writer.writerows(drawn.table)
+    write_json(folder / f"{name}.json", _plain_values({**drawn.numbers, "table": drawn.table}))
+    return [*names, f"{name}.csv", f"{name}.json"]
+
+
+def _plain_values(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain_values(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain_values(part) for part in value]
+    if hasattr(value, "tolist"):  # numpy and torch
+        return _plain_values(value.tolist())
+    if isinstance(value, float):
+        return None if math.isnan(value) else round(value, 6)
+    return value
+
+
+@lru_cache(maxsize=1)
+def _installed(names: tuple[str, ...]) -> list[str]:
+    there = {font.name for font in font_manager.fontManager.ttflist}
+    return [name for name in names if name in there]
+
+
+@lru_cache(maxsize=4096)
+def _has_glyph(character: str) -> bool:
+    return any(font.get_char_index(ord(character)) for font in _fonts())
+
+
+@lru_cache(maxsize=1)
+def _font_files() -> list[str]:
+    return [str(font_manager.findfont(name)) for name in (_OWN_FONT, *_installed(_WIDE_FONTS))]
+
+
+@lru_cache(maxsize=1)
+def _fonts() -> list[FT2Font]:
+    return [FT2Font(path) for path in _font_files()]

@@ -1,0 +1,144 @@
+"""What the tiny backbone is taught, in which order, for how long and how fast. Numbers only."""
+
+from dataclasses import dataclass
+
+from blink.scenes.tiny.lessons import Course
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage: what is trained, for how long, how fast.
+
+    Attributes:
+        trains: "vision", "projector", "language" or "all".
+        steps, batch: optimizer steps (0: weights are only averaged), and pictures per step.
+        rate, warmup, decay: peak learning rate; steps of linear warm-up, and of linear decay to zero at the end.
+        course: what is asked; None for the stages with dense labels.
+        average: an earlier stage, and the share of its last weights in those that this stage begins with.
+    """
+
+    name: str
+    trains: str
+    steps: int
+    batch: int
+    rate: float
+    warmup: int
+    decay: int
+    course: Course | None = None
+    average: tuple[str, float] | None = None
+
+    def rate_at(self, step: int) -> float:
+        """Learning rate of optimizer step ``step`` (from 0)."""
+        up = (step + 1) / max(1, self.warmup)
+        down = (self.steps - step) / max(1, self.decay)
+        return self.rate * min(1.0, up, down)
+
+
+BASIC = {"existence": 2.0, "colour": 2.0, "shape": 2.0, "where": 1.0, "describe": 1.0}
+FULL = {
+    "existence": 2.0,
+    "colour": 1.5,
+    "shape": 1.5,
+    "count": 1.5,
+    "where": 1.5,
+    "relation": 2.5,
+    "describe": 0.5,
+}
+PLACES = {
+    "existence": 1.0,
+    "colour": 2.0,
+    "shape": 1.0,
+    "count": 1.5,
+    "where": 3.0,
+    "relation": 3.0,
+    "describe": 0.5,
+}
+PAIRS = {
+    "existence": 0.7,
+    "colour": 1.5,
+    "shape": 0.7,
+    "count": 3.0,
+    "where": 2.0,
+    "relation": 4.0,
+    "describe": 0.5,
+}
+BALANCE = {
+    "existence": 1.0,
+    "colour": 1.0,
+    "shape": 1.0,
+    "count": 3.0,
+    "where": 4.0,
+    "relation": 3.0,
+    "describe": 0.3,
+}
+RELATIONS = {
+    "existence": 0.7,
+    "colour": 0.8,
+    "shape": 0.5,
+    "count": 2.0,
+    "where": 3.0,
+    "relation": 5.0,
+    "describe": 0.3,
+}
+CORNERS = {
+    "existence": 1.2,
+    "colour": 1.2,
+    "shape": 1.0,
+    "count": 2.5,
+    "where": 6.0,
+    "relation": 2.5,
+    "describe": 0.3,
+}
+NINE = {
+    "existence": 1.0,
+    "colour": 1.0,
+    "shape": 1.0,
+    "count": 2.0,
+    "where": 8.0,
+    "relation": 2.0,
+    "describe": 0.2,
+}
+STAGES = (
+    Stage("vision", "vision", steps=3000, batch=32, rate=1.5e-3, warmup=100, decay=800),
+    Stage("projector", "projector", steps=400, batch=32, rate=3e-3, warmup=20, decay=200),
+    Stage(
+        "basics", "language", 800, 8, 3e-3, 50, 1, Course(BASIC, {"easy": 1.0, "ordinary": 0.5}, long=0.2, kept=62)
+    ),
+    Stage(
+        "mixture", "language", 1900, 8, 3e-3, 1, 1,
+        Course(FULL, {"easy": 0.3, "ordinary": 0.5, "hard": 0.2}, long=0.35, kept=62),
+    ),
+    Stage(
+        "places", "language", 1900, 8, 3e-3, 20, 1,
+        Course(PLACES, {"easy": 0.45, "ordinary": 0.45, "hard": 0.1}, long=0.25, kept=62),
+    ),
+    Stage(
+        "pairs", "language", 1000, 8, 3e-3, 20, 1,
+        Course(PAIRS, {"easy": 0.45, "ordinary": 0.45, "hard": 0.1}, long=0.25, kept=62),
+    ),
+    Stage(
+        "whole", "all", 1000, 8, 2e-3, 50, 950,
+        Course(FULL, {"easy": 0.25, "ordinary": 0.5, "hard": 0.25}, long=0.35),
+    ),
+    Stage(
+        "relations", "language", 1700, 8, 3e-3, 30, 1,
+        Course(RELATIONS, {"easy": 0.25, "ordinary": 0.6, "hard": 0.15}, long=0.3, kept=62),
+    ),
+    Stage(
+        "final", "all", 350, 8, 2e-3, 20, 330,
+        Course(RELATIONS, {"easy": 0.2, "ordinary": 0.55, "hard": 0.25}, long=0.35),
+    ),
+    Stage(
+        "balance", "all", 240, 8, 1.5e-3, 15, 225,
+        Course(BALANCE, {"easy": 0.15, "ordinary": 0.65, "hard": 0.2}, long=0.3), average=("whole", 0.4),
+    ),
+    Stage(
+        "corners", "all", 500, 8, 2e-3, 20, 480,
+        Course(CORNERS, {"easy": 0.15, "ordinary": 0.65, "hard": 0.2}, long=0.3),
+    ),
+    Stage(
+        "nine", "all", 260, 8, 1.5e-3, 15, 245,
+        Course(NINE, {"easy": 0.1, "ordinary": 0.7, "hard": 0.2}, long=0.3), average=("balance", 0.5),
+    ),
+    Stage("mean", "all", 0, 8, 0.0, 0, 0, Course(NINE, {"ordinary": 1.0}), average=("balance", 0.3)),
+)  # fmt: skip

@@ -1,0 +1,200 @@
+"""What a training run tells its board: speed, memory, gradient norms, and pictures of the features as they improve.
+
+Losses, learning rate and what is measured on held-out images come from the LightningModule itself.
+
+Axes: C colours, h x w pixels, d hidden width, H x W grid.
+"""
+
+import time
+from typing import Any
+
+import numpy as np
+import torch
+from lightning import Callback, LightningModule, Trainer
+from lightning.fabric.utilities import move_data_to_device
+from PIL import Image
+from torch import Tensor, nn
+from torch.utils.data import default_collate
+
+from blink.model.token_sr import cut_region, upsample
+from blink.model.views import QUADRANTS, Views
+from blink.runs.board import Axis, Board, Chart
+from blink.runs.machine import peak_memory_mb
+from blink.training.features import Features, Tokens, principal_colours, trunk_features
+from blink.training.module import PATCHES, TokenSRTraining, is_logged, refine
+
+STEP = "trainer/global_step"
+"""The axis of a training run: optimizer steps, under the name that Lightning's logger gives them."""
+
+SECTIONS = ("train", "train_layers", "held_out", "features")
+
+_CELL = 96
+_GAP = 4
+"""Pixels: of a cell of a picture, and between cells."""
+
+_MOST_LAYERS = 4
+"""Layers that are pictured, evenly spread over those that are trained."""
+
+
+class TrainingWatch(Callback):
+    """Logs what the module itself does not know, and shows features every so many steps.
+
+    Numbers come with the trainer's `log_every_n_steps`. Speed leaves out measuring on held-out images and pictures.
+
+    Args:
+        board: where pictures go, and how often.
+        view: of the first held-out image, whose quadrant with the most contrast is pictured.
+    """
+
+    def __init__(self, board: Board, view: Views) -> None:
+        self.board = board
+        self.region = int(view.quadrants_QChw.flatten(1).std(dim=1).argmax())
+        self.quadrant_Chw = view.quadrants_QChw[self.region]
+        self._clock = time.perf_counter()
+        self._pairs, self._seconds = 0, 0.0
+        self._pictured: int | None = None
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Say what the run's numbers are drawn against."""
+        if trainer.is_global_zero:
+            self.board.axis(STEP, *SECTIONS)
+            for name in ("train/loss", "held_out/kl_token_sr"):
+                self.board.best(name, "min", STEP)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Show the features before the first step."""
+        if trainer.global_step == 0:
+            self._show(trainer, pl_module)
+        self._clock = time.perf_counter()
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:
+        """Log the norm of each layer's gradient before it is clipped, and of all together."""
+        assert isinstance(pl_module, TokenSRTraining), (
+            f"made for TokenSRTraining, not {type(pl_module).__name__}"
+        )
+        if not is_logged(trainer):
+            return
+        norms = {layer: _gradient_norm(module) for layer, module in pl_module.modules_by_layer.items()}
+        known = {layer: norm for layer, norm in norms.items() if norm is not None}
+        if known:  # DeepSpeed keeps gradients to itself
+            total = torch.stack(list(known.values())).square().sum().sqrt()
+            pl_module.log("train/gradient_norm", total)
+            pl_module.log_dict(
+                {f"train_layers/layer_{layer}/gradient_norm": norm for layer, norm in known.items()}
+            )
+
+    def on_train_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Views | Features,
+        batch_idx: int,
+    ) -> None:
+        """Log speed and memory, and show the features if it is time."""
+        now = time.perf_counter()
+        self._seconds += now - self._clock
+        self._clock = now
+        images = len(batch.full_Chw if isinstance(batch, Views) else next(iter(batch.states.values())))
+        self._pairs += images * QUADRANTS * trainer.world_size
+        step = trainer.global_step
+        every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]  # Lightning sets it elsewhere
+        if every and step % every == 0 and (batch_idx + 1) % trainer.accumulate_grad_batches == 0:
+            pl_module.log(
+                "train/pairs_per_second", self._pairs / max(self._seconds, 1e-9), rank_zero_only=True
+            )
+            pl_module.log("train/memory_gb", peak_memory_mb() / 1024, rank_zero_only=True)
+            self._pairs, self._seconds = 0, 0.0
+        if self.board.pictures_every and step % self.board.pictures_every == 0 and step != self._pictured:
+            self._show(trainer, pl_module)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Leave the time out of the speed."""
+        self._clock = time.perf_counter()
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Show the features after the last step."""
+        if trainer.global_step != self._pictured:
+            self._show(trainer, pl_module)
+
+    def _show(self, trainer: Trainer, module: LightningModule) -> None:
+        """Show the features of some layers."""
+        if not (trainer.is_global_zero and self.board.pictures_every and self.board.shows_pictures):
+            return
+        assert isinstance(module, TokenSRTraining), f"made for TokenSRTraining, not {type(module).__name__}"
+        self._pictured = trainer.global_step
+        held_out = trainer.datamodule.val_dataloader().dataset  # type: ignore[attr-defined]  # Lightning sets it
+        batch = move_data_to_device(default_collate([held_out[0]]), module.device)
+        pictures = feature_pictures(module, batch, self.region, self.quadrant_Chw)
+        self.board.pictures(
+            {f"features/layer_{layer}": picture for layer, picture in pictures.items()},
+            Axis(STEP, trainer.global_step),
+            caption="quadrant, coarse, interpolated, TokenSR, teacher; below: each less its own mean",
+        )
+        self._clock = time.perf_counter()
+
+
+@torch.no_grad()
+def feature_pictures(
+    module: TokenSRTraining, batch: Views | Features, region: int, quadrant_Chw: Tensor
+) -> dict[int, Image.Image]:
+    """Layer -> the tokens of one quadrant as colours, as `figures.tokensr` shows them, for some of the layers.
+
+    Columns are the quadrant's picture, its coarse tokens, interpolated, TokenSR's and the teacher's; in the lower row
+    each part is shown less its own mean token.
+
+    Args:
+        batch: of the one image.
+        region: which quadrant.
+        quadrant_Chw: its pixels.
+    """
+    last = len(module.layers) - 1
+    places = np.linspace(0, last, min(_MOST_LAYERS, last + 1)).round()
+    layers = sorted({module.layers[int(place)] for place in places})
+    if isinstance(batch, Views):
+        batch = trunk_features(module.backbone, module.prefix_ids, batch, layers)
+    pictures = {}
+    for layer in layers:
+        state_FdHW = batch.states[layer][0].movedim(-1, 1)
+        coarse = cut_region(state_FdHW[:1], region, PATCHES)
+        interp = upsample(coarse, module.backbone.grid)
+        teacher = state_FdHW[1 + region : 2 + region]
+        parts = (coarse, interp, refine(module.token_sr[str(layer)], interp), teacher)
+        pictures[layer] = _picture(quadrant_Chw, Tokens(*(part[0] for part in parts)))
+    return pictures
+
+
+def kl_chart(summary: dict[str, Any]) -> Chart:
+    """KL of every student against the layer, from a run's summary."""
+    layers = summary["layers"]
+    names = {"kl_interpolation": "interpolation", "kl_token_sr": "TokenSR", "kl_reference": "reference"}
+    lines = {
+        shown: [(int(layer), entry[name]) for layer, entry in layers.items()]
+        for name, shown in names.items()
+        if all(name in entry for entry in layers.values())
+    }
+    return Chart("KL to the teacher on held-out images", "layer", lines)
+
+
+def _picture(quadrant_Chw: Tensor, tokens: Tokens) -> Image.Image:
+    low, high = (
+        quadrant_Chw.amin(),
+        quadrant_Chw.amax(),
+    )  # the processor's normalisation, undone well enough to look at
+    pixels = ((quadrant_Chw - low) / (high - low).clamp_min(1e-6)).movedim(0, -1).float().cpu().numpy()
+    rows = [(pixels, *principal_colours(tokens, less_mean)) for less_mean in (False, True)]
+    side = _CELL + _GAP
+    sheet = Image.new("RGB", (side * len(rows[0]) - _GAP, side * len(rows) - _GAP), "white")
+    for y, row in enumerate(rows):
+        for x, cell in enumerate(row):
+            shown = Image.fromarray((np.asarray(cell) * 255).round().astype(np.uint8))
+            sheet.paste(shown.resize((_CELL, _CELL), Image.Resampling.NEAREST), (x * side, y * side))
+    return sheet
+
+
+def _gradient_norm(module: nn.Module) -> Tensor | None:
+    """Of all its parameters together; None where none has a gradient."""
+    gradients = [parameter.grad for parameter in module.parameters() if parameter.grad is not None]
+    if not gradients:
+        return None
+    return torch.stack([gradient.float().norm() for gradient in gradients]).square().sum().sqrt()

@@ -1,0 +1,265 @@
+"""Pairs of a full view and a quadrant, batched for training: the LightningDataModule.
+
+A batch holds whole images, each with its four quadrants, so that the full view's trunk is computed once; or, where
+features of them are on disk, those. The order of images follows from the seed and the position alone; the position is
+in the checkpoint.
+
+Axes: B images, Q = 4 quadrants, C colours, h x w pixels.
+"""
+
+from collections.abc import Iterator
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from lightning import LightningDataModule
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from blink.model.views import QUADRANTS, ViewMaker, Views
+from blink.training.feature_store import FeatureStore
+from blink.training.features import Features
+from blink.training.images import Images
+
+
+def images_per_batch(global_pairs: int, processes: int, accumulate: int = 1) -> int:
+    """Return how many images each process takes per batch, so that an optimizer step sees `global_pairs` pairs.
+
+    Args:
+        global_pairs: (full view, quadrant) pairs per optimizer step over all processes.
+        accumulate: batches per optimizer step.
+
+    Raises:
+        ValueError: the pairs are no whole number of images for each process and batch.
+    """
+    share = QUADRANTS * processes * accumulate
+    if global_pairs < 1 or global_pairs % share:
+        raise ValueError(
+            f"global_pairs={global_pairs} cannot be shared out: {processes} process(es) x {accumulate} batch(es) "
+            f"per step x {QUADRANTS} quadrants per image need a multiple of {share}"
+        )
+    return global_pairs // share
+
+
+def steps_per_epoch(images: int, global_pairs: int) -> int:
+    """Return the optimizer steps of one pass over the images; an incomplete last step is left out.
+
+    Raises:
+        ValueError: there are fewer images than one step takes.
+    """
+    steps = images * QUADRANTS // global_pairs
+    if not steps:
+        raise ValueError(
+            f"{images} training image(s), but one optimizer step takes {global_pairs // QUADRANTS} "
+            f"(global_pairs={global_pairs}): give more images or fewer pairs"
+        )
+    return steps
+
+
+class ImageViews(Dataset[Views]):
+    """The views of each image of a collection."""
+
+    def __init__(self, images: Images, views: ViewMaker) -> None:
+        self.images = images
+        self.views = views
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> Views:
+        return self.views(self.images.read(index))
+
+
+class StoredFeatures(NamedTuple):
+    """Where features are read from instead of computing them: of which layers, and in which dtype to hand them on."""
+
+    store: FeatureStore
+    layers: tuple[int, ...]
+    dtype: torch.dtype
+
+
+class ImageFeatures(Dataset[Features]):
+    """The features of each image of a collection, all of which the store must have once one is asked for."""
+
+    def __init__(self, images: Images, stored: StoredFeatures) -> None:
+        self.stored = stored
+        self.rows = stored.store.rows([images.identity(index) for index in range(len(images))])
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> Features:
+        return Features(self.stored.store.read(self.rows[index], self.stored.layers, self.stored.dtype))
+
+
+class TrainingOrder(Sampler[list[int]]):
+    """Batches of image numbers for one process, over all epochs, from a given position on.
+
+    Each epoch is a permutation of the images drawn from (seed, epoch), cut into global batches; an incomplete
+    last one is dropped. However many processes and accumulated batches share a global batch, it holds the same
+    images.
+
+    Args:
+        images: how many there are.
+        global_pairs: pairs per optimizer step over all processes.
+        accumulate: batches per optimizer step.
+        position: batches to skip; the loader counts on from it.
+
+    Raises:
+        ValueError: the pairs cannot be shared out, or there are fewer images than one optimizer step takes.
+    """
+
+    def __init__(
+        self,
+        images: int,
+        global_pairs: int,
+        *,
+        epochs: int = 1,
+        accumulate: int = 1,
+        processes: int = 1,
+        rank: int = 0,
+        seed: int = 0,
+        position: int = 0,
+    ) -> None:
+        self.images, self.epochs, self.seed = images, epochs, seed
+        self.processes, self.rank = processes, rank
+        self.batch_size = images_per_batch(global_pairs, processes, accumulate)
+        self.per_epoch = steps_per_epoch(images, global_pairs) * accumulate
+        self.position = position
+
+    def __len__(self) -> int:
+        """Batches in all, the skipped ones included."""
+        return self.epochs * self.per_epoch
+
+    def __iter__(self) -> Iterator[list[int]]:
+        shuffled_epoch, order = -1, np.arange(0)
+        for position in range(self.position, len(self)):
+            epoch, batch = divmod(position, self.per_epoch)
+            if epoch != shuffled_epoch:
+                shuffled_epoch = epoch
+                order = np.random.default_rng([self.seed, epoch]).permutation(self.images)
+            start = (batch * self.processes + self.rank) * self.batch_size
+            yield order[start : start + self.batch_size].tolist()
+
+
+class ResumableLoader(DataLoader[Any]):
+    """A loader that moves its order's position on with each batch handed out; workers' stock is not counted."""
+
+    order: TrainingOrder
+
+    @classmethod
+    def over(
+        cls, images: ImageViews | ImageFeatures, order: TrainingOrder, workers: int
+    ) -> "ResumableLoader":
+        """Load the batches of `order`, with `workers` processes (0: in this one)."""
+        loader = cls(images, batch_sampler=order, num_workers=workers, pin_memory=torch.cuda.is_available())
+        loader.order = order
+        return loader
+
+    def __iter__(self) -> Iterator[Views | Features]:  # type: ignore[override]  # a generator is all that Lightning needs
+        for batch in super().__iter__():
+            self.order.position += 1
+            yield batch
+
+    def state_dict(self) -> dict[str, int]:
+        return {"position": self.order.position}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.order.position = state["position"]
+
+
+class PairData(LightningDataModule):
+    """Full views and quadrants of training and held-out images, shared out among the trainer's processes.
+
+    Args:
+        train: images to train on.
+        held_out: images to measure on.
+        views: makes the views of an image.
+        stored: where features are read from instead; None makes batches of views.
+        global_pairs: pairs per optimizer step over all processes (8: two images with their quadrants).
+        epochs: passes over the training images; to Lightning they are one long epoch.
+        accumulate: batches per optimizer step, as the trainer accumulates.
+        workers: processes that read images.
+        seed: of the order.
+    """
+
+    def __init__(
+        self,
+        train: Images,
+        held_out: Images,
+        views: ViewMaker,
+        *,
+        stored: StoredFeatures | None = None,
+        global_pairs: int = 8,
+        epochs: int = 1,
+        accumulate: int = 1,
+        workers: int = 0,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.train, self.held_out, self.views, self.stored = train, held_out, views, stored
+        self.global_pairs, self.epochs, self.accumulate = global_pairs, epochs, accumulate
+        self.workers, self.seed = workers, seed
+        self.allow_zero_length_dataloader_with_multiple_devices = True  # few images may be held out
+        self._position = 0
+        self._order: TrainingOrder | None = None
+
+    def train_dataloader(self) -> ResumableLoader:
+        """Load from where the run is; loaders that are asked for and never used do not move it."""
+        if self._order is None:
+            processes, rank = self._place()
+            self._order = TrainingOrder(
+                len(self.train),
+                self.global_pairs,
+                epochs=self.epochs,
+                accumulate=self.accumulate,
+                processes=processes,
+                rank=rank,
+                seed=self.seed,
+                position=self._position,
+            )
+        return ResumableLoader.over(self._of(self.train), self._order, self.workers)
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        processes, rank = self._place()
+        return DataLoader(
+            self._of(self.held_out),
+            batch_size=images_per_batch(self.global_pairs, processes, self.accumulate),
+            sampler=range(rank, len(self.held_out), processes),
+            num_workers=self.workers,
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        position = self._position if self._order is None else self._order.position
+        return {"position": position, "images": self._fingerprint, "seed": self.seed}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue where the checkpoint's run was.
+
+        Raises:
+            ValueError: the training images or the seed are not that run's, so its order means nothing here.
+        """
+        here = {"images": self._fingerprint, "seed": self.seed}
+        there = {key: state_dict[key] for key in here}
+        if there != here:
+            raise ValueError(
+                f"the checkpoint belongs to other training images or another seed ({there} there, {here} here); "
+                "fresh=true starts a new run"
+            )
+        self._position = state_dict["position"]
+        if self._order is not None:  # DeepSpeed restores after the loader was made
+            self._order.position = self._position
+
+    @cached_property
+    def _fingerprint(self) -> str:
+        """Of the training images; taken once, since it looks at every file and each checkpoint has it."""
+        return self.train.fingerprint
+
+    def _of(self, images: Images) -> ImageViews | ImageFeatures:
+        return ImageViews(images, self.views) if self.stored is None else ImageFeatures(images, self.stored)
+
+    def _place(self) -> tuple[int, int]:
+        """(number of processes, this one's rank)."""
+        if self.trainer is None:
+            return 1, 0
+        return self.trainer.world_size, self.trainer.global_rank

@@ -1,0 +1,171 @@
+"""Features on disk for a training run: what they follow from, and the pass that computes those that are lacking.
+
+The first run over some pictures fills the store before its first step, its processes sharing the rows out; later runs,
+of whatever TokenSR design, do not load the backbone.
+"""
+
+import hashlib
+import json
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import Callback, LightningModule, Trainer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor
+from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset
+
+from blink.model.backbone import Backbone
+from blink.model.checkpoints import TINY
+from blink.model.views import ViewMaker, Views
+from blink.training.data import ImageViews, StoredFeatures
+from blink.training.feature_store import FeatureStore, in_words
+from blink.training.features import VIEWS, trunk_features
+from blink.training.images import Images
+
+log = logging.getLogger(__name__)
+
+_BLOCKS, _BLOCK_BYTES = 64, 4096
+
+
+def open_store(
+    folder: Path, outlined: Backbone, processor: Any, prefix_ids_1P: Tensor, *, name: str, dtype: torch.dtype
+) -> FeatureStore:
+    """Open the features that a backbone makes behind a prefix, or begin with none.
+
+    Args:
+        outlined: the backbone without weights.
+        name: its folder or hub id.
+        dtype: that it runs in.
+
+    Raises:
+        ValueError: the folder holds features of another backbone, prefix, dtype or way of making views.
+    """
+    views = json.dumps(processor.image_processor.to_dict(), sort_keys=True, default=str)
+    recipe = {
+        "weights": _weights(outlined, name),
+        "dtype": str(dtype).removeprefix("torch."),
+        "prefix_ids": prefix_ids_1P[0].tolist(),
+        "views": hashlib.sha256(views.encode()).hexdigest()[:16],
+    }
+    shape = (VIEWS, *outlined.grid, outlined.hidden_size)
+    return FeatureStore(folder, recipe, shape, told={"backbone": name})
+
+
+def report_lacking(stored: StoredFeatures, images: Sequence[Images]) -> tuple[int, ...]:
+    """Return the layers of which features of some images are lacking, after saying what they will take on disk.
+
+    Raises:
+        ValueError: there is not enough space for them.
+    """
+    store = stored.store
+    rows = store.rows(identities(images))
+    lacking = store.lacking(rows, stored.layers)
+    needed = store.check_space(lacking, len(rows))
+    log.info(
+        "features of %d images at layers %s in %s: %s, of which %s",
+        len(rows),
+        ", ".join(map(str, stored.layers)),
+        store.folder,
+        in_words(len(set(rows)) * len(stored.layers) * store.row_bytes),
+        f"{in_words(needed)} are computed first" if needed else "all are there",
+    )
+    return tuple(sorted({layer for missing in lacking.values() for layer in missing}))
+
+
+def identities(images: Sequence[Images]) -> list[str]:
+    """Of all images of some collections, one after the other."""
+    return [one.identity(index) for one in images for index in range(len(one))]
+
+
+class FillFeatures(Callback):
+    """Computes, before the first step, what a store lacks of some images.
+
+    Args:
+        stored: the store, and the layers that are wanted.
+        backbone: with the layers below the highest that is lacking; let go of when all is there.
+        images: collections whose images are wanted.
+        at_once: images in one pass.
+        workers: processes that read images.
+    """
+
+    def __init__(
+        self,
+        stored: StoredFeatures,
+        backbone: Backbone,
+        prefix_ids_1P: Tensor,
+        images: Sequence[Images],
+        views: ViewMaker,
+        *,
+        at_once: int,
+        workers: int,
+    ) -> None:
+        self.store, self.layers, self.prefix_ids_1P = stored.store, stored.layers, prefix_ids_1P
+        self.at_once, self.workers = at_once, workers
+        self.identities = identities(images)
+        self.views: Dataset[Views] = ConcatDataset([ImageViews(one, views) for one in images])
+        self._backbone: Backbone | None = backbone
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Fill in this process's share, and wait for the others'."""
+        rows = self.store.rows(self.identities)
+        lacking = self.store.lacking(rows, self.layers)
+        mine = sorted(lacking)[trainer.global_rank :: trainer.world_size]
+        if self._backbone is not None:
+            self._backbone.model.to(pl_module.device)
+            self._fill(rows, {row: lacking[row] for row in mine}, shown=trainer.is_global_zero)
+            self._backbone = None
+        while self.store.lacking(rows, self.layers):  # ends with the launcher, should another process die
+            time.sleep(0.5)
+
+    def _fill(self, rows: Sequence[int], lacking: Mapping[int, tuple[int, ...]], *, shown: bool) -> None:
+        """Compute the lacking layers of some rows and write them; rows that lack the same layers go together."""
+        number = {row: index for index, row in enumerate(rows)}  # of an image that shows it
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*columns, disable=not shown, transient=True) as progress:
+            task = progress.add_task("Computing features", total=len(lacking))
+            for layers in sorted(set(lacking.values())):
+                alike = [row for row, missing in lacking.items() if missing == layers]
+                done = 0
+                for batch in self._batches([number[row] for row in alike]):
+                    states = self._states(batch, layers)
+                    for image in range(len(batch.full_Chw)):
+                        row = alike[done + image]
+                        one = {layer: state[image] for layer, state in states.items()}
+                        self.store.write(row, self.identities[number[row]], one)
+                    done += len(batch.full_Chw)
+                    progress.update(task, advance=len(batch.full_Chw))
+        self.store.commit()
+
+    def _batches(self, numbers: Sequence[int]) -> DataLoader[Views]:
+        return DataLoader(Subset(self.views, numbers), batch_size=self.at_once, num_workers=self.workers)
+
+    def _states(self, batch: Views, layers: Sequence[int]) -> dict[int, Tensor]:
+        assert self._backbone is not None, "the backbone was let go of"
+        device = self._backbone.device
+        views = Views(*(part.to(device) for part in batch))
+        return trunk_features(self._backbone, self.prefix_ids_1P, views, layers).states
+
+
+def _weights(outlined: Backbone, name: str) -> str:
+    """What tells a checkpoint from another: its commit on the hub, or else a hash of a folder's contents.
+
+    The hash is of the config, and of the sizes and evenly spaced blocks of the weight files: another training changes
+    them all, a copy at another place none.
+    """
+    commit = getattr(outlined.model.config, "_commit_hash", None)
+    if commit is not None:
+        return str(commit)
+    folder = TINY if name == "tiny" else Path(name)
+    contents = hashlib.sha256((folder / "config.json").read_bytes())
+    for file in sorted(folder.glob("*.safetensors")):
+        size = file.stat().st_size
+        contents.update(f"{file.name} {size}".encode())
+        with file.open("rb") as stream:
+            for block in range(_BLOCKS):
+                stream.seek(max(0, size - _BLOCK_BYTES) * block // (_BLOCKS - 1))
+                contents.update(stream.read(_BLOCK_BYTES))
+    return contents.hexdigest()[:16]

@@ -1,0 +1,223 @@
+"""Features of pictures on disk, in bfloat16: computed once, read by every later run over the same backbone.
+
+A folder holds `recipe.json`, all that features follow from beside the picture; `pictures.txt`, whose line n is the
+picture of row n, as a digest; and for each layer `layer_12.features`, whose row n is [5, H, W, d], and `layer_12.done`,
+where the digest of row n is written once that row is whole on disk. So a process may be killed at any time, several
+processes and runs may fill one folder, and layers and pictures can be added to it. Knows neither models nor training.
+
+Axes: F = 5 views, H x W grid of visual tokens, d hidden width.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from blink.runs.folder import write_json
+
+RECIPE = "recipe.json"
+PICTURES = "pictures.txt"
+
+_FORMAT = 1
+_AT_ONCE = 16 * 2**20
+"""Bytes written between two waits for the disk; what a kill can lose."""
+
+
+class FeatureStore:
+    """Rows of features in a folder.
+
+    Args:
+        folder: made if missing, with this recipe.
+        recipe: what all features in it follow from, as JSON; entries of `told` are kept and not compared.
+        shape: (F, H, W, d) of a row.
+
+    Raises:
+        ValueError: the folder holds features of another recipe, or other files.
+    """
+
+    def __init__(
+        self, folder: Path, recipe: Mapping[str, Any], shape: tuple[int, ...], *, told: Mapping[str, Any]
+    ) -> None:
+        self.folder, self.shape = folder, shape
+        self.row_bytes = 2 * int(np.prod(shape))
+        self._open: dict[Path, BinaryIO] = {}
+        self._written: list[
+            tuple[int, int, int]
+        ] = []  # layer, row and digest of rows that are not marked yet
+        compared = {"format": _FORMAT, **recipe, "shape": list(shape)}
+        if folder.exists() and not folder.is_dir():
+            raise ValueError(f"data.cache_features={folder} is a file; expected a folder")
+        with self._locked():
+            file = folder / RECIPE
+            if not file.exists():
+                strange = sorted(path.name for path in folder.iterdir() if path.name != _LOCK)
+                if strange:
+                    raise ValueError(
+                        f"data.cache_features={folder} holds other files ({strange[0]}, for instance); give a new folder"
+                    )
+                write_json(file, {**told, **compared})
+            _refuse_other_recipe(folder, json.loads(file.read_text(encoding="utf-8")), compared)
+
+    def rows(self, identities: Sequence[str]) -> list[int]:
+        """The rows of some pictures, which get one if they have none.
+
+        Args:
+            identities: as `Images.identity` gives them; what a picture's features depend on.
+        """
+        wanted = [_digest(identity) for identity in identities]
+        file = self.folder / PICTURES
+        with self._locked():
+            known = _listed(file)
+            row_of = {digest: row for row, digest in enumerate(known)}
+            new = [digest for digest in dict.fromkeys(wanted) if digest not in row_of]
+            if new:
+                row_of |= {digest: row for row, digest in enumerate(new, start=len(known))}
+                _write_whole(file, "".join(f"{digest:016x}\n" for digest in [*known, *new]))
+        return [row_of[digest] for digest in wanted]
+
+    def lacking(self, rows: Sequence[int], layers: Sequence[int]) -> dict[int, tuple[int, ...]]:
+        """Row -> layers of it that are not there, of the rows that lack any."""
+        digests = np.array(_listed(self.folder / PICTURES), dtype=np.uint64)
+        unique = np.array(list(dict.fromkeys(rows)), dtype=np.int64)
+        there = np.zeros((len(layers), len(unique)), dtype=bool)
+        for layer, has in zip(layers, there, strict=True):
+            done, features = self._path(layer, "done"), self._path(layer, "features")
+            if done.exists() and features.exists():
+                marks = np.zeros_like(digests)
+                found = np.fromfile(done, dtype=np.uint64)[: features.stat().st_size // self.row_bytes]
+                marks[: len(found)] = found[: len(marks)]
+                has[:] = marks[unique] == digests[unique]
+        return {
+            int(row): tuple(layer for layer, whole in zip(layers, has, strict=True) if not whole)
+            for row, has in zip(unique, there.T, strict=True)
+            if not has.all()
+        }
+
+    def check_space(self, lacking: Mapping[int, Sequence[int]], pictures: int) -> int:
+        """Return the bytes that are still to be written.
+
+        Raises:
+            ValueError: there is less space on that disk.
+        """
+        needed = self.row_bytes * sum(len(layers) for layers in lacking.values())
+        free = shutil.disk_usage(self.folder).free
+        if needed > free:
+            raise ValueError(
+                f"data.cache_features={self.folder} needs {in_words(needed)} more for {pictures:,} pictures "
+                f"({in_words(self.row_bytes)} for each of them and each layer), and {in_words(free)} are free there; "
+                "take fewer images or layers, or another disk"
+            )
+        return needed
+
+    def write(self, row: int, identity: str, states: Mapping[int, Tensor]) -> None:
+        """Keep a row: layer -> [F, H, W, d], any float dtype. It counts from the next `commit` on, at the latest."""
+        for layer, state in states.items():
+            assert tuple(state.shape) == self.shape, f"{tuple(state.shape)}; rows are {self.shape}"
+            bits = state.to("cpu", torch.bfloat16).contiguous().view(torch.int16).numpy()
+            file = self._file(self._path(layer, "features"))
+            file.seek(row * self.row_bytes)
+            file.write(bits.tobytes())
+            self._written.append((layer, row, _digest(identity)))
+        if len(self._written) * self.row_bytes >= _AT_ONCE:
+            self.commit()
+
+    def commit(self) -> None:
+        """Wait until all that was written is on the disk, and then mark it as whole."""
+        for file in self._open.values():
+            file.flush()
+            os.fsync(file.fileno())
+        for layer, row, digest in self._written:
+            file = self._file(self._path(layer, "done"))
+            file.seek(8 * row)
+            file.write(np.uint64(digest).tobytes())
+        for file in self._open.values():
+            file.close()
+        self._open.clear()
+        self._written.clear()
+
+    def read(self, row: int, layers: Sequence[int], dtype: torch.dtype) -> dict[int, Tensor]:
+        """Read a row that is there: layer -> [F, H, W, d]."""
+        states = {}
+        for layer in layers:
+            bits = np.fromfile(
+                self._path(layer, "features"),
+                dtype=np.int16,
+                count=self.row_bytes // 2,
+                offset=row * self.row_bytes,
+            )
+            states[layer] = torch.from_numpy(bits).view(torch.bfloat16).view(self.shape).to(dtype)
+        return states
+
+    def beside(self, key: str, name: str) -> Path:
+        """Where to keep another file about the same pictures, one for each key."""
+        return self.folder / f"{_digest(key):016x}.{name}"
+
+    def _path(self, layer: int, ending: str) -> Path:
+        return self.folder / f"layer_{layer:02d}.{ending}"
+
+    def _file(self, path: Path) -> BinaryIO:
+        """A file opened for writing anywhere in it."""
+        if path not in self._open:
+            path.touch()
+            self._open[path] = path.open("r+b")
+        return self._open[path]
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Keep other processes from changing recipe and list; the folder is made if need be."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / _LOCK).open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # ends with the file, or the process
+            yield
+
+
+_LOCK = ".lock"
+
+
+def in_words(size: int) -> str:
+    """A number of bytes, as "23.6 MB"."""
+    unit, name = next(
+        (unit, name) for unit, name in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")) if size >= unit or name == "kB"
+    )
+    return f"{size / unit:,.1f} {name}"
+
+
+def _digest(identity: str) -> int:
+    """64 bits of a picture's identity, never 0."""
+    return int.from_bytes(hashlib.sha256(identity.encode()).digest()[:8]) or 1
+
+
+def _listed(file: Path) -> list[int]:
+    return [int(line, 16) for line in file.read_text().splitlines()] if file.exists() else []
+
+
+def _write_whole(file: Path, text: str) -> None:
+    """Write a file so that it is the old or the new one after whatever happens."""
+    partial = file.with_name(f"{file.name}.partial")
+    with partial.open("w") as stream:
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())
+    partial.replace(file)
+
+
+def _refuse_other_recipe(folder: Path, there: Mapping[str, Any], here: Mapping[str, Any]) -> None:
+    differing = [
+        f"{key}: {there.get(key, 'absent')} there, {value} now"
+        for key, value in here.items()
+        if there.get(key) != value
+    ]
+    if differing:
+        raise ValueError(
+            f"data.cache_features={folder} holds features that are not this run's ({'; '.join(differing)}); "
+            "give another folder, or delete that one"
+        )

@@ -1,0 +1,153 @@
+"""Which images of a source are readable: checked once, before training, and the same on every process.
+
+Knows image sources, and neither models nor training.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from rich.progress import track
+
+from blink.runs.folder import is_first_process, write_json
+from blink.training.images import Chosen, Images, UnreadableImageError
+
+log = logging.getLogger(__name__)
+
+_THREADS = min(16, 4 * (os.cpu_count() or 1))
+_SHOWN = 3
+
+
+class Manifest(NamedTuple):
+    """What the check found.
+
+    Attributes:
+        readable: numbers of the readable images, ascending.
+        unreadable: name -> reason, of those that are left out.
+        pixels: hash of all that could be decoded, in order.
+    """
+
+    readable: tuple[int, ...]
+    unreadable: dict[str, str]
+    pixels: str
+
+
+class _Found(NamedTuple):
+    """Reasons why images are unreadable, by number, and the hash of the others' pixels."""
+
+    unreadable: dict[int, str]
+    pixels: str
+
+
+class Portions(NamedTuple):
+    """Images to train on, and images held out to measure on."""
+
+    train: Chosen
+    held_out: Chosen
+
+
+def check_images(images: Images, file: Path) -> Manifest:
+    """Decode every image once, and keep what was found in `file` for later starts and other processes.
+
+    The first process checks; the others wait for its file. So all of them go by one list, and if it holds too
+    many unreadable images all of them stop.
+
+    Raises:
+        ValueError: more than max(1, 1 %) of the images are unreadable, or none is left.
+    """
+    fingerprint = images.fingerprint
+    found = _kept(file, fingerprint)
+    if found is None and not is_first_process():
+        while found is None:  # ends with the launcher, should the first process die
+            time.sleep(0.2)
+            found = _kept(file, fingerprint)
+    if found is None:
+        found = _checked(images)
+        names = {images.name(index): reason for index, reason in found.unreadable.items()}
+        report = {"fingerprint": fingerprint, "images": len(images), "pixels": found.pixels}
+        write_json(file, report | {"unreadable": names, "numbers": list(found.unreadable)})
+    manifest = Manifest(
+        readable=tuple(index for index in range(len(images)) if index not in found.unreadable),
+        unreadable={images.name(index): reason for index, reason in found.unreadable.items()},
+        pixels=found.pixels,
+    )
+    _stop_if_too_many(manifest, len(images), file)
+    return manifest
+
+
+def split(images: Images, manifest: Manifest, *, held_out: int, limit: int | None, seed: int) -> Portions:
+    """Shuffle the readable images by `seed`, hold out the first of them, and take up to `limit` to train on.
+
+    Args:
+        held_out: images to measure on; at most a tenth of the readable ones are taken, and at least one.
+        limit: images to train on; None takes all that are left.
+
+    Raises:
+        ValueError: there are fewer than two readable images.
+    """
+    readable = manifest.readable
+    if len(readable) < 2:
+        raise ValueError(
+            f"{len(readable)} readable image(s); training needs at least two, one of them to measure on"
+        )
+    order = [readable[i] for i in np.random.default_rng([seed, 0]).permutation(len(readable))]
+    kept_back = min(held_out, max(1, len(readable) // 10))
+    end = len(order) if limit is None else kept_back + limit
+    return Portions(
+        train=Chosen(images, tuple(order[kept_back:end]), manifest.pixels),
+        held_out=Chosen(images, tuple(order[:kept_back]), manifest.pixels),
+    )
+
+
+def _kept(file: Path, fingerprint: str) -> _Found | None:
+    """What an earlier check of the same images found, if there was one."""
+    if not file.exists():
+        return None
+    report = json.loads(file.read_text(encoding="utf-8"))
+    if report["fingerprint"] != fingerprint:
+        return None
+    unreadable = dict(zip(report["numbers"], report["unreadable"].values(), strict=True))
+    return _Found(unreadable, report["pixels"])
+
+
+def _checked(images: Images) -> _Found:
+    """Decode every image."""
+
+    def look(index: int) -> tuple[str | None, bytes]:
+        try:
+            image = images.read(index)
+        except UnreadableImageError as error:
+            return str(error), b""
+        return None, hashlib.sha256(f"{image.size}".encode() + image.tobytes()).digest()
+
+    start = time.monotonic()
+    unreadable, pixels = {}, hashlib.sha256()
+    with ThreadPoolExecutor(_THREADS) as pool:
+        looks = pool.map(look, range(len(images)))
+        for index, (reason, digest) in enumerate(
+            track(looks, "Checking images", total=len(images), transient=True)
+        ):
+            pixels.update(digest or b"unreadable")
+            if reason is not None:
+                unreadable[index] = reason
+    taken = time.monotonic() - start
+    log.info("checked %d images in %.1f s: %d unreadable", len(images), taken, len(unreadable))
+    return _Found(unreadable, pixels.hexdigest()[:16])
+
+
+def _stop_if_too_many(manifest: Manifest, total: int, file: Path) -> None:
+    count = len(manifest.unreadable)
+    allowed = max(1, total // 100)
+    shown = "; ".join(list(manifest.unreadable.values())[:_SHOWN])
+    if count > allowed:
+        raise ValueError(
+            f"{count} of {total} images cannot be read, at most {allowed} may: {shown}; all are listed in {file}"
+        )
+    if count:
+        log.warning("left out %d unreadable of %d images (listed in %s): %s", count, total, file, shown)

@@ -1,0 +1,249 @@
+"""Training of TokenSR: one module per layer over one pass of the frozen backbone. The LightningModule.
+
+Each layer's module starts from (seed, layer), has its own loss and is clipped by itself, so that it comes out
+the same whichever layers train beside it. The backbone is no part of this module's state: neither optimizer
+nor checkpoint nor DDP nor DeepSpeed sees it.
+
+Axes: B images, Q = 4 quadrants, F = 5 views of an image, d hidden width, H x W grid of visual tokens.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from lightning import LightningModule, Trainer
+from torch import Tensor, nn
+from torchmetrics import MeanMetric
+from transformers import get_cosine_schedule_with_warmup
+
+from blink.model.backbone import Backbone
+from blink.model.token_sr import TokenSR, check_patches, cut_region, upsample
+from blink.model.views import QUADRANTS, Views
+from blink.training.features import Features, trunk_features
+from blink.training.objective import Distances, distances, token_kl
+
+STUDENTS = ("token_sr", "interpolation", "reference")
+"""What is compared with the teacher: the module, the plain interpolation that it starts from, and, if there is one,
+a module trained earlier."""
+
+PATCHES = 2
+"""Quadrants are the regions of a 2 x 2 split."""
+
+
+class TokenSRTraining(LightningModule):
+    """Fit TokenSR modules to the hidden states of quadrants (Sec. 3.2.1, App. A).
+
+    The teacher of one (full view, quadrant) pair is what enters layer L when the backbone sees the quadrant
+    alone; the student is TokenSR_L of the full view's region, resized to the grid as in inference.
+
+    Args:
+        backbone: frozen, with at least decoder layers 0 .. max(layers) - 1; its outline, without weights, where
+            batches hold features.
+        prefix_ids: int64 [1, P], the prompt before the image.
+        layers: layers to train.
+        hidden: widths between the convolutions; None: `TokenSR`'s own.
+        kernels: kernel sizes of the convolutions.
+        learning_rate: peak, of AdamW.
+        weight_decay: of AdamW.
+        warmup: share of the optimizer steps over which the rate rises from 0, rounded up; then it falls to 0
+            along a cosine.
+        temperature: of the softmax in the loss.
+        norms: layer -> the norm with which it begins, to compare tokens after it; None compares raw states.
+        references: layer -> a module trained earlier, to measure beside the new one; not trained.
+        seed: of the initial weights.
+
+    Raises:
+        ValueError: the grid has no quadrants, or a setting is out of range.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        prefix_ids: Tensor,
+        layers: Sequence[int],
+        *,
+        hidden: Sequence[int] | None = None,
+        kernels: Sequence[int] = (5, 3, 1),
+        learning_rate: float = 1e-4,
+        weight_decay: float = 0.0,
+        warmup: float = 0.03,
+        temperature: float = 1.0,
+        norms: Mapping[int, nn.Module] | None = None,
+        references: Mapping[int, nn.Module] | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        check_patches(PATCHES, backbone.grid)
+        self.backbone = backbone  # not an nn.Module, so nothing of it is registered here
+        self.prefix_ids = prefix_ids
+        self.layers = tuple(sorted(set(layers)))
+        self.learning_rate, self.weight_decay, self.warmup = learning_rate, weight_decay, warmup
+        self.temperature = temperature
+        self._norms = dict(norms or {})
+        self._references = {
+            layer: module.requires_grad_(False).eval() for layer, module in (references or {}).items()
+        }
+        self.token_sr = nn.ModuleDict(
+            {
+                str(layer): seeded_token_sr(backbone.hidden_size, hidden, kernels, seed=seed, layer=layer)
+                for layer in self.layers
+            }
+        )
+        self.measured = nn.ModuleDict({name: MeanMetric() for name in self._names()})
+
+    @property
+    def modules_by_layer(self) -> dict[int, TokenSR]:
+        """layer -> its module, as `save_token_sr` takes them."""
+        return {int(layer): module for layer, module in self.token_sr.items() if isinstance(module, TokenSR)}
+
+    def setup(self, stage: str) -> None:
+        """Bring the backbone to this process's device, if it has weights."""
+        if self.backbone.device.type != "meta":
+            self.backbone.model.to(self.device)
+        for frozen in (*self._norms.values(), *self._references.values()):
+            frozen.to(self.device)
+
+    def training_step(self, batch: Views | Features, batch_idx: int) -> Tensor:
+        """Sum of the layers' losses."""
+        pairs = self.regions(batch)
+        losses = self._losses(pairs)
+        if is_logged(self.trainer):
+            self.log_dict(
+                {f"train_layers/layer_{layer}/kl_token_sr": loss.detach() for layer, loss in losses.items()}
+            )
+            with torch.no_grad():
+                plain = {layer: self._loss(layer, *pair) for layer, pair in pairs.items()}
+            self.log_dict({f"train_layers/layer_{layer}/kl_interpolation": kl for layer, kl in plain.items()})
+            self.log("train/learning_rate", self.trainer.optimizers[0].param_groups[0]["lr"])
+        total = torch.stack(list(losses.values())).sum()
+        self.log("train/loss", total.detach(), prog_bar=True)
+        return total
+
+    def losses(self, batch: Views | Features) -> dict[int, Tensor]:
+        """The loss of each layer, the mean over the batch's pairs and their tokens."""
+        return self._losses(self.regions(batch))
+
+    def validation_step(self, batch: Views | Features, batch_idx: int) -> None:
+        """Measure each module, plain interpolation and earlier modules against the teacher."""
+        for layer, (student, teacher) in self.regions(batch).items():
+            students = [refine(self.token_sr[str(layer)], student), student]
+            if layer in self._references:
+                students.append(refine(self._references[layer], student))
+            for name, tokens in zip(STUDENTS, students, strict=False):
+                kl = self._loss(layer, tokens, teacher)
+                found = distances(channels_last(tokens), channels_last(teacher), kl)
+                for measure, value in zip(Distances._fields, found, strict=True):
+                    self._mean(_name(layer, measure, name)).update(value, weight=len(teacher))
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the means over all processes' pairs, and those of KL over the layers, too."""
+        found: dict[str, Tensor] = {}
+        for name in self.measured:
+            mean = self._mean(name)
+            found[name] = mean.compute()
+            mean.reset()
+        kls = {
+            f"kl_{student}": torch.stack([found[_name(layer, "kl", student)] for layer in self.layers]).mean()
+            for student in STUDENTS[:2]
+        }
+        reduction = {"kl_reduction": 1 - kls["kl_token_sr"] / kls["kl_interpolation"]}
+        for name, value in {**found, **kls, **reduction}.items():
+            self.log(f"held_out/{name}", value, sync_dist=True)  # the same on all processes by now
+
+    def regions(self, batch: Views | Features) -> dict[int, tuple[Tensor, Tensor]]:
+        """Return what each layer's module is given and what it should make of it, from one pass of the backbone.
+
+        Returns:
+            layer -> (resized regions of the full views, teachers), each [B * Q, d, H, W], without gradient.
+        """
+        if isinstance(batch, Views):
+            batch = trunk_features(self.backbone, self.prefix_ids, batch, self.layers)
+        pairs = {}
+        for layer, state_BFHWd in batch.states.items():
+            full_BdHW = state_BFHWd[:, 0].movedim(-1, 1)
+            regions = [cut_region(full_BdHW, region, PATCHES) for region in range(QUADRANTS)]
+            student = upsample(torch.stack(regions, dim=1).flatten(0, 1), self.backbone.grid)
+            pairs[layer] = (student, state_BFHWd[:, 1:].flatten(0, 1).movedim(-1, 1))
+        return pairs
+
+    def configure_optimizers(self) -> Any:
+        """AdamW, and a rate that is set anew at every optimizer step."""
+        optimizer = torch.optim.AdamW(
+            self.token_sr.parameters(), lr=self.learning_rate, weight_decay=self.weight_decay
+        )
+        steps = int(self.trainer.estimated_stepping_batches)
+        schedule = get_cosine_schedule_with_warmup(optimizer, math.ceil(self.warmup * steps), steps)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Any,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip each layer's gradients by themselves: one norm over all would couple the layers."""
+        for module in self.token_sr.values():
+            if gradient_clip_val and gradient_clip_algorithm == "value":
+                nn.utils.clip_grad_value_(module.parameters(), gradient_clip_val)
+            elif gradient_clip_val:
+                nn.utils.clip_grad_norm_(module.parameters(), gradient_clip_val)
+
+    def _losses(self, pairs: Mapping[int, tuple[Tensor, Tensor]]) -> dict[int, Tensor]:
+        """The loss of each layer's module on what `regions` returned."""
+        return {
+            layer: self._loss(layer, refine(self.token_sr[str(layer)], student), teacher)
+            for layer, (student, teacher) in pairs.items()
+        }
+
+    def _loss(self, layer: int, student: Tensor, teacher: Tensor) -> Tensor:
+        """KL over channels, behind the layer's norm if there is one."""
+        student_d, teacher_d = channels_last(student).float(), channels_last(teacher).float()
+        if layer in self._norms:
+            student_d, teacher_d = self._norms[layer](student_d), self._norms[layer](teacher_d)
+        return token_kl(student_d, teacher_d, self.temperature)
+
+    def _mean(self, name: str) -> MeanMetric:
+        mean = self.measured[name]
+        assert isinstance(mean, MeanMetric), f"{name} is a {type(mean).__name__}"
+        return mean
+
+    def _names(self) -> list[str]:
+        return [
+            _name(layer, measure, student)
+            for layer in self.layers
+            for measure in Distances._fields
+            for student in (STUDENTS if layer in self._references else STUDENTS[:2])
+        ]
+
+
+def seeded_token_sr(
+    channels: int, hidden: Sequence[int] | None, kernels: Sequence[int], *, seed: int, layer: int
+) -> TokenSR:
+    """A fresh TokenSR whose weights follow from (seed, layer) alone; the global generator is left as it was."""
+    state = int(np.random.SeedSequence([seed, layer]).generate_state(1)[0])
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(state)
+        return TokenSR(channels, hidden, kernels)
+
+
+def is_logged(trainer: Trainer) -> bool:
+    """Whether the optimizer step that is being made is one whose numbers go to a logger."""
+    every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]  # Lightning sets it elsewhere
+    return bool(trainer.loggers) and every > 0 and (trainer.global_step + 1) % every == 0
+
+
+def channels_last(tokens_BdHW: Tensor) -> Tensor:
+    """[B, d, H, W] -> [B, H, W, d]."""
+    return tokens_BdHW.movedim(1, -1)
+
+
+def refine(module: nn.Module, tokens: Tensor) -> Tensor:
+    """Run a module on tokens in its own dtype, which DeepSpeed may have changed."""
+    refined: Tensor = module(tokens.to(next(module.parameters()).dtype))
+    return refined
+
+
+def _name(layer: int, measure: str, student: str) -> str:
+    return f"layer_{layer}/{measure}_{student}"

@@ -1,0 +1,153 @@
+"""The command as a user gives it: one answer, flips, and its refusals."""
+
+import csv
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+from blink.explain import main
+from tests import models
+from tests.analysis.explain.conftest import OTHER_ANSWER
+
+ONE = ("image=dog.png", "question=What?")
+
+
+@pytest.fixture(autouse=True)
+def working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Outputs go below the directory in which the command is given."""
+    monkeypatch.chdir(tmp_path)
+    models.picture(0).save("dog.png")
+    return tmp_path
+
+
+def command(monkeypatch: pytest.MonkeyPatch, *overrides: str) -> None:
+    """`python -m blink.explain` with these overrides, in this process."""
+    monkeypatch.setattr(sys, "argv", ["blink.explain", *overrides])
+    main()
+
+
+def test_one_answer(
+    llava_next_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Would catch settings that do not reach the answer, and LLaVA-NeXT left out."""
+    asked = (
+        "image=dog.png",
+        "question='Is it <b>wet</b>?'",
+        "box=[0,0,20,20]",
+        "method=interp",
+        "layer=1-2",
+        "tau_exp=0.1",
+        "patches=3",
+        "scale_tau=false",
+        "max_new_tokens=2",
+        f"model.path={llava_next_folder}",
+    )
+    command(monkeypatch, *asked)
+    [folder] = Path("outputs/explain").iterdir()
+    assert {path.name for path in folder.iterdir()} == {"config.yaml", "explain.html", "explain.json"}
+    data = json.loads((folder / "explain.json").read_text())
+    assert data["question"] == "Is it <b>wet</b>?"
+    vanilla, blink = data["answers"]
+    assert (vanilla["name"], blink["name"]) == ("without Blink", "with Blink-interp")
+    assert (blink["patches"], blink["thresholds"], blink["right"]) == (3, [0.1, 0.4], 0)
+    assert [(one["layer"], one["action"]) for one in blink["layers"] if one["action"]] == [
+        (1, "expand"),
+        (2, "expand"),
+    ]
+    assert all(one["shares"]["tiles"] > 0 for one in blink["layers"])
+    said = capsys.readouterr().out
+    assert "Is it <b>wet</b>?" in said
+    assert str(folder / "explain.html") in said
+
+
+def test_flips_of_two_runs(
+    differing_runs: list[Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Would catch gained and lost the wrong way round, answers other than the runs', and a limit that goes unsaid."""
+    runs = f"runs=[{','.join(map(str, differing_runs))}]"
+    command(monkeypatch, "explain=flips", runs, "limit=2")
+    [folder] = Path("outputs/explain").iterdir()
+    said = capsys.readouterr().out
+    assert "interp against vanilla on 12 questions: 3 gained, 1 lost" in said
+    assert "explaining 2 of the 4 flips" in said
+    with (folder / "flips.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    asked = [json.loads(line) for line in (differing_runs[1] / "predictions.jsonl").read_text().splitlines()]
+    assert [(row["id"], row["flip"]) for row in rows] == [
+        (asked[0]["id"], "lost"),
+        (asked[4]["id"], "gained"),
+    ]
+    assert [row["interp says"] for row in rows] == [asked[0]["response"], asked[4]["response"]]
+    assert rows[0]["interp did"] == " ".join(f"{e['layer']}:{e['action']}" for e in asked[0]["events"])
+    pages = sorted((folder / "pages").iterdir())
+    assert [f"pages/{path.name}" for path in pages] == [row["page"] for row in rows]
+    first, second = (path.read_text() for path in pages)
+    assert 'href="0002.html"' in first
+    assert (first.count("✓ right"), first.count("✗ wrong"), first.count('<p class="warning">interp')) == (
+        1,
+        1,
+        0,
+    )
+    assert f"interp answered “{OTHER_ANSWER}” in its run" in second
+    assert (second.count("✓ right"), second.count("✗ wrong")) == (
+        0,
+        1,
+    )  # what is shown is not what was marked
+    assert "2 of the 4 flips are explained here" in (folder / "index.html").read_text()
+
+
+def test_runs_that_cannot_be_explained(
+    differing_runs: list[Path], working_directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Would catch answers explained by other weights than gave them, and an empty index."""
+    changed = working_directory / "changed"
+    shutil.copytree(differing_runs[1], changed)
+    inputs = json.loads((changed / "inputs.json").read_text())
+    (changed / "inputs.json").write_text(json.dumps(inputs | {"backbone": "another"}))
+    with pytest.raises(SystemExit, match=r"error: .*begun with another backbone"):
+        command(monkeypatch, "explain=flips", f"runs=[{differing_runs[0]},{changed}]")
+    with pytest.raises(SystemExit, match=r"error: .*there is no flip to explain"):
+        command(monkeypatch, "explain=flips", f"runs=[{differing_runs[0]},{differing_runs[0]}]")
+    (changed / "config.yaml").unlink()
+    with pytest.raises(SystemExit, match=r"error: .*holds no config\.yaml"):
+        command(monkeypatch, "explain=flips", f"runs=[{differing_runs[0]},{changed}]")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ((), "image=None: give image=FILE and question="),
+        (("image=dog.png",), "question=None: give image=FILE and question="),
+        (("image=nowhere.png", "question=What?"), "image=nowhere.png is not a file"),
+        (("image=dog.png", "question=' '"), "the question is blank"),
+        (("image=dog.png", "question='<image> what?'"), "the question holds '<image>'"),
+        ((*ONE, "box=[5,5,1,1]"), r"box=\[5, 5, 1, 1\]; expected"),
+        ((*ONE, "method=vanilla"), "method=vanilla: it is what the answer is held against"),
+        ((*ONE, "layer=16"), r"the policy scans layers \[16\]; this model has decoder layers 0 to 15"),
+        ((*ONE, "patches=5"), "patches=5 does not divide the 12 x 12 grid"),
+        ((*ONE, "tau_exp=2"), "tau_exp=2 is not a number in"),
+        ((*ONE, "preset=vqa"), "preset='vqa': expected one of"),
+        ((*ONE, "max_new_tokens=0"), "max_new_tokens=0: expected a whole number"),
+        ((*ONE, "token_sr=nowhere"), "token_sr='nowhere' is neither a folder nor a hub id"),
+        ((*ONE, "limit=3"), "limit: only explain=flips reads that"),
+        ((*ONE, "explain=all"), "explain='all': expected one or flips"),
+        ((*ONE, "+colour=red"), "unknown key 'colour'"),
+        (("explain=flips",), "runs=None: give the folders of two finished evaluations"),
+        (("explain=flips", "runs=[a]"), "runs names 1 folders; expected"),
+        (("explain=flips", "runs=[a,b]"), "a holds no scores.json"),
+        (("explain=flips", "runs=[a,b]", "limit=0"), "limit=0: expected a whole number"),
+        (("explain=flips", "runs=[a,b]", "layer=3"), "layer would change nothing"),
+    ],
+)
+def test_mistakes_are_one_line(
+    overrides: tuple[str, ...], message: str, monkeypatch: pytest.MonkeyPatch, working_directory: Path
+) -> None:
+    """Would catch a mistake that is found after the backbone was loaded, or as a traceback."""
+    with pytest.raises(SystemExit, match=f"error: .*{message}"):
+        command(monkeypatch, *overrides)
+    assert not (working_directory / "outputs").exists()

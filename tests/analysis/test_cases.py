@@ -1,0 +1,113 @@
+"""Questions from a file or from the command, and the regions that boxes belong to."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from blink.analysis.cases import as_seen, folder_cases, one_case, region_of
+from blink.bench import Sample
+from blink.model.views import ViewMaker
+from tests import models
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    Image.new("RGB", (40, 20), "red").save(tmp_path / "a.png")
+    return tmp_path
+
+
+def write(folder: Path, *rows: Any) -> Path:
+    path = folder / "questions.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def test_region_holds_the_centre_of_the_box() -> None:
+    """Would catch rows for columns, the corner for the centre, and borders that belong to no region."""
+    window = (0, 0, 120, 60)
+    assert region_of((0, 0, 10, 10), window, 2) == 0
+    assert region_of((70, 5, 90, 15), window, 2) == 1
+    assert region_of((10, 40, 30, 60), window, 2) == 2
+    assert region_of((50, 20, 90, 50), window, 2) == 3  # spans four regions, centre (70, 35)
+    assert region_of((60, 30, 60.1, 30.1), window, 2) == 3
+    assert region_of((119, 59, 121, 61), window, 3) == 8
+    assert region_of((130, 5, 150, 15), window, 2) is None
+
+
+def test_box_moves_with_the_padding() -> None:
+    """Would catch a box of a wide picture placed as if the picture were not padded: its middle row is no longer 0."""
+    processor = models.processor(models.llava(grid=6, layers=1))
+    processor.image_processor.do_pad = True
+    sample = Sample(
+        "s", "i", "Q?", "", "", lambda: Image.new("RGB", (80, 40)), {"box": [0.0, 0.0, 20.0, 10.0]}
+    )
+    shown = as_seen(sample, ViewMaker(processor), 2)
+    assert shown.picture.size == (80, 80)
+    assert shown.box == (0, 20, 20, 30)
+    assert shown.right == 0
+    wide = as_seen(sample, ViewMaker(processor), 4)
+    assert wide.right == 4  # 25 of 80 pixels down: the second of four rows
+
+
+def test_centre_that_is_cropped_away_has_no_region() -> None:
+    """Would catch objects that the backbone never saw counted as looked at wrongly."""
+    processor = models.processor(models.llava(grid=6, layers=1))
+    processor.image_processor.do_center_crop = True
+    processor.image_processor.size = {"shortest_edge": 24}
+    sample = Sample("s", "i", "Q?", "", "", lambda: Image.new("RGB", (80, 40)), {"box": [0, 0, 10, 10]})
+    assert as_seen(sample, ViewMaker(processor), 2).right is None
+    middle = Sample("s", "i", "Q?", "", "", lambda: Image.new("RGB", (80, 40)), {"box": [45, 5, 50, 10]})
+    assert as_seen(middle, ViewMaker(processor), 2).right == 1
+
+
+def test_folder_of_questions(folder: Path) -> None:
+    """Would catch optional keys that are needed, and boxes lost."""
+    path = write(
+        folder,
+        {"image": "a.png", "question": "What?", "box": [1, 2, 3, 4], "id": "x", "answer": "red"},
+        {"image": "a.png", "question": "Where?"},
+    )
+    first, second = folder_cases(path)
+    assert (first.id, first.label, first.details) == ("x", "red", {"box": [1, 2, 3, 4]})
+    assert (second.id, second.label, second.details) == ("2", "", {"box": None})
+    assert first.load_image().size == (40, 20)
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"image": "a.png"}, "line 1: expected an object with the texts 'image' and 'question'"),
+        ([1], "line 1 is no JSON object"),
+        ({"image": "b.png", "question": "What?"}, "there is no picture .*b.png"),
+        ({"image": "a.png", "question": " "}, "the question is blank"),
+        (
+            {"image": "a.png", "question": "What?", "box": [3, 2, 1, 4]},
+            r"box=\[3, 2, 1, 4\]; expected \[left",
+        ),
+        ({"image": "a.png", "question": "What?", "box": "left"}, "box='left'"),
+    ],
+)
+def test_bad_rows_are_named(folder: Path, row: Any, message: str) -> None:
+    """Would catch a mistake in a file that surfaces as a crash in the middle of a run."""
+    with pytest.raises(ValueError, match=message):
+        folder_cases(write(folder, row))
+
+
+def test_missing_files_are_named(folder: Path) -> None:
+    """Would catch a traceback for a mistyped path."""
+    with pytest.raises(ValueError, match=r"questions=nowhere.jsonl is not a file"):
+        folder_cases(Path("nowhere.jsonl"))
+    with pytest.raises(ValueError, match=r"image=nowhere.png is not a file"):
+        one_case(Path("nowhere.png"), "What?")
+    (folder / "empty.jsonl").touch()
+    with pytest.raises(ValueError, match="holds no questions"):
+        folder_cases(folder / "empty.jsonl")
+
+
+def test_one_case(folder: Path) -> None:
+    """Would catch a box of the command that is dropped."""
+    [sample] = one_case(folder / "a.png", "What?", [1, 2, 3, 4])
+    assert (sample.id, sample.question, sample.details["box"]) == ("a", "What?", [1, 2, 3, 4])

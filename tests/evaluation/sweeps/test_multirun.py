@@ -1,0 +1,180 @@
+"""Experiments as a user runs them: all compose and pass the checks, and one runs to its table."""
+
+import copy
+import csv
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import hydra
+import pytest
+from omegaconf import OmegaConf
+
+from blink.eval import main
+from blink.evaluation.plan import make_plan
+from blink.evaluation.presets import LAYER_STUDIES
+from blink.evaluation.sweeps.experiments import Experiment, lines_of, names, read_experiment
+from blink.evaluation.sweeps.multirun import sweep_of
+from blink.evaluation.sweeps.paper import TABLES
+from blink.runs.folder import CONF_DIR
+
+EXPERIMENTS = sorted(path.stem for path in (CONF_DIR / "experiment").glob("*.yaml"))
+
+
+@pytest.fixture(autouse=True)
+def working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Outputs go below the directory in which the command is given."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def configs() -> Iterator[None]:
+    """Hydra finds the configs, as in a running command."""
+    with hydra.initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+        yield
+
+
+def command(monkeypatch: pytest.MonkeyPatch, *overrides: str) -> None:
+    """`python -m blink.eval` with these overrides, in this process."""
+    monkeypatch.setattr(sys, "argv", ["blink.eval", *overrides])
+    main()
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_first_line_is_the_command(name: str) -> None:
+    """Would catch a file copied from another experiment with the other's command."""
+    first = (CONF_DIR / "experiment" / f"{name}.yaml").read_text(encoding="utf-8").splitlines()[0]
+    assert first.startswith(f"# python -m blink.eval experiment={name} ")
+    assert first.endswith(" --multirun")
+
+
+def experiment(name: str) -> Experiment:
+    content: Any = OmegaConf.to_container(OmegaConf.load(CONF_DIR / "experiment" / f"{name}.yaml"))
+    return read_experiment(content)
+
+
+@pytest.mark.usefixtures("configs")
+def test_every_row_passes_the_checks_on_the_shipped_backbone() -> None:
+    """Would catch a row that no run could have: a layer beyond the model, a module not shipped, a misspelt key.
+
+    Jobs are composed from three configs: composing each anew takes Hydra a fifth of a second.
+    """
+    composed = {
+        method: hydra.compose("eval", ["bench=pope", f"method={method}", "scenes.images=1"])
+        for method in ("vanilla", "interp", "blink")
+    }
+    seen = set()
+    for name in EXPERIMENTS:
+        lines, left_out = lines_of(experiment(name), "pope", {}, names("tiny"))
+        assert left_out == []
+        for line in lines:
+            chosen = dict(override.split("=") for override in line.overrides)
+            assert chosen.pop("bench") == "pope"
+            config = copy.deepcopy(composed[chosen.pop("method")])
+            config.merge_with_dotlist([f"{key}={value}" for key, value in chosen.items()])
+            if line.overrides not in seen:
+                plan = make_plan(config, line.overrides)
+                assert (plan.policy is None) == ("method=vanilla" in line.overrides)
+            seen.add(line.overrides)
+    assert len(seen) > 50
+
+
+@pytest.mark.parametrize("family", LAYER_STUDIES)
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_experiment_has_rows_on_every_backbone(name: str, family: str) -> None:
+    """Would catch an experiment that only the backbone it was tried on can run, and rows compared with none."""
+    lines, left_out = lines_of(experiment(name), "mme", {}, names(family))
+    assert left_out == []
+    called = [line.name for line in lines]
+    assert len(set(called)) == len(called) >= 4
+    assert all(other in called for line in lines for other in line.against)
+
+
+@pytest.mark.parametrize("name", [name for name in EXPERIMENTS if name != "single_setting"])
+def test_every_row_of_the_paper_finds_its_own(name: str) -> None:
+    """Would catch a row renamed away from the paper's, whose value then stands beside nothing."""
+    [key] = [key for key in TABLES if name == key or name.startswith(f"{key}_")]
+    assert experiment(name).paper == key
+    lines, _ = lines_of(experiment(name), "mme", {}, names(TABLES[key].family))
+    assert set(TABLES[key].rows) <= {line.paper for line in lines}
+
+
+@pytest.mark.usefixtures("configs")
+def test_benchmarks_and_seeds_multiply_rows_and_share_vanilla() -> None:
+    """Would catch vanilla run once per seed, and rows of one seed compared with another's."""
+    found = sweep_of(("experiment=table1_main", "bench=pope,mmbench", "seed=0,1"))
+    assert len(found.lines) == 2 * 2 * 4
+    assert len(found.jobs) == 2 * (2 + 2 * 2)
+    [line] = [line for line in found.lines if (line.name, line.bench) == ("blink, seed=1", "mmbench")]
+    assert line.against == ("vanilla, seed=1", "interp, seed=1")
+    assert line.overrides == ("bench=mmbench", "method=blink", "seed=1")
+
+
+@pytest.mark.usefixtures("configs")
+def test_two_experiments_at_once_are_refused() -> None:
+    """Would catch the second experiment dropped without a word."""
+    with pytest.raises(ValueError, match="one experiment at a time"):
+        sweep_of(("experiment=table1_main,table2_ablation",))
+
+
+def test_experiment_needs_multirun(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Would catch the backbone as it is evaluated once in place of a table."""
+    with pytest.raises(SystemExit, match="error: experiment= stands for several evaluations: add --multirun"):
+        command(monkeypatch, "experiment=table2_ablation")
+
+
+def test_a_bad_override_starts_no_job(working_directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Would catch a mistake found only when its row's turn comes."""
+    with pytest.raises(SystemExit, match=r"error: .*layers .77.; this model has decoder layers 0 to 15"):
+        command(
+            monkeypatch,
+            "experiment=table7_interpolation",
+            "bench=pope",
+            "scenes.images=1",
+            "layer=77",
+            "--multirun",
+        )
+    assert not (working_directory / "outputs" / "eval").exists()
+
+
+def test_an_experiment_ends_with_its_table(
+    working_directory: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Would catch rows that do not reach their runs, or a table that mixes them up, prints none or claims too much."""
+    settings = ("bench=pope", "scenes.images=2", "logger=none", "method=interp", "bench.splits=[random]")
+    command(monkeypatch, "experiment=table7_interpolation", *settings, "--multirun")
+    [folder] = (working_directory / "outputs" / "sweeps").iterdir()
+    assert {"table.md", "table.csv", "comparison.csv", "table.png"} <= {
+        path.name for path in folder.iterdir()
+    }
+    shown = capsys.readouterr().out
+    assert "interp w/o interp" in shown
+    assert (
+        "† Table 7 and these runs on POPE do not compare: backbone tiny instead of llava15_7b; scenes"
+        in shown
+    )
+    with (folder / "table.csv").open(encoding="utf-8") as file:
+        scores = [row for row in csv.DictReader(file) if row["metric"] == "f1"]
+    assert [row["row"] for row in scores] == [
+        "vanilla",
+        "vanilla, other batches",
+        "interp",
+        "interp w/o interp",
+    ]
+    assert [row["layers"] for row in scores] == ["", "", "6 7 8 9", "6 7 8 9"]
+    assert ["interpolate=false" in row["overrides"] for row in scores] == [False, False, False, True]
+    assert [float(row["expanded"]) > 0 for row in scores] == [False, False, True, True]
+    assert {row["unit"] for row in scores} == {"%"}
+    with (folder / "comparison.csv").open(encoding="utf-8") as file:
+        pairs = [(row["second"], row["first"], row["noise"]) for row in csv.DictReader(file)]
+    assert pairs == [
+        ("vanilla, other batches", "vanilla", "True"),
+        ("interp", "vanilla", "False"),
+        ("interp w/o interp", "vanilla", "False"),
+        ("interp w/o interp", "interp", "False"),
+    ]
+    text = (folder / "table.md").read_text(encoding="utf-8")
+    assert text.startswith("# Table 7: with and without interpolation")
+    assert len(list((working_directory / "outputs" / "eval").iterdir())) == 4

@@ -1,0 +1,123 @@
+"""A backbone's answers: the same shared or one by one, and the same as stock generate gives."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from blink import Policy, Run, TokenSR
+from blink.bench import Answer, Sample
+from blink.evaluation.answerers import EngineAnswerer, OneByOneAnswerer
+from blink.model.checkpoints import LoadedBackbone, load_backbone
+from blink.model.prompts import TEMPLATES
+from tests import models
+
+TEMPLATE = TEMPLATES["vicuna_v1"]
+QUESTIONS = ("Is there a red circle?", "What colour is the small star left of the large dog?", "dog?")
+
+
+@pytest.fixture
+def backbone(llava_folder: Path) -> LoadedBackbone:
+    return load_backbone(llava_folder)
+
+
+def sample(number: int) -> Sample:
+    """A sample about the one picture, with a question of its own length."""
+    return Sample(
+        id=str(number),
+        image="picture",
+        question=QUESTIONS[number],
+        label="yes",
+        split="random",
+        open_image=lambda: models.picture(1),
+    )
+
+
+def runs() -> list[Run]:
+    """The backbone as it is, Blink, Blink-interp, and Blink with random regions."""
+    torch.manual_seed(0)
+    modules = {layer: TokenSR(32).requires_grad_(False) for layer in (1, 2)}
+    return [
+        Run(),
+        Run(Policy([1, 2], 0.3, 0.3), modules),
+        Run(Policy([2], 0.2, 0)),
+        Run(Policy([1, 2], 0, 0, selector="random"), modules),
+    ]
+
+
+def bare(answers: list[list[Answer]]) -> list[list[tuple[object, ...]]]:
+    """Answers without ratios, which differ in their last digits."""
+    return [
+        [
+            (
+                answer.response,
+                answer.tokens,
+                answer.flops,
+                [(event.layer, event.region, event.action) for event in answer.events],
+            )
+            for answer in of_run
+        ]
+        for of_run in answers
+    ]
+
+
+def test_shared_and_one_by_one_are_the_same(backbone: LoadedBackbone) -> None:
+    """Catches runs that are mixed up, answers in another order, and events of another run or sample."""
+    samples = [sample(number) for number in range(3)]
+    shared = EngineAnswerer(backbone, TEMPLATE, runs(), max_new_tokens=6)
+    alone = OneByOneAnswerer(backbone, TEMPLATE, runs(), max_new_tokens=6)
+    together = shared(samples, [0, 1, 2, 3])
+    assert bare(together) == bare(alone(samples, [0, 1, 2, 3]))
+    assert [[len(answer.events) for answer in of_run] for of_run in together] == [
+        [events] * 3 for events in (0, 2, 1, 2)
+    ]
+    assert bare(shared(samples[1:], [3, 1])) == bare([together[3][1:], together[1][1:]])
+    assert bare(alone(samples[1:], [3, 1])) == bare([together[3][1:], together[1][1:]])
+
+
+@pytest.mark.parametrize("kind", [EngineAnswerer, OneByOneAnswerer])
+def test_without_policy_it_is_stock_generate(
+    kind: type[EngineAnswerer] | type[OneByOneAnswerer], backbone: LoadedBackbone
+) -> None:
+    """Catches a prompt, a decoding or a cut of the answer that differs from the plain library calls."""
+    inputs = backbone.processor(
+        images=models.picture(1), text=TEMPLATE.prompt(QUESTIONS[1]), return_tensors="pt"
+    )
+    ids = backbone.model.generate(**inputs, do_sample=False, max_new_tokens=6)[
+        0, inputs["input_ids"].shape[1] :
+    ]
+    expected = backbone.processor.tokenizer.decode(ids, skip_special_tokens=True).strip()
+    [[answer]] = kind(backbone, TEMPLATE, runs(), max_new_tokens=6)([sample(1)], [0])
+    assert (answer.response, answer.tokens, answer.events) == (expected, len(ids), ())
+
+
+@pytest.mark.parametrize("kind", [EngineAnswerer, OneByOneAnswerer])
+def test_closing_token_ends_the_count(
+    kind: type[EngineAnswerer] | type[OneByOneAnswerer], backbone: LoadedBackbone
+) -> None:
+    """Catches an answer that goes on behind its closing token, or ends with its neighbour's.
+
+    The closing token is set to the one that the first sample generates first: its answer then has one token.
+    """
+    answerer = kind(backbone, TEMPLATE, runs(), max_new_tokens=6)
+    [[first, *_]] = answerer([sample(i) for i in range(3)], [0])
+    stop = backbone.processor.tokenizer.convert_tokens_to_ids(first.response.split()[0])
+    backbone.model.generation_config.eos_token_id = [stop, 2]
+    [[stopped, *others]] = kind(backbone, TEMPLATE, runs(), max_new_tokens=6)(
+        [sample(i) for i in range(3)], [0]
+    )
+    assert stopped.tokens == 1
+    assert stopped.response == first.response.split()[0]
+    assert max(answer.tokens for answer in others) > 1
+
+
+def test_one_by_one_leaves_the_model_as_it_was(backbone: LoadedBackbone) -> None:
+    """Catches Blink left in a model that the next run takes for vanilla, also when an answer fails."""
+    answerer = OneByOneAnswerer(backbone, TEMPLATE, runs(), max_new_tokens=2)
+    before = answerer([sample(0)], [0])
+    answerer([sample(0)], [1])
+    broken = {1: torch.nn.Flatten(), 2: torch.nn.Flatten()}
+    failing = OneByOneAnswerer(backbone, TEMPLATE, [Run(Policy([1], 0, 0), broken)], max_new_tokens=2)
+    with pytest.raises(ValueError, match="it must keep the shape"):
+        failing([sample(0)], [0])
+    assert answerer([sample(0)], [0]) == before

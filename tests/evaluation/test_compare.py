@@ -1,0 +1,219 @@
+"""Runs side by side and in pairs, against differences counted by hand."""
+
+import json
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+from rich.console import Console
+from rich.table import Table
+
+from blink.bench import MME, Benchmark, MMBench, Pope, Row
+from blink.compare import main
+from blink.evaluation.compare import (
+    Run,
+    compare,
+    comparison_record,
+    comparison_table,
+    read_run,
+    score_table,
+)
+from blink.evaluation.predict import evaluate, resume
+from tests.finished_runs import Rule, finish, samples
+
+
+def text(table: Table) -> str:
+    """A table as it is printed."""
+    console = Console(width=140, markup=False)
+    with console.capture() as capture:
+        console.print(table)
+    return capture.get()
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> tuple[Path, Path]:
+    """Two runs of 24 questions: three and two wrong answers, one of them the same."""
+    finish(
+        tmp_path / "a", Rule(wrong=["random/0yes", "random/1yes", "random/2yes"]), samples(), method="vanilla"
+    )
+    finish(tmp_path / "b", Rule(wrong=["random/0yes", "popular/0no"]), samples(), method="blink")
+    return tmp_path / "a", tmp_path / "b"
+
+
+def test_difference_by_hand(folders: tuple[Path, Path]) -> None:
+    """Catches a difference taken the wrong way round and flips swapped.
+
+    The first run has random accuracy 5/8, the second 7/8 and popular 7/8. Two answers are gained, one is lost.
+    """
+    pair = compare(*map(read_run, folders))
+    assert (pair.first, pair.second) == ("vanilla", "blink")
+    assert pair.differences["random_accuracy"].value == pytest.approx(25)
+    assert pair.differences["popular_accuracy"].value == pytest.approx(-12.5)
+    assert pair.differences["accuracy"].value == pytest.approx(12.5 / 3)
+    low, high = pair.differences["random_accuracy"][1:]
+    assert 0 <= low < 25 < high <= 50
+    assert pair.flips == (1, 2, 1.0)
+    assert pair.expanded == (0.5, 0.5)
+
+
+def test_record_is_flat(folders: tuple[Path, Path]) -> None:
+    """Catches columns of a CSV file that hold tuples, or gains and losses swapped."""
+    record = comparison_record(compare(*map(read_run, folders)))
+    assert (record["gained"], record["lost"], record["mcnemar_p"]) == (2, 1, 1.0)
+    assert record["random_accuracy"] == 25
+    assert record["random_accuracy_low"] <= 25 <= record["random_accuracy_high"]
+    assert all(isinstance(value, str | int | float) for value in record.values())
+
+
+def test_tables_show_value_interval_and_share(folders: tuple[Path, Path]) -> None:
+    """Catches a score printed without its interval or without the share that expanded."""
+    runs = [read_run(folder) for folder in folders]
+    shown = text(score_table(runs))
+    assert "vanilla" in shown
+    assert "87.50 [" in shown
+    assert "91.67 [" in shown
+    assert shown.count("50.0 %") == 2
+    pairs = text(comparison_table([compare(*runs)], runs[0].scores))
+    assert "blink - vanilla" in pairs
+    assert "+4.17 [" in pairs
+    assert "-0.0" not in pairs
+
+
+def test_many_runs_become_lines(folders: tuple[Path, Path]) -> None:
+    """Catches a sweep's table too wide for any screen."""
+    runs = [read_run(folders[0], f"tau_exp=0.{i}") for i in range(6)]
+    shown = text(score_table(runs))
+    assert all(f"tau_exp=0.{i}" in shown for i in range(6))
+    assert "random recall" not in shown
+
+
+def test_other_questions_do_not_compare(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    """Catches runs of another limit compared as if in pairs."""
+    finish(tmp_path / "c", Rule(), samples(3))
+    with pytest.raises(ValueError, match=r"\(24 rows\).*\(18 rows\) are not about the same questions"):
+        compare(read_run(folders[0]), read_run(tmp_path / "c"))
+
+
+def test_other_version_does_not_compare(folders: tuple[Path, Path]) -> None:
+    """Catches scores of different prompts or scorers set against each other."""
+    first, second = map(read_run, folders)
+    old = second._replace(scores=second.scores | {"version": "pope-0"})
+    with pytest.raises(ValueError, match=r"version pope-1 and .* pope-0"):
+        compare(first, old)
+
+
+def test_folder_without_a_finished_run_is_named(tmp_path: Path) -> None:
+    """Catches a FileNotFoundError for a run that was killed."""
+    with pytest.raises(ValueError, match=r"holds no scores.json"):
+        read_run(tmp_path)
+
+
+def test_command_prints_both_tables(folders: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    """Catches a command that forgets the pairs."""
+    main([str(folder) for folder in folders])
+    shown = capsys.readouterr().out
+    assert "24 questions" in shown
+    assert "McNemar" in shown
+
+
+def test_command_tells_runs_of_one_method_apart(
+    folders: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Catches two columns of the same name."""
+    finish(tmp_path / "b2", Rule(), samples(), method="blink")
+    main([str(folders[1]), str(tmp_path / "b2")])
+    assert "b2 - b" in capsys.readouterr().out
+
+
+def test_command_says_what_is_wrong_in_one_line(tmp_path: Path) -> None:
+    """Catches a traceback for a mistyped folder."""
+    with pytest.raises(SystemExit, match=r"^error: .*holds no scores.json"):
+        main([str(tmp_path / "nothing")])
+
+
+def test_units_of_a_benchmark_reach_its_result(tmp_path: Path) -> None:
+    """Would catch MME's points written down as percentages."""
+
+    class Points(Pope):
+        units: ClassVar[dict[str, str]] = {"f1": "points"}
+
+    rows = resume(tmp_path, samples(), inputs={})
+    result = evaluate(Points(), samples(), rows, lambda: Rule(), tmp_path, about={})
+    assert result["units"] == {"f1": "points"}
+    assert finish(tmp_path / "pope", Rule(), samples())["units"] == {}
+
+
+def run_by_hand(folder: Path, benchmark: Benchmark, rows: list[Row]) -> Run:
+    """A finished run of these rows, marked by the benchmark."""
+    marked = []
+    for row in rows:
+        mark = benchmark.mark(row)
+        marked.append(row | {"answer": mark.answer, "correct": mark.correct})
+    folder.mkdir()
+    lines = "".join(json.dumps(row) + "\n" for row in marked)
+    (folder / "predictions.jsonl").write_text(lines, encoding="utf-8")
+    scores = {
+        "benchmark": benchmark.name,
+        "version": benchmark.version,
+        "method": folder.name,
+        "expanded": 0.0,
+    }
+    return Run(folder.name, folder, scores)
+
+
+def test_pairs_of_mme_stay_whole(tmp_path: Path) -> None:
+    """Would catch MME compared in percent, and the two questions of a picture drawn apart.
+
+    Four pictures; the second run gets one more question right in the first, and so its pair: 100/8 + 100/4 points.
+    Drawn whole, a resample that holds the first picture k times differs by 37.5 k points, and by nothing between.
+    """
+
+    def rows(wrong: set[int]) -> list[Row]:
+        return [
+            {
+                "id": f"{i}",
+                "image": f"{i // 2}.jpg",
+                "category": "count",
+                "split": "count",
+                "label": label,
+                "response": "maybe" if i in wrong else label,
+            }
+            for i, label in enumerate(["yes", "no"] * 4)
+        ]
+
+    runs = [run_by_hand(tmp_path / name, MME(), rows(wrong)) for name, wrong in (("a", {0}), ("b", set()))]
+    found = compare(*runs)
+    assert found.differences["perception"].value == pytest.approx(37.5)
+    low, high = found.differences["total"][1:]
+    assert low == 0
+    assert high / 37.5 == pytest.approx(round(high / 37.5))
+    assert found.flips[:2] == (0, 1)
+
+
+def test_rotations_of_mmbench_stay_whole(tmp_path: Path) -> None:
+    """Would catch a question of MMBench counted by rows: one rotation of four lost loses all of its question."""
+    options = {"A": "red", "B": "blue", "C": "green", "D": "grey"}
+
+    def rows(wrong: set[int]) -> list[Row]:
+        return [
+            {
+                "id": f"{turn * 1_000_000 + question}",
+                "index": turn * 1_000_000 + question,
+                "image": f"{question}",
+                "category": "color",
+                "split": "dev",
+                "label": "A",
+                "response": "B" if turn == 2 and question in wrong else "A",
+                **options,
+            }
+            for question in range(5)
+            for turn in range(4)
+        ]
+
+    runs = [
+        run_by_hand(tmp_path / name, MMBench(), rows(wrong)) for name, wrong in (("a", set()), ("b", {3}))
+    ]
+    found = compare(*runs)
+    assert found.differences["accuracy"].value == pytest.approx(-20)
+    assert found.differences["rows_accuracy"].value == pytest.approx(-5)
+    assert found.flips[:2] == (1, 0)

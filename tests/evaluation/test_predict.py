@@ -1,0 +1,260 @@
+"""Predictions survive a kill anywhere, and scores say what was done."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from blink.bench import Answer, Pope, Row, Sample
+from blink.evaluation.predict import Task, predict, read_timing, resume
+from tests.finished_runs import Rule, finish, read_rows, samples
+
+
+def test_killed_anywhere_ends_with_the_same_file(tmp_path: Path) -> None:
+    """Catches half-written lines kept, answers doubled or lost, and a question answered apart from its picture's others.
+
+    The file of a finished run is cut at many places, in the middle of characters and lines too; each time the run
+    must go on picture by picture and end with the same bytes.
+    """
+    asked = samples()
+    whole = Rule(wrong=["random/0yes"])
+    finish(tmp_path, whole, asked)
+    path, scores = tmp_path / "predictions.jsonl", tmp_path / "scores.json"
+    content = path.read_bytes()
+    assert len(whole.batches) == 4
+    for cut in [*range(0, len(content), 97), len(content) - 1]:
+        scores.unlink(missing_ok=True)
+        path.write_bytes(content[:cut])
+        again = Rule(wrong=["random/0yes"])
+        finish(tmp_path, again, asked)
+        assert path.read_bytes() == content
+        assert again.batches == whole.batches[-len(again.batches) :]
+
+
+def test_killed_before_the_scores_answers_nothing_again(tmp_path: Path) -> None:
+    """Catches a finished file answered once more because its scores are missing."""
+    first = finish(tmp_path, Rule(), samples())
+    (tmp_path / "scores.json").unlink()
+    rule = Rule()
+    second = finish(tmp_path, rule, samples())
+    assert rule.batches == []
+    assert second["metrics"] == first["metrics"]
+    assert (second["seconds"], second["questions_per_second"]) == (
+        first["seconds"],
+        first["questions_per_second"],
+    )
+
+
+def test_finished_run_is_returned_as_it_was(tmp_path: Path) -> None:
+    """Catches timings of a run overwritten by a look at it."""
+    first = finish(tmp_path, Rule(), samples())
+    rule = Rule(wrong=["random/0yes"])
+    assert finish(tmp_path, rule, samples()) == json.loads(json.dumps(first))
+    assert rule.batches == []
+
+
+def test_exception_stops_the_run_and_says_where(tmp_path: Path) -> None:
+    """Catches failures scored as empty, wrong answers: the pictures before are kept, the cause comes through."""
+    asked = samples()
+    with pytest.raises(RuntimeError, match="out of memory") as caught:
+        finish(tmp_path, Rule(fails_at=asked[7].id), asked)
+    assert caught.value.__notes__ == [f"while answering {', '.join(sample.id for sample in asked[6:12])}"]
+    assert [row["id"] for row in read_rows(tmp_path)] == [sample.id for sample in asked[:6]]
+    assert not (tmp_path / "scores.json").exists()
+    finish(tmp_path, Rule(), asked)
+    assert len(read_rows(tmp_path)) == 24
+
+
+def test_row_keeps_response_answer_and_events(tmp_path: Path) -> None:
+    """Catches a schema that a scorer of the file alone could not use."""
+    finish(tmp_path, Rule(wrong=["popular/1no"]), samples())
+    row = next(row for row in read_rows(tmp_path) if row["id"] == "popular/1no")
+    assert row == {
+        "id": "popular/1no",
+        "split": "popular",
+        "image": "picture1",
+        "question": "Is it no? 图",
+        "response": "Yes, 是",
+        "label": "no",
+        "answer": "yes",
+        "correct": False,
+        "tokens": 2,
+        "flops": 1000,
+        "events": [
+            {"layer": 2, "ratio": 0.25, "region": 1, "action": "drop"},
+            {"layer": 3, "ratio": 0.123457, "region": 0, "action": "keep"},
+        ],
+    }
+
+
+def test_scores_say_what_was_done(tmp_path: Path) -> None:
+    """Catches events counted per question instead of per layer, and a share of events instead of samples.
+
+    Of four pictures two expand; one of 24 answers is wrong, a "yes" of the random split taken for "no".
+    """
+    result = finish(
+        tmp_path, Rule(wrong=["random/0yes"]), samples(), policy={"patches": 2}, warnings=["mind"]
+    )
+    assert json.loads((tmp_path / "scores.json").read_text()) == result
+    assert (result["benchmark"], result["version"], result["n"], result["images"]) == (
+        "pope",
+        "pope-1",
+        24,
+        4,
+    )
+    assert result["metrics"]["random_accuracy"] == 87.5
+    assert result["metrics"]["random_recall"] == 75
+    assert result["metrics"]["accuracy"] == pytest.approx((100 + 100 + 87.5) / 3)
+    low, high = result["intervals"]["random_accuracy"]
+    assert low < 87.5 < high <= 100
+    assert result["expanded"] == 0.5
+    assert result["events"] == {
+        "2": {"expand": 0, "keep": 0, "drop": 24},
+        "3": {"expand": 12, "keep": 12, "drop": 0},
+    }
+    assert result["policy"] == {"patches": 2}
+    assert (result["flops"], read_rows(tmp_path)[0]["flops"]) == (24_000, 1000)
+    assert result["seconds"] == pytest.approx(24 / result["questions_per_second"], abs=1e-3)
+    assert result["peak_memory_mb"] > 10
+    assert result["warnings"] == ["mind"]
+
+
+def test_one_picture_has_scores_without_intervals(tmp_path: Path) -> None:
+    """Catches NaN in JSON, which other readers refuse."""
+    result = finish(tmp_path, Rule(), samples(1))
+    assert result["metrics"]["f1"] == 100
+    assert result["intervals"]["f1"] is None
+    assert "NaN" not in (tmp_path / "scores.json").read_text()
+
+
+def test_other_inputs_are_refused(tmp_path: Path) -> None:
+    """Catches answers of retrained modules mixed with those of the old ones under the same command."""
+    resume(tmp_path, samples(), inputs={"token_sr": "old", "backbone": "b"})
+    with pytest.raises(ValueError, match=r"begun with another token_sr.*old then, new now.*fresh=true"):
+        resume(tmp_path, samples(), inputs={"token_sr": "new", "backbone": "b"})
+    with pytest.raises(ValueError, match="begun with another samples"):
+        resume(tmp_path, samples(3), inputs={"token_sr": "old", "backbone": "b"})
+    relabelled = [replace(sample, details={**sample.details, "category": "other"}) for sample in samples()]
+    with pytest.raises(ValueError, match="begun with another samples"):
+        resume(tmp_path, relabelled, inputs={"token_sr": "old", "backbone": "b"})
+
+
+def test_answers_to_other_questions_are_refused(tmp_path: Path) -> None:
+    """Catches a file of another run copied into the folder."""
+    finish(tmp_path / "a", Rule(), list(reversed(samples())))
+    resume(tmp_path / "a", list(reversed(samples())), inputs={"backbone": "same"})
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "predictions.jsonl").write_bytes((tmp_path / "a" / "predictions.jsonl").read_bytes())
+    with pytest.raises(ValueError, match="24 answers to other questions than these 24"):
+        resume(tmp_path / "b", samples(), inputs={})
+
+
+def test_damaged_line_is_named(tmp_path: Path) -> None:
+    """Catches a damaged file repaired in silence: only the end can be cut by a kill."""
+    asked = samples()
+    finish(tmp_path, Rule(), asked)
+    path = tmp_path / "predictions.jsonl"
+    lines = path.read_bytes().split(b"\n")
+    path.write_bytes(b"\n".join([lines[0], lines[1][:20], *lines[2:]]))
+    with pytest.raises(ValueError, match="line 2 is damaged"):
+        resume(tmp_path, asked, inputs={"backbone": "same"})
+
+
+def test_split_left_out_is_a_warning_in_the_result(tmp_path: Path) -> None:
+    """Catches a mean over fewer splits that looks like POPE's."""
+    asked = [sample for sample in samples() if sample.split != "popular"]
+    result = finish(tmp_path, Rule(), asked)
+    assert result["warnings"] == Pope().warnings(read_rows(tmp_path))
+    assert "adversarial, random only" in result["warnings"][0]
+
+
+class JudgedPope(Pope):
+    """POPE whose answers are judged one by one, each judgement kept in the run's folder; it may die on the way."""
+
+    def __init__(self, dies_at: int | None = None) -> None:
+        super().__init__()
+        self.dies_at = dies_at
+        self.judged: list[str] = []
+
+    def check_gradable(self, ids: Sequence[str]) -> None:
+        """It grades anything."""
+
+    def grade(self, rows: Sequence[Row], folder: Path) -> list[Row]:
+        kept = folder / "judged.txt"
+        done = set(kept.read_text(encoding="utf-8").split() if kept.exists() else ())
+        for row in rows:
+            if len(self.judged) == self.dies_at:
+                raise RuntimeError("killed")
+            if row["id"] not in done and "grade" not in row:
+                self.judged.append(row["id"])
+                with kept.open("a", encoding="utf-8") as file:
+                    file.write(f"{row['id']}\n")
+        return [row | {"grade": 1.0} for row in rows]
+
+
+def test_killed_while_judging_goes_on_judging(tmp_path: Path) -> None:
+    """Would catch answers asked again or judged twice after a kill, and judgements that never reach the file."""
+    asked = samples()
+    with pytest.raises(RuntimeError, match="killed"):
+        finish(tmp_path, Rule(), asked, benchmark=JudgedPope(dies_at=10))
+    assert len(read_rows(tmp_path)) == 24
+    assert not (tmp_path / "scores.json").exists()
+    rule, judge = Rule(), JudgedPope()
+    finish(tmp_path, rule, asked, benchmark=judge)
+    assert (len(rule.batches), len(judge.judged)) == (0, 14)
+    assert [row["grade"] for row in read_rows(tmp_path)] == [1.0] * 24
+    (tmp_path / "scores.json").unlink()
+    (tmp_path / "judged.txt").unlink()
+    again = JudgedPope()
+    finish(tmp_path, Rule(), asked, benchmark=again)
+    assert again.judged == []
+
+
+def test_runs_answered_together_are_as_if_alone(tmp_path: Path) -> None:
+    """Would catch rows in another run's file, and a run asked again about pictures that it has answered.
+
+    Of three runs one is finished, one half way and one new when they go on together.
+    """
+    asked, alone = samples(), tmp_path / "alone"
+    finish(alone, Rule(), asked)
+    content = (alone / "predictions.jsonl").read_bytes()
+    tasks = []
+    for name, share in (("done", 1.0), ("half", 0.6), ("new", 0.0)):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "predictions.jsonl").write_bytes(content[: int(share * len(content))])
+        tasks.append(Task(folder, resume(folder, asked, inputs={})))
+    together = Together()
+    predict(Pope(), asked, tasks, lambda: together)
+    assert together.runs == [[2], [2], [1, 2], [1, 2]]
+    for task in tasks:
+        assert (task.folder / "predictions.jsonl").read_bytes() == content
+        assert len(task.rows) == 24
+    assert [read_timing(task.folder).answered for task in tasks] == [0, 12, 24]
+
+
+class Together(Rule):
+    """A rule that notes which runs it is asked for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.runs: list[list[int]] = []
+
+    def __call__(self, batch: Sequence[Sample], runs: Sequence[int]) -> list[list[Answer]]:
+        self.runs.append(list(runs))
+        return super().__call__(batch, runs)
+
+
+def test_time_adds_up_over_processes(tmp_path: Path) -> None:
+    """Would catch a rate that divides all questions by the time of the last process."""
+    asked = samples()
+    with pytest.raises(RuntimeError):
+        finish(tmp_path, Rule(fails_at=asked[7].id), asked)
+    first = read_timing(tmp_path)
+    assert first.answered == 6
+    result = finish(tmp_path, Rule(), asked)
+    assert read_timing(tmp_path).answered == 24
+    assert read_timing(tmp_path).seconds > first.seconds > 0
+    assert result["seconds"] == pytest.approx(read_timing(tmp_path).seconds, abs=1e-3)

@@ -1,0 +1,152 @@
+"""Rows from elsewhere: what may be missing, and what must not."""
+
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from blink.bench import GQA, MMBench, MMVet, Pope
+from blink.evaluation.predictions import complete, read_rows
+from blink.evaluation.results import scores
+
+ROW = {"id": "1", "split": "random", "image": "a.jpg", "label": "yes", "response": "Yes"}
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_lines_are_read(tmp_path: Path, packed: bool) -> None:
+    """Would catch packed files read as text, and an empty last line taken for a row."""
+    text = f"{json.dumps(ROW)}\n\n{json.dumps(ROW | {'id': '图'}, ensure_ascii=False)}\n\n"
+    path = tmp_path / ("rows.jsonl.gz" if packed else "rows.jsonl")
+    path.write_bytes(gzip.compress(text.encode()) if packed else text.encode())
+    assert [row["id"] for row in read_rows(path)] == ["1", "图"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.jsonl", b'{"id": 1}\n{"id": \n', "a.jsonl, line 2 is not JSON"),
+        ("a.jsonl", b'{"id": 1}\n[1, 2]\n', r"a.jsonl, line 2 is no JSON object but \[1, 2\]"),
+        ("a.jsonl", b"\n", "holds no rows"),
+        ("a.jsonl", b"\xff\xfe", "cannot read"),
+        ("a.jsonl.gz", b"no gzip", "cannot read"),
+        ("a.jsonl.gz", gzip.compress(b"x" * 99)[:14] + b"\xff" * 20, "cannot read"),
+    ],
+)
+def test_unreadable_files_are_named(tmp_path: Path, name: str, content: bytes, message: str) -> None:
+    """Would catch a traceback, or a damaged line left out in silence."""
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        read_rows(tmp_path / name)
+
+
+def test_files_of_other_systems_are_read(tmp_path: Path) -> None:
+    """Would catch the byte order mark and line ends of Windows taken for damage, and a text cut at U+2028."""
+    rows = [ROW, ROW | {"id": "2", "response": "Yes\u2028No"}]
+    lines = "\r\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
+    (tmp_path / "rows.jsonl").write_bytes(b"\xef\xbb\xbf" + lines.encode())
+    assert read_rows(tmp_path / "rows.jsonl") == rows
+
+
+def test_missing_file_is_named(tmp_path: Path) -> None:
+    """Would catch a traceback for a mistyped path."""
+    with pytest.raises(ValueError, match=r"predictions=.*gone.jsonl is not a file"):
+        read_rows(tmp_path / "gone.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("columns", "key"),
+    [
+        ({"id": 7}, "7"),
+        ({"id": None, "question_id": 7, "split": "random"}, "random/7"),
+        ({"id": None, "question_id": 0}, "random/0"),
+        ({"id": None, "index": 1000241}, "random/1000241"),
+        ({"id": float("nan"), "question_id": 10000001.0}, "random/10000001"),
+        ({"id": " ", "question_id": "7"}, "random/7"),
+    ],
+)
+def test_ids_are_found(columns: dict[str, Any], key: str) -> None:
+    """Would catch question 0 taken for a row without an id, question 7 of two splits for a duplicate, and what a
+    table writes for an empty cell taken for an id."""
+    assert complete(Pope(), [ROW | columns]).rows[0]["id"] == key
+
+
+def test_marks_are_made_anew() -> None:
+    """Would catch stale marks of another scorer believed."""
+    [row] = complete(Pope(), [ROW | {"answer": "no", "correct": False}]).rows
+    assert (row["answer"], row["correct"]) == ("yes", True)
+
+
+def test_row_without_picture_stands_alone_and_is_said() -> None:
+    """Would catch all pictureless rows taken for one picture, which leaves no interval."""
+    rows = [{**ROW, "id": str(i), "image": image} for i, image in enumerate((None, float("nan"), ""))]
+    answers = complete(Pope(), [*rows, {**ROW, "id": "x"}])
+    assert [row["image"] for row in answers.rows] == ["0", "1", "2", "a.jpg"]
+    [warning] = answers.warnings
+    assert warning.startswith("3 of 4 rows do not name their picture")
+
+
+def test_rotations_of_a_question_stay_together() -> None:
+    """Would catch a question right in three of four rotations that counts as three right questions."""
+    rows = [
+        {"index": index, "label": "A", "response": "B" if index == 3_000_007 else "A"}
+        for index in (7, 1_000_007, 2_000_007, 3_000_007, 8, "1000008")
+    ]
+    answers = complete(MMBench(), rows)
+    assert [row["image"] for row in answers.rows] == ["7"] * 4 + ["8"] * 2
+    assert scores(MMBench(), answers.rows)["metrics"]["accuracy"] == 50
+    named = [row | {"image": f"copy{i}.png"} for i, row in enumerate(rows)]
+    assert len({row["image"] for row in complete(MMBench(), named).rows}) == 2
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"id": None}, "row 1 has no id"),
+        ({"response": None}, "row 1 has the response None; expected a text"),
+        ({"split": "popluar"}, "question 1 is of split 'popluar'"),
+        ({"label": "maybe"}, "question 1 has the label 'maybe'"),
+    ],
+)
+def test_what_no_scorer_can_use_is_named(columns: dict[str, Any], message: str) -> None:
+    """Would catch a row that leaves the denominators, or a missing answer scored as wrong."""
+    with pytest.raises(ValueError, match=message):
+        complete(Pope(), [ROW | columns])
+
+
+def test_missing_columns_are_named() -> None:
+    """Would catch a bare KeyError."""
+    with pytest.raises(ValueError, match="row 1 lacks 'split', which pope needs"):
+        complete(Pope(), [{"id": "1", "label": "yes", "response": "Yes"}])
+    with pytest.raises(ValueError, match="row 1 lacks 'capability', which mmvet needs"):
+        complete(MMVet(), [{"id": "1", "label": "yes", "response": "Yes"}])
+
+
+def test_duplicates_are_named() -> None:
+    """Would catch a question counted twice."""
+    with pytest.raises(ValueError, match="1 row ids come more than once: 1"):
+        complete(Pope(), [ROW, ROW])
+
+
+def test_an_mmbench_index_comes_once() -> None:
+    """Would catch two files appended to one another, whose ids differ, counted as rotations of one question."""
+    rows = [{"id": key, "index": 7.0, "label": "A", "response": "A"} for key in ("first/7", "second/7")]
+    with pytest.raises(ValueError, match="1 indices come more than once: 7"):
+        complete(MMBench(), rows)
+
+
+@pytest.mark.parametrize("capability", [None, 5, [], ["rec", 5], "rec,sight"])
+def test_capabilities_that_are_none_are_named(capability: Any) -> None:
+    """Would catch a traceback where a column is empty or of another type."""
+    row = {"id": "v1_0", "capability": capability, "label": "x", "response": "y", "score": 1.0}
+    with pytest.raises(ValueError, match=r"question v1_0 needs the capabilities .*MM-Vet's are rec"):
+        complete(MMVet(), [row])
+
+
+@pytest.mark.parametrize("label", [None, float("nan"), 5])
+def test_a_gqa_label_is_a_text(label: Any) -> None:
+    """Would catch every answer counted as wrong because the labels were lost on the way."""
+    row = {"id": "1", "label": label, "response": "yes"}
+    with pytest.raises(ValueError, match=r"question 1 has the label .*; expected a text"):
+        complete(GQA(), [row])

@@ -1,0 +1,154 @@
+"""Mistakes that are found before any weight is read."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from blink import TokenSR, save_token_sr
+from blink.evaluation.questions import check_fit, modules_folder, read_questions, training_differs
+from tests.bench.test_pope import write_llava
+
+SCENES: dict[str, Any] = {
+    "source": "scenes",
+    "place": None,
+    "scenes_split": "validation",
+    "scenes_images": 2,
+    "limit": None,
+}
+
+
+def test_scenes_are_asked_picture_by_picture() -> None:
+    """Catches a limit that leaves whole splits out: 18 questions about one picture hold all three."""
+    questions = read_questions("pope", (), **SCENES | {"limit": 18})
+    assert len(questions.samples) == 18
+    assert {sample.image for sample in questions.samples} == {"scenes/validation/0"}
+    assert sorted({sample.split for sample in questions.samples}) == ["adversarial", "popular", "random"]
+    assert questions.data == "scenes validation, 2 pictures"
+    assert questions.samples[0].load_image().size == (192, 192)
+    assert "difficulty" in questions.samples[0].details
+
+
+def test_settings_reach_the_benchmark() -> None:
+    """Catches a split filter or an answer length that is read and forgotten."""
+    questions = read_questions("pope", (("splits", ("random",)), ("max_new_tokens", 7)), **SCENES)
+    assert len(questions.samples) == 12
+    assert questions.benchmark.max_new_tokens == 7
+    [alone] = {sample.split for sample in read_questions("pope", (("splits", "random"),), **SCENES).samples}
+    assert alone == "random"
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "message"),
+    [
+        ("pope", {"limit": 0}, "pope has no questions left: 36 in scenes validation, 2 pictures, limit=0"),
+        ("pope", {"limit": -3}, "no questions left"),
+        ("pope", {"scenes_images": 0}, "no questions left: 0 in"),
+        ("pope", {"source": "local", "place": "/missing"}, "data.root=/missing is not a folder"),
+        ("pope", {"source": "local"}, "data.root=None is not a folder"),
+        ("pope", {"source": "web"}, "unknown data source 'web'; choose scenes, hub or local"),
+        ("pope", {"scenes_split": "train"}, "split"),
+        ("poper", {}, "unknown benchmark 'poper'; choose one of .*pope"),
+    ],
+)
+def test_questions_that_cannot_be_read(name: str, changes: dict[str, Any], message: str) -> None:
+    """Catches an empty or misnamed source that scores nothing."""
+    with pytest.raises(ValueError, match=message):
+        read_questions(name, (), **SCENES | changes)
+
+
+def test_broken_picture_is_found_at_once(tmp_path: Path) -> None:
+    """Catches a run that dies half-way on a picture that was broken from the start."""
+    write_llava(tmp_path)
+    local = SCENES | {"source": "local", "place": str(tmp_path)}
+    assert len(read_questions("pope", (), **local).samples) == 6
+    (tmp_path / "val2014" / "COCO_val2014_1.png").write_bytes(b"\x89PNG\r\n\x1a\n broken")
+    with pytest.raises(ValueError, match=r"cannot read the picture COCO_val2014_1.png of question"):
+        read_questions("pope", (), **local | {"limit": 6})
+
+
+def test_a_changed_picture_is_noticed(tmp_path: Path) -> None:
+    """Would catch a run continued, or returned, on other pictures of the same names; and one that asks anew for none."""
+    write_llava(tmp_path)
+    digests = []
+    for colour in (None, (0, 9, 0), (0, 0, 0)):  # as written, changed, and as written again
+        if colour is not None:
+            Image.new("RGB", (4, 4), colour).save(tmp_path / "val2014" / "COCO_val2014_0.png")
+        read_questions.cache_clear()
+        local = SCENES | {"source": "local", "place": str(tmp_path)}
+        digests.append(read_questions("pope", (), **local).pictures)
+    assert digests[0] == digests[2] != digests[1]
+    assert read_questions("pope", (), **SCENES).pictures is None
+
+
+def test_home_in_the_data_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches a ~ that is looked for by that name."""
+    write_llava(tmp_path / "POPE")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    questions = read_questions("pope", (), **SCENES | {"source": "local", "place": "~/POPE"})
+    assert len(questions.samples) == 6
+
+
+@pytest.mark.parametrize(
+    ("layers", "patches", "message"),
+    [
+        ((2, 4), 2, r"layers \[4\]; this model has decoder layers 0 to 3"),
+        ((2,), 4, "patches=4 does not divide the 6 x 6 grid"),
+    ],
+)
+def test_policy_that_does_not_fit_the_backbone(
+    llava_folder: Path, layers: tuple[int, ...], patches: int, message: str
+) -> None:
+    """Catches a layer or a split that would only fail once the weights are in memory."""
+    with pytest.raises(ValueError, match=message):
+        check_fit(str(llava_folder), None, layers, patches, None)
+
+
+def test_modules_that_do_not_fit_the_backbone(llava_folder: Path, tmp_path: Path) -> None:
+    """Catches modules of another width, and a scanned layer without one, before the weights are read."""
+    torch.manual_seed(0)
+    save_token_sr({1: TokenSR(32), 2: TokenSR(32)}, tmp_path / "fits", backbone="b")
+    save_token_sr({1: TokenSR(16)}, tmp_path / "narrow", backbone="b")
+    check_fit(str(llava_folder), None, (1, 2), 2, str(tmp_path / "fits"))
+    with pytest.raises(ValueError, match=r"layers \[3\] are scanned too"):
+        check_fit(str(llava_folder), None, (1, 3), 2, str(tmp_path / "fits"))
+    with pytest.raises(ValueError, match="16"):
+        check_fit(str(llava_folder), None, (1,), 2, str(tmp_path / "narrow"))
+    with pytest.raises(ValueError, match="neither a folder nor a hub id"):
+        check_fit(str(llava_folder), None, (1,), 2, str(tmp_path / "missing"))
+
+
+def test_no_backbone_at_the_path(tmp_path: Path) -> None:
+    """Catches an OSError of a page for a mistyped folder."""
+    with pytest.raises(ValueError, match="no backbone at"):
+        check_fit(str(tmp_path), None, (1,), 2, None)
+
+
+def test_other_backbones_are_told_how_to_train() -> None:
+    """Catches the tiny backbone's modules handed to another one."""
+    with pytest.raises(ValueError, match=r"python -m blink.train model.path=my/llava layer=\[2,3\]"):
+        modules_folder(None, "my/llava", (2, 3))
+    assert modules_folder("mine", "my/llava", (2, 3)) == "mine"
+
+
+def test_modules_of_another_training_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches scores of modules for another backbone or prompt without a word, and a false alarm for the right ones."""
+    monkeypatch.chdir(tmp_path)
+    save_token_sr({1: TokenSR(8)}, tmp_path / "own", backbone="models/a", prompt_prefix="USER: ")
+    save_token_sr({1: TokenSR(8)}, tmp_path / "silent", backbone="models/a")
+    assert training_differs("own", "models/a/", "USER: ") == []
+    assert training_differs("silent", str(tmp_path / "models" / "a"), "[INST] ") == []
+    backbone, prefix = training_differs("own", "models/b", "[INST] ")
+    assert "trained on the backbone models/a, and this one is models/b" in backbone
+    assert "prompt prefix 'USER: ', and this run's is '[INST] '" in prefix
+
+
+def test_a_file_of_another_shape_is_named(tmp_path: Path) -> None:
+    """Would catch a traceback where an authors' file lacks a column."""
+    (tmp_path / "llava_pope_test.jsonl").write_text(
+        '{"question_id": 1, "image": "a.jpg"}\n', encoding="utf-8"
+    )
+    with pytest.raises(ValueError, match=r"not as the authors of pope write it: KeyError\('category'\)"):
+        read_questions("pope", (), **SCENES | {"source": "local", "place": str(tmp_path)})

@@ -1,0 +1,77 @@
+"""Evaluation runs written by hand: samples, answers that follow from a rule, finished run folders."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from blink.bench import Answer, Benchmark, Pope, Sample
+from blink.bench.pope import SPLITS
+from blink.evaluation.predict import evaluate, resume
+from blink.inference.policy import Event
+
+
+def samples(pictures: int = 4) -> list[Sample]:
+    """Six questions about each picture: in every split one of each label."""
+    return [
+        Sample(
+            id=f"{split}/{picture}{label}",
+            image=f"picture{picture}",
+            question=f"Is it {label}? 图",
+            label=label,
+            split=split,
+            open_image=lambda: Image.new("RGB", (4, 4)),
+        )
+        for picture in range(pictures)
+        for split in SPLITS
+        for label in ("yes", "no")
+    ]
+
+
+class Rule:
+    """Answers what `wrong` does not name as it should be; pictures with even numbers expand at layer 3.
+
+    Attributes:
+        batches: ids of the samples of every batch so far.
+    """
+
+    def __init__(self, wrong: Sequence[str] = (), fails_at: str | None = None) -> None:
+        self.wrong = set(wrong)
+        self.fails_at = fails_at
+        self.batches: list[list[str]] = []
+
+    def __call__(self, batch: Sequence[Sample], runs: Sequence[int]) -> list[list[Answer]]:
+        self.batches.append([sample.id for sample in batch])
+        if self.fails_at in self.batches[-1]:
+            raise RuntimeError("out of memory")
+        return [[self._answer(sample) for sample in batch] for _ in runs]
+
+    def _answer(self, sample: Sample) -> Answer:
+        says_yes = (sample.label == "yes") != (sample.id in self.wrong)
+        expands = int(sample.image[-1]) % 2 == 0
+        events = (Event(2, 0.25, 1, "drop"), Event(3, 0.123456789, 0, "expand" if expands else "keep"))
+        return Answer("Yes, 是" if says_yes else "No.", 2, events, 1000)
+
+
+def finish(
+    folder: Path,
+    rule: Rule,
+    asked: Sequence[Sample],
+    benchmark: Benchmark | None = None,
+    **about: Any,
+) -> dict[str, Any]:
+    """Run an evaluation, of POPE by default, in `folder` to its end, going on from what is there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    inputs = {"backbone": "same"}
+    rows = resume(folder, asked, inputs=inputs)
+    said: Mapping[str, Any] = {"method": "blink", "data": "by hand", "policy": None} | about
+    return evaluate(benchmark or Pope(), asked, rows, lambda: rule, folder, about=said, edition="by hand")
+
+
+def read_rows(folder: Path) -> list[dict[str, Any]]:
+    """The rows of a run's predictions."""
+    return [
+        json.loads(line) for line in (folder / "predictions.jsonl").read_text(encoding="utf-8").splitlines()
+    ]

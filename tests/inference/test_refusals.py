@@ -1,0 +1,184 @@
+"""What blink.attach must refuse: each case would otherwise be a wrong answer in silence."""
+
+import copy
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from transformers import DynamicCache
+
+import blink
+from blink.model.backbone import CACHE, OLD_CACHE
+from tests import models
+from tests.inference.oracle import comparison
+from tests.inference.oracle import literal as oracle
+from tests.inference.oracle.comparison import attached, rig
+
+ALWAYS = oracle.Plan((1, 2), tau_exp=0.0, tau_drop=0.0)
+IMAGE = models.SPECIAL.index("<image>")
+GRID = 36
+
+
+def inputs_of(*segments: int | list[int]) -> dict[str, torch.Tensor]:
+    """A batch of one whose ids are the given words and runs (a number n is n image tokens)."""
+    model = rig(grid=6).model
+    ids: list[int] = []
+    for segment in segments:
+        ids += [IMAGE] * segment if isinstance(segment, int) else segment
+    images = sum(isinstance(segment, int) for segment in segments)
+    pixels = models.batch(model, list(range(images or 1)))["pixel_values"]
+    input_ids = torch.tensor([ids])
+    tensors = {"input_ids": input_ids, "attention_mask": torch.ones_like(input_ids)}
+    return {**tensors, "pixel_values": pixels} if images else tensors
+
+
+@pytest.mark.parametrize(
+    ("segments", "found"),
+    [
+        (([1, 20, 30],), "(?i)no|none|0"),
+        (([1, 20], GRID, [21], GRID, [30]), "(?i)2|two|several"),
+        (([1, 20], GRID), "(?i)text|after|end"),
+    ],
+    ids=["no image", "two images", "image at the end"],
+)
+@pytest.mark.parametrize("generate", [True, False])
+def test_prompts(segments: Any, found: str, generate: bool) -> None:
+    """Catches a prompt without exactly one image and text behind it, answered as if it had (3.12)."""
+    model = rig(grid=6).model
+    inputs = inputs_of(*segments)
+    with attached(model, ALWAYS), torch.no_grad():
+        call = partial(model.generate, max_new_tokens=2) if generate else model
+        with pytest.raises(ValueError, match=found):
+            call(**inputs)
+
+
+def test_one_row_without_its_own_image() -> None:
+    """Catches checks that look at the batch's sum: one row holds both images, the other none."""
+    model = rig(grid=6).model
+    both = inputs_of([1, 20], GRID, [21], GRID, [30])
+    none = torch.full_like(both["input_ids"], 25)
+    rows = {
+        "input_ids": torch.cat([both["input_ids"], none]),
+        "attention_mask": torch.ones(2, none.shape[1], dtype=torch.long),
+        "pixel_values": both["pixel_values"],
+    }
+    with attached(model, ALWAYS), torch.no_grad(), pytest.raises(ValueError, match="image"):
+        model(**rows)
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"use_cache": False}, "use_cache"),
+        ({"cache_implementation": "static"}, "static|cache"),
+        ({"cache_implementation": "quantized"}, "quantized|cache"),
+        ({"prefill_chunk_size": 8}, "chunk"),
+        ({"prompt_lookup_num_tokens": 2}, "assist|lookup"),
+        ({"output_attentions": True, "return_dict_in_generate": True}, "attentions"),
+        ({"guidance_scale": 2.0}, "guidance"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_ways_to_generate(settings: dict[str, Any], named: str) -> None:
+    """Catches a mode of generate that runs on with masks or positions of the stock model (3.13)."""
+    model = rig(grid=6, attention="eager").model
+    inputs = models.batch(model, [1])
+    with attached(model, ALWAYS), pytest.raises(ValueError, match=named):
+        model.generate(**inputs, max_new_tokens=3, do_sample=False, **settings)
+
+
+def test_assisted_decoding() -> None:
+    """Catches a draft model whose tokens are checked on caches that cannot be cropped."""
+    model = rig(grid=6).model
+    inputs = models.batch(model, [1])
+    draft = copy.deepcopy(rig(grid=6).twin)
+    with attached(model, ALWAYS), pytest.raises(ValueError, match="assist"):
+        model.generate(**inputs, max_new_tokens=3, do_sample=False, assistant_model=draft)
+
+
+@pytest.mark.parametrize("generate", [True, False])
+def test_filled_cache_at_the_prompt(generate: bool) -> None:
+    """Catches a prompt that is put behind tokens of which Blink knows no spans."""
+    model, twin = rig(grid=6)
+    inputs = models.batch(model, [1])
+    cache = DynamicCache(config=model.config.text_config)
+    with torch.no_grad():
+        twin(**inputs, **{CACHE: cache})
+    twice = {**inputs}
+    for name in ("input_ids", "attention_mask"):
+        twice[name] = torch.cat([inputs[name], inputs[name]], dim=1)
+    longer = {**inputs, "attention_mask": twice["attention_mask"]}
+    with attached(model, ALWAYS), torch.no_grad():
+        call = partial(model.generate, **twice, max_new_tokens=2) if generate else partial(model, **longer)
+        with pytest.raises(ValueError, match=r"holds \d+ tokens"):
+            call(**{CACHE: cache})
+
+
+def test_empty_cache_at_the_prompt() -> None:
+    """Catches a caller's cache that stays empty, and a next step that looks for an image; `generate` replaces it."""
+    model = rig(grid=6).model
+    inputs = models.batch(model, [1])
+    with attached(model, ALWAYS), torch.no_grad():
+        with pytest.raises(ValueError, match=f"leave {CACHE} out and use the returned one"):
+            model(**inputs, **{CACHE: DynamicCache()})
+        settings: Any = {"max_new_tokens": 2, "do_sample": False}
+        plain = model.generate(**inputs, **settings)
+        for name in (CACHE, OLD_CACHE):
+            assert torch.equal(model.generate(**inputs, **settings, **{name: DynamicCache()}), plain)
+
+
+def test_stock_cache_while_decoding() -> None:
+    """Catches a step that continues from a cache which the stock model filled before attaching."""
+    model = rig(grid=6).model
+    inputs = models.batch(model, [1])
+    with torch.no_grad():
+        cache = model(**inputs, use_cache=True)[CACHE]
+        mask = torch.ones(1, inputs["input_ids"].shape[1] + 1, dtype=torch.long)
+        with attached(model, ALWAYS), pytest.raises(ValueError, match=CACHE):
+            model(input_ids=torch.tensor([[25]]), attention_mask=mask, **{CACHE: cache})
+
+
+def test_position_ids() -> None:
+    """Catches position ids that are dropped in silence; those that the mask gives are accepted."""
+    model = rig(grid=6).model
+    inputs = models.batch(model, [1, 2])
+    positions = (inputs["attention_mask"].cumsum(-1) - 1).clamp(min=0)
+    with attached(model, ALWAYS), torch.no_grad():
+        plain = model(**inputs).logits
+        assert torch.equal(model(**inputs, position_ids=positions).logits, plain)
+        with pytest.raises(ValueError, match="position_ids"):
+            model(**inputs, position_ids=positions + 1)
+
+
+def test_output_attentions() -> None:
+    """Catches maps that are empty or those of another sequence."""
+    model = rig(grid=6, attention="eager").model
+    inputs = models.batch(model, [1])
+    with attached(model, ALWAYS), torch.no_grad(), pytest.raises(ValueError, match="attentions"):
+        model(**inputs, output_attentions=True)
+
+
+@pytest.mark.parametrize("family", ["llava", "llava_next"])
+def test_sliding_window(family: str) -> None:
+    """Catches layers whose window cuts through an expanded sequence; Mistral without one is served."""
+    model = getattr(models, family)(grid=6, text="mistral", sliding_window=16)
+    with pytest.raises(ValueError, match=r"(?i)sliding"):
+        blink.attach(model, comparison.policy(ALWAYS))
+    with attached(rig(family, grid=6, text="mistral").model, ALWAYS):
+        pass
+
+
+def test_settings_that_do_not_fit_the_model() -> None:
+    """Catches a layer, a patch count or a set of modules that fails only later, or never."""
+    model = rig(grid=6).model
+    with pytest.raises(ValueError, match=r"(?i)layer"):
+        blink.attach(model, blink.Policy(layers=[5]))
+    with pytest.raises(ValueError, match=r"(?i)patches|divide"):
+        blink.attach(model, blink.Policy(layers=[1], patches=4))
+    with pytest.raises(ValueError, match=r"(?i)layer"):
+        blink.attach(model, blink.Policy(layers=[1, 2]), token_sr={1: blink.TokenSR(48)})
+    with pytest.raises(ValueError, match="32"):
+        blink.attach(model, blink.Policy(layers=[1]), token_sr={1: blink.TokenSR(32)})
+    with attached(model, ALWAYS), pytest.raises(ValueError, match=r"(?i)attached"):
+        blink.attach(model, comparison.policy(ALWAYS))

@@ -1,0 +1,107 @@
+"""Spans, insertion and removal against rows written out by hand.
+
+Tokens: 0 padding, 9 image, 1-3 system, 5-8 text; an extension is written as 90 and above.
+"""
+
+import pytest
+import torch
+from torch import Tensor
+
+from blink.inference.spans import Layout, find_layout
+
+IMAGE = 9
+ROWS = torch.tensor(
+    [
+        [0, 0, 1, 9, 9, 9, 5],
+        [1, 2, 9, 9, 9, 5, 6],
+        [9, 9, 9, 5, 6, 0, 0],
+    ]
+)
+
+
+def layout() -> Layout:
+    """Of ROWS: padded in front, not at all, and behind."""
+    return find_layout(ROWS, ROWS != 0, IMAGE)
+
+
+def vectors(tokens_BN: Tensor) -> Tensor:
+    """Hidden states [B, N, 1] that show which token they are."""
+    return tokens_BN[..., None].float()
+
+
+def test_spans() -> None:
+    """Catches one row's columns used for all, and a last token that is padding."""
+    found = layout()
+    assert found.visual_start_B.tolist() == [3, 2, 0]
+    assert found.visual_end_B.tolist() == [6, 5, 3]
+    assert found.last_B.tolist() == [6, 6, 4]
+    assert found.positions().tolist() == [
+        [0, 0, 0, 1, 2, 3, 4],
+        [0, 1, 2, 3, 4, 5, 6],
+        [0, 1, 2, 3, 4, 0, 0],
+    ]
+
+
+def test_insert_and_remove() -> None:
+    """Catches an extension before the visual span's end, and positions or padding left as they were."""
+    found = layout()
+    extension_BXd = vectors(torch.tensor([[90, 91], [92, 93], [94, 95]]))
+    whole = found.insert(vectors(ROWS), extension_BXd)
+    assert whole[..., 0].tolist() == [
+        [0, 0, 1, 9, 9, 9, 90, 91, 5],
+        [1, 2, 9, 9, 9, 92, 93, 5, 6],
+        [9, 9, 9, 94, 95, 5, 6, 0, 0],
+    ]
+    longer = found.extended(2)
+    assert longer.columns == 9
+    assert longer.extension == 2
+    assert longer.valid_BN is not None
+    assert longer.valid_BN.tolist() == (whole[..., 0] != 0).tolist()
+    assert longer.last_B.tolist() == [8, 8, 6]
+    assert longer.positions()[2].tolist() == [0, 1, 2, 3, 4, 5, 6, 0, 0]
+    assert torch.equal(longer.take_extension(whole), extension_BXd)
+    assert torch.equal(longer.remove(whole), vectors(ROWS))
+    assert longer.visual(whole, 2)[..., 0].tolist() == [[9, 9]] * 3
+
+
+def test_selected_rows() -> None:
+    """Catches rows that keep another row's spans once they run apart."""
+    some = layout().select([2, 0])
+    assert some.visual_end_B.tolist() == [3, 6]
+    assert some.last_B.tolist() == [4, 6]
+    assert some.valid_BN is not None
+    assert some.valid_BN.tolist() == (ROWS[[2, 0]] != 0).tolist()
+    whole = layout()
+    assert whole.select([0, 1, 2]) is whole
+
+
+def test_without_padding() -> None:
+    """Catches a mask where none is needed: attention then takes a slower path."""
+    found = find_layout(ROWS[1:2], None, IMAGE)
+    assert found.extended(4).valid_BN is None
+    assert found.extended(4).positions().tolist() == [list(range(11))]
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ([1, 5, 6, 7], "row 1.*no image"),
+        ([9, 5, 9, 6], "row 1.*2 separate images"),
+        ([1, 5, 9, 9], "row 1.*ends at its image"),
+        ([9, 9, 0, 0], "row 1.*ends at its image"),
+        ([9, 0, 5, 6], "row 1.*attention_mask"),
+        ([0, 9, 9, 0], "row 1.*ends at its image"),
+    ],
+)
+def test_refuses(row: list[int], message: str) -> None:
+    """Catches a prompt without exactly one image and text behind it, and holes in the mask."""
+    ids_BS = torch.tensor([[0, 9, 9, 5], row])
+    with pytest.raises(ValueError, match=message):
+        find_layout(ids_BS, ids_BS != 0, IMAGE)
+
+
+def test_image_tokens_in_padding_do_not_count() -> None:
+    """Catches a padded row whose padding happens to be the image token."""
+    ids_BS = torch.tensor([[9, 1, 9, 9, 5]])
+    valid_BS = torch.tensor([[False, True, True, True, True]])
+    assert find_layout(ids_BS, valid_BS, IMAGE).visual_start_B.tolist() == [2]

@@ -1,0 +1,175 @@
+"""Loading backbones: whole, their lower layers only, and what is refused."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from blink.model import checkpoints
+from blink.model.backbone import Backbone
+from blink.model.checkpoints import TINY, load_backbone, load_input_norms, load_processor, outline
+from tests import models, published
+
+
+@pytest.mark.parametrize("kept", [0, 2, 4])
+def test_lower_layers_only(llava_folder: Path, kept: int) -> None:
+    """Catches layers above the kept ones in memory, and lower ones with other weights."""
+    whole = load_backbone(llava_folder)
+    lower = load_backbone(llava_folder, num_layers=kept)
+    assert len(whole.model.model.language_model.layers) == 4
+    assert len(lower.model.model.language_model.layers) == kept
+    weights = dict(whole.model.named_parameters())
+    for name, weight in lower.model.named_parameters():
+        assert torch.equal(weight, weights[name]), name
+    pixels = torch.randn(1, 3, 24, 24, generator=torch.Generator().manual_seed(0))
+    prefix = torch.tensor([[1, 7]])
+    state = Backbone(lower.model).visual_states(prefix, pixels, [kept])[kept]
+    torch.testing.assert_close(state, Backbone(whole.model).visual_states(prefix, pixels, [kept])[kept])
+
+
+def test_loaded_is_frozen_and_pads_on_the_left(llava_folder: Path) -> None:
+    """Catches gradients or dropout in the backbone, and right padding, which generate cannot use."""
+    loaded = load_backbone(llava_folder, dtype="bfloat16")
+    assert not loaded.model.training
+    assert not any(weight.requires_grad for weight in loaded.model.parameters())
+    assert loaded.model.dtype == torch.bfloat16
+    assert loaded.processor.tokenizer.padding_side == "left"
+    assert (loaded.name, loaded.revision) == (str(llava_folder), None)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"num_layers": 5}, "num_layers=5.*4 decoder layers"),
+        ({"num_layers": -1}, "num_layers=-1"),
+        ({"dtype": "float23"}, "float23"),
+        ({"path": "absent/folder/here"}, "absent/folder/here"),
+    ],
+)
+def test_refuses(llava_folder: Path, settings: dict[str, Any], message: str) -> None:
+    """Catches a wrong setting that surfaces as an error deep in transformers, or not at all."""
+    with pytest.raises(ValueError, match=message):
+        load_backbone(**{"path": llava_folder, **settings})
+
+
+def test_another_architecture_is_refused(tmp_path: Path) -> None:
+    """Catches a text model that is loaded as a LLaVA with random vision weights."""
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama"}))
+    with pytest.raises(ValueError, match=r"'llama'.*llava, llava_next"):
+        load_backbone(tmp_path)
+
+
+@pytest.mark.parametrize("family", ["llava", "llava_next"])
+def test_outline_and_norms(request: pytest.FixtureRequest, family: str) -> None:
+    """Catches an outline that reads weights, and a norm that is another layer's."""
+    folder = request.getfixturevalue(f"{family}_folder")
+    view = outline(folder)
+    assert (view.family, view.grid, view.num_layers) == (family, (6, 6), 4)
+    assert view.device.type == "meta"
+    layers: Any = load_backbone(folder).model.model.language_model.layers
+    norms = load_input_norms(folder, [1, 3])
+    for layer, norm in norms.items():
+        x = torch.randn(2, 32)
+        assert torch.equal(norm(x), layers[layer].input_layernorm(x))
+
+
+@pytest.fixture(scope="module")
+def sharded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The checkpoint of `llava_folder` in shards of about 20 KB, its layers' weights spread over several."""
+    folder = tmp_path_factory.mktemp("sharded")
+    model = models.llava(grid=6, layers=4, hidden=32)
+    model.save_pretrained(folder, max_shard_size="20KB")
+    models.processor(model).save_pretrained(folder)
+    return folder
+
+
+def test_shards_of_upper_layers_alone_are_never_opened(sharded: Path, tmp_path: Path) -> None:
+    """Would catch training that reads, or fetches, shards of layers it does not run: here they hold rubbish."""
+    weights: dict[str, str] = json.loads((sharded / "model.safetensors.index.json").read_text())["weight_map"]
+    keys_of: dict[str, list[str]] = {}
+    for key, file in weights.items():
+        keys_of.setdefault(file, []).append(key)
+    upper = [file for file, keys in keys_of.items() if all("layers.3." in key for key in keys)]
+    assert upper
+    for path in sharded.iterdir():
+        if path.name in upper:
+            (tmp_path / path.name).write_bytes(b"rubbish")
+        else:
+            (tmp_path / path.name).symlink_to(path)
+    lower = load_backbone(tmp_path, num_layers=3)
+    whole = dict(load_backbone(sharded).model.named_parameters())
+    found = dict(lower.model.named_parameters())
+    assert not any("layers.3." in name and "language" in name for name in found)
+    assert all(torch.equal(weight, whole[name]) for name, weight in found.items())
+    norm = load_input_norms(tmp_path, [2])[2]
+    assert torch.equal(
+        dict(norm.named_parameters())["weight"], whole["model.language_model.layers.2.input_layernorm.weight"]
+    )
+    with pytest.raises(Exception, match="header"):
+        load_backbone(tmp_path)
+
+
+def test_pickled_weights_are_refused(llava_folder: Path, tmp_path: Path) -> None:
+    """Would catch weights that are unpickled, and a traceback of transformers where there are none."""
+    for name in ("config.json", "processor_config.json", "tokenizer.json", "tokenizer_config.json"):
+        (tmp_path / name).symlink_to(llava_folder / name)
+    torch.save({}, tmp_path / "pytorch_model.bin")
+    with pytest.raises(ValueError, match=r"the weights of .* cannot be read"):
+        load_backbone(tmp_path)
+
+
+def test_device_map_needs_accelerate(llava_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Would catch an ImportError of transformers for an option of ours."""
+    monkeypatch.setattr(checkpoints, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"model.device_map=auto needs the package accelerate"):
+        load_backbone(llava_folder, device_map="auto")
+
+
+def test_a_model_on_several_devices_is_refused() -> None:
+    """Would catch a device_map whose layers fail half-way through a prompt."""
+    model = models.llava(grid=6, layers=2, hidden=32)
+    model.model.language_model.layers[1].to("meta")
+    with pytest.raises(ValueError, match=r"lies on several devices \(cpu, meta\)"):
+        Backbone(model)
+
+
+def padded_by_hand(image: Image.Image, side: int) -> np.ndarray:
+    """LLaVA's expand2square in CLIP's mean colour, then CLIP's bicubic resize and normalisation: float64 [3, h, w]."""
+    width, height = image.size
+    square = Image.new("RGB", (max(image.size),) * 2, (122, 116, 104))
+    square.paste(image, ((square.width - width) // 2, (square.height - height) // 2))
+    pixels = np.asarray(square.resize((side, side), Image.Resampling.BICUBIC)) / 255
+    mean, std = [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]
+    return ((pixels - mean) / std).transpose(2, 0, 1)
+
+
+@pytest.mark.parametrize("size", [(640, 427), (333, 500), (901, 64), (336, 336)])
+def test_llava15_pads_to_a_square(size: tuple[int, int], tmp_path: Path) -> None:
+    """Would catch the hub's centre crop, black borders, or a picture that is off its place by a pixel."""
+    published.llava15_processor().save_pretrained(tmp_path)
+    image = models.picture(1, size)
+    seen = load_processor(tmp_path).image_processor(image, return_tensors="pt")["pixel_values"][0]
+    expected = torch.from_numpy(padded_by_hand(image, 336))
+    torch.testing.assert_close(seen.double(), expected, atol=1e-6, rtol=0)
+    as_saved = load_processor(tmp_path, pad=False).image_processor(image, return_tensors="pt")[
+        "pixel_values"
+    ][0]
+    assert torch.equal(seen, as_saved) == (size[0] == size[1])
+
+
+def test_padding_is_for_llava15_alone(llava_next_folder: Path) -> None:
+    """Would catch padding that switches off anyres, or that is asked for and silently left out."""
+    assert load_processor(TINY).image_processor.do_pad is True
+    kept = load_processor(llava_next_folder).image_processor
+    image = models.picture(2, (90, 40))
+    made = models.processor(models.llava_next(grid=6, layers=1, hidden=32)).image_processor
+    assert torch.equal(
+        kept(image, return_tensors="pt")["pixel_values"], made(image, return_tensors="pt")["pixel_values"]
+    )
+    for load in (load_processor, load_backbone):
+        with pytest.raises(ValueError, match=r"model.pad=true is for LLaVA-1.5"):
+            load(llava_next_folder, pad=True)

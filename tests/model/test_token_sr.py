@@ -1,0 +1,257 @@
+"""TokenSR, cutting and resizing regions, and the folder format."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from blink.model.token_sr import (
+    TokenSR,
+    check_modules,
+    check_patches,
+    cut_region,
+    expand,
+    load_token_sr,
+    placed,
+    save_token_sr,
+    token_sr_config,
+)
+
+
+class Flip(nn.Module):
+    """Turns the grid upside down."""
+
+    def forward(self, tokens_BdHW: Tensor) -> Tensor:
+        return tokens_BdHW.flip(2)
+
+
+def saved(folder: Path, layers: tuple[int, ...] = (2, 11), channels: int = 8) -> dict[int, TokenSR]:
+    """Random modules for `layers`, written into `folder`."""
+    torch.manual_seed(0)
+    modules = {layer: TokenSR(channels) for layer in layers}
+    save_token_sr(
+        modules,
+        folder,
+        backbone="some/backbone",
+        revision="abc",
+        objective="kl",
+        steps=7,
+        prompt_prefix="USER: ",
+        settings={"lr": 0.1},
+    )
+    return modules
+
+
+def test_paper_shape() -> None:
+    """Catches other widths or kernels than App. A.1's."""
+    with torch.device("meta"):
+        module = TokenSR(4096)
+    shapes = [tuple(weight.shape) for name, weight in module.named_parameters() if name.endswith("weight")]
+    assert shapes == [(2048, 4096, 5, 5), (1024, 2048, 3, 3), (4096, 1024, 1, 1)]
+
+
+def test_keeps_any_grid_and_clips_between_convolutions_only() -> None:
+    """Catches padding that shrinks the grid, and a ReLU after the last convolution."""
+    torch.manual_seed(0)
+    module = TokenSR(8)
+    out = module(torch.randn(2, 8, 3, 5))
+    assert out.shape == (2, 8, 3, 5)
+    assert out.min() < 0
+    first, second, third = module.convolutions
+    x = torch.randn(1, 8, 4, 4)
+    torch.testing.assert_close(module(x), third(second(first(x).relu()).relu()))
+
+
+def test_zeros_lie_beyond_the_grid() -> None:
+    """Catches other padding: a kernel of ones counts 3 x 3 neighbours in a corner, 5 x 5 within."""
+    module = TokenSR(1, hidden=(1, 1))
+    with torch.no_grad():
+        for weights in module.parameters():
+            weights.fill_(1.0 if weights.ndim == 4 else 0.0)
+        middle = module.get_parameter("convolutions.1.weight")
+        middle.zero_()
+        middle[..., 1, 1] = 1
+    out_HW = module(torch.ones(1, 1, 5, 5))[0, 0]
+    assert (out_HW[0, 0], out_HW[2, 2]) == (9, 25)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"kernels": (4, 3, 1)}, {"kernels": (3, 1)}, {"hidden": (4, 0)}, {"channels": 2}],
+    ids=str,
+)
+def test_refuses_shapes_that_do_not_work(settings: dict[str, Any]) -> None:
+    """Catches even kernels, which cannot pad symmetrically, and widths of zero."""
+    with pytest.raises(ValueError, match=r"kernel|width"):
+        TokenSR(**{"channels": 8, **settings})
+
+
+def test_cut_region_by_hand() -> None:
+    """Catches columns for rows, and one sample's region used for all."""
+    visual_BdHW = torch.arange(24.0).view(1, 1, 4, 6).expand(3, 1, 4, 6)
+    cut = cut_region(visual_BdHW, torch.tensor([0, 1, 2]), 2)
+    assert cut[:, 0].tolist() == [
+        [[0, 1, 2], [6, 7, 8]],
+        [[3, 4, 5], [9, 10, 11]],
+        [[12, 13, 14], [18, 19, 20]],
+    ]
+    assert torch.equal(cut_region(visual_BdHW, 1, 2)[2], cut[1])
+
+
+def test_expand_interpolates_then_refines_then_flattens() -> None:
+    """Catches TokenSR before the resize, column-major tokens, and corners that are aligned."""
+    visual_BVd = torch.tensor([0.0, 4, 0, 0] + [0] * 12).view(
+        1, 16, 1
+    )  # 4 x 4, region 0 holds [[0, 4], [0, 0]]
+    region_B = torch.tensor([0])
+    plain = expand(visual_BVd, region_B, (4, 4), 2)
+    line = torch.tensor([0.0, 1, 3, 4])  # 2 -> 4 samples, corners not aligned
+    fade = torch.tensor([1.0, 0.75, 0.25, 0])
+    torch.testing.assert_close(plain.view(4, 4), fade[:, None] * line[None])
+    flipped = expand(visual_BVd, region_B, (4, 4), 2, module=Flip())
+    torch.testing.assert_close(flipped.view(4, 4), plain.view(4, 4).flip(0))
+
+
+def test_expand_without_interpolation_keeps_the_tokens() -> None:
+    """Catches a resize that should not happen, or TokenSR left out of it (Table 7)."""
+    visual_BVd = torch.arange(32.0).view(1, 16, 2)
+    tokens = expand(visual_BVd, torch.tensor([3]), (4, 4), 2, interpolate=False)
+    assert torch.equal(tokens[0], visual_BVd[0, [10, 11, 14, 15]])
+    flipped = expand(visual_BVd, torch.tensor([3]), (4, 4), 2, interpolate=False, module=Flip())
+    assert torch.equal(flipped[0], visual_BVd[0, [14, 15, 10, 11]])
+
+
+def test_expand_keeps_the_dtype_and_refuses_another_shape() -> None:
+    """Catches float32 extensions in a bfloat16 sequence, and modules that change the grid."""
+    visual_BVd = torch.randn(1, 16, 2).bfloat16()
+    assert expand(visual_BVd, torch.tensor([0]), (4, 4), 2).dtype == torch.bfloat16
+    with pytest.raises(ValueError, match="keep the shape"):
+        expand(visual_BVd, torch.tensor([0]), (4, 4), 2, module=nn.AvgPool2d(2))
+
+
+def test_check_patches() -> None:
+    """Catches a patch count that cuts through tokens; the message names those that fit."""
+    check_patches(3, (12, 24))
+    with pytest.raises(ValueError, match="2, 3, 4, 6, 12"):
+        check_patches(5, (12, 24))
+    with pytest.raises(ValueError, match="none fits"):
+        check_patches(2, (3, 4))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_save_and_load(tmp_path: Path, dtype: torch.dtype) -> None:
+    """Catches weights that lose their dtype or layer, and metadata that is not written."""
+    modules = {layer: module.to(dtype) for layer, module in saved(tmp_path).items()}
+    save_token_sr(modules, tmp_path, backbone="some/backbone")
+    loaded = load_token_sr(tmp_path, channels=8)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "config.json",
+        "layer_02.safetensors",
+        "layer_11.safetensors",
+    ]
+    assert list(loaded) == [2, 11]
+    for layer, module in loaded.items():
+        state, want = module.state_dict(), modules[layer].state_dict()
+        assert all(state[name].dtype == dtype and torch.equal(state[name], want[name]) for name in want)
+        assert not any(weight.requires_grad for weight in module.parameters())
+
+
+def test_config_holds_what_was_said(tmp_path: Path) -> None:
+    """Catches a folder that does not say which backbone, prefix and steps it belongs to."""
+    saved(tmp_path)
+    config = token_sr_config(tmp_path)
+    assert config["backbone"] == "some/backbone"
+    assert config["revision"] == "abc"
+    assert config["layers"] == [2, 11]
+    assert config["channels"] == 8
+    assert config["kernels"] == [5, 3, 1]
+    assert (config["objective"], config["steps"], config["prompt_prefix"]) == ("kl", 7, "USER: ")
+    assert config["settings"] == {"lr": 0.1}
+
+
+def test_load_refuses(tmp_path: Path) -> None:
+    """Catches modules of another width, broken folders, and typing errors that would go to the network."""
+    folder = tmp_path / "modules"
+    saved(folder)
+    with pytest.raises(ValueError, match=r"hidden width 8.*has 16"):
+        load_token_sr(folder, channels=16)
+    with pytest.raises(ValueError, match="neither a folder nor a hub id"):
+        load_token_sr(tmp_path / "absent" / "modules")
+    with pytest.raises(ValueError, match=r"config\.json"):
+        load_token_sr(tmp_path)
+    (folder / "layer_02.safetensors").write_bytes(b"nonsense")
+    with pytest.raises(ValueError, match="layer_02"):
+        load_token_sr(folder)
+    (folder / "layer_02.safetensors").unlink()
+    with pytest.raises(ValueError, match="layer_02"):
+        load_token_sr(folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "format": 99}))
+    with pytest.raises(ValueError, match="format"):
+        load_token_sr(folder)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("kernels", "5,3,1"),
+        ("hidden", 4),
+        ("hidden", None),
+        ("channels", "8"),
+        ("layers", ["2"]),
+        ("kernels", [4]),
+    ],
+)
+def test_mistyped_config_is_named(tmp_path: Path, key: str, value: object) -> None:
+    """Catches a TypeError, or a message that does not say which file to mend."""
+    saved(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, key: value}))
+    with pytest.raises(ValueError, match=rf"{tmp_path}/config.json: .*{key}="):
+        load_token_sr(tmp_path)
+
+
+def test_load_reads_the_wanted_layers_only(tmp_path: Path) -> None:
+    """Catches gigabytes read for layers that are not scanned; their files may even be absent."""
+    saved(tmp_path)
+    (tmp_path / "layer_02.safetensors").unlink()
+    assert list(load_token_sr(tmp_path, layers=(11,))) == [11]
+    with pytest.raises(ValueError, match=r"layers \[2, 11\], but layers \[5\] are scanned too"):
+        load_token_sr(tmp_path, layers=(5, 11))
+
+
+def test_a_hub_id_that_cannot_be_had_is_a_value_error() -> None:
+    """Catches a stack of network errors for a misspelt folder; tests run offline."""
+    with pytest.raises(ValueError, match="not found on the hub"):
+        load_token_sr("nobody/no-such-modules")
+
+
+def test_save_refuses_mixed_shapes(tmp_path: Path) -> None:
+    """Catches a config that is true of some modules only."""
+    with pytest.raises(ValueError, match="one shape"):
+        save_token_sr({1: TokenSR(8), 2: TokenSR(8, kernels=(3, 3, 1))}, tmp_path, backbone="b")
+    with pytest.raises(ValueError, match="no modules"):
+        save_token_sr({}, tmp_path, backbone="b")
+
+
+def test_check_modules() -> None:
+    """Catches a scanned layer that would silently go without its module."""
+    check_modules({1: TokenSR(8), 2: Flip()}, [1, 2], 8, "x")
+    with pytest.raises(ValueError, match=r"\[3\]"):
+        check_modules({1: TokenSR(8)}, [1, 3], 8, "x")
+    with pytest.raises(ValueError, match="8 channels"):
+        check_modules({1: TokenSR(8)}, [1], 16, "x")
+
+
+def test_placed_copies_only_what_must_be_cast() -> None:
+    """Catches a user's module that changes its dtype behind their back."""
+    module = TokenSR(8)
+    assert placed(module, torch.device("cpu"), torch.float32) is module
+    cast = placed(module, torch.device("cpu"), torch.bfloat16)
+    assert cast is not module
+    assert next(cast.parameters()).dtype == torch.bfloat16
+    assert next(module.parameters()).dtype == torch.float32
+    assert isinstance(placed(Flip(), torch.device("cpu"), torch.bfloat16), Flip)

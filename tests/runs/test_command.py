@@ -1,0 +1,79 @@
+"""Misspelt keys and options, and what was meant."""
+
+import sys
+from pathlib import Path
+
+import pytest
+from hydra.core.global_hydra import GlobalHydra
+
+from blink.runs.command import check_keys, hydra_command
+
+
+@pytest.mark.parametrize(
+    ("command", "overrides", "message"),
+    [
+        ("eval", ["tau_epx=0.5"], r"unknown key 'tau_epx' \(did you mean tau_exp"),
+        ("eval", ["scenes.image=3"], r"unknown key 'scenes.image' \(did you mean scenes.images"),
+        ("eval", ["max_new_token=3"], r"did you mean bench.max_new_tokens"),
+        ("eval", ["bench=pope,mme", "modle=tiny"], r"unknown key 'modle' \(did you mean model"),
+        (
+            "eval",
+            ["model=llava_15_7b"],
+            r"model=llava_15_7b: there is no such option \(did you mean llava15_7b.*tiny",
+        ),
+        ("eval", ["bench=pope,popper"], r"bench=popper: there is no such option \(did you mean pope"),
+        ("eval", ["trainer=ddp"], r"unknown key 'trainer'"),
+        ("eval", ["zzzzzzzz=1"], r"unknown key 'zzzzzzzz'; --help"),
+        ("train", ["layer=1", "optimizer.learning_rat=1e-4"], r"did you mean optimizer.learning_rate"),
+        ("train", ["layer=1", "lr=1e-4"], r"unknown key 'lr'"),
+        ("train", ["data.split=x"], r"unknown key 'data.split'"),
+    ],
+)
+def test_misspelt(command: str, overrides: list[str], message: str) -> None:
+    """Would catch a misspelt key that is reported without the right one, or not before weights are read."""
+    with pytest.raises(ValueError, match=message):
+        check_keys(command, overrides)
+    assert not GlobalHydra.instance().is_initialized()
+
+
+@pytest.mark.parametrize(
+    ("command", "overrides"),
+    [
+        ("eval", []),
+        (
+            "eval",
+            ["tau_exp=0.4,0.5", "patches=2,3", "method=vanilla,interp", "hydra.sweep.dir=x", "limit=null"],
+        ),
+        ("eval", ["data=hub", "data.id=a/b", "model=llava15_7b", "hydra/launcher=basic", "layer=[1,2]"]),
+        ("eval", ["layer=range(1,4)", "bench=glob(*)", "bench.max_new_tokens=1"]),
+        ("train", ["+trainer.limit_val_batches=1", "~logger", "trainer=ddp_cpu", "trainer.devices=2"]),
+        ("train", ["objective={temperature:2}", "not an override"]),
+    ],
+)
+def test_known(command: str, overrides: list[str]) -> None:
+    """Would catch a right key refused: of a chosen group, of Hydra, swept, added or removed."""
+    check_keys(command, overrides)
+
+
+def test_a_command_ends_with_one_line_and_a_failing_exit_code(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Would catch a command that goes on, a traceback, or a multirun that starts its jobs all the same."""
+    ran: list[str] = []
+    command = hydra_command("eval")(lambda config: ran.append(config.method.name))
+    monkeypatch.setattr(sys, "argv", ["blink.eval", "metod=vanilla,interp", "--multirun"])
+    with pytest.raises(SystemExit) as stopped:
+        command()
+    assert "\n" not in str(stopped.value.code)
+    assert "did you mean method" in str(stopped.value.code)
+    assert not ran
+
+
+def test_the_flag_of_a_multirun_may_stand_anywhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Would catch `layer=2 --multirun seed=3,4` refused as "unrecognized arguments", as Hydra alone does."""
+    ran: list[tuple[int, int]] = []
+    command = hydra_command("train")(lambda config: ran.append((config.layer, config.seed)))
+    folder = f"hydra.sweep.dir={tmp_path}"
+    monkeypatch.setattr(sys, "argv", ["blink.train", "layer=2", "--multirun", "seed=3,4", folder])
+    command()
+    assert ran == [(2, 3), (2, 4)]

@@ -1,0 +1,110 @@
+"""Batches for training: sharing out, order, and continuing where a run stopped."""
+
+import pytest
+import torch
+
+from blink.model.views import ViewMaker, Views
+from blink.training.data import ImageViews, PairData, ResumableLoader, TrainingOrder, images_per_batch
+from blink.training.features import Features
+from blink.training.images import DrawnImages
+from tests import models
+
+
+@pytest.mark.parametrize(
+    ("pairs", "processes", "accumulate", "images"), [(8, 1, 1, 2), (8, 2, 1, 1), (32, 2, 2, 2)]
+)
+def test_images_per_batch(pairs: int, processes: int, accumulate: int, images: int) -> None:
+    """Catches a global batch that grows with the processes or with accumulation."""
+    assert images_per_batch(pairs, processes, accumulate) == images
+
+
+def test_a_batch_that_cannot_be_shared_is_refused() -> None:
+    """Catches a global batch that is silently rounded."""
+    with pytest.raises(ValueError, match="multiple of 12"):
+        images_per_batch(8, 3)
+
+
+def steps(processes: int, accumulate: int) -> list[set[int]]:
+    """The images of each optimizer step, over all processes."""
+    orders = [
+        list(TrainingOrder(22, 16, epochs=2, accumulate=accumulate, processes=processes, rank=rank, seed=5))
+        for rank in range(processes)
+    ]
+    starts = range(0, len(orders[0]), accumulate)
+    return [{i for order in orders for batch in order[at : at + accumulate] for i in batch} for at in starts]
+
+
+def test_every_way_of_sharing_gives_the_same_steps() -> None:
+    """Catches two processes, or accumulation, that train on other images per step than one process."""
+    alone = steps(1, 1)
+    assert len(alone) == 2 * (22 // 4)
+    assert all(len(step) == 4 for step in alone)
+    assert steps(2, 1) == steps(1, 2) == steps(2, 2) == alone
+
+
+def test_each_epoch_is_another_permutation() -> None:
+    """Catches epochs in the same order, repeated images, and an order that ignores the seed."""
+    order = [image for batch in TrainingOrder(8, 8, epochs=2, seed=0) for image in batch]
+    assert sorted(order[:8]) == sorted(order[8:]) == list(range(8))
+    assert order[:8] != order[8:]
+    assert order != [image for batch in TrainingOrder(8, 8, epochs=2, seed=1) for image in batch]
+
+
+def test_too_few_images_are_refused() -> None:
+    """Catches a run of no steps."""
+    with pytest.raises(ValueError, match=r"1 training image.*takes 2"):
+        TrainingOrder(1, 8)
+
+
+def pixels(batch: Views | Features) -> torch.Tensor:
+    assert isinstance(batch, Views)
+    return batch.full_Chw
+
+
+def colours(count: int) -> DrawnImages:
+    return DrawnImages([models.picture(seed, (24, 24)) for seed in range(count)], "pictures")
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_loader_continues_after_what_was_handed_out(workers: int) -> None:
+    """Catches a position that counts what workers fetched ahead, and skipped or repeated batches after a stop."""
+    views = ImageViews(colours(10), ViewMaker(models.processor(models.llava(grid=6, layers=1, hidden=32))))
+    whole = [pixels(batch) for batch in ResumableLoader.over(views, TrainingOrder(10, 8, epochs=2), 0)]
+    stopped = ResumableLoader.over(views, TrainingOrder(10, 8, epochs=2), workers)
+    handed_out = iter(stopped)
+    for _ in range(7):
+        next(handed_out)
+    assert stopped.state_dict() == {"position": 7}
+    continued = ResumableLoader.over(views, TrainingOrder(10, 8, epochs=2), workers)
+    continued.load_state_dict(stopped.state_dict())
+    assert len(continued) == len(whole) == 10
+    rest = [pixels(batch) for batch in continued]
+    torch.testing.assert_close(rest, whole[7:], rtol=0, atol=0)
+
+
+def test_state_of_other_images_is_refused() -> None:
+    """Catches a checkpoint continued on another data set, where its position means nothing."""
+    views = ViewMaker(models.processor(models.llava(grid=6, layers=1, hidden=32)))
+    saved = PairData(colours(4), colours(2), views, seed=1).state_dict()
+    PairData(colours(4), colours(2), views, seed=1).load_state_dict(saved)
+    with pytest.raises(ValueError, match="other training images"):
+        PairData(colours(5), colours(2), views, seed=1).load_state_dict(saved)
+    with pytest.raises(ValueError, match="another seed"):
+        PairData(colours(4), colours(2), views, seed=2).load_state_dict(saved)
+
+
+def test_files_are_looked_at_once() -> None:
+    """Would catch each checkpoint asking the file system for every one of half a million files."""
+    looked: list[str] = []
+
+    class Counted(DrawnImages):
+        @property
+        def fingerprint(self) -> str:
+            looked.append(self.series)
+            return "some"
+
+    views = ViewMaker(models.processor(models.llava(grid=6, layers=1, hidden=32)))
+    data = PairData(Counted([models.picture(0)], "counted"), colours(2), views)
+    for _ in range(3):
+        data.load_state_dict(data.state_dict())
+    assert looked == ["counted"]

@@ -1,0 +1,147 @@
+"""Training from features on disk: the batches of the backbone itself, filled in together, continued after a kill."""
+
+import shutil
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from torch.utils.data import default_collate
+
+from blink.model.backbone import Backbone
+from blink.model.checkpoints import load_backbone, outline
+from blink.model.views import ViewMaker, prefix_ids
+from blink.training import feature_store
+from blink.training.data import ImageFeatures, ImageViews, StoredFeatures
+from blink.training.feature_fill import FillFeatures, open_store, report_lacking
+from blink.training.images import DrawnImages
+from blink.training.module import TokenSRTraining
+from tests import models
+
+PREFIX = "The human questions. USER: "
+
+
+class Place:
+    """All that filling asks of a trainer and of its module."""
+
+    def __init__(self, rank: int = 0, processes: int = 1) -> None:
+        self.global_rank, self.world_size = rank, processes
+        self.is_global_zero = rank == 0
+        self.device = torch.device("cpu")
+
+
+class Pictures(list[Image.Image]):
+    """Pictures that count how often one is looked at, and break off before number `last`."""
+
+    def __init__(self, count: int, last: int | None = None) -> None:
+        super().__init__(models.picture(seed, (48, 48)) for seed in range(count))
+        self.seen: list[int] = []
+        self.last = last
+
+    def __getitem__(self, index: Any) -> Any:
+        if self.last is not None and len(self.seen) >= self.last:
+            raise KeyboardInterrupt
+        self.seen.append(index)
+        return super().__getitem__(index)
+
+
+def stored(folder: Path, backbone: Path, layers: tuple[int, ...], prefix: str = PREFIX) -> StoredFeatures:
+    processor = load_backbone(backbone, num_layers=0).processor
+    store = open_store(
+        folder,
+        outline(backbone),
+        processor,
+        prefix_ids(processor, prefix),
+        name=str(backbone),
+        dtype=torch.float32,
+    )
+    return StoredFeatures(store, layers, torch.float32)
+
+
+def fill(
+    features: StoredFeatures, backbone: Path, images: Sequence[DrawnImages], place: Place | None = None
+) -> None:
+    lacking = report_lacking(features, images)
+    loaded = load_backbone(backbone, num_layers=max(lacking))
+    ids, views = prefix_ids(loaded.processor, PREFIX), ViewMaker(loaded.processor)
+    filling = FillFeatures(features, Backbone(loaded.model), ids, images, views, at_once=2, workers=0)
+    where: Any = place or Place()
+    filling.on_fit_start(where, where)
+
+
+def test_batches_equal_those_of_the_backbone(llava_folder: Path, tmp_path: Path) -> None:
+    """Would catch features of another picture, view, layer or order, or other than rounded to bfloat16.
+
+    Layer 1 is there first, for some pictures; then 1 and 3 are wanted for more of them.
+    """
+    train, held_out = DrawnImages(Pictures(5), "drawn"), DrawnImages(Pictures(2), "drawn", 90)
+    few = DrawnImages(Pictures(3), "drawn")
+    fill(stored(tmp_path / "f", llava_folder, (1,)), llava_folder, [few, held_out])
+    features = stored(tmp_path / "f", llava_folder, (1, 3))
+    fill(features, llava_folder, [train, held_out])
+    assert report_lacking(features, [train, held_out]) == ()
+
+    loaded = load_backbone(llava_folder, num_layers=3)
+    ids = prefix_ids(loaded.processor, PREFIX)
+    computing = TokenSRTraining(Backbone(loaded.model), ids, [1, 3])
+    reading = TokenSRTraining(outline(llava_folder), ids, [1, 3])
+    reading.setup("fit")
+    for images in (train, held_out):
+        views, read = ImageViews(images, ViewMaker(loaded.processor)), ImageFeatures(images, features)
+        batch = [len(images) - 1, 0]
+        computed = computing.regions(default_collate([views[i] for i in batch]))
+        got = reading.regions(default_collate([read[i] for i in batch]))
+        for layer in (1, 3):
+            for mine, theirs in zip(got[layer], computed[layer], strict=True):
+                torch.testing.assert_close(mine, theirs, rtol=2**-7, atol=2**-7)
+            rounded = computed[layer][1].bfloat16().float()
+            assert (got[layer][1] == rounded).float().mean() > 0.99  # but for another order of sums
+
+
+def test_a_killed_fill_continues(llava_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Would catch a fill that begins anew, and rows of a batch that was cut short."""
+    monkeypatch.setattr(feature_store, "_AT_ONCE", 1)  # each row is committed by itself
+    features = stored(tmp_path / "f", llava_folder, (2,))
+    with pytest.raises(KeyboardInterrupt):
+        fill(features, llava_folder, [DrawnImages(Pictures(6, last=5), "drawn")])
+    again = stored(tmp_path / "f", llava_folder, (2,))
+    pictures = Pictures(6)
+    fill(again, llava_folder, [DrawnImages(pictures, "drawn")])
+    assert pictures.seen == [4, 5]
+    whole = stored(tmp_path / "whole", llava_folder, (2,))
+    fill(whole, llava_folder, [DrawnImages(Pictures(6), "drawn")])
+    for row in range(6):
+        assert torch.equal(
+            again.store.read(row, (2,), torch.bfloat16)[2], whole.store.read(row, (2,), torch.bfloat16)[2]
+        )
+
+
+def test_processes_share_the_rows_out(llava_folder: Path, tmp_path: Path) -> None:
+    """Would catch processes that all compute everything, and one that goes on before the others are done."""
+    pictures = [Pictures(7), Pictures(7)]
+
+    def work(rank: int) -> dict[int, tuple[int, ...]]:
+        features = stored(tmp_path / "f", llava_folder, (1, 2))
+        images = DrawnImages(pictures[rank], "drawn")
+        fill(features, llava_folder, [images], Place(rank, 2))
+        return features.store.lacking(range(7), (1, 2))
+
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(work, (0, 1))) == [{}, {}]
+    assert sorted(pictures[0].seen + pictures[1].seen) == list(range(7))
+
+
+def test_a_store_belongs_to_what_it_follows_from(llava_folder: Path, tmp_path: Path) -> None:
+    """Would catch stale features after another training of a backbone, and a moved copy that is refused."""
+    folder = stored(tmp_path / "f", llava_folder, (1,)).store.folder
+    moved = tmp_path / "moved"
+    shutil.copytree(llava_folder, moved)
+    stored(folder, moved, (2,))
+    with pytest.raises(ValueError, match=r"not this run's \(prefix_ids: \[1, .* there, \[1.* now\)"):
+        stored(folder, llava_folder, (1,), "USER: ")
+    other = models.save(models.llava(grid=6, layers=4, hidden=32, seed=1), tmp_path / "other")
+    with pytest.raises(ValueError, match=r"not this run's \(weights: \w+ there, \w+ now\)"):
+        stored(folder, other, (1,))

@@ -1,0 +1,116 @@
+"""Features on disk: what counts as there, who may add to them, and what is refused."""
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from blink.training import feature_store
+from blink.training.feature_store import FeatureStore
+
+SHAPE = (5, 2, 3, 4)
+RECIPE = {"weights": "abc", "dtype": "float32"}
+
+
+def opened(folder: Path, **changed: str) -> FeatureStore:
+    return FeatureStore(folder, {**RECIPE, **changed}, SHAPE, told={"backbone": "some"})
+
+
+def row(seed: int) -> torch.Tensor:
+    return torch.randn(SHAPE, generator=torch.Generator().manual_seed(seed))
+
+
+def filled(folder: Path, names: list[str], layers: tuple[int, ...]) -> FeatureStore:
+    """A store with a row per name, row(100 * layer + number) each."""
+    store = opened(folder)
+    for number, (name, place) in enumerate(zip(names, store.rows(names), strict=True)):
+        store.write(place, name, {layer: row(100 * layer + number) for layer in layers})
+    store.commit()
+    return store
+
+
+def test_rows_come_back_rounded(tmp_path: Path) -> None:
+    """Would catch rows or layers mixed up, another order of axes, and more than bfloat16's rounding."""
+    store = filled(tmp_path / "f", ["a", "b", "c"], (1, 12))
+    (place,) = store.rows(["b"])
+    read = store.read(place, (12, 1), torch.float32)
+    assert list(read) == [12, 1]
+    torch.testing.assert_close(read[12], row(1201).bfloat16().float(), rtol=0, atol=0)
+    torch.testing.assert_close(store.read(place, [1], torch.bfloat16)[1], row(101).bfloat16(), rtol=0, atol=0)
+
+
+def test_a_row_counts_once_it_is_committed(tmp_path: Path) -> None:
+    """Would catch a half-written row taken for whole after a kill: marks come after the data is on the disk."""
+    store = opened(tmp_path / "f")
+    rows = store.rows(["a", "b"])
+    store.write(rows[0], "a", {3: row(0), 4: row(1)})
+    store.commit()
+    store.write(rows[1], "b", {3: row(2)})
+    assert opened(tmp_path / "f").lacking(rows, (3, 4)) == {rows[1]: (3, 4)}
+    store.commit()
+    assert opened(tmp_path / "f").lacking(rows, (3, 4)) == {rows[1]: (4,)}
+
+
+def test_features_that_were_cut_off_are_lacking(tmp_path: Path) -> None:
+    """Would catch an incomplete copy of the folder that is read as if it were whole."""
+    store = filled(tmp_path / "f", ["a", "b"], (3,))
+    file = tmp_path / "f" / "layer_03.features"
+    with file.open("r+b") as stream:
+        stream.truncate(file.stat().st_size - 1)
+    assert store.lacking(store.rows(["a", "b"]), (3,)) == {1: (3,)}
+
+
+def test_pictures_and_layers_are_added(tmp_path: Path) -> None:
+    """Would catch rows that move when pictures are added, and a changed picture that gets the old one's features."""
+    first = filled(tmp_path / "f", ["a", "b"], (3,)).rows(["a", "b"])
+    later = opened(tmp_path / "f")
+    rows = later.rows(["b", "new", "a", "a changed"])
+    assert [rows[2], rows[0]] == first
+    assert later.lacking(rows, (3,)) == {rows[1]: (3,), rows[3]: (3,)}
+    assert later.lacking(first, (3, 5)) == dict.fromkeys(first, (5,))
+    assert later.lacking(first, (3,)) == {}
+
+
+def test_many_at_once_agree_on_rows(tmp_path: Path) -> None:
+    """Would catch two processes that give one row to two pictures."""
+    names = [[f"{(start + i) % 40}" for i in range(25)] for start in range(8)]
+
+    def listed(wanted: list[str]) -> dict[str, int]:
+        return dict(zip(wanted, opened(tmp_path / "f").rows(wanted), strict=True))
+
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(listed, names))
+    places = {name: place for one in found for name, place in one.items()}
+    assert all(places[name] == place for one in found for name, place in one.items())
+    assert len(set(places.values())) == len(places)
+
+
+def test_other_recipes_and_folders_are_refused(tmp_path: Path) -> None:
+    """Would catch features of another backbone that a run trains on, and files strewn into a user's folder."""
+    filled(tmp_path / "f", ["a"], (3,))
+    with pytest.raises(
+        ValueError, match=r"not this run's \(weights: abc there, xyz now\); give another folder"
+    ):
+        opened(tmp_path / "f", weights="xyz")
+    opened(tmp_path / "f")
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "thesis.tex").touch()
+    with pytest.raises(ValueError, match=r"other files \(thesis.tex"):
+        opened(mine)
+    with pytest.raises(ValueError, match="is a file"):
+        opened(mine / "thesis.tex")
+
+
+def test_too_little_space_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Would catch a disk that fills up after hours, and rows counted that are there already."""
+    store = filled(tmp_path / "f", ["a"], (3,))
+    lacking = store.lacking(store.rows(["a", "b"]), (3, 4))
+    assert store.check_space(lacking, 2) == 3 * store.row_bytes == 3 * 2 * 120
+    monkeypatch.setattr(feature_store.shutil, "disk_usage", lambda _: SimpleNamespace(free=719))
+    with pytest.raises(
+        ValueError, match=r"needs 0.7 kB more for 2 pictures \(0.2 kB for each.*0.7 kB are free"
+    ):
+        store.check_space(lacking, 2)

@@ -1,0 +1,67 @@
+"""The summary of a training run against hand-computed numbers."""
+
+import io
+
+import pytest
+from rich.console import Console
+
+from blink.training.report import print_summary, summarise
+
+METRICS = {
+    "held_out/layer_12/kl_interpolation": 0.4,
+    "held_out/layer_12/kl_token_sr": 0.1,
+    "held_out/layer_12/cosine_interpolation": 0.5,
+    "held_out/layer_12/cosine_token_sr": 0.75,
+    "held_out/layer_12/norm_ratio_interpolation": 1.0,
+    "held_out/layer_12/norm_ratio_token_sr": 0.9,
+    "held_out/layer_1/kl_interpolation": 0.2,
+    "held_out/layer_1/kl_token_sr": 0.3,
+    "held_out/layer_1/cosine_interpolation": 0.5,
+    "held_out/layer_1/cosine_token_sr": 0.75,
+    "held_out/layer_1/norm_ratio_interpolation": 1.0,
+    "held_out/layer_1/norm_ratio_token_sr": 0.9,
+}
+
+
+def test_reduction_is_relative_to_interpolation() -> None:
+    """Catches layer 1 read from layer 12's measures, and a reduction with the wrong sign or base."""
+    summary = summarise(METRICS, [1, 12], {"steps": 7})
+    assert summary["layers"]["12"]["kl_reduction"] == pytest.approx(0.75)
+    assert summary["layers"]["1"]["kl_reduction"] == pytest.approx(-0.5)
+    assert summary["mean_kl_token_sr"] == pytest.approx(0.2)
+    assert summary["steps"] == 7
+
+
+def test_table_fits_a_terminal() -> None:
+    """Catches headings and numbers that are cut off at 80 columns."""
+    summary = summarise(METRICS, [1, 12], {"steps": 7, "held_out_images": 3, "token_sr": "run/token_sr"})
+    screen = io.StringIO()
+    print_summary(summary, Console(file=screen, width=80))
+    text = screen.getvalue()
+    for shown in ("KL interp.", "KL TokenSR", "0.40000", "75.0 %", "-50.0 %", "1.00 > 0.90", "run/token_sr"):
+        assert shown in text
+    assert "…" not in text
+
+
+def test_modules_worse_than_interpolation_are_named() -> None:
+    """Would catch a short run whose modules would harm, left to the reader of one column; and a warning without cause."""
+    told = []
+    for layers in ([1, 12], [12]):
+        screen = io.StringIO()
+        summary = summarise(METRICS, layers, {"steps": 7, "held_out_images": 3, "token_sr": "run/token_sr"})
+        print_summary(summary, Console(file=screen, width=80))
+        told.append("Worse than interpolation at layer(s) 1: " in screen.getvalue())
+    assert told == [True, False]
+
+
+def test_reference_has_a_column_where_it_was_measured() -> None:
+    """Catches an earlier module's KL that is lost, or taken for the new one's."""
+    metrics = METRICS | {"held_out/layer_12/kl_reference": 0.125}
+    summary = summarise(metrics, [1, 12], {"steps": 7, "held_out_images": 3, "token_sr": "run/token_sr"})
+    screen = io.StringIO()
+    print_summary(summary, Console(file=screen, width=80))
+    rows = {line.split()[0]: line for line in screen.getvalue().splitlines() if line.strip()}
+    assert "0.12500" in rows["12"]
+    assert "0.10000" in rows["12"]
+    assert rows["1"].split()[3] == "-"
+    assert "reference" in screen.getvalue()
