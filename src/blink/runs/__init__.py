@@ -2,6 +2,7 @@
 
 Read from top to bottom: a file imports only from files above it.
 
+    values.py     checks of single values, with one wording
     machine.py    what this machine computes fast
     folder.py     one folder per run, named after its overrides
     command.py    Hydra commands that know a misspelt key

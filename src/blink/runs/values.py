@@ -1,0 +1,154 @@
+"""Checks of single values that a user gave: each returns the value, typed, or says what was expected instead.
+
+Every message reads `name=value: expected ...`, with the value as Python writes it and `name` as the user writes it,
+"engine.memory_gb" for instance. A `hint` goes behind the expectation: why, or what to give instead.
+A bool is no number here, although Python counts with it; infinity and nan are none, either.
+"""
+
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+T = TypeVar("T")
+P = ParamSpec("P")
+
+QUOTES = "put quotes around one that reads as a number"
+"""Overrides on a command line are typed: `token_sr=12` is a number and `token_sr='12'` a text."""
+
+
+def optional(
+    check: Callable[Concatenate[str, Any, P], T], name: str, value: Any, *args: P.args, **kwargs: P.kwargs
+) -> T | None:
+    """Return None for None, else what `check`, one of the functions below, makes of the value.
+
+    Raises:
+        ValueError: as `check` does.
+    """
+    return None if value is None else check(name, value, *args, **kwargs)
+
+
+def whole_number(name: str, value: Any, least: int | None = 1, hint: str = "") -> int:
+    """Return an int of at least `least`; None is no bound.
+
+    Raises:
+        ValueError: it is none, a bool, or too small.
+    """
+    if not isinstance(value, int) or isinstance(value, bool) or (least is not None and value < least):
+        raise _mistake(name, value, "a whole number" + ("" if least is None else f" of at least {least}"), hint)
+    return value
+
+
+def number(
+    name: str,
+    value: Any,
+    *,
+    above: float | None = None,
+    least: float | None = None,
+    most: float | None = None,
+    unit: str = "",
+    hint: str = "",
+) -> float:
+    """Return a finite number as a float.
+
+    Args:
+        above: it has to be larger than this.
+        least: and at least this.
+        most: and at most this.
+        unit: what it counts, in the plural, for the message: "seconds".
+
+    Raises:
+        ValueError: it is none, a bool, not finite, or outside the bounds.
+    """
+    largest = sys.float_info.max
+    fits = isinstance(value, int | float) and not isinstance(value, bool) and -largest <= value <= largest
+    fits = fits and (above is None or value > above)
+    if not fits or (least is not None and value < least) or (most is not None and value > most):
+        raise _mistake(name, value, f"a number{unit and f' of {unit}'}{_range(above, least, most)}", hint)
+    return float(value)
+
+
+def text(name: str, value: Any, hint: str = QUOTES) -> str:
+    """Return a text that is not empty.
+
+    Raises:
+        ValueError: it is none, or empty.
+    """
+    if not isinstance(value, str) or not value:
+        raise _mistake(name, value, "a text", hint)
+    return value
+
+
+def path(name: str, value: Any, what: str = "a path", hint: str = QUOTES) -> Path:
+    """Return a path, ~ expanded; whether there is anything is not looked at.
+
+    Args:
+        what: for the message, such as "a folder".
+
+    Raises:
+        ValueError: it is no text, or an empty one.
+    """
+    if not isinstance(value, str | Path) or not str(value):
+        raise _mistake(name, value, what, hint)
+    return Path(value).expanduser()
+
+
+def paths(name: str, value: Any) -> list[Path]:
+    """Return the paths of a list, or the one path that is given without a list, ~ expanded.
+
+    Raises:
+        ValueError: it is something else, or one of them is no text, or empty.
+    """
+    given = value if isinstance(value, list | tuple) else [value]
+    if not all(isinstance(part, str | Path) and str(part) for part in given):
+        raise _mistake(name, value, "a path, or a list of paths", "")
+    return [Path(part).expanduser() for part in given]
+
+
+def flag(name: str, value: Any) -> bool:
+    """Return a bool.
+
+    Raises:
+        ValueError: it is none; 0, 1 and texts are not.
+    """
+    if not isinstance(value, bool):
+        raise _mistake(name, value, "true or false", "")
+    return value
+
+
+def choice(name: str, value: Any, choices: Iterable[T], hint: str = "") -> T:
+    """Return the one of `choices` that equals the value and is of its type, so that 1 is not True.
+
+    Raises:
+        ValueError: none does; lists them.
+    """
+    known = list(choices)
+    for each in known:
+        if type(each) is type(value) and each == value:
+            return each
+    raise _mistake(name, value, f"one of {', '.join(map(str, known))}", hint)
+
+
+def whole_numbers(name: str, value: Any, example: str = "[5,3,1]") -> list[int]:
+    """Return the ints of a list.
+
+    Raises:
+        ValueError: it is no list, or holds something else.
+    """
+    listed = isinstance(value, list | tuple)
+    if not listed or not all(isinstance(part, int) and not isinstance(part, bool) for part in value):
+        raise _mistake(name, value, f"a list of whole numbers, as {example}", "")
+    return list(value)
+
+
+def _range(above: float | None, least: float | None, most: float | None) -> str:
+    """Bounds in words, as they follow "a number"."""
+    if least is not None and most is not None:
+        return f" in [{least:g}, {most:g}]"
+    bounds = {"above": above, "of at least": least, "of at most": most}
+    words = " and ".join(f"{word} {bound:g}" for word, bound in bounds.items() if bound is not None)
+    return words and f" {words}"
+
+
+def _mistake(name: str, value: Any, expected: str, hint: str) -> ValueError:
+    return ValueError(f"{name}={value!r}: expected {expected}{hint and f'; {hint}'}")

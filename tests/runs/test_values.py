@@ -1,0 +1,107 @@
+"""Checks of single values: what passes, what does not, and the sentence that a user reads."""
+
+import math
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from blink.runs import values
+
+
+@pytest.mark.parametrize(
+    ("check", "value", "expected"),
+    [
+        (lambda v: values.whole_number("n", v), 1, 1),
+        (lambda v: values.whole_number("n", v, 0), 0, 0),
+        (lambda v: values.whole_number("n", v, None), -3, -3),
+        (lambda v: values.optional(values.whole_number, "n", v), None, None),
+        (lambda v: values.optional(values.whole_number, "n", v, least=4), 4, 4),
+        (lambda v: values.number("n", v), -2, -2.0),
+        (lambda v: values.number("n", v, above=0), np.float64(0.5), 0.5),
+        (lambda v: values.number("n", v, least=0, most=1), 0, 0.0),
+        (lambda v: values.number("n", v, least=0, most=1), 1.0, 1.0),
+        (lambda v: values.text("t", v), "12", "12"),
+        (lambda v: values.path("p", v), "a/b", Path("a/b")),
+        (lambda v: values.path("p", v), "~/a", Path.home() / "a"),
+        (lambda v: values.paths("p", v), "a", [Path("a")]),
+        (lambda v: values.paths("p", v), ["a", Path("~/b")], [Path("a"), Path.home() / "b"]),
+        (lambda v: values.flag("f", v), False, False),
+        (lambda v: values.choice("c", v, (True, None)), None, None),
+        (lambda v: values.choice("c", v, {"a": 1, "b": 2}), "b", "b"),
+        (lambda v: values.whole_numbers("k", v), [5, 3, 1], [5, 3, 1]),
+    ],
+)
+def test_what_fits_is_returned(check: Callable[[Any], Any], value: Any, expected: Any) -> None:
+    """Would catch a bound that excludes itself, and a value that comes back as another type."""
+    found = check(value)
+    assert found == expected
+    assert type(found) is type(expected)
+
+
+@pytest.mark.parametrize(
+    ("check", "value", "message"),
+    [
+        (lambda v: values.whole_number("limit", v), 0, "limit=0: expected a whole number of at least 1"),
+        (lambda v: values.whole_number("n", v), True, "n=True: expected a whole number of at least 1"),
+        (lambda v: values.whole_number("n", v), 2.0, "n=2.0: expected a whole number of at least 1"),
+        (lambda v: values.whole_number("n", v), "2", "n='2': expected a whole number of at least 1"),
+        (lambda v: values.whole_number("n", v), None, "n=None: expected a whole number of at least 1"),
+        (
+            lambda v: values.whole_number("patches", v, 2, "p of p x p regions"),
+            1,
+            "patches=1: expected a whole number of at least 2; p of p x p regions",
+        ),
+        (lambda v: values.whole_number("seed", v, None), "x", "seed='x': expected a whole number"),
+        (lambda v: values.number("a.b", v, above=0), 0, "a.b=0: expected a number above 0"),
+        (lambda v: values.number("n", v, above=0), math.inf, "n=inf: expected a number above 0"),
+        (lambda v: values.number("n", v), math.nan, "n=nan: expected a number"),
+        (lambda v: values.number("n", v, least=0), False, "n=False: expected a number of at least 0"),
+        (lambda v: values.number("n", v, least=0, most=1), 1.5, "n=1.5: expected a number in [0, 1]"),
+        (
+            lambda v: values.number("n", v, above=0, most=1),
+            2,
+            "n=2: expected a number above 0 and of at most 1",
+        ),
+        (
+            lambda v: values.number("n", v, above=0, unit="seconds"),
+            "1",
+            "n='1': expected a number of seconds above 0",
+        ),
+        (
+            lambda v: values.text("token_sr", v),
+            12,
+            "token_sr=12: expected a text; put quotes around one that reads as a number",
+        ),
+        (lambda v: values.text("t", v, hint=""), "", "t='': expected a text"),
+        (
+            lambda v: values.path("output", v),
+            3,
+            "output=3: expected a path; put quotes around one that reads as a number",
+        ),
+        (lambda v: values.path("cache", v, "a folder", ""), [], "cache=[]: expected a folder"),
+        (lambda v: values.paths("p", v), ["a", 1], "p=['a', 1]: expected a path, or a list of paths"),
+        (lambda v: values.flag("f", v), 1, "f=1: expected true or false"),
+        (lambda v: values.choice("c", v, (True, None)), 1, "c=1: expected one of True, None"),
+        (lambda v: values.choice("c", v, ("a", "b"), "see it"), "d", "c='d': expected one of a, b; see it"),
+        (lambda v: values.choice("c", v, ("a", "b")), ["a"], "c=['a']: expected one of a, b"),
+        (
+            lambda v: values.whole_numbers("k", v),
+            [5, 3.0],
+            "k=[5, 3.0]: expected a list of whole numbers, as [5,3,1]",
+        ),
+    ],
+)
+def test_what_does_not_fit_is_refused(check: Callable[[Any], Any], value: Any, message: str) -> None:
+    """Would catch a bool or nan taken for a number, a bound that is not held, and another wording."""
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        check(value)
+
+
+def test_a_number_too_large_for_a_float_is_refused() -> None:
+    """Would catch an OverflowError, with its traceback, for a slip of the keyboard."""
+    with pytest.raises(ValueError, match="expected a number above 0"):
+        values.number("n", 10**400, above=0)
