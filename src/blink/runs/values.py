@@ -35,7 +35,9 @@ def whole_number(name: str, value: Any, least: int | None = 1, hint: str = "") -
         ValueError: it is none, a bool, or too small.
     """
     if not isinstance(value, int) or isinstance(value, bool) or (least is not None and value < least):
-        raise _mistake(name, value, "a whole number" + ("" if least is None else f" of at least {least}"), hint)
+        raise _mistake(
+            name, value, "a whole number" + ("" if least is None else f" of at least {least}"), hint
+        )
     return value
 
 
