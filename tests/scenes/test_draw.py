@@ -12,11 +12,11 @@ from blink.scenes.draw import (
     KINDS,
     SPLITS,
     Scene,
+    SceneImages,
     co_occurrence,
     kind_frequency,
     scene,
 )
-from blink.scenes.pictures import SceneImages
 
 PINNED = ["5adfb8b72bee3697", "ea552e14edbceb02", "706d821b7984ad1e", "c410b63a4ecdcd92"]
 

@@ -21,7 +21,7 @@ from blink.inference.policy import Policy
 from blink.model.backbone import Backbone
 from blink.model.checkpoints import TINY, check_device_map, outline
 from blink.model.token_sr import token_sr_config
-from blink.scenes.pictures import SPLIT_SIZE
+from blink.scenes.draw import SPLIT_SIZE
 
 Setting = tuple[str, int | str | tuple[str, ...] | Judge | None]
 """A key of a benchmark's config and its value, hashable."""

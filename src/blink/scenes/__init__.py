@@ -1,18 +1,16 @@
-"""The embedded world: pictures of coloured shapes and questions about them, drawn from a seed; `tiny/` is the backbone trained on it.
+"""The embedded world: generated pictures of coloured shapes with questions about them; `tiny/` is the backbone trained on it.
 
 Read from top to bottom: a file imports only from files above it.
 
-    draw.py       pictures of shapes from a seed
-    view.py       what a picture, or a zoomed quadrant, shows
-    ask.py        questions whose answers are certain
-    formats.py    the same facts in the words of each benchmark
-    pictures.py   scenes as plain pictures
-    draws.py      questions of one kind, drawn until one fits
-    mmbench.py    MMBench in its official columns
-    gqa.py        GQA in its official columns
-    mme.py        MME: which subtask asks what
-    pope.py       POPE in its official columns
-    scienceqa.py  ScienceQA in its official columns
-    mmvet.py      MM-Vet
-    tiny/         a room of its own
+    draw.py       a scene from a seed, as data and as a picture; the splits
+    view.py       which objects a picture, or a zoomed quadrant of it, surely shows
+    ask.py        questions about a view whose answers are certain
+    formats.py    a question and its answer in the words of each benchmark
+    mmbench.py    questions as rows with MMBench's columns, for `bench/`
+    gqa.py        the same for GQA
+    mme.py        the same for MME; which question kind stands for which subtask
+    pope.py       the same for POPE
+    scienceqa.py  the same for ScienceQA
+    mmvet.py      the same for MM-Vet
+    tiny/         the tiny LLaVA that ships with the project, and its training
 """

@@ -1,13 +1,13 @@
 """Questions about a view, each with its short answer, a full sentence, wrong options, and the box it is about.
 
 A question is asked only where its answer is certain: never about a kind whose presence is doubtful, never about
-"the circle" when there are two, never left or right of objects that are nearly level. This file knows facts, not
-formats: ``formats.py`` turns a question into the words of a benchmark.
+"the circle" when there are two, never left or right of objects that are nearly level. Questions here are
+plain: ``formats.py`` puts them into the words of a benchmark.
 """
 
 import random
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from blink.scenes.draw import COLOURS, KINDS, SHAPES, co_occurrence, kind_frequency
@@ -24,6 +24,10 @@ NEAR_THIRD = 0.03
 
 LEVEL = 0.12
 """Objects closer than this along an axis (in sides of the view) are neither left nor right, above nor below."""
+
+TRIES = 300
+"""How often a kind of question is drawn in search of a certain form. One in five draws of most kinds is a yes/no
+question, so that 300 draws all but always find one if there is one."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,7 @@ def a(*words: str) -> str:
 
 
 def the(kind: tuple[str, str]) -> str:
+    """A kind with its article: "the red circle"."""
     return f"the {' '.join(kind)}"
 
 
@@ -278,3 +283,14 @@ def ask(seen: View, kind: str, rng: random.Random) -> Question | None:
     if kind not in _ASK:
         raise ValueError(f"question kind is {kind!r}; expected one of {', '.join(QUESTION_KINDS)}")
     return _ASK[kind](seen, rng)
+
+
+def ask_many(seen: View, kind: str, rng: random.Random) -> Iterator[Question]:
+    """Up to ``TRIES`` questions of a kind about a view, repeats among them; fewer where none can be asked."""
+    drawn = (ask(seen, kind, rng) for _ in range(TRIES))
+    return (question for question in drawn if question is not None)
+
+
+def is_closed(question: Question) -> bool:
+    """Whether the answer is yes or no."""
+    return question.answer in ("Yes", "No")

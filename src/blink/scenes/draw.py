@@ -8,8 +8,10 @@ nothing of questions, tokens or models.
 
 import math
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import overload
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -32,6 +34,9 @@ KINDS = tuple((colour, shape) for colour in COLOURS for shape in SHAPES)
 
 SPLITS = ("backbone", "token_sr", "validation", "test")
 """Seeds for training the backbone, training TokenSR, choosing thresholds, and testing: never mixed."""
+
+SPLIT_SIZE = 1_000_000
+"""Pictures of a split for every use: asked about, or trained on. Held-out ones of training are numbered from here on."""
 
 LOOK_ALIKES = {
     "red": "orange",
@@ -184,6 +189,37 @@ def scene(split: str, index: int, difficulty: str | None = None) -> Scene:
     grey = rng.randint(95, 165)
     background = (grey + rng.randint(-12, 12), grey + rng.randint(-12, 12), grey + rng.randint(-12, 12))
     return Scene(split, index, drawn.name, tuple(objects), background)
+
+
+class SceneImages(Sequence[Image.Image]):
+    """Pictures ``start`` to ``start + count - 1`` of a split, RGB 192 x 192, drawn when asked for.
+
+    Raises:
+        ValueError: for an unknown split, or a negative count or start.
+    """
+
+    def __init__(self, split: str, count: int, start: int = 0) -> None:
+        if split not in SPLITS:
+            raise ValueError(f"split is {split!r}; expected one of {', '.join(SPLITS)}")
+        if count < 0 or start < 0:
+            raise ValueError(f"count {count} and start {start} must not be negative")
+        self.split, self.length, self.start = split, count, start
+
+    def __len__(self) -> int:
+        return self.length
+
+    @overload
+    def __getitem__(self, index: int) -> Image.Image: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Image.Image]: ...
+
+    def __getitem__(self, index: int | slice) -> Image.Image | list[Image.Image]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(self.length))]
+        if not -self.length <= index < self.length:
+            raise IndexError(f"picture {index} of {self.length}")
+        return scene(self.split, self.start + index % self.length).draw()
 
 
 def _sample_objects(rng: random.Random, difficulty: Difficulty) -> list[SceneObject]:

@@ -55,6 +55,7 @@ def choices(question: Question, rng: random.Random, count: int | None = None) ->
 
 
 def lettered(options: tuple[str, ...]) -> str:
+    """Options on a line each, with their letters: "A. red"."""
     return "\n".join(f"{letter}. {option}" for letter, option in zip(LETTERS, options, strict=False))
 
 

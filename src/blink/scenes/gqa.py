@@ -4,9 +4,8 @@ import random
 from collections.abc import Iterator
 from typing import Any
 
-from blink.scenes.ask import Question, absent_kinds, existence, present_kinds
+from blink.scenes.ask import Question, absent_kinds, ask_many, existence, is_closed, present_kinds
 from blink.scenes.draw import scene
-from blink.scenes.draws import draws, is_closed
 from blink.scenes.view import View, view
 
 SEMANTIC = {
@@ -62,7 +61,7 @@ def _questions(seen: View, rng: random.Random) -> Iterator[Question]:
     yield existence(seen, absent_kinds(seen, category, rng, 1)[0], category)
     for kind in SEMANTIC:
         if kind != "existence":
-            yield from _open_and_closed(draws(seen, kind, rng), rng.choice(("Yes", "No")))
+            yield from _open_and_closed(ask_many(seen, kind, rng), rng.choice(("Yes", "No")))
 
 
 def _open_and_closed(drawn: Iterator[Question], wanted: str) -> list[Question]:

@@ -27,9 +27,16 @@ import random
 from collections.abc import Iterator
 from typing import Any
 
-from blink.scenes.ask import Question, absent_kinds, existence, present_kinds
+from blink.scenes.ask import (
+    TRIES,
+    Question,
+    absent_kinds,
+    ask_many,
+    existence,
+    is_closed,
+    present_kinds,
+)
 from blink.scenes.draw import scene
-from blink.scenes.draws import TRIES, draws, is_closed
 from blink.scenes.formats import YES_OR_NO
 from blink.scenes.view import View, view
 
@@ -88,7 +95,7 @@ def mme_rows(split: str, images: int, start: int = 0) -> Iterator[dict[str, Any]
 def _claims(seen: View, kind: str, negatives: str, rng: random.Random) -> Iterator[Question]:
     """Yes/no questions of a kind, both answers among them."""
     if kind != "existence":
-        yield from filter(is_closed, draws(seen, kind, rng))
+        yield from filter(is_closed, ask_many(seen, kind, rng))
         return
     for _ in range(TRIES):
         yield existence(seen, rng.choice(present_kinds(seen)))

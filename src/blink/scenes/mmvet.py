@@ -4,9 +4,8 @@ import random
 from collections.abc import Iterator
 from typing import Any
 
-from blink.scenes.ask import Question
+from blink.scenes.ask import Question, ask_many, is_closed
 from blink.scenes.draw import scene
-from blink.scenes.draws import draws, is_closed
 from blink.scenes.view import view
 
 CAPABILITY = {
@@ -41,7 +40,7 @@ def mmvet_rows(split: str, images: int, start: int = 0) -> Iterator[dict[str, An
         seen = view(drawn)
         rng = random.Random(f"blink/mmvet/{split}/{index}")
         for number, (kind, capability) in enumerate(CAPABILITY.items()):
-            wanted = (q for q in draws(seen, kind, rng) if kind == "existence" or not is_closed(q))
+            wanted = (q for q in ask_many(seen, kind, rng) if kind == "existence" or not is_closed(q))
             question = next(wanted, None)
             if question is None:
                 continue

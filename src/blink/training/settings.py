@@ -186,7 +186,7 @@ def _check_values(settings: dict[str, Any]) -> None:
 
 def _check_scenes(settings: dict[str, Any]) -> None:
     """Raise ValueError for more scenes than there are: those held out come after those trained on."""
-    from blink.scenes.pictures import SPLIT_SIZE
+    from blink.scenes.draw import SPLIT_SIZE
 
     for key in ("images", "held_out"):
         if (settings[key] or 0) > SPLIT_SIZE:

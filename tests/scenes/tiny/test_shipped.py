@@ -9,7 +9,7 @@ from blink.model.backbone import Backbone
 from blink.model.checkpoints import TINY
 from blink.model.token_sr import cut_region, token_sr_config, upsample
 from blink.model.views import ViewMaker, prefix_ids
-from blink.scenes.pictures import SceneImages
+from blink.scenes.draw import SceneImages
 from blink.scenes.tiny.accuracy import measure
 from blink.training.objective import token_kl
 

@@ -1,12 +1,13 @@
-"""The tiny backbone: a small LLaVA, and how it was trained on scenes.
+"""The tiny backbone: a LLaVA of 4 M parameters in stock classes, and how it was trained on scenes.
 
 Read from top to bottom: a file imports only from files above it.
 
-    model.py             the backbone, untrained: configuration, tokenizer, processor
-    packed_attention.py  attention for many questions behind one picture
+    model.py             configuration, tokenizer, processor, initial weights
+    packed_attention.py  attention over many questions packed behind one picture
     lessons.py           training batches, each a function of (stage, step)
-    stages.py            what it is taught, in which order and how fast
-    muon.py              the optimizer of its matrices
+    stages.py            the training schedule as a table: what is trained, on what, for how long, how fast
+    losses.py            forward passes in training and the loss of a batch
+    muon.py              Muon, the optimizer of the decoder's matrices
     train.py             python -m blink.scenes.tiny.train
     accuracy.py          python -m blink.scenes.tiny.accuracy
 """

@@ -1,4 +1,4 @@
-"""What the tiny backbone is taught, in which order, for how long and how fast. Numbers only."""
+"""The training schedule of the tiny backbone: stages with their question mixtures, lengths and learning rates. Data only."""
 
 from dataclasses import dataclass
 
