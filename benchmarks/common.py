@@ -143,9 +143,9 @@ def load_average() -> float:
 
 def tiny(dtype: str = "float32") -> Bench:
     """The backbone that ships with the project."""
-    loaded = load_backbone("tiny", device=_device(), dtype=dtype)
-    dims, name = Dimensions.of(loaded.model.config, dtype), f"tiny, {dtype}"
-    return Bench(name, False, loaded.model, loaded.processor, template_named("vicuna_v1"), dims)
+    backbone = load_backbone("tiny", device=_device(), dtype=dtype)
+    dims, name = Dimensions.of(backbone.model.config, dtype), f"tiny, {dtype}"
+    return Bench(name, False, backbone.model, backbone.processor, template_named("vicuna_v1"), dims)
 
 
 def wide(options: Options, *, layers: int, dtypes: tuple[str, ...] | None = None) -> Iterator[Bench]:

@@ -93,8 +93,8 @@ def carried_over(bench: Bench, times: Times) -> Row:
 
 def memory() -> Row:
     """What of the backbone training layer 8 loads, and how many tensors its pass keeps for a backward pass."""
-    loaded = load_backbone("tiny", num_layers=8)
-    module = TokenSRTraining(Backbone(loaded.model), prefix_ids(loaded.processor, "USER: "), (8,))
+    backbone = load_backbone("tiny", num_layers=8)
+    module = TokenSRTraining(backbone, prefix_ids(backbone.processor, "USER: "), (8,))
     kept: list[torch.Tensor] = []
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
@@ -102,8 +102,8 @@ def memory() -> Row:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        module.regions(_views(Dimensions.of(loaded.model.config), 1))
-    layers = len(loaded.model.model.language_model.layers)
+        module.regions(_views(Dimensions.of(backbone.model.config), 1))
+    layers = backbone.num_layers
     return Row(
         "training layer 8: decoder layers above it in memory, activations kept for the backbone",
         "tiny",

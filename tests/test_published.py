@@ -11,7 +11,8 @@ import torch
 from omegaconf import OmegaConf
 
 import blink
-from blink.model.checkpoints import LoadedBackbone, load_backbone, outline
+from blink.model.backbone import Backbone
+from blink.model.checkpoints import load_backbone, outline
 from blink.model.prompts import template_named
 from blink.runs.folder import CONF_DIR
 from tests import models, published
@@ -32,7 +33,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     return folder
 
 
-def inputs_of(loaded: LoadedBackbone, kind: str, sizes: list[tuple[int, int]]) -> Any:
+def inputs_of(loaded: Backbone, kind: str, sizes: list[tuple[int, int]]) -> Any:
     """A left-padded batch of one picture of each size, with questions of different lengths."""
     template = template_named(TEMPLATES.get(kind, "vicuna_v1"))
     questions = ["Is there a red circle in the image?", "How many?", "What colour is the small star 是?"]

@@ -149,7 +149,7 @@ def _plan_of_backbone(settings: Mapping[str, Any]) -> Plan:
         "samples": samples_digest(samples),
         "boxes": _hash(json.dumps([sample.details.get("box") for sample in samples])),
         "backbone": files_digest(TINY if model["path"] == "tiny" else Path(model["path"])),
-        "revision": getattr(backbone.model.config, "_commit_hash", None),
+        "revision": backbone.revision,
         "token_sr": files_digest(token_sr_folder(token_sr)) if token_sr else None,
     }
     about = f"{model['path']}, {data}, {len(samples)} question{'s' * (len(samples) > 1)}"
@@ -197,7 +197,7 @@ def _draw(plan: Plan, settings: Mapping[str, Any]) -> Drawn:
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     log.info("loading the backbone %s on %s", model["path"], device)
-    loaded = load_backbone(
+    backbone = load_backbone(
         model["path"],
         revision=model["revision"],
         dtype=model["dtype"],
@@ -208,7 +208,7 @@ def _draw(plan: Plan, settings: Mapping[str, Any]) -> Drawn:
     )
     modules = load_token_sr(plan.token_sr, layers=plan.module_layers) if plan.token_sr else {}
     subject = Subject(
-        loaded,
+        backbone,
         template_named(model["template"]),
         plan.samples,
         settings["patches"],

@@ -8,7 +8,8 @@ import torch
 from blink import Policy, Run, TokenSR
 from blink.bench import Answer, Sample
 from blink.evaluation.answerers import EngineAnswerer, OneByOneAnswerer
-from blink.model.checkpoints import LoadedBackbone, load_backbone
+from blink.model.backbone import Backbone
+from blink.model.checkpoints import load_backbone
 from blink.model.prompts import TEMPLATES
 from tests import models
 
@@ -17,7 +18,7 @@ QUESTIONS = ("Is there a red circle?", "What colour is the small star left of th
 
 
 @pytest.fixture
-def backbone(llava_folder: Path) -> LoadedBackbone:
+def backbone(llava_folder: Path) -> Backbone:
     return load_backbone(llava_folder)
 
 
@@ -61,7 +62,7 @@ def bare(answers: list[list[Answer]]) -> list[list[tuple[object, ...]]]:
     ]
 
 
-def test_shared_and_one_by_one_are_the_same(backbone: LoadedBackbone) -> None:
+def test_shared_and_one_by_one_are_the_same(backbone: Backbone) -> None:
     """Catches runs that are mixed up, answers in another order, and events of another run or sample."""
     samples = [sample(number) for number in range(3)]
     shared = EngineAnswerer(backbone, TEMPLATE, runs(), max_new_tokens=6)
@@ -77,7 +78,7 @@ def test_shared_and_one_by_one_are_the_same(backbone: LoadedBackbone) -> None:
 
 @pytest.mark.parametrize("kind", [EngineAnswerer, OneByOneAnswerer])
 def test_without_policy_it_is_stock_generate(
-    kind: type[EngineAnswerer] | type[OneByOneAnswerer], backbone: LoadedBackbone
+    kind: type[EngineAnswerer] | type[OneByOneAnswerer], backbone: Backbone
 ) -> None:
     """Catches a prompt, a decoding or a cut of the answer that differs from the plain library calls."""
     inputs = backbone.processor(
@@ -93,7 +94,7 @@ def test_without_policy_it_is_stock_generate(
 
 @pytest.mark.parametrize("kind", [EngineAnswerer, OneByOneAnswerer])
 def test_closing_token_ends_the_count(
-    kind: type[EngineAnswerer] | type[OneByOneAnswerer], backbone: LoadedBackbone
+    kind: type[EngineAnswerer] | type[OneByOneAnswerer], backbone: Backbone
 ) -> None:
     """Catches an answer that goes on behind its closing token, or ends with its neighbour's.
 
@@ -111,7 +112,7 @@ def test_closing_token_ends_the_count(
     assert max(answer.tokens for answer in others) > 1
 
 
-def test_one_by_one_leaves_the_model_as_it_was(backbone: LoadedBackbone) -> None:
+def test_one_by_one_leaves_the_model_as_it_was(backbone: Backbone) -> None:
     """Catches Blink left in a model that the next run takes for vanilla, also when an answer fails."""
     answerer = OneByOneAnswerer(backbone, TEMPLATE, runs(), max_new_tokens=2)
     before = answerer([sample(0)], [0])

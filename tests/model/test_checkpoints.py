@@ -27,8 +27,8 @@ def test_lower_layers_only(llava_folder: Path, kept: int) -> None:
         assert torch.equal(weight, weights[name]), name
     pixels = torch.randn(1, 3, 24, 24, generator=torch.Generator().manual_seed(0))
     prefix = torch.tensor([[1, 7]])
-    state = Backbone(lower.model).visual_states(prefix, pixels, [kept])[kept]
-    torch.testing.assert_close(state, Backbone(whole.model).visual_states(prefix, pixels, [kept])[kept])
+    state = lower.visual_states(prefix, pixels, [kept])[kept]
+    torch.testing.assert_close(state, whole.visual_states(prefix, pixels, [kept])[kept])
 
 
 def test_loaded_is_frozen_and_pads_on_the_left(llava_folder: Path) -> None:

@@ -11,7 +11,6 @@ import torch
 from PIL import Image
 from torch.utils.data import default_collate
 
-from blink.model.backbone import Backbone
 from blink.model.checkpoints import load_backbone, outline
 from blink.model.views import ViewMaker, prefix_ids
 from blink.training import feature_store
@@ -55,7 +54,6 @@ def stored(folder: Path, backbone: Path, layers: tuple[int, ...], prefix: str = 
         outline(backbone),
         processor,
         prefix_ids(processor, prefix),
-        name=str(backbone),
         dtype=torch.float32,
     )
     return StoredFeatures(store, layers, torch.float32)
@@ -67,7 +65,7 @@ def fill(
     lacking = report_lacking(features, images)
     loaded = load_backbone(backbone, num_layers=max(lacking))
     ids, views = prefix_ids(loaded.processor, PREFIX), ViewMaker(loaded.processor)
-    filling = FillFeatures(features, Backbone(loaded.model), ids, images, views, at_once=2, workers=0)
+    filling = FillFeatures(features, loaded, ids, images, views, at_once=2, workers=0)
     where: Any = place or Place()
     filling.on_fit_start(where, where)
 
@@ -86,7 +84,7 @@ def test_batches_equal_those_of_the_backbone(llava_folder: Path, tmp_path: Path)
 
     loaded = load_backbone(llava_folder, num_layers=3)
     ids = prefix_ids(loaded.processor, PREFIX)
-    computing = TokenSRTraining(Backbone(loaded.model), ids, [1, 3])
+    computing = TokenSRTraining(loaded, ids, [1, 3])
     reading = TokenSRTraining(outline(llava_folder), ids, [1, 3])
     reading.setup("fit")
     for images in (train, held_out):

@@ -37,7 +37,7 @@ def drawn(count: int, first: int = 0) -> DrawnImages:
 def training(folder: Path, layers: Sequence[int], **settings: Any) -> TokenSRTraining:
     """A module over a backbone that holds the layers below max(layers) only."""
     loaded = load_backbone(folder, num_layers=max(layers))
-    return TokenSRTraining(Backbone(loaded.model), prefix_ids(loaded.processor, PREFIX), layers, **settings)
+    return TokenSRTraining(loaded, prefix_ids(loaded.processor, PREFIX), layers, **settings)
 
 
 def fit(folder: Path, module: TokenSRTraining, root: Path, steps: int = 4, **settings: Any) -> Trainer:
@@ -124,7 +124,7 @@ def test_each_layer_is_clipped_by_itself(llava_folder: Path, tmp_path: Path) -> 
                 norms[layer].append(gradients.norm().item())
 
     loaded = load_backbone(llava_folder, num_layers=3)
-    module = Recorded(Backbone(loaded.model), prefix_ids(loaded.processor, PREFIX), [1, 3])
+    module = Recorded(loaded, prefix_ids(loaded.processor, PREFIX), [1, 3])
     fit(llava_folder, module, tmp_path, gradient_clip_val=0.02)
     assert norms["1"] == pytest.approx([0.02] * 4, rel=1e-3)
     assert norms["3"] == pytest.approx([0.02] * 4, rel=1e-3)
@@ -156,9 +156,7 @@ def test_rate_warms_up_and_falls_to_zero(llava_folder: Path, tmp_path: Path) -> 
             rates.append(optimizer.param_groups[0]["lr"])
 
     loaded = load_backbone(llava_folder, num_layers=1)
-    module = Recorded(
-        Backbone(loaded.model), prefix_ids(loaded.processor, PREFIX), [1], learning_rate=1e-2, warmup=0.15
-    )
+    module = Recorded(loaded, prefix_ids(loaded.processor, PREFIX), [1], learning_rate=1e-2, warmup=0.15)
     trainer = fit(llava_folder, module, tmp_path, steps=10)
     expected = [0, 5e-3] + [1e-2 * (1 + math.cos(math.pi * k / 8)) / 2 for k in range(8)]
     assert rates == pytest.approx(expected, abs=1e-9)
@@ -207,7 +205,7 @@ def test_input_norm_space(llava_folder: Path) -> None:
     """Catches the norm of another layer, or one side compared without it; layer 2 itself is not loaded."""
     norms = load_input_norms(llava_folder, [2])
     module = training(llava_folder, [2], norms=norms, temperature=2.0)
-    whole = Backbone(load_backbone(llava_folder).model)
+    whole = load_backbone(llava_folder)
     views = ViewMaker(load_backbone(llava_folder, num_layers=0).processor)
     batch = default_collate([views(models.picture(0, (48, 48)))])
     student, teacher = module.regions(batch)[2]

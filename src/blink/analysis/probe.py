@@ -18,7 +18,6 @@ from blink.inference.algorithm import Stream, last_row, run_prompt
 from blink.inference.policy import Event, Policy
 from blink.inference.spans import find_layout
 from blink.model.backbone import Backbone
-from blink.model.checkpoints import LoadedBackbone
 from blink.model.prompts import Template
 from blink.model.token_sr import placed
 
@@ -92,7 +91,7 @@ class Prober:
     """Probes samples in left-padded batches.
 
     Args:
-        loaded: model and processor.
+        backbone: model and processor.
         template: how a question becomes the prompt.
         modules: TokenSR by layer, for policies that expand with them; placed where their layers are.
         batch_size: samples at once.
@@ -100,14 +99,13 @@ class Prober:
 
     def __init__(
         self,
-        loaded: LoadedBackbone,
+        backbone: Backbone,
         template: Template,
         *,
         modules: Mapping[int, nn.Module] | None = None,
         batch_size: int = 16,
     ) -> None:
-        self.backbone = Backbone(loaded.model)
-        self.processor = loaded.processor
+        self.backbone = backbone
         self.template = template
         self.modules = {
             layer: placed(module, *self.backbone.place(layer)) for layer, module in (modules or {}).items()
@@ -132,7 +130,7 @@ class Prober:
         starts = range(0, len(samples), self.batch_size)
         for start in track(starts, doing, transient=True):
             batch = samples[start : start + self.batch_size]
-            inputs = self.processor(
+            inputs = self.backbone.processor(
                 images=[sample.load_image() for sample in batch],
                 text=[self.template.prompt(sample.question) for sample in batch],
                 padding=True,

@@ -6,7 +6,6 @@ Axes: N tokens of a prompt, T tokens of prompt and answer.
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
 
 import torch
 from PIL import Image
@@ -18,7 +17,6 @@ from blink.inference.engine import Engine, Run
 from blink.inference.policy import Event
 from blink.inference.refusals import closing_ids, fitting_modules
 from blink.model.backbone import Backbone
-from blink.model.checkpoints import LoadedBackbone
 from blink.model.prompts import Template
 
 GREEDY = {"do_sample": False, "num_beams": 1, "temperature": None, "top_p": None, "top_k": None}
@@ -38,14 +36,14 @@ class EngineAnswerer:
 
     def __init__(
         self,
-        backbone: LoadedBackbone,
+        backbone: Backbone,
         template: Template,
         runs: Sequence[Run],
         *,
         max_new_tokens: int,
         memory_gb: float = 4.0,
     ) -> None:
-        self.engine = Engine(backbone.model, backbone.processor, memory_gb=memory_gb)
+        self.engine = Engine(backbone, backbone.processor, memory_gb=memory_gb)
         self.template = template
         self.runs = runs
         self.max_new_tokens = max_new_tokens
@@ -86,19 +84,17 @@ class OneByOneAnswerer:
     """
 
     def __init__(
-        self, backbone: LoadedBackbone, template: Template, runs: Sequence[Run], *, max_new_tokens: int
+        self, backbone: Backbone, template: Template, runs: Sequence[Run], *, max_new_tokens: int
     ) -> None:
-        self.model = backbone.model
-        self.processor = backbone.processor
+        self.backbone = backbone
         self.template = template
         self.max_new_tokens = max_new_tokens
-        self.closing = closing_ids(self.model.generation_config)
+        self.closing = closing_ids(backbone.model.generation_config)
         self.meters = _meters(backbone, runs)
-        taken_apart = Backbone(self.model)
         self.runs = [
             run
             if run.policy is None or run.token_sr is None
-            else Run(run.policy, fitting_modules(taken_apart, run.policy, run.token_sr))
+            else Run(run.policy, fitting_modules(backbone, run.policy, run.token_sr))
             for run in runs
         ]
 
@@ -110,16 +106,15 @@ class OneByOneAnswerer:
         """One answer to one sample."""
         image, prompt = sample.load_image(), self.template.prompt(sample.question)
         ids, events = answer_alone(
-            self.model, self.processor, image, prompt, self.runs[number], self.max_new_tokens, self.closing
+            self.backbone, image, prompt, self.runs[number], self.max_new_tokens, self.closing
         )
-        response = self.processor.tokenizer.decode(ids, skip_special_tokens=True)
+        response = self.backbone.processor.tokenizer.decode(ids, skip_special_tokens=True)
         flops = self.meters[number](image.size, prompt, events, len(ids))
         return Answer(response.strip(), len(ids), events, flops)
 
 
 def answer_alone(
-    model: Any,
-    processor: Any,
+    backbone: Backbone,
     image: Image.Image,
     prompt: str,
     run: Run,
@@ -129,13 +124,16 @@ def answer_alone(
     """Answer one prompt by a greedy `generate`, with Blink attached for the length of the call.
 
     Args:
+        backbone: model and processor.
         closing: ids that end an answer.
 
     Returns:
         The answer's ids, the closing one included, and the events at the prompt.
     """
-    inputs = processor(images=[image], text=[prompt], return_tensors="pt").to(model.device, model.dtype)
-    handle = None if run.policy is None else attach(model, run.policy, run.token_sr)
+    model = backbone.model
+    inputs = backbone.processor(images=[image], text=[prompt], return_tensors="pt")
+    inputs = inputs.to(model.device, model.dtype)
+    handle = None if run.policy is None else attach(backbone, run.policy, run.token_sr)
     try:
         with torch.inference_mode():
             ids_1T = model.generate(**inputs, **GREEDY, max_new_tokens=max_new_tokens)
@@ -148,7 +146,7 @@ def answer_alone(
     return new_ids[:tokens], events
 
 
-def _meters(backbone: LoadedBackbone, runs: Sequence[Run]) -> list[Meter]:
+def _meters(backbone: Backbone, runs: Sequence[Run]) -> list[Meter]:
     return [
         Meter(
             backbone.model.config,

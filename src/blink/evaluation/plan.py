@@ -31,7 +31,8 @@ from blink.evaluation.questions import (
 )
 from blink.inference.engine import Run
 from blink.inference.policy import Policy, check_layers, parse_layers
-from blink.model.checkpoints import TINY, LoadedBackbone, load_backbone, pads
+from blink.model.backbone import Backbone
+from blink.model.checkpoints import TINY, load_backbone, pads
 from blink.model.prompts import Template, template_named
 from blink.model.token_sr import token_sr_folder
 from blink.runs.folder import files_digest, reject_added_keys
@@ -99,7 +100,8 @@ def make_plan(config: DictConfig, overrides: Sequence[str]) -> Plan:
         )
     check_values(plain(config))
     model, method, data = config.model, config.method, config.data
-    padded = pads(outlined(model.path, model.revision).family, model.pad)
+    backbone = outlined(model.path, model.revision)
+    padded = pads(backbone.family, model.pad)
     if data.root and data.get("id"):
         raise ValueError(
             f"data.root={data.root} and data.id={data.id} are both given; questions come from one of them"
@@ -124,11 +126,10 @@ def make_plan(config: DictConfig, overrides: Sequence[str]) -> Plan:
         scenes_images=config.scenes.images,
         limit=config.limit,
     )
-    revision = getattr(outlined(model.path, model.revision).model.config, "_commit_hash", None)
     inputs = {
         "version": questions.benchmark.version,
         "pictures": questions.pictures,
-        "revision": revision,
+        "revision": backbone.revision,
         "backbone": files_digest(TINY if model.path == "tiny" else Path(model.path)),
         "token_sr": files_digest(token_sr_folder(token_sr)) if token_sr else None,
     }
@@ -138,7 +139,7 @@ def make_plan(config: DictConfig, overrides: Sequence[str]) -> Plan:
         "policy": None if policy is None else asdict(policy),
         "sources": sources,
         "backbone": model.path,
-        "revision": revision,
+        "revision": backbone.revision,
         "dtype": model.dtype,
         "padded": padded,
         "token_sr": token_sr,
@@ -241,7 +242,7 @@ def _no_policy(config: DictConfig) -> tuple[None, None]:
 
 
 @lru_cache(maxsize=1)
-def load_checkpoint(checkpoint: Checkpoint) -> LoadedBackbone:
+def load_checkpoint(checkpoint: Checkpoint) -> Backbone:
     """Load a backbone, or return the one that was used before."""
     if checkpoint.device == "auto":
         checkpoint = checkpoint._replace(device="cuda" if torch.cuda.is_available() else "cpu")

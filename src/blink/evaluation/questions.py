@@ -208,7 +208,7 @@ def check_fit(
     Raises:
         ValueError: what does not fit; says what was found and what to do.
     """
-    attach(outlined(path, revision).model, Policy(layers, patches=patches), token_sr).detach()
+    attach(outlined(path, revision), Policy(layers, patches=patches), token_sr).detach()
 
 
 def outlined(path: str, revision: str | None) -> Backbone:

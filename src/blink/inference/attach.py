@@ -257,7 +257,7 @@ class Handle:
 
 
 def attach(
-    model: nn.Module,
+    model: nn.Module | Backbone,
     policy: Policy,
     token_sr: str | os.PathLike[str] | Mapping[int, nn.Module] | None = None,
 ) -> Handle:
@@ -269,7 +269,8 @@ def attach(
     extensions left out.
 
     Args:
-        model: a LlavaForConditionalGeneration or LlavaNextForConditionalGeneration, eager, sdpa or flash attention.
+        model: a LlavaForConditionalGeneration or LlavaNextForConditionalGeneration, eager, sdpa or flash attention, or
+            the `Backbone` of one.
         token_sr: None for interpolation only (Blink-interp); a folder or hub id of `save_token_sr`; or a mapping
             from layer to any module [B, d, H, W] -> [B, d, H, W]. Modules of another dtype or device than their
             layer are copied to it; the caller's stay as they are.
@@ -281,8 +282,8 @@ def attach(
         ValueError: if the model is of another kind or attached already, a scanned layer does not exist or lacks a
             module, patches do not divide the grid, or modules are of another width.
     """
-    backbone = Backbone(model)
-    if isinstance(getattr(vars(model).get("generate"), "__self__", None), Handle):
+    backbone = Backbone.of(model)
+    if isinstance(getattr(vars(backbone.model).get("generate"), "__self__", None), Handle):
         raise ValueError("Blink is attached to this model already; call detach() on the handle first")
     return Handle(backbone, policy, fitting_modules(backbone, policy, token_sr))
 

@@ -76,7 +76,7 @@ class Engine:
     """Answers many prompts about one picture under many runs; it changes nothing of the model.
 
     Args:
-        model: a LlavaForConditionalGeneration or LlavaNextForConditionalGeneration.
+        model: a LlavaForConditionalGeneration or LlavaNextForConditionalGeneration, or the `Backbone` of one.
         processor: its processor.
         memory_gb: how much memory rows and extensions may take, in GiB, by estimate (see above).
 
@@ -84,10 +84,10 @@ class Engine:
         ValueError: the model is of another kind, or `memory_gb` is not above 0.
     """
 
-    def __init__(self, model: nn.Module, processor: Any, *, memory_gb: float = 4.0) -> None:
+    def __init__(self, model: nn.Module | Backbone, processor: Any, *, memory_gb: float = 4.0) -> None:
         if not memory_gb > 0:
             raise ValueError(f"memory_gb={memory_gb!r}: expected a number above 0")
-        self._backbone = Backbone(model)
+        self._backbone = Backbone.of(model, processor)
         self._processor = processor
         self._bytes = int(memory_gb * 2**30)
         self._most_rows: int | None = None

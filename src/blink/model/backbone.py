@@ -62,10 +62,16 @@ class TokenBytes(NamedTuple):
 
 
 class Backbone:
-    """A view on a model; it changes nothing of it.
+    """A view on a model, and what goes with it; it changes nothing of the model.
+
+    Args:
+        model: a LlavaForConditionalGeneration or LlavaNextForConditionalGeneration.
+        processor: its processor, if one is at hand.
+        name: folder or hub id that it comes from, as given by the user.
+        revision: its commit on the hub; None for a folder.
 
     Attributes:
-        model: the Hugging Face model.
+        model, processor, name, revision: as above.
         family: "llava" or "llava_next".
         grid: (H, W) of the visual tokens, of the base picture for LLaVA-NeXT.
         num_layers, hidden_size: of the decoder.
@@ -75,12 +81,17 @@ class Backbone:
         ValueError: for a model of another class, another text model, sliding-window layers, or several devices.
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(
+        self, model: Any, processor: Any = None, *, name: str = "", revision: str | None = None
+    ) -> None:
         families = [family for kind, family in FAMILIES.items() if isinstance(model, kind)]
         if not families:
             known = " or ".join(kind.__name__ for kind in FAMILIES)
             raise ValueError(f"the model is a {type(model).__name__}; expected a {known} of transformers")
         self.model = model
+        self.processor = processor
+        self.name = name
+        self.revision = revision
         self.family = families[0]
         self.core = self.model.model
         self.decoder = self.core.language_model
@@ -108,6 +119,11 @@ class Backbone:
             _side(vision.image_size, 0) // vision.patch_size,
             _side(vision.image_size, 1) // vision.patch_size,
         )
+
+    @classmethod
+    def of(cls, model: Any, processor: Any = None) -> "Backbone":
+        """The view on `model`, which may be such a view already."""
+        return model if isinstance(model, cls) else cls(model, processor)
 
     @property
     def dtype(self) -> torch.dtype:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -36,18 +36,6 @@ _LAYER = re.compile(r"(?:^|\.)language_model\.(?:model\.)?layers\.(\d+)\.")
 """A decoder layer's weights, as they are named now and as older checkpoints name them."""
 
 
-class LoadedBackbone(NamedTuple):
-    """A frozen model in evaluation mode and its processor, which pads on the left.
-
-    `name` is the folder or hub id as given; `revision` the commit on the hub, None for a folder.
-    """
-
-    model: LlavaForConditionalGeneration | LlavaNextForConditionalGeneration
-    processor: Any
-    name: str
-    revision: str | None
-
-
 def load_backbone(
     path: str | Path,
     *,
@@ -58,8 +46,10 @@ def load_backbone(
     attn_implementation: str = "sdpa",
     num_layers: int | None = None,
     pad: bool | None = None,
-) -> LoadedBackbone:
-    """Load a LLaVA or LLaVA-NeXT checkpoint, frozen. Weights are read one by one: the model is never held twice.
+) -> Backbone:
+    """Load a LLaVA or LLaVA-NeXT checkpoint: a frozen model in evaluation mode, and a processor that pads on the left.
+
+    Weights are read one by one: the model is never held twice.
 
     Args:
         path: folder or hub id, or "tiny" for the backbone that ships with the project.
@@ -82,7 +72,7 @@ def load_backbone(
         raise ValueError(f"dtype={dtype!r} is not a torch dtype; use float32, bfloat16, float16 or auto")
     check_device_map(device_map)
     config = _read_config(name, revision)
-    _outlined(config)  # refuses what cannot work before any weight is read
+    _outlined(config, name)  # refuses what cannot work before any weight is read
     pads(config.model_type, pad)
     if num_layers is not None:
         _keep_lower_layers(config.text_config, num_layers, name)
@@ -90,12 +80,11 @@ def load_backbone(
         model = _load_model(source, name, config, revision, dtype, attn_implementation, device_map)
     if device_map is None:
         model = model.to(device)
-    Backbone(model)  # refuses several devices
-    return LoadedBackbone(
-        model=model.requires_grad_(False).eval(),
-        processor=load_processor(name, revision=revision, pad=pad),
+    return Backbone(
+        model.requires_grad_(False).eval(),
+        load_processor(name, revision=revision, pad=pad),
         name=name,
-        revision=getattr(config, "_commit_hash", None),
+        revision=_commit(config),
     )
 
 
@@ -148,7 +137,7 @@ def outline(path: str | Path, *, revision: str | None = None) -> Backbone:
     Raises:
         ValueError: for no checkpoint at `path`, or one that Blink cannot work with.
     """
-    return _outlined(_read_config(str(path), revision))
+    return _outlined(_read_config(str(path), revision), str(path))
 
 
 def load_input_norms(
@@ -205,14 +194,21 @@ def _read_config(name: str, revision: str | None) -> Any:
     return config
 
 
-def _outlined(config: Any) -> Backbone:
+def _outlined(config: Any, name: str) -> Backbone:
     """A view on a model without weights.
 
     Raises:
         ValueError: Blink cannot work with such a model.
     """
     with torch.device("meta"):
-        return Backbone(CLASSES[config.model_type]._from_config(copy.deepcopy(config)))
+        model = CLASSES[config.model_type]._from_config(copy.deepcopy(config))
+    return Backbone(model, name=name, revision=_commit(config))
+
+
+def _commit(config: Any) -> str | None:
+    """The commit on the hub that a config was read from; None for a folder."""
+    commit: str | None = getattr(config, "_commit_hash", None)
+    return commit
 
 
 def _keep_lower_layers(text_config: Any, num_layers: int, name: str) -> None:

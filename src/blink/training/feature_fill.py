@@ -32,13 +32,12 @@ _BLOCKS, _BLOCK_BYTES = 64, 4096
 
 
 def open_store(
-    folder: Path, outlined: Backbone, processor: Any, prefix_ids_1P: Tensor, *, name: str, dtype: torch.dtype
+    folder: Path, outlined: Backbone, processor: Any, prefix_ids_1P: Tensor, *, dtype: torch.dtype
 ) -> FeatureStore:
     """Open the features that a backbone makes behind a prefix, or begin with none.
 
     Args:
         outlined: the backbone without weights.
-        name: its folder or hub id.
         dtype: that it runs in.
 
     Raises:
@@ -46,13 +45,13 @@ def open_store(
     """
     views = json.dumps(processor.image_processor.to_dict(), sort_keys=True, default=str)
     recipe = {
-        "weights": _weights(outlined, name),
+        "weights": _weights(outlined),
         "dtype": str(dtype).removeprefix("torch."),
         "prefix_ids": prefix_ids_1P[0].tolist(),
         "views": hashlib.sha256(views.encode()).hexdigest()[:16],
     }
     shape = (VIEWS, *outlined.grid, outlined.hidden_size)
-    return FeatureStore(folder, recipe, shape, told={"backbone": name})
+    return FeatureStore(folder, recipe, shape, told={"backbone": outlined.name})
 
 
 def report_lacking(stored: StoredFeatures, images: Sequence[Images]) -> tuple[int, ...]:
@@ -150,16 +149,15 @@ class FillFeatures(Callback):
         return trunk_features(self._backbone, self.prefix_ids_1P, views, layers).states
 
 
-def _weights(outlined: Backbone, name: str) -> str:
+def _weights(outlined: Backbone) -> str:
     """What tells a checkpoint from another: its commit on the hub, or else a hash of a folder's contents.
 
     The hash is of the config, and of the sizes and evenly spaced blocks of the weight files: another training changes
     them all, a copy at another place none.
     """
-    commit = getattr(outlined.model.config, "_commit_hash", None)
-    if commit is not None:
-        return str(commit)
-    folder = TINY if name == "tiny" else Path(name)
+    if outlined.revision is not None:
+        return outlined.revision
+    folder = TINY if outlined.name == "tiny" else Path(outlined.name)
     contents = hashlib.sha256((folder / "config.json").read_bytes())
     for file in sorted(folder.glob("*.safetensors")):
         size = file.stat().st_size

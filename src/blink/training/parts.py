@@ -65,16 +65,14 @@ def stored_features(
     if folder is None:
         return None
     dtype = plan.backbone.dtype if model["dtype"] == "auto" else getattr(torch, model["dtype"])
-    store = open_store(
-        Path(folder).expanduser(), plan.backbone, processor, prefix_ids_1P, name=model["path"], dtype=dtype
-    )
+    store = open_store(Path(folder).expanduser(), plan.backbone, processor, prefix_ids_1P, dtype=dtype)
     return StoredFeatures(store, plan.layers, dtype)
 
 
 def load_trunk(settings: dict[str, Any], layers: Sequence[int]) -> Backbone:
     """Load as much of the backbone as the states that enter some layers need."""
     model = settings["model"]
-    loaded = load_backbone(
+    return load_backbone(
         model["path"],
         revision=model["revision"],
         dtype=model["dtype"],
@@ -82,7 +80,6 @@ def load_trunk(settings: dict[str, Any], layers: Sequence[int]) -> Backbone:
         num_layers=max(layers),
         pad=model["pad"],
     )
-    return Backbone(loaded.model)
 
 
 def training_module(

@@ -131,7 +131,7 @@ def check(settings: dict[str, Any], folder: Path) -> Plan:
     images_per_batch(settings["global_pairs"], trainer.world_size, trainer.accumulate_grad_batches)
     inputs = {
         "backbone": files_digest(TINY if model["path"] == "tiny" else Path(model["path"])),
-        "revision": getattr(backbone.model.config, "_commit_hash", None),
+        "revision": backbone.revision,
     }
     return Plan(
         layers=layers,

@@ -12,7 +12,8 @@ from blink.bench import Sample
 from blink.eval import main as evaluation
 from blink.inference.engine import Run
 from blink.inference.policy import Policy
-from blink.model.checkpoints import LoadedBackbone, load_backbone
+from blink.model.backbone import Backbone
+from blink.model.checkpoints import load_backbone
 from blink.model.prompts import template_named
 from tests import models
 
@@ -25,12 +26,12 @@ POLICY = Policy(layers=[1, 2, 3], tau_exp=0.3, tau_drop=0.27, patches=2)
 
 
 @pytest.fixture(scope="session")
-def loaded(llava_folder: Path) -> LoadedBackbone:
+def loaded(llava_folder: Path) -> Backbone:
     return load_backbone(llava_folder)
 
 
 @pytest.fixture(scope="session")
-def explain(loaded: LoadedBackbone) -> Callable[..., Explanation]:
+def explain(loaded: Backbone) -> Callable[..., Explanation]:
     """Explains one question without Blink and with Blink-interp."""
 
     def explained(policy: Policy = POLICY, question: str = HOSTILE, seed: int = 0) -> Explanation:

@@ -16,7 +16,6 @@ from blink.analysis.figures.redistribution_cases import case_table, draw_cases
 from blink.analysis.probe import Prober
 from blink.bench import Sample
 from blink.model.backbone import Backbone
-from blink.model.checkpoints import LoadedBackbone
 from blink.model.prompts import template_named
 from blink.model.token_sr import cut_region, upsample
 from blink.model.views import ViewMaker, prefix_ids
@@ -43,13 +42,13 @@ def samples(count: int = 4) -> list[Sample]:
 
 
 @pytest.fixture(scope="module")
-def loaded() -> LoadedBackbone:
+def loaded() -> Backbone:
     model = models.llava(grid=6, layers=4, hidden=32)
-    return LoadedBackbone(model, models.processor(model), "random", None)
+    return Backbone(model, models.processor(model), name="random")
 
 
 @pytest.fixture(scope="module")
-def prober(loaded: LoadedBackbone) -> Prober:
+def prober(loaded: Backbone) -> Prober:
     torch.manual_seed(0)
     return Prober(loaded, template_named("vicuna_v1"), modules={1: TokenSR(32)}, batch_size=3)
 
@@ -130,7 +129,7 @@ def test_measured_ratios_belong_to_their_samples(prober: Prober) -> None:
     assert together.boxed == 0
 
 
-def test_attention_maps(prober: Prober, loaded: LoadedBackbone, tmp_path: Path) -> None:
+def test_attention_maps(prober: Prober, loaded: Backbone, tmp_path: Path) -> None:
     """Would catch maps of the wrong sample or transposed, and a figure that does not draw."""
     shown = [as_seen(sample, ViewMaker(loaded.processor), 2) for sample in samples(2)]
     cases = attention_maps.measure(prober, shown, [1, 3], 2)
@@ -154,7 +153,7 @@ def test_entropy_of_known_spreads() -> None:
     assert math.isnan(redistribution.normalised_entropy(torch.zeros(0)))
 
 
-def test_redistribution(prober: Prober, loaded: LoadedBackbone, tmp_path: Path) -> None:
+def test_redistribution(prober: Prober, loaded: Backbone, tmp_path: Path) -> None:
     """Would catch an extension that dies, methods that are the same, and the original's numbers for the extension's."""
     shown = [as_seen(sample, ViewMaker(loaded.processor), 2) for sample in samples()]
     found = redistribution.measure(prober, shown, 1, 2, refine=True, keep_maps=1)
@@ -179,16 +178,16 @@ def test_redistribution(prober: Prober, loaded: LoadedBackbone, tmp_path: Path) 
         saved(draw_cases(shown[:1], found, [2, 3], (6, 6), "title"), tmp_path)
 
 
-def test_redistribution_without_modules(prober: Prober, loaded: LoadedBackbone) -> None:
+def test_redistribution_without_modules(prober: Prober, loaded: Backbone) -> None:
     """Would catch TokenSR modules needed for interpolation."""
     shown = [as_seen(sample, ViewMaker(loaded.processor), 2) for sample in samples(2)]
     found = redistribution.measure(prober, shown, 2, 2, refine=False, keep_maps=0)
     assert list(found.spreads) == ["vanilla", "interp"]
 
 
-def test_token_features_are_those_of_training(loaded: LoadedBackbone, tmp_path: Path) -> None:
+def test_token_features_are_those_of_training(loaded: Backbone, tmp_path: Path) -> None:
     """Would catch quadrants in another order than regions, and a KL other than the loss."""
-    backbone, views = Backbone(loaded.model), ViewMaker(loaded.processor)(models.picture(3))
+    backbone, views = loaded, ViewMaker(loaded.processor)(models.picture(3))
     prefix = prefix_ids(loaded.processor, template_named("vicuna_v1").prefix)
     torch.manual_seed(0)
     modules = {0: TokenSR(32), 2: TokenSR(32)}

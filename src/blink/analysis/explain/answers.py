@@ -20,7 +20,6 @@ from blink.inference.engine import Run
 from blink.inference.policy import Event, Policy
 from blink.inference.refusals import closing_ids, fitting_modules
 from blink.model.backbone import Backbone
-from blink.model.checkpoints import LoadedBackbone
 from blink.model.prompts import Template
 from blink.model.views import ViewMaker
 
@@ -97,7 +96,7 @@ class Explainer:
     """Explains answers of one backbone.
 
     Args:
-        loaded: model and processor.
+        backbone: model and processor.
         template: how a question becomes the prompt.
         sides: the two ways to answer.
 
@@ -105,23 +104,20 @@ class Explainer:
         ValueError: policy and modules of a side do not fit the backbone.
     """
 
-    def __init__(self, loaded: LoadedBackbone, template: Template, sides: tuple[Side, Side]) -> None:
-        self._loaded = loaded
+    def __init__(self, backbone: Backbone, template: Template, sides: tuple[Side, Side]) -> None:
         self._template = template
-        self._backbone = Backbone(loaded.model)
-        self._views = ViewMaker(loaded.processor)
+        self._backbone = backbone
+        self._views = ViewMaker(backbone.processor)
         self._sides = sides
         self._modules = [
-            {}
-            if side.run.policy is None
-            else fitting_modules(self._backbone, side.run.policy, side.run.token_sr)
+            {} if side.run.policy is None else fitting_modules(backbone, side.run.policy, side.run.token_sr)
             for side in sides
         ]
         self._runs = [
             Run(side.run.policy, modules or None) for side, modules in zip(sides, self._modules, strict=True)
         ]
         self._meters = [
-            Meter(loaded.model.config, loaded.processor.tokenizer, side.run.policy, modules or None)
+            Meter(backbone.model.config, backbone.processor.tokenizer, side.run.policy, modules or None)
             for side, modules in zip(sides, self._modules, strict=True)
         ]
         first, second = (side.run.policy for side in sides)
@@ -130,11 +126,10 @@ class Explainer:
     def __call__(self, sample: Sample) -> Explanation:
         """Answer one question both ways and look at every layer."""
         image, prompt = sample.load_image(), self._template.prompt(sample.question)
-        closing = closing_ids(self._loaded.model.generation_config)
+        closing = closing_ids(self._backbone.model.generation_config)
         answers = [
             answer_alone(
-                self._loaded.model,
-                self._loaded.processor,
+                self._backbone,
                 image,
                 prompt,
                 run,
@@ -143,7 +138,7 @@ class Explainer:
             )
             for side, run in zip(self._sides, self._runs, strict=True)
         ]
-        inputs = self._loaded.processor(images=[image], text=[prompt], return_tensors="pt").to(
+        inputs = self._backbone.processor(images=[image], text=[prompt], return_tensors="pt").to(
             self._backbone.device, self._backbone.dtype
         )
         firsts = list(dict.fromkeys(ids[0] for ids, _ in answers))
@@ -168,7 +163,7 @@ class Explainer:
         named = {word.token for one in both for layer in one.layers for word in (*layer.words, layer.top)}
         return Explanation(
             sample=sample,
-            backbone=self._loaded.name,
+            backbone=self._backbone.name,
             grid=self._backbone.grid,
             picture=shown[0].picture,
             box=shown[0].box,
@@ -179,13 +174,13 @@ class Explainer:
         )
 
     def _text(self, ids: Sequence[int]) -> str:
-        text: str = self._loaded.processor.tokenizer.decode(ids, skip_special_tokens=True)
+        text: str = self._backbone.processor.tokenizer.decode(ids, skip_special_tokens=True)
         return text
 
     def _word(self, token: int) -> str:
         """A token as it reads; one that stands for no text by its own name."""
-        text = self._loaded.processor.tokenizer.decode([token]).strip()
-        return text or str(self._loaded.processor.tokenizer.convert_ids_to_tokens(token))
+        text = self._backbone.processor.tokenizer.decode([token]).strip()
+        return text or str(self._backbone.processor.tokenizer.convert_ids_to_tokens(token))
 
 
 def _idle(other: Policy | None) -> Policy:

@@ -15,7 +15,6 @@ from blink.bench import Sample
 from blink.evaluation.presets import LAYER_STUDIES
 from blink.inference.policy import parse_layers
 from blink.model.backbone import Backbone
-from blink.model.checkpoints import LoadedBackbone
 from blink.model.prompts import Template
 from blink.model.token_sr import placed
 from blink.model.views import QUADRANTS, ViewMaker, prefix_ids, quadrants
@@ -31,7 +30,7 @@ class Subject:
     """What is looked at.
 
     Attributes:
-        loaded: model and processor.
+        backbone: model and processor.
         template: how a question becomes the prompt.
         samples: questions, in the order in which cases are chosen.
         patches: p of p x p regions.
@@ -40,7 +39,7 @@ class Subject:
         about: backbone and data in words, for titles.
     """
 
-    loaded: LoadedBackbone
+    backbone: Backbone
     template: Template
     samples: list[Sample]
     patches: int
@@ -50,11 +49,11 @@ class Subject:
 
     @property
     def views(self) -> ViewMaker:
-        return ViewMaker(self.loaded.processor)
+        return ViewMaker(self.backbone.processor)
 
     def prober(self) -> Prober:
         """A prober of the backbone with the modules."""
-        return Prober(self.loaded, self.template, modules=self.modules, batch_size=self.batch_size)
+        return Prober(self.backbone, self.template, modules=self.modules, batch_size=self.batch_size)
 
     def shown(self) -> list[Shown]:
         """All samples as the backbone sees them."""
@@ -213,12 +212,12 @@ class TokenSRFigure:
         return tuple(sorted({self.layer, *available}))
 
     def draw(self, subject: Subject) -> Drawn:
-        backbone = Backbone(subject.loaded.model)
+        backbone = subject.backbone
         modules = {layer: placed(module, *backbone.place(layer)) for layer, module in subject.modules.items()}
         pictures = list({sample.image: sample for sample in subject.samples}.values())[: self.pictures]
         images = [sample.load_image() for sample in pictures]
         views = [subject.views(image) for image in images]
-        prefix = prefix_ids(subject.loaded.processor, subject.template.prefix)
+        prefix = prefix_ids(backbone.processor, subject.template.prefix)
         found = tokensr.measure(backbone, prefix, views, modules, self.temperature)
         rows = []
         for number in range(min(self.cases, len(images))):
