@@ -86,7 +86,7 @@ def _key(part: Part, asked: Options) -> str:
     """Of all that the numbers of a part depend on: options, machine, versions, the package and the part's own files."""
     here, own = Path(__file__).parent, Path(inspect.getfile(part.measure))
     package = here.parent / "src" / "blink"
-    return key(f"{asked} {machine()}", (package, here / "common.py", here / "models.py", own))
+    return key(f"{asked} {machine()}", (package, here.parent / "tests" / "models", here / "common.py", own))
 
 
 def _write(target: Path, records: Records) -> None:

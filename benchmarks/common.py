@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
+from tests import models
 from torch import nn
 
-from benchmarks import models
 from blink.model.checkpoints import load_backbone
 from blink.model.dimensions import Dimensions
 from blink.model.prompts import Template, template_named
@@ -85,7 +85,7 @@ class Bench(NamedTuple):
     def inputs(self, question: str = "Is there a dog in the image?", seed: int = 0) -> Any:
         """What the processor makes of a picture and a question."""
         made = self.processor(
-            images=models.picture(seed), text=self.template.prompt(question), return_tensors="pt"
+            images=models.noise(seed), text=self.template.prompt(question), return_tensors="pt"
         )
         return made.to(self.model.device, self.model.dtype)
 

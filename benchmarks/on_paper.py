@@ -8,8 +8,8 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from rich.console import Console
+from tests import models
 
-from benchmarks import models
 from benchmarks.report import paper_table
 from benchmarks.shared_cost import Asked, shared
 from blink.evaluation.cost import decode, prompt, token_sr, vision
@@ -57,9 +57,9 @@ LOADS = (
 
 def backbones() -> dict[str, tuple[str, Dimensions]]:
     """Name -> (family of presets, numbers)."""
-    small = Dimensions.of(models.config("llava15"))
+    small = Dimensions.of(models.published_config("llava15"))
     large = replace(small, hidden=5120, mlp=13824, layers=40, heads=40, key_heads=40)
-    tiled = Dimensions.of(models.config("llava_next"))
+    tiled = Dimensions.of(models.published_config("llava_next"))
     return {
         "LLaVA-1.5-7B": ("llava15_7b", small),
         "LLaVA-1.5-13B": ("llava15_13b", large),

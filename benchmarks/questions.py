@@ -10,8 +10,8 @@ from itertools import chain
 
 import torch
 from PIL import Image
+from tests import models
 
-from benchmarks import models
 from benchmarks.common import Bench, Options, Row, in_turn, options, tiny, token_sr, wide
 from benchmarks.report import show
 from benchmarks.shared_cost import Asked, shared
@@ -62,7 +62,7 @@ def on_wide(asked: Options) -> Iterator[Row]:
             for how, selector in (("regions by saliency", "saliency"), ("all regions", "random"))
         }
         yield from rows(
-            bench, [(models.picture(), prompts)], runs, asked.repeats or (1 if asked.quick else 2), 4
+            bench, [(models.noise(), prompts)], runs, asked.repeats or (1 if asked.quick else 2), 4
         )
 
 

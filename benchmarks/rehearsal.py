@@ -17,9 +17,9 @@ from typing import Any, NamedTuple
 import torch
 from rich.console import Console
 from rich.table import Table
+from tests import models
 
 import blink
-from benchmarks import models
 from blink.evaluation.cost import key_value_bytes, prompt, token_sr
 from blink.evaluation.presets import preset
 from blink.inference.policy import Event
@@ -85,7 +85,7 @@ def rehearse(
         family, layers=layers, dtype=torch_dtype, hidden=hidden, vision_layers=vision_layers
     )
     inputs: Any = models.processor(model)(
-        images=models.picture(), text=template_named("vicuna_v1").prompt(QUESTION), return_tensors="pt"
+        images=models.noise(), text=template_named("vicuna_v1").prompt(QUESTION), return_tensors="pt"
     ).to("cpu", torch_dtype)
     tokens = inputs["input_ids"].shape[1]
     pixels = {key: value for key, value in inputs.items() if key in ("pixel_values", "image_sizes")}
@@ -106,7 +106,7 @@ def rehearse(
         handle.detach()
 
     few = Dimensions.of(model.config, dtype)
-    full_config = models.config(family, hidden=hidden, vision_layers=vision_layers)
+    full_config = models.published_config(family, hidden=hidden, vision_layers=vision_layers)
     full = Dimensions.of(full_config, dtype)
     setting = preset("llava15_7b" if family == "llava15" else "llava_next_7b", "mme")
     assert setting is not None, "the paper's backbones have a preset for MME"

@@ -5,8 +5,8 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 from PIL import Image
+from tests import models
 
-from benchmarks import models
 from benchmarks.common import Bench, Options, Row, interleave, options, tiny, token_sr, wide
 from benchmarks.report import show
 from benchmarks.shared_cost import Asked, shared
@@ -52,7 +52,7 @@ def on_wide(asked: Options) -> Iterator[Row]:
             bench.template.prompt(f"Is there a {word} in the image?") for word in ("dog", "a b", "c d e")
         ]
         modules = token_sr(bench, scanned)
-        yield from rows(bench, [(models.picture(), prompts)], scanned, modules, side, max(1, repeats - 2))
+        yield from rows(bench, [(models.noise(), prompts)], scanned, modules, side, max(1, repeats - 2))
 
 
 def _size(asked: Options) -> tuple[int, int]:

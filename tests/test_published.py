@@ -15,7 +15,7 @@ from blink.model.backbone import Backbone
 from blink.model.checkpoints import load_backbone, outline
 from blink.model.prompts import template_named
 from blink.runs.folder import CONF_DIR
-from tests import models, published
+from tests import models
 
 TEMPLATES = {"llava_next_mistral_7b": "mistral_instruct"}
 
@@ -27,7 +27,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
     def folder(kind: str) -> Path:
         if kind not in made:
-            made[kind] = published.write(kind, tmp_path_factory.mktemp(kind))
+            made[kind] = models.published(kind, tmp_path_factory.mktemp(kind))
         return made[kind]
 
     return folder
@@ -45,7 +45,7 @@ def inputs_of(loaded: Backbone, kind: str, sizes: list[tuple[int, int]]) -> Any:
     )
 
 
-@pytest.mark.parametrize("kind", published.KINDS)
+@pytest.mark.parametrize("kind", models.PUBLISHED)
 def test_evaluation_by_the_models_own_config(
     kind: str, folders: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -118,7 +118,7 @@ def test_engine_answers_as_attach_does(kind: str, folders: Callable[[str], Path]
 
 def test_mistral_with_a_window_is_refused_before_its_weights_are_read(tmp_path: Path) -> None:
     """Would catch extensions pushed out of a window, found only after minutes of loading."""
-    folder = published.write("llava_next_mistral_7b", tmp_path, layers=2, sliding_window=4096)
+    folder = models.published("llava_next_mistral_7b", tmp_path, layers=2, sliding_window=4096)
     for weights in folder.glob("*.safetensors"):
         weights.write_bytes(b"")
     with pytest.raises(ValueError, match="sliding window of 4096"):
@@ -147,7 +147,7 @@ def test_training_by_the_models_own_config(
     assert modules[1].channels == 64
 
 
-@pytest.mark.parametrize("kind", [*published.KINDS, "tiny"])
+@pytest.mark.parametrize("kind", [*models.PUBLISHED, "tiny"])
 def test_options_of_the_model_group(kind: str) -> None:
     """Would catch an option that lacks a key which another has, or reads another backbone's presets or template."""
     settings = OmegaConf.load(CONF_DIR / "model" / f"{kind}.yaml")

@@ -12,7 +12,7 @@ from PIL import Image
 from blink.model import checkpoints
 from blink.model.backbone import Backbone
 from blink.model.checkpoints import TINY, load_backbone, load_input_norms, load_processor, outline
-from tests import models, published
+from tests import models
 
 
 @pytest.mark.parametrize("kept", [0, 2, 4])
@@ -150,7 +150,7 @@ def padded_by_hand(image: Image.Image, side: int) -> np.ndarray:
 @pytest.mark.parametrize("size", [(640, 427), (333, 500), (901, 64), (336, 336)])
 def test_llava15_pads_to_a_square(size: tuple[int, int], tmp_path: Path) -> None:
     """Would catch the hub's centre crop, black borders, or a picture that is off its place by a pixel."""
-    published.llava15_processor().save_pretrained(tmp_path)
+    models.published_processor().save_pretrained(tmp_path)
     image = models.picture(1, size)
     seen = load_processor(tmp_path).image_processor(image, return_tensors="pt")["pixel_values"][0]
     expected = torch.from_numpy(padded_by_hand(image, 336))

@@ -5,14 +5,14 @@ import torch
 from transformers import LlavaForConditionalGeneration
 
 import blink
-from benchmarks import models
 from blink.model.prompts import template_named
+from tests import models
 
 
 def test_full_size_is_the_published_one() -> None:
     """Would catch a width, vocabulary or vision tower that is not LLaVA-1.5-7B's, whose costs are then another's."""
     with torch.device("meta"):
-        whole = LlavaForConditionalGeneration._from_config(models.config("llava15"))
+        whole = LlavaForConditionalGeneration._from_config(models.published_config("llava15"))
     assert round(sum(weight.numel() for weight in whole.parameters()) / 1e6) == 7063
     layer = whole.model.language_model.layers[0]
     assert round(sum(weight.numel() for weight in layer.parameters()) / 1e6) == 202
@@ -27,7 +27,7 @@ def test_prompt_has_the_true_number_of_tokens_and_runs(family: str, visual: int)
     """
     model = models.true_width(family, layers=2, vision_layers=2, hidden=128, dtype=torch.float32)
     inputs = models.processor(model)(
-        images=models.picture(), text=template_named("vicuna_v1").prompt("what is it ?"), return_tensors="pt"
+        images=models.noise(), text=template_named("vicuna_v1").prompt("what is it ?"), return_tensors="pt"
     )
     assert int((inputs["input_ids"] == model.config.image_token_id).sum()) == visual
     handle = blink.attach(model, blink.Policy(layers=[1], tau_exp=0.0, tau_drop=0.0))

@@ -1,0 +1,309 @@
+"""Random LLaVA-1.5 and LLaVA-NeXT models: small, or of the published 7B models' width with few layers.
+
+The small ones' weights are scaled so that attention is far from flat: saliency ratios then differ between layers,
+pictures and questions, and thresholds split the actions. What a model of true width answers means nothing; what it
+costs does.
+"""
+
+import copy
+from typing import Any, TypeAlias, TypeVar
+
+import torch
+from transformers import (
+    CLIPVisionConfig,
+    GenerationConfig,
+    LlamaConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    LlavaNextConfig,
+    LlavaNextForConditionalGeneration,
+    MistralConfig,
+    PreTrainedConfig,
+)
+from transformers.initialization import no_init_weights
+
+from .tokenizers import BOS, EOS, IMAGE, PAD, SPECIAL, tokenizer
+
+PATCH = 4
+"""Pixels per side of one visual token of the small models."""
+
+FAMILIES = ("llava15", "llava_next")
+PUBLISHED_PATCH, PUBLISHED_SIDE = 14, 336
+"""Pixels per side of a visual token and of a picture or tile: 24 x 24 visual tokens."""
+
+PINPOINTS = [[336, 672], [672, 336], [672, 672], [1008, 336], [336, 1008]]
+
+IDS: dict[str, Any] = {
+    "pad_token_id": SPECIAL.index(PAD),
+    "bos_token_id": SPECIAL.index(BOS),
+    "eos_token_id": SPECIAL.index(EOS),
+}
+"""As configs name the special tokens of `tokenizer`."""
+
+Model: TypeAlias = LlavaForConditionalGeneration | LlavaNextForConditionalGeneration
+M = TypeVar("M", LlavaForConditionalGeneration, LlavaNextForConditionalGeneration)
+
+_BLOCK = 1_000_003
+
+
+def llava(
+    *,
+    grid: int = 12,
+    layers: int = 5,
+    hidden: int = 48,
+    heads: int = 4,
+    kv_heads: int | None = None,
+    head_dim: int | None = None,
+    text: str = "llama",
+    sliding_window: int | None = None,
+    attention_bias: bool = False,
+    attention: str = "sdpa",
+    dtype: torch.dtype = torch.float32,
+    gain: float = 1.6,
+    seed: int = 0,
+) -> LlavaForConditionalGeneration:
+    """A small random LLaVA-1.5 in evaluation mode.
+
+    Args:
+        grid: visual tokens per side; the picture has `grid * PATCH` pixels per side.
+        kv_heads: key and value heads; fewer than `heads` gives grouped queries. None: as many as `heads`.
+        head_dim: width of one head; None: `hidden // heads`.
+        text: "llama" or "mistral".
+        sliding_window: for "mistral" only; None is full attention.
+        attention_bias: biases on the attention projections, for "llama" only.
+        attention: transformers' `attn_implementation`.
+        gain: spread of queries and keys; attention scores have about its square as standard deviation.
+    """
+    words = _text(
+        text,
+        layers=layers,
+        hidden=hidden,
+        heads=heads,
+        kv_heads=kv_heads,
+        head_dim=head_dim,
+        sliding_window=sliding_window,
+        attention_bias=attention_bias,
+    )
+    config = llava_config(small_vision(grid * PATCH, PATCH), words)
+    return _small(LlavaForConditionalGeneration, config, attention, dtype, gain, seed)
+
+
+def llava_next(
+    *,
+    grid: int = 6,
+    layers: int = 5,
+    hidden: int = 48,
+    heads: int = 4,
+    kv_heads: int | None = None,
+    head_dim: int | None = None,
+    text: str = "llama",
+    sliding_window: int | None = None,
+    attention: str = "sdpa",
+    dtype: torch.dtype = torch.float32,
+    gain: float = 1.6,
+    seed: int = 0,
+) -> LlavaNextForConditionalGeneration:
+    """A small random LLaVA-NeXT in evaluation mode, with 1 x 2, 2 x 1, 2 x 2, 1 x 3 or 3 x 1 tiles.
+
+    The arguments are those of `llava`.
+    """
+    words = _text(
+        text,
+        layers=layers,
+        hidden=hidden,
+        heads=heads,
+        kv_heads=kv_heads,
+        head_dim=head_dim,
+        sliding_window=sliding_window,
+    )
+    side = grid * PATCH
+    pinpoints = [[a * side, b * side] for a, b in ((1, 2), (2, 1), (2, 2), (1, 3), (3, 1))]
+    config = llava_config(small_vision(side, PATCH), words, pinpoints=pinpoints)
+    return _small(LlavaNextForConditionalGeneration, config, attention, dtype, gain, seed)
+
+
+def true_width(
+    family: str = "llava15",
+    *,
+    layers: int,
+    dtype: torch.dtype = torch.bfloat16,
+    attention: str = "sdpa",
+    vision_layers: int = 24,
+    hidden: int = 4096,
+    seed: int = 0,
+) -> Model:
+    """A random 7B model cut to its first decoder layers, frozen, in evaluation mode, on the CPU.
+
+    A decoder layer has 202 M weights (405 MB in bfloat16), embedding and head 262 M, the vision tower 304 M.
+
+    Args:
+        family: "llava15" or "llava_next".
+        layers: decoder layers.
+        attention: transformers' `attn_implementation`.
+        vision_layers: of the vision tower; 24 is the true number, 2 or more run (the states taken are the last but one's).
+        hidden: width of the decoder, a multiple of 128; MLP and heads shrink with it. 4096 is the true width.
+    """
+    kind: Any = LlavaForConditionalGeneration if family == "llava15" else LlavaNextForConditionalGeneration
+    settings = published_config(family, layers=layers, vision_layers=vision_layers, hidden=hidden)
+    with no_init_weights():
+        model = kind._from_config(settings, dtype=dtype, attn_implementation=attention)
+    _repeat_block(model, seed)
+    model.generation_config = GenerationConfig(**IDS)
+    return model.requires_grad_(False).eval()
+
+
+def published_config(
+    family: str, *, layers: int = 32, vision_layers: int = 24, hidden: int = 4096
+) -> LlavaConfig | LlavaNextConfig:
+    """The published config of a 7B model: widths, heads, vocabulary, vision tower and anyres pinpoints.
+
+    Arguments as in `true_width`, for another number of layers or width.
+    """
+    if family not in FAMILIES:
+        raise ValueError(f"family={family!r}: expected one of {', '.join(FAMILIES)}")
+    text = LlamaConfig(
+        vocab_size=32064,
+        hidden_size=hidden,
+        intermediate_size=11008 * hidden // 4096,
+        num_hidden_layers=layers,
+        num_attention_heads=hidden // 128,
+        num_key_value_heads=hidden // 128,
+        max_position_embeddings=4096,
+        rms_norm_eps=1e-5,
+        **IDS,
+    )
+    vision = CLIPVisionConfig(
+        hidden_size=1024,
+        intermediate_size=4096,
+        num_hidden_layers=vision_layers,
+        num_attention_heads=16,
+        image_size=PUBLISHED_SIDE,
+        patch_size=PUBLISHED_PATCH,
+        projection_dim=768,
+    )
+    return llava_config(vision, text, pinpoints=PINPOINTS if family == "llava_next" else None)
+
+
+def llava_config(
+    vision: CLIPVisionConfig,
+    text: PreTrainedConfig,
+    *,
+    image_token: int = SPECIAL.index(IMAGE),
+    pinpoints: list[list[int]] | None = None,
+) -> LlavaConfig | LlavaNextConfig:
+    """LLaVA-1.5's config of a vision tower and a text model, or with `pinpoints` LLaVA-NeXT's.
+
+    Args:
+        image_token: id of <image>.
+        pinpoints: [height, width] of each arrangement of tiles, in pixels.
+    """
+    parts: dict[str, Any] = {
+        "vision_config": vision,
+        "text_config": text,
+        "image_token_index": image_token,
+        "image_seq_length": (vision.image_size // vision.patch_size) ** 2,
+        "vision_feature_layer": -2,
+    }
+    return (
+        LlavaConfig(**parts)
+        if pinpoints is None
+        else LlavaNextConfig(image_grid_pinpoints=pinpoints, **parts)
+    )
+
+
+def small_vision(side: int, patch: int) -> CLIPVisionConfig:
+    """A vision tower of width 32 with three layers, for pictures of `side` pixels in patches of `patch`."""
+    return CLIPVisionConfig(
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        image_size=side,
+        patch_size=patch,
+        projection_dim=32,
+    )
+
+
+def _text(
+    kind: str,
+    *,
+    layers: int,
+    hidden: int,
+    heads: int,
+    kv_heads: int | None,
+    head_dim: int | None,
+    sliding_window: int | None,
+    attention_bias: bool = False,
+) -> PreTrainedConfig:
+    common: dict[str, Any] = {
+        "vocab_size": len(tokenizer()),
+        "hidden_size": hidden,
+        "intermediate_size": 2 * hidden,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": kv_heads or heads,
+        "head_dim": head_dim or hidden // heads,
+        "max_position_embeddings": 2048,
+        **IDS,
+    }
+    if kind == "mistral":
+        return MistralConfig(sliding_window=sliding_window, **common)
+    if kind == "llama" and sliding_window is None:
+        return LlamaConfig(attention_bias=attention_bias, **common)
+    raise ValueError(
+        f"text={kind!r} with sliding_window={sliding_window}: use 'llama', or 'mistral' with a window"
+    )
+
+
+def random_weights(model: Model, *, gain: float = 1.6, seed: int = 0) -> None:
+    """Draw all weights of a small model; the same seed gives the same weights for any dtype.
+
+    Args:
+        gain: as in `llava`.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            weight.copy_(_draw(name, weight.shape, gain, generator))
+
+
+def _small(
+    kind: type[M], config: PreTrainedConfig, attention: str, dtype: torch.dtype, gain: float, seed: int
+) -> M:
+    model = kind._from_config(copy.deepcopy(config), attn_implementation=attention)
+    random_weights(model, gain=gain, seed=seed)
+    model.generation_config = GenerationConfig(**IDS)
+    return model.to(dtype).eval()
+
+
+def _draw(name: str, shape: torch.Size, gain: float, generator: torch.Generator) -> torch.Tensor:
+    values = torch.randn(shape, generator=generator)
+    if "norm" in name and name.endswith("weight"):
+        return 1 + 0.2 * values
+    if len(shape) == 1:
+        return 0.2 * values
+    if "embed" in name:
+        return values
+    fan_in = shape[1:].numel()
+    spread = gain if "language_model" in name and (".q_proj." in name or ".k_proj." in name) else 1.0
+    return spread * values / fan_in**0.5
+
+
+def _repeat_block(model: Model, seed: int) -> None:
+    """Fill the weights: norms with ones, biases with zeros, all else with numbers of spread 0.02.
+
+    One block of random numbers is repeated, since drawing billions takes minutes; its length is a prime, so that
+    no two rows of a matrix are alike.
+    """
+    block = 0.02 * torch.randn(_BLOCK, generator=torch.Generator().manual_seed(seed))
+    start = 0
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if name.endswith("bias"):
+                weight.zero_()
+            elif "norm" in name:
+                weight.fill_(1)
+            else:
+                repeated = block.to(weight.dtype).repeat(weight.numel() // _BLOCK + 2)
+                weight.copy_(repeated[start : start + weight.numel()].view_as(weight))
+                start = (start + weight.numel()) % _BLOCK
