@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from blink.bench.judges.local import match
+from blink.bench.judges.base import match
 from blink.scenes.ask import PLACES, QUESTION_KINDS, ask
 from blink.scenes.draw import scene
 from blink.scenes.mmvet import CAPABILITY, key, mmvet_rows

@@ -2,13 +2,11 @@
 
 Read from top to bottom: a file imports only from files above it.
 
-    statistics.py   bootstrap over pictures, exact McNemar
-    sources.py      hub, parquet, JSONL and picture folders
+    statistics.py   bootstrap over pictures, paired differences, exact McNemar
+    sources.py      where rows come from: the hub, parquet, JSON and JSONL files, picture folders
+    tables.py       cells and tables as files: tab-separated text with base64 pictures, Excel
     base.py         samples, answers, scores
-    options.py      multiple choice: options, and the letter that a response means
-    circular.py     rows that rotate the options of one question
-    tsv.py          tables of tab-separated text with base64 pictures
-    xlsx.py         tables as Excel files
+    choices.py      multiple choice: options, the letter that a response means, rotations of one question
     mmbench.py      MMBench, English and Chinese
     judges/         who grades free answers
     mmvet.py        MM-Vet

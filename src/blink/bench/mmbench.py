@@ -1,7 +1,7 @@
 """MMBench, English and Chinese: multiple choice, each question asked once per rotation of its options.
 
 Prompts are LLaVA's (`llava/eval/model_vqa_mmbench.py`) or lmms-eval's, answer reading is VLMEvalKit's without a judge
-(`blink.bench.options`): a response that names no option is a miss. The score is CircularEval: a question counts as
+(`blink.bench.choices`): a response that names no option is a miss. The score is CircularEval: a question counts as
 right if all of its rows are, and rows belong to one question if their indices agree modulo a million. Rotations are
 rows of the data set; how many a question has never follows from its options, as 53 questions of the 4,377-row
 edition have four options and three rows.
@@ -17,16 +17,15 @@ from typing import Any
 import numpy as np
 
 from blink.bench.base import Mark, Row, Sample, check_prompt, of_scene, percent, side_by_side
-from blink.bench.circular import ROTATION, by_question, clusters_of
-from blink.bench.options import (
+from blink.bench.choices import (
     OPTION_LETTERS,
     REFUSED,
     UNDECIDED,
+    by_question,
     check_label,
+    clusters_of,
     infer,
     options_of,
-    text_or_none,
-    whole_number,
 )
 from blink.bench.sources import (
     Opener,
@@ -38,10 +37,9 @@ from blink.bench.sources import (
     rows_and_pictures,
 )
 from blink.bench.statistics import Floats
-from blink.bench.tsv import base64_pictures, read_tsv
-from blink.bench.xlsx import write_xlsx
+from blink.bench.tables import base64_pictures, cell_number, cell_text, read_tsv, write_xlsx
 from blink.scenes.formats import LETTER, LETTER_ZH, LETTER_ZH_LMMS, SEVERAL, lettered
-from blink.scenes.mmbench import mmbench_rows
+from blink.scenes.mmbench import ROTATION, mmbench_rows
 
 CATEGORIES = (
     "image_style", "image_topic", "image_scene", "image_emotion", "image_quality",
@@ -149,7 +147,7 @@ class MMBench:
         Raises:
             ValueError: the index is not a whole number, or the label no letter; names the row.
         """
-        whole_number(row.get("index"), f"the index of row {row['id']}")
+        cell_number(row.get("index"), f"the index of row {row['id']}")
         options = options_of(row) or dict.fromkeys(OPTION_LETTERS[:4], "")
         check_label(row["label"], row["id"])
         answer = infer(row["response"], options)
@@ -205,7 +203,7 @@ class MMBench:
         lines = [
             {
                 **row,
-                "index": whole_number(row["index"], "index"),
+                "index": cell_number(row["index"], "index"),
                 "question": row.get("stem", row.get("question")),
                 "prediction": row["response"],
                 "answer": row["label"],
@@ -228,7 +226,7 @@ class MMBench:
     ) -> list[Sample]:
         """Samples of rows with the official columns, the rotations of a question side by side."""
         read = list(zip(rows, names, openers, strict=True))
-        indices = [whole_number(row["index"], "index") for row, _, _ in read]
+        indices = [cell_number(row["index"], "index") for row, _, _ in read]
         groups = [index % ROTATION for index in indices]
         clusters = clusters_of(groups, [name for _, name, _ in read])
         samples = []
@@ -239,9 +237,9 @@ class MMBench:
                 Sample(
                     id=str(index),
                     image=name,
-                    question=self._question(str(row["question"]), text_or_none(row.get("hint")), options),
+                    question=self._question(str(row["question"]), cell_text(row.get("hint")), options),
                     label=row["answer"],
-                    split=text_or_none(row.get("split")) or "dev",
+                    split=cell_text(row.get("split")) or "dev",
                     open_image=open_image,
                     details={
                         "index": index,
@@ -285,7 +283,7 @@ class MMBenchCN(MMBench):
 
 
 def _part(row: Mapping[str, Any], column: str) -> str:
-    return text_or_none(row.get(column)) or ""
+    return cell_text(row.get(column)) or ""
 
 
 def _check_columns(rows: Sequence[Mapping[str, Any]], path: Path) -> None:

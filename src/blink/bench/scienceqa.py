@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 from blink.bench.base import Mark, Row, Sample, check_prompt, of_scene, percent, side_by_side
-from blink.bench.options import OPTION_LETTERS, UNDECIDED, check_label, text_or_none, whole_number
+from blink.bench.choices import OPTION_LETTERS, UNDECIDED, check_label
 from blink.bench.sources import (
     Opener,
     content_name,
@@ -32,6 +32,7 @@ from blink.bench.sources import (
     rows_and_pictures,
 )
 from blink.bench.statistics import Floats
+from blink.bench.tables import cell_number, cell_text
 from blink.scenes.formats import LETTER, lettered
 from blink.scenes.scienceqa import scienceqa_rows
 
@@ -206,10 +207,10 @@ def _samples(
     for row, key, name, open_image in zip(rows, ids, names, openers, strict=True):
         choices = [str(choice) for choice in row["choices"]]
         options = dict(zip(OPTION_LETTERS, choices, strict=False))
-        right = whole_number(row["answer"], f"the answer of question {key}")
+        right = cell_number(row["answer"], f"the answer of question {key}")
         if len(choices) > len(OPTION_LETTERS) or not 0 <= right < len(choices):
             raise ValueError(f"question {key} has {len(choices)} choices and the answer {right}")
-        hint = text_or_none(row.get("hint"))
+        hint = cell_text(row.get("hint"))
         context = f"Context: {hint}\n" if hint else ""
         text = row.get("text") or f"{context}{row['question']}\n{lettered(tuple(choices))}"
         samples.append(
@@ -254,4 +255,4 @@ def _choice(row: Mapping[str, Any]) -> int:
 
 
 def _part(row: Mapping[str, Any], column: str) -> str:
-    return text_or_none(row.get(column)) or ""
+    return cell_text(row.get(column)) or ""

@@ -3,8 +3,10 @@
 Knows nothing of any one benchmark.
 """
 
+import gzip
 import json
-from collections.abc import Callable, Mapping, Sequence
+import zlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
@@ -133,25 +135,41 @@ def read_json(path: Path) -> Any:
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """Read a file of one JSON object per line; empty lines and a byte order mark are skipped.
+    """Read a file of one JSON object per line, packed by gzip if it ends in .gz.
+
+    Empty lines and a byte order mark are skipped.
 
     Raises:
-        ValueError: a line is no JSON object, or the file no text; says which.
+        ValueError: the file cannot be read as text, or a line is no JSON object; names file and line.
+    """
+    opened = gzip.open if path.suffix == ".gz" else open
+    try:
+        with opened(path, "rt", encoding="utf-8-sig") as file:
+            lines = list(file)  # str.splitlines would also cut at U+2028, which JSON allows inside texts
+    except (OSError, EOFError, UnicodeDecodeError, zlib.error) as cause:
+        raise ValueError(f"cannot read {path}: {cause}") from cause
+    return parse_jsonl(path, lines)
+
+
+def parse_jsonl(path: Path, lines: Iterable[str | bytes]) -> list[dict[str, Any]]:
+    """Parse the lines of a JSONL file, of which empty ones are skipped.
+
+    Args:
+        path: the file, for messages.
+
+    Raises:
+        ValueError: a line is no JSON object; names file and line.
     """
     rows: list[dict[str, Any]] = []
-    try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")  # splitlines would cut at marks within texts
-    except UnicodeDecodeError as cause:
-        raise ValueError(f"{path} is not a file of JSON lines: {cause}") from cause
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         try:
             row = json.loads(line)
-        except json.JSONDecodeError as cause:
+        except ValueError as cause:  # no JSON, or bytes that are no text
             raise ValueError(f"{path}, line {number} is not JSON: {cause}") from cause
         if not isinstance(row, dict):
-            raise ValueError(f"{path}, line {number} is no JSON object but {line.strip()[:40]}")
+            raise ValueError(f"{path}, line {number} is no JSON object but {json.dumps(row)[:40]}")
         rows.append(row)
     return rows
 

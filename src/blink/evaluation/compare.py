@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from blink.bench import BENCHMARKS, Row, tallies
+from blink.bench.sources import read_jsonl
 from blink.bench.statistics import Estimate, McNemar, mcnemar, paired_bootstrap
 from blink.evaluation.predict import PREDICTIONS, SCORES
 
@@ -40,8 +41,7 @@ class Run(NamedTuple):
 
     def rows(self) -> list[Row]:
         """Read its predictions."""
-        with (self.folder / PREDICTIONS).open(encoding="utf-8") as lines:
-            return [json.loads(line) for line in lines]
+        return read_jsonl(self.folder / PREDICTIONS)
 
 
 class Comparison(NamedTuple):

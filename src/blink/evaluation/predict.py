@@ -22,6 +22,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from blink.bench.base import Answer, Benchmark, Graded, Row, Sample, make_row
 from blink.bench.judges import EndpointError
+from blink.bench.sources import parse_jsonl
 from blink.evaluation.results import events_per_layer, expanded_share, scores, total_flops
 from blink.runs.folder import INPUTS, check_inputs, write_json, write_text
 from blink.runs.machine import peak_memory_mb
@@ -81,7 +82,10 @@ def resume(folder: Path, samples: Sequence[Sample], *, inputs: Mapping[str, Any]
         if len(lines) < len(samples)
         else len(lines)
     )
-    rows = [_parse(path, number, line) for number, line in enumerate(lines[:whole], start=1)]
+    try:
+        rows: list[Row] = parse_jsonl(path, lines[:whole])
+    except ValueError as cause:
+        raise ValueError(f"{cause}: the file is damaged; fresh=true starts a new run") from cause
     if [row["id"] for row in rows] != [sample.id for sample in samples[:whole]]:
         raise ValueError(
             f"{path} has {len(lines)} answers to other questions than these {len(samples)}; "
@@ -263,16 +267,6 @@ def _add_timings(tasks: Sequence[Task], spent: Mapping[int, Timing]) -> None:
         earlier = read_timing(tasks[number].folder)
         total = Timing(earlier.answered + timing.answered, earlier.seconds + timing.seconds)
         write_json(tasks[number].folder / TIMING, total._asdict())
-
-
-def _parse(path: Path, number: int, line: bytes) -> Row:
-    try:
-        row: Row = json.loads(line)
-    except ValueError as cause:
-        raise ValueError(
-            f"{path}, line {number} is damaged ({cause}); fresh=true starts a new run"
-        ) from cause
-    return row
 
 
 def _progress(name: str) -> Progress:

@@ -1,16 +1,14 @@
 """Rows of a predictions file, from anywhere: read, completed and marked, so that they can be scored without a model."""
 
-import gzip
-import json
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from blink.bench.base import Benchmark, Row, check_unique
-from blink.bench.circular import by_question, clusters_of
+from blink.bench.choices import by_question, clusters_of
 from blink.bench.mmbench import MMBench
-from blink.bench.options import text_or_none, whole_number
+from blink.bench.sources import read_jsonl
+from blink.bench.tables import cell_number, cell_text
 
 
 class Answers(NamedTuple):
@@ -21,30 +19,14 @@ class Answers(NamedTuple):
 
 
 def read_rows(path: Path) -> list[Row]:
-    """Read the rows of a JSONL file, packed by gzip if it ends in .gz; empty lines and a byte order mark are skipped.
+    """Read the rows of a predictions file, as `blink.bench.sources.read_jsonl` does; there has to be one.
 
     Raises:
-        ValueError: there is no such file, a line is no JSON object, or there is none; says which.
+        ValueError: there is no such file, it cannot be read, a line is no JSON object, or it holds none; says which.
     """
     if not path.is_file():
         raise ValueError(f"predictions={path} is not a file")
-    opened = gzip.open if path.suffix == ".gz" else open
-    try:
-        with opened(path, "rt", encoding="utf-8-sig") as file:
-            lines = list(file)
-    except (OSError, EOFError, UnicodeDecodeError, zlib.error) as cause:
-        raise ValueError(f"cannot read {path}: {cause}") from cause
-    rows = []
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as cause:
-            raise ValueError(f"{path}, line {number} is not JSON: {cause}") from cause
-        if not isinstance(row, dict):
-            raise ValueError(f"{path}, line {number} is no JSON object but {line.strip()[:40]}")
-        rows.append(row)
+    rows = read_jsonl(path)
     if not rows:
         raise ValueError(f"{path} holds no rows")
     return rows
@@ -68,7 +50,7 @@ def complete(benchmark: Benchmark, rows: Sequence[Row]) -> Answers:
     marked = [mark(benchmark, row) for row in named]
     pictures = [row["id"] if row.get("image") is None else str(row["image"]) for row in named]
     if isinstance(benchmark, MMBench):
-        check_unique([str(whole_number(row["index"], "index")) for row in marked], "indices")
+        check_unique([str(cell_number(row["index"], "index")) for row in marked], "indices")
         number_of = {row["id"]: number for number, part in by_question(marked).items() for row in part}
         pictures = clusters_of([number_of[row["id"]] for row in marked], pictures)
     whole = [{**row, "image": picture} for row, picture in zip(marked, pictures, strict=True)]
@@ -99,7 +81,7 @@ def mark(benchmark: Benchmark, row: Row) -> Row:
 
 def _named(number: int, row: Row) -> Row:
     """A row with its id, and with None as its picture where it says nothing of one."""
-    image = {"image": text_or_none(row["image"])} if "image" in row else {}
+    image = {"image": cell_text(row["image"])} if "image" in row else {}
     return {**row, "id": _id(number, row), **image}
 
 
@@ -118,4 +100,4 @@ def _key(value: Any) -> str | None:
     """An id as text; whole numbers may have come as floats."""
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
-    return text_or_none(value)
+    return cell_text(value)

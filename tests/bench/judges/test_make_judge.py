@@ -57,7 +57,7 @@ def test_key_with_strange_characters_is_refused_unseen(monkeypatch: pytest.Monke
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"kind": "gpt"}, "judge.kind='gpt': expected local, grades or endpoint"),
+        ({"kind": "gpt"}, "judge.kind='gpt': expected one of local, grades, endpoint"),
         ({"kind": "given"}, "judge=given is for scoring a file"),
         ({"base_url": "localhost:8000"}, "judge.base_url='localhost:8000': expected a URL"),
         ({"base_url": None}, "judge.base_url=None: expected a text"),
@@ -66,7 +66,7 @@ def test_key_with_strange_characters_is_refused_unseen(monkeypatch: pytest.Monke
         ({"attempts": True}, "judge.attempts=True: expected a whole number"),
         ({"timeout": 0}, "judge.timeout=0: expected a number of seconds"),
         ({"first_wait": "long"}, "judge.first_wait='long': expected a number of seconds"),
-        ({"cache": 5}, "judge.cache=5: expected a text"),
+        ({"cache": 5}, "judge.cache=5: expected a folder"),
     ],
 )
 def test_mistakes_are_named(changes: dict[str, Any], message: str) -> None:

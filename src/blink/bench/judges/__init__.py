@@ -1,25 +1,23 @@
-"""Judges of free answers: a language model, grades that one gave before, or a match of words without a network.
+"""Judges of free answers: a language model behind an endpoint, stored grades, or a match of words on this machine.
 
 Read from top to bottom: a file imports only from files above it.
 
-    base.py      what a judge of free answers is
-    local.py     words of the right answer, found in the response
-    stored.py    grades that were given before
-    chat.py      a chat model behind an endpoint, asked patiently and never twice
+    base.py      what a judge is; the local one, which looks for the words of the right answer
+    stored.py    grades from a file, and scores that rows bring with them
+    chat.py      client of an OpenAI-compatible endpoint: retries, and a cache of replies on disk
     official.py  MM-Vet's own judge prompt and procedure
 """
 
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from blink.bench.judges.base import Asked, Grade, Judge
+from blink.bench.judges.base import Asked, Grade, Judge, LocalJudge
 from blink.bench.judges.chat import ChatEndpoint, EndpointError
-from blink.bench.judges.local import LocalJudge
 from blink.bench.judges.official import EndpointJudge
 from blink.bench.judges.stored import UNNAMED, GivenScores, StoredGrades
+from blink.runs import values
 
 __all__ = [
     "UNNAMED",
@@ -46,40 +44,38 @@ def make_judge(settings: Mapping[str, Any]) -> Judge:
         ValueError: an unknown kind, a value of the wrong type or out of range, or a key that is not set.
     """
     kind = settings.get("kind")
-    if kind == "local":
-        return LocalJudge()
-    if kind == "grades":
-        return StoredGrades(Path(_text(settings, "file")).expanduser())
     if kind == "given":
         raise ValueError(
             "judge=given is for scoring a file that has scores; new answers need local, grades or endpoint"
         )
-    if kind != "endpoint":
-        raise ValueError(f"judge.kind={kind!r}: expected local, grades or endpoint")
-    base_url = _text(settings, "base_url")
+    if values.choice("judge.kind", kind, ("local", "grades", "endpoint")) == "local":
+        return LocalJudge()
+    if kind == "grades":
+        return StoredGrades(values.path("judge.file", settings["file"], "a file"))
+    base_url = values.text("judge.base_url", settings["base_url"])
     if urlsplit(base_url).scheme not in ("http", "https") or not urlsplit(base_url).netloc:
         raise ValueError(
             f"judge.base_url={base_url!r}: expected a URL such as https://api.openai.com/v1 or http://localhost:8000/v1"
         )
-    cache = settings["cache"]
     return EndpointJudge(
         ChatEndpoint(
             base_url,
-            _text(settings, "model"),
-            _key(settings),
-            timeout=_number(settings, "timeout"),
-            attempts=_count(settings, "attempts"),
-            first_wait=_number(settings, "first_wait"),
+            values.text("judge.model", settings["model"]),
+            _key(settings["key_variable"]),
+            timeout=values.number("judge.timeout", settings["timeout"], above=0, unit="seconds"),
+            attempts=values.whole_number("judge.attempts", settings["attempts"]),
+            first_wait=values.number("judge.first_wait", settings["first_wait"], above=0, unit="seconds"),
         ),
-        parallel=_count(settings, "parallel"),
-        cache=None if cache is None else Path(_text(settings, "cache")).expanduser(),
+        parallel=values.whole_number("judge.parallel", settings["parallel"]),
+        cache=values.optional(values.path, "judge.cache", settings["cache"], "a folder"),
     )
 
 
-def _key(settings: Mapping[str, Any]) -> str | None:
-    if settings["key_variable"] is None:
+def _key(variable: Any) -> str | None:
+    """The key that an environment variable holds; None where no variable is named."""
+    name = values.optional(values.text, "judge.key_variable", variable)
+    if name is None:
         return None
-    name = _text(settings, "key_variable")
     key = os.environ.get(name, "").strip()
     if not key.isascii() or not key.isprintable():
         raise ValueError(f"the environment variable {name} holds characters that no key has")
@@ -89,24 +85,3 @@ def _key(settings: Mapping[str, Any]) -> str | None:
             "or give judge.key_variable=null for an endpoint that needs none"
         )
     return key
-
-
-def _text(settings: Mapping[str, Any], key: str) -> str:
-    value = settings[key]
-    if not isinstance(value, str) or not value:
-        raise ValueError(f"judge.{key}={value!r}: expected a text")
-    return value
-
-
-def _count(settings: Mapping[str, Any], key: str) -> int:
-    value = settings[key]
-    if type(value) is not int or value < 1:
-        raise ValueError(f"judge.{key}={value!r}: expected a whole number of at least 1")
-    return value
-
-
-def _number(settings: Mapping[str, Any], key: str) -> float:
-    value = settings[key]
-    if type(value) not in (int, float) or not 0 < value < float("inf"):
-        raise ValueError(f"judge.{key}={value!r}: expected a number of seconds above 0")
-    return float(value)

@@ -1,7 +1,7 @@
-"""A chat model behind an OpenAI-compatible endpoint: one question at a time, patient, and never the same one twice.
+"""Client of a chat model behind an OpenAI-compatible endpoint, with retries and a cache of replies on disk.
 
-Replies are kept on disk, a file each, so that a run that was stopped goes on where it was, and runs with the same
-answers share them. Knows nothing of benchmarks.
+Each reply is a file named by the hash of its request, so that a run that was stopped goes on where it was, and runs
+with the same answers share them. Knows nothing of benchmarks.
 """
 
 import json
@@ -58,7 +58,7 @@ _OPENER = build_opener(_NoRedirect)
 
 @dataclass(frozen=True)
 class ChatEndpoint:
-    """An endpoint and how patiently to ask it.
+    """An endpoint, and how long and how often to try.
 
     Attributes:
         base_url: what `/chat/completions` follows, such as https://api.openai.com/v1.

@@ -1,4 +1,4 @@
-"""Grades that a judge gave before: in the file that MM-Vet's evaluator writes, or with the answers themselves."""
+"""Grades given earlier: in the file that MM-Vet's evaluator writes, or in the rows to be scored themselves."""
 
 import json
 import math
@@ -63,7 +63,7 @@ class StoredGrades:
 
 
 UNNAMED = "unnamed"
-"""The judge of scores with which nobody is named."""
+"""Name of the judge where scores come without one."""
 
 
 @dataclass(frozen=True)

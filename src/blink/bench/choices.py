@@ -1,19 +1,23 @@
-"""Multiple choice: options of a row, and the letter that a response means.
+"""Multiple choice: options of a row, the letter that a response means, and rows that rotate the options of one question.
 
 Reading a letter follows VLMEvalKit's rules for matching without a judge (`vlmeval/utils/matching_util.py` and the
 exact-matching branch of `vlmeval/dataset/utils/multiple_choice.py`).
 """
 
-import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+from blink.bench.base import Row
+from blink.bench.tables import cell_number, cell_text
+from blink.scenes.mmbench import ROTATION
 
 OPTION_LETTERS = ("A", "B", "C", "D", "E")
 REFUSED = "Z"
 """What a refusal is read as: an answer, and always a wrong one."""
 UNDECIDED = ""
 """What a response is read as that names no option, or several."""
+
 
 _FAILED_CALL = "Failed to obtain answer via API"
 _REFUSALS = (
@@ -27,38 +31,15 @@ _STATED = re.compile(r"answer\s+is\s+\**([A-D])\**", flags=re.IGNORECASE)
 _LAST_TOKENS = 4
 
 
-def text_or_none(value: Any) -> str | None:
-    """Return a cell's text; None for what tables write where there is none: NaN, None, "nan", "none", blank."""
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return None
-    text = str(value)
-    return None if text.strip().lower() in ("", "nan", "none") else text
-
-
 def options_of(row: Mapping[str, Any]) -> dict[str, str]:
     """Return the options of a row by letter: its columns A to E, up to the first that holds none."""
     found = {}
     for letter in OPTION_LETTERS:
-        option = text_or_none(row.get(letter))
+        option = cell_text(row.get(letter))
         if option is None:
             break
         found[letter] = option
     return found
-
-
-def whole_number(value: Any, what: str) -> int:
-    """Return a whole number from a cell that may hold it as text or as a float.
-
-    Raises:
-        ValueError: it is none; says `what` it should have been.
-    """
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        number = math.nan
-    if not number.is_integer():
-        raise ValueError(f"{what} is {value!r}; expected a whole number")
-    return int(number)
 
 
 def check_label(label: Any, key: str, letters: Sequence[str] = OPTION_LETTERS) -> None:
@@ -88,6 +69,39 @@ def infer(response: str, options: Mapping[str, str]) -> str:
     else:
         letter = _lone_letter(response, options) or _stated_letter(response, options)
     return letter or _by_text(response, options)
+
+
+def by_question(rows: Sequence[Row]) -> dict[int, list[Row]]:
+    """Group rows by their question, `index` modulo `ROTATION`, in order of first appearance."""
+    groups: dict[int, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(cell_number(row["index"], "index") % ROTATION, []).append(row)
+    return groups
+
+
+def clusters_of(groups: Sequence[int], pictures: Sequence[str]) -> list[str]:
+    """Name the cluster that each row is resampled with: its picture, or one name for all pictures that share a question.
+
+    The rows of a question show one picture; where it comes under several names (its files differ), pictures are joined
+    into one cluster, since CircularEval needs all rows of a question in the same resample.
+
+    Args:
+        groups: the question of each row.
+        pictures: the picture of each row.
+    """
+    tied: dict[str, str] = {}
+
+    def first(name: str) -> str:  # root of a union-find over picture names
+        while name in tied:
+            name = tied[name]
+        return name
+
+    shown: dict[int, str] = {}
+    for group, picture in zip(groups, pictures, strict=True):
+        one, other = first(shown.setdefault(group, picture)), first(picture)
+        if one != other:
+            tied[other] = one
+    return [first(picture) for picture in pictures]
 
 
 def _lone_letter(response: str, options: Mapping[str, str]) -> str:

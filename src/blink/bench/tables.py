@@ -1,22 +1,51 @@
-"""Tables of tab-separated text that carry their pictures as base64, as MMBench's authors publish them."""
+"""Tables as files: cells without text, tab-separated text with base64 pictures, and Excel files.
+
+MMBench's authors publish the former and take submissions as the latter. Apart from `sources.py`, which says where rows
+come from, since these are formats, with the oddities of their cells.
+"""
 
 import base64
 import binascii
 import csv
 import io
+import math
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from openpyxl import Workbook
+from openpyxl.cell.cell import ILLEGAL_CHARACTERS_RE
 from PIL import Image
 
-from blink.bench.options import whole_number
 from blink.bench.sources import Opener, content_name
 
 _LONGEST_CELL = 2**31 - 1
 _LONGEST_REFERENCE = 64
 """No picture fits into so little text: such a cell is the index of the row whose picture it shares."""
+
+
+def cell_text(value: Any) -> str | None:
+    """Return a cell's text; None for what tables write where there is none: NaN, None, "nan", "none", blank."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return None
+    text = str(value)
+    return None if text.strip().lower() in ("", "nan", "none") else text
+
+
+def cell_number(value: Any, what: str) -> int:
+    """Return a whole number from a cell that may hold it as text or as a float.
+
+    Raises:
+        ValueError: it is none; says `what` it should have been.
+    """
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not number.is_integer():
+        raise ValueError(f"{what} is {value!r}; expected a whole number")
+    return int(number)
 
 
 def read_tsv(path: Path) -> list[dict[str, Any]]:
@@ -48,8 +77,8 @@ def base64_pictures(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[
     Raises:
         ValueError: a cell is neither; names the row.
     """
-    cells = {whole_number(row["index"], "index"): str(row["image"]).strip() for row in rows}
-    resolved = [_resolve(whole_number(row["index"], "index"), cells) for row in rows]
+    cells = {cell_number(row["index"], "index"): str(row["image"]).strip() for row in rows}
+    resolved = [_resolve(cell_number(row["index"], "index"), cells) for row in rows]
     known: dict[str, tuple[str, Opener]] = {}
     for cell in resolved:
         if cell not in known:
@@ -58,12 +87,35 @@ def base64_pictures(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[
     return [known[cell][0] for cell in resolved], [known[cell][1] for cell in resolved]
 
 
+def write_xlsx(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> Path:
+    """Write a table with a heading; a cell that a row lacks stays empty, and no text becomes a formula.
+
+    Control characters, which the format does not allow, are left out.
+
+    Returns:
+        `path`.
+    """
+    book = Workbook()
+    sheet = book.active
+    sheet.append(list(columns))
+    for number, row in enumerate(rows, start=2):
+        for position, column in enumerate(columns, start=1):
+            value = row.get(column)
+            if isinstance(value, str):
+                cell = sheet.cell(number, position, ILLEGAL_CHARACTERS_RE.sub("", value))
+                cell.data_type = "s"
+            else:
+                sheet.cell(number, position, value)
+    book.save(path)
+    return path
+
+
 def _resolve(index: int, cells: Mapping[int, str]) -> str:
     """The base64 text of a row's picture, wherever it stands."""
     seen = [index]
     cell = cells[index]
     while len(cell) <= _LONGEST_REFERENCE:
-        other = whole_number(cell, f"row {seen[-1]}: the image, too short for a picture,")
+        other = cell_number(cell, f"row {seen[-1]}: the image, too short for a picture,")
         if other in seen or other not in cells:
             raise ValueError(f"row {index}: its image refers to row {other}, which has none")
         seen.append(other)

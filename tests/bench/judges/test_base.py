@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from blink.bench.judges import Asked, LocalJudge
-from blink.bench.judges.local import match
+from blink.bench.judges.base import match
 from blink.bench.judges.official import PROMPT
 
 

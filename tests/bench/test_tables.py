@@ -1,17 +1,41 @@
-"""Tables with base64 pictures."""
+"""Cells without text, and tables with base64 pictures."""
 
 import base64
+import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
 
-from blink.bench.tsv import base64_pictures, read_tsv
+from blink.bench.tables import base64_pictures, cell_number, cell_text, read_tsv
 from tests.bench.files import png
 
 
 def encoded(red: int) -> str:
     return base64.b64encode(png(Image.new("RGB", (4, 4), (red, 0, 0)))).decode()
+
+
+@pytest.mark.parametrize("value", [None, math.nan, "nan", "NaN", "none", "None", "", "  "])
+def test_cells_without_text(value: Any) -> None:
+    """Would catch "nan" printed as a hint or an option."""
+    assert cell_text(value) is None
+    assert cell_text("none of these") == "none of these"
+
+
+@pytest.mark.parametrize(
+    ("value", "number"), [("241", 241), (241, 241), ("241.0", 241), (1000241.0, 1000241)]
+)
+def test_whole_numbers(value: Any, number: int) -> None:
+    """Would catch an index that stays text, or a float that no index equals."""
+    assert cell_number(value, "index") == number
+
+
+@pytest.mark.parametrize("value", ["", None, "a1", 1.5, math.nan])
+def test_other_numbers_are_refused(value: Any) -> None:
+    """Would catch an index made up for a damaged cell."""
+    with pytest.raises(ValueError, match=r"index is .*; expected a whole number"):
+        cell_number(value, "index")
 
 
 def test_cells_stay_as_they_are(tmp_path: Path) -> None:

@@ -1,11 +1,10 @@
 """Reading the option that a response means, case by case."""
 
 import math
-from typing import Any
 
 import pytest
 
-from blink.bench.options import REFUSED, UNDECIDED, check_label, infer, options_of, text_or_none, whole_number
+from blink.bench.choices import REFUSED, UNDECIDED, check_label, infer, options_of
 
 OPTIONS = {"A": "a red ring", "B": "a blue ring", "C": "two cats and dogs", "D": "blue"}
 
@@ -79,31 +78,9 @@ def test_unknown_texts_match_nothing() -> None:
     assert infer("", {"A": "", "B": "no"}) == UNDECIDED
 
 
-@pytest.mark.parametrize("value", [None, math.nan, "nan", "NaN", "none", "None", "", "  "])
-def test_cells_without_text(value: Any) -> None:
-    """Would catch "nan" printed as a hint or an option."""
-    assert text_or_none(value) is None
-
-
 def test_options_end_at_the_first_missing() -> None:
     """Would catch letters that move up over a gap, and numbers lost as options."""
     assert options_of({"A": "x", "B": 2, "C": math.nan, "D": "y"}) == {"A": "x", "B": "2"}
-    assert text_or_none("none of these") == "none of these"
-
-
-@pytest.mark.parametrize(
-    ("value", "number"), [("241", 241), (241, 241), ("241.0", 241), (1000241.0, 1000241)]
-)
-def test_whole_numbers(value: Any, number: int) -> None:
-    """Would catch an index that stays text, or a float that no index equals."""
-    assert whole_number(value, "index") == number
-
-
-@pytest.mark.parametrize("value", ["", None, "a1", 1.5, math.nan])
-def test_other_numbers_are_refused(value: Any) -> None:
-    """Would catch an index made up for a damaged cell."""
-    with pytest.raises(ValueError, match=r"index is .*; expected a whole number"):
-        whole_number(value, "index")
 
 
 def test_labels_are_letters() -> None:
