@@ -8,10 +8,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from blink.analysis.figures.recipes import RECIPES
-from blink.analysis.figures.run_recipes import RUN_RECIPES
+from blink.analysis.figures.registry import BACKBONE_FIGURES, RUN_FIGURES
 from blink.analyze import main
-from tests.analysis.figures.test_of_runs import run
+from tests.analysis.figures.conftest import run
 
 FEW = ("scenes.images=2", "samples=3")
 
@@ -34,7 +33,7 @@ def test_every_figure_has_a_config() -> None:
     """Would catch a figure that cannot be asked for."""
     from blink.runs.folder import CONF_DIR
 
-    assert {path.stem for path in (CONF_DIR / "figure").glob("*.yaml")} == {*RECIPES, *RUN_RECIPES}
+    assert {path.stem for path in (CONF_DIR / "figure").glob("*.yaml")} == {*BACKBONE_FIGURES, *RUN_FIGURES}
 
 
 @pytest.mark.parametrize(

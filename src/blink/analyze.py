@@ -16,10 +16,10 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from blink.analysis.cases import folder_cases, one_case
+from blink.analysis.cases import choose_cases, folder_cases, one_case, spread_out
+from blink.analysis.figures.base import BackboneFigure, Subject, ids_setting
 from blink.analysis.figures.points import read_points
-from blink.analysis.figures.recipes import RECIPES, Recipe, Subject, choose_cases, spread_out
-from blink.analysis.figures.run_recipes import RUN_RECIPES, run_folders
+from blink.analysis.figures.registry import BACKBONE_FIGURES, RUN_FIGURES
 from blink.bench import Sample
 from blink.evaluation.predict import SCORES, samples_digest
 from blink.evaluation.questions import (
@@ -36,6 +36,7 @@ from blink.model.token_sr import check_patches, load_token_sr, token_sr_config, 
 from blink.runs.command import hydra_command
 from blink.runs.folder import INPUTS, files_digest, one_line_errors, open_run, reject_added_keys, write_json
 from blink.runs.style import Drawn, look, save
+from blink.runs.values import paths, whole_number
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +46,7 @@ class Plan(NamedTuple):
 
     Attributes:
         inputs: what it follows from, by which a change is noticed.
-        recipe: of a figure that looks into the backbone, else None.
+        figure: of the kind that looks into a backbone, else None.
         samples: for it to look at.
         about: backbone and data in words.
         token_sr: folder or hub id of the modules that it needs, else None.
@@ -54,7 +55,7 @@ class Plan(NamedTuple):
     """
 
     inputs: dict[str, Any]
-    recipe: Recipe | None = None
+    figure: BackboneFigure | None = None
     samples: list[Sample] = []  # noqa: RUF012 (a NamedTuple's default, never changed)
     about: str = ""
     token_sr: str | None = None
@@ -72,7 +73,7 @@ def main(config: DictConfig) -> None:
         reject_added_keys(overrides)
         reject_training_keys(overrides)
         settings = _plain(config)
-        plan = _plan_of_runs(settings) if name in RUN_RECIPES else _plan_of_backbone(settings)
+        plan = _plan_of_runs(settings) if name in RUN_FIGURES else _plan_of_backbone(settings)
         folder = open_run(Path(config.outputs), "analyze", overrides, settings, fresh=config.fresh)
         files = drawn_before(folder, plan.inputs)
     if files is None:
@@ -108,10 +109,10 @@ def _plan_of_runs(settings: Mapping[str, Any]) -> Plan:
     Raises:
         ValueError: they are missing or do not belong together.
     """
-    points = read_points(run_folders(settings["figure"]["runs"]), settings["bench"]["name"])
+    points = read_points(paths("figure.runs", settings["figure"]["runs"]), settings["bench"]["name"])
     digests = {str(point.run.folder): _digest(point.run.folder / SCORES) for point in points}
     with look():
-        drawn = RUN_RECIPES[settings["figure"]["name"]](points, settings["figure"], _family(settings))
+        drawn = RUN_FIGURES[settings["figure"]["name"]](points, settings["figure"], _family(settings))
     return Plan(inputs={"runs": digests}, drawn=drawn)
 
 
@@ -124,27 +125,23 @@ def _plan_of_backbone(settings: Mapping[str, Any]) -> Plan:
     check_values(settings)
     model, figure = settings["model"], dict(settings["figure"])
     for key, least in (("samples", 1), ("batch_size", 1), ("patches", 2)):
-        if type(settings[key]) is not int or settings[key] < least:
-            raise ValueError(f"{key}={settings[key]!r}: expected a whole number of at least {least}")
+        whole_number(key, settings[key], least)
     template = template_named(model["template"])
     backbone = outlined(model["path"], model["revision"])
     check_patches(settings["patches"], backbone.grid)
-    kind, family = RECIPES[figure.pop("name")], _family(settings)
-    needs_modules = kind is RECIPES["tokensr"] or bool(figure.get("refine"))
-    token_sr = None
-    if needs_modules:
-        token_sr = modules_folder(settings["token_sr"], model["path"], (0,))
-        if "temperature" in figure and figure["temperature"] is None:
-            trained = token_sr_config(token_sr).get("settings", {}).get("objective", {})
-            figure["temperature"] = trained.get("temperature", 1.0)
-    recipe = kind.planned(figure, family, backbone.num_layers)
-    module_layers = recipe.module_layers(token_sr_config(token_sr)["layers"] if token_sr else ())
+    kind = BACKBONE_FIGURES[figure["name"]]
+    token_sr = (
+        modules_folder(settings["token_sr"], model["path"], (0,)) if kind.needs_modules(figure) else None
+    )
+    modules = token_sr_config(token_sr) if token_sr else None
+    drawing = kind.from_settings(figure, _family(settings), backbone.num_layers, modules)
+    module_layers = drawing.module_layers(modules["layers"] if modules else ())
     if token_sr:
         load_token_sr(token_sr, channels=backbone.hidden_size, layers=module_layers)
         for warning in training_differs(token_sr, model["path"], template.prefix):
             log.warning("%s", warning)
     samples, data = _samples(settings)
-    choose_cases(samples, 1, figure.get("ids") and [str(name) for name in _listed(figure["ids"])])
+    choose_cases(samples, 1, ids_setting(figure.get("ids")))  # for its errors
     inputs = {
         "samples": samples_digest(samples),
         "boxes": _hash(json.dumps([sample.details.get("box") for sample in samples])),
@@ -153,7 +150,7 @@ def _plan_of_backbone(settings: Mapping[str, Any]) -> Plan:
         "token_sr": files_digest(token_sr_folder(token_sr)) if token_sr else None,
     }
     about = f"{model['path']}, {data}, {len(samples)} question{'s' * (len(samples) > 1)}"
-    return Plan(inputs, recipe, samples, about, token_sr, module_layers)
+    return Plan(inputs, drawing, samples, about, token_sr, module_layers)
 
 
 def _samples(settings: Mapping[str, Any]) -> tuple[list[Sample], str]:
@@ -165,8 +162,8 @@ def _samples(settings: Mapping[str, Any]) -> tuple[list[Sample], str]:
         raise ValueError("question= and box= go with image=, which is not given")
     if image is not None:
         question = settings["question"]
-        if question is None and settings["figure"]["name"] == "tokensr":
-            question = "none"  # nothing of it takes part
+        if question is None and not BACKBONE_FIGURES[settings["figure"]["name"]].reads_questions:
+            question = "none"
         if not isinstance(question, str):
             raise ValueError(f"question={question!r}: give the question to ask about image={image}")
         path = Path(str(image)).expanduser()
@@ -191,7 +188,7 @@ def _samples(settings: Mapping[str, Any]) -> tuple[list[Sample], str]:
 
 def _draw(plan: Plan, settings: Mapping[str, Any]) -> Drawn:
     """Load the backbone and look."""
-    assert plan.recipe is not None, "figures of runs are drawn without a backbone"
+    assert plan.figure is not None, "figures of runs are drawn without a backbone"
     model = settings["model"]
     device = model["device"]
     if device == "auto":
@@ -217,7 +214,7 @@ def _draw(plan: Plan, settings: Mapping[str, Any]) -> Drawn:
         plan.about,
     )
     started = time.perf_counter()
-    drawn = plan.recipe.draw(subject)
+    drawn = plan.figure.draw(subject)
     log.info("%d questions looked at in %.0f s", len(plan.samples), time.perf_counter() - started)
     return drawn
 
@@ -234,10 +231,6 @@ def _digest(path: Path) -> str:
 
 def _hash(text: str) -> str:
     return sha256(text.encode()).hexdigest()[:16]
-
-
-def _listed(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else [value]
 
 
 def _plain(config: DictConfig) -> dict[str, Any]:

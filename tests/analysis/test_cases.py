@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from blink.analysis.cases import as_seen, folder_cases, one_case, region_of
+from blink.analysis.cases import as_seen, choose_cases, folder_cases, one_case, region_of, spread_out
 from blink.bench import Sample
 from blink.model.views import ViewMaker
 from tests import models
+from tests.analysis.figures.conftest import questions
 
 
 @pytest.fixture
@@ -111,3 +112,23 @@ def test_one_case(folder: Path) -> None:
     """Would catch a box of the command that is dropped."""
     [sample] = one_case(folder / "a.png", "What?", [1, 2, 3, 4])
     assert (sample.id, sample.question, sample.details["box"]) == ("a", "What?", [1, 2, 3, 4])
+
+
+def test_cases_are_of_different_pictures_and_have_boxes() -> None:
+    """Would catch a figure of one picture four times, or of questions about absent objects."""
+    asked = questions(6)
+    assert [sample.id for sample in choose_cases(asked, 2, None)] == ["s0", "s2"]
+    assert [sample.id for sample in choose_cases(asked, 9, None)][:3] == ["s0", "s2", "s4"]
+    assert [sample.id for sample in choose_cases(asked, 1, ["s3"])] == ["s3"]
+    with pytest.raises(ValueError, match=r"figure.ids=\['x'\]: not among the 6 questions"):
+        choose_cases(asked, 1, ["s1", "x"])
+
+
+def test_samples_are_spread_out() -> None:
+    """Would catch the first pictures alone, an order that changes, and more samples than there are."""
+    asked = questions(6)
+    drawn = spread_out(asked, 3, seed=0)
+    assert len(drawn) == 3
+    assert drawn == sorted(drawn, key=lambda sample: sample.id)
+    assert drawn == spread_out(asked, 3, seed=0)
+    assert spread_out(asked, 9, seed=0) == asked

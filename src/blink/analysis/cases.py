@@ -11,6 +11,7 @@ about, in pixels of the picture file; `id` must be unique; `answer` is shown and
 Axes of boxes: x to the right, y down. Regions are the cells of p x p, row-major.
 """
 
+import random
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -79,6 +80,38 @@ def one_case(image: Path, question: str, box: Sequence[float] | None = None) -> 
     read_image(image, f"image={image}")
     row = {"image": image.name, "question": question, "box": box, "id": image.stem}
     return [_sample(image.parent, row, "the command")]
+
+
+def spread_out(samples: Sequence[Sample], count: int, seed: int) -> list[Sample]:
+    """At most `count` samples, drawn evenly from all and kept in their order."""
+    if len(samples) <= count:
+        return list(samples)
+    return [samples[i] for i in sorted(random.Random(seed).sample(range(len(samples)), count))]
+
+
+def choose_cases(samples: Sequence[Sample], count: int, ids: Sequence[str] | None) -> list[Sample]:
+    """The samples called `ids`, or `count` of different pictures if there are as many, with a box if there are.
+
+    Raises:
+        ValueError: an id is not among the samples.
+    """
+    if ids is not None:
+        by_id = {sample.id: sample for sample in samples}
+        missing = [name for name in ids if name not in by_id]
+        if missing:
+            raise ValueError(
+                f"figure.ids={missing}: not among the {len(samples)} questions looked at, such as {next(iter(by_id))}; "
+                "samples= takes more of them"
+            )
+        return [by_id[name] for name in ids]
+    seen: dict[str, int] = {}
+    ranks = []
+    for index, sample in enumerate(samples):
+        boxed = sample.details.get("box") is not None
+        earlier = seen.get(f"{sample.image} {boxed}", 0)
+        seen[f"{sample.image} {boxed}"] = earlier + 1
+        ranks.append((not boxed, earlier, index))
+    return [samples[index] for _, _, index in sorted(ranks)[:count]]
 
 
 def box_of(sample: Sample) -> Box | None:

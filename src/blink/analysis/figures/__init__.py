@@ -2,16 +2,16 @@
 
 Read from top to bottom: a file imports only from files above it.
 
-    maps.py                  attention on pictures
-    attention_maps.py        where it looks (Fig. 2)
-    attention_ratio.py       how sharply, and how often rightly (Fig. 3)
-    redistribution.py        what an extension does to it (Fig. 6, 8)
-    redistribution_cases.py  the same for single questions (Fig. 6, 8)
-    tokensr.py               TokenSR and interpolation against the zoomed quadrant
-    recipes.py               figures that look into a backbone: settings, and how they come about
-    points.py                finished runs as points
-    copy_radar.py            scores per subtask (Fig. 4)
-    layer_range.py           scores against layers (Fig. 7)
-    thresholds.py            scores over both thresholds
-    run_recipes.py           figures of finished runs
+    base.py                    what figures that look into a backbone have in common
+    maps.py                    attention on pictures
+    attention_maps.py          where the last prompt token looks (Fig. 2)
+    attention_ratio.py         how sharply, and how often at the right region (Fig. 3)
+    redistribution.py          attention once a region was expanded: measured
+    redistribution_drawings.py  the same, drawn (Fig. 6, 8)
+    tokensr.py                 TokenSR and interpolation against the zoomed quadrant
+    points.py                  finished runs as points
+    copy_radar.py              scores per subtask (Fig. 4)
+    layer_range.py             scores against layers (Fig. 7)
+    thresholds.py              scores over both thresholds
+    registry.py                all of them by name
 """

@@ -1,15 +1,20 @@
 """Fig. 2: the last prompt token's attention over the picture at some layers, the hottest region outlined."""
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Self
 
 from matplotlib.figure import Figure
 
-from blink.analysis.cases import Shown
+from blink.analysis.cases import Shown, as_seen, choose_cases
+from blink.analysis.figures.base import BackboneFigure, Subject, ids_setting, layers_setting
 from blink.analysis.figures.maps import MAP_NOTE, mark_region, show_map, show_picture
 from blink.analysis.probe import Prober
 from blink.inference.saliency import focus
-from blink.runs.style import plain
+from blink.runs.style import Drawn, plain
+from blink.runs.values import whole_number
+
+_SHOWN_LAYERS = 6
 
 
 class LayerMap(NamedTuple):
@@ -73,3 +78,36 @@ def draw(shown: Sequence[Shown], cases: Sequence[Sequence[LayerMap]], patches: i
         outlined += " (dashed: not the one that holds the boxed object's centre)"
     figure.supxlabel(f"{MAP_NOTE}, each map in its own scale\n{outlined}", fontsize="x-small")
     return figure
+
+
+@dataclass(frozen=True)
+class AttentionMapsFigure(BackboneFigure):
+    """Fig. 2, as conf/figure/attention_maps.yaml describes it."""
+
+    layers: tuple[int, ...]
+    cases: int
+    ids: tuple[str, ...] | None
+
+    @classmethod
+    def from_settings(
+        cls, settings: Mapping[str, Any], family: str, num_layers: int, modules: Mapping[str, Any] | None
+    ) -> Self:
+        last = num_layers - 1
+        evenly = sorted({round(last * i / (_SHOWN_LAYERS - 1)) for i in range(_SHOWN_LAYERS)})
+        layers = layers_setting("figure.layers", settings["layers"], evenly, num_layers)
+        return cls(layers, whole_number("figure.cases", settings["cases"]), ids_setting(settings["ids"]))
+
+    def draw(self, subject: Subject) -> Drawn:
+        chosen = choose_cases(subject.samples, self.cases, self.ids)
+        shown = [as_seen(sample, subject.views, subject.patches) for sample in chosen]
+        cases = measure(subject.prober(), shown, self.layers, subject.patches)
+        figure = draw(shown, cases, subject.patches, f"Attention by layer: {subject.about}")
+        numbers = [
+            {
+                "id": case.sample.id,
+                "question": case.sample.question,
+                "maps": {one.layer: one.attention_HW for one in maps},
+            }
+            for case, maps in zip(shown, cases, strict=True)
+        ]
+        return Drawn({"attention_maps": figure}, table(shown, cases), {"cases": numbers})

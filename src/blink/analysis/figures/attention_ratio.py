@@ -3,18 +3,22 @@
 Axes: N samples, L layers, R = p x p regions.
 """
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch
 from matplotlib.figure import Figure
 
+from blink.analysis.cases import choose_cases
+from blink.analysis.figures.base import BackboneFigure, Subject, layers_setting
 from blink.analysis.probe import Prober
 from blink.bench import Sample
 from blink.bench.statistics import Estimate, Floats, bootstrap
 from blink.inference.saliency import focus
-from blink.runs.style import BLACK, BLUE, GREY, ORANGE, PURPLE, VERMILLION, plain
+from blink.runs.style import BLACK, BLUE, GREY, ORANGE, PURPLE, VERMILLION, Drawn, plain
+from blink.runs.values import whole_number
 
 _SINGLE_STYLES = ((ORANGE, "--"), (PURPLE, ":"), (BLACK, "-."))
 
@@ -160,8 +164,14 @@ def draw(ratios: Ratios, title: str, singles: int = 0) -> Figure:
             label=plain(ratios.samples[number][0], 28, 1),
         )
         at = np.flatnonzero(ratios.hottest_NL[number] == ratios.right_N[number])
-        places = np.asarray(ratios.layers)[at]
-        axes.plot(places, ratios.ratio_NL[number][at], "o", color=colour, markeredgecolor=BLACK, markersize=4)
+        axes.plot(
+            np.asarray(ratios.layers)[at],
+            ratios.ratio_NL[number][at],
+            "o",
+            color=colour,
+            markeredgecolor=BLACK,
+            markersize=4,
+        )
     if boxed:
         shares = correct_shares(ratios)
         above = [i for i, share in enumerate(shares) if share.low > chance]
@@ -204,3 +214,37 @@ def _draw_shares(axes: Any, ratios: Ratios, shares: list[Estimate], chance: floa
     axes.set_ylabel("hottest region\nis the right one (%)")
     axes.set_ylim(0, 100)
     axes.legend(loc="upper right")
+
+
+@dataclass(frozen=True)
+class AttentionRatioFigure(BackboneFigure):
+    """Fig. 3, as conf/figure/attention_ratio.yaml describes it."""
+
+    layers: tuple[int, ...]
+    singles: int
+
+    @classmethod
+    def from_settings(
+        cls, settings: Mapping[str, Any], family: str, num_layers: int, modules: Mapping[str, Any] | None
+    ) -> Self:
+        layers = layers_setting("figure.layers", settings["layers"], range(num_layers), num_layers)
+        return cls(layers, whole_number("figure.singles", settings["singles"], least=0))
+
+    def draw(self, subject: Subject) -> Drawn:
+        singles = choose_cases(subject.samples, self.singles, None)
+        others = [sample for sample in subject.samples if sample not in singles]
+        subject = replace(subject, samples=[*singles, *others])
+        right = [case.right for case in subject.shown()]
+        found = measure(subject.prober(), subject.samples, right, self.layers, subject.patches)
+        title = f"Attention ratio, {subject.patches} x {subject.patches} regions\n{subject.about}"
+        numbers = {
+            "patches": subject.patches,
+            "layers": self.layers,
+            "samples": [
+                {"id": name, "picture": picture, "right": right, "ratio": ratio_L, "region": region_L}
+                for (name, picture), right, ratio_L, region_L in zip(
+                    found.samples, found.right_N, found.ratio_NL, found.hottest_NL, strict=True
+                )
+            ],
+        }
+        return Drawn({"attention_ratio": draw(found, title, self.singles)}, table(found), numbers)

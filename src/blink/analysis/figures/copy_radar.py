@@ -7,10 +7,14 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from blink.analysis.figures.points import Point
+from blink.analysis.figures.points import Point, about
+from blink.bench.mme import COGNITION, PERCEPTION
 from blink.bench.statistics import Estimate
-from blink.evaluation.compare import compare_pairs
-from blink.runs.style import BLUE, ORANGE, PURPLE, VANILLA, VERMILLION, plain
+from blink.evaluation.compare import compare_pairs, unit
+from blink.runs.style import BLUE, ORANGE, PURPLE, VANILLA, VERMILLION, Drawn, plain
+from blink.runs.values import choice
+
+SCALES = ("difference", "score")
 
 _STYLES = ((VERMILLION, "-", "o"), (BLUE, "--", "^"), (ORANGE, "-.", "D"), (PURPLE, (0, (3, 1, 1, 1)), "v"))
 _FEWEST = 3
@@ -162,6 +166,24 @@ def draw(
         title_fontsize="small",
     )
     return figure
+
+
+def figure_of_runs(points: Sequence[Point], settings: Mapping[str, Any], family: str) -> Drawn:
+    """Fig. 4, with one radar for each of MME's two parts."""
+    chosen = choose(points)
+    metrics = subtasks(points, settings["metrics"])
+    groups = [metrics]
+    if settings["metrics"] is None and points[0].run.scores["benchmark"] == "mme":
+        parts = [[name for name in part if name in metrics] for part in (PERCEPTION, COGNITION)]
+        groups = [part for part in parts if len(part) > 2] or groups
+        metrics = [name for part in groups for name in part]
+    title = f"Copying the hottest region at one layer\n{about(points)}"
+    scale = choice("figure.scale", settings["scale"], SCALES)
+    against = gains(chosen)
+    units = unit(points[0].run.scores, metrics[0])
+    figure = draw(chosen, groups, against, title, units, scale)
+    labels = {label: str(point.run.folder) for label, point in chosen}
+    return Drawn({"copy_radar": figure}, table(chosen, metrics, against), {"runs": labels})
 
 
 def _short(metric: str) -> str:

@@ -1,16 +1,27 @@
 """Fig. 7: the score against the first scanned layer, the last one, and single layers."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
 
-from blink.analysis.figures.points import Point
+from blink.analysis.figures.points import (
+    Point,
+    about,
+    estimate,
+    gain,
+    main_metric,
+    the_method,
+    vanilla_of,
+    with_unit,
+)
 from blink.bench.statistics import Estimate
 from blink.evaluation.compare import Run
-from blink.runs.style import BLUE, GREY, ORANGE, plain
+from blink.evaluation.presets import LAYER_STUDIES
+from blink.inference.policy import parse_layers
+from blink.runs.style import BLUE, GREY, ORANGE, Drawn, plain
 
 Measure = Callable[[Run], Estimate]
 
@@ -126,6 +137,30 @@ def draw(
         axes.set_ylabel(ylabel)
         axes.legend(ncols=2)
     return figure
+
+
+def figure_of_runs(points: Sequence[Point], settings: Mapping[str, Any], family: str) -> Drawn:
+    """Fig. 7."""
+    metric = main_metric(points, settings["metric"])
+    acting = the_method(points, settings["method"])
+    ranges = sort_ranges(acting, settings["first"], settings["last"])
+    vanilla = vanilla_of(points)
+    label, measure = f"{with_unit(points, metric)}, 95 % interval", lambda run: estimate(run, metric)
+    level = None if vanilla is None else estimate(vanilla, metric)
+    if settings["difference"]:
+        if vanilla is None:
+            raise ValueError("figure.difference=true needs a method=vanilla run among figure.runs")
+        base = vanilla
+        label, measure = (
+            f"{with_unit(points, metric)} less vanilla's\n95 % interval",
+            lambda run: gain(base, run, metric),
+        )
+        level = level and level._replace(value=0.0)
+    study = LAYER_STUDIES.get(family)
+    ours = parse_layers(study.main) if study is not None else ()
+    method = acting[0].run.scores["method"]
+    figure = draw(ranges, measure, label, f"Scanned layers, method {method}\n{about(points)}", level, ours)
+    return Drawn({"layer_range": figure}, table(ranges, measure), {"metric": metric, "method": method})
 
 
 def _draw_line(

@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from blink.analysis.cases import Shown
@@ -20,7 +19,7 @@ from blink.analysis.probe import IDLE, Look, Prober
 from blink.bench.statistics import Floats
 from blink.inference.policy import Policy
 from blink.inference.saliency import focus
-from blink.runs.style import BLACK, GREY, INTERP, TOKEN_SR, VANILLA, Line, plain
+from blink.runs.style import INTERP, TOKEN_SR, VANILLA, Line
 
 METHODS: dict[str, Line] = {"vanilla": VANILLA, "interp": INTERP, "token_sr": TOKEN_SR}
 """The backbone as it is, expansion by interpolation alone, and with TokenSR."""
@@ -34,13 +33,13 @@ class Spread(NamedTuple):
     Attributes:
         measures: name of `MEASURES` -> [N, L]; nan for the extension of the backbone as it is.
         hottest_NL: hottest region of the original tokens.
-        born_N: region that was expanded; -1 for the backbone as it is.
+        expanded_N: region that was expanded; -1 for the backbone as it is.
         maps: looks by layer of the first samples, for the figure of single cases.
     """
 
     measures: dict[str, Floats]
     hottest_NL: Any
-    born_N: Any
+    expanded_N: Any
     maps: list[dict[int, Look]]
 
 
@@ -48,15 +47,15 @@ class Redistribution(NamedTuple):
     """All methods on the same samples.
 
     Attributes:
-        birth: layer of the expansion.
-        layers: L layers looked at, `birth` first.
+        expanded_at: layer of the expansion.
+        layers: L layers looked at, `expanded_at` first.
         patches: p.
         right_N: region that holds the centre of the box, -1 where none is known.
         ids: of the samples.
         spreads: method -> what it did.
     """
 
-    birth: int
+    expanded_at: int
     layers: list[int]
     patches: int
     right_N: Any
@@ -64,40 +63,40 @@ class Redistribution(NamedTuple):
     spreads: dict[str, Spread]
 
 
-def expanding_policy(birth: int, patches: int) -> Policy:
+def expanding_policy(expanded_at: int, patches: int) -> Policy:
     """Always expand the hottest region at one layer, and keep it (Sec. 4.4)."""
-    return Policy(layers=[birth], tau_exp=0.0, tau_drop=0.0, patches=patches)
+    return Policy(layers=[expanded_at], tau_exp=0.0, tau_drop=0.0, patches=patches)
 
 
 def measure(
-    prober: Prober, shown: Sequence[Shown], birth: int, patches: int, *, refine: bool, keep_maps: int
+    prober: Prober, shown: Sequence[Shown], expanded_at: int, patches: int, *, refine: bool, keep_maps: int
 ) -> Redistribution:
-    """Look at every layer from `birth` on, once per method.
+    """Look at every layer from `expanded_at` on, once per method.
 
     Args:
         refine: with TokenSR, too; the prober has its modules.
         keep_maps: of how many samples to keep whole maps.
     """
-    layers = list(range(birth, prober.backbone.num_layers))
+    layers = list(range(expanded_at, prober.backbone.num_layers))
     samples = [case.sample for case in shown]
-    policy = expanding_policy(birth, patches)
+    policy = expanding_policy(expanded_at, patches)
     spreads = {}
     for name in METHODS if refine else [name for name in METHODS if name != "token_sr"]:
         acting = IDLE if name == "vanilla" else policy
         looked = prober(samples, layers, acting, refine=name == "token_sr", doing=f"looking, {name}")
-        rows, hottest, born, maps = [], [], [], []
+        rows, hottest, expanded, maps = [], [], [], []
         for number, probed in enumerate(looked):
             looks = [probed.looks[layer] for layer in layers]
             rows.append([_measures(one) for one in looks])
             originals_LV = torch.stack([one.original_V for one in looks])
             hottest.append(focus(originals_LV, prober.backbone.grid, patches).region_B.numpy())
-            born.append(-1 if name == "vanilla" else probed.events[0].region)
+            expanded.append(-1 if name == "vanilla" else probed.events[0].region)
             maps += [probed.looks] if number < keep_maps else []
         values_NLM = np.array(rows, dtype=np.float64)
         measures = {key: values_NLM[:, :, i] for i, key in enumerate(MEASURES)}
-        spreads[name] = Spread(measures, np.stack(hottest), np.array(born), maps)
+        spreads[name] = Spread(measures, np.stack(hottest), np.array(expanded), maps)
     right = np.array([-1 if case.right is None else case.right for case in shown])
-    return Redistribution(birth, layers, patches, right, [sample.id for sample in samples], spreads)
+    return Redistribution(expanded_at, layers, patches, right, [sample.id for sample in samples], spreads)
 
 
 def normalised_entropy(attention_V: Tensor) -> float:
@@ -140,39 +139,21 @@ def table(found: Redistribution) -> list[dict[str, Any]]:
     return records
 
 
-def draw(found: Redistribution, title: str) -> Figure:
-    """Draw total attention and entropy of original and extended tokens per layer, and where the originals look."""
-    boxed = int((found.right_N >= 0).sum())
-    figure = Figure(figsize=(7.6, 7.4 if boxed else 5.2), layout="constrained")
-    figure.suptitle(plain(title))
-    grid = figure.subplots(3 if boxed else 2, 2, sharex=True, sharey="row", squeeze=False)
-    for column, part in enumerate(("original", "extension")):
-        for row, kind in enumerate(("total", "entropy")):
-            for name, spread in found.spreads.items():
-                _draw_quartiles(
-                    grid[row, column], found.layers, spread.measures[f"{kind}_{part}"], METHODS[name]
-                )
-        grid[0, column].set_title({"original": "original tokens", "extension": "extended tokens"}[part])
-    grid[0, 0].set_ylabel("total attention")
-    grid[1, 0].set_ylabel("entropy (1: even spread)")
-    if boxed:
-        _draw_correct(grid[2, 0], found, boxed)
-        _draw_comparison(grid[2, 1], found)
-    for axes in grid[-1]:
-        axes.set_xlabel("layer")
-        axes.set_xticks(found.layers[:: max(1, len(found.layers) // 10)])
-        axes.xaxis.set_tick_params(labelbottom=True)
-    grid[0, 0].set_ylim(bottom=0)
-    handles, labels = grid[0, 0].get_legend_handles_labels()
-    figure.legend(
-        handles,
-        labels,
-        loc="outside lower center",
-        ncols=len(labels),
-        title=f"lines: median of {len(found.ids)} samples; bands: quartiles",
-        title_fontsize="small",
-    )
-    return figure
+def case_table(shown: Sequence[Shown], found: Redistribution) -> list[dict[str, Any]]:
+    """One record per case, method and layer."""
+    return [
+        {
+            "id": case.sample.id,
+            "method": name,
+            "expanded_region": int(spread.expanded_N[number]),
+            "right_region": case.right,
+            "layer": layer,
+            **{key: round(float(values[number, i]), 6) for key, values in spread.measures.items()},
+        }
+        for number, case in enumerate(shown)
+        for name, spread in found.spreads.items()
+        for i, layer in enumerate(found.layers)
+    ]
 
 
 def _measures(look: Look) -> list[float]:
@@ -184,45 +165,3 @@ def _measures(look: Look) -> list[float]:
         normalised_entropy(look.original_V),
         normalised_entropy(look.extension_X),
     ]
-
-
-def _draw_quartiles(axes: Any, layers: list[int], values_NL: Floats, line: Line) -> None:
-    if np.isnan(values_NL).all():
-        return
-    low_L, median_L, high_L = np.nanquantile(values_NL, (0.25, 0.5, 0.75), axis=0)
-    axes.fill_between(layers, low_L, high_L, color=line.colour, alpha=0.15, linewidth=0)
-    axes.plot(layers, median_L, color=line.colour, linestyle=line.dash, marker=line.marker, label=line.label)
-
-
-def _draw_correct(axes: Any, found: Redistribution, boxed: int) -> None:
-    known_N = found.right_N >= 0
-    for name, spread in found.spreads.items():
-        line = METHODS[name]
-        correct_L = (spread.hottest_NL[known_N] == found.right_N[known_N, None]).mean(axis=0)
-        axes.plot(found.layers, 100 * correct_L, color=line.colour, linestyle=line.dash, marker=line.marker)
-    axes.axhline(100 / found.patches**2, color=GREY, linestyle="--", linewidth=1)
-    axes.set_ylabel("hottest original region\nis the right one (%)")
-    axes.set_title(f"{boxed} samples with a box; dashed: chance 1/{found.patches**2}", fontsize="small")
-    axes.set_ylim(0, 100)
-
-
-def _draw_comparison(axes: Any, found: Redistribution) -> None:
-    """How often the extension has more, and more even attention than the original tokens."""
-    for name in ("interp", "token_sr"):
-        if name not in found.spreads:
-            continue
-        measures, line = found.spreads[name].measures, METHODS[name]
-        for part, filled in (("total", True), ("entropy", False)):
-            more_L = (measures[f"{part}_extension"] > measures[f"{part}_original"]).mean(axis=0)
-            axes.plot(
-                found.layers,
-                100 * more_L,
-                color=line.colour,
-                linestyle=line.dash,
-                marker=line.marker,
-                markerfacecolor=line.colour if filled else "white",
-            )
-    axes.plot([], [], "o", color=BLACK, label="more attention in total")
-    axes.plot([], [], "o", color=BLACK, markerfacecolor="white", label="more evenly spread")
-    axes.set_title("samples (%) whose extension, against the original, has", fontsize="small", pad=18)
-    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 0.98), ncols=2)

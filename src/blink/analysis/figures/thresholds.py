@@ -6,10 +6,18 @@ from typing import Any, NamedTuple
 import numpy as np
 from matplotlib.figure import Figure
 
-from blink.analysis.figures.points import Point
+from blink.analysis.figures.points import (
+    Point,
+    about,
+    estimate,
+    main_metric,
+    the_method,
+    vanilla_of,
+    with_unit,
+)
 from blink.bench.statistics import Floats
 from blink.evaluation.compare import Run
-from blink.runs.style import plain
+from blink.runs.style import Drawn, plain
 
 _MOST_WRITTEN = 8
 """Rows or columns up to which cells carry their value."""
@@ -112,5 +120,33 @@ def draw(grid: Grid, panels: Mapping[str, Floats], title: str) -> Figure:
     return figure
 
 
+def figure_of_runs(points: Sequence[Point], settings: Mapping[str, Any], family: str) -> Drawn:
+    """Both"""
+    metric = main_metric(points, settings["metric"])
+    acting = the_method(points, settings["method"])
+    grid = sort_grid(acting)
+    panels = {
+        with_unit(points, metric): grid.values(lambda run: estimate(run, metric).value),
+        "expanded samples (%)": grid.values(lambda run: 100 * run.scores["expanded"]),
+    }
+    panels |= _costs(grid, vanilla_of(points))
+    method = acting[0].run.scores["method"]
+    layers = sorted({layer for point in acting for layer in point.layers})
+    title = f"Thresholds, method {method}, layers {', '.join(map(str, layers))}\n{about(points)}"
+    figure = draw(grid, panels, title)
+    return Drawn({"thresholds": figure}, table(grid, panels), {"metric": metric, "method": method})
+
+
 def _written(value: float, greatest: float) -> str:
     return f"{value:.1f}" if greatest >= 10 else f"{value:.3f}"
+
+
+def _costs(grid: Grid, vanilla: Run | None) -> dict[str, Floats]:
+    """What a question costs, picture and answer included: over vanilla's if that is there; nothing for runs without it."""
+    runs = [*grid.runs.values(), *([] if vanilla is None else [vanilla])]
+    if not all(run.scores.get("flops") for run in runs):
+        return {}
+    if vanilla is None:
+        return {"GFLOPs per question": grid.values(lambda run: run.scores["flops"] / run.scores["n"] / 1e9)}
+    whole = vanilla.scores["flops"]
+    return {"FLOPs over vanilla's": grid.values(lambda run: run.scores["flops"] / whole)}

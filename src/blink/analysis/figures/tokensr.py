@@ -7,7 +7,8 @@ Axes: B pictures, Q = 4 quadrants, d hidden width, H x W grid, L layers.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -16,11 +17,13 @@ from rich.progress import track
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from blink.analysis.figures.base import BackboneFigure, Subject, expansion_layer
 from blink.bench.statistics import Floats
 from blink.model.backbone import Backbone
-from blink.model.token_sr import cut_region, upsample
-from blink.model.views import QUADRANTS, Views
-from blink.runs.style import BLACK, INTERP, TOKEN_SR, bare, plain
+from blink.model.token_sr import cut_region, placed, upsample
+from blink.model.views import QUADRANTS, Views, prefix_ids, quadrants
+from blink.runs.style import BLACK, INTERP, TOKEN_SR, Drawn, bare, plain
+from blink.runs.values import number, whole_number
 from blink.training.features import Tokens, principal_colours
 
 STUDENTS = {"interp": INTERP, "token_sr": TOKEN_SR}
@@ -190,3 +193,60 @@ def draw_features(rows: Sequence[tuple[object, Tokens]], title: str) -> Figure:
         axes.set_title(name)
     figure.supxlabel("colours: three principal components of the tokens of a row", fontsize="x-small")
     return figure
+
+
+@dataclass(frozen=True)
+class TokenSRFigure(BackboneFigure):
+    """TokenSR and interpolation against the zoomed quadrant, as conf/figure/tokensr.yaml describes it."""
+
+    layer: int
+    cases: int
+    pictures: int
+    temperature: float
+
+    reads_questions = False
+
+    @staticmethod
+    def needs_modules(settings: Mapping[str, Any]) -> bool:
+        return True
+
+    @classmethod
+    def from_settings(
+        cls, settings: Mapping[str, Any], family: str, num_layers: int, modules: Mapping[str, Any] | None
+    ) -> Self:
+        assert modules is not None, "the figure is about modules"
+        temperature = settings["temperature"]
+        if temperature is None:
+            temperature = modules.get("settings", {}).get("objective", {}).get("temperature", 1.0)
+        return cls(
+            layer=expansion_layer(settings["layer"], family, num_layers),
+            cases=whole_number("figure.cases", settings["cases"]),
+            pictures=whole_number("figure.pictures", settings["pictures"]),
+            temperature=number("figure.temperature", temperature, above=0),
+        )
+
+    def module_layers(self, available: Sequence[int]) -> tuple[int, ...]:
+        """The layer shown, and all others that there are."""
+        return tuple(sorted({self.layer, *available}))
+
+    def draw(self, subject: Subject) -> Drawn:
+        backbone = subject.backbone
+        modules = {layer: placed(module, *backbone.place(layer)) for layer, module in subject.modules.items()}
+        pictures = list({sample.image: sample for sample in subject.samples}.values())[: self.pictures]
+        images = [sample.load_image() for sample in pictures]
+        views = [subject.views(image) for image in images]
+        prefix = prefix_ids(backbone.processor, subject.template.prefix)
+        found = measure(backbone, prefix, views, modules, self.temperature)
+        rows = []
+        for index in range(min(self.cases, len(images))):
+            quadrant = index % QUADRANTS
+            tokens = features(backbone, prefix, views[index], {self.layer: modules[self.layer]})
+            zoomed = quadrants(subject.views.seen(images[index]))[quadrant]
+            rows.append((zoomed, tokens[self.layer][quadrant]))
+        title = f"{subject.about.partition(',')[0]}, {len(images)} pictures x 4 quadrants"
+        figures = {
+            "tokensr": draw(found, self.layer, f"TokenSR and interpolation: {title}"),
+            "tokensr_features": draw_features(rows, f"Visual tokens that enter layer {self.layer}: {title}"),
+        }
+        numbers = {"temperature": self.temperature, "kl_per_cell": found.kl, "cosine_per_cell": found.cosine}
+        return Drawn(figures, table(found), numbers)

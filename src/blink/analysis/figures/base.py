@@ -1,0 +1,130 @@
+"""What the figures that look into a backbone have in common: how they are asked for, and how their settings are read."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+from torch import nn
+
+from blink.analysis.cases import Shown, as_seen
+from blink.analysis.probe import Prober
+from blink.bench import Sample
+from blink.evaluation.presets import LAYER_STUDIES
+from blink.inference.policy import parse_layers
+from blink.model.backbone import Backbone
+from blink.model.prompts import Template
+from blink.model.views import ViewMaker
+from blink.runs.style import Drawn
+
+LayerSetting = int | str | Iterable[int] | None
+"""Layers as a user writes them (see `parse_layers`); None: a default."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is looked at.
+
+    Attributes:
+        backbone: model and processor.
+        template: how a question becomes the prompt.
+        samples: questions, in the order in which cases are chosen.
+        patches: p of p x p regions.
+        modules: TokenSR by layer; empty where none are needed.
+        batch_size: samples at once.
+        about: backbone and data in words, for titles.
+    """
+
+    backbone: Backbone
+    template: Template
+    samples: list[Sample]
+    patches: int
+    modules: Mapping[int, nn.Module]
+    batch_size: int
+    about: str
+
+    @property
+    def views(self) -> ViewMaker:
+        return ViewMaker(self.backbone.processor)
+
+    def prober(self) -> Prober:
+        """A prober of the backbone with the modules."""
+        return Prober(self.backbone, self.template, modules=self.modules, batch_size=self.batch_size)
+
+    def shown(self) -> list[Shown]:
+        """All samples as the backbone sees them."""
+        return [as_seen(sample, self.views, self.patches) for sample in self.samples]
+
+
+class BackboneFigure(ABC):
+    """A figure that looks into a backbone; its fields are its settings, checked before any weight is read."""
+
+    reads_questions: ClassVar[bool] = True
+    """False: pictures alone matter."""
+
+    @staticmethod
+    def needs_modules(settings: Mapping[str, Any]) -> bool:
+        """Whether it takes TokenSR modules, by the settings of its group in conf/figure/."""
+        return False
+
+    @classmethod
+    @abstractmethod
+    def from_settings(
+        cls, settings: Mapping[str, Any], family: str, num_layers: int, modules: Mapping[str, Any] | None
+    ) -> Self:
+        """Read the settings of its group in conf/figure/.
+
+        Args:
+            family: row of the preset tables.
+            num_layers: decoder layers of the backbone.
+            modules: config.json of the TokenSR modules; None where it needs none.
+
+        Raises:
+            ValueError: a value is of another type or out of range.
+        """
+
+    def module_layers(self, available: Sequence[int]) -> tuple[int, ...]:
+        """Layers whose TokenSR is needed, of modules that have those of `available`."""
+        return ()
+
+    @abstractmethod
+    def draw(self, subject: Subject) -> Drawn:
+        """Run the backbone and draw."""
+
+
+def layers_setting(
+    name: str, given: LayerSetting, default: Iterable[int], num_layers: int
+) -> tuple[int, ...]:
+    """Layers as given, else the default ones.
+
+    Raises:
+        ValueError: they cannot be read, or the backbone has no such layer.
+    """
+    layers = parse_layers(default if given is None else given)
+    if layers[-1] >= num_layers:
+        raise ValueError(f"{name}={given}: this backbone has decoder layers 0 to {num_layers - 1}")
+    return layers
+
+
+def expansion_layer(given: LayerSetting, family: str, num_layers: int) -> int:
+    """`figure.layer`: one layer as given, or that of the backbone's Fig. 6, or one at the same relative depth (12 of 32).
+
+    Raises:
+        ValueError: it is not exactly one, or the backbone does not have it.
+    """
+    study = LAYER_STUDIES.get(family)
+    default = parse_layers(study.birth) if study is not None else (num_layers * 12 // 32,)
+    layers = layers_setting("figure.layer", given, default, num_layers)
+    if len(layers) != 1:
+        raise ValueError(f"figure.layer={given!r}: expected one layer")
+    return layers[0]
+
+
+def listed(value: Any) -> list[Any]:
+    """The values of a setting that takes one or a list."""
+    return value if isinstance(value, list) else [value]
+
+
+def ids_setting(value: Any) -> tuple[str, ...] | None:
+    """`figure.ids`: one id or a list of them; None chooses by itself."""
+    return None if value is None else tuple(map(str, listed(value)))
