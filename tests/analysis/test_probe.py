@@ -10,7 +10,7 @@ from torch import Tensor
 from blink import Policy, TokenSR, attach
 from blink.analysis.probe import probe
 from blink.inference.saliency import focus
-from blink.inference.spans import find_layout
+from blink.inference.spans import find_spans
 from blink.model.backbone import Backbone
 from tests import models
 
@@ -39,10 +39,10 @@ def test_rows_equal_the_last_rows_of_eager_maps(make: Callable[..., models.Model
     backbone = Backbone(model)
     found = probe(backbone, inputs, layers=range(3))
     maps = maps_of(model, inputs, lambda: model(**inputs))
-    layout = find_layout(inputs["input_ids"], inputs["attention_mask"] != 0, backbone.image_token_id)
+    spans = find_spans(inputs["input_ids"], inputs["attention_mask"] != 0, backbone.image_token_id)
     for layer in range(3):
         row_BN = maps[layer][0][:, :, -1].mean(dim=1)
-        want_BV = row_BN.take_along_dim(layout.visual_columns(36), dim=1)
+        want_BV = row_BN.take_along_dim(spans.visual_columns(36), dim=1)
         for row, probed in enumerate(found):
             torch.testing.assert_close(probed.looks[layer].original_V, want_BV[row], rtol=1e-5, atol=1e-7)
             assert probed.looks[layer].extension_X.numel() == 0

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from blink.inference.spans import Layout, find_layout
+from blink.inference.spans import Spans, find_spans
 
 IMAGE = 9
 ROWS = torch.tensor(
@@ -19,9 +19,9 @@ ROWS = torch.tensor(
 )
 
 
-def layout() -> Layout:
+def spans() -> Spans:
     """Of ROWS: padded in front, not at all, and behind."""
-    return find_layout(ROWS, ROWS != 0, IMAGE)
+    return find_spans(ROWS, ROWS != 0, IMAGE)
 
 
 def vectors(tokens_BN: Tensor) -> Tensor:
@@ -31,7 +31,7 @@ def vectors(tokens_BN: Tensor) -> Tensor:
 
 def test_spans() -> None:
     """Catches one row's columns used for all, and a last token that is padding."""
-    found = layout()
+    found = spans()
     assert found.visual_start_B.tolist() == [3, 2, 0]
     assert found.visual_end_B.tolist() == [6, 5, 3]
     assert found.last_B.tolist() == [6, 6, 4]
@@ -44,7 +44,7 @@ def test_spans() -> None:
 
 def test_insert_and_remove() -> None:
     """Catches an extension before the visual span's end, and positions or padding left as they were."""
-    found = layout()
+    found = spans()
     extension_BXd = vectors(torch.tensor([[90, 91], [92, 93], [94, 95]]))
     whole = found.insert(vectors(ROWS), extension_BXd)
     assert whole[..., 0].tolist() == [
@@ -66,18 +66,18 @@ def test_insert_and_remove() -> None:
 
 def test_selected_rows() -> None:
     """Catches rows that keep another row's spans once they run apart."""
-    some = layout().select([2, 0])
+    some = spans().select([2, 0])
     assert some.visual_end_B.tolist() == [3, 6]
     assert some.last_B.tolist() == [4, 6]
     assert some.valid_BN is not None
     assert some.valid_BN.tolist() == (ROWS[[2, 0]] != 0).tolist()
-    whole = layout()
+    whole = spans()
     assert whole.select([0, 1, 2]) is whole
 
 
 def test_without_padding() -> None:
     """Catches a mask where none is needed: attention then takes a slower path."""
-    found = find_layout(ROWS[1:2], None, IMAGE)
+    found = find_spans(ROWS[1:2], None, IMAGE)
     assert found.extended(4).valid_BN is None
     assert found.extended(4).positions().tolist() == [list(range(11))]
 
@@ -97,11 +97,11 @@ def test_refuses(row: list[int], message: str) -> None:
     """Catches a prompt without exactly one image and text behind it, and holes in the mask."""
     ids_BS = torch.tensor([[0, 9, 9, 5], row])
     with pytest.raises(ValueError, match=message):
-        find_layout(ids_BS, ids_BS != 0, IMAGE)
+        find_spans(ids_BS, ids_BS != 0, IMAGE)
 
 
 def test_image_tokens_in_padding_do_not_count() -> None:
     """Catches a padded row whose padding happens to be the image token."""
     ids_BS = torch.tensor([[9, 1, 9, 9, 5]])
     valid_BS = torch.tensor([[False, True, True, True, True]])
-    assert find_layout(ids_BS, valid_BS, IMAGE).visual_start_B.tolist() == [2]
+    assert find_spans(ids_BS, valid_BS, IMAGE).visual_start_B.tolist() == [2]

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from blink.bench import Sample
 from blink.inference.algorithm import Stream, last_row, run_prompt
 from blink.inference.policy import Event, Policy
-from blink.inference.spans import find_layout
+from blink.inference.spans import find_spans
 from blink.model.backbone import Backbone
 from blink.model.prompts import Template
 from blink.model.token_sr import placed
@@ -71,7 +71,7 @@ def probe(
         backbone.input_norm(layer)
     ids_BS, mask = inputs["input_ids"], inputs.get("attention_mask")
     valid_BS = None if mask is None or bool((mask != 0).all()) else mask != 0
-    layout = find_layout(ids_BS, valid_BS, backbone.image_token_id)
+    spans = find_spans(ids_BS, valid_BS, backbone.image_token_id)
     images = {name: inputs[name] for name in ("pixel_values", "image_sizes") if name in inputs}
     looks: list[dict[int, Look]] = [{} for _ in ids_BS]
 
@@ -83,7 +83,7 @@ def probe(
 
     embedded_BSd = backbone.embed_prompt(ids_BS, images)
     names = keys or [""] * len(looks)
-    passed = run_prompt(backbone, policy, modules or {}, embedded_BSd, layout, names, watch=watch)
+    passed = run_prompt(backbone, policy, modules or {}, embedded_BSd, spans, names, watch=watch)
     return [Probed(*pair) for pair in zip(looks, passed.events, strict=True)]
 
 
@@ -147,8 +147,8 @@ class Prober:
 
 
 def _looks(backbone: Backbone, layer: int, stream: Stream) -> Iterator[Look]:
-    layout = stream.layout
+    spans = stream.spans
     row_bN = last_row(backbone, layer, stream)
-    original_bV = row_bN.take_along_dim(layout.visual_columns(backbone.grid[0] * backbone.grid[1]), dim=1)
-    extension_bX = layout.take_extension(row_bN[:, :, None])[:, :, 0]
+    original_bV = row_bN.take_along_dim(spans.visual_columns(backbone.grid[0] * backbone.grid[1]), dim=1)
+    extension_bX = spans.take_extension(row_bN[:, :, None])[:, :, 0]
     return (Look(*pair) for pair in zip(original_bV.cpu(), extension_bX.cpu(), strict=True))

@@ -90,21 +90,6 @@ def token_sr(
     return Cost(2 * dims.visual * weights, weights * dims.itemsize)
 
 
-def living(layers: int, events: Iterable[Event]) -> list[tuple[int, int] | None]:
-    """The extension that is alive in each layer: (layer of birth, region), or None."""
-    by_layer = {event.layer: event for event in events}
-    alive: list[tuple[int, int] | None] = []
-    for layer in range(layers):
-        now = alive[-1] if alive else None
-        event = by_layer.get(layer)
-        if event and event.action == "expand":
-            now = (layer, event.region)
-        elif event and event.action == "drop":
-            now = None
-        alive.append(now)
-    return alive
-
-
 def prompt(
     dims: Dimensions,
     tokens: int,

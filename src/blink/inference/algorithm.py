@@ -12,6 +12,7 @@ X tokens of an extension, d hidden width.
 """
 
 import hashlib
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -21,11 +22,63 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from blink.inference.cache import BlinkCache, KeyLayout, OneCall, Piece
-from blink.inference.policy import Event, Policy, decide
+from blink.inference.policy import Event, Policy, check_layers, decide
 from blink.inference.saliency import attention_row, focus, similarity_row
-from blink.inference.spans import Layout
+from blink.inference.spans import Spans
 from blink.model.backbone import Backbone, Frame, rotate
-from blink.model.token_sr import expand
+from blink.model.token_sr import check_modules, check_patches, expand, load_token_sr, placed
+
+
+@dataclass(frozen=True)
+class Run:
+    """What answers: a policy and the modules that it expands with.
+
+    Attributes:
+        policy: None is the backbone as it is.
+        token_sr: None for interpolation only (Blink-interp); a folder or hub id of `save_token_sr`; or a mapping from
+            layer to any module [B, d, H, W] -> [B, d, H, W].
+    """
+
+    policy: Policy | None = None
+    token_sr: str | os.PathLike[str] | Mapping[int, nn.Module] | None = None
+
+    @property
+    def modules(self) -> Mapping[int, nn.Module]:
+        """TokenSR per layer; a scanned layer without one is interpolated only."""
+        assert self.token_sr is None or isinstance(self.token_sr, Mapping), "resolve the run before it is used"
+        return self.token_sr or {}
+
+    def resolve(self, backbone: Backbone) -> "Run":
+        """Check that the run fits a model, and read its modules where `token_sr` is a folder or a hub id.
+
+        Returns:
+            A run whose `token_sr` is a mapping that holds the scanned layers and no others, or None.
+
+        Raises:
+            ValueError: a scanned layer does not exist or lacks a module, patches do not divide the grid, or modules
+                are of another width.
+        """
+        if self.policy is None:
+            return Run()
+        layers, width = self.policy.layers, backbone.hidden_size
+        check_patches(self.policy.patches, backbone.grid)
+        check_layers(layers, backbone.num_layers)
+        if self.token_sr is None:
+            return self
+        modules: Mapping[int, nn.Module]
+        if isinstance(self.token_sr, Mapping):
+            modules, source = self.token_sr, "the mapping"
+        else:
+            modules, source = load_token_sr(self.token_sr, channels=width, layers=layers), str(self.token_sr)
+        check_modules(modules, layers, width, source)
+        return Run(self.policy, {layer: modules[layer] for layer in layers})
+
+    def placed(self, backbone: Backbone) -> "Run":
+        """The run with its modules on their layers' device and in their dtype: the very modules, or copies."""
+        modules = {
+            layer: placed(module, *backbone.place(layer)) for layer, module in self.modules.items()
+        }
+        return Run(self.policy, modules or None)
 
 
 @dataclass
@@ -34,13 +87,13 @@ class Stream:
 
     Attributes:
         rows: which rows of the batch, ascending.
-        layout: of these rows.
-        frame: mask, positions and rotary embedding of that layout.
+        spans: of these rows.
+        frame: mask, positions and rotary embedding of that spans.
         hidden_bNd: what enters the next layer.
     """
 
     rows: list[int]
-    layout: Layout
+    spans: Spans
     frame: Frame
     hidden_bNd: Tensor
 
@@ -65,10 +118,9 @@ class Passed(NamedTuple):
 
 def run_prompt(
     backbone: Backbone,
-    policy: Policy,
-    modules: Mapping[int, nn.Module],
+    run: Run,
     hidden_BSd: Tensor,
-    layout: Layout,
+    spans: Spans,
     keys: Sequence[str],
     cache: BlinkCache | None = None,
     keep_states: bool = False,
@@ -78,27 +130,28 @@ def run_prompt(
     """Run a prompt through every layer, scanning and acting where the policy says so (Algorithm 1).
 
     Args:
-        modules: TokenSR per layer; a scanned layer without one is interpolated only.
+        run: resolved, its modules placed on their layers.
         hidden_BSd: embeddings, visual tokens in place.
-        layout: of the prompt, without extensions.
+        spans: of the prompt, without extensions.
         keys: names of the samples, for policies that draw.
         cache: an empty cache to fill, or None.
         keep_states: fill `Passed.states`.
         watch: called at every layer, its actions taken, before the layer runs; must change nothing.
         watch_scan: the same, before its actions are taken: what a scan sees.
     """
+    policy, scanned = run.policy, () if run.policy is None else run.policy.layers
     events: list[list[Event]] = [[] for _ in keys]
     states: list[Tensor] = []
-    streams = split(backbone, hidden_BSd, layout, extensions={}, known=[])
+    streams = split(backbone, hidden_BSd, spans, extensions={}, known=[])
     for layer in range(backbone.num_layers):
         if keep_states:
             states.append(join(streams))
         if watch_scan is not None:
             watch_scan(layer, streams)
-        if layer in policy.layers:
+        if policy is not None and layer in scanned:
             seen = scan(backbone, policy, layer, streams)
             actions = [decide(policy, layer, *seen[row], key) for row, key in enumerate(keys)]
-            streams = act(backbone, policy, modules.get(layer), layout, streams, actions)
+            streams = act(backbone, policy, run.modules.get(layer), spans, streams, actions)
             for row, event in enumerate(actions):
                 events[row].append(event)
         if watch is not None:
@@ -108,7 +161,7 @@ def run_prompt(
             cache.store([piece for piece in pieces if piece is not None])
     hidden_BSd = backbone.final_norm(join(streams))
     if cache is not None:
-        cache.finish_prompt(layout.valid_BN, layout.columns, events)
+        cache.finish_prompt(spans.valid_BN, spans.columns, events)
     return Passed(hidden_BSd, events, (*states, hidden_BSd) if keep_states else ())
 
 
@@ -133,12 +186,12 @@ def last_row(backbone: Backbone, layer: int, stream: Stream) -> Tensor:
 
     Equals the last row of the map that eager attention would form.
     """
-    layout, rotary = stream.layout, stream.frame.rotary
+    spans, rotary = stream.spans, stream.frame.rotary
     normed_bNd = backbone.input_norm(layer)(stream.hidden_bNd)
-    query_bA1E = backbone.query(layer, layout.last(normed_bNd))[:, :, None]
-    query_bA1E = rotate(query_bA1E, (layout.last(rotary[0])[:, None], layout.last(rotary[1])[:, None]))
+    query_bA1E = backbone.query(layer, spans.last(normed_bNd))[:, :, None]
+    query_bA1E = rotate(query_bA1E, (spans.last(rotary[0])[:, None], spans.last(rotary[1])[:, None]))
     keys_bKNE = rotate(backbone.keys(layer, normed_bNd), rotary)
-    return attention_row(query_bA1E[:, :, 0], [keys_bKNE], layout.valid_BN, backbone.scaling(layer))
+    return attention_row(query_bA1E[:, :, 0], [keys_bKNE], spans.valid_BN, backbone.scaling(layer))
 
 
 @torch.no_grad()
@@ -160,7 +213,7 @@ def act(
     backbone: Backbone,
     policy: Policy,
     module: nn.Module | None,
-    layout: Layout,
+    spans: Spans,
     streams: list[Stream],
     actions: list[Event],
 ) -> list[Stream]:
@@ -168,7 +221,7 @@ def act(
 
     Args:
         module: TokenSR of the layer, or None.
-        layout: of the prompt, without extensions.
+        spans: of the prompt, without extensions.
         actions: the event of every row at this layer.
     """
     extensions = {row: tokens for stream in streams for row, tokens in _living(stream).items()}
@@ -184,7 +237,7 @@ def act(
             zip(
                 expanding,
                 expand(
-                    layout.select(expanding).visual(
+                    spans.select(expanding).visual(
                         hidden_BSd[expanding], backbone.grid[0] * backbone.grid[1]
                     ),
                     torch.tensor([actions[row].region for row in expanding], device=hidden_BSd.device),
@@ -196,13 +249,13 @@ def act(
                 strict=True,
             )
         )
-    return split(backbone, hidden_BSd, layout, extensions, known=streams)
+    return split(backbone, hidden_BSd, spans, extensions, known=streams)
 
 
 def split(
     backbone: Backbone,
     hidden_BSd: Tensor,
-    layout: Layout,
+    spans: Spans,
     extensions: Mapping[int, Tensor],
     known: list[Stream],
 ) -> list[Stream]:
@@ -215,14 +268,14 @@ def split(
     for rows in ([row for row in range(B) if row not in extensions], sorted(extensions)):
         if not rows:
             continue
-        own, hidden_bNd = layout.select(rows), hidden_BSd if len(rows) == B else hidden_BSd[rows]
+        own, hidden_bNd = spans.select(rows), hidden_BSd if len(rows) == B else hidden_BSd[rows]
         if rows[0] in extensions:
             extension_bXd = torch.stack([extensions[row] for row in rows])
             hidden_bNd = own.insert(hidden_bNd, extension_bXd)
             own = own.extended(extension_bXd.shape[1])
-        twins = [stream for stream in known if stream.rows == rows and stream.layout.columns == own.columns]
+        twins = [stream for stream in known if stream.rows == rows and stream.spans.columns == own.columns]
         if twins:
-            own, frame = twins[0].layout, twins[0].frame
+            own, frame = twins[0].spans, twins[0].frame
         else:
             frame = backbone.frame(hidden_bNd, own.valid_BN, own.positions())
         streams.append(Stream(rows, own, frame, hidden_bNd))
@@ -231,7 +284,7 @@ def split(
 
 def join(streams: list[Stream]) -> Tensor:
     """The tokens of the input, extensions removed, all rows in order: [B, S, d]."""
-    parts = [stream.layout.remove(stream.hidden_bNd) for stream in streams]
+    parts = [stream.spans.remove(stream.hidden_bNd) for stream in streams]
     if len(parts) == 1:
         return parts[0]
     rows = torch.tensor([row for stream in streams for row in stream.rows], device=parts[0].device)
@@ -242,17 +295,17 @@ def run_stream(backbone: Backbone, layer: int, stream: Stream, keep: bool) -> Pi
     """Run one layer on a stream; `keep` the keys and values that it made."""
     call = OneCall()
     stream.hidden_bNd = backbone.run_layer(layer, stream.hidden_bNd, stream.frame, call if keep else None)
-    return Piece(stream.rows, *call.made, stream.layout.valid_BN) if keep else None
+    return Piece(stream.rows, *call.made, stream.spans.valid_BN) if keep else None
 
 
 def saliency_of(backbone: Backbone, policy: Policy, layer: int, stream: Stream) -> Tensor:
     """Saliency of the base grid's tokens, [b, V] float32 (Eq. 1 and 2), in the sequence as it stands."""
-    layout, V = stream.layout, backbone.grid[0] * backbone.grid[1]
+    spans, V = stream.spans, backbone.grid[0] * backbone.grid[1]
     if policy.saliency == "similarity":
         normed_bNd = backbone.input_norm(layer)(stream.hidden_bNd)
-        query_bAE = backbone.query(layer, layout.last(normed_bNd))
-        return similarity_row(query_bAE, backbone.keys(layer, layout.visual(normed_bNd, V)))
-    return last_row(backbone, layer, stream).take_along_dim(layout.visual_columns(V), dim=1)
+        query_bAE = backbone.query(layer, spans.last(normed_bNd))
+        return similarity_row(query_bAE, backbone.keys(layer, spans.visual(normed_bNd, V)))
+    return last_row(backbone, layer, stream).take_along_dim(spans.visual_columns(V), dim=1)
 
 
 def sample_key(ids_S: Tensor, pixel_digest: str) -> str:
@@ -262,13 +315,13 @@ def sample_key(ids_S: Tensor, pixel_digest: str) -> str:
 
 def _living(stream: Stream) -> dict[int, Tensor]:
     """The extension of each row of a stream, as it stands: row -> [X, d]."""
-    if not stream.layout.extension:
+    if not stream.spans.extension:
         return {}
-    return dict(zip(stream.rows, stream.layout.take_extension(stream.hidden_bNd), strict=True))
+    return dict(zip(stream.rows, stream.spans.take_extension(stream.hidden_bNd), strict=True))
 
 
 def _step_frame(backbone: Backbone, hidden_BNd: Tensor, keys: KeyLayout, generated: int) -> Frame:
-    """Mask and positions of N tokens after `generated` others, in the layers of one layout."""
+    """Mask and positions of N tokens after `generated` others, in the layers of one spans."""
     N = hidden_BNd.shape[1]
     valid_BM = keys.valid_BM
     if valid_BM is not None:

@@ -16,7 +16,7 @@ from typing import Any
 from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
-from blink.inference.algorithm import Passed, run_prompt, run_step, sample_key
+from blink.inference.algorithm import Passed, Run, run_prompt, run_step, sample_key
 from blink.inference.cache import BlinkCache
 from blink.inference.policy import Event, Policy
 from blink.inference.refusals import (
@@ -25,12 +25,10 @@ from blink.inference.refusals import (
     check_outputs,
     check_prompt,
     check_step,
-    fitting_modules,
 )
-from blink.inference.spans import Layout, find_layout
+from blink.inference.spans import Spans, find_spans
 from blink.model.backbone import CACHE, OLD_CACHE, Backbone
 from blink.model.image_inputs import check_images, pixel_digests
-from blink.model.token_sr import placed
 
 _PROMPT = "blink_prompt"
 """Keyword under which a prompt's spans travel from the multimodal model's forward to the language model's."""
@@ -43,7 +41,7 @@ _OUTPUTS = ("use_cache", "output_attentions", "output_hidden_states")
 class _Prompt:
     """The distinct prompts of a batch: spans, sample keys, and how many rows in a row share each."""
 
-    layout: Layout
+    spans: Spans
     keys: list[str]
     repeats: int
 
@@ -87,11 +85,11 @@ class Handle:
         policy: what decides the events.
     """
 
-    def __init__(self, backbone: Backbone, policy: Policy, modules: Mapping[int, nn.Module]) -> None:
+    def __init__(self, backbone: Backbone, policy: Policy, run: Run) -> None:
         self.model = backbone.model
         self.policy = policy
         self._backbone = backbone
-        self._modules = dict(modules)
+        self._run = run
         self._enabled = True
         self._keys: list[str] | None = None
         self._trace: list[list[Event]] = []
@@ -200,14 +198,12 @@ class Handle:
         self, prompt: _Prompt, hidden_BSd: Tensor, cache: BlinkCache | None, keep_states: bool
     ) -> Passed:
         """Run each distinct prompt once and repeat the outcome for the rows that share it."""
-        for layer, module in self._modules.items():
-            self._modules[layer] = placed(module, *self._backbone.place(layer))
+        self._run = self._run.placed(self._backbone)  # the model may have moved since the last prompt
         passed = run_prompt(
             self._backbone,
-            self.policy,
-            self._modules,
+            self._run,
             hidden_BSd[:: prompt.repeats],
-            prompt.layout,
+            prompt.spans,
             prompt.keys,
             cache,
             keep_states,
@@ -227,8 +223,8 @@ class Handle:
         valid_BS = check_prompt(inputs)
         ids_BS = inputs["input_ids"]
         B = ids_BS.shape[0]
-        layout = find_layout(ids_BS, valid_BS, self._backbone.image_token_id)
-        check_images(self._backbone, (layout.visual_end_B - layout.visual_start_B).tolist(), inputs)
+        spans = find_spans(ids_BS, valid_BS, self._backbone.image_token_id)
+        check_images(self._backbone, (spans.visual_end_B - spans.visual_start_B).tolist(), inputs)
         cache = inputs.get(CACHE)
         repeats = cache.repeats if isinstance(cache, BlinkCache) else 1
         distinct = list(range(0, B, repeats))
@@ -236,7 +232,7 @@ class Handle:
         if self.policy.draws and digests is None and inputs.get("pixel_values") is not None:
             digests = pixel_digests(self._backbone, inputs["pixel_values"], inputs.get("image_sizes"))
         rows = [ids_BS[row] if valid_BS is None else ids_BS[row][valid_BS[row]] for row in distinct]
-        return _Prompt(layout.select(distinct), self._sample_keys(rows, digests), repeats)
+        return _Prompt(spans.select(distinct), self._sample_keys(rows, digests), repeats)
 
     def _sample_keys(self, rows: list[Tensor], digests: Sequence[str] | None) -> list[str]:
         """Names of the distinct prompts: the caller's, or hashes of unpadded ids and pixels; empty if none is drawn."""
@@ -285,7 +281,7 @@ def attach(
     backbone = Backbone.of(model)
     if isinstance(getattr(vars(backbone.model).get("generate"), "__self__", None), Handle):
         raise ValueError("Blink is attached to this model already; call detach() on the handle first")
-    return Handle(backbone, policy, fitting_modules(backbone, policy, token_sr))
+    return Handle(backbone, policy, Run(policy, token_sr).resolve(backbone))
 
 
 def _continues(cache: Any) -> bool:

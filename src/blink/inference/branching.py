@@ -103,15 +103,12 @@ def _decide(
     seen: Mapping[_Look, Sequence[tuple[float, int]]],
 ) -> tuple[Birth | Extension | None, Member]:
     """What lives in a row after one of its runs has decided, and that run with its new event."""
-    policy, modules = scene.runs[member.run]
+    run = scene.runs[member.run]
+    policy = run.policy
     if policy is None or rows.layer not in policy.layers:
         return rows.alive[row], member
     ratio, hottest = seen[policy.saliency, policy.patches][row]
     event = decide(policy, rows.layer, ratio, hottest, scene.keys[rows.prompts[row]])
-    outcome: Birth | Extension | None = rows.alive[row]
-    if event.action == "expand":
-        module = modules.get(rows.layer)
-        outcome = Birth(rows.layer, event.region, policy.patches, policy.interpolate, module)
-    elif event.action == "drop":
-        outcome = None
-    return outcome, member._replace(events=(*member.events, event))
+    module = run.modules.get(rows.layer)
+    new = Birth(rows.layer, event.region, policy.patches, policy.interpolate, module)
+    return event.apply_to(rows.alive[row], new), member._replace(events=(*member.events, event))

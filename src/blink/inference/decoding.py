@@ -7,12 +7,15 @@ Legend: R rows, r rows that go on, T columns of text, M columns of a row's own k
 d hidden width.
 """
 
-from collections.abc import Collection
+import copy
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from transformers.generation import GenerationConfig
 
 from blink.inference.cache import KeysValues
 from blink.inference.rows import Rows, Scene, attend
@@ -70,6 +73,30 @@ def answer(scene: Scene, rows: Rows, *, closing: Collection[int], max_new_tokens
             return answers
         going.keep(on)
         hidden_rd = _step(scene, going, torch.tensor([ids[place] for place in on], device=device))
+
+
+def closing_tokens(model: Any) -> frozenset[int]:
+    """Ids at which an answer ends, where the largest logit is taken as it is.
+
+    Raises:
+        ValueError: the config changes logits before the largest is taken (repetition_penalty, suppress_tokens, ...).
+    """
+    config = copy.deepcopy(model.generation_config)
+    config.update(do_sample=False, num_beams=1, max_length=None)
+    changes = model._get_logits_processor(config, input_ids_seq_length=1, device="cpu")
+    if changes:
+        names = ", ".join(type(change).__name__ for change in changes)
+        raise ValueError(
+            f"the model's generation_config asks for {names}; the engine takes the largest logit as it is: unset that, "
+            "or use attach and generate (engine.reuse=none)"
+        )
+    return closing_ids(config)
+
+
+def closing_ids(config: GenerationConfig) -> frozenset[int]:
+    """Ids at which an answer ends; none if the config names none."""
+    ids = config.eos_token_id
+    return frozenset(() if ids is None else ids if isinstance(ids, Sequence) else (ids,))
 
 
 def _largest(scene: Scene, hidden_rd: Tensor) -> list[int]:

@@ -11,41 +11,24 @@ Legend: T visual tokens, d hidden width.
 """
 
 import logging
-import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from blink.inference.algorithm import sample_key
+from blink.inference.algorithm import Run, sample_key
 from blink.inference.branching import act
-from blink.inference.decoding import answer
+from blink.inference.decoding import answer, closing_tokens
 from blink.inference.policy import Event, Policy
-from blink.inference.refusals import closing_tokens, fitting_modules
-from blink.inference.rows import Rows, Scene, Setting, run_layer, start
+from blink.inference.rows import Rows, Scene, run_layer, start
 from blink.inference.trunk import Extensions, run_trunk
 from blink.model.backbone import Backbone
 from blink.model.image_inputs import encode_image, pixel_digests
 from blink.model.token_sr import load_token_sr, placed
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Run:
-    """What answers: a policy and its modules.
-
-    Attributes:
-        policy: None is the backbone as it is.
-        token_sr: as for `attach`: None for Blink-interp, a folder or hub id, or a mapping from layer to module.
-            Runs that name one folder, or hold the very same modules, share extensions.
-    """
-
-    policy: Policy | None = None
-    token_sr: str | os.PathLike[str] | Mapping[int, nn.Module] | None = None
 
 
 class Answer(NamedTuple):
@@ -127,22 +110,22 @@ class Engine:
                 f"sample_keys names {len(sample_keys)} samples, there are {len(prompts)} prompts"
             )
         closing = closing_tokens(self._backbone.model)
-        settings = [self._setting(run) for run in runs]
+        resolved = [self._resolve(run) for run in runs]
         with torch.inference_mode():
             seen = self._see(image, prompts)
-            draws = any(setting.policy is not None and setting.policy.draws for setting in settings)
+            draws = any(run.policy is not None and run.policy.draws for run in resolved)
             keys = sample_keys or (self._keys(seen) if draws else [""] * len(prompts))
             found: dict[tuple[int, int], Answer] = {}
             for prefix in dict.fromkeys(seen.prefixes):
                 group = [number for number, other in enumerate(seen.prefixes) if other == prefix]
-                found |= self._answer(seen, group, settings, keys, closing, max_new_tokens)
+                found |= self._answer(seen, group, resolved, keys, closing, max_new_tokens)
         return [[found[run, prompt] for prompt in range(len(prompts))] for run in range(len(runs))]
 
     def _answer(
         self,
         seen: _Seen,
         group: Sequence[int],
-        settings: Sequence[Setting],
+        runs: Sequence[Run],
         keys: Sequence[str],
         closing: frozenset[int],
         max_new_tokens: int,
@@ -154,9 +137,9 @@ class Engine:
         texts = [seen.texts[prompt] for prompt in group]
         longest = max(map(len, texts))
         most = self._rows_at_once(seen, longest, max_new_tokens)
-        scene = self._scene(seen, group, settings, keys, most * longest, longest + max_new_tokens)
+        scene = self._scene(seen, group, runs, keys, most * longest, longest + max_new_tokens)
         found: dict[tuple[int, int], Answer] = {}
-        waiting = [start(self._backbone, group, texts, range(len(settings)))]
+        waiting = [start(self._backbone, group, texts, range(len(runs)))]
         while waiting:
             rows = waiting.pop()
             most = min(most, self._most_rows or most)
@@ -185,19 +168,19 @@ class Engine:
         self,
         seen: _Seen,
         group: Sequence[int],
-        settings: Sequence[Setting],
+        runs: Sequence[Run],
         keys: Sequence[str],
         at_once: int,
         own_tokens: int,
     ) -> Scene:
         """Run the trunk of some prompts that share a prefix, and prepare what their rows share."""
         backbone = self._backbone
-        scanned = {layer for policy, _ in settings if policy is not None for layer in policy.layers}
+        scanned = {layer for run in runs if run.policy is not None for layer in run.policy.layers}
         trunk = run_trunk(backbone, seen.prefixes[group[0]], seen.features_Td, scanned)
         extensions = Extensions(backbone, trunk, at_once=at_once, budget=self._bytes // 2)
         positions = trunk.columns + backbone.grid[0] * backbone.grid[1] + own_tokens
         cos_1NE, sin_1NE = backbone.rotary(torch.arange(positions, device=backbone.device)[None])
-        return Scene(backbone, trunk, extensions, (cos_1NE[0], sin_1NE[0]), settings, keys)
+        return Scene(backbone, trunk, extensions, (cos_1NE[0], sin_1NE[0]), runs, keys)
 
     def _collect(self, rows: Rows, ids: list[list[int]]) -> dict[tuple[int, int], Answer]:
         """The answers of finished rows, for every run that shared one."""
@@ -257,21 +240,17 @@ class Engine:
             for prefix, text in zip(seen.prefixes, seen.texts, strict=True)
         ]
 
-    def _setting(self, run: Run) -> Setting:
+    def _resolve(self, run: Run) -> Run:
         """Check a run and put its modules where their layers are; the same module stays the same.
 
         Raises:
             ValueError: the run does not fit the model.
         """
-        if run.policy is None:
-            return Setting(None, {})
-        token_sr = run.token_sr
-        if token_sr is not None and not isinstance(token_sr, Mapping):
-            token_sr = self._from_folder(str(token_sr), run.policy)
-        modules = fitting_modules(self._backbone, run.policy, token_sr)
-        return Setting(
-            run.policy, {layer: self._at_layer(layer, module) for layer, module in modules.items()}
-        )
+        if run.policy is not None and run.token_sr is not None and not isinstance(run.token_sr, Mapping):
+            run = Run(run.policy, self._from_folder(str(run.token_sr), run.policy))
+        run = run.resolve(self._backbone)
+        modules = {layer: self._at_layer(layer, module) for layer, module in run.modules.items()}
+        return Run(run.policy, modules or None)
 
     def _from_folder(self, folder: str, policy: Policy) -> dict[int, nn.Module]:
         """The modules of a folder, read once."""

@@ -7,6 +7,9 @@ import math
 import random
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 SALIENCIES = ("attention", "similarity")
 SELECTORS = ("saliency", "random")
@@ -28,6 +31,12 @@ class Event:
     ratio: float
     region: int
     action: str
+
+    def apply_to(self, living: T | None, new: T) -> T | None:
+        """The extension that is alive behind this event, where `living` was alive before and `new` would replace it."""
+        if self.action == "expand":
+            return new
+        return None if self.action == "drop" else living
 
 
 @dataclass(frozen=True)
@@ -81,6 +90,11 @@ class Policy:
                     f"{name}={getattr(self, name)!r} is unknown; choose one of {', '.join(choices)}"
                 )
 
+    @classmethod
+    def never(cls, layers: Collection[int] = (0,), **options: Any) -> "Policy":
+        """A policy that scans `layers` and never acts, for no ratio lies outside [0, 1]; `options` are other fields."""
+        return cls(layers, tau_exp=1.0, tau_drop=0.0, scale_tau=False, **options)
+
     @property
     def draws(self) -> bool:
         """Whether any decision is random, so that samples need keys."""
@@ -115,6 +129,18 @@ def decide(policy: Policy, layer: int, ratio: float, hottest: int, key: str) -> 
         if policy.selector == "random" and action == "expand":
             region = drawn_region
     return Event(layer=layer, ratio=ratio, region=region, action=action)
+
+
+def living(events: Iterable[Event], num_layers: int) -> list[tuple[int, int] | None]:
+    """The extension that each of `num_layers` layers runs with: (layer that made it, region), or None."""
+    by_layer = {event.layer: event for event in events}
+    extension: tuple[int, int] | None = None
+    extensions = []
+    for layer in range(num_layers):
+        if layer in by_layer:
+            extension = by_layer[layer].apply_to(extension, (layer, by_layer[layer].region))
+        extensions.append(extension)
+    return extensions
 
 
 def parse_layers(layers: int | str | Iterable[int]) -> tuple[int, ...]:

@@ -5,21 +5,16 @@ Every function returns quietly or raises a ValueError that says what was found, 
 Axes: B rows, S columns of the input.
 """
 
-import copy
-import os
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers.cache_utils import DynamicCache
 from transformers.generation import GenerationConfig, GenerationMode
 
 from blink.inference.cache import BlinkCache
-from blink.inference.policy import Policy, check_layers
 from blink.inference.spans import positions
-from blink.model.backbone import CACHE, Backbone
-from blink.model.token_sr import check_modules, check_patches, load_token_sr
+from blink.model.backbone import CACHE
 
 MODES = (
     GenerationMode.GREEDY_SEARCH,
@@ -57,53 +52,6 @@ def check_generation(config: GenerationConfig, arguments: dict[str, Any]) -> Non
             f"cache, and greedy search, sampling or beams; {REMEDY}"
         )
     check_empty_cache(arguments.get(CACHE))
-
-
-def fitting_modules(
-    backbone: Backbone, policy: Policy, token_sr: str | os.PathLike[str] | Mapping[int, nn.Module] | None
-) -> dict[int, nn.Module]:
-    """Return the TokenSR modules of the layers that a policy scans, read from a folder or the hub if need be.
-
-    Raises:
-        ValueError: a scanned layer does not exist or lacks a module, patches do not divide the grid, or modules are
-            of another width.
-    """
-    check_patches(policy.patches, backbone.grid)
-    check_layers(policy.layers, backbone.num_layers)
-    if token_sr is None:
-        return {}
-    modules: Mapping[int, nn.Module]
-    if isinstance(token_sr, Mapping):
-        modules, source = token_sr, "the mapping"
-    else:
-        modules = load_token_sr(token_sr, channels=backbone.hidden_size, layers=policy.layers)
-        source = str(token_sr)
-    check_modules(modules, policy.layers, backbone.hidden_size, source)
-    return {layer: modules[layer] for layer in policy.layers}
-
-
-def closing_tokens(model: Any) -> frozenset[int]:
-    """Ids at which an answer ends, where the largest logit is taken as it is.
-
-    Raises:
-        ValueError: the config changes logits before the largest is taken (repetition_penalty, suppress_tokens, ...).
-    """
-    config = copy.deepcopy(model.generation_config)
-    config.update(do_sample=False, num_beams=1, max_length=None)
-    changes = model._get_logits_processor(config, input_ids_seq_length=1, device="cpu")
-    if changes:
-        names = ", ".join(type(change).__name__ for change in changes)
-        raise ValueError(
-            f"the model's generation_config asks for {names}; the engine takes the largest logit as it is: unset that, "
-            "or use attach and generate (engine.reuse=none)"
-        )
-    return closing_ids(config)
-
-
-def closing_ids(config: GenerationConfig) -> frozenset[int]:
-    """Ids at which an answer ends; none if the config names none."""
-    ids = config.eos_token_id
-    return frozenset(() if ids is None else ids if isinstance(ids, Sequence) else (ids,))
 
 
 def check_empty_cache(cache: Any) -> None:

@@ -9,25 +9,19 @@ Legend: R rows, b rows with the same extension, T columns of text, M columns of 
 P trunk, X extension, A query heads, K key heads, E width of one head, V tokens of the base grid, d hidden width.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from blink.inference.algorithm import Run
 from blink.inference.cache import KeysValues
 from blink.inference.mixing import mix
-from blink.inference.policy import Event, Policy
+from blink.inference.policy import Event
 from blink.inference.trunk import Extension, Extensions, Trunk
 from blink.model.backbone import Backbone, Heads, rotate
-
-
-class Setting(NamedTuple):
-    """A run as rows know it: `policy` None is the backbone as it is; `modules` are placed on their layers."""
-
-    policy: Policy | None
-    modules: Mapping[int, nn.Module]
 
 
 class Member(NamedTuple):
@@ -140,7 +134,7 @@ class Scene(NamedTuple):
 
     Attributes:
         rotary: cosine and sine of every position that may come, each [positions, E].
-        runs: by number.
+        runs: by number, their modules placed on their layers.
         keys: the prompts' names, for policies that draw.
     """
 
@@ -148,7 +142,7 @@ class Scene(NamedTuple):
     trunk: Trunk
     extensions: Extensions
     rotary: tuple[Tensor, Tensor]
-    runs: Sequence[Setting]
+    runs: Sequence[Run]
     keys: Sequence[str]
 
     def rotary_at(self, alive: Sequence[Extension | None], offsets_RT: Tensor) -> tuple[Tensor, Tensor]:

@@ -15,8 +15,8 @@ from torch.nn import functional as F
 
 
 @dataclass(frozen=True)
-class Layout:
-    """Columns of the spans of each row; rows share the width N and whether they hold an extension.
+class Spans:
+    """The columns of system, visual and text tokens in each row; rows share the width N and the extension's length.
 
     Attributes:
         columns: N.
@@ -34,8 +34,8 @@ class Layout:
     last_B: Tensor
     extension: int = 0
 
-    def select(self, rows: list[int]) -> "Layout":
-        """The layout of some rows, in the order given."""
+    def select(self, rows: list[int]) -> "Spans":
+        """The spans of some rows, in the order given."""
         if rows == list(range(len(self.last_B))):
             return self
         return replace(
@@ -46,8 +46,8 @@ class Layout:
             last_B=self.last_B[rows],
         )
 
-    def extended(self, extension: int) -> "Layout":
-        """The layout once `extension` tokens stand after the visual span of every row."""
+    def extended(self, extension: int) -> "Spans":
+        """The spans once `extension` tokens stand after the visual span of every row."""
         assert self.extension == 0, "at most one extension is alive"
         valid_BN = self.valid_BN
         if valid_BN is not None:
@@ -121,7 +121,7 @@ def positions(valid_BN: Tensor | None, columns: int, device: torch.device) -> Te
     return (valid_BN.long().cumsum(dim=1) - 1).masked_fill(~valid_BN, 0)
 
 
-def find_layout(ids_BS: Tensor, valid_BS: Tensor | None, image_token_id: int) -> Layout:
+def find_spans(ids_BS: Tensor, valid_BS: Tensor | None, image_token_id: int) -> Spans:
     """Find system, visual and text spans of every row.
 
     Args:
@@ -153,7 +153,7 @@ def find_layout(ids_BS: Tensor, valid_BS: Tensor | None, image_token_id: int) ->
     for row, empty in enumerate((last_B < end_B).tolist()):
         if empty:
             raise ValueError(f"row {row} of the prompt ends at its image; put the question after the image")
-    return Layout(columns=S, valid_BN=valid_BS, visual_start_B=start_B, visual_end_B=end_B, last_B=last_B)
+    return Spans(columns=S, valid_BN=valid_BS, visual_start_B=start_B, visual_end_B=end_B, last_B=last_B)
 
 
 def _check_unbroken(valid_BS: Tensor) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 from blink import Policy, TokenSR, attach
 from blink.analysis.explain.record import record
 from blink.inference.saliency import focus
-from blink.inference.spans import find_layout
+from blink.inference.spans import find_spans
 from blink.model.backbone import CACHE, Backbone
 from tests import models
 from tests.analysis.test_probe import maps_of
@@ -56,7 +56,7 @@ def test_attention_equals_the_maps_of_the_layers(make: Callable[..., models.Mode
     backbone = Backbone(model)
     policy = Policy([1, 3], tau_exp=0.0)
     records = record(backbone, inputs, policy, {})
-    start = int(find_layout(inputs["input_ids"], None, backbone.image_token_id).visual_start_B[0])
+    start = int(find_spans(inputs["input_ids"], None, backbone.image_token_id).visual_start_B[0])
     end = start + int((inputs["input_ids"] == backbone.image_token_id).sum())
     handle = attach(model, policy)
     maps = maps_of(model, inputs, lambda: model(**inputs))

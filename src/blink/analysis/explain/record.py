@@ -17,7 +17,7 @@ from blink.evaluation.cost import living
 from blink.inference.algorithm import Stream, last_row, run_prompt, saliency_of, sample_key
 from blink.inference.policy import Event, Policy
 from blink.inference.saliency import focus
-from blink.inference.spans import Layout, find_layout
+from blink.inference.spans import Spans, find_spans
 from blink.model.backbone import Backbone
 from blink.model.image_inputs import pixel_digests
 from blink.model.token_sr import placed
@@ -100,7 +100,7 @@ def record(
         ValueError: the prompt has not exactly one picture with text after it.
     """
     ids_1S = inputs["input_ids"]
-    layout = find_layout(ids_1S, None, backbone.image_token_id)
+    spans = find_spans(ids_1S, None, backbone.image_token_id)
     images = {name: inputs[name] for name in ("pixel_values", "image_sizes") if name in inputs}
     key = ""
     if policy.draws:
@@ -109,38 +109,38 @@ def record(
     fitted = {layer: placed(module, *backbone.place(layer)) for layer, module in modules.items()}
     V = backbone.grid[0] * backbone.grid[1]
     scans: list[Tensor] = []
-    spans: list[tuple[int, Shares, Tensor]] = []
+    attended: list[tuple[int, Shares, Tensor]] = []
     normed_d: list[Tensor] = []
 
     def before(layer: int, streams: list[Stream]) -> None:
         [stream] = streams
         scans.append(saliency_of(backbone, policy, layer, stream)[0].cpu())
         if layer:
-            normed_d.append(backbone.final_norm(stream.hidden_bNd[0, stream.layout.last_B[0]]))
+            normed_d.append(backbone.final_norm(stream.hidden_bNd[0, stream.spans.last_B[0]]))
 
     def after(layer: int, streams: list[Stream]) -> None:
         [stream] = streams
         row_N = last_row(backbone, layer, stream)[0]
-        extension_X = stream.layout.take_extension(row_N[None, :, None])[0, :, 0].cpu()
-        spans.append((stream.layout.columns, _shares(row_N, stream.layout, V), extension_X))
+        extension_X = stream.spans.take_extension(row_N[None, :, None])[0, :, 0].cpu()
+        attended.append((stream.spans.columns, _shares(row_N, stream.spans, V), extension_X))
 
     passed = run_prompt(
         backbone,
         policy,
         fitted,
         backbone.embed_prompt(ids_1S, images),
-        layout,
+        spans,
         [key],
         watch=after,
         watch_scan=before,
     )
     [events] = passed.events
-    normed_d.append(passed.hidden_BSd[0, layout.last_B[0]])
+    normed_d.append(passed.hidden_BSd[0, spans.last_B[0]])
     by_layer = {event.layer: event for event in events}
     alive = living(backbone.num_layers, events)
     records = []
     for layer, (saliency_V, (columns, shares, extension_X), state_d) in enumerate(
-        zip(scans, spans, normed_d, strict=True)
+        zip(scans, attended, normed_d, strict=True)
     ):
         found = focus(saliency_V[None], backbone.grid, policy.patches)
         words, top = _words(backbone, state_d, watched)
@@ -162,10 +162,10 @@ def record(
     return records
 
 
-def _shares(row_N: Tensor, layout: Layout, V: int) -> Shares:
-    """Sum a row of attention over the spans; `layout` is of this one row."""
-    start, end = int(layout.visual_start_B[0]), int(layout.visual_end_B[0])
-    borders = (0, start, start + V, end, end + layout.extension, layout.columns)
+def _shares(row_N: Tensor, spans: Spans, V: int) -> Shares:
+    """Sum a row of attention over the spans; `spans` is of this one row."""
+    start, end = int(spans.visual_start_B[0]), int(spans.visual_end_B[0])
+    borders = (0, start, start + V, end, end + spans.extension, spans.columns)
     return Shares(*(float(row_N[first:last].sum()) for first, last in pairwise(borders)))
 
 
