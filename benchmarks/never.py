@@ -41,7 +41,7 @@ def on_wide(asked: Options) -> Iterator[Row]:
 def row(bench: Bench, scanned: tuple[int, ...], repeats: int) -> Row:
     """Compare one backbone with itself."""
     inputs = bench.inputs()
-    handle = attach(bench.model, Policy(scanned, tau_exp=1.0, tau_drop=0.0))
+    handle = attach(bench.model, Policy.never(scanned))
 
     @torch.inference_mode()
     def run() -> None:

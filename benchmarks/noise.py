@@ -18,7 +18,7 @@ from benchmarks.report import paper_table
 from blink import Engine, Event, Policy, Run, attach
 from blink.bench.pope import Pope
 from blink.evaluation.presets import resolve
-from blink.inference.refusals import closing_tokens
+from blink.inference.decoding import closing_tokens
 from blink.model.checkpoints import TINY
 
 QUESTIONS = 18

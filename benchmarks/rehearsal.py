@@ -98,7 +98,7 @@ def rehearse(
     with torch.inference_mode():
         vision = _seconds(lambda: model.get_image_features(**pixels), repeats)
         stock = _seconds(one_prompt, repeats)
-        handle = blink.attach(model, blink.Policy([middle], tau_exp=1.0, tau_drop=0.0), {middle: module})
+        handle = blink.attach(model, blink.Policy.never([middle]), {middle: module})
         scanned = _seconds(one_prompt, repeats)
         handle.detach()
         handle = blink.attach(model, blink.Policy([middle], tau_exp=0.0, tau_drop=0.0), {middle: module})

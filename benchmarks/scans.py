@@ -28,7 +28,7 @@ def on_wide(asked: Options) -> Iterator[Row]:
     for bench in wide(asked, layers=2):
         inputs = bench.inputs()
         tokens = inputs["input_ids"].shape[1]
-        handle = attach(bench.model, Policy(range(bench.dims.layers), tau_exp=1.0, tau_drop=0.0))
+        handle = attach(bench.model, Policy.never(range(bench.dims.layers)))
         scans: list[float] = []
         layers: list[float] = []
         with torch.inference_mode(), timed(inference, "scan", scans), timed(Backbone, "run_layer", layers):

@@ -14,8 +14,8 @@ from __future__ import annotations
 from collections.abc import Collection, Hashable
 from dataclasses import dataclass
 
-from blink.evaluation.cost import NOTHING, Cost, decode, decoder_layer, head, key_value_bytes, living, vision
-from blink.inference.policy import Event
+from blink.evaluation.cost import NOTHING, Cost, decode, decoder_layer, head, key_value_bytes, vision
+from blink.inference.policy import Event, living
 from blink.model.dimensions import Dimensions
 
 
@@ -78,7 +78,7 @@ def shared(
         X = dims.visual if one.extension is None else one.extension
         history: _History = ()
         scanned = {event.layer for event in one.events}
-        for layer, now in enumerate(living(dims.layers, one.events)):
+        for layer, now in enumerate(living(one.events, dims.layers)):
             before_act = history[-1] if history else None
             if layer in scanned:
                 scans.add((one.question, one.text, history))

@@ -12,9 +12,9 @@ from benchmarks.report import show
 from benchmarks.shared_cost import Asked, shared
 from blink import Engine, Policy, Run
 from blink.bench.pope import Pope
-from blink.evaluation.cost import living
 from blink.evaluation.cost import token_sr as token_sr_cost
 from blink.inference.engine import Answer
+from blink.inference.policy import living
 from blink.model.checkpoints import TINY
 
 BAR = 10.0
@@ -111,7 +111,7 @@ def rows(
 
 
 def _ratios(engine: Engine, pictures: Sequence[Picture], scanned: tuple[int, ...]) -> list[float]:
-    never = Run(Policy(scanned, tau_exp=1.0, tau_drop=0.0))
+    never = Run(Policy.never(scanned))
     return [
         event.ratio
         for image, prompts in pictures
@@ -138,7 +138,7 @@ def _work(bench: Bench, pictures: Sequence[Picture], answers: Sequence[list[list
 def _histories(bench: Bench, answers: Sequence[list[list[Answer]]]) -> int:
     """Different histories of extensions, over all questions."""
     found = {
-        (picture, number, tuple(living(bench.dims.layers, answer.events)))
+        (picture, number, tuple(living(answer.events, bench.dims.layers)))
         for picture, of_picture in enumerate(answers)
         for of_run in of_picture
         for number, answer in enumerate(of_run)

@@ -7,8 +7,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from blink.inference.algorithm import Run
     from blink.inference.attach import Handle, attach
-    from blink.inference.engine import Engine, Run
+    from blink.inference.engine import Engine
     from blink.inference.policy import Event, Policy
     from blink.model.token_sr import TokenSR, load_token_sr, save_token_sr
 
@@ -29,7 +30,7 @@ _HOMES = {
     "Event": "blink.inference.policy",
     "Handle": "blink.inference.attach",
     "Policy": "blink.inference.policy",
-    "Run": "blink.inference.engine",
+    "Run": "blink.inference.algorithm",
     "TokenSR": "blink.model.token_sr",
     "attach": "blink.inference.attach",
     "load_token_sr": "blink.model.token_sr",

@@ -21,7 +21,7 @@ from blink.evaluation.compare import screen
 from blink.evaluation.plan import Checkpoint, load_checkpoint, plain, policy_of
 from blink.evaluation.presets import BENCHMARKS
 from blink.evaluation.questions import check_fit, check_values, modules_folder, training_differs
-from blink.inference.engine import Run
+from blink.inference.algorithm import Run
 from blink.model.prompts import Template, template_named
 from blink.runs.command import hydra_command
 from blink.runs.folder import one_line_errors, open_run, reject_added_keys, write_json, write_text

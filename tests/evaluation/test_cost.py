@@ -14,13 +14,12 @@ from blink.evaluation.cost import (
     decoder_layer,
     head,
     key_value_bytes,
-    living,
     prompt,
     token_sr,
     training_step,
     vision,
 )
-from blink.inference.policy import Event, Policy
+from blink.inference.policy import Policy
 from blink.model.backbone import CACHE, Backbone
 from blink.model.dimensions import Dimensions
 from blink.model.views import Views
@@ -148,15 +147,3 @@ def test_bytes_are_those_of_the_weights_and_caches() -> None:
 def test_costs_add_up_and_multiply() -> None:
     """Would catch sums of tuples instead of numbers."""
     assert 2 * Cost(3, 4) + Cost(1, 1) * 3 == Cost(9, 11)
-
-
-E = [Event(1, 0.9, 2, "expand"), Event(3, 0.1, 0, "drop")]
-K = [Event(1, 0.9, 2, "expand"), Event(3, 0.5, 2, "keep")]
-N = [Event(1, 0.4, 2, "keep"), Event(3, 0.1, 2, "drop")]
-
-
-def test_living_extension() -> None:
-    """Would catch an extension that dies with its layer, or outlives a drop."""
-    assert living(5, E) == [None, (1, 2), (1, 2), None, None]
-    assert living(5, K) == [None, (1, 2), (1, 2), (1, 2), (1, 2)]
-    assert living(5, N) == [None] * 5

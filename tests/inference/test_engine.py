@@ -14,7 +14,8 @@ from PIL import Image
 from torch import nn
 
 import blink
-from blink.inference.engine import Answer, Engine, Run
+from blink.inference.algorithm import Run
+from blink.inference.engine import Answer, Engine
 from tests import models
 from tests.inference.oracle import comparison
 from tests.inference.oracle.comparison import MARGIN, Sharpen, modules_of, rig
@@ -317,6 +318,30 @@ def test_out_of_memory_halves_the_rows() -> None:
             hook.remove()
     assert same(plenty, halved)
     assert same(plenty, again)
+
+
+def test_one_prompt_alone() -> None:
+    """Would catch an answer alone that differs from the shared one, goes on behind its end, or leaves Blink attached."""
+    model = rig(**SMALL).model
+    engine, image, prompt = (
+        Engine(model, models.processor(model)),
+        models.picture(4),
+        models.prompt(1, system=""),
+    )
+    runs = [Run(), Run(blink.Policy([1, 3], 0, 0), modules_of(model))]
+    for run in (*runs, runs[0]):
+        want = reference(model, image, prompt, run, 6)
+        free = engine.answer_alone(image, prompt, run, max_new_tokens=6)
+        compare(free, want)
+        model.generation_config.eos_token_id, before = free.ids[2], model.generation_config.eos_token_id
+        try:
+            stopped = engine.answer_alone(image, prompt, run, max_new_tokens=6)
+        finally:
+            model.generation_config.eos_token_id = before
+        assert stopped.ids == free.ids[: free.ids.index(free.ids[2]) + 1]
+        assert (
+            stopped.text == engine.answer(image, [prompt], [run], max_new_tokens=len(stopped.ids))[0][0].text
+        )
 
 
 def test_sample_keys() -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from blink.inference.policy import Event, Policy, decide, parse_layers
+from blink.inference.policy import Event, Policy, decide, living, parse_layers
 
 
 def actions(policy: Policy, ratios: list[float], key: str = "k") -> list[str]:
@@ -131,3 +131,22 @@ def test_parse_layers_refuses(written: Any) -> None:
     """Catches layers that are read as others, or as none."""
     with pytest.raises(ValueError, match="layers"):
         parse_layers(written)
+
+
+def test_never() -> None:
+    """Catches a ratio at either end that makes it act, thresholds scaled out of reach of that, and fields lost."""
+    policy = Policy.never([1, 2, 3], patches=3, saliency="similarity")
+    assert actions(policy, [0.0, 0.5, 1.0]) == ["keep"] * 3
+    assert (policy.patches, policy.saliency) == (3, "similarity")
+
+
+E = [Event(1, 0.9, 2, "expand"), Event(3, 0.1, 0, "drop")]
+K = [Event(1, 0.9, 2, "expand"), Event(3, 0.5, 2, "keep")]
+N = [Event(1, 0.4, 2, "keep"), Event(3, 0.1, 2, "drop")]
+
+
+def test_living_extension() -> None:
+    """Would catch an extension that dies with its layer, or outlives a drop."""
+    assert living(E, 5) == [None, (1, 2), (1, 2), None, None]
+    assert living(K, 5) == [None, (1, 2), (1, 2), (1, 2), (1, 2)]
+    assert living(N, 5) == [None] * 5

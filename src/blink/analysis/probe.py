@@ -14,15 +14,11 @@ from rich.progress import track
 from torch import Tensor, nn
 
 from blink.bench import Sample
-from blink.inference.algorithm import Stream, last_row, run_prompt
+from blink.inference.algorithm import Run, Stream, last_row, run_prompt
 from blink.inference.policy import Event, Policy
 from blink.inference.spans import find_spans
 from blink.model.backbone import Backbone
 from blink.model.prompts import Template
-from blink.model.token_sr import placed
-
-IDLE = Policy(layers=[0], tau_exp=1.0, tau_drop=0.0, scale_tau=False)
-"""Never acts: the backbone as it is."""
 
 
 class Look(NamedTuple):
@@ -51,7 +47,7 @@ def probe(
     backbone: Backbone,
     inputs: Mapping[str, Tensor],
     layers: Collection[int],
-    policy: Policy = IDLE,
+    policy: Policy | None = None,
     modules: Mapping[int, nn.Module] | None = None,
     keys: Sequence[str] | None = None,
 ) -> list[Probed]:
@@ -60,7 +56,7 @@ def probe(
     Args:
         inputs: what the processor made of prompts and pictures, on the backbone's device and in its dtype.
         layers: where to look.
-        policy: may expand and drop on the way.
+        policy: may expand and drop on the way; None runs the backbone as it is.
         modules: TokenSR per layer, on the layer's device; a scanned layer without one is interpolated only.
         keys: names of the samples, for policies that draw.
 
@@ -83,7 +79,7 @@ def probe(
 
     embedded_BSd = backbone.embed_prompt(ids_BS, images)
     names = keys or [""] * len(looks)
-    passed = run_prompt(backbone, policy, modules or {}, embedded_BSd, spans, names, watch=watch)
+    passed = run_prompt(backbone, Run(policy, modules), embedded_BSd, spans, names, watch=watch)
     return [Probed(*pair) for pair in zip(looks, passed.events, strict=True)]
 
 
@@ -107,16 +103,14 @@ class Prober:
     ) -> None:
         self.backbone = backbone
         self.template = template
-        self.modules = {
-            layer: placed(module, *self.backbone.place(layer)) for layer, module in (modules or {}).items()
-        }
+        self.modules = Run(None, modules).placed(backbone).modules
         self.batch_size = batch_size
 
     def __call__(
         self,
         samples: Sequence[Sample],
         layers: Collection[int],
-        policy: Policy = IDLE,
+        policy: Policy | None = None,
         *,
         refine: bool = False,
         doing: str = "looking",

@@ -5,22 +5,14 @@ Two of them give the same answers: one shares what questions and runs have in co
 Axes: N tokens of a prompt, T tokens of prompt and answer.
 """
 
-from collections.abc import Collection, Mapping, Sequence
-
-import torch
-from PIL import Image
+from collections.abc import Mapping, Sequence
 
 from blink.bench.base import Answer, Sample
 from blink.evaluation.meter import Meter
-from blink.inference.attach import attach
-from blink.inference.engine import Engine, Run
-from blink.inference.policy import Event
-from blink.inference.refusals import closing_ids, fitting_modules
+from blink.inference.algorithm import Run
+from blink.inference.engine import Engine
 from blink.model.backbone import Backbone
 from blink.model.prompts import Template
-
-GREEDY = {"do_sample": False, "num_beams": 1, "temperature": None, "top_p": None, "top_k": None}
-"""LLaVA's evaluation; sampling settings of a checkpoint's generation config are taken back."""
 
 
 class EngineAnswerer:
@@ -86,17 +78,11 @@ class OneByOneAnswerer:
     def __init__(
         self, backbone: Backbone, template: Template, runs: Sequence[Run], *, max_new_tokens: int
     ) -> None:
-        self.backbone = backbone
+        self.engine = Engine(backbone, backbone.processor)
         self.template = template
         self.max_new_tokens = max_new_tokens
-        self.closing = closing_ids(backbone.model.generation_config)
         self.meters = _meters(backbone, runs)
-        self.runs = [
-            run
-            if run.policy is None or run.token_sr is None
-            else Run(run.policy, fitting_modules(backbone, run.policy, run.token_sr))
-            for run in runs
-        ]
+        self.runs = [run.resolve(backbone) for run in runs]
 
     def __call__(self, samples: Sequence[Sample], runs: Sequence[int]) -> list[list[Answer]]:
         """Answer samples: for each run, one answer per sample in their order."""
@@ -105,45 +91,11 @@ class OneByOneAnswerer:
     def _answer(self, sample: Sample, number: int) -> Answer:
         """One answer to one sample."""
         image, prompt = sample.load_image(), self.template.prompt(sample.question)
-        ids, events = answer_alone(
-            self.backbone, image, prompt, self.runs[number], self.max_new_tokens, self.closing
+        answer = self.engine.answer_alone(
+            image, prompt, self.runs[number], max_new_tokens=self.max_new_tokens
         )
-        response = self.backbone.processor.tokenizer.decode(ids, skip_special_tokens=True)
-        flops = self.meters[number](image.size, prompt, events, len(ids))
-        return Answer(response.strip(), len(ids), events, flops)
-
-
-def answer_alone(
-    backbone: Backbone,
-    image: Image.Image,
-    prompt: str,
-    run: Run,
-    max_new_tokens: int,
-    closing: Collection[int],
-) -> tuple[list[int], tuple[Event, ...]]:
-    """Answer one prompt by a greedy `generate`, with Blink attached for the length of the call.
-
-    Args:
-        backbone: model and processor.
-        closing: ids that end an answer.
-
-    Returns:
-        The answer's ids, the closing one included, and the events at the prompt.
-    """
-    model = backbone.model
-    inputs = backbone.processor(images=[image], text=[prompt], return_tensors="pt")
-    inputs = inputs.to(model.device, model.dtype)
-    handle = None if run.policy is None else attach(backbone, run.policy, run.token_sr)
-    try:
-        with torch.inference_mode():
-            ids_1T = model.generate(**inputs, **GREEDY, max_new_tokens=max_new_tokens)
-        events = () if handle is None else tuple(handle.trace[0])
-    finally:
-        if handle is not None:
-            handle.detach()
-    new_ids: list[int] = ids_1T[0, inputs["input_ids"].shape[1] :].tolist()
-    tokens = next((i + 1 for i, token in enumerate(new_ids) if token in closing), len(new_ids))
-    return new_ids[:tokens], events
+        flops = self.meters[number](image.size, prompt, answer.events, len(answer.ids))
+        return Answer(answer.text.strip(), len(answer.ids), answer.events, flops)
 
 
 def _meters(backbone: Backbone, runs: Sequence[Run]) -> list[Meter]:

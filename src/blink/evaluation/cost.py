@@ -11,10 +11,10 @@ Letters: T new tokens, M columns of keys that they attend to (their own included
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from blink.inference.policy import Event
+from blink.inference.policy import Event, living
 from blink.model.dimensions import Dimensions
 
 
@@ -111,7 +111,7 @@ def prompt(
         saliency: of the policy.
     """
     X = dims.visual if extension is None else extension
-    alive = living(dims.layers, events)
+    alive = living(events, dims.layers)
     lengths = [tokens + (X if now else 0) for now in alive]
     total = head(dims)
     for columns in lengths:
@@ -132,7 +132,7 @@ def decode(
     """
     X = dims.visual if extension is None else extension
     total = head(dims) * steps
-    for now in living(dims.layers, events):
+    for now in living(events, dims.layers):
         first = tokens + (X if now else 0) + 1
         columns = steps * first + steps * (steps - 1) // 2  # summed over the steps
         total += Cost(

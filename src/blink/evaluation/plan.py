@@ -29,7 +29,7 @@ from blink.evaluation.questions import (
     reject_training_keys,
     training_differs,
 )
-from blink.inference.engine import Run
+from blink.inference.algorithm import Run
 from blink.inference.policy import Policy, check_layers, parse_layers
 from blink.model.backbone import Backbone
 from blink.model.checkpoints import TINY, load_backbone, pads

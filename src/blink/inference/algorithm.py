@@ -45,7 +45,9 @@ class Run:
     @property
     def modules(self) -> Mapping[int, nn.Module]:
         """TokenSR per layer; a scanned layer without one is interpolated only."""
-        assert self.token_sr is None or isinstance(self.token_sr, Mapping), "resolve the run before it is used"
+        assert self.token_sr is None or isinstance(self.token_sr, Mapping), (
+            "resolve the run before it is used"
+        )
         return self.token_sr or {}
 
     def resolve(self, backbone: Backbone) -> "Run":
@@ -75,9 +77,7 @@ class Run:
 
     def placed(self, backbone: Backbone) -> "Run":
         """The run with its modules on their layers' device and in their dtype: the very modules, or copies."""
-        modules = {
-            layer: placed(module, *backbone.place(layer)) for layer, module in self.modules.items()
-        }
+        modules = {layer: placed(module, *backbone.place(layer)) for layer, module in self.modules.items()}
         return Run(self.policy, modules or None)
 
 

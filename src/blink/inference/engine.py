@@ -19,8 +19,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 from blink.inference.algorithm import Run, sample_key
+from blink.inference.attach import attach
 from blink.inference.branching import act
-from blink.inference.decoding import answer, closing_tokens
+from blink.inference.decoding import answer, closing_ids, closing_tokens
 from blink.inference.policy import Event, Policy
 from blink.inference.rows import Rows, Scene, run_layer, start
 from blink.inference.trunk import Extensions, run_trunk
@@ -29,6 +30,9 @@ from blink.model.image_inputs import encode_image, pixel_digests
 from blink.model.token_sr import load_token_sr, placed
 
 log = logging.getLogger(__name__)
+
+GREEDY = {"do_sample": False, "num_beams": 1, "temperature": None, "top_p": None, "top_k": None}
+"""LLaVA's evaluation; sampling settings of a checkpoint's generation config are taken back."""
 
 
 class Answer(NamedTuple):
@@ -121,6 +125,32 @@ class Engine:
                 found |= self._answer(seen, group, resolved, keys, closing, max_new_tokens)
         return [[found[run, prompt] for prompt in range(len(prompts))] for run in range(len(runs))]
 
+    def answer_alone(self, image: Image.Image, prompt: str, run: Run, *, max_new_tokens: int) -> Answer:
+        """Answer one prompt under one run by a greedy `generate`, with Blink attached for the length of the call.
+
+        Nothing is shared with other prompts or runs, and a generation config that changes logits is followed, which
+        `answer` refuses.
+
+        Raises:
+            ValueError: the prompt has not one image with text behind it, the run does not fit the model, or Blink is
+                attached to the model already.
+        """
+        model, run = self._backbone.model, self._resolve(run)
+        inputs = self._processor(images=[image], text=[prompt], return_tensors="pt")
+        inputs = inputs.to(model.device, model.dtype)
+        handle = None if run.policy is None else attach(self._backbone, run.policy, run.token_sr)
+        try:
+            with torch.inference_mode():
+                ids_1S = model.generate(**inputs, **GREEDY, max_new_tokens=max_new_tokens)
+            events = () if handle is None else tuple(handle.trace[0])
+        finally:
+            if handle is not None:
+                handle.detach()
+        ids: list[int] = ids_1S[0, inputs["input_ids"].shape[1] :].tolist()
+        closing = closing_ids(model.generation_config)
+        length = next((i + 1 for i, token in enumerate(ids) if token in closing), len(ids))
+        return Answer(tuple(ids[:length]), self._text(ids[:length]), events)
+
     def _answer(
         self,
         seen: _Seen,
@@ -186,10 +216,14 @@ class Engine:
         """The answers of finished rows, for every run that shared one."""
         found = {}
         for prompt, members, row_ids in zip(rows.prompts, rows.members, ids, strict=True):
-            text = self._processor.tokenizer.decode(row_ids, skip_special_tokens=True)
+            text = self._text(row_ids)
             for member in members:
                 found[member.run, prompt] = Answer(tuple(row_ids), text, member.events)
         return found
+
+    def _text(self, ids: list[int]) -> str:
+        text: str = self._processor.tokenizer.decode(ids, skip_special_tokens=True)
+        return text
 
     def _rows_at_once(self, seen: _Seen, longest: int, max_new_tokens: int) -> int:
         """How many rows fit half of the memory: keys of text and answer, and one layer's work on the text.

@@ -9,7 +9,8 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-T = TypeVar("T")
+Old = TypeVar("Old")
+New = TypeVar("New")
 
 SALIENCIES = ("attention", "similarity")
 SELECTORS = ("saliency", "random")
@@ -32,8 +33,8 @@ class Event:
     region: int
     action: str
 
-    def apply_to(self, living: T | None, new: T) -> T | None:
-        """The extension that is alive behind this event, where `living` was alive before and `new` would replace it."""
+    def apply_to(self, living: Old, new: New) -> Old | New | None:
+        """The extension that is alive after this event, if `living` (or None) was before and `new` is what it could insert."""
         if self.action == "expand":
             return new
         return None if self.action == "drop" else living

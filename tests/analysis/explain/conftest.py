@@ -10,7 +10,7 @@ import pytest
 from blink.analysis.explain.answers import Explainer, Explanation, Side
 from blink.bench import Sample
 from blink.eval import main as evaluation
-from blink.inference.engine import Run
+from blink.inference.algorithm import Run
 from blink.inference.policy import Policy
 from blink.model.backbone import Backbone
 from blink.model.checkpoints import load_backbone

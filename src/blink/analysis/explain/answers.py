@@ -5,7 +5,6 @@ Both answers are greedy and taken alone, as `attach` and `generate` give them.
 Axes: V = H x W visual tokens of the (base) picture.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -14,11 +13,10 @@ from PIL import Image
 from blink.analysis.cases import Box, as_seen
 from blink.analysis.explain.record import LayerRecord, record
 from blink.bench import Sample
-from blink.evaluation.answerers import answer_alone
 from blink.evaluation.meter import Meter
-from blink.inference.engine import Run
+from blink.inference.algorithm import Run
+from blink.inference.engine import Engine
 from blink.inference.policy import Event, Policy
-from blink.inference.refusals import closing_ids, fitting_modules
 from blink.model.backbone import Backbone
 from blink.model.prompts import Template
 from blink.model.views import ViewMaker
@@ -109,53 +107,42 @@ class Explainer:
         self._backbone = backbone
         self._views = ViewMaker(backbone.processor)
         self._sides = sides
-        self._modules = [
-            {} if side.run.policy is None else fitting_modules(backbone, side.run.policy, side.run.token_sr)
-            for side in sides
-        ]
-        self._runs = [
-            Run(side.run.policy, modules or None) for side, modules in zip(sides, self._modules, strict=True)
-        ]
+        self._engine = Engine(backbone, backbone.processor)
+        self._runs = [side.run.resolve(backbone) for side in sides]
         self._meters = [
-            Meter(backbone.model.config, backbone.processor.tokenizer, side.run.policy, modules or None)
-            for side, modules in zip(sides, self._modules, strict=True)
+            Meter(backbone.model.config, backbone.processor.tokenizer, run.policy, run.modules or None)
+            for run in self._runs
         ]
         first, second = (side.run.policy for side in sides)
-        self._watching = (first or _idle(second), second or _idle(first))
+        self._watching = (first or _scan_like(second), second or _scan_like(first))
 
     def __call__(self, sample: Sample) -> Explanation:
         """Answer one question both ways and look at every layer."""
         image, prompt = sample.load_image(), self._template.prompt(sample.question)
-        closing = closing_ids(self._backbone.model.generation_config)
         answers = [
-            answer_alone(
-                self._backbone,
-                image,
-                prompt,
-                run,
-                side.max_new_tokens,
-                closing,
-            )
+            self._engine.answer_alone(image, prompt, run, max_new_tokens=side.max_new_tokens)
             for side, run in zip(self._sides, self._runs, strict=True)
         ]
         inputs = self._backbone.processor(images=[image], text=[prompt], return_tensors="pt").to(
             self._backbone.device, self._backbone.dtype
         )
-        firsts = list(dict.fromkeys(ids[0] for ids, _ in answers))
+        firsts = list(dict.fromkeys(answer.ids[0] for answer in answers))
         both = []
-        for number, (ids, events) in enumerate(answers):
-            layers = record(self._backbone, inputs, self._watching[number], self._modules[number], firsts)
+        for number, answer in enumerate(answers):
+            layers = record(
+                self._backbone, inputs, self._watching[number], self._runs[number].modules, firsts
+            )
             if self._sides[number].run.policy is None:
                 layers = [replace(layer, event=None) for layer in layers]
             both.append(
                 Answered(
                     self._sides[number],
-                    ids,
-                    self._text(ids).strip(),
-                    events,
+                    list(answer.ids),
+                    answer.text.strip(),
+                    answer.events,
                     layers,
                     int(inputs["input_ids"].shape[1]),
-                    self._meters[number](image.size, prompt, events, len(ids)),
+                    self._meters[number](image.size, prompt, answer.events, len(answer.ids)),
                 )
             )
         patches = (self._watching[0].patches, self._watching[1].patches)
@@ -173,25 +160,14 @@ class Explainer:
             words={token: self._word(token) for token in sorted(named)},
         )
 
-    def _text(self, ids: Sequence[int]) -> str:
-        text: str = self._backbone.processor.tokenizer.decode(ids, skip_special_tokens=True)
-        return text
-
     def _word(self, token: int) -> str:
         """A token as it reads; one that stands for no text by its own name."""
         text = self._backbone.processor.tokenizer.decode([token]).strip()
         return text or str(self._backbone.processor.tokenizer.convert_ids_to_tokens(token))
 
 
-def _idle(other: Policy | None) -> Policy:
-    """Looks as `other` would, and never acts."""
-    like = other or Policy(layers=[0])
-    return replace(
-        like,
-        layers=[0],
-        tau_exp=1.0,
-        tau_drop=0.0,
-        scale_tau=False,
-        selector="saliency",
-        schedule="threshold",
-    )
+def _scan_like(other: Policy | None) -> Policy:
+    """A policy that never acts, with the scan of `other`."""
+    if other is None:
+        return Policy.never()
+    return Policy.never(saliency=other.saliency, patches=other.patches)

@@ -17,7 +17,7 @@ from blink.bench.statistics import McNemar, mcnemar
 from blink.evaluation.compare import Run, check_comparable, read_run
 from blink.evaluation.plan import Plan, load_checkpoint, make_plan
 from blink.evaluation.predict import resume
-from blink.inference.engine import Run as How
+from blink.inference.algorithm import Run as How
 from blink.runs.folder import CONFIG_FILE, write_text
 
 INDEX = "index.html"

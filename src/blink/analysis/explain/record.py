@@ -13,14 +13,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from blink.evaluation.cost import living
-from blink.inference.algorithm import Stream, last_row, run_prompt, saliency_of, sample_key
-from blink.inference.policy import Event, Policy
+from blink.inference.algorithm import Run, Stream, last_row, run_prompt, saliency_of, sample_key
+from blink.inference.policy import Event, Policy, living
 from blink.inference.saliency import focus
 from blink.inference.spans import Spans, find_spans
 from blink.model.backbone import Backbone
 from blink.model.image_inputs import pixel_digests
-from blink.model.token_sr import placed
 
 
 class Shares(NamedTuple):
@@ -106,7 +104,6 @@ def record(
     if policy.draws:
         [digest] = pixel_digests(backbone, inputs["pixel_values"], inputs.get("image_sizes"))
         key = sample_key(ids_1S[0], digest)
-    fitted = {layer: placed(module, *backbone.place(layer)) for layer, module in modules.items()}
     V = backbone.grid[0] * backbone.grid[1]
     scans: list[Tensor] = []
     attended: list[tuple[int, Shares, Tensor]] = []
@@ -126,8 +123,7 @@ def record(
 
     passed = run_prompt(
         backbone,
-        policy,
-        fitted,
+        Run(policy, modules).placed(backbone),
         backbone.embed_prompt(ids_1S, images),
         spans,
         [key],
@@ -137,7 +133,7 @@ def record(
     [events] = passed.events
     normed_d.append(passed.hidden_BSd[0, spans.last_B[0]])
     by_layer = {event.layer: event for event in events}
-    alive = living(backbone.num_layers, events)
+    alive = living(events, backbone.num_layers)
     records = []
     for layer, (saliency_V, (columns, shares, extension_X), state_d) in enumerate(
         zip(scans, attended, normed_d, strict=True)

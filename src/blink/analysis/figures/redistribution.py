@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from blink.analysis.cases import Shown
-from blink.analysis.probe import IDLE, Look, Prober
+from blink.analysis.probe import Look, Prober
 from blink.bench.statistics import Floats
 from blink.inference.policy import Policy
 from blink.inference.saliency import focus
@@ -82,7 +82,7 @@ def measure(
     policy = expanding_policy(expanded_at, patches)
     spreads = {}
     for name in METHODS if refine else [name for name in METHODS if name != "token_sr"]:
-        acting = IDLE if name == "vanilla" else policy
+        acting = None if name == "vanilla" else policy
         looked = prober(samples, layers, acting, refine=name == "token_sr", doing=f"looking, {name}")
         rows, hottest, expanded, maps = [], [], [], []
         for number, probed in enumerate(looked):
