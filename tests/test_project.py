@@ -51,7 +51,7 @@ def test_wheel_carries_configs_and_weights(tmp_path: Path) -> None:
         "assets/tiny/model.safetensors",
     ):
         assert f"blink/{needed}" in names
-    assert {"hydra_plugins/blink_rows.py", "hydra_plugins/blink_one_pass.py"} <= names
+    assert "hydra_plugins/blink_sweeps.py" in names
     assert {f"blink/assets/tiny/token_sr/layer_{layer:02}.safetensors" for layer in range(16)} <= names
     zipfile.ZipFile(wheel).extractall(tmp_path / "unpacked")
     shown = subprocess.run(

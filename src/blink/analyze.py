@@ -1,8 +1,11 @@
 """`python -m blink.analyze figure=NAME`: the paper's figures.
 
 Thin: it reads the config, has all of it checked before any weight is read, and hands flat arguments on. A figure whose
-inputs did not change since it was drawn is returned as it is.
+inputs did not change since it was drawn is returned as it is. Heavy imports wait until they are needed, so that
+`--help` is quick.
 """
+
+from __future__ import annotations
 
 import json
 import logging
@@ -10,35 +13,21 @@ import time
 from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from blink.analysis.cases import choose_cases, folder_cases, one_case, spread_out
-from blink.analysis.figures.base import BackboneFigure, Subject, ids_setting
-from blink.analysis.figures.points import read_points
-from blink.analysis.figures.registry import BACKBONE_FIGURES, RUN_FIGURES
-from blink.bench import Sample
-from blink.evaluation.predict import SCORES, samples_digest
-from blink.evaluation.questions import (
-    check_values,
-    modules_folder,
-    outlined,
-    read_questions,
-    reject_training_keys,
-    training_differs,
-)
-from blink.model.checkpoints import TINY, load_backbone
-from blink.model.prompts import template_named
-from blink.model.token_sr import check_patches, load_token_sr, token_sr_config, token_sr_folder
 from blink.runs.command import hydra_command
 from blink.runs.folder import INPUTS, files_digest, one_line_errors, open_run, reject_added_keys, write_json
-from blink.runs.style import Drawn, look, save
 from blink.runs.values import paths, whole_number
 
-log = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    from blink.analysis.figures.base import BackboneFigure
+    from blink.bench import Sample
+    from blink.runs.style import Drawn
+
+log = logging.getLogger("blink.analyze")  # not __main__, which `python -m` calls it
 
 
 class Plan(NamedTuple):
@@ -66,6 +55,10 @@ class Plan(NamedTuple):
 @hydra_command("analyze")
 def main(config: DictConfig) -> None:
     """Draw one figure, or return it if it was drawn before from the same inputs."""
+    from blink.analysis.figures.registry import RUN_FIGURES
+    from blink.evaluation.questions import reject_training_keys
+    from blink.runs.style import look, save
+
     logging.getLogger("fontTools").setLevel(logging.WARNING)  # it tells of every glyph in a PDF
     overrides = list(HydraConfig.get().overrides.task)
     name = config.figure.name
@@ -109,6 +102,11 @@ def _plan_of_runs(settings: Mapping[str, Any]) -> Plan:
     Raises:
         ValueError: they are missing or do not belong together.
     """
+    from blink.analysis.figures.points import read_points
+    from blink.analysis.figures.registry import RUN_FIGURES
+    from blink.evaluation.predict import SCORES
+    from blink.runs.style import look
+
     points = read_points(paths("figure.runs", settings["figure"]["runs"]), settings["bench"]["name"])
     digests = {str(point.run.folder): _digest(point.run.folder / SCORES) for point in points}
     with look():
@@ -122,6 +120,15 @@ def _plan_of_backbone(settings: Mapping[str, Any]) -> Plan:
     Raises:
         ValueError: what the user asked for cannot be drawn; says why.
     """
+    from blink.analysis.cases import choose_cases
+    from blink.analysis.figures.base import ids_setting
+    from blink.analysis.figures.registry import BACKBONE_FIGURES
+    from blink.evaluation.predict import samples_digest
+    from blink.evaluation.questions import check_values, modules_folder, outlined, training_differs
+    from blink.model.checkpoints import TINY
+    from blink.model.prompts import template_named
+    from blink.model.token_sr import check_patches, load_token_sr, token_sr_config, token_sr_folder
+
     check_values(settings)
     model, figure = settings["model"], dict(settings["figure"])
     for key, least in (("samples", 1), ("batch_size", 1), ("patches", 2)):
@@ -155,6 +162,10 @@ def _plan_of_backbone(settings: Mapping[str, Any]) -> Plan:
 
 def _samples(settings: Mapping[str, Any]) -> tuple[list[Sample], str]:
     """The questions to look at, and where they come from in words."""
+    from blink.analysis.cases import folder_cases, one_case, spread_out
+    from blink.analysis.figures.registry import BACKBONE_FIGURES
+    from blink.evaluation.questions import read_questions
+
     image, questions = settings["image"], settings["questions"]
     if image is not None and questions is not None:
         raise ValueError("image= and questions= are both given; a figure looks at one or the other")
@@ -188,6 +199,13 @@ def _samples(settings: Mapping[str, Any]) -> tuple[list[Sample], str]:
 
 def _draw(plan: Plan, settings: Mapping[str, Any]) -> Drawn:
     """Load the backbone and look."""
+    import torch
+
+    from blink.analysis.figures.base import Subject
+    from blink.model.checkpoints import load_backbone
+    from blink.model.prompts import template_named
+    from blink.model.token_sr import load_token_sr
+
     assert plan.figure is not None, "figures of runs are drawn without a backbone"
     model = settings["model"]
     device = model["device"]

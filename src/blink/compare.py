@@ -1,11 +1,13 @@
-"""`python -m blink.compare FOLDER FOLDER`: finished evaluations in pairs."""
+"""`python -m blink.compare FOLDER FOLDER`: finished evaluations in pairs.
+
+Heavy imports wait until the arguments are read, so that `--help` is quick.
+"""
 
 import argparse
 from collections.abc import Sequence
 from itertools import combinations
 from pathlib import Path
 
-from blink.evaluation.compare import compare, comparison_table, read_run, score_table, screen
 from blink.runs.folder import one_line_errors
 
 
@@ -17,6 +19,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("folders", nargs="+", type=Path, help="run folders of `python -m blink.eval`")
     folders: list[Path] = parser.parse_args(arguments).folders
+    from blink.evaluation.compare import compare, comparison_table, read_run, score_table, screen
+
     with one_line_errors():
         runs = [read_run(folder) for folder in folders]
         if len({run.label for run in runs}) < len(runs):

@@ -1,34 +1,31 @@
 """`python -m blink.eval`: answer a benchmark with a backbone, score it, and report sweeps.
 
-Thin: it reads the config, has all of it checked before any weight is read, and hands flat arguments on.
+Thin: it reads the config, has all of it checked before any weight is read, and hands flat arguments on. Heavy imports
+wait until they are needed, so that `--help` is quick.
 """
+
+from __future__ import annotations
 
 import logging
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig
-from PIL import Image
 
-from blink.bench import Row
-from blink.evaluation.compare import read_run, score_table, screen
-from blink.evaluation.dashboard import Progress, tell_result
-from blink.evaluation.example import example
-from blink.evaluation.plan import Plan, load_answerer, make_plan, plain
-from blink.evaluation.predict import SCORES, GradingError, evaluate, resume
-from blink.evaluation.sweeps import report as sweep
-from blink.model.checkpoints import load_processor
-from blink.model.views import ViewMaker
-from blink.runs.board import Board
 from blink.runs.command import hydra_command
 from blink.runs.folder import one_line_errors, open_run, whole_file
 from blink.runs.marks import told, write_mark
 
-log = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    from blink.bench import Row
+    from blink.evaluation.plan import Plan
+    from blink.runs.board import Board
+
+log = logging.getLogger("blink.eval")  # not __main__, which `python -m` calls it
 
 EXAMPLE = "example.png"
 
@@ -40,6 +37,12 @@ def main(config: DictConfig) -> float | None:
     Returns:
         Its main metric, which sweepers that search take as what to maximize; None if it has none.
     """
+    from blink.evaluation.compare import read_run, score_table, screen
+    from blink.evaluation.plan import make_plan, plain
+    from blink.evaluation.predict import GradingError, resume
+    from blink.evaluation.sweeps import report as sweep
+    from blink.runs.board import Board
+
     job = HydraConfig.get()
     overrides = list(job.overrides.task)
     group = Path(job.sweep.dir).name if job.mode == RunMode.MULTIRUN else None
@@ -66,6 +69,16 @@ def main(config: DictConfig) -> float | None:
 
 def _run(plan: Plan, rows: list[Row], folder: Path, board: Board, config: dict[str, Any]) -> dict[str, Any]:
     """Answer what is left, draw one answer into the folder, and tell the board."""
+    from PIL import Image
+
+    from blink.evaluation.compare import read_run
+    from blink.evaluation.dashboard import Progress, tell_result
+    from blink.evaluation.example import example
+    from blink.evaluation.plan import load_answerer
+    from blink.evaluation.predict import evaluate
+    from blink.model.checkpoints import load_processor
+    from blink.model.views import ViewMaker
+
     if board.logger is not None:
         board.settings(config | plan.about)
     result = evaluate(
@@ -102,15 +115,16 @@ def _board(config: DictConfig, folder: Path, group: str | None) -> Board:
 
 def _told(config: DictConfig, folder: Path, group: str | None) -> bool:
     """Whether the run is finished and its logger knows; another logger, or another sweep, is told still."""
+    from blink.evaluation.predict import SCORES
+
     return (folder / SCORES).exists() and told(folder, config.logger._target_, group, _digest(folder))
 
 
 def _digest(folder: Path) -> str:
+    from blink.evaluation.predict import SCORES
+
     return sha256((folder / SCORES).read_bytes()).hexdigest()[:16]
 
 
 if __name__ == "__main__":
-    # Run the module under its own name: Hydra imports the callback from there, and both share what was read.
-    from blink.eval import main as command
-
-    command()
+    main()

@@ -1,32 +1,31 @@
 """`python -m blink.explain`: what Blink did for one answer, or for the answers in which two runs differ.
 
-Thin: it reads the config, has all of it checked before any weight is read, and hands flat arguments on.
+Thin: it reads the config, has all of it checked before any weight is read, and hands flat arguments on. Heavy imports
+wait until they are needed, so that `--help` is quick.
 """
+
+from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from blink.analysis.cases import one_case
-from blink.analysis.explain.answers import Explainer, Side
-from blink.analysis.explain.flips import INDEX, Flips, find_flips, write_pages
-from blink.analysis.explain.page import page, page_data
-from blink.analysis.explain.screen import print_explanation
-from blink.bench import Sample
-from blink.evaluation.compare import screen
-from blink.evaluation.plan import Checkpoint, load_checkpoint, plain, policy_of
-from blink.evaluation.presets import BENCHMARKS
-from blink.evaluation.questions import check_fit, check_values, modules_folder, training_differs
-from blink.inference.algorithm import Run
-from blink.model.prompts import Template, template_named
 from blink.runs.command import hydra_command
 from blink.runs.folder import one_line_errors, open_run, reject_added_keys, write_json, write_text
+from blink.runs.values import choice, whole_number
 
-log = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    from blink.analysis.explain.answers import Side
+    from blink.analysis.explain.flips import Flips
+    from blink.bench import Sample
+    from blink.evaluation.plan import Checkpoint
+    from blink.model.prompts import Template
+
+log = logging.getLogger("blink.explain")  # not __main__, which `python -m` calls it
 
 PAGE = "explain.html"
 NUMBERS = "explain.json"
@@ -47,6 +46,9 @@ class Asked(NamedTuple):
 @hydra_command("explain")
 def main(config: DictConfig) -> None:
     """Write the page of one answer, or those of flips."""
+    from blink.analysis.explain.flips import Flips
+    from blink.evaluation.plan import plain
+
     overrides = list(HydraConfig.get().overrides.task)
     with one_line_errors():
         reject_added_keys(overrides)
@@ -65,6 +67,8 @@ def _plan(config: DictConfig, settings: dict[str, Any], overrides: Sequence[str]
     Raises:
         ValueError: what the user asked for cannot be explained; says why.
     """
+    from blink.analysis.explain.flips import find_flips
+
     given = [override.partition("=")[0] for override in overrides]
     if settings["explain"] == "flips":
         if unread := [key for key in given if key not in (*_OF_FLIPS, *_OF_BOTH)]:
@@ -72,8 +76,7 @@ def _plan(config: DictConfig, settings: dict[str, Any], overrides: Sequence[str]
                 f"explain=flips takes backbone, policies and questions from the runs; {', '.join(unread)} would change nothing"
             )
         runs, limit = settings["runs"], settings["limit"]
-        if type(limit) is not int or limit < 1:
-            raise ValueError(f"limit={limit!r}: expected a whole number of at least 1")
+        whole_number("limit", limit)
         if not isinstance(runs, list):
             raise ValueError(
                 f"runs={runs!r}: give the folders of two finished evaluations, runs=[FOLDER,FOLDER]"
@@ -88,18 +91,23 @@ def _plan(config: DictConfig, settings: dict[str, Any], overrides: Sequence[str]
 
 def _ask(config: DictConfig, settings: dict[str, Any]) -> Asked:
     """Check one question and how it is to be answered."""
+    from blink.analysis.cases import one_case
+    from blink.analysis.explain.answers import Side
+    from blink.evaluation.plan import Checkpoint, policy_of
+    from blink.evaluation.presets import BENCHMARKS
+    from blink.evaluation.questions import check_fit, check_values, modules_folder, training_differs
+    from blink.inference.algorithm import Run
+    from blink.model.prompts import template_named
+
     check_values(settings)
     model, method = config.model, config.method
     if not method.scans:
         raise ValueError("method=vanilla: it is what the answer is held against; choose blink or interp")
-    if settings["preset"] not in BENCHMARKS:
-        raise ValueError(f"preset={settings['preset']!r}: expected one of {', '.join(BENCHMARKS)}")
+    choice("preset", settings["preset"], BENCHMARKS)
     for key in ("image", "question"):
         if not isinstance(settings[key], str):
             raise ValueError(f"{key}={settings[key]!r}: give image=FILE and question='...'")
-    longest = settings["max_new_tokens"]
-    if type(longest) is not int or longest < 1:
-        raise ValueError(f"max_new_tokens={longest!r}: expected a whole number of at least 1")
+    longest = whole_number("max_new_tokens", settings["max_new_tokens"])
     template = template_named(model.template)
     [sample] = one_case(Path(settings["image"]).expanduser(), settings["question"], settings["box"])
     template.prompt(sample.question)
@@ -128,6 +136,12 @@ def _ask(config: DictConfig, settings: dict[str, Any]) -> Asked:
 
 def _explain_one(asked: Asked, folder: Path) -> None:
     """Print and write the explanation of one answer."""
+    from blink.analysis.explain.answers import Explainer
+    from blink.analysis.explain.page import page, page_data
+    from blink.analysis.explain.screen import print_explanation
+    from blink.evaluation.compare import screen
+    from blink.evaluation.plan import load_checkpoint
+
     explained = Explainer(load_checkpoint(asked.backbone), asked.template, asked.sides)(asked.sample)
     write_text(folder / PAGE, page(explained))
     write_json(folder / NUMBERS, page_data(explained))
@@ -139,6 +153,9 @@ def _explain_one(asked: Asked, folder: Path) -> None:
 
 def _explain_flips(flips: Flips, folder: Path) -> None:
     """Write the pages of flips."""
+    from blink.analysis.explain.flips import INDEX, write_pages
+    from blink.evaluation.compare import screen
+
     first, second = flips.runs
     gained, lost = flips.test.only_second, flips.test.only_first
     console = screen()

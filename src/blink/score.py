@@ -1,46 +1,49 @@
-"""`python -m blink.score`: score an existing predictions file with no model, and write submissions."""
+"""`python -m blink.score`: score an existing predictions file with no model, and write submissions.
+
+Heavy imports wait until they are needed, so that `--help` is quick.
+"""
+
+from __future__ import annotations
 
 import logging
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from blink.bench import (
-    BENCHMARKS,
-    JUDGED,
-    Benchmark,
-    Graded,
-    Judge,
-    Row,
-    make_judge,
-)
-from blink.bench.judges import UNNAMED, EndpointError, GivenScores, LocalJudge
-from blink.evaluation.compare import Run, score_table, screen
-from blink.evaluation.predictions import Answers, complete, mark, read_rows
-from blink.evaluation.results import events_per_layer, expanded_share, scores
 from blink.runs.command import hydra_command
 from blink.runs.folder import one_line_errors, reject_added_keys, write_json
+from blink.runs.values import optional, path
 
-log = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    from blink.bench import Benchmark, Judge, Row
+    from blink.evaluation.predictions import Answers
+
+log = logging.getLogger("blink.score")  # not __main__, which `python -m` calls it
 
 
 @hydra_command("score")
 def main(config: DictConfig) -> None:
     """Score a file, write and print the scores."""
+    from blink.bench.judges import EndpointError
+    from blink.evaluation.compare import Run, score_table, screen
+    from blink.evaluation.predictions import complete, read_rows
+
     with one_line_errors():
         settings: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
         reject_added_keys(HydraConfig.get().overrides.task)
-        path, output, export = (_path(settings, key) for key in ("predictions", "output", "export"))
-        if path is None:
-            raise ValueError("say which rows to score with predictions=FILE.jsonl")
-        output = output or path.with_name(
-            f"{path.name.removesuffix('.gz').removesuffix('.jsonl')}.scores.json"
+        rows_file, output, export = (
+            optional(path, key, settings[key]) for key in ("predictions", "output", "export")
         )
-        rows = read_rows(path)
+        if rows_file is None:
+            raise ValueError("say which rows to score with predictions=FILE.jsonl")
+        output = output or rows_file.with_name(
+            f"{rows_file.name.removesuffix('.gz').removesuffix('.jsonl')}.scores.json"
+        )
+        rows = read_rows(rows_file)
         benchmark = make_benchmark(settings, rows)
         answers = complete(benchmark, rows)
         _make_folder(output.parent)
@@ -48,7 +51,7 @@ def main(config: DictConfig) -> None:
             answers = judged(benchmark, answers, output.parent)
         except EndpointError as error:
             sys.exit(f"error: {error}; replies so far are kept, and the same command goes on from them")
-        result = scored(benchmark, answers, path)
+        result = scored(benchmark, answers, rows_file)
         write_json(output, result)
         written = [output]
         if export is not None:
@@ -57,7 +60,7 @@ def main(config: DictConfig) -> None:
     for warning in result["warnings"]:
         log.warning("%s", warning)
     console = screen()
-    console.print(score_table([Run("score", path.parent, result)]))
+    console.print(score_table([Run("score", rows_file.parent, result)]))
     console.print(f"edition: {result['edition'] or 'unknown'}")
     console.print(f"written to {', '.join(map(str, written))}", soft_wrap=True)
 
@@ -68,6 +71,8 @@ def make_benchmark(settings: Mapping[str, Any], rows: Sequence[Row]) -> Benchmar
     Raises:
         ValueError: none is given, or its settings or judge do not fit.
     """
+    from blink.bench import BENCHMARKS, JUDGED, make_judge
+
     if "bench" not in settings:
         raise ValueError(f"say whose rows these are with bench=, one of {', '.join(BENCHMARKS)}")
     arguments = dict(settings["bench"])
@@ -80,17 +85,22 @@ def make_benchmark(settings: Mapping[str, Any], rows: Sequence[Row]) -> Benchmar
 
 def judged(benchmark: Benchmark, answers: Answers, folder: Path) -> Answers:
     """Have the rows graded where the benchmark asks for it."""
+    from blink.bench import Graded
+    from blink.evaluation.predictions import mark
+
     if not isinstance(benchmark, Graded):
         return answers
     return answers._replace(rows=[mark(benchmark, row) for row in benchmark.grade(answers.rows, folder)])
 
 
-def scored(benchmark: Benchmark, answers: Answers, path: Path) -> dict[str, Any]:
+def scored(benchmark: Benchmark, answers: Answers, rows_file: Path) -> dict[str, Any]:
     """Return the result as JSON values, in the terms of `blink.eval`; what rows do not tell is None.
 
     Raises:
         ValueError: a row lacks what the benchmark needs.
     """
+    from blink.evaluation.results import events_per_layer, expanded_share, scores
+
     rows, warnings = answers
     generated = all(row["image"].startswith("scenes/") for row in rows)
     try:
@@ -100,8 +110,8 @@ def scored(benchmark: Benchmark, answers: Answers, path: Path) -> dict[str, Any]
     traced = all("events" in row for row in rows)
     return {
         "method": None,
-        "data": path.name,
-        "predictions": str(path),
+        "data": rows_file.name,
+        "predictions": str(rows_file),
         "policy": None,
         **found,
         "expanded": expanded_share(rows) if traced else None,
@@ -116,6 +126,8 @@ def _given_judge(rows: Sequence[Row]) -> Judge:
     Raises:
         ValueError: only some have, or several judges gave them.
     """
+    from blink.bench.judges import UNNAMED, GivenScores, LocalJudge
+
     names = {str(row.get("judge", UNNAMED)) for row in rows if row.get("score") is not None}
     without = [row for row in rows if row.get("score") is None]
     if not names:
@@ -130,15 +142,6 @@ def _given_judge(rows: Sequence[Row]) -> Judge:
         )
     name = names.pop()
     return LocalJudge() if name == LocalJudge.name else GivenScores(name)
-
-
-def _path(settings: Mapping[str, Any], key: str) -> Path | None:
-    value = settings[key]
-    if value is None:
-        return None
-    if not isinstance(value, str) or not value:
-        raise ValueError(f"{key}={value!r}: expected a path; put quotes around one that reads as a number")
-    return Path(value).expanduser()
 
 
 def _make_folder(folder: Path) -> None:

@@ -4,6 +4,8 @@ Hydra itself answers in three lines, after composing. Looked at are the keys and
 what is not a matter of names is left to Hydra and to the checks that follow. Knows nothing of models or training.
 """
 
+import os
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
@@ -12,6 +14,7 @@ from typing import Any
 
 import hydra
 from hydra import compose, initialize_config_dir
+from hydra._internal.utils import get_args
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, Override, OverrideType
@@ -19,9 +22,6 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 from blink.runs.folder import CONF_DIR, one_line_errors
-
-_OTHER_CONFIGS = ("--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd")
-"""Options of Hydra with which the command's own config is not the one that counts."""
 
 
 def hydra_command(name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], None]]:
@@ -37,7 +37,12 @@ def hydra_command(name: str) -> Callable[[Callable[[DictConfig], Any]], Callable
         @wraps(task)
         def command() -> None:
             sys.argv[1:] = _multirun_last(sys.argv[1:])
-            _check_command_line(name, sys.argv[1:])
+            given = get_args(sys.argv[1:])
+            if given.shell_completion:
+                _name_console_script(name)
+            elif not (given.config_path or given.config_name or given.config_dir):
+                with one_line_errors():
+                    check_keys(name, given.overrides)
             run()
 
         return command
@@ -45,18 +50,20 @@ def hydra_command(name: str) -> Callable[[Callable[[DictConfig], Any]], Callable
     return decorate
 
 
+def _name_console_script(command: str) -> None:
+    """Complete for `blink-eval`, however this process was started: Hydra's script for shells knows no `python -m`."""
+    script = f"blink-{command}"
+    if sys.argv[0].endswith(".py"):
+        sys.argv[0] = script
+    line = os.environ.get("COMP_LINE")
+    if line is not None:
+        os.environ["COMP_LINE"] = re.sub(r"^\s*\S+\s+-m\s+\S+", script, line)
+
+
 def _multirun_last(arguments: Sequence[str]) -> list[str]:
     """The arguments with the flag of a multirun behind all overrides: Hydra refuses overrides on both sides of it."""
     flags = ("-m", "--multirun")
     return sorted(arguments, key=lambda argument: argument in flags)
-
-
-def _check_command_line(command: str, arguments: Sequence[str]) -> None:
-    """Stop with one line and exit code 1 if an override among the arguments names no key."""
-    if any(argument.partition("=")[0] in _OTHER_CONFIGS for argument in arguments):
-        return
-    with one_line_errors():
-        check_keys(command, [argument for argument in arguments if not argument.startswith("-")])
 
 
 def check_keys(command: str, overrides: Sequence[str]) -> None:
@@ -138,6 +145,15 @@ def _keys(config: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
 
 def _of_hydra(override: Override) -> bool:
     return override.key_or_group.startswith(("hydra.", "hydra/"))
+
+
+def group_list(command: str) -> str:
+    """Return the config groups that a command takes with their options, one group a line, for its `--help`."""
+    return "".join(f"{group}: {', '.join(_options(group))}\n" for group in sorted(_groups(command)))
+
+
+OmegaConf.register_new_resolver("blink_groups", group_list, replace=True)
+"""`${blink_groups:eval}` in a help text. Hydra's own `$APP_CONFIG_GROUPS` names the groups of all commands."""
 
 
 def _groups(command: str) -> list[str]:

@@ -1,6 +1,6 @@
 """The multirun of `python -m blink.eval`: which jobs it has, that all can run, and the report at its end.
 
-Hydra calls `SweepCallback` before and after; its sweeper (`hydra_plugins/blink_rows.py`) takes the jobs from here.
+Hydra's callback and sweeper, in `hydra_plugins/blink_sweeps.py`, call what is here.
 """
 
 import json
@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 
 import hydra
 from hydra.errors import HydraException
-from hydra.experimental.callback import Callback
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
@@ -52,44 +51,42 @@ class Sweep(NamedTuple):
     left_out: tuple[str, ...] = ()
 
 
-class SweepCallback(Callback):
-    """Checks every job of a multirun before the first one starts, and reports after the last one."""
+def check_jobs(config: DictConfig) -> None:
+    """Check the settings of every job, where these are known and the launcher does not check all of them itself.
 
-    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Check the settings of every job, where these are known and the launcher does not check all of them itself.
+    Hydra would turn what a callback raises into a warning and start the first job.
+    """
+    if not _jobs_are_known(config):
+        return
+    try:
+        with one_line_errors():
+            planned = sweep_of(tuple(config.hydra.overrides.task))
+            for overrides in [] if _checked_by_launcher(config) else planned.jobs:
+                make_plan(hydra.compose("eval", overrides), overrides)
+    except HydraException as error:
+        sys.exit(f"error: {' '.join(str(error).split())}")
+    except Exception:
+        log.exception("the sweep's settings could not be checked; no job was started")
+        sys.exit(1)
+    if planned.left_out:
+        log.info("your overrides make these rows the same as others: %s", "; ".join(planned.left_out))
+    if planned.experiment is not None:
+        log.info("%s: %d evaluations", planned.experiment.title, len(planned.jobs))
 
-        Hydra would turn what a callback raises into a warning and start the first job.
-        """
-        if not _jobs_are_known(config):
-            return
-        try:
-            with one_line_errors():
-                planned = sweep_of(tuple(config.hydra.overrides.task))
-                for overrides in [] if _checked_by_launcher(config) else planned.jobs:
-                    make_plan(hydra.compose("eval", overrides), overrides)
-        except HydraException as error:
-            sys.exit(f"error: {' '.join(str(error).split())}")
-        except Exception:
-            log.exception("the sweep's settings could not be checked; no job was started")
-            sys.exit(1)
-        if planned.left_out:
-            log.info("your overrides make these rows the same as others: %s", "; ".join(planned.left_out))
-        if planned.experiment is not None:
-            log.info("%s: %d evaluations", planned.experiment.title, len(planned.jobs))
 
-    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        """Write and print the report; Hydra would turn what a callback raises into a warning."""
-        folder = Path(config.hydra.sweep.dir)
-        try:
-            planned = sweep_of(tuple(config.hydra.overrides.task)) if _jobs_are_known(config) else Sweep([])
-            if planned.experiment is None:
-                sweep.report(folder, screen())
-            else:
-                tables.report(folder, planned.experiment, planned.lines, screen())
-            _tell(config, folder)
-        except Exception:
-            log.exception("the sweep's report failed")
-            sys.exit(1)
+def report_sweep(config: DictConfig) -> None:
+    """Write and print the report; Hydra would turn what a callback raises into a warning."""
+    folder = Path(config.hydra.sweep.dir)
+    try:
+        planned = sweep_of(tuple(config.hydra.overrides.task)) if _jobs_are_known(config) else Sweep([])
+        if planned.experiment is None:
+            sweep.report(folder, screen())
+        else:
+            tables.report(folder, planned.experiment, planned.lines, screen())
+        _tell(config, folder)
+    except Exception:
+        log.exception("the sweep's report failed")
+        sys.exit(1)
 
 
 @lru_cache(maxsize=2)

@@ -1,6 +1,7 @@
-"""Where Hydra looks for plugins: makes `hydra/launcher=one_pass` known to it. What it does is in `blink.evaluation.sweeps.one_pass`.
+"""Hydra's hooks for multiruns of `python -m blink.eval`: sweeper, launcher and callback, named in `conf/`.
 
-Hydra imports this file at the start of every command that it runs, so it imports nothing heavy.
+Hydra finds plugins in packages called `hydra_plugins` alone, and imports them at the start of every command. So these
+classes are thin and this file imports nothing heavy; the work is done in `blink.evaluation.sweeps`.
 """
 
 import sys
@@ -9,10 +10,44 @@ from pathlib import Path
 from typing import Any
 
 from hydra._internal.core_plugins.basic_launcher import BasicLauncher
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.types import Override
 from hydra.core.utils import JobReturn
 from hydra.errors import HydraException
+from hydra.experimental.callback import Callback
 from hydra.types import HydraContext
 from omegaconf import DictConfig
+
+
+class SweepCallback(Callback):
+    """Checks every job of a multirun before the first one starts, and reports after the last one."""
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Check the settings of every job."""
+        from blink.evaluation.sweeps.multirun import check_jobs
+
+        check_jobs(config)
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        """Write and print the report."""
+        from blink.evaluation.sweeps.multirun import report_sweep
+
+        report_sweep(config)
+
+
+class RowSweeper(BasicSweeper):
+    """Runs the product of the swept values; with experiment= the rows of the experiment's table on each benchmark."""
+
+    def validate_batch_is_legal(self, batch: Sequence[Sequence[str]]) -> None:
+        """Nothing: `SweepCallback` or the launcher has composed and checked every job."""
+
+    @staticmethod
+    def split_arguments(overrides: list[Override], max_batch_size: int | None) -> list[list[list[str]]]:
+        """Return the jobs in batches, each job a list of overrides."""
+        from blink.evaluation.sweeps.multirun import sweep_of
+
+        jobs = sweep_of(tuple(str(override.input_line) for override in overrides)).jobs
+        return list(BasicSweeper.split_overrides_to_chunks(jobs, max_batch_size))
 
 
 class OnePassLauncher(BasicLauncher):

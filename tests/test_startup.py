@@ -1,0 +1,133 @@
+"""Starting a command: help and composed config come at once, and shells complete its keys."""
+
+import os
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+HEAVY = ("torch", "transformers", "lightning", "datasets", "matplotlib", "scipy", "wandb")
+
+COMMANDS = ("train", "eval", "analyze", "explain", "score", "compare")
+
+GROUPS = {
+    "train": ["data", "logger", "model", "trainer"],
+    "eval": ["bench", "data", "experiment", "judge", "logger", "method", "model"],
+    "analyze": ["bench", "data", "figure", "model"],
+    "explain": ["method", "model"],
+    "score": ["bench", "judge"],
+}
+
+_STARTED = f"""
+import runpy, sys
+module, sys.argv[1:] = sys.argv[1], sys.argv[2:]
+try:
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
+except SystemExit as stopped:
+    assert not stopped.code, stopped.code
+print("loaded:", *(name for name in {HEAVY} if name in sys.modules))
+"""
+"""Runs a module as `python -m` does, then names the heavy packages that it has loaded."""
+
+
+def started(*arguments: str, **environment: str) -> str:
+    """What a fresh process prints that runs _STARTED."""
+    return python("-c", _STARTED, *arguments, **environment)
+
+
+def python(*arguments: str, **environment: str) -> str:
+    """What a fresh process of Python prints."""
+    done = subprocess.run(
+        [sys.executable, *arguments],
+        env={**os.environ, "PYTHONPATH": str(ROOT / "src"), **environment},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_is_light_and_names_the_groups_of_its_command(command: str) -> None:
+    """Would catch a `--help` that imports torch for ten seconds, or that offers the trainers to an evaluation."""
+    shown = started(f"blink.{command}", "--help")
+    assert shown.endswith("loaded:\n")
+    if command in GROUPS:
+        groups, listed = shown[shown.index("Groups") :].splitlines()[1:], []
+        for line in groups[: groups.index("")]:
+            name, _, options = line.partition(": ")
+            assert options.split(", ") == sorted(path.stem for path in (ROOT / "conf" / name).glob("*.yaml"))
+            listed.append(name)
+        assert listed == GROUPS[command]
+
+
+@pytest.mark.parametrize("command", sorted(GROUPS))
+def test_the_composed_config_is_shown_without_heavy_imports(command: str) -> None:
+    """Would catch a config that needs torch to be composed: a dtype that is looked up, a callback that is loaded."""
+    shown = started(f"blink.{command}", "--cfg", "job", "outputs=elsewhere")
+    assert "outputs: elsewhere" in shown
+    assert shown.endswith("loaded:\n")
+
+
+def test_a_misspelt_key_of_a_shown_config_is_one_line() -> None:
+    """Would catch Hydra's five lines where the value of an option stands before the key."""
+    done = subprocess.run(
+        [sys.executable, "-m", "blink.eval", "--cfg", "job", "tau_epx=1"],
+        env={**os.environ, "PYTHONPATH": str(ROOT / "src")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert "did you mean tau_exp" in done.stderr
+
+
+def test_every_command_has_a_console_script() -> None:
+    """Would catch a command that exists as `python -m` only."""
+    scripts = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["scripts"]
+    assert scripts == {f"blink-{command}": f"blink.{command}:main" for command in COMMANDS}
+
+
+@pytest.mark.parametrize(
+    ("line", "completed"),
+    [
+        ("blink-eval bench=m", {"bench=mmbench", "bench=mmbench_cn", "bench=mme", "bench=mmvet"}),
+        ("python -m blink.eval scenes.", {"scenes.images=", "scenes.split="}),
+        ("blink-eval bench=mme tau_", {"tau_exp=", "tau_drop="}),
+    ],
+)
+def test_keys_and_options_are_completed(line: str, completed: set[str]) -> None:
+    """Would catch a check of keys that takes `query=bash` for one, and a line that is taken apart wrongly."""
+    shown = started("blink.eval", "-sc", "query=bash", COMP_LINE=line, COMP_POINT=str(len(line)))
+    words, loaded = shown.splitlines()
+    assert set(words.split()) == completed
+    assert loaded == "loaded:"
+
+
+@pytest.mark.skipif(not Path("/bin/bash").exists(), reason="there is no bash")
+def test_bash_completes_the_console_script(tmp_path: Path) -> None:
+    """Would catch a script for bash that completes another command than the one a user types."""
+    entry = tmp_path / "blink-eval"  # as pip writes it
+    entry.write_text(f"#!{sys.executable}\nimport sys\nfrom blink.eval import main\nsys.exit(main())\n")
+    entry.chmod(0o755)
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    from_module = python("-m", "blink.eval", "-sc", "install=bash", PATH=path)
+    from_script = python(str(entry), "-sc", "install=bash", PATH=path)
+    assert from_module == from_script
+    assert from_script.rstrip().endswith("-F hydra_bash_completion blink-eval")
+    typed = "COMP_LINE='blink-eval method=v' COMP_POINT=19 COMP_CWORD=1"
+    done = subprocess.run(
+        ["/bin/bash", "-c", f'{from_script}\n{typed}\nhydra_bash_completion\necho "${{COMPREPLY[@]}}"'],
+        env={**os.environ, "PYTHONPATH": str(ROOT / "src"), "PATH": path},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() == "method=vanilla"
