@@ -11,7 +11,7 @@ import torch
 
 from blink import TokenSR, save_token_sr
 from blink.eval import main
-from blink.evaluation.plan import jobs_of
+from blink.evaluation.sweeps.multirun import jobs_of
 from tests.bench.judges.server import Act, reply, serving
 
 SMALL = ("scenes.images=2", "scenes.split=validation", "bench.max_new_tokens=2", "logger=none")
@@ -164,7 +164,7 @@ def test_judge_that_stays_away_costs_no_answer(
     [path] = (working_directory / "outputs" / "eval").glob("*/predictions.jsonl")
     before = responses(path)
     port = int(server.url.split(":")[2].split("/")[0])
-    monkeypatch.setattr("blink.eval.load_answerer", lambda plans: pytest.fail("questions are answered again"))
+    monkeypatch.setattr("blink.evaluation.answerers.load_answerer", lambda plans: pytest.fail("questions are answered again"))
     with serving(lambda seen, number: reply("0.5"), port):
         command(monkeypatch, *asked)
     assert responses(path) == before

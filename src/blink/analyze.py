@@ -56,7 +56,7 @@ class Plan(NamedTuple):
 def main(config: DictConfig) -> None:
     """Draw one figure, or return it if it was drawn before from the same inputs."""
     from blink.analysis.figures.registry import RUN_FIGURES
-    from blink.evaluation.questions import reject_training_keys
+    from blink.evaluation.plan import reject_training_keys
     from blink.runs.style import look, save
 
     logging.getLogger("fontTools").setLevel(logging.WARNING)  # it tells of every glyph in a PDF
@@ -123,8 +123,8 @@ def _plan_of_backbone(settings: Mapping[str, Any]) -> Plan:
     from blink.analysis.cases import choose_cases
     from blink.analysis.figures.base import ids_setting
     from blink.analysis.figures.registry import BACKBONE_FIGURES
+    from blink.evaluation.plan import check_values, modules_folder, outlined, training_differs
     from blink.evaluation.predict import samples_digest
-    from blink.evaluation.questions import check_values, modules_folder, outlined, training_differs
     from blink.model.checkpoints import TINY
     from blink.model.prompts import template_named
     from blink.model.token_sr import check_patches, load_token_sr, token_sr_config, token_sr_folder

@@ -71,10 +71,10 @@ def _run(plan: Plan, rows: list[Row], folder: Path, board: Board, config: dict[s
     """Answer what is left, draw one answer into the folder, and tell the board."""
     from PIL import Image
 
+    from blink.evaluation.answerers import load_answerer
     from blink.evaluation.compare import read_run
     from blink.evaluation.dashboard import Progress, tell_result
     from blink.evaluation.example import example
-    from blink.evaluation.plan import load_answerer
     from blink.evaluation.predict import evaluate
     from blink.model.checkpoints import load_processor
     from blink.model.views import ViewMaker

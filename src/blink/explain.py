@@ -93,9 +93,15 @@ def _ask(config: DictConfig, settings: dict[str, Any]) -> Asked:
     """Check one question and how it is to be answered."""
     from blink.analysis.cases import one_case
     from blink.analysis.explain.answers import Side
-    from blink.evaluation.plan import Checkpoint, policy_of
+    from blink.evaluation.plan import (
+        Checkpoint,
+        check_fit,
+        check_values,
+        modules_folder,
+        policy_of,
+        training_differs,
+    )
     from blink.evaluation.presets import BENCHMARKS
-    from blink.evaluation.questions import check_fit, check_values, modules_folder, training_differs
     from blink.inference.algorithm import Run
     from blink.model.prompts import template_named
 
@@ -139,8 +145,8 @@ def _explain_one(asked: Asked, folder: Path) -> None:
     from blink.analysis.explain.answers import Explainer
     from blink.analysis.explain.page import page, page_data
     from blink.analysis.explain.screen import print_explanation
+    from blink.evaluation.answerers import load_checkpoint
     from blink.evaluation.compare import screen
-    from blink.evaluation.plan import load_checkpoint
 
     explained = Explainer(load_checkpoint(asked.backbone), asked.template, asked.sides)(asked.sample)
     write_text(folder / PAGE, page(explained))

@@ -20,7 +20,6 @@ from blink.runs.values import optional, path
 
 if TYPE_CHECKING:
     from blink.bench import Benchmark, Judge, Row
-    from blink.evaluation.predictions import Answers
 
 log = logging.getLogger("blink.score")  # not __main__, which `python -m` calls it
 
@@ -30,7 +29,7 @@ def main(config: DictConfig) -> None:
     """Score a file, write and print the scores."""
     from blink.bench.judges import EndpointError
     from blink.evaluation.compare import Run, score_table, screen
-    from blink.evaluation.predictions import complete, read_rows
+    from blink.evaluation.scores import complete, judged, read_rows, scored
 
     with one_line_errors():
         settings: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
@@ -81,43 +80,6 @@ def make_benchmark(settings: Mapping[str, Any], rows: Sequence[Row]) -> Benchmar
         given = settings["judge"].get("kind") == "given"
         arguments["judge"] = _given_judge(rows) if given else make_judge(settings["judge"])
     return BENCHMARKS[name](prompt=settings["prompt"], **arguments)
-
-
-def judged(benchmark: Benchmark, answers: Answers, folder: Path) -> Answers:
-    """Have the rows graded where the benchmark asks for it."""
-    from blink.bench import Graded
-    from blink.evaluation.predictions import mark
-
-    if not isinstance(benchmark, Graded):
-        return answers
-    return answers._replace(rows=[mark(benchmark, row) for row in benchmark.grade(answers.rows, folder)])
-
-
-def scored(benchmark: Benchmark, answers: Answers, rows_file: Path) -> dict[str, Any]:
-    """Return the result as JSON values, in the terms of `blink.eval`; what rows do not tell is None.
-
-    Raises:
-        ValueError: a row lacks what the benchmark needs.
-    """
-    from blink.evaluation.results import events_per_layer, expanded_share, scores
-
-    rows, warnings = answers
-    generated = all(row["image"].startswith("scenes/") for row in rows)
-    try:
-        found = scores(benchmark, rows, "generated: scenes" if generated else None)
-    except KeyError as missing:
-        raise ValueError(f"some rows lack {missing}, which {benchmark.name} needs") from missing
-    traced = all("events" in row for row in rows)
-    return {
-        "method": None,
-        "data": rows_file.name,
-        "predictions": str(rows_file),
-        "policy": None,
-        **found,
-        "expanded": expanded_share(rows) if traced else None,
-        "events": events_per_layer(rows) if traced else None,
-        "warnings": [*found["warnings"], *warnings],
-    }
 
 
 def _given_judge(rows: Sequence[Row]) -> Judge:

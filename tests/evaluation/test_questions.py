@@ -1,14 +1,12 @@
-"""Mistakes that are found before any weight is read."""
+"""Questions from each kind of source, and sources that cannot be read."""
 
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from PIL import Image
 
-from blink import TokenSR, save_token_sr
-from blink.evaluation.questions import check_fit, modules_folder, read_questions, training_differs
+from blink.evaluation.questions import read_questions
 from tests.bench.test_pope import write_llava
 
 SCENES: dict[str, Any] = {
@@ -89,60 +87,6 @@ def test_home_in_the_data_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("HOME", str(tmp_path))
     questions = read_questions("pope", (), **SCENES | {"source": "local", "place": "~/POPE"})
     assert len(questions.samples) == 6
-
-
-@pytest.mark.parametrize(
-    ("layers", "patches", "message"),
-    [
-        ((2, 4), 2, r"layers \[4\]; this model has decoder layers 0 to 3"),
-        ((2,), 4, "patches=4 does not divide the 6 x 6 grid"),
-    ],
-)
-def test_policy_that_does_not_fit_the_backbone(
-    llava_folder: Path, layers: tuple[int, ...], patches: int, message: str
-) -> None:
-    """Catches a layer or a split that would only fail once the weights are in memory."""
-    with pytest.raises(ValueError, match=message):
-        check_fit(str(llava_folder), None, layers, patches, None)
-
-
-def test_modules_that_do_not_fit_the_backbone(llava_folder: Path, tmp_path: Path) -> None:
-    """Catches modules of another width, and a scanned layer without one, before the weights are read."""
-    torch.manual_seed(0)
-    save_token_sr({1: TokenSR(32), 2: TokenSR(32)}, tmp_path / "fits", backbone="b")
-    save_token_sr({1: TokenSR(16)}, tmp_path / "narrow", backbone="b")
-    check_fit(str(llava_folder), None, (1, 2), 2, str(tmp_path / "fits"))
-    with pytest.raises(ValueError, match=r"layers \[3\] are scanned too"):
-        check_fit(str(llava_folder), None, (1, 3), 2, str(tmp_path / "fits"))
-    with pytest.raises(ValueError, match="16"):
-        check_fit(str(llava_folder), None, (1,), 2, str(tmp_path / "narrow"))
-    with pytest.raises(ValueError, match="neither a folder nor a hub id"):
-        check_fit(str(llava_folder), None, (1,), 2, str(tmp_path / "missing"))
-
-
-def test_no_backbone_at_the_path(tmp_path: Path) -> None:
-    """Catches an OSError of a page for a mistyped folder."""
-    with pytest.raises(ValueError, match="no backbone at"):
-        check_fit(str(tmp_path), None, (1,), 2, None)
-
-
-def test_other_backbones_are_told_how_to_train() -> None:
-    """Catches the tiny backbone's modules handed to another one."""
-    with pytest.raises(ValueError, match=r"python -m blink.train model.path=my/llava layer=\[2,3\]"):
-        modules_folder(None, "my/llava", (2, 3))
-    assert modules_folder("mine", "my/llava", (2, 3)) == "mine"
-
-
-def test_modules_of_another_training_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Catches scores of modules for another backbone or prompt without a word, and a false alarm for the right ones."""
-    monkeypatch.chdir(tmp_path)
-    save_token_sr({1: TokenSR(8)}, tmp_path / "own", backbone="models/a", prompt_prefix="USER: ")
-    save_token_sr({1: TokenSR(8)}, tmp_path / "silent", backbone="models/a")
-    assert training_differs("own", "models/a/", "USER: ") == []
-    assert training_differs("silent", str(tmp_path / "models" / "a"), "[INST] ") == []
-    backbone, prefix = training_differs("own", "models/b", "[INST] ")
-    assert "trained on the backbone models/a, and this one is models/b" in backbone
-    assert "prompt prefix 'USER: ', and this run's is '[INST] '" in prefix
 
 
 def test_a_file_of_another_shape_is_named(tmp_path: Path) -> None:

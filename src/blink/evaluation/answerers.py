@@ -5,14 +5,24 @@ Two of them give the same answers: one shares what questions and runs have in co
 Axes: N tokens of a prompt, T tokens of prompt and answer.
 """
 
+import logging
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Any
+
+import torch
 
 from blink.bench.base import Answer, Sample
-from blink.evaluation.meter import Meter
+from blink.evaluation.cost import Meter
+from blink.evaluation.plan import Checkpoint, Plan
+from blink.evaluation.predict import Answerer
 from blink.inference.algorithm import Run
 from blink.inference.engine import Engine
 from blink.model.backbone import Backbone
+from blink.model.checkpoints import load_backbone
 from blink.model.prompts import Template
+
+log = logging.getLogger(__name__)
 
 
 class EngineAnswerer:
@@ -108,3 +118,30 @@ def _meters(backbone: Backbone, runs: Sequence[Run]) -> list[Meter]:
         )
         for run in runs
     ]
+
+
+def load_answerer(plans: Sequence[Plan]) -> Answerer:
+    """Load the backbone of some plans that agree in it, in the benchmark and in the template; runs are numbered so."""
+    first = plans[0]
+    arguments: dict[str, Any] = {
+        "backbone": load_checkpoint(first.backbone),
+        "template": first.template,
+        "runs": [Run(plan.policy, plan.token_sr) for plan in plans],
+        "max_new_tokens": first.benchmark.max_new_tokens,
+    }
+    if first.reuse == "none":
+        return OneByOneAnswerer(**arguments)
+    return EngineAnswerer(**arguments, memory_gb=first.memory_gb)
+
+
+@lru_cache(maxsize=1)
+def load_checkpoint(checkpoint: Checkpoint) -> Backbone:
+    """Load a backbone, or return the one that was used before."""
+    if checkpoint.device == "auto":
+        checkpoint = checkpoint._replace(device="cuda" if torch.cuda.is_available() else "cpu")
+    log.info(
+        "loading the backbone %s on %s",
+        checkpoint.path,
+        checkpoint.device_map or checkpoint.device,
+    )
+    return load_backbone(**checkpoint._asdict())

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from blink.bench.base import Row, Sample
-from blink.evaluation.results import expanded_share
+from blink.evaluation.scores import expanded_share
 from blink.runs.board import Axis, Board
 from blink.runs.style import VERMILLION
 

@@ -23,7 +23,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from blink.bench.base import Answer, Benchmark, Graded, Row, Sample, make_row
 from blink.bench.judges import EndpointError
 from blink.bench.sources import parse_jsonl
-from blink.evaluation.results import events_per_layer, expanded_share, scores, total_flops
+from blink.evaluation.scores import events_per_layer, expanded_share, scores, total_flops
 from blink.runs.folder import INPUTS, check_inputs, write_json, write_text
 from blink.runs.machine import peak_memory_mb
 

@@ -13,7 +13,7 @@ from PIL import Image
 from blink.analysis.cases import Box, as_seen
 from blink.analysis.explain.record import LayerRecord, record
 from blink.bench import Sample
-from blink.evaluation.meter import Meter
+from blink.evaluation.cost import Meter
 from blink.inference.algorithm import Run
 from blink.inference.engine import Engine
 from blink.inference.policy import Event, Policy

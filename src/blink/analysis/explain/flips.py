@@ -14,8 +14,9 @@ from blink.analysis.explain.answers import Explainer, Explanation, Side
 from blink.analysis.explain.page import data_address, page, render
 from blink.bench import Row, Sample
 from blink.bench.statistics import McNemar, mcnemar
+from blink.evaluation.answerers import load_checkpoint
 from blink.evaluation.compare import Run, check_comparable, read_run
-from blink.evaluation.plan import Plan, load_checkpoint, make_plan
+from blink.evaluation.plan import Plan, make_plan
 from blink.evaluation.predict import resume
 from blink.inference.algorithm import Run as How
 from blink.runs.folder import CONFIG_FILE, write_text

@@ -6,7 +6,7 @@ Hydra's callback and sweeper, in `hydra_plugins/blink_sweeps.py`, call what is h
 import json
 import logging
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from hashlib import sha256
 from itertools import product
@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import hydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from blink.evaluation.compare import screen
-from blink.evaluation.plan import family_of, jobs_of, make_plan
+from blink.evaluation.plan import family_of, make_plan
 from blink.evaluation.sweeps import experiment_report as tables
 from blink.evaluation.sweeps import report as sweep
 from blink.evaluation.sweeps.dashboard import tell_sweep
@@ -124,6 +125,19 @@ def sweep_of(overrides: tuple[str, ...]) -> Sweep:
         for line in rows:
             jobs.setdefault(frozenset(line.overrides), list(line.overrides))
     return Sweep(list(jobs.values()), experiment, tuple(lines), tuple(left_out))
+
+
+def jobs_of(overrides: Sequence[str]) -> Iterator[list[str]]:
+    """List the overrides of each job of a plain multirun: the product of the swept values; of one key the last counts."""
+    choices = {
+        override.get_key_element(): [
+            f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()
+        ]
+        if override.is_sweep_override()
+        else [override.input_line]
+        for override in OverridesParser.create().parse_overrides(list(overrides))
+    }
+    return (list(job) for job in product(*choices.values()))
 
 
 def _jobs_are_known(config: DictConfig) -> bool:

@@ -12,7 +12,8 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from blink.evaluation.plan import POLICY_KEYS, Plan, load_answerer, make_plan, plain
+from blink.evaluation.answerers import load_answerer
+from blink.evaluation.plan import POLICY_KEYS, Plan, make_plan, plain
 from blink.evaluation.predict import Task, predict, resume
 from blink.runs.folder import one_line_errors, open_run
 

@@ -1,4 +1,4 @@
-"""Rows from elsewhere: what may be missing, and what must not."""
+"""Scores of rows: what rows from elsewhere may lack, and which edition rows are of."""
 
 import gzip
 import json
@@ -7,9 +7,8 @@ from typing import Any
 
 import pytest
 
-from blink.bench import GQA, MMBench, MMVet, Pope
-from blink.evaluation.predictions import complete, read_rows
-from blink.evaluation.results import scores
+from blink.bench import BENCHMARKS, GQA, MMBench, MMVet, Pope
+from blink.evaluation.scores import EDITIONS, complete, read_rows, scores
 
 ROW = {"id": "1", "split": "random", "image": "a.jpg", "label": "yes", "response": "Yes"}
 
@@ -150,3 +149,41 @@ def test_a_gqa_label_is_a_text(label: Any) -> None:
     row = {"id": "1", "label": label, "response": "yes"}
     with pytest.raises(ValueError, match=r"question 1 has the label .*; expected a text"):
         complete(GQA(), [row])
+
+
+def right(count: int) -> list[dict[str, object]]:
+    """Right answers to so many questions of one picture each."""
+    label = {"split": "random", "label": "yes", "response": "Yes", "answer": "yes", "correct": True}
+    return [label | {"id": str(i), "image": str(i)} for i in range(count)]
+
+
+@pytest.mark.parametrize(
+    ("count", "edition"),
+    [(2910, "LLaVA's random split"), (3000, "one split of 3,000")],
+)
+def test_editions_are_recognised_by_their_size(count: int, edition: str) -> None:
+    """Would catch LLaVA's 2,910 random questions taken for the hub's 3,000."""
+    result = scores(Pope(), right(count))
+    assert result["edition"] == edition
+    assert not any("edition" in warning for warning in result["warnings"])
+
+
+def test_unknown_size_is_a_warning() -> None:
+    """Would catch a file with lost rows that is scored as if it were whole."""
+    result = scores(Pope(), right(2909))
+    assert result["edition"] is None
+    assert result["warnings"][0].startswith(
+        "2,909 rows are no known edition of pope, which has 9,000 or 8,910 or"
+    )
+
+
+def test_what_is_said_wins() -> None:
+    """Would catch scenes warned about as if rows were missing, or taken for an edition that they are not."""
+    result = scores(Pope(), right(3000), "generated: scenes test, 100 pictures")
+    assert result["edition"] == "generated: scenes test, 100 pictures"
+    assert len(result["warnings"]) == 1
+
+
+def test_every_benchmark_has_an_edition() -> None:
+    """Would catch a benchmark whose every run is warned about."""
+    assert set(BENCHMARKS) <= set(EDITIONS)
