@@ -164,7 +164,9 @@ def test_judge_that_stays_away_costs_no_answer(
     [path] = (working_directory / "outputs" / "eval").glob("*/predictions.jsonl")
     before = responses(path)
     port = int(server.url.split(":")[2].split("/")[0])
-    monkeypatch.setattr("blink.evaluation.answerers.load_answerer", lambda plans: pytest.fail("questions are answered again"))
+    monkeypatch.setattr(
+        "blink.evaluation.answerers.load_answerer", lambda plans: pytest.fail("questions are answered again")
+    )
     with serving(lambda seen, number: reply("0.5"), port):
         command(monkeypatch, *asked)
     assert responses(path) == before
