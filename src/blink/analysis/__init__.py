@@ -2,7 +2,7 @@
 
 Read from top to bottom: a file imports only from files above it.
 
-    probe.py  what the last prompt token attends to, layer by layer
+    probe.py  runs a prompt and reads every layer: attention, saliency, what the head makes of it
     cases.py  pictures, questions and boxes to look at
     figures/  a room of its own
     explain/  a room of its own

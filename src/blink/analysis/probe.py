@@ -1,27 +1,45 @@
-"""What the last prompt token of a question attends to, layer by layer: one query row per layer, never a full map.
+"""Runs prompts and reads, layer by layer, what the last prompt token attends to and what the head makes of its state.
 
-The prompt runs through the same loop as in inference (`blink.inference.algorithm.run_prompt`), with or without a policy; a row
-is taken of the sequence as it enters a layer, after that layer's expansion or drop. The model object is not changed.
+A prompt runs through the same loop as in inference (`blink.inference.algorithm.run_prompt`), with or without a policy,
+and the model object is not changed. Of attention one query row per layer is computed, never a full map. `probe` takes
+batches and reads that row alone; `record` takes one prompt and reads all that there is to say of each layer.
 
-Axes: V = H x W visual tokens of the (base) picture, X tokens of a living extension, S columns of a prompt.
+Axes: S columns of a prompt, N columns at one layer, b rows of one stream, V = H x W visual tokens of the (base)
+picture, X tokens of a living extension, d hidden width.
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
 from rich.progress import track
-from torch import Tensor, nn
+from torch import Tensor
 
 from blink.bench import Sample
-from blink.inference.algorithm import Run, Stream, last_row, run_prompt
-from blink.inference.policy import Event, Policy
-from blink.inference.spans import find_spans
+from blink.inference.algorithm import (
+    Passed,
+    Run,
+    Stream,
+    Watch,
+    last_row,
+    run_prompt,
+    saliency_of,
+    sample_key,
+)
+from blink.inference.policy import Event, Policy, living
+from blink.inference.saliency import focus
+from blink.inference.spans import Spans, find_spans
 from blink.model.backbone import Backbone
+from blink.model.image_inputs import pixel_digests
 from blink.model.prompts import Template
 
+STOCK = Run()
+"""The backbone as it is."""
 
-class Look(NamedTuple):
+
+class PictureAttention(NamedTuple):
     """Attention of the last prompt token at one layer, mean over heads: float32 on the CPU.
 
     What is missing from a sum of 1 lies on system and text, and for LLaVA-NeXT on the tiles.
@@ -36,51 +54,96 @@ class Look(NamedTuple):
 
 
 class Probed(NamedTuple):
-    """One question: the looks by layer, and what the policy did."""
+    """One question: attention by layer, in the sequence after that layer's action, and the events of the policy."""
 
-    looks: dict[int, Look]
+    attention: dict[int, PictureAttention]
     events: list[Event]
+
+
+class Shares(NamedTuple):
+    """Attention of the last prompt token on each span, mean over heads; together 1.
+
+    Attributes:
+        system: before the picture.
+        picture: the (base) picture's visual tokens.
+        tiles: the rest of the visual span, LLaVA-NeXT's tiles and newlines.
+        extension: the living extension.
+        text: behind the picture, the last token itself included.
+    """
+
+    system: float
+    picture: float
+    tiles: float
+    extension: float
+    text: float
+
+
+class Word(NamedTuple):
+    """A token of the vocabulary and its probability."""
+
+    token: int
+    probability: float
+
+
+@dataclass(frozen=True)
+class LayerRecord:
+    """One prompt at one layer.
+
+    Attributes:
+        layer: counted from 0.
+        saliency_V: float32, saliency of the (base) picture's tokens, row-major, in the sequence as it enters the layer,
+            before any action: what a scan sees, also at layers that are not scanned.
+        ratio: saliency ratio of it (Eq. 3).
+        region: its hottest region, row-major.
+        event: the policy's event; None at a layer that is not scanned.
+        extension: (layer at which it was made, region) of the extension that lives in this layer; None if there is none.
+        columns: tokens of the sequence that the layer runs on.
+        shares: where the last token's attention goes in that sequence.
+        extension_X: float32, attention on the extension, row-major; empty if there is none.
+        words: probability of each watched token if the final norm and head are put behind this layer.
+        top: the most probable token there.
+    """
+
+    layer: int
+    saliency_V: Tensor
+    ratio: float
+    region: int
+    event: Event | None
+    extension: tuple[int, int] | None
+    columns: int
+    shares: Shares
+    extension_X: Tensor
+    words: tuple[Word, ...]
+    top: Word
 
 
 @torch.inference_mode()
 def probe(
-    backbone: Backbone,
-    inputs: Mapping[str, Tensor],
-    layers: Collection[int],
-    policy: Policy | None = None,
-    modules: Mapping[int, nn.Module] | None = None,
-    keys: Sequence[str] | None = None,
+    backbone: Backbone, inputs: Mapping[str, Tensor], layers: Collection[int], run: Run = STOCK
 ) -> list[Probed]:
-    """Run a batch of prompts and look at `layers`.
+    """Run a batch of prompts and read the attention on the picture at `layers`.
 
     Args:
         inputs: what the processor made of prompts and pictures, on the backbone's device and in its dtype.
-        layers: where to look.
-        policy: may expand and drop on the way; None runs the backbone as it is.
-        modules: TokenSR per layer, on the layer's device; a scanned layer without one is interpolated only.
-        keys: names of the samples, for policies that draw.
+        layers: of which to read it.
+        run: may expand and drop on the way; its modules are on their layers' devices.
 
     Raises:
         ValueError: a row has not exactly one picture with text after it, or a layer does not exist.
     """
     for layer in layers:
-        backbone.input_norm(layer)
-    ids_BS, mask = inputs["input_ids"], inputs.get("attention_mask")
-    valid_BS = None if mask is None or bool((mask != 0).all()) else mask != 0
-    spans = find_spans(ids_BS, valid_BS, backbone.image_token_id)
-    images = {name: inputs[name] for name in ("pixel_values", "image_sizes") if name in inputs}
-    looks: list[dict[int, Look]] = [{} for _ in ids_BS]
+        backbone.input_norm(layer)  # raises where there is none
+    attention: list[dict[int, PictureAttention]] = [{} for _ in inputs["input_ids"]]
 
-    def watch(layer: int, streams: list[Stream]) -> None:
+    def before_layer(layer: int, streams: list[Stream]) -> None:
         if layer in layers:
             for stream in streams:
-                for row, look in zip(stream.rows, _looks(backbone, layer, stream), strict=True):
-                    looks[row][layer] = look
+                found = _picture_attention(backbone, stream.spans, last_row(backbone, layer, stream))
+                for row, one in zip(stream.rows, found, strict=True):
+                    attention[row][layer] = one
 
-    embedded_BSd = backbone.embed_prompt(ids_BS, images)
-    names = keys or [""] * len(looks)
-    passed = run_prompt(backbone, Run(policy, modules), embedded_BSd, spans, names, watch=watch)
-    return [Probed(*pair) for pair in zip(looks, passed.events, strict=True)]
+    passed = _run(backbone, inputs, run, before_layer)
+    return [Probed(*pair) for pair in zip(attention, passed.events, strict=True)]
 
 
 class Prober:
@@ -89,40 +152,30 @@ class Prober:
     Args:
         backbone: model and processor.
         template: how a question becomes the prompt.
-        modules: TokenSR by layer, for policies that expand with them; placed where their layers are.
         batch_size: samples at once.
     """
 
-    def __init__(
-        self,
-        backbone: Backbone,
-        template: Template,
-        *,
-        modules: Mapping[int, nn.Module] | None = None,
-        batch_size: int = 16,
-    ) -> None:
+    def __init__(self, backbone: Backbone, template: Template, *, batch_size: int = 16) -> None:
         self.backbone = backbone
         self.template = template
-        self.modules = Run(None, modules).placed(backbone).modules
         self.batch_size = batch_size
 
     def __call__(
         self,
         samples: Sequence[Sample],
         layers: Collection[int],
-        policy: Policy | None = None,
+        run: Run = STOCK,
         *,
-        refine: bool = False,
-        doing: str = "looking",
+        label: str = "probing",
     ) -> Iterator[Probed]:
         """Probe samples one after the other.
 
         Args:
-            refine: expand with the TokenSR modules; otherwise by interpolation alone.
-            doing: what the progress bar says.
+            label: what the progress bar says.
         """
+        run = run.placed(self.backbone)
         starts = range(0, len(samples), self.batch_size)
-        for start in track(starts, doing, transient=True):
+        for start in track(starts, label, transient=True):
             batch = samples[start : start + self.batch_size]
             inputs = self.backbone.processor(
                 images=[sample.load_image() for sample in batch],
@@ -130,19 +183,118 @@ class Prober:
                 padding=True,
                 return_tensors="pt",
             ).to(self.backbone.device, self.backbone.dtype)
-            yield from probe(
-                self.backbone,
-                inputs,
-                layers,
-                policy,
-                self.modules if refine else None,
-                keys=[sample.id for sample in batch],
+            yield from probe(self.backbone, inputs, layers, run)
+
+
+@torch.inference_mode()
+def record(
+    backbone: Backbone,
+    inputs: Mapping[str, Tensor],
+    run: Run,
+    scan_like: Policy,
+    watched: Sequence[int] = (),
+) -> list[LayerRecord]:
+    """Run one prompt and record every layer.
+
+    Args:
+        inputs: what the processor made of one prompt and its picture, on the backbone's device and in its dtype.
+        run: may expand and drop on the way; its modules are on their layers' devices.
+        scan_like: the policy whose saliency and regions are used, also where nothing is scanned; the run's own if it
+            has one.
+        watched: ids of tokens whose probability is of interest.
+
+    Raises:
+        ValueError: the prompt has not exactly one picture with text after it.
+    """
+    V = backbone.grid[0] * backbone.grid[1]
+    saliency: list[Tensor] = []
+    columns: list[int] = []
+    shares: list[Shares] = []
+    extensions: list[Tensor] = []
+    normed_d: list[Tensor] = []
+
+    def before_scan(layer: int, streams: list[Stream]) -> None:
+        [stream] = streams
+        saliency.append(saliency_of(backbone, scan_like, layer, stream)[0].cpu())
+        if layer:  # what enters a layer is what the one before it put out
+            normed_d.append(backbone.final_norm(stream.hidden_bNd[0, stream.spans.last_B[0]]))
+
+    def before_layer(layer: int, streams: list[Stream]) -> None:
+        [stream] = streams
+        row_1N = last_row(backbone, layer, stream)
+        [attention] = _picture_attention(backbone, stream.spans, row_1N)
+        columns.append(stream.spans.columns)
+        shares.append(_shares(row_1N[0], stream.spans, V))
+        extensions.append(attention.extension_X)
+
+    passed = _run(backbone, inputs, run, before_layer, before_scan)
+    normed_d.append(passed.hidden_BSd[0, -1])
+    events = {event.layer: event for event in passed.events[0]}
+    alive = living(passed.events[0], backbone.num_layers)
+    records = []
+    for layer in range(backbone.num_layers):
+        found = focus(saliency[layer][None], backbone.grid, scan_like.patches)
+        words, top = _words(backbone, normed_d[layer], watched)
+        records.append(
+            LayerRecord(
+                layer=layer,
+                saliency_V=saliency[layer],
+                ratio=float(found.ratio_B[0]),
+                region=int(found.region_B[0]),
+                event=events.get(layer),
+                extension=alive[layer],
+                columns=columns[layer],
+                shares=shares[layer],
+                extension_X=extensions[layer],
+                words=words,
+                top=top,
             )
+        )
+    return records
 
 
-def _looks(backbone: Backbone, layer: int, stream: Stream) -> Iterator[Look]:
-    spans = stream.spans
-    row_bN = last_row(backbone, layer, stream)
+def _run(
+    backbone: Backbone,
+    inputs: Mapping[str, Tensor],
+    run: Run,
+    before_layer: Watch,
+    before_scan: Watch | None = None,
+) -> Passed:
+    """Run prompts as an attached model would, and show what enters each layer."""
+    ids_BS, mask_BS = inputs["input_ids"], inputs.get("attention_mask")
+    valid_BS = torch.ones_like(ids_BS, dtype=torch.bool) if mask_BS is None else mask_BS != 0
+    spans = find_spans(ids_BS, None if bool(valid_BS.all()) else valid_BS, backbone.image_token_id)
+    keys = [""] * len(ids_BS)
+    if run.policy is not None and run.policy.draws:
+        digests = pixel_digests(backbone, inputs["pixel_values"], inputs.get("image_sizes"))
+        keys = [
+            sample_key(ids_S[valid_S], digest)
+            for ids_S, valid_S, digest in zip(ids_BS, valid_BS, digests, strict=True)
+        ]
+    images = {name: inputs[name] for name in ("pixel_values", "image_sizes") if name in inputs}
+    embedded_BSd = backbone.embed_prompt(ids_BS, images)
+    return run_prompt(backbone, run, embedded_BSd, spans, keys, watch=before_layer, watch_scan=before_scan)
+
+
+def _picture_attention(backbone: Backbone, spans: Spans, row_bN: Tensor) -> list[PictureAttention]:
+    """Rows of attention on picture and extension, one after the other."""
     original_bV = row_bN.take_along_dim(spans.visual_columns(backbone.grid[0] * backbone.grid[1]), dim=1)
     extension_bX = spans.take_extension(row_bN[:, :, None])[:, :, 0]
-    return (Look(*pair) for pair in zip(original_bV.cpu(), extension_bX.cpu(), strict=True))
+    return [PictureAttention(*pair) for pair in zip(original_bV.cpu(), extension_bX.cpu(), strict=True)]
+
+
+def _shares(row_N: Tensor, spans: Spans, V: int) -> Shares:
+    """Sum a row of attention over the spans; `spans` is of this one row."""
+    start, end = int(spans.visual_start_B[0]), int(spans.visual_end_B[0])
+    borders = (0, start, start + V, end, end + spans.extension, spans.columns)
+    return Shares(*(float(row_N[first:last].sum()) for first, last in pairwise(borders)))
+
+
+def _words(backbone: Backbone, normed_d: Tensor, watched: Sequence[int]) -> tuple[tuple[Word, ...], Word]:
+    """What the head makes of a normed state: the watched tokens, and the most probable one."""
+    probabilities = backbone.logits(normed_d[None])[0].float().softmax(dim=-1)
+    top = int(probabilities.argmax())
+    return (
+        tuple(Word(token, float(probabilities[token])) for token in watched),
+        Word(top, float(probabilities[top])),
+    )

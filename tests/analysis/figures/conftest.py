@@ -6,10 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from matplotlib.figure import Figure
 
-from blink import TokenSR
 from blink.analysis.figures.points import Point
 from blink.analysis.figures.registry import RUN_FIGURES
 from blink.analysis.probe import Prober
@@ -45,8 +43,7 @@ def backbone() -> Backbone:
 
 @pytest.fixture(scope="session")
 def prober(backbone: Backbone) -> Prober:
-    torch.manual_seed(0)
-    return Prober(backbone, template_named("vicuna_v1"), modules={1: TokenSR(32)}, batch_size=3)
+    return Prober(backbone, template_named("vicuna_v1"), batch_size=3)
 
 
 def saved(figure: Figure, tmp_path: Path) -> None:

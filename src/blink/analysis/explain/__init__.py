@@ -2,7 +2,6 @@
 
 Read from top to bottom: a file imports only from files above it.
 
-    record.py   what happens to one prompt at every layer
     answers.py  one question answered twice, and what led to each answer
     page.py     the same as a page that needs no network; its parts lie in templates/
     flips.py    the questions in which two finished runs differ

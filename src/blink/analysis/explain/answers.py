@@ -5,13 +5,13 @@ Both answers are greedy and taken alone, as `attach` and `generate` give them.
 Axes: V = H x W visual tokens of the (base) picture.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from PIL import Image
 
 from blink.analysis.cases import Box, as_seen
-from blink.analysis.explain.record import LayerRecord, record
+from blink.analysis.probe import LayerRecord, record
 from blink.bench import Sample
 from blink.evaluation.cost import Meter
 from blink.inference.algorithm import Run
@@ -108,13 +108,13 @@ class Explainer:
         self._views = ViewMaker(backbone.processor)
         self._sides = sides
         self._engine = Engine(backbone, backbone.processor)
-        self._runs = [side.run.resolve(backbone) for side in sides]
+        self._runs = [side.run.resolve(backbone).placed(backbone) for side in sides]
         self._meters = [
             Meter(backbone.model.config, backbone.processor.tokenizer, run.policy, run.modules or None)
             for run in self._runs
         ]
         first, second = (side.run.policy for side in sides)
-        self._watching = (first or _scan_like(second), second or _scan_like(first))
+        self._scans = (first or second or Policy.never(), second or first or Policy.never())
 
     def __call__(self, sample: Sample) -> Explanation:
         """Answer one question both ways and look at every layer."""
@@ -129,11 +129,7 @@ class Explainer:
         firsts = list(dict.fromkeys(answer.ids[0] for answer in answers))
         both = []
         for number, answer in enumerate(answers):
-            layers = record(
-                self._backbone, inputs, self._watching[number], self._runs[number].modules, firsts
-            )
-            if self._sides[number].run.policy is None:
-                layers = [replace(layer, event=None) for layer in layers]
+            layers = record(self._backbone, inputs, self._runs[number], self._scans[number], firsts)
             both.append(
                 Answered(
                     self._sides[number],
@@ -145,7 +141,7 @@ class Explainer:
                     self._meters[number](image.size, prompt, answer.events, len(answer.ids)),
                 )
             )
-        patches = (self._watching[0].patches, self._watching[1].patches)
+        patches = (self._scans[0].patches, self._scans[1].patches)
         shown = [as_seen(sample, self._views, p) for p in patches]
         named = {word.token for one in both for layer in one.layers for word in (*layer.words, layer.top)}
         return Explanation(
@@ -164,10 +160,3 @@ class Explainer:
         """A token as it reads; one that stands for no text by its own name."""
         text = self._backbone.processor.tokenizer.decode([token]).strip()
         return text or str(self._backbone.processor.tokenizer.convert_ids_to_tokens(token))
-
-
-def _scan_like(other: Policy | None) -> Policy:
-    """A policy that never acts, with the scan of `other`."""
-    if other is None:
-        return Policy.never()
-    return Policy.never(saliency=other.saliency, patches=other.patches)

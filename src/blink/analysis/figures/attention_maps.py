@@ -29,13 +29,13 @@ class LayerMap(NamedTuple):
 def measure(
     prober: Prober, shown: Sequence[Shown], layers: Sequence[int], patches: int
 ) -> list[list[LayerMap]]:
-    """Look at each sample at each layer."""
+    """Probe each sample at each layer."""
     H, W = prober.backbone.grid
     cases = []
     for probed in prober([case.sample for case in shown], layers):
         maps = []
         for layer in layers:
-            attention_V = probed.looks[layer].original_V
+            attention_V = probed.attention[layer].original_V
             found = focus(attention_V[None], (H, W), patches)
             region = int(found.region_B[0])
             maps.append(LayerMap(layer, attention_V.view(H, W).numpy(), float(found.ratio_B[0]), region))

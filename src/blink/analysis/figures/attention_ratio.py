@@ -55,14 +55,14 @@ def measure(
     layers: Sequence[int],
     patches: int,
 ) -> Ratios:
-    """Look at every sample at every one of `layers`.
+    """Probe every sample at every one of `layers`.
 
     Args:
         right: per sample the region that holds the centre of its box.
     """
     ratios, regions = [], []
     for probed in prober(samples, layers):
-        saliency_LV = torch.stack([probed.looks[layer].original_V for layer in layers])
+        saliency_LV = torch.stack([probed.attention[layer].original_V for layer in layers])
         found = focus(saliency_LV, prober.backbone.grid, patches)
         ratios.append(found.ratio_B.double().numpy())
         regions.append(found.region_B.numpy())

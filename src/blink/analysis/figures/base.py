@@ -48,8 +48,7 @@ class Subject:
         return ViewMaker(self.backbone.processor)
 
     def prober(self) -> Prober:
-        """A prober of the backbone with the modules."""
-        return Prober(self.backbone, self.template, modules=self.modules, batch_size=self.batch_size)
+        return Prober(self.backbone, self.template, batch_size=self.batch_size)
 
     def shown(self) -> list[Shown]:
         """All samples as the backbone sees them."""

@@ -7,16 +7,17 @@ of the part's number of tokens: 1 is an even spread, 0 all on one token.
 Axes: N samples, L layers from the expansion on, R = p x p regions.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from blink.analysis.cases import Shown
-from blink.analysis.probe import Look, Prober
+from blink.analysis.probe import PictureAttention, Prober
 from blink.bench.statistics import Floats
+from blink.inference.algorithm import Run
 from blink.inference.policy import Policy
 from blink.inference.saliency import focus
 from blink.runs.style import INTERP, TOKEN_SR, VANILLA, Line
@@ -34,13 +35,13 @@ class Spread(NamedTuple):
         measures: name of `MEASURES` -> [N, L]; nan for the extension of the backbone as it is.
         hottest_NL: hottest region of the original tokens.
         expanded_N: region that was expanded; -1 for the backbone as it is.
-        maps: looks by layer of the first samples, for the figure of single cases.
+        maps: attention by layer of the first samples, for the figure of single cases.
     """
 
     measures: dict[str, Floats]
     hottest_NL: Any
     expanded_N: Any
-    maps: list[dict[int, Look]]
+    maps: list[dict[int, PictureAttention]]
 
 
 class Redistribution(NamedTuple):
@@ -48,7 +49,7 @@ class Redistribution(NamedTuple):
 
     Attributes:
         expanded_at: layer of the expansion.
-        layers: L layers looked at, `expanded_at` first.
+        layers: L probed layers, `expanded_at` first.
         patches: p.
         right_N: region that holds the centre of the box, -1 where none is known.
         ids: of the samples.
@@ -69,29 +70,36 @@ def expanding_policy(expanded_at: int, patches: int) -> Policy:
 
 
 def measure(
-    prober: Prober, shown: Sequence[Shown], expanded_at: int, patches: int, *, refine: bool, keep_maps: int
+    prober: Prober,
+    shown: Sequence[Shown],
+    expanded_at: int,
+    patches: int,
+    *,
+    modules: Mapping[int, nn.Module] | None,
+    keep_maps: int,
 ) -> Redistribution:
-    """Look at every layer from `expanded_at` on, once per method.
+    """Probe every layer from `expanded_at` on, once per method.
 
     Args:
-        refine: with TokenSR, too; the prober has its modules.
+        modules: TokenSR by layer; None leaves that method out.
         keep_maps: of how many samples to keep whole maps.
     """
     layers = list(range(expanded_at, prober.backbone.num_layers))
     samples = [case.sample for case in shown]
     policy = expanding_policy(expanded_at, patches)
+    runs = {"vanilla": Run(), "interp": Run(policy)}
+    if modules is not None:
+        runs["token_sr"] = Run(policy, modules)
     spreads = {}
-    for name in METHODS if refine else [name for name in METHODS if name != "token_sr"]:
-        acting = None if name == "vanilla" else policy
-        looked = prober(samples, layers, acting, refine=name == "token_sr", doing=f"looking, {name}")
+    for name, run in runs.items():
         rows, hottest, expanded, maps = [], [], [], []
-        for number, probed in enumerate(looked):
-            looks = [probed.looks[layer] for layer in layers]
-            rows.append([_measures(one) for one in looks])
-            originals_LV = torch.stack([one.original_V for one in looks])
+        for number, probed in enumerate(prober(samples, layers, run, label=f"probing, {name}")):
+            attention = [probed.attention[layer] for layer in layers]
+            rows.append([_measures(one) for one in attention])
+            originals_LV = torch.stack([one.original_V for one in attention])
             hottest.append(focus(originals_LV, prober.backbone.grid, patches).region_B.numpy())
-            expanded.append(-1 if name == "vanilla" else probed.events[0].region)
-            maps += [probed.looks] if number < keep_maps else []
+            expanded.append(-1 if run.policy is None else probed.events[0].region)
+            maps += [probed.attention] if number < keep_maps else []
         values_NLM = np.array(rows, dtype=np.float64)
         measures = {key: values_NLM[:, :, i] for i, key in enumerate(MEASURES)}
         spreads[name] = Spread(measures, np.stack(hottest), np.array(expanded), maps)
@@ -156,12 +164,12 @@ def case_table(shown: Sequence[Shown], found: Redistribution) -> list[dict[str, 
     ]
 
 
-def _measures(look: Look) -> list[float]:
-    """The values of `MEASURES` of one look."""
-    extended = look.extension_X.numel() > 0
+def _measures(attention: PictureAttention) -> list[float]:
+    """The values of `MEASURES` at one layer."""
+    extended = attention.extension_X.numel() > 0
     return [
-        float(look.original_V.sum()),
-        float(look.extension_X.sum()) if extended else float("nan"),
-        normalised_entropy(look.original_V),
-        normalised_entropy(look.extension_X),
+        float(attention.original_V.sum()),
+        float(attention.extension_X.sum()) if extended else float("nan"),
+        normalised_entropy(attention.original_V),
+        normalised_entropy(attention.extension_X),
     ]

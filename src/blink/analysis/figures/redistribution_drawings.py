@@ -94,10 +94,10 @@ def draw_cases(
             mark_region(axes_row[0], case.picture, region, found.patches, case.right)
             axes_row[0].set_ylabel(METHODS[name].label)
             for column, layer in enumerate(layers):
-                looked = spread.maps[number][layer]
+                one = spread.maps[number][layer]
                 parts = (
-                    ("original", case.picture, looked.original_V),
-                    ("extension", crop_region(case.picture, region, found.patches), looked.extension_X),
+                    ("original", case.picture, one.original_V),
+                    ("extension", crop_region(case.picture, region, found.patches), one.extension_X),
                 )
                 greatest = max(float(part.max()) for _, _, part in parts)
                 for axes, (part, picture, attention) in zip(
@@ -211,7 +211,9 @@ class RedistributionFigure(BackboneFigure):
         others = [sample for sample in subject.samples if sample not in chosen]
         shown = replace(subject, samples=[*chosen, *others]).shown()
         prober = subject.prober()
-        found = measure(prober, shown, self.layer, subject.patches, refine=self.refine, keep_maps=len(chosen))
+        found = measure(
+            prober, shown, self.layer, subject.patches, modules=subject.modules or None, keep_maps=len(chosen)
+        )
         singles = shown[: len(chosen)]
         title = f"Attention after the hottest region was expanded at layer {self.layer}\n{subject.about}"
         figures = {
