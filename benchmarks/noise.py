@@ -19,7 +19,7 @@ from blink import Engine, Event, Policy, Run, attach
 from blink.bench.pope import Pope
 from blink.evaluation.presets import resolve
 from blink.inference.decoding import closing_tokens
-from blink.model.checkpoints import TINY
+from blink.model.fingerprint import TINY
 
 QUESTIONS = 18
 """About one picture."""

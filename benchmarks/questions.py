@@ -21,7 +21,7 @@ from blink.evaluation.cost import decode, prompt, vision
 from blink.evaluation.cost import token_sr as token_sr_cost
 from blink.evaluation.presets import resolve
 from blink.inference.engine import Answer
-from blink.model.checkpoints import TINY
+from blink.model.fingerprint import TINY
 
 BAR = 5.0
 QUESTIONS = 18

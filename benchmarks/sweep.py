@@ -15,7 +15,7 @@ from blink.bench.pope import Pope
 from blink.evaluation.cost import token_sr as token_sr_cost
 from blink.inference.engine import Answer
 from blink.inference.policy import living
-from blink.model.checkpoints import TINY
+from blink.model.fingerprint import TINY
 
 BAR = 10.0
 FLOP_BAR = 1.2

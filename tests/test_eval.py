@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from blink import TokenSR, save_token_sr
 from blink.eval import main
@@ -51,6 +52,22 @@ def scores(root: Path) -> list[dict[str, Any]]:
 
 def responses(path: Path) -> list[str]:
     return [json.loads(line)["response"] for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+@pytest.mark.parametrize("reuse", ["full", "none"])
+def test_modules_are_read_once(
+    reuse: str, backbone: str, modules: str, working_directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches checks that read the weights of all modules, 6.5 GB at LLaVA's width, before the engine reads them."""
+    read: list[str] = []
+
+    def counting(file: Path) -> dict[str, torch.Tensor]:
+        read.append(file.name)
+        return load_file(file)
+
+    monkeypatch.setattr("blink.model.token_sr_files.load_file", counting)
+    command(monkeypatch, backbone, modules, *SMALL, "layer=1-2", f"engine.reuse={reuse}")
+    assert read == ["layer_01.safetensors", "layer_02.safetensors"]
 
 
 def test_run_writes_everything_and_comes_back(

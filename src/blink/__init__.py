@@ -11,7 +11,8 @@ if TYPE_CHECKING:
     from blink.inference.attach import Handle, attach
     from blink.inference.engine import Engine
     from blink.inference.policy import Event, Policy
-    from blink.model.token_sr import TokenSR, load_token_sr, save_token_sr
+    from blink.model.token_sr import TokenSR
+    from blink.model.token_sr_files import load_token_sr, save_token_sr
 
 __all__ = [
     "Engine",
@@ -33,8 +34,8 @@ _HOMES = {
     "Run": "blink.inference.algorithm",
     "TokenSR": "blink.model.token_sr",
     "attach": "blink.inference.attach",
-    "load_token_sr": "blink.model.token_sr",
-    "save_token_sr": "blink.model.token_sr",
+    "load_token_sr": "blink.model.token_sr_files",
+    "save_token_sr": "blink.model.token_sr_files",
 }
 
 

@@ -19,7 +19,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from blink.runs.command import hydra_command
-from blink.runs.folder import INPUTS, files_digest, one_line_errors, open_run, reject_added_keys, write_json
+from blink.runs.folder import INPUTS, one_line_errors, open_run, reject_added_keys, write_json
 from blink.runs.values import paths, whole_number
 
 if TYPE_CHECKING:
@@ -125,9 +125,9 @@ def _plan_of_backbone(settings: Mapping[str, Any]) -> Plan:
     from blink.analysis.figures.registry import BACKBONE_FIGURES
     from blink.evaluation.plan import check_values, modules_folder, outlined, training_differs
     from blink.evaluation.predict import samples_digest
-    from blink.model.checkpoints import TINY
     from blink.model.prompts import template_named
-    from blink.model.token_sr import check_patches, load_token_sr, token_sr_config, token_sr_folder
+    from blink.model.token_sr import check_patches
+    from blink.model.token_sr_files import check_token_sr, token_sr_config, token_sr_digest
 
     check_values(settings)
     model, figure = settings["model"], dict(settings["figure"])
@@ -142,9 +142,9 @@ def _plan_of_backbone(settings: Mapping[str, Any]) -> Plan:
     )
     modules = token_sr_config(token_sr) if token_sr else None
     drawing = kind.from_settings(figure, _family(settings), backbone.num_layers, modules)
-    module_layers = drawing.module_layers(modules["layers"] if modules else ())
+    module_layers = drawing.module_layers(modules.layers if modules else ())
     if token_sr:
-        load_token_sr(token_sr, channels=backbone.hidden_size, layers=module_layers)
+        check_token_sr(token_sr, channels=backbone.hidden_size, layers=module_layers)
         for warning in training_differs(token_sr, model["path"], template.prefix):
             log.warning("%s", warning)
     samples, data = _samples(settings)
@@ -152,9 +152,9 @@ def _plan_of_backbone(settings: Mapping[str, Any]) -> Plan:
     inputs = {
         "samples": samples_digest(samples),
         "boxes": _hash(json.dumps([sample.details.get("box") for sample in samples])),
-        "backbone": files_digest(TINY if model["path"] == "tiny" else Path(model["path"])),
+        "backbone": backbone.fingerprint.files,
         "revision": backbone.revision,
-        "token_sr": files_digest(token_sr_folder(token_sr)) if token_sr else None,
+        "token_sr": token_sr_digest(token_sr) if token_sr else None,
     }
     about = f"{model['path']}, {data}, {len(samples)} question{'s' * (len(samples) > 1)}"
     return Plan(inputs, drawing, samples, about, token_sr, module_layers)
@@ -204,7 +204,7 @@ def _draw(plan: Plan, settings: Mapping[str, Any]) -> Drawn:
     from blink.analysis.figures.base import Subject
     from blink.model.checkpoints import load_backbone
     from blink.model.prompts import template_named
-    from blink.model.token_sr import load_token_sr
+    from blink.model.token_sr_files import load_token_sr
 
     assert plan.figure is not None, "figures of runs are drawn without a backbone"
     model = settings["model"]

@@ -38,6 +38,20 @@ def test_modules_that_do_not_fit_the_backbone(llava_folder: Path, tmp_path: Path
         check_fit(str(llava_folder), None, (1,), 2, str(tmp_path / "missing"))
 
 
+def test_the_fit_is_checked_without_reading_weights(
+    llava_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches 6.5 GB of modules read only to see whether they fit."""
+    save_token_sr({1: TokenSR(32)}, tmp_path, backbone="b")
+    read: list[object] = []
+    monkeypatch.setattr("blink.model.token_sr_files.load_file", read.append)
+    check_fit(str(llava_folder), None, (1,), 2, str(tmp_path))
+    (tmp_path / "layer_01.safetensors").write_bytes(b"another file")
+    with pytest.raises(ValueError, match="layer_01"):
+        check_fit(str(llava_folder), None, (1,), 3, str(tmp_path))
+    assert not read
+
+
 def test_no_backbone_at_the_path(tmp_path: Path) -> None:
     """Catches an OSError of a page for a mistyped folder."""
     with pytest.raises(ValueError, match="no backbone at"):

@@ -11,7 +11,8 @@ from PIL import Image
 
 from blink.model import checkpoints
 from blink.model.backbone import Backbone
-from blink.model.checkpoints import TINY, load_backbone, load_input_norms, load_processor, outline
+from blink.model.checkpoints import load_backbone, load_input_norms, load_processor, outline
+from blink.model.fingerprint import TINY
 from tests import models
 
 

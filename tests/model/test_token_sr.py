@@ -1,7 +1,5 @@
-"""TokenSR, cutting and resizing regions, and the folder format."""
+"""TokenSR, cutting and resizing regions."""
 
-import json
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,10 +12,7 @@ from blink.model.token_sr import (
     check_patches,
     cut_region,
     expand,
-    load_token_sr,
     placed,
-    save_token_sr,
-    token_sr_config,
 )
 
 
@@ -26,23 +21,6 @@ class Flip(nn.Module):
 
     def forward(self, tokens_BdHW: Tensor) -> Tensor:
         return tokens_BdHW.flip(2)
-
-
-def saved(folder: Path, layers: tuple[int, ...] = (2, 11), channels: int = 8) -> dict[int, TokenSR]:
-    """Random modules for `layers`, written into `folder`."""
-    torch.manual_seed(0)
-    modules = {layer: TokenSR(channels) for layer in layers}
-    save_token_sr(
-        modules,
-        folder,
-        backbone="some/backbone",
-        revision="abc",
-        objective="kl",
-        steps=7,
-        prompt_prefix="USER: ",
-        settings={"lr": 0.1},
-    )
-    return modules
 
 
 def test_paper_shape() -> None:
@@ -139,102 +117,6 @@ def test_check_patches() -> None:
         check_patches(5, (12, 24))
     with pytest.raises(ValueError, match="none fits"):
         check_patches(2, (3, 4))
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_save_and_load(tmp_path: Path, dtype: torch.dtype) -> None:
-    """Catches weights that lose their dtype or layer, and metadata that is not written."""
-    modules = {layer: module.to(dtype) for layer, module in saved(tmp_path).items()}
-    save_token_sr(modules, tmp_path, backbone="some/backbone")
-    loaded = load_token_sr(tmp_path, channels=8)
-    assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "config.json",
-        "layer_02.safetensors",
-        "layer_11.safetensors",
-    ]
-    assert list(loaded) == [2, 11]
-    for layer, module in loaded.items():
-        state, want = module.state_dict(), modules[layer].state_dict()
-        assert all(state[name].dtype == dtype and torch.equal(state[name], want[name]) for name in want)
-        assert not any(weight.requires_grad for weight in module.parameters())
-
-
-def test_config_holds_what_was_said(tmp_path: Path) -> None:
-    """Catches a folder that does not say which backbone, prefix and steps it belongs to."""
-    saved(tmp_path)
-    config = token_sr_config(tmp_path)
-    assert config["backbone"] == "some/backbone"
-    assert config["revision"] == "abc"
-    assert config["layers"] == [2, 11]
-    assert config["channels"] == 8
-    assert config["kernels"] == [5, 3, 1]
-    assert (config["objective"], config["steps"], config["prompt_prefix"]) == ("kl", 7, "USER: ")
-    assert config["settings"] == {"lr": 0.1}
-
-
-def test_load_refuses(tmp_path: Path) -> None:
-    """Catches modules of another width, broken folders, and typing errors that would go to the network."""
-    folder = tmp_path / "modules"
-    saved(folder)
-    with pytest.raises(ValueError, match=r"hidden width 8.*has 16"):
-        load_token_sr(folder, channels=16)
-    with pytest.raises(ValueError, match="neither a folder nor a hub id"):
-        load_token_sr(tmp_path / "absent" / "modules")
-    with pytest.raises(ValueError, match=r"config\.json"):
-        load_token_sr(tmp_path)
-    (folder / "layer_02.safetensors").write_bytes(b"nonsense")
-    with pytest.raises(ValueError, match="layer_02"):
-        load_token_sr(folder)
-    (folder / "layer_02.safetensors").unlink()
-    with pytest.raises(ValueError, match="layer_02"):
-        load_token_sr(folder)
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({**config, "format": 99}))
-    with pytest.raises(ValueError, match="format"):
-        load_token_sr(folder)
-
-
-@pytest.mark.parametrize(
-    ("key", "value"),
-    [
-        ("kernels", "5,3,1"),
-        ("hidden", 4),
-        ("hidden", None),
-        ("channels", "8"),
-        ("layers", ["2"]),
-        ("kernels", [4]),
-    ],
-)
-def test_mistyped_config_is_named(tmp_path: Path, key: str, value: object) -> None:
-    """Catches a TypeError, or a message that does not say which file to mend."""
-    saved(tmp_path)
-    config = json.loads((tmp_path / "config.json").read_text())
-    (tmp_path / "config.json").write_text(json.dumps({**config, key: value}))
-    with pytest.raises(ValueError, match=rf"{tmp_path}/config.json: .*{key}="):
-        load_token_sr(tmp_path)
-
-
-def test_load_reads_the_wanted_layers_only(tmp_path: Path) -> None:
-    """Catches gigabytes read for layers that are not scanned; their files may even be absent."""
-    saved(tmp_path)
-    (tmp_path / "layer_02.safetensors").unlink()
-    assert list(load_token_sr(tmp_path, layers=(11,))) == [11]
-    with pytest.raises(ValueError, match=r"layers \[2, 11\], but layers \[5\] are scanned too"):
-        load_token_sr(tmp_path, layers=(5, 11))
-
-
-def test_a_hub_id_that_cannot_be_had_is_a_value_error() -> None:
-    """Catches a stack of network errors for a misspelt folder; tests run offline."""
-    with pytest.raises(ValueError, match="not found on the hub"):
-        load_token_sr("nobody/no-such-modules")
-
-
-def test_save_refuses_mixed_shapes(tmp_path: Path) -> None:
-    """Catches a config that is true of some modules only."""
-    with pytest.raises(ValueError, match="one shape"):
-        save_token_sr({1: TokenSR(8), 2: TokenSR(8, kernels=(3, 3, 1))}, tmp_path, backbone="b")
-    with pytest.raises(ValueError, match="no modules"):
-        save_token_sr({}, tmp_path, backbone="b")
 
 
 def test_check_modules() -> None:

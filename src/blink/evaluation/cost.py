@@ -19,7 +19,8 @@ from torch import nn
 
 from blink.inference.policy import Event, Policy, living
 from blink.model.dimensions import Dimensions, image_tokens, tiles
-from blink.model.token_sr import TokenSR, token_sr_config
+from blink.model.token_sr import TokenSR
+from blink.model.token_sr_files import token_sr_config
 
 
 @dataclass(frozen=True)
@@ -239,6 +240,6 @@ def _expander(dims: Dimensions, modules: str | Mapping[int, nn.Module] | None) -
         return NOTHING
     if not isinstance(modules, Mapping):
         config = token_sr_config(modules)
-        return token_sr(dims, config["hidden"], config["kernels"])
+        return token_sr(dims, config.hidden, config.kernels)
     module = next((module for module in modules.values() if isinstance(module, TokenSR)), None)
     return NOTHING if module is None else token_sr(dims, module.hidden, module.kernels)

@@ -20,10 +20,11 @@ from blink.evaluation.questions import read_questions
 from blink.inference.attach import attach
 from blink.inference.policy import Policy, check_layers, parse_layers
 from blink.model.backbone import Backbone
-from blink.model.checkpoints import TINY, check_device_map, outline, pads
+from blink.model.checkpoints import check_device_map, outline, pads
+from blink.model.fingerprint import TINY
 from blink.model.prompts import Template, template_named
-from blink.model.token_sr import token_sr_config, token_sr_folder
-from blink.runs.folder import files_digest, reject_added_keys
+from blink.model.token_sr_files import check_token_sr, token_sr_config, token_sr_digest
+from blink.runs.folder import reject_added_keys
 from blink.scenes.draw import SPLIT_SIZE
 
 log = logging.getLogger(__name__)
@@ -163,8 +164,8 @@ def make_plan(config: DictConfig, overrides: Sequence[str]) -> Plan:
         "version": questions.benchmark.version,
         "pictures": questions.pictures,
         "revision": backbone.revision,
-        "backbone": files_digest(TINY if model.path == "tiny" else Path(model.path)),
-        "token_sr": files_digest(token_sr_folder(token_sr)) if token_sr else None,
+        "backbone": backbone.fingerprint.files,
+        "token_sr": token_sr_digest(token_sr) if token_sr else None,
     }
     about = {
         "method": method.name,
@@ -319,12 +320,15 @@ def reject_training_keys(overrides: Sequence[str]) -> None:
 def check_fit(
     path: str, revision: str | None, layers: Sequence[int], patches: int, token_sr: str | None
 ) -> None:
-    """Check scanned layers, regions and modules against a backbone, of which only the config is read.
+    """Check scanned layers, regions and modules against a backbone, reading configs and file headers alone.
 
     Raises:
         ValueError: what does not fit; says what was found and what to do.
     """
-    attach(outlined(path, revision), Policy(layers, patches=patches), token_sr).detach()
+    backbone = outlined(path, revision)
+    attach(backbone, Policy(layers, patches=patches)).detach()
+    if token_sr is not None:
+        check_token_sr(token_sr, channels=backbone.hidden_size, layers=layers)
 
 
 def outlined(path: str, revision: str | None) -> Backbone:
@@ -364,13 +368,13 @@ def training_differs(token_sr: str, path: str, prefix: str) -> list[str]:
     """
     recorded = token_sr_config(token_sr)
     found = []
-    backbone = str(recorded["backbone"])
+    backbone = recorded.backbone
     if Path(backbone).resolve() != Path(path).resolve():
         found.append(
             f"the modules in {token_sr} were trained on the backbone {backbone}, and this one is {path}: unless "
             "these are the same weights, scores of Blink mean little"
         )
-    trained_behind = recorded.get("prompt_prefix")
+    trained_behind = recorded.prompt_prefix
     if trained_behind is not None and trained_behind != prefix:
         found.append(
             f"the modules in {token_sr} were trained behind the prompt prefix {trained_behind!r}, and this run's is "

@@ -26,7 +26,8 @@ from blink.inference.policy import Event, Policy, check_layers, decide
 from blink.inference.saliency import attention_row, focus, similarity_row
 from blink.inference.spans import Spans
 from blink.model.backbone import Backbone, Frame, rotate
-from blink.model.token_sr import check_modules, check_patches, expand, load_token_sr, placed
+from blink.model.token_sr import check_modules, check_patches, expand, placed
+from blink.model.token_sr_files import load_token_sr
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,8 @@ from blink.inference.rows import Rows, Scene, run_layer, start
 from blink.inference.trunk import Extensions, run_trunk
 from blink.model.backbone import Backbone
 from blink.model.image_inputs import encode_image, pixel_digests
-from blink.model.token_sr import load_token_sr, placed
+from blink.model.token_sr import placed
+from blink.model.token_sr_files import load_token_sr
 
 log = logging.getLogger(__name__)
 

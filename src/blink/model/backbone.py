@@ -16,6 +16,8 @@ from transformers import LlavaForConditionalGeneration, LlavaNextForConditionalG
 from transformers.masking_utils import create_causal_mask
 from transformers.models.llama.modeling_llama import rotate_half
 
+from blink.model.fingerprint import Fingerprint
+
 FAMILIES = {LlavaForConditionalGeneration: "llava", LlavaNextForConditionalGeneration: "llava_next"}
 
 TEXT_MODELS = ("llama", "mistral", "qwen2")
@@ -124,6 +126,12 @@ class Backbone:
     def of(cls, model: Any, processor: Any = None) -> "Backbone":
         """The view on `model`, which may be such a view already."""
         return model if isinstance(model, cls) else cls(model, processor)
+
+    @property
+    def fingerprint(self) -> Fingerprint:
+        """Hashes that tell this checkpoint from another, of its files as they are when asked for."""
+        assert self.name, "a model that was not loaded by name has no files"
+        return Fingerprint(self.name, self.revision)
 
     @property
     def dtype(self) -> torch.dtype:

@@ -22,9 +22,7 @@ from transformers import (
 from transformers.utils import cached_file, logging
 
 from blink.model.backbone import Backbone
-
-TINY = Path(__file__).parents[1] / "assets" / "tiny"
-"""Folder of the backbone that ships with the project."""
+from blink.model.fingerprint import checkpoint_source
 
 CLASSES: dict[str, Any] = {
     "llava": LlavaForConditionalGeneration,
@@ -98,7 +96,7 @@ def load_processor(path: str | Path, *, revision: str | None = None, pad: bool |
     Raises:
         ValueError: padding is asked for with LLaVA-NeXT.
     """
-    processor = AutoProcessor.from_pretrained(_source(str(path)), revision=revision)
+    processor = AutoProcessor.from_pretrained(checkpoint_source(str(path)), revision=revision)
     processor.tokenizer.padding_side = "left"
     tiled = hasattr(processor.image_processor, "image_grid_pinpoints")
     if not tiled:
@@ -172,19 +170,16 @@ def load_input_norms(
 
 def _found_file(name: str, file: str, revision: str | None) -> Path | None:
     """Where a file of a checkpoint lies on this machine, fetched if need be; None if there is no such file."""
-    found = cached_file(_source(name), file, revision=revision, _raise_exceptions_for_missing_entries=False)
+    found = cached_file(
+        checkpoint_source(name), file, revision=revision, _raise_exceptions_for_missing_entries=False
+    )
     return None if found is None else Path(found)
-
-
-def _source(name: str) -> str:
-    """What transformers loads `name` from."""
-    return str(TINY) if name == "tiny" else name
 
 
 def _read_config(name: str, revision: str | None) -> Any:
     """Read the config of a folder or hub id, of one of the known architectures."""
     try:
-        config: Any = AutoConfig.from_pretrained(_source(name), revision=revision)
+        config: Any = AutoConfig.from_pretrained(checkpoint_source(name), revision=revision)
     except (OSError, ValueError) as error:
         raise ValueError(f"no backbone at {name!r}: {error}") from error
     if config.model_type not in CLASSES:
@@ -231,7 +226,7 @@ def _needed_files(name: str, revision: str | None, num_layers: int | None) -> It
     weights = _weight_map(name, revision)
     needed = {key: file for key, file in weights.items() if not _above(key, num_layers)}
     if set(needed.values()) == set(weights.values()):
-        yield _source(name)
+        yield checkpoint_source(name)
         return
     with TemporaryDirectory(prefix="blink-") as made:
         folder = Path(made)

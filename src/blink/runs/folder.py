@@ -169,21 +169,6 @@ def check_inputs(path: Path, inputs: Mapping[str, Any], *, begun: bool = True) -
         )
 
 
-def files_digest(folder: Path, endings: Sequence[str] = (".safetensors", ".json")) -> str:
-    """Return a hash by which changed weights and settings in a folder are noticed: of each file its name, size, first
-    and last MiB, since the whole of a large checkpoint would take minutes to read.
-    """
-    digest = hashlib.sha256()
-    for path in sorted(path for path in folder.glob("*") if path.suffix in endings and path.is_file()):
-        size = path.stat().st_size
-        digest.update(f"{path.name} {size}".encode())
-        with path.open("rb") as file:
-            digest.update(file.read(2**20))
-            file.seek(max(0, size - 2**20))
-            digest.update(file.read())
-    return digest.hexdigest()[:16]
-
-
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
     """Write a file as a whole, under the name that this gives: others see the old content or the new, never half."""

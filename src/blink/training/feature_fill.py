@@ -19,7 +19,6 @@ from torch import Tensor
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset
 
 from blink.model.backbone import Backbone
-from blink.model.checkpoints import TINY
 from blink.model.views import ViewMaker, Views
 from blink.training.data import ImageViews, StoredFeatures
 from blink.training.feature_store import FeatureStore, in_words
@@ -27,8 +26,6 @@ from blink.training.features import VIEWS, trunk_features
 from blink.training.images import Images
 
 log = logging.getLogger(__name__)
-
-_BLOCKS, _BLOCK_BYTES = 64, 4096
 
 
 def open_store(
@@ -45,7 +42,7 @@ def open_store(
     """
     views = json.dumps(processor.image_processor.to_dict(), sort_keys=True, default=str)
     recipe = {
-        "weights": _weights(outlined),
+        "weights": outlined.fingerprint.weights,
         "dtype": str(dtype).removeprefix("torch."),
         "prefix_ids": prefix_ids_1P[0].tolist(),
         "views": hashlib.sha256(views.encode()).hexdigest()[:16],
@@ -147,23 +144,3 @@ class FillFeatures(Callback):
         device = self._backbone.device
         views = Views(*(part.to(device) for part in batch))
         return trunk_features(self._backbone, self.prefix_ids_1P, views, layers).states
-
-
-def _weights(outlined: Backbone) -> str:
-    """What tells a checkpoint from another: its commit on the hub, or else a hash of a folder's contents.
-
-    The hash is of the config, and of the sizes and evenly spaced blocks of the weight files: another training changes
-    them all, a copy at another place none.
-    """
-    if outlined.revision is not None:
-        return outlined.revision
-    folder = TINY if outlined.name == "tiny" else Path(outlined.name)
-    contents = hashlib.sha256((folder / "config.json").read_bytes())
-    for file in sorted(folder.glob("*.safetensors")):
-        size = file.stat().st_size
-        contents.update(f"{file.name} {size}".encode())
-        with file.open("rb") as stream:
-            for block in range(_BLOCKS):
-                stream.seek(max(0, size - _BLOCK_BYTES) * block // (_BLOCKS - 1))
-                contents.update(stream.read(_BLOCK_BYTES))
-    return contents.hexdigest()[:16]

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from blink.model.backbone import Backbone
 from blink.model.checkpoints import load_backbone, load_input_norms
-from blink.model.token_sr import save_token_sr
+from blink.model.token_sr_files import save_token_sr
 from blink.scenes.draw import SPLIT_SIZE, SceneImages
 from blink.training.data import StoredFeatures
 from blink.training.feature_fill import open_store

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from hydra.utils import instantiate
 
 from blink.inference.policy import parse_layers
-from blink.runs.folder import files_digest
 
 if TYPE_CHECKING:
     from lightning import Trainer
@@ -88,7 +87,7 @@ class Plan(NamedTuple):
     @property
     def revision(self) -> str | None:
         """Commit of the backbone on the hub; None for a folder."""
-        return getattr(self.backbone.model.config, "_commit_hash", None)
+        return self.backbone.revision
 
 
 def filled_in(settings: dict[str, Any]) -> dict[str, Any]:
@@ -109,7 +108,7 @@ def check(settings: dict[str, Any], folder: Path) -> Plan:
     """
     import torch
 
-    from blink.model.checkpoints import TINY, outline, pads
+    from blink.model.checkpoints import outline, pads
     from blink.model.prompts import template_named
     from blink.model.token_sr import TokenSR, check_patches
     from blink.training.data import images_per_batch
@@ -130,7 +129,7 @@ def check(settings: dict[str, Any], folder: Path) -> Plan:
     trainer = _trainer(settings, folder, layers)
     images_per_batch(settings["global_pairs"], trainer.world_size, trainer.accumulate_grad_batches)
     inputs = {
-        "backbone": files_digest(TINY if model["path"] == "tiny" else Path(model["path"])),
+        "backbone": backbone.fingerprint.files,
         "revision": backbone.revision,
     }
     return Plan(
@@ -283,8 +282,8 @@ def _references(settings: dict[str, Any], layers: tuple[int, ...], width: int) -
     Raises:
         ValueError: there are none for any of the layers, or they are of another width.
     """
-    from blink.model.checkpoints import TINY
-    from blink.model.token_sr import load_token_sr
+    from blink.model.fingerprint import TINY
+    from blink.model.token_sr_files import load_token_sr
 
     if settings["reference"] is None:
         return {}

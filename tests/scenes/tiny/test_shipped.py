@@ -6,8 +6,9 @@ from transformers import AutoProcessor, LlavaForConditionalGeneration
 
 import blink
 from blink.model.backbone import Backbone
-from blink.model.checkpoints import TINY
-from blink.model.token_sr import cut_region, token_sr_config, upsample
+from blink.model.fingerprint import TINY
+from blink.model.token_sr import cut_region, upsample
+from blink.model.token_sr_files import token_sr_config
 from blink.model.views import ViewMaker, prefix_ids
 from blink.scenes.draw import SceneImages
 from blink.scenes.tiny.accuracy import measure
@@ -48,8 +49,8 @@ def test_modules_cover_every_layer_and_say_where_they_come_from(model: LlavaForC
     modules = blink.load_token_sr(TINY / "token_sr")
     assert sorted(modules) == list(range(model.config.text_config.num_hidden_layers))
     config = token_sr_config(TINY / "token_sr")
-    assert config["backbone"] == "tiny"
-    assert config["prompt_prefix"].endswith("USER: ")
+    assert config.backbone == "tiny"
+    assert (config.prompt_prefix or "").endswith("USER: ")
 
 
 def test_modules_beat_interpolation_at_every_layer(model: LlavaForConditionalGeneration) -> None:
@@ -57,9 +58,10 @@ def test_modules_beat_interpolation_at_every_layer(model: LlavaForConditionalGen
     processor = AutoProcessor.from_pretrained(TINY)
     modules = blink.load_token_sr(TINY / "token_sr")
     config = token_sr_config(TINY / "token_sr")
-    prefix, temperature = config["prompt_prefix"], config["settings"]["objective"]["temperature"]
+    prefix, temperature = config.prompt_prefix, config.settings["objective"]["temperature"]
     views = [ViewMaker(processor)(image) for image in SceneImages("validation", 4)]
     full = torch.stack([view.full_Chw for view in views])
+    assert prefix is not None
     ids_BP = prefix_ids(processor, prefix).expand(4, -1)
     backbone = Backbone(model)
     for region in (0, 3):

@@ -11,6 +11,7 @@ from blink.analysis.figures.base import BackboneFigure, Subject, ids_setting, la
 from blink.analysis.figures.maps import MAP_NOTE, mark_region, show_map, show_picture
 from blink.analysis.probe import Prober
 from blink.inference.saliency import focus
+from blink.model.token_sr_files import TokenSRConfig
 from blink.runs.style import Drawn, plain
 from blink.runs.values import whole_number
 
@@ -90,7 +91,7 @@ class AttentionMapsFigure(BackboneFigure):
 
     @classmethod
     def from_settings(
-        cls, settings: Mapping[str, Any], family: str, num_layers: int, modules: Mapping[str, Any] | None
+        cls, settings: Mapping[str, Any], family: str, num_layers: int, modules: TokenSRConfig | None
     ) -> Self:
         last = num_layers - 1
         evenly = sorted({round(last * i / (_SHOWN_LAYERS - 1)) for i in range(_SHOWN_LAYERS)})

@@ -17,6 +17,7 @@ from blink.analysis.probe import Prober
 from blink.bench import Sample
 from blink.bench.statistics import Estimate, Floats, bootstrap
 from blink.inference.saliency import focus
+from blink.model.token_sr_files import TokenSRConfig
 from blink.runs.style import BLACK, BLUE, GREY, ORANGE, PURPLE, VERMILLION, Drawn, plain
 from blink.runs.values import whole_number
 
@@ -225,7 +226,7 @@ class AttentionRatioFigure(BackboneFigure):
 
     @classmethod
     def from_settings(
-        cls, settings: Mapping[str, Any], family: str, num_layers: int, modules: Mapping[str, Any] | None
+        cls, settings: Mapping[str, Any], family: str, num_layers: int, modules: TokenSRConfig | None
     ) -> Self:
         layers = layers_setting("figure.layers", settings["layers"], range(num_layers), num_layers)
         return cls(layers, whole_number("figure.singles", settings["singles"], least=0))

@@ -14,6 +14,7 @@ from blink.evaluation.presets import LAYER_STUDIES
 from blink.inference.policy import parse_layers
 from blink.model.backbone import Backbone
 from blink.model.prompts import Template
+from blink.model.token_sr_files import TokenSRConfig
 from blink.model.views import ViewMaker
 from blink.runs.style import Drawn
 
@@ -69,14 +70,14 @@ class BackboneFigure(ABC):
     @classmethod
     @abstractmethod
     def from_settings(
-        cls, settings: Mapping[str, Any], family: str, num_layers: int, modules: Mapping[str, Any] | None
+        cls, settings: Mapping[str, Any], family: str, num_layers: int, modules: TokenSRConfig | None
     ) -> Self:
         """Read the settings of its group in conf/figure/.
 
         Args:
             family: row of the preset tables.
             num_layers: decoder layers of the backbone.
-            modules: config.json of the TokenSR modules; None where it needs none.
+            modules: config of the TokenSR modules; None where it needs none.
 
         Raises:
             ValueError: a value is of another type or out of range.

@@ -26,6 +26,7 @@ from blink.analysis.figures.redistribution import (
 )
 from blink.bench.statistics import Floats
 from blink.evaluation.presets import LAYER_STUDIES
+from blink.model.token_sr_files import TokenSRConfig
 from blink.runs.style import BLACK, GREY, Drawn, Line, plain
 from blink.runs.values import flag, whole_number
 
@@ -183,7 +184,7 @@ class RedistributionFigure(BackboneFigure):
 
     @classmethod
     def from_settings(
-        cls, settings: Mapping[str, Any], family: str, num_layers: int, modules: Mapping[str, Any] | None
+        cls, settings: Mapping[str, Any], family: str, num_layers: int, modules: TokenSRConfig | None
     ) -> Self:
         layer = expansion_layer(settings["layer"], family, num_layers)
         study = LAYER_STUDIES.get(family)

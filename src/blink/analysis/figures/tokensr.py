@@ -21,6 +21,7 @@ from blink.analysis.figures.base import BackboneFigure, Subject, expansion_layer
 from blink.bench.statistics import Floats
 from blink.model.backbone import Backbone
 from blink.model.token_sr import cut_region, placed, upsample
+from blink.model.token_sr_files import TokenSRConfig
 from blink.model.views import QUADRANTS, Views, prefix_ids, quadrants
 from blink.runs.style import BLACK, INTERP, TOKEN_SR, Drawn, bare, plain
 from blink.runs.values import number, whole_number
@@ -212,12 +213,12 @@ class TokenSRFigure(BackboneFigure):
 
     @classmethod
     def from_settings(
-        cls, settings: Mapping[str, Any], family: str, num_layers: int, modules: Mapping[str, Any] | None
+        cls, settings: Mapping[str, Any], family: str, num_layers: int, modules: TokenSRConfig | None
     ) -> Self:
         assert modules is not None, "the figure is about modules"
         temperature = settings["temperature"]
         if temperature is None:
-            temperature = modules.get("settings", {}).get("objective", {}).get("temperature", 1.0)
+            temperature = modules.settings.get("objective", {}).get("temperature", 1.0)
         return cls(
             layer=expansion_layer(settings["layer"], family, num_layers),
             cases=whole_number("figure.cases", settings["cases"]),

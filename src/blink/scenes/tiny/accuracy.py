@@ -19,7 +19,7 @@ from rich.progress import track
 from rich.table import Table
 from transformers import AutoProcessor, LlavaForConditionalGeneration, LlavaProcessor
 
-from blink.model.checkpoints import TINY
+from blink.model.fingerprint import TINY
 from blink.scenes.ask import QUESTION_KINDS, Question, absent_kinds, ask, existence, present_kinds
 from blink.scenes.draw import DIFFICULTIES, SPLITS, scene
 from blink.scenes.formats import LETTER_ZH, Exchange, choices, multiple_choice, sentence, word

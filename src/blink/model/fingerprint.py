@@ -1,0 +1,81 @@
+"""By what one checkpoint is told from another, in the records of runs and of stored features.
+
+A run that was begun with one checkpoint refuses to continue with another, so what these hashes are made of stays.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+TINY = Path(__file__).parents[1] / "assets" / "tiny"
+"""Folder of the backbone that ships with the project."""
+
+_ENDINGS = (".safetensors", ".json")
+
+_BLOCKS, _BLOCK_BYTES = 64, 4096
+
+
+def checkpoint_source(name: str) -> str:
+    """What transformers loads the checkpoint `name` from: a folder, or a hub id."""
+    return str(TINY) if name == "tiny" else name
+
+
+def files_digest(folder: Path) -> str:
+    """Return a hash by which changed weights and settings in a folder are noticed: of each file its name, size, first
+    and last MiB, since the whole of a large checkpoint would take minutes to read.
+    """
+    digest = hashlib.sha256()
+    for path in sorted(path for path in folder.glob("*") if path.suffix in _ENDINGS and path.is_file()):
+        size = path.stat().st_size
+        digest.update(f"{path.name} {size}".encode())
+        with path.open("rb") as file:
+            digest.update(file.read(2**20))
+            file.seek(max(0, size - 2**20))
+            digest.update(file.read())
+    return digest.hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """By what a checkpoint is told from another, without reading all of it.
+
+    Attributes:
+        name: folder or hub id, or "tiny".
+        revision: its commit on the hub; None for a folder.
+    """
+
+    name: str
+    revision: str | None = None
+
+    @property
+    def files(self) -> str:
+        """Hash of a folder's weights and settings, the tokenizer's included: see `files_digest`.
+
+        Of a hub id, whose revision says it all, the hash of nothing.
+        """
+        return files_digest(self._folder)
+
+    @property
+    def weights(self) -> str:
+        """The revision, or else a hash of a folder's config and of evenly spaced blocks of its weight files.
+
+        Another training changes them all, a copy at another place or another tokenizer none.
+
+        Raises:
+            OSError: there is no such folder.
+        """
+        if self.revision is not None:
+            return self.revision
+        contents = hashlib.sha256((self._folder / "config.json").read_bytes())
+        for file in sorted(self._folder.glob("*.safetensors")):
+            size = file.stat().st_size
+            contents.update(f"{file.name} {size}".encode())
+            with file.open("rb") as stream:
+                for block in range(_BLOCKS):
+                    stream.seek(max(0, size - _BLOCK_BYTES) * block // (_BLOCKS - 1))
+                    contents.update(stream.read(_BLOCK_BYTES))
+        return contents.hexdigest()[:16]
+
+    @property
+    def _folder(self) -> Path:
+        return Path(checkpoint_source(self.name))

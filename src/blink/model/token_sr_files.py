@@ -1,0 +1,233 @@
+"""The folder that trained TokenSR modules are kept in: one `layer_NN.safetensors` per layer, and a `config.json`.
+
+The config says which backbone they belong to and how they were trained.
+"""
+
+import json
+import os
+import re
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from blink.model.fingerprint import files_digest
+from blink.model.token_sr import TokenSR, check_has_layers
+
+CONFIG = "config.json"
+FORMAT = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenSRConfig:
+    """What the config.json of a token_sr folder says.
+
+    Attributes:
+        backbone: folder name or hub id of the backbone whose hidden states the modules were trained on.
+        revision: its revision.
+        layers: that have a module, ascending.
+        channels, hidden, kernels: of every module, as for `TokenSR`.
+        objective: what was minimised, e.g. "kl".
+        steps: optimizer steps per module.
+        prompt_prefix: text before the image in training.
+        settings: anything else that was kept, as JSON.
+    """
+
+    backbone: str
+    revision: str | None = None
+    layers: tuple[int, ...]
+    channels: int
+    hidden: tuple[int, ...]
+    kernels: tuple[int, ...]
+    objective: str | None = None
+    steps: int | None = None
+    prompt_prefix: str | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+def save_token_sr(
+    modules: Mapping[int, TokenSR],
+    path: str | os.PathLike[str],
+    *,
+    backbone: str,
+    revision: str | None = None,
+    objective: str | None = None,
+    steps: int | None = None,
+    prompt_prefix: str | None = None,
+    settings: Mapping[str, Any] | None = None,
+) -> None:
+    """Write trained modules into a folder; weights keep their dtype.
+
+    Args:
+        modules: layer -> module, all of the same widths and kernels.
+        path: folder, made if missing. Files of other layers in it are left alone and no longer listed.
+        backbone, revision, objective, steps, prompt_prefix, settings: for the config, see `TokenSRConfig`.
+
+    Raises:
+        ValueError: without modules, or if they differ in shape.
+    """
+    shapes = {(module.channels, tuple(module.hidden), tuple(module.kernels)) for module in modules.values()}
+    if len(shapes) != 1:
+        raise ValueError(
+            f"a token_sr folder holds modules of one shape; got {sorted(shapes) or 'no modules'}"
+        )
+    channels, hidden, kernels = shapes.pop()
+    folder = Path(path)
+    folder.mkdir(parents=True, exist_ok=True)
+    for layer, module in modules.items():
+        state = {name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}
+        save_file(state, folder / _weights_name(layer))
+    config = TokenSRConfig(
+        backbone=backbone,
+        revision=revision,
+        layers=tuple(sorted(modules)),
+        channels=channels,
+        hidden=hidden,
+        kernels=kernels,
+        objective=objective,
+        steps=steps,
+        prompt_prefix=prompt_prefix,
+        settings=dict(settings or {}),
+    )
+    text = json.dumps({"format": FORMAT, **asdict(config)}, indent=2, ensure_ascii=False)
+    (folder / CONFIG).write_text(text + "\n", encoding="utf-8")
+
+
+def load_token_sr(
+    path: str | os.PathLike[str], *, channels: int | None = None, layers: Collection[int] | None = None
+) -> dict[int, TokenSR]:
+    """Read the modules that `save_token_sr` wrote: layer -> module, on the CPU, in the dtype of the files.
+
+    Args:
+        path: a folder, or a hub id such as "name/blink-token-sr".
+        channels: hidden width of the backbone that they are meant for; None skips the check.
+        layers: read only the modules of these; None reads all.
+
+    Raises:
+        ValueError: if there is no such folder, it lacks a layer, a file is missing or does not fit, or the width is
+            another.
+    """
+    return _fill(path, channels, layers, load_file)
+
+
+def check_token_sr(
+    path: str | os.PathLike[str], *, channels: int | None = None, layers: Collection[int] | None = None
+) -> None:
+    """Raise what `load_token_sr` would raise, from the config and the headers of the files; no weight is read."""
+    _fill(path, channels, layers, _read_header)
+
+
+def token_sr_config(path: str | os.PathLike[str]) -> TokenSRConfig:
+    """Read the config.json of a token_sr folder or hub id.
+
+    Raises:
+        ValueError: if it is missing or is not of this format.
+    """
+    file = token_sr_folder(path) / CONFIG
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path} is not a token_sr folder: {CONFIG} cannot be read ({error})") from error
+    needed = {"format", "backbone", "layers", "channels", "hidden", "kernels"}
+    if not isinstance(config, dict) or needed - config.keys() or config["format"] != FORMAT:
+        raise ValueError(
+            f"{file} is not a token_sr config of format {FORMAT} with {', '.join(sorted(needed))}; "
+            "write it with save_token_sr"
+        )
+    for key in ("layers", "hidden", "kernels"):
+        value = config[key]
+        if not isinstance(value, list) or not all(type(number) is int for number in value):
+            raise ValueError(f"{file}: {key}={value!r} is not a list of whole numbers")
+    if type(config["channels"]) is not int:
+        raise ValueError(f"{file}: channels={config['channels']!r} is not a whole number")
+    return TokenSRConfig(
+        backbone=str(config["backbone"]),
+        revision=config.get("revision"),
+        layers=tuple(config["layers"]),
+        channels=config["channels"],
+        hidden=tuple(config["hidden"]),
+        kernels=tuple(config["kernels"]),
+        objective=config.get("objective"),
+        steps=config.get("steps"),
+        prompt_prefix=config.get("prompt_prefix"),
+        settings=config.get("settings") or {},
+    )
+
+
+def token_sr_folder(path: str | os.PathLike[str]) -> Path:
+    """Return the local folder of `path`, from the hub if it is no folder but could be a hub id.
+
+    Raises:
+        ValueError: it is neither, or cannot be had from the hub.
+    """
+    if Path(path).is_dir():
+        return Path(path)
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", str(path)):
+        raise ValueError(f"token_sr={str(path)!r} is neither a folder nor a hub id (owner/name)")
+    try:
+        return Path(snapshot_download(str(path), allow_patterns=[CONFIG, "layer_*.safetensors"]))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise ValueError(
+            f"token_sr={str(path)!r} is not a folder and not found on the hub: {error}"
+        ) from error
+
+
+def token_sr_digest(path: str | os.PathLike[str]) -> str:
+    """Return a hash by which changed modules are noticed, see `files_digest`.
+
+    Raises:
+        ValueError: there is no such folder, and it is not on the hub.
+    """
+    return files_digest(token_sr_folder(path))
+
+
+def _fill(
+    path: str | os.PathLike[str],
+    channels: int | None,
+    layers: Collection[int] | None,
+    read: Callable[[Path], dict[str, Tensor]],
+) -> dict[int, TokenSR]:
+    """Make the modules that a folder's config lists and give them the tensors that `read` finds in their files."""
+    folder = token_sr_folder(path)
+    config = token_sr_config(folder)
+    wanted = config.layers if layers is None else sorted(layers)
+    check_has_layers(config.layers, wanted, str(path))
+    if channels is not None and config.channels != channels:
+        raise ValueError(
+            f"the token_sr modules in {path} are for hidden width {config.channels} "
+            f"(backbone {config.backbone}), this backbone has {channels}; "
+            "train modules for it with `python -m blink.train`"
+        )
+    modules = {}
+    for layer in wanted:
+        try:
+            with torch.device("meta"):  # the file's tensors take the place of all weights
+                module = TokenSR(config.channels, config.hidden, config.kernels)
+        except ValueError as error:
+            raise ValueError(f"{folder / CONFIG}: {error}") from error
+        try:
+            module.load_state_dict(read(folder / _weights_name(layer)), assign=True)
+        except (OSError, SafetensorError, RuntimeError) as error:
+            raise ValueError(
+                f"{folder / _weights_name(layer)} does not hold the module that {CONFIG} lists: {error}"
+            ) from error
+        modules[layer] = module.requires_grad_(False).eval()
+    return modules
+
+
+def _read_header(file: Path) -> dict[str, Tensor]:
+    """Name -> tensor of the right shape and without data, for every tensor of a safetensors file."""
+    with safe_open(file, framework="pt") as tensors:
+        shapes = {name: tensors.get_slice(name).get_shape() for name in tensors.keys()}  # noqa: SIM118 (not a mapping)
+    return {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
+
+
+def _weights_name(layer: int) -> str:
+    return f"layer_{layer:02d}.safetensors"

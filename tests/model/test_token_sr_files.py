@@ -1,0 +1,193 @@
+"""The folder format of TokenSR modules, and its checks."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from blink.model.token_sr import TokenSR
+from blink.model.token_sr_files import check_token_sr, load_token_sr, save_token_sr, token_sr_config
+
+CONFIG_JSON = """{
+  "format": 1,
+  "backbone": "some/backbone",
+  "revision": "abc",
+  "layers": [
+    2,
+    11
+  ],
+  "channels": 8,
+  "hidden": [
+    4,
+    2
+  ],
+  "kernels": [
+    5,
+    3,
+    1
+  ],
+  "objective": "kl",
+  "steps": 7,
+  "prompt_prefix": "USER: ",
+  "settings": {
+    "lr": 0.1
+  }
+}
+"""
+
+
+def saved(folder: Path, layers: tuple[int, ...] = (2, 11), channels: int = 8) -> dict[int, TokenSR]:
+    """Random modules for `layers`, written into `folder`."""
+    torch.manual_seed(0)
+    modules = {layer: TokenSR(channels) for layer in layers}
+    save_token_sr(
+        modules,
+        folder,
+        backbone="some/backbone",
+        revision="abc",
+        objective="kl",
+        steps=7,
+        prompt_prefix="USER: ",
+        settings={"lr": 0.1},
+    )
+    return modules
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_save_and_load(tmp_path: Path, dtype: torch.dtype) -> None:
+    """Catches weights that lose their dtype or layer, and metadata that is not written."""
+    modules = {layer: module.to(dtype) for layer, module in saved(tmp_path).items()}
+    save_token_sr(modules, tmp_path, backbone="some/backbone")
+    loaded = load_token_sr(tmp_path, channels=8)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "config.json",
+        "layer_02.safetensors",
+        "layer_11.safetensors",
+    ]
+    assert list(loaded) == [2, 11]
+    for layer, module in loaded.items():
+        state, want = module.state_dict(), modules[layer].state_dict()
+        assert all(state[name].dtype == dtype and torch.equal(state[name], want[name]) for name in want)
+        assert not any(weight.requires_grad for weight in module.parameters())
+
+
+def test_config_holds_what_was_said(tmp_path: Path) -> None:
+    """Catches a folder that does not say which backbone, prefix and steps it belongs to."""
+    saved(tmp_path)
+    config = token_sr_config(tmp_path)
+    assert config.backbone == "some/backbone"
+    assert config.revision == "abc"
+    assert config.layers == (2, 11)
+    assert config.channels == 8
+    assert config.kernels == (5, 3, 1)
+    assert (config.objective, config.steps, config.prompt_prefix) == ("kl", 7, "USER: ")
+    assert config.settings == {"lr": 0.1}
+    assert (tmp_path / "config.json").read_text() == CONFIG_JSON
+
+
+@pytest.mark.parametrize("read", [load_token_sr, check_token_sr])
+def test_load_and_check_refuse(tmp_path: Path, read: Callable[..., object]) -> None:
+    """Catches modules of another width, broken folders, and typing errors that would go to the network."""
+    folder = tmp_path / "modules"
+    saved(folder)
+    with pytest.raises(ValueError, match=r"hidden width 8.*has 16"):
+        read(folder, channels=16)
+    with pytest.raises(ValueError, match="neither a folder nor a hub id"):
+        read(tmp_path / "absent" / "modules")
+    with pytest.raises(ValueError, match=r"config\.json"):
+        read(tmp_path)
+    (folder / "layer_02.safetensors").write_bytes(b"nonsense")
+    with pytest.raises(ValueError, match="layer_02"):
+        read(folder)
+    (folder / "layer_02.safetensors").unlink()
+    with pytest.raises(ValueError, match="layer_02"):
+        read(folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "format": 99}))
+    with pytest.raises(ValueError, match="format"):
+        read(folder)
+
+
+@pytest.mark.parametrize("read", [load_token_sr, check_token_sr])
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("kernels", "5,3,1"),
+        ("hidden", 4),
+        ("hidden", None),
+        ("channels", "8"),
+        ("layers", ["2"]),
+        ("kernels", [4]),
+    ],
+)
+def test_mistyped_config_is_named(
+    tmp_path: Path, key: str, value: object, read: Callable[..., object]
+) -> None:
+    """Catches a TypeError, or a message that does not say which file to mend."""
+    saved(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, key: value}))
+    with pytest.raises(ValueError, match=rf"{tmp_path}/config.json: .*{key}="):
+        read(tmp_path)
+
+
+def test_load_reads_the_wanted_layers_only(tmp_path: Path) -> None:
+    """Catches gigabytes read for layers that are not scanned; their files may even be absent."""
+    saved(tmp_path)
+    (tmp_path / "layer_02.safetensors").unlink()
+    assert list(load_token_sr(tmp_path, layers=(11,))) == [11]
+    check_token_sr(tmp_path, layers=(11,))
+    for read in (load_token_sr, check_token_sr):
+        with pytest.raises(ValueError, match=r"layers \[2, 11\], but layers \[5\] are scanned too"):
+            read(tmp_path, layers=(5, 11))
+
+
+@pytest.mark.parametrize(
+    "tensors",
+    [
+        TokenSR(4).state_dict(),
+        TokenSR(8, kernels=(3, 3, 1)).state_dict(),
+        {"convolutions.0.weight": torch.zeros(4, 8, 5, 5)},
+        {**TokenSR(8).state_dict(), "another": torch.zeros(2)},
+    ],
+    ids=["another width", "another kernel", "tensors missing", "one too many"],
+)
+def test_check_finds_in_the_headers_what_loading_would(tmp_path: Path, tensors: dict[str, Tensor]) -> None:
+    """Catches modules that are refused only once the backbone is in memory, or for another reason then."""
+    saved(tmp_path)
+    save_file(tensors, tmp_path / "layer_11.safetensors")
+    messages = []
+    for read in (load_token_sr, check_token_sr):
+        with pytest.raises(
+            ValueError, match=r"layer_11\.safetensors does not hold the module that config\.json"
+        ) as got:
+            read(tmp_path)
+        messages.append(str(got.value))
+    assert messages[0] == messages[1]
+
+
+def test_check_notices_a_file_that_was_cut_short(tmp_path: Path) -> None:
+    """Catches a broken download whose header is whole."""
+    saved(tmp_path)
+    whole = (tmp_path / "layer_11.safetensors").read_bytes()
+    (tmp_path / "layer_11.safetensors").write_bytes(whole[:-8])
+    with pytest.raises(ValueError, match=r"layer_11\.safetensors does not hold"):
+        check_token_sr(tmp_path)
+
+
+def test_a_hub_id_that_cannot_be_had_is_a_value_error() -> None:
+    """Catches a stack of network errors for a misspelt folder; tests run offline."""
+    with pytest.raises(ValueError, match="not found on the hub"):
+        load_token_sr("nobody/no-such-modules")
+
+
+def test_save_refuses_mixed_shapes(tmp_path: Path) -> None:
+    """Catches a config that is true of some modules only."""
+    with pytest.raises(ValueError, match="one shape"):
+        save_token_sr({1: TokenSR(8), 2: TokenSR(8, kernels=(3, 3, 1))}, tmp_path, backbone="b")
+    with pytest.raises(ValueError, match="no modules"):
+        save_token_sr({}, tmp_path, backbone="b")
