@@ -17,7 +17,9 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
 from blink import load_token_sr
-from blink.runs.folder import CONF_DIR, RANK_VARIABLES, run_name
+from blink.runs.command import CONF_DIR
+from blink.runs.folder import run_name
+from blink.runs.machine import RANK_VARIABLES
 from blink.train import _checkpoint, _newer_images, train
 from blink.training.images import local_images
 from blink.training.manifest import check_images

@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
-from blink.runs.folder import one_line_errors
+from blink.runs.command import one_line_errors
 from blink.runs.style import BLACK, BLUE, GREEN, INTERP, MAP, TOKEN_SR, VERMILLION, bare, look, plain
 from blink.training.dashboard import STEP
 from tools.wandb_offline import OfflineRun, read_offline_runs

@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from blink.runs.command import hydra_command
-from blink.runs.folder import INPUTS, one_line_errors, open_run, reject_added_keys, write_json
+from blink.runs.command import hydra_command, one_line_errors, reject_added_keys
+from blink.runs.files import write_json
+from blink.runs.folder import INPUTS, open_run
 from blink.runs.values import paths, whole_number
 
 if TYPE_CHECKING:

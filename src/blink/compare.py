@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from itertools import combinations
 from pathlib import Path
 
-from blink.runs.folder import one_line_errors
+from blink.runs.command import one_line_errors
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

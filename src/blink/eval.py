@@ -16,9 +16,9 @@ from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from blink.runs.command import hydra_command
-from blink.runs.folder import one_line_errors, open_run, whole_file
-from blink.runs.marks import told, write_mark
+from blink.runs.command import hydra_command, one_line_errors
+from blink.runs.files import whole_file
+from blink.runs.folder import open_run
 
 if TYPE_CHECKING:
     from blink.bench import Row
@@ -42,6 +42,7 @@ def main(config: DictConfig) -> float | None:
     from blink.evaluation.predict import GradingError, resume
     from blink.evaluation.sweeps import report as sweep
     from blink.runs.board import Board
+    from blink.runs.loggers import note_logged
 
     job = HydraConfig.get()
     overrides = list(job.overrides.task)
@@ -55,7 +56,7 @@ def main(config: DictConfig) -> float | None:
     with board, one_line_errors(GradingError):
         result = _run(plan, rows, folder, board, plain(config))
     if board.logger is not None:
-        write_mark(folder, config.logger._target_, group, _digest(folder))
+        note_logged(folder, config.logger._target_, group, _digest(folder))
     for warning in result["warnings"]:
         log.warning("%s", warning)
     if job.mode == RunMode.MULTIRUN:
@@ -116,8 +117,11 @@ def _board(config: DictConfig, folder: Path, group: str | None) -> Board:
 def _told(config: DictConfig, folder: Path, group: str | None) -> bool:
     """Whether the run is finished and its logger knows; another logger, or another sweep, is told still."""
     from blink.evaluation.predict import SCORES
+    from blink.runs.loggers import already_logged
 
-    return (folder / SCORES).exists() and told(folder, config.logger._target_, group, _digest(folder))
+    return (folder / SCORES).exists() and already_logged(
+        folder, config.logger._target_, group, _digest(folder)
+    )
 
 
 def _digest(folder: Path) -> str:

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from blink.runs.command import hydra_command
-from blink.runs.folder import one_line_errors, open_run, reject_added_keys, write_json, write_text
+from blink.runs.command import hydra_command, one_line_errors, reject_added_keys
+from blink.runs.files import write_json, write_text
+from blink.runs.folder import open_run
 from blink.runs.values import choice, whole_number
 
 if TYPE_CHECKING:

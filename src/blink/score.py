@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from blink.runs.command import hydra_command
-from blink.runs.folder import one_line_errors, reject_added_keys, write_json
+from blink.runs.command import hydra_command, one_line_errors, reject_added_keys
+from blink.runs.files import write_json
 from blink.runs.values import optional, path
 
 if TYPE_CHECKING:

@@ -19,17 +19,10 @@ from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from blink.runs.command import hydra_command
-from blink.runs.folder import (
-    INPUTS,
-    check_inputs,
-    is_first_process,
-    one_line_errors,
-    open_run,
-    reject_added_keys,
-    run_folder,
-    write_json,
-)
+from blink.runs.command import hydra_command, one_line_errors, reject_added_keys
+from blink.runs.files import write_json
+from blink.runs.folder import INPUTS, check_inputs, open_run, run_folder
+from blink.runs.machine import is_first_process
 from blink.training.report import SUMMARY, print_summary, summarise
 from blink.training.settings import CHECKPOINTS, MANIFEST, check, filled_in, image_source
 
@@ -59,7 +52,7 @@ def main(config: DictConfig) -> float:
         settings = filled_in(plain)
         summary = _finished(settings, overrides)
     if summary is None:
-        from blink.runs.processes import one_job
+        from blink.runs.machine import one_job
 
         with one_job(overrides) if job.mode == RunMode.MULTIRUN else nullcontext():
             group = Path(job.sweep.dir).name if job.mode == RunMode.MULTIRUN else None

@@ -1,4 +1,4 @@
-"""Misspelt keys and options, and what was meant."""
+"""Commands: where their configs are, misspelt keys and options and what was meant, and mistakes in one line."""
 
 import sys
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from hydra.core.global_hydra import GlobalHydra
 
-from blink.runs.command import check_keys, hydra_command
+from blink.runs.command import CONF_DIR, check_keys, hydra_command, one_line_errors, reject_added_keys
 
 
 @pytest.mark.parametrize(
@@ -77,3 +77,25 @@ def test_the_flag_of_a_multirun_may_stand_anywhere(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(sys, "argv", ["blink.train", "layer=2", "--multirun", "seed=3,4", folder])
     command()
     assert ran == [(2, 3), (2, 4)]
+
+
+def test_conf_dir_holds_the_training_config() -> None:
+    """Catches a CONF_DIR that points beside the configs, so that no command starts."""
+    assert (CONF_DIR / "train.yaml").is_file()
+
+
+def test_added_keys_are_refused() -> None:
+    """Catches +key=value overrides that Hydra accepts and nothing reads."""
+    reject_added_keys(["layer=12", "+trainer.limit_val_batches=2"], open_groups=("trainer",))
+    with pytest.raises(ValueError, match="unknown key 'lr'"):
+        reject_added_keys(["layer=12", "+lr=1"], open_groups=("trainer",))
+
+
+def test_a_users_mistake_is_one_line(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches tracebacks and line breaks in what a user reads about a bad argument."""
+    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+    with pytest.raises(SystemExit) as stopped, one_line_errors():
+        raise ValueError("layer 40:\n  the model has 16")
+    assert stopped.value.code == "error: layer 40: the model has 16"

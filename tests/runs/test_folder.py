@@ -1,23 +1,18 @@
 """Run folders: what names them, what continues them, and what they refuse."""
 
-import json
 from pathlib import Path
 
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from blink.runs import folder as outputs
+from blink.runs.machine import RANK_VARIABLES
 
 
 @pytest.fixture(autouse=True)
 def first_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    for variable in outputs.RANK_VARIABLES:
+    for variable in RANK_VARIABLES:
         monkeypatch.delenv(variable, raising=False)
-
-
-def test_conf_dir_holds_the_training_config() -> None:
-    """Catches a CONF_DIR that points beside the configs, so that no command starts."""
-    assert (outputs.CONF_DIR / "train.yaml").is_file()
 
 
 @pytest.mark.parametrize(
@@ -116,31 +111,6 @@ def test_later_processes_do_not_write(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setenv("LOCAL_RANK", "1")
     assert outputs.open_run(tmp_path, "train", ["layer=12"], {"layer": 12}, fresh=True) == first
     assert [path.name for path in (tmp_path / "train").iterdir()] == ["layer-12"]
-
-
-def test_added_keys_are_refused() -> None:
-    """Catches +key=value overrides that Hydra accepts and nothing reads."""
-    outputs.reject_added_keys(["layer=12", "+trainer.limit_val_batches=2"], open_groups=("trainer",))
-    with pytest.raises(ValueError, match="unknown key 'lr'"):
-        outputs.reject_added_keys(["layer=12", "+lr=1"], open_groups=("trainer",))
-
-
-def test_a_users_mistake_is_one_line(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Catches tracebacks and line breaks in what a user reads about a bad argument."""
-    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
-    with pytest.raises(SystemExit) as stopped, outputs.one_line_errors():
-        raise ValueError("layer 40:\n  the model has 16")
-    assert stopped.value.code == "error: layer 40: the model has 16"
-
-
-def test_json_is_written_whole(tmp_path: Path) -> None:
-    """Catches leftovers of the partial file and escaped non-ASCII text."""
-    outputs.write_json(tmp_path / "a.json", {"answer": "是"})
-    assert json.loads((tmp_path / "a.json").read_text()) == {"answer": "是"}
-    assert "是" in (tmp_path / "a.json").read_text()
-    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
 
 
 def test_inputs_are_fixed_once_something_came_of_them(tmp_path: Path) -> None:

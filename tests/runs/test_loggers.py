@@ -7,7 +7,17 @@ from pathlib import Path
 import pytest
 
 from blink.runs.board import Board
-from blink.runs.loggers import _reachable, csv_logger, no_logger, tensorboard_logger, wandb_logger
+from blink.runs.files import read_json, write_json
+from blink.runs.loggers import (
+    MARKS,
+    _reachable,
+    already_logged,
+    csv_logger,
+    no_logger,
+    note_logged,
+    tensorboard_logger,
+    wandb_logger,
+)
 from tests.offline_runs import closed_runs
 
 
@@ -119,3 +129,32 @@ def test_tensorboard_shows_numbers_and_histograms(tmp_path: Path) -> None:
     events.Reload()
     assert [(event.step, event.value) for event in events.Scalars("events/expand")] == [(3, 1.5)]
     assert events.Tags()["histograms"] == ["ratios/all"]
+
+
+WANDB, CSV = "blink.runs.loggers.wandb_logger", "blink.runs.loggers.csv_logger"
+
+
+def test_a_logger_is_known_by_its_name(tmp_path: Path) -> None:
+    """Would catch marks that hold where a function lies, so that finished runs are logged twice once it moves."""
+    note_logged(tmp_path, WANDB, "taus", "digest")
+    assert read_json(tmp_path / MARKS) == {"told": {"wandb taus": "digest"}}
+    assert already_logged(tmp_path, WANDB, "taus", "digest")
+    for other in ((CSV, "taus", "digest"), (WANDB, None, "digest"), (WANDB, "taus", "newer")):
+        assert not already_logged(tmp_path, *other)
+
+
+def test_marks_of_earlier_versions_count(tmp_path: Path) -> None:
+    """Would catch a run that an earlier version logged and that is logged again, and ids that get lost."""
+    old = {
+        "ids": {"": "0123abcd"},
+        "told": {"blink.tracking.loggers.wandb_logger ": "one", "elsewhere.wandb_logger ": "two"},
+    }
+    write_json(tmp_path / MARKS, old)
+    assert already_logged(tmp_path, WANDB, None, "one")
+    assert already_logged(tmp_path, "elsewhere.wandb_logger", None, "two")
+    assert not already_logged(tmp_path, CSV, None, "one")
+    note_logged(tmp_path, WANDB, None, "three")
+    assert read_json(tmp_path / MARKS) == {
+        "ids": {"": "0123abcd"},
+        "told": {"wandb ": "three", "elsewhere.wandb_logger ": "two"},
+    }

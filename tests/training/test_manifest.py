@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from blink.runs.folder import RANK_VARIABLES
+from blink.runs.machine import RANK_VARIABLES
 from blink.training.images import ImageFiles, local_images
 from blink.training.manifest import Manifest, check_images, split
 from tests import models

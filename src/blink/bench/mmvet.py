@@ -28,7 +28,7 @@ from blink.bench.sources import (
     rows_and_pictures,
 )
 from blink.bench.statistics import Floats
-from blink.runs.folder import write_json
+from blink.runs.files import write_json
 from blink.scenes.formats import STEPS
 from blink.scenes.mmvet import mmvet_rows
 

@@ -24,7 +24,7 @@ from blink.model.checkpoints import check_device_map, outline, pads
 from blink.model.fingerprint import TINY
 from blink.model.prompts import Template, template_named
 from blink.model.token_sr_files import check_token_sr, token_sr_config, token_sr_digest
-from blink.runs.folder import reject_added_keys
+from blink.runs.command import reject_added_keys
 from blink.scenes.draw import SPLIT_SIZE
 
 log = logging.getLogger(__name__)

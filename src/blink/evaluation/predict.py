@@ -24,7 +24,8 @@ from blink.bench.base import Answer, Benchmark, Graded, Row, Sample, make_row
 from blink.bench.judges import EndpointError
 from blink.bench.sources import parse_jsonl
 from blink.evaluation.scores import events_per_layer, expanded_share, scores, total_flops
-from blink.runs.folder import INPUTS, check_inputs, write_json, write_text
+from blink.runs.files import write_json, write_text
+from blink.runs.folder import INPUTS, check_inputs
 from blink.runs.machine import peak_memory_mb
 
 log = logging.getLogger(__name__)

@@ -2,13 +2,12 @@
 
 Read from top to bottom: a file imports only from files above it.
 
-    values.py     checks of single values, with one wording
-    machine.py    what this machine computes fast
-    folder.py     one folder per run, named after its overrides
-    command.py    Hydra commands that know a misspelt key
-    processes.py  DDP inside a multirun
-    marks.py      what a folder knows of its dashboards
-    board.py      one run's place in a dashboard, whatever shows it
-    loggers.py    Weights & Biases, TensorBoard, CSV
-    style.py      one look for all plots, and their files
+    values.py    checks of single values that a user gave, with one wording
+    machine.py   fast dtypes, memory, and which of several processes this is
+    files.py     files that are never half written: text, JSON, CSV
+    folder.py    one folder per run, named after its overrides
+    command.py   Hydra commands: their configs, misspelt keys, mistakes in one line
+    board.py     numbers, pictures and tables for whatever logger there is
+    loggers.py   Weights & Biases, TensorBoard, CSV, and what was logged already
+    style.py     one look for all plots, and their files
 """

@@ -8,8 +8,10 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from difflib import get_close_matches
 from functools import wraps
+from pathlib import Path
 from typing import Any
 
 import hydra
@@ -20,8 +22,25 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, Override, OverrideType
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
-from blink.runs.folder import CONF_DIR, one_line_errors
+from blink.runs.folder import run_name
+from blink.runs.machine import default_dtype
+
+_PACKAGE = Path(__file__).resolve().parents[1]
+CONF_DIR = _PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAGE.parents[1] / "conf"
+"""The Hydra configs: inside the package in a wheel, beside `src/` in a source checkout."""
+
+
+OmegaConf.register_new_resolver("blink_run_name", run_name, use_cache=True, replace=True)
+"""`${blink_run_name:${hydra.overrides.task}}` in a config: the name of a run or of a whole sweep.
+
+Cached, so that the jobs of a multirun see the name of the whole sweep, as Hydra does for `${now:}`.
+"""
+
+
+OmegaConf.register_new_resolver("blink_dtype", default_dtype, use_cache=True, replace=True)
+"""`${blink_dtype:}` in a config: what this machine computes fast in."""
 
 
 def hydra_command(name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], None]]:
@@ -64,6 +83,40 @@ def _multirun_last(arguments: Sequence[str]) -> list[str]:
     """The arguments with the flag of a multirun behind all overrides: Hydra refuses overrides on both sides of it."""
     flags = ("-m", "--multirun")
     return sorted(arguments, key=lambda argument: argument in flags)
+
+
+@contextmanager
+def one_line_errors(*kinds: type[Exception]) -> Iterator[None]:
+    """Turn a user's mistake (ValueError, or a config that does not resolve) into one line and exit code 1.
+
+    Args:
+        kinds: exceptions to treat so instead.
+
+    Put it around the checks before heavy work, not around the work: there a traceback is wanted. With
+    Hydra's own switch HYDRA_FULL_ERROR=1 the traceback is shown here, too.
+    """
+    caught = kinds or (ValueError, OmegaConfBaseException)
+    try:
+        yield
+    except caught as error:
+        if os.environ.get("HYDRA_FULL_ERROR") == "1":
+            raise
+        sys.exit(f"error: {' '.join(str(error).split())}")
+
+
+def reject_added_keys(overrides: Sequence[str], *, open_groups: Sequence[str] = ()) -> None:
+    """Refuse `+key=value` overrides, which Hydra lets in and nothing would read.
+
+    Args:
+        open_groups: first parts of keys whose additions are passed on and checked elsewhere.
+
+    Raises:
+        ValueError: an override adds a key outside `open_groups`.
+    """
+    for override in overrides:
+        key = override.partition("=")[0].lstrip("+").partition("@")[0]
+        if override.startswith("+") and key.partition(".")[0] not in open_groups:
+            raise ValueError(f"unknown key {key!r} in override {override!r}; --help lists the keys")
 
 
 def check_keys(command: str, overrides: Sequence[str]) -> None:

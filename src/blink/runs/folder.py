@@ -1,31 +1,24 @@
 """Where a run's files go: one folder per set of overrides, and never two configurations in one folder.
 
 The folder's name follows from the overrides of the command, so the same command finds the same folder and
-continues there. Knows nothing of models, training or benchmarks, and imports neither torch nor Lightning.
+continues there. Knows nothing of models, training or benchmarks.
 """
 
 import hashlib
 import json
 import logging
-import os
 import re
-import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
-from blink.runs.machine import default_dtype
+from blink.runs.files import read_json, remove_partial, write_json, write_text
+from blink.runs.machine import is_first_process
 
 log = logging.getLogger(__name__)
-
-_PACKAGE = Path(__file__).resolve().parents[1]
-CONF_DIR = _PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAGE.parents[1] / "conf"
-"""The Hydra configs: inside the package in a wheel, beside `src/` in a source checkout."""
 
 CONFIG_FILE = "config.yaml"
 """The composed config of a run, in its folder."""
@@ -39,15 +32,10 @@ _HOW_NOT_WHAT = ("fresh", "logger", "outputs")
 _OWN_CHECKPOINT = ("last", "null", None)
 """Values of `ckpt` that leave a run what it is; from another run's checkpoint it becomes another."""
 
-_PARTIAL = ".partial"
-
 _LONGEST_NAME = 120
 
 _READABLE = str.maketrans({"=": "-", ",": "_", "[": None, "]": None})
 """Names can be typed as values of overrides, where = and , have a meaning, and in shells, where [ ] have."""
-
-RANK_VARIABLES = ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "SLURM_PROCID")
-"""Environment variables by which launchers tell a process its place; the first process has 0 in all of them."""
 
 
 def run_name(overrides: Sequence[str]) -> str:
@@ -77,17 +65,6 @@ def run_name(overrides: Sequence[str]) -> str:
     if name == readable:
         return name
     return f"{name}-{hashlib.sha256(full.encode()).hexdigest()[:8]}"
-
-
-OmegaConf.register_new_resolver("blink_run_name", run_name, use_cache=True, replace=True)
-"""`${blink_run_name:${hydra.overrides.task}}` in a config: the name of a run or of a whole sweep.
-
-Cached, so that the jobs of a multirun see the name of the whole sweep, as Hydra does for `${now:}`.
-"""
-
-
-OmegaConf.register_new_resolver("blink_dtype", default_dtype, use_cache=True, replace=True)
-"""`${blink_dtype:}` in a config: what this machine computes fast in."""
 
 
 def run_folder(root: Path, command: str, overrides: Sequence[str]) -> Path:
@@ -128,21 +105,6 @@ def open_run(
     return folder
 
 
-def reject_added_keys(overrides: Sequence[str], *, open_groups: Sequence[str] = ()) -> None:
-    """Refuse `+key=value` overrides, which Hydra lets in and nothing would read.
-
-    Args:
-        open_groups: first parts of keys whose additions are passed on and checked elsewhere.
-
-    Raises:
-        ValueError: an override adds a key outside `open_groups`.
-    """
-    for override in overrides:
-        key = override.partition("=")[0].lstrip("+").partition("@")[0]
-        if override.startswith("+") and key.partition(".")[0] not in open_groups:
-            raise ValueError(f"unknown key {key!r} in override {override!r}; --help lists the keys")
-
-
 def check_inputs(path: Path, inputs: Mapping[str, Any], *, begun: bool = True) -> None:
     """Record what a run follows from beyond its config; refuse to go on from anything else.
 
@@ -159,7 +121,7 @@ def check_inputs(path: Path, inputs: Mapping[str, Any], *, begun: bool = True) -
         if is_first_process():
             write_json(path, now)
         return
-    before = json.loads(path.read_text(encoding="utf-8"))
+    before = read_json(path)
     changed = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
     if changed:
         raise ValueError(
@@ -167,55 +129,6 @@ def check_inputs(path: Path, inputs: Mapping[str, Any], *, begun: bool = True) -
             f"({'; '.join(f'{key}: {before.get(key)} then, {now.get(key)} now' for key in changed)}); "
             "fresh=true keeps it under another name and starts anew"
         )
-
-
-@contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
-    """Write a file as a whole, under the name that this gives: others see the old content or the new, never half."""
-    partial = path.with_name(f"{path.name}.{os.getpid()}{_PARTIAL}")
-    yield partial
-    partial.replace(path)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file as a whole."""
-    with whole_file(path) as partial:
-        partial.write_text(text, encoding="utf-8")
-
-
-def remove_partial(folder: Path, name: str = "*") -> None:
-    """Remove what a killed process had begun to write in a folder, of the files with this name, that no other writes."""
-    for partial in folder.glob(f"{name}.[0-9]*{_PARTIAL}"):
-        partial.unlink(missing_ok=True)
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write `value` as indented JSON, as a whole."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
-
-
-def is_first_process() -> bool:
-    """Whether this is the one process, or the first of those that Lightning, torchrun or SLURM started."""
-    return all(os.environ.get(variable, "0") == "0" for variable in RANK_VARIABLES)
-
-
-@contextmanager
-def one_line_errors(*kinds: type[Exception]) -> Iterator[None]:
-    """Turn a user's mistake (ValueError, or a config that does not resolve) into one line and exit code 1.
-
-    Args:
-        kinds: exceptions to treat so instead.
-
-    Put it around the checks before heavy work, not around the work: there a traceback is wanted. With
-    Hydra's own switch HYDRA_FULL_ERROR=1 the traceback is shown here, too.
-    """
-    caught = kinds or (ValueError, OmegaConfBaseException)
-    try:
-        yield
-    except caught as error:
-        if os.environ.get("HYDRA_FULL_ERROR") == "1":
-            raise
-        sys.exit(f"error: {' '.join(str(error).split())}")
 
 
 def _unused_sibling(folder: Path) -> Path:

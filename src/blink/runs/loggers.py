@@ -1,16 +1,20 @@
-"""Loggers that never ask and never wait: Weights & Biases, TensorBoard, a CSV file, or none.
+"""Loggers that never prompt and never block: Weights & Biases, TensorBoard, a CSV file, or none.
 
 The functions are the targets of `conf/logger`, and all take the same arguments. Beside the keys of their config these are
 
 - folder: of the run; each keeps its files in it;
 - kind: what the run is: "training", "evaluation" or "summary";
 - group: which sweep it is a point of, or None.
+
+One file in the folder holds the run's id in the dashboard and what was logged already, so that a killed run goes on
+where it was in the dashboard, and a finished one is logged once.
 """
 
 import hashlib
 import logging
 import netrc
 import os
+import secrets
 import socket
 import threading
 from functools import lru_cache
@@ -22,10 +26,21 @@ from urllib.request import getproxies
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger, WandbLogger
 
 from blink.runs.board import Board
-from blink.runs.folder import is_first_process
-from blink.runs.marks import run_id
+from blink.runs.files import read_json, write_json
+from blink.runs.machine import is_first_process
 
 log = logging.getLogger(__name__)
+
+MARKS = "tracking.json"
+"""Ids in dashboards, and what was logged already, in the folder of a run or sweep."""
+
+_NAMES = {
+    "wandb_logger": "wandb",
+    "tensorboard_logger": "tensorboard",
+    "csv_logger": "csv",
+    "no_logger": "none",
+}
+"""Functions of this file -> files in `conf/logger`."""
 
 _CONNECT_SECONDS = 3
 _START_SECONDS = 10
@@ -124,6 +139,61 @@ def csv_logger(folder: str, kind: str = "training", group: str | None = None) ->
 def no_logger(folder: str, kind: str = "training", group: str | None = None) -> Board:
     """Log nowhere."""
     return Board()
+
+
+def run_id(folder: Path, group: str | None) -> str:
+    """Return the id of a folder's run in the dashboard; made at the first call.
+
+    A run that is a point of two sweeps is in the dashboard twice, once in each group, under an id for each.
+    """
+    marks = _read_marks(folder)
+    ids = marks.setdefault("ids", {})
+    if (group or "") not in ids:
+        ids[group or ""] = secrets.token_hex(4)
+        write_json(folder / MARKS, marks)
+    known: str = ids[group or ""]
+    return known
+
+
+def already_logged(folder: Path, logger: str, group: str | None, digest: str) -> bool:
+    """Whether a finished run, or a sweep's summary, was logged already.
+
+    Args:
+        folder: of the run or sweep.
+        logger: `_target_` of its config.
+        group: the sweep that the run is a point of, or None.
+        digest: hash of all that there is to log, so that other results are logged again.
+    """
+    return bool(_read_marks(folder).get("told", {}).get(f"{_name(logger)} {group or ''}") == digest)
+
+
+def note_logged(folder: Path, logger: str, group: str | None, digest: str) -> None:
+    """Note in the folder that `already_logged` is true of these arguments from now on."""
+    marks = _read_marks(folder)
+    marks.setdefault("told", {})[f"{_name(logger)} {group or ''}"] = digest
+    write_json(folder / MARKS, marks)
+
+
+def _read_marks(folder: Path) -> dict[str, Any]:
+    """The content of the folder's marks, with loggers by their names."""
+    if not (folder / MARKS).exists():
+        return {}
+    marks: dict[str, Any] = read_json(folder / MARKS)
+    if "told" in marks:
+        keys = {key: key.partition(" ") for key in marks["told"]}
+        marks["told"] = {
+            f"{_name(logger)} {group}": marks["told"][key] for key, (logger, _, group) in keys.items()
+        }
+    return marks
+
+
+def _name(logger: str) -> str:
+    """The name in `conf/logger` of a logger of this package, wherever its function lies or lay; others keep their path.
+
+    Marks of earlier versions hold `blink.tracking.loggers.wandb_logger`.
+    """
+    package, _, function = logger.rpartition(".")
+    return _NAMES.get(function, logger) if package.partition(".")[0] == "blink" else logger
 
 
 def _started(folder: Path, project: str, mode: Any, kind: str, group: str | None) -> Any:

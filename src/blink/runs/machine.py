@@ -1,7 +1,18 @@
-"""What this machine computes fast: the default of `model.dtype` for backbones of full size."""
+"""What this process runs on: dtypes that are fast here, memory, and which of several processes it is.
 
+torch is imported where it is needed, since configs are read without it.
+"""
+
+import os
 import resource
 import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+RANK_VARIABLES = ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "SLURM_PROCID")
+"""Environment variables by which launchers tell a process its place; the first process has 0 in all of them."""
+
+_LEFT_BEHIND = (*RANK_VARIABLES, "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
 def has_bfloat16() -> bool:
@@ -9,7 +20,7 @@ def has_bfloat16() -> bool:
 
     A CPU without such units emulates them, many times slower than it computes in float32.
     """
-    import torch  # slow to import, and configs are read without it
+    import torch
 
     if torch.cuda.is_available():
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
@@ -40,3 +51,33 @@ def peak_memory_mb() -> float:
         return torch.cuda.max_memory_allocated() / 2**20
     unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB elsewhere
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
+
+
+def is_first_process() -> bool:
+    """Whether this is the one process, or the first of those that Lightning, torchrun or SLURM started."""
+    return all(os.environ.get(variable, "0") == "0" for variable in RANK_VARIABLES)
+
+
+@contextmanager
+def one_job(overrides: Sequence[str]) -> Iterator[None]:
+    """Run one job of a multirun: processes that it starts run this job alone, and the next job starts clean.
+
+    The job should end with a barrier: its process group is taken down afterwards.
+
+    Args:
+        overrides: this job's own, without the sweep's.
+    """
+    arguments, environment = sys.argv, {name: os.environ.get(name) for name in _LEFT_BEHIND}
+    sys.argv = [arguments[0], *overrides]
+    try:
+        yield
+    finally:
+        from torch import distributed  # slow to import, and after a job it is there already
+
+        if distributed.is_available() and distributed.is_initialized():
+            distributed.destroy_process_group()
+        sys.argv = arguments
+        for name, value in environment.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value

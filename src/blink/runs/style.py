@@ -4,7 +4,6 @@ Lines differ in colour (those of Okabe and Ito, which colour-blind readers tell 
 use cividis, whose lightness rises with the value. So figures survive a grey printer.
 """
 
-import csv
 import math
 import textwrap
 from collections.abc import Iterator, Mapping
@@ -21,7 +20,7 @@ from matplotlib.ft2font import FT2Font
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 
-from blink.runs.folder import write_json
+from blink.runs.files import write_csv, write_json
 
 BLACK, ORANGE, SKY, GREEN, BLUE, VERMILLION, PURPLE, GREY = (
     "#000000",
@@ -159,11 +158,7 @@ def save(drawn: Drawn, name: str, folder: Path) -> list[str]:
             names.append(f"{title}.{ending}")
             figure.savefig(folder / names[-1])
             figure.set_layout_engine("none")  # laid out once is enough
-    columns = list(dict.fromkeys(key for record in drawn.table for key in record))
-    with (folder / f"{name}.csv").open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, columns)
-        writer.writeheader()
-        writer.writerows(drawn.table)
+    write_csv(folder / f"{name}.csv", drawn.table)
     write_json(folder / f"{name}.json", _plain_values({**drawn.numbers, "table": drawn.table}))
     return [*names, f"{name}.csv", f"{name}.json"]
 

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from blink.runs.folder import write_json
+from blink.runs.files import write_json
 
 RECIPE = "recipe.json"
 PICTURES = "pictures.txt"

@@ -15,7 +15,8 @@ from typing import NamedTuple
 import numpy as np
 from rich.progress import track
 
-from blink.runs.folder import is_first_process, write_json
+from blink.runs.files import write_json
+from blink.runs.machine import is_first_process
 from blink.training.images import Chosen, Images, UnreadableImageError
 
 log = logging.getLogger(__name__)

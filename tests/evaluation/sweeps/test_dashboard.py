@@ -9,6 +9,7 @@ from tools.wandb_offline import OfflineRun
 from blink.eval import main
 from blink.evaluation.sweeps import report as sweep
 from blink.evaluation.sweeps.dashboard import tell_sweep
+from blink.runs.files import write_csv
 from blink.runs.loggers import wandb_logger
 from tests.finished_runs import Rule, finish, samples
 from tests.offline_runs import closed_runs
@@ -21,7 +22,7 @@ def test_tables_points_and_the_best(tmp_path: Path) -> None:
         finish(tmp_path / tau, Rule(wrong=[wrong]), asked)
         sweep.note_job(tmp_path, number, ["bench=pope", f"tau_exp={tau}"], tmp_path / tau)
     jobs = sweep.read_jobs(tmp_path)
-    sweep.write_records(
+    write_csv(
         tmp_path / "sweep.csv", [{"method": "blink", "f1": 1.5, "p": None}, {"method": "7", "f1": 2, "p": 3}]
     )
     sweep.plot(jobs, ["tau_exp"]).savefig(tmp_path / "sweep.png", dpi=30)

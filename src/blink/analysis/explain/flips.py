@@ -19,7 +19,8 @@ from blink.evaluation.compare import Run, check_comparable, read_run
 from blink.evaluation.plan import Plan, make_plan
 from blink.evaluation.predict import resume
 from blink.inference.algorithm import Run as How
-from blink.runs.folder import CONFIG_FILE, write_text
+from blink.runs.files import write_text
+from blink.runs.folder import CONFIG_FILE
 
 INDEX = "index.html"
 PAGES = "pages"

@@ -15,7 +15,7 @@ from typing import IO, Any, NamedTuple
 from urllib.error import HTTPError
 from urllib.request import HTTPRedirectHandler, Request, build_opener
 
-from blink.runs.folder import write_json
+from blink.runs.files import write_json
 
 log = logging.getLogger(__name__)
 

@@ -31,9 +31,10 @@ from blink.evaluation.sweeps.paper_tables import (
     paper_value,
     what_happened,
 )
-from blink.evaluation.sweeps.report import COMPARISONS, read_jobs, write_records
+from blink.evaluation.sweeps.report import COMPARISONS, read_jobs
 from blink.evaluation.sweeps.text_tables import markdown, on_screen, transposed
-from blink.runs.folder import CONFIG_FILE, run_name, write_text
+from blink.runs.files import write_csv, write_text
+from blink.runs.folder import CONFIG_FILE, run_name
 
 MARKDOWN, CSV, PLOT = "table.md", "table.csv", "table.png"
 _MOST_COLUMNS = 7
@@ -66,8 +67,8 @@ def report(folder: Path, experiment: Experiment, lines: Sequence[Line], console:
         console.print(f"- {note}", soft_wrap=True)
     text = [f"# {experiment.title}", *map(markdown, grids), "\n".join(f"- {note}" for note in said)]
     write_text(folder / MARKDOWN, "\n\n".join(text) + "\n")
-    write_records(folder / CSV, records(entries, paper, unlike))
-    write_records(folder / COMPARISONS, [difference_record(difference) for difference in differences])
+    write_csv(folder / CSV, records(entries, paper, unlike))
+    write_csv(folder / COMPARISONS, [difference_record(difference) for difference in differences])
     plot(experiment, entries).savefig(folder / PLOT, dpi=150)
     console.print(f"written to {folder}: {MARKDOWN}, {CSV}, {COMPARISONS}, {PLOT}", soft_wrap=True)
 

@@ -26,8 +26,8 @@ from blink.evaluation.sweeps import report as sweep
 from blink.evaluation.sweeps.dashboard import tell_sweep
 from blink.evaluation.sweeps.experiments import Experiment, Line, lines_of, names, read_experiment
 from blink.runs.board import Board
-from blink.runs.folder import one_line_errors
-from blink.runs.marks import told, write_mark
+from blink.runs.command import one_line_errors
+from blink.runs.loggers import already_logged, note_logged
 
 log = logging.getLogger(__name__)
 
@@ -151,7 +151,7 @@ def _tell(config: DictConfig, folder: Path) -> None:
     jobs = sweep.read_jobs(folder)
     logger, group = config.logger._target_, folder.name
     what = sha256("".join(json.dumps(job.run.scores) for job in jobs).encode()).hexdigest()[:16]
-    if told(folder, logger, group, what):
+    if already_logged(folder, logger, group, what):
         return
     board: Board = instantiate(config.logger, folder=str(folder), kind="summary", group=group)
     try:
@@ -159,7 +159,7 @@ def _tell(config: DictConfig, folder: Path) -> None:
     finally:
         board.close()
     if board.logger is not None:
-        write_mark(folder, logger, group, what)
+        note_logged(folder, logger, group, what)
 
 
 def _checked_by_launcher(config: DictConfig) -> bool:

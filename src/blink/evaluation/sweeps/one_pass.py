@@ -15,7 +15,8 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from blink.evaluation.answerers import load_answerer
 from blink.evaluation.plan import POLICY_KEYS, Plan, make_plan, plain
 from blink.evaluation.predict import Task, predict, resume
-from blink.runs.folder import one_line_errors, open_run
+from blink.runs.command import one_line_errors
+from blink.runs.folder import open_run
 
 log = logging.getLogger(__name__)
 

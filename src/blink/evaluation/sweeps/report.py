@@ -4,7 +4,6 @@ Jobs leave a note in the sweep's folder that says where their run lies, so the r
 shares the file system. Knows nothing of configs or models.
 """
 
-import csv
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -26,7 +25,7 @@ from blink.evaluation.compare import (
     score_table,
     unit,
 )
-from blink.runs.folder import remove_partial, write_json
+from blink.runs.files import remove_partial, write_csv, write_json
 
 TABLE = "sweep.csv"
 PLOT = "sweep.png"
@@ -71,16 +70,14 @@ def report(sweep: Path, console: Console) -> None:
     labelled = [job.run._replace(label=point_label(job.overrides, keys)) for job in jobs]
     for bench in benchmarks(jobs):
         console.print(score_table([run for run in labelled if run.scores["benchmark"] == bench]))
-    write_records(sweep / TABLE, [_record(job, keys) for job in jobs])
+    write_csv(sweep / TABLE, [_record(job, keys) for job in jobs])
     pairs = method_pairs(jobs, keys)
     for bench, scores in benchmarks(jobs).items():
         shown = [_named(pair) for pair in pairs if pair.bench == bench]
         if shown:
             console.print(comparison_table(shown, scores))
     if pairs:
-        write_records(
-            sweep / COMPARISONS, [pair.shared | comparison_record(pair.comparison) for pair in pairs]
-        )
+        write_csv(sweep / COMPARISONS, [pair.shared | comparison_record(pair.comparison) for pair in pairs])
     plot(jobs, keys).savefig(sweep / PLOT, dpi=150)
     written = (TABLE, PLOT, *([COMPARISONS] if pairs else []))
     console.print(f"written to {sweep}: {', '.join(written)}", soft_wrap=True)
@@ -173,15 +170,6 @@ def _panel(axes: Axes, jobs: Sequence[Job], along: str, others: Sequence[str]) -
     axes.set_ylabel(f"{scores['benchmark']} {main} ({unit(scores, main)}), 95 % interval")
     if others and not search:
         axes.legend(fontsize="small")
-
-
-def write_records(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
-    """Write records with a column for every key that any of them has."""
-    columns = list(dict.fromkeys(key for record in records for key in record))
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, columns)
-        writer.writeheader()
-        writer.writerows(records)
 
 
 def _record(job: Job, keys: Sequence[str]) -> dict[str, Any]:

@@ -1,0 +1,53 @@
+"""Files that other processes never see half written: text, JSON, CSV."""
+
+import csv
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+_PARTIAL = ".partial"
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Write a file as a whole, under the name that this gives: others see the old content or the new, never half."""
+    partial = path.with_name(f"{path.name}.{os.getpid()}{_PARTIAL}")
+    yield partial
+    partial.replace(path)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file as a whole."""
+    with whole_file(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+def remove_partial(folder: Path, name: str = "*") -> None:
+    """Remove what a killed process had begun to write in a folder, of the files with this name, that no other writes."""
+    for partial in folder.glob(f"{name}.[0-9]*{_PARTIAL}"):
+        partial.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as indented JSON, as a whole."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Return what a JSON file holds."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def write_csv(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
+    """Write records as a whole, with a column for every key that any of them has, in the order in which keys appear.
+
+    A record leaves the columns of keys that it lacks empty, as it does those that are None.
+    """
+    columns = list(dict.fromkeys(key for record in records for key in record))
+    with whole_file(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        writer.writerows(records)
