@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from blink.bench import GQA, Row, Sample, make_row, score
-from blink.bench.base import SHORT_ANSWER, Answer
+from blink.bench import GQA, Answer, Row, Sample, make_row, score
+from blink.bench.base import SHORT_ANSWER
 from tests.bench.files import write_parquet
 
 INSTRUCTIONS, IMAGES = "testdev_balanced_instructions", "testdev_balanced_images"

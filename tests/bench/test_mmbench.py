@@ -207,7 +207,7 @@ def test_parquet_of_the_hub(tmp_path: Path, text: bool) -> None:
     for path in (tmp_path / "en").iterdir():
         path.unlink()
     (tmp_path / "en").rmdir()
-    with pytest.raises(ValueError, match="holds no mmbench: put there either the dev parquet files"):
+    with pytest.raises(ValueError, match="holds no MMBench: put there either the dev parquet files"):
         MMBench().from_folder(tmp_path)
 
 
@@ -248,7 +248,7 @@ def test_tables_that_do_not_fit_are_named(tmp_path: Path) -> None:
     """Would catch two editions mixed, the other language's table taken, and a table without answers."""
     write_table(tmp_path / "MMBench_DEV_EN.tsv", refer=False)
     with pytest.raises(
-        ValueError, match=r"holds no mmbench_cn: .*mmbench_dev_cn_20231003.tsv, MMBench_DEV_CN.tsv"
+        ValueError, match=r"holds no MMBench-CN: .*mmbench_dev_cn_20231003.tsv, MMBench_DEV_CN.tsv"
     ):
         MMBenchCN().from_folder(tmp_path)
     write_table(tmp_path / "mmbench_dev_20230712.tsv", refer=False)

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from blink.bench import MME, Row, Sample, make_row, score
-from blink.bench.base import SHORT_ANSWER, Answer
+from blink.bench import MME, Answer, Row, Sample, make_row, score
+from blink.bench.base import SHORT_ANSWER
 from blink.bench.mme import COGNITION, PERCEPTION, SUBTASKS
 from tests.bench.files import write_parquet
 

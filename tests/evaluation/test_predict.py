@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from blink.bench import Answer, Pope, Row, Sample
+from blink.bench import Answer, Graded, Pope, Row, Sample
 from blink.evaluation.predict import Task, predict, read_timing, resume
 from tests.finished_runs import Rule, finish, read_rows, samples
 
@@ -170,13 +170,13 @@ def test_split_left_out_is_a_warning_in_the_result(tmp_path: Path) -> None:
     assert "adversarial, random only" in result["warnings"][0]
 
 
-class JudgedPope(Pope):
+class JudgedPope(Pope, Graded):
     """POPE whose answers are judged one by one, each judgement kept in the run's folder; it may die on the way."""
 
     def __init__(self, dies_at: int | None = None) -> None:
         super().__init__()
         self.dies_at = dies_at
-        self.judged: list[str] = []
+        self.graded_ids: list[str] = []
 
     def check_gradable(self, ids: Sequence[str]) -> None:
         """It grades anything."""
@@ -185,10 +185,10 @@ class JudgedPope(Pope):
         kept = folder / "judged.txt"
         done = set(kept.read_text(encoding="utf-8").split() if kept.exists() else ())
         for row in rows:
-            if len(self.judged) == self.dies_at:
+            if len(self.graded_ids) == self.dies_at:
                 raise RuntimeError("killed")
             if row["id"] not in done and "grade" not in row:
-                self.judged.append(row["id"])
+                self.graded_ids.append(row["id"])
                 with kept.open("a", encoding="utf-8") as file:
                     file.write(f"{row['id']}\n")
         return [row | {"grade": 1.0} for row in rows]
@@ -203,13 +203,13 @@ def test_killed_while_judging_goes_on_judging(tmp_path: Path) -> None:
     assert not (tmp_path / "scores.json").exists()
     rule, judge = Rule(), JudgedPope()
     finish(tmp_path, rule, asked, benchmark=judge)
-    assert (len(rule.batches), len(judge.judged)) == (0, 14)
+    assert (len(rule.batches), len(judge.graded_ids)) == (0, 14)
     assert [row["grade"] for row in read_rows(tmp_path)] == [1.0] * 24
     (tmp_path / "scores.json").unlink()
     (tmp_path / "judged.txt").unlink()
     again = JudgedPope()
     finish(tmp_path, Rule(), asked, benchmark=again)
-    assert again.judged == []
+    assert again.graded_ids == []
 
 
 def test_runs_answered_together_are_as_if_alone(tmp_path: Path) -> None:

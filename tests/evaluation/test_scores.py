@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from blink.bench import BENCHMARKS, GQA, MMBench, MMVet, Pope
-from blink.evaluation.scores import EDITIONS, complete, read_rows, scores
+from blink.evaluation.scores import complete, read_rows, scores
 
 ROW = {"id": "1", "split": "random", "image": "a.jpg", "label": "yes", "response": "Yes"}
 
@@ -186,4 +186,4 @@ def test_what_is_said_wins() -> None:
 
 def test_every_benchmark_has_an_edition() -> None:
     """Would catch a benchmark whose every run is warned about."""
-    assert set(BENCHMARKS) <= set(EDITIONS)
+    assert all(benchmark.editions for benchmark in BENCHMARKS.values())

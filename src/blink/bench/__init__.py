@@ -5,7 +5,8 @@ Read from top to bottom: a file imports only from files above it.
     statistics.py   bootstrap over pictures, paired differences, exact McNemar
     sources.py      where rows come from: the hub, parquet, JSON and JSONL files, picture folders
     tables.py       cells and tables as files: tab-separated text with base64 pictures, Excel
-    base.py         samples, answers, scores
+    base.py         the class `Benchmark`: facts, loading, what a scorer is; samples and answers
+    scoring.py      rows from answers, scores from rows
     choices.py      multiple choice: options, the letter that a response means, rotations of one question
     mmbench.py      MMBench, English and Chinese
     judges/         who grades free answers
@@ -17,21 +18,7 @@ Read from top to bottom: a file imports only from files above it.
     scienceqa.py    ScienceQA-IMG
 """
 
-from collections.abc import Callable
-
-from blink.bench.base import (
-    PROMPTS,
-    Answer,
-    Benchmark,
-    Graded,
-    Mark,
-    Row,
-    Sample,
-    Score,
-    make_row,
-    score,
-    tallies,
-)
+from blink.bench.base import PROMPTS, Benchmark, Graded, Mark, Row, Sample
 from blink.bench.gqa import GQA
 from blink.bench.judges import Judge, make_judge
 from blink.bench.mmbench import MMBench, MMBenchCN
@@ -39,19 +26,15 @@ from blink.bench.mme import MME
 from blink.bench.mmvet import MMVet
 from blink.bench.pope import Pope
 from blink.bench.scienceqa import ScienceQA
+from blink.bench.scoring import Answer, Score, make_row, score, tallies
 
-BENCHMARKS: dict[str, Callable[..., Benchmark]] = {
-    "gqa": GQA,
-    "mmbench": MMBench,
-    "mmbench_cn": MMBenchCN,
-    "mme": MME,
-    "mmvet": MMVet,
-    "pope": Pope,
-    "scienceqa": ScienceQA,
+BENCHMARKS: dict[str, type[Benchmark]] = {
+    benchmark.name: benchmark for benchmark in (MME, GQA, MMBench, MMBenchCN, Pope, ScienceQA, MMVet)
 }
-"""Each takes the keys of its `conf/bench/*.yaml`, but for `name`, and `prompt`, one of PROMPTS."""
+"""By name, in the order of the paper's tables. Each takes the keys of its `conf/bench/*.yaml`, but for `name`, and
+`prompt`, one of PROMPTS."""
 
-JUDGED = frozenset({"mmvet"})
+JUDGED = frozenset(name for name, benchmark in BENCHMARKS.items() if benchmark.judged)
 """Those that also take a `judge`."""
 
 __all__ = [

@@ -1,23 +1,27 @@
-"""What every benchmark is made of: samples, an answer to each, and a scorer of the rows that both make.
+"""What every benchmark is made of: facts, samples from each kind of source, and how answers to them are read.
+
+A benchmark's own file has the columns of its sources, its prompt, how an answer is read from a response, and the sums
+that its metrics follow from; loading is done here.
 
 A row is one line of `predictions.jsonl`: id, split, image, question, response, answer, label, correct, tokens,
 flops, events, and whatever else a benchmark's scorer reads. It keeps the raw response *and* the answer read from it, so
 that a scorer can be run again on the file alone.
 
-Axes: K sums in a tally, G groups.
+Axes: K sums in a tally.
 """
 
+from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, ClassVar, NamedTuple
 
-import numpy as np
 from PIL import Image
 
-from blink.bench.statistics import Estimate, Floats, bootstrap
-from blink.inference.policy import Event
+from blink.bench.sources import Entry, hub_table, in_memory, parquet_files, parquet_table, table_entries
+from blink.bench.statistics import Floats
+from blink.runs import values
 
 Row = dict[str, Any]
 
@@ -64,23 +68,6 @@ class Sample:
             ) from cause
 
 
-@dataclass(frozen=True)
-class Answer:
-    """What a backbone said to one sample.
-
-    Attributes:
-        response: the text as generated, special tokens left out, stripped.
-        tokens: how many tokens were generated, the closing one included.
-        events: what Blink did at the prompt, in layer order; empty for the backbone as it is.
-        flops: what the question costs if it is answered alone; None if nobody counted.
-    """
-
-    response: str
-    tokens: int
-    events: tuple[Event, ...] = ()
-    flops: int | None = None
-
-
 class Mark(NamedTuple):
     """The answer read from a response, and whether it is right; None where it was not scored."""
 
@@ -88,66 +75,183 @@ class Mark(NamedTuple):
     correct: bool | None
 
 
-class Benchmark(Protocol):
-    """Samples from each kind of source, and the scorer.
+class Benchmark(ABC):
+    """A benchmark: its facts as class attributes, samples from each kind of source, and the scorer.
+
+    Args:
+        hub_id: data set on the Hugging Face hub; None is the benchmark's own.
+        revision: its revision; None is the newest.
+        max_new_tokens: how long an answer may get; None is the benchmark's own.
+        prompt: "llava" or "lmms_eval": whose wording the prompts follow.
+
+    Raises:
+        ValueError: an unknown prompt.
 
     Attributes:
-        name: key in the registry.
-        version: changes with the prompt or the scorer; results of different versions do not compare.
-        max_new_tokens: how long an answer may get.
-        headline: metrics that tables show, the main one first.
+        name: key in the registry and of `bench=`.
+        title: what tables call it.
+        hub_id: as above. `hub_split` and `hub_config` say which part of it is asked.
+        max_new_tokens: as above.
+        scorer: number in `version`, to be raised whenever prompt or scorer change.
+        wordings_differ: whether the two prompts do; if so, `version` names the one that is not LLaVA's.
+        version: written into every result; results of different versions do not compare.
+        editions: the known editions by their number of rows.
+        judged: whether answers have to be judged; the class is then a `Graded` and takes a `judge`.
+        headline: metrics that a result shows, the main one first.
+        main: the metric where there is room for one only.
+        compared: metrics whose differences between runs are reported.
+        tabled: metrics that are columns of the paper's tables.
+        groups: metrics that tables and figures show apart from one another, by title; empty if it is one group.
+        units: metric -> unit, such as "points", where it is no percentage.
+        columns, optional: columns read from the hub's table: those it must have, and those it may have.
+        named_by: the column with the name of a row's picture; None names a picture by its content.
+        parquet: as `sources.parquet_files` takes them, the beginnings of the names of the hub's parquet files.
+        layouts: what a local folder may hold, for messages.
     """
 
-    name: str
-    version: str
+    name: ClassVar[str]
+    title: ClassVar[str]
+    hub_id: str
+    hub_split: ClassVar[str] = "test"
+    hub_config: ClassVar[str | None] = None
     max_new_tokens: int
+    scorer: ClassVar[int] = 1
+    wordings_differ: ClassVar[bool] = False
+    editions: ClassVar[Mapping[int, str]]
+    judged: ClassVar[bool] = False
     headline: tuple[str, ...]
+    main: ClassVar[str]
+    compared: ClassVar[tuple[str, ...]]
+    tabled: ClassVar[tuple[str, ...]]
+    groups: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    units: ClassVar[Mapping[str, str]] = {}
+    columns: ClassVar[tuple[str, ...]]
+    optional: ClassVar[tuple[str, ...]] = ()
+    named_by: ClassVar[str | None] = None
+    parquet: ClassVar[tuple[str | tuple[str, ...], ...]] = ("test-",)
+    layouts: ClassVar[str]
+
+    def __init__(
+        self,
+        *,
+        hub_id: str | None = None,
+        revision: str | None = None,
+        max_new_tokens: int | None = None,
+        prompt: str = "llava",
+    ) -> None:
+        self.prompt = values.choice("prompt", prompt, PROMPTS)
+        self.hub_id = type(self).hub_id if hub_id is None else hub_id
+        self.revision = revision
+        self.max_new_tokens = type(self).max_new_tokens if max_new_tokens is None else max_new_tokens
+        wording = f"+{prompt}" if self.wordings_differ and prompt != "llava" else ""
+        self.version = f"{self.name}-{self.scorer}{wording}"
 
     def from_scenes(self, split: str, images: int) -> list[Sample]:
-        """Questions about generated pictures of a split of the embedded world."""
-        ...
+        """Questions about `images` generated pictures of a split of the embedded world."""
+        rows = self.scene_rows(split, images)
+        return self.samples(Entry(row, row["image_source"], in_memory(row["image"])) for row in rows)
 
     def from_hub(self) -> list[Sample]:
-        """The data set of the Hugging Face hub, downloaded or from its cache."""
-        ...
+        """The data set of the Hugging Face hub, downloaded or from its cache; pictures are read when they are needed.
+
+        Raises:
+            ValueError: it cannot be reached; says how to get it.
+        """
+        table = hub_table(self.hub_id, self.revision, self.hub_split, self.hub_config)
+        return self.samples(self.table_entries(table))
 
     def from_folder(self, root: Path) -> list[Sample]:
-        """The data set from a folder, in the hub's parquet or the authors' own format."""
-        ...
+        """The data set from a folder, in the hub's parquet files or else in the authors' own format.
 
+        Raises:
+            ValueError: the folder holds neither, or a part of it is missing or does not fit; says which.
+        """
+        entries = self.parquet_entries(root)
+        if entries is None:
+            entries = self.authors_entries(root)
+        if entries is None:
+            layouts = self.layouts.replace("HUB_ID", self.hub_id)
+            raise ValueError(f"{root} holds no {self.title}: put there either {layouts}")
+        return self.samples(entries)
+
+    def samples(self, entries: Iterable[Entry]) -> list[Sample]:
+        """Samples of a source's rows, the questions about one picture side by side."""
+        made = (self.sample(entry) for entry in entries)
+        return side_by_side([sample for sample in made if sample is not None])
+
+    def table_entries(self, table: Any) -> list[Entry]:
+        """Rows of a `datasets` table with the hub's columns."""
+        return table_entries(table, self.columns, self.optional, self.named_by)
+
+    def parquet_entries(self, root: Path) -> list[Entry] | None:
+        """Rows of the hub's parquet files below a folder; None if there are no such files."""
+        files = self.find_parquet(root)
+        return self.table_entries(parquet_table(files)) if files else None
+
+    def find_parquet(self, root: Path) -> list[Path]:
+        """The hub's parquet files below a folder."""
+        return parquet_files(root, *self.parquet)
+
+    @abstractmethod
+    def scene_rows(self, split: str, images: int) -> Iterable[Row]:
+        """Rows about generated pictures, with the hub's columns and `image_source`, the picture's name."""
+
+    @abstractmethod
+    def authors_entries(self, root: Path) -> list[Entry] | None:
+        """Rows of the data set as its authors publish it, with the hub's columns; None if the folder holds none.
+
+        Raises:
+            ValueError: a part is missing or does not fit; says which.
+        """
+
+    @abstractmethod
+    def sample(self, entry: Entry) -> Sample | None:
+        """The question of a row, put into the prompt's words; None for a row that is not to be asked.
+
+        Raises:
+            ValueError: the row holds what cannot be; names the question.
+        """
+
+    @abstractmethod
     def mark(self, row: Mapping[str, Any]) -> Mark:
-        """Read the answer from `row["response"]` and hold it against `row["label"]`."""
-        ...
+        """Read the answer from `row["response"]` and hold it against `row["label"]`.
 
+        Raises:
+            KeyError: the row lacks a column that the scorer needs.
+            ValueError: it holds what cannot be; names the row.
+        """
+
+    @abstractmethod
     def tally(self, rows: Sequence[Row]) -> Floats:
         """Reduce the marked rows of one picture to the sums [K] that the metrics are functions of."""
-        ...
 
+    @abstractmethod
     def metrics(self, tally_K: Floats) -> dict[str, Floats]:
         """Compute every metric from sums [..., K]; nan where nothing was asked."""
-        ...
 
     def warnings(self, rows: Sequence[Row]) -> list[str]:
         """Say what a reader of the scores should know about this set of rows."""
-        ...
+        return []
 
+    @abstractmethod
     def export(self, rows: Sequence[Row], folder: Path) -> list[Path]:
         """Write marked rows into an existing folder in the format that the benchmark's authors read; return the files.
 
         Raises:
             ValueError: the format cannot hold these rows; says why.
         """
-        ...
 
 
-@runtime_checkable
-class Graded(Protocol):
+class Graded(Benchmark):
     """A benchmark whose answers have to be judged before they can be scored."""
 
+    judged = True
+
+    @abstractmethod
     def check_gradable(self, ids: Sequence[str]) -> None:
         """Raise a ValueError if it is certain already that answers to these questions will not be judged."""
-        ...
 
+    @abstractmethod
     def grade(self, rows: Sequence[Row], folder: Path) -> list[Row]:
         """Return all rows, judged; those that are judged already come back as they are.
 
@@ -156,65 +260,16 @@ class Graded(Protocol):
         Args:
             folder: the run's, for files of the benchmark's own.
         """
-        ...
 
 
-@runtime_checkable
-class Measured(Protocol):
-    """A benchmark with metrics that are no percentages.
-
-    Attributes:
-        units: metric -> its unit, such as "points".
-    """
-
-    units: Mapping[str, str]
-
-
-class Score(NamedTuple):
-    """Metrics of one set of rows.
-
-    Attributes:
-        metrics: each with its 95 % interval over pictures; metrics of parts that were not asked are left out.
-        n: number of questions.
-        images: number of pictures.
-        warnings: what to know about these rows.
-    """
-
-    metrics: dict[str, Estimate]
-    n: int
-    images: int
-    warnings: list[str]
-
-
-def make_row(sample: Sample, answer: Answer, benchmark: Benchmark) -> Row:
-    """Return the row of a sample and the answer to it."""
-    row: Row = {
-        "id": sample.id,
-        "split": sample.split,
-        "image": sample.image,
-        "question": sample.question,
-        "response": answer.response,
-        "label": sample.label,
-        **sample.details,
-    }
-    mark = benchmark.mark(row)
-    events = [
-        {"layer": event.layer, "ratio": round(event.ratio, 6), "region": event.region, "action": event.action}
-        for event in answer.events
-    ]
-    given = {"answer": mark.answer, "correct": mark.correct}
-    return {**row, **given, "tokens": answer.tokens, "flops": answer.flops, "events": events}
-
-
-def check_prompt(prompt: str) -> str:
-    """Return the name of a wording.
-
-    Raises:
-        ValueError: there is no such wording.
-    """
-    if prompt not in PROMPTS:
-        raise ValueError(f"prompt={prompt!r}: expected one of {', '.join(PROMPTS)}")
-    return prompt
+def make_sample(
+    entry: Entry, key: str, question: str, label: str, split: str, details: Mapping[str, Any] | None = None
+) -> Sample:
+    """Return a sample about a row's picture; where rows on scenes say more of it, that joins its details."""
+    of_scene = {name: entry.row[name] for name in ("box", "difficulty") if name in entry.row}
+    return Sample(
+        key, str(entry.image), question, label, split, entry.open_image, {**(details or {}), **of_scene}
+    )
 
 
 def yes_or_no(label: Any, key: str) -> str:
@@ -229,11 +284,6 @@ def yes_or_no(label: Any, key: str) -> str:
     return found
 
 
-def of_scene(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what rows on scenes say of the picture, for a sample's details; nothing for other rows."""
-    return {name: row[name] for name in ("box", "difficulty") if name in row}
-
-
 def side_by_side(samples: Sequence[Sample]) -> list[Sample]:
     """Return samples with those about one picture side by side, pictures in order of first appearance.
 
@@ -243,44 +293,6 @@ def side_by_side(samples: Sequence[Sample]) -> list[Sample]:
     check_unique([sample.id for sample in samples], "question ids")
     first_seen = {name: i for i, name in enumerate(dict.fromkeys(sample.image for sample in samples))}
     return sorted(samples, key=lambda sample: first_seen[sample.image])
-
-
-def by_image(rows: Sequence[Row]) -> dict[str, list[Row]]:
-    """Group rows by their picture, in order of first appearance."""
-    groups: dict[str, list[Row]] = {}
-    for row in rows:
-        groups.setdefault(row["image"], []).append(row)
-    return groups
-
-
-def tallies(benchmark: Benchmark, rows: Sequence[Row]) -> Floats:
-    """Return the sums of each picture, [G, K], in order of first appearance."""
-    return np.stack([benchmark.tally(group) for group in by_image(rows).values()])
-
-
-def score(benchmark: Benchmark, rows: Sequence[Row]) -> Score:
-    """Score marked rows.
-
-    Raises:
-        ValueError: there are no rows, or an id comes twice.
-    """
-    if not rows:
-        raise ValueError(f"no rows to score for {benchmark.name}")
-    check_unique([row["id"] for row in rows], "row ids")
-    tally_GK = tallies(benchmark, rows)
-    estimates = bootstrap(tally_GK, benchmark.metrics)
-    asked = {name: estimate for name, estimate in estimates.items() if not np.isnan(estimate.value)}
-    return Score(asked, len(rows), tally_GK.shape[0], benchmark.warnings(rows))
-
-
-def percent(part: Floats, whole: Floats) -> Floats:
-    """Return 100 part / whole, and 0 where the whole is 0."""
-    return 100 * np.divide(part, whole, out=np.zeros_like(whole), where=whole > 0)
-
-
-def units(benchmark: Benchmark) -> dict[str, str]:
-    """Return the units of metrics that are no percentages."""
-    return dict(benchmark.units) if isinstance(benchmark, Measured) else {}
 
 
 def check_unique(ids: Sequence[str], what: str) -> None:

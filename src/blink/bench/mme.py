@@ -9,35 +9,17 @@ neither yes nor no.
 """
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
-from blink.bench.base import (
-    SHORT_ANSWER,
-    Mark,
-    Row,
-    Sample,
-    check_prompt,
-    of_scene,
-    percent,
-    side_by_side,
-    yes_or_no,
-)
+from blink.bench.base import SHORT_ANSWER, Benchmark, Mark, Row, Sample, make_sample, yes_or_no
 from blink.bench.mme_release import CLOSING, find_release, labelled, release_rows
-from blink.bench.sources import (
-    Opener,
-    hub_table,
-    in_memory,
-    parquet_files,
-    parquet_table,
-    picture_file,
-    read_jsonl,
-    rows_and_pictures,
-)
-from blink.bench.statistics import Floats
+from blink.bench.sources import Entry, picture_file, read_jsonl
+from blink.bench.statistics import Floats, percent
 from blink.scenes.mme import mme_rows
 
 PERCEPTION = (
@@ -58,68 +40,67 @@ _SUMS = 5
 _IS_PERCEPTION_S = np.array([subtask in PERCEPTION for subtask in SUBTASKS])
 
 
-class MME:
-    """The benchmark.
-
-    Args:
-        hub_id: data set on the Hugging Face hub.
-        revision: its revision; None is the newest.
-        max_new_tokens: how long an answer may get.
-        prompt: "llava", or "lmms_eval", which keeps a space before the line break in the seven questions that have
-            two spaces before their closing.
-
-    Raises:
-        ValueError: an unknown prompt.
-    """
+class MME(Benchmark):
+    """The benchmark. lmms-eval's prompt keeps a space before the line break in the seven questions that have two spaces
+    before their closing."""
 
     name = "mme"
-    headline: tuple[str, ...] = ("perception", "cognition", "total")
-    units: Mapping[str, str] = dict.fromkeys((*headline, *SUBTASKS), "points")
+    title = "MME"
+    hub_id = "lmms-lab/MME"
+    max_new_tokens = 128
+    wordings_differ = True
+    editions: ClassVar[Mapping[int, str]] = {2374: "the authors' and the hub's (1,187 pictures)"}
+    headline = ("perception", "cognition", "total")
+    main = "total"
+    compared = headline
+    tabled = (*PERCEPTION, "perception", *COGNITION, "cognition", "total")
+    groups: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "MME Perception": (*PERCEPTION, "perception"),
+        "MME Cognition": (*COGNITION, "cognition", "total"),
+    }
+    units = dict.fromkeys((*headline, *SUBTASKS), "points")
+    columns = ("question_id", "question", "answer", "category")
+    named_by = "question_id"
+    layouts = (
+        "the parquet files of HUB_ID (any depth), or the authors' MME_Benchmark_release_version/ with a folder per "
+        "subtask, and beside it LLaVA's llava_mme.jsonl if its order of questions is wanted"
+    )
 
-    def __init__(
-        self,
-        *,
-        hub_id: str = "lmms-lab/MME",
-        revision: str | None = None,
-        max_new_tokens: int = 128,
-        prompt: str = "llava",
-    ) -> None:
-        self.prompt = check_prompt(prompt)
-        self.version = "mme-1" if prompt == "llava" else f"mme-1+{prompt}"
-        self.hub_id = hub_id
-        self.revision = revision
-        self.max_new_tokens = max_new_tokens
+    def scene_rows(self, split: str, images: int) -> Iterable[Row]:
+        """A pair of questions of every subtask a picture."""
+        return mme_rows(split, images)
 
-    def from_scenes(self, split: str, images: int) -> list[Sample]:
-        """A pair of questions of every subtask about each of `images` generated pictures of the world's `split`."""
-        rows = list(mme_rows(split, images))
-        return self._samples(rows, [in_memory(row["image"]) for row in rows])
-
-    def from_hub(self) -> list[Sample]:
-        """All rows of the hub data set, its pictures read when they are needed.
-
-        Raises:
-            ValueError: the data set cannot be reached; says how to get it.
-        """
-        return self._from_table(hub_table(self.hub_id, self.revision, "test"))
-
-    def from_folder(self, root: Path) -> list[Sample]:
-        """The hub's parquet files, or the authors' release below `root`, in the order of LLaVA's question file if that
-        is there, too.
-
-        Raises:
-            ValueError: the folder holds neither, or a part of it is missing or does not fit; says which.
-        """
-        parquet = parquet_files(root, "test-")
-        if parquet:
-            return self._from_table(parquet_table(parquet))
+    def authors_entries(self, root: Path) -> list[Entry] | None:
+        """Rows of the authors' folders; with LLaVA's file its questions in its order, labelled from the folders."""
         release = find_release(root, SUBTASKS)
-        if release is not None:
-            return self._from_release(release, root / "llava_mme.jsonl")
-        raise ValueError(
-            f"{root} holds no MME: put there either the parquet files of {self.hub_id} (any depth), or the authors' "
-            "MME_Benchmark_release_version/ with a folder per subtask, and beside it LLaVA's llava_mme.jsonl if its "
-            "order of questions is wanted"
+        if release is None:
+            return None
+        rows, questions = release_rows(release, SUBTASKS), root / "llava_mme.jsonl"
+        if questions.is_file():
+            rows = labelled(read_jsonl(questions), rows)
+        return [Entry(row, row["question_id"], picture_file((release,), row["question_id"])) for row in rows]
+
+    def samples(self, entries: Iterable[Entry]) -> list[Sample]:
+        """Samples of a source's rows; an id is the picture's and the number of the question about it."""
+        asked: Counter[str] = Counter()
+        numbered = []
+        for entry in entries:
+            shared = str(entry.row["question_id"])
+            asked[shared] += 1
+            numbered.append(entry._replace(row={**entry.row, "key": f"{shared}/{asked[shared]}"}))
+        return super().samples(numbered)
+
+    def sample(self, entry: Entry) -> Sample:
+        """One question of a pair."""
+        row, key = entry.row, entry.row["key"]
+        _check_subtask(row["category"], key)
+        return make_sample(
+            entry,
+            key,
+            self._prompt(row["question"]),
+            yes_or_no(row["answer"], key),
+            "perception" if row["category"] in PERCEPTION else "cognition",
+            {"category": row["category"], "question_id": str(row["question_id"])},
         )
 
     def mark(self, row: Mapping[str, Any]) -> Mark:
@@ -157,7 +138,7 @@ class MME:
         """
         sums = tally_K.reshape(*tally_K.shape[:-1], len(SUBTASKS), _SUMS)
         right, n, both, pairs, other = np.moveaxis(sums, -1, 0)
-        points = np.where(n > 0, percent(right, n) + percent(both, pairs), np.nan)
+        points = percent(right, n, empty=np.nan) + percent(both, pairs, empty=np.nan)
         asked_S = (n > 0).reshape(-1, len(SUBTASKS)).any(axis=0)
         parts = {
             "perception": _IS_PERCEPTION_S,
@@ -226,40 +207,6 @@ class MME:
                 paths.append(folder / f"{subtask}.txt")
                 paths[-1].write_text("".join(lines), encoding="utf-8")
         return paths
-
-    def _from_table(self, table: Any) -> list[Sample]:
-        """Samples of a `datasets` table with the hub's columns."""
-        columns = ("question_id", "question", "answer", "category")
-        return self._samples(*rows_and_pictures(table, columns, "image"))
-
-    def _from_release(self, release: Path, questions: Path) -> list[Sample]:
-        """Samples of the authors' folders; with LLaVA's file its questions, labelled from the folders."""
-        rows = release_rows(release, SUBTASKS)
-        if questions.is_file():
-            rows = labelled(read_jsonl(questions), rows)
-        return self._samples(rows, [picture_file((release,), row["question_id"]) for row in rows])
-
-    def _samples(self, rows: Iterable[Mapping[str, Any]], openers: Iterable[Opener]) -> list[Sample]:
-        """Samples of rows with the hub's columns, the questions about one picture side by side."""
-        samples: list[Sample] = []
-        asked: dict[str, int] = {}
-        for row, open_image in zip(rows, openers, strict=True):
-            shared = str(row["question_id"])
-            asked[shared] = asked.get(shared, 0) + 1
-            key = f"{shared}/{asked[shared]}"
-            _check_subtask(row["category"], key)
-            samples.append(
-                Sample(
-                    id=key,
-                    image=str(row.get("image_source", shared)),
-                    question=self._prompt(row["question"]),
-                    label=yes_or_no(row["answer"], key),
-                    split="perception" if row["category"] in PERCEPTION else "cognition",
-                    open_image=open_image,
-                    details={"category": row["category"], "question_id": shared, **of_scene(row)},
-                )
-            )
-        return side_by_side(samples)
 
     def _prompt(self, question: str) -> str:
         """The user's text for a question as MME has it."""

@@ -10,24 +10,14 @@ Axes: I = 63 sets of capabilities, as bits, K = 2 I sums in a tally: scores and 
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
-from blink.bench.base import Mark, Row, Sample, check_prompt, of_scene, percent, side_by_side
+from blink.bench.base import Graded, Mark, Row, Sample, make_sample
 from blink.bench.judges import UNNAMED, Asked, Grade, Judge, LocalJudge
-from blink.bench.sources import (
-    Opener,
-    hub_table,
-    in_memory,
-    parquet_files,
-    parquet_table,
-    picture_file,
-    picture_names,
-    read_json,
-    rows_and_pictures,
-)
-from blink.bench.statistics import Floats
+from blink.bench.sources import Entry, picture_file, read_json
+from blink.bench.statistics import Floats, percent
 from blink.runs.files import write_json
 from blink.scenes.formats import STEPS
 from blink.scenes.mmvet import mmvet_rows
@@ -39,70 +29,69 @@ _SETS = range(1, 2 ** len(CAPABILITIES))
 _NEEDS_IC = np.array([[bool(members & 1 << bit) for bit in range(len(CAPABILITIES))] for members in _SETS])
 
 
-class MMVet:
-    """The benchmark.
+class MMVet(Graded):
+    """The benchmark. LLaVA's prompt is the bare question; lmms-eval's asks for reasoning first.
 
     Args:
-        judge: grades the answers.
-        prompt: "llava", the bare question, or "lmms_eval", which asks for reasoning first.
-        hub_id: data set on the Hugging Face hub.
-        revision: its revision; None is the newest.
-        max_new_tokens: how long an answer may get.
+        judge: grades the answers; None is the local one.
+        common: what every `Benchmark` takes.
 
     Raises:
         ValueError: an unknown prompt.
     """
 
     name = "mmvet"
-    headline: tuple[str, ...] = ("total", *CAPABILITIES)
+    title = "MM-Vet"
+    hub_id = "lmms-lab/MMVet"
+    max_new_tokens = 1024
+    wordings_differ = True
+    editions: ClassVar[Mapping[int, str]] = {218: "v1"}
+    headline = ("total", *CAPABILITIES)
+    main = "total"
+    compared = tabled = ("total",)
+    columns = ("question_id", "question", "answer", "image_source", "capability")
+    layouts = (
+        "the parquet files of HUB_ID (any depth), or the authors' unpacked mm-vet.zip, which has mm-vet.json and the "
+        "pictures in images/"
+    )
 
-    def __init__(
-        self,
-        *,
-        judge: Judge | None = None,
-        prompt: str = "llava",
-        hub_id: str = "lmms-lab/MMVet",
-        revision: str | None = None,
-        max_new_tokens: int = 1024,
-    ) -> None:
+    def __init__(self, *, judge: Judge | None = None, **common: Any) -> None:
+        super().__init__(**common)
         self.judge = LocalJudge() if judge is None else judge
-        self.prompt = check_prompt(prompt)
-        asked = "mmvet-1" if prompt == "llava" else f"mmvet-1+{prompt}"
-        self.version = f"{asked}, judge {self.judge.name}"
-        self.hub_id = hub_id
-        self.revision = revision
-        self.max_new_tokens = max_new_tokens
+        self.version = f"{self.version}, judge {self.judge.name}"
 
-    def from_scenes(self, split: str, images: int) -> list[Sample]:
-        """Up to seven questions about each of `images` generated pictures of the world's `split`."""
-        rows = list(mmvet_rows(split, images))
-        openers = [in_memory(row["image"]) for row in rows]
-        return self._samples(rows, openers, [row["image_source"] for row in rows], steps=f"{STEPS} ")
+    def scene_rows(self, split: str, images: int) -> Iterable[Row]:
+        """Up to seven questions a picture; lmms-eval's `lead` in the words that the tiny backbone knows."""
+        return ({**row, "lead": f"{STEPS} "} for row in mmvet_rows(split, images))
 
-    def from_hub(self) -> list[Sample]:
-        """All rows of the hub data set, its pictures read when they are needed.
+    def authors_entries(self, root: Path) -> list[Entry] | None:
+        """Rows of mm-vet.json; it says which picture a question is about, which its id does not."""
+        folder = next((f for f in (root, root / "mm-vet") if (f / "mm-vet.json").is_file()), None)
+        if folder is None:
+            return None
+        path = folder / "mm-vet.json"
+        entries = []
+        for key, row in read_json(path).items():
+            missing = [name for name in ("imagename", "question", "answer", "capability") if name not in row]
+            if missing:
+                raise ValueError(f"{path}: {key} lacks {', '.join(missing)}")
+            picture = picture_file((folder / "images", folder), row["imagename"])
+            entries.append(Entry(row | {"question_id": key}, row["imagename"], picture))
+        return entries
 
-        Raises:
-            ValueError: the data set cannot be reached; says how to get it.
-        """
-        return self._from_table(hub_table(self.hub_id, self.revision, "test"))
-
-    def from_folder(self, root: Path) -> list[Sample]:
-        """The hub's parquet files, or the authors' mm-vet.json with its pictures, below `root`.
-
-        Raises:
-            ValueError: the folder holds neither, or a part of it is missing or does not fit; says which.
-        """
-        parquet = parquet_files(root, "test-")
-        if parquet:
-            return self._from_table(parquet_table(parquet))
-        for folder in (root, root / "mm-vet"):
-            if (folder / "mm-vet.json").is_file():
-                return self._from_authors(folder)
-        raise ValueError(
-            f"{root} holds no MM-Vet: put there either the parquet files of {self.hub_id} (any depth), or the authors' "
-            "unpacked mm-vet.zip, which has mm-vet.json and the pictures in images/"
-        )
+    def sample(self, entry: Entry) -> Sample:
+        """One question, with the capabilities that it needs."""
+        row = entry.row
+        key = str(row["question_id"])
+        key = f"v1_{key}" if key.isdigit() else key
+        if entry.image is None:
+            raise ValueError(f"question {key} has no picture")
+        capability = row["capability"]
+        listed = capability.split(",") if isinstance(capability, str) else list(capability)
+        details = {"capability": sorted((name.strip() for name in listed), key=_rank)}
+        _members({"id": key, **details})
+        lead = row.get("lead", f"{STEPS} \n\n") if self.prompt == "lmms_eval" else ""
+        return make_sample(entry, key, lead + row["question"], str(row["answer"]), "test", details)
 
     def mark(self, row: Mapping[str, Any]) -> Mark:
         """Take the response as it is; right is what has the full score, and nothing is before it is graded.
@@ -147,11 +136,11 @@ class MMVet:
         A capability or set without questions is nan.
         """
         scores, questions = np.moveaxis(tally_K.reshape(*tally_K.shape[:-1], 2, len(_SETS)), -2, 0)
-        means = {"total": _mean(scores.sum(axis=-1), questions.sum(axis=-1))}
+        means = {"total": percent(scores.sum(axis=-1), questions.sum(axis=-1), empty=np.nan)}
         for capability, needs_I in zip(CAPABILITIES, _NEEDS_IC.T, strict=True):
-            means[capability] = _mean(scores @ needs_I, questions @ needs_I)
+            means[capability] = percent(scores @ needs_I, questions @ needs_I, empty=np.nan)
         for members in _SETS:
-            alone = _mean(scores[..., members - 1], questions[..., members - 1])
+            alone = percent(scores[..., members - 1], questions[..., members - 1], empty=np.nan)
             means["_".join(("only", *_names(members)))] = alone
         return means
 
@@ -175,67 +164,6 @@ class MMVet:
             },
         )
         return [answers, grades]
-
-    def _from_table(self, table: Any) -> list[Sample]:
-        """Samples of a `datasets` table with the hub's columns."""
-        columns = ("question_id", "question", "answer", "image_source", "capability")
-        rows, openers = rows_and_pictures(table, columns, "image")
-        return self._samples(rows, openers, picture_names(table, "image"))
-
-    def _from_authors(self, folder: Path) -> list[Sample]:
-        """Samples of mm-vet.json; it says which picture a question is about, which its id does not."""
-        path = folder / "mm-vet.json"
-        entries = read_json(path)
-        rows = []
-        for key, entry in entries.items():
-            missing = [
-                name for name in ("imagename", "question", "answer", "capability") if name not in entry
-            ]
-            if missing:
-                raise ValueError(f"{path}: {key} lacks {', '.join(missing)}")
-            rows.append(entry | {"question_id": key})
-        openers = [picture_file((folder / "images", folder), row["imagename"]) for row in rows]
-        return self._samples(rows, openers, [row["imagename"] for row in rows])
-
-    def _samples(
-        self,
-        rows: Iterable[Mapping[str, Any]],
-        openers: Iterable[Opener],
-        pictures: Iterable[str | None],
-        steps: str = f"{STEPS} \n\n",
-    ) -> list[Sample]:
-        """Samples of rows with the hub's columns.
-
-        Args:
-            pictures: the name of each row's picture.
-            steps: what lmms-eval's prompt begins with; on scenes in the words that the tiny backbone knows.
-        """
-        samples = []
-        for row, open_image, picture in zip(rows, openers, pictures, strict=True):
-            key = str(row["question_id"])
-            key = f"v1_{key}" if key.isdigit() else key
-            if picture is None:
-                raise ValueError(f"question {key} has no picture")
-            capability = row["capability"]
-            listed = capability.split(",") if isinstance(capability, str) else list(capability)
-            details = {"capability": sorted((name.strip() for name in listed), key=_rank)}
-            _members({"id": key, **details})
-            samples.append(
-                Sample(
-                    id=key,
-                    image=picture,
-                    question=(steps if self.prompt == "lmms_eval" else "") + row["question"],
-                    label=str(row["answer"]),
-                    split="test",
-                    open_image=open_image,
-                    details=details | of_scene(row),
-                )
-            )
-        return side_by_side(samples)
-
-
-def _mean(scores: Floats, questions: Floats) -> Floats:
-    return np.where(questions > 0, percent(scores, questions), np.nan)
 
 
 def _rank(capability: str) -> int:

@@ -7,35 +7,15 @@ three splits' F1 (`f1` here).
 Axes: S splits, K = 4 S sums in a tally: true positives, false positives, true negatives, false negatives per split.
 """
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
-from blink.bench.base import (
-    SHORT_ANSWER,
-    Mark,
-    Row,
-    Sample,
-    check_prompt,
-    of_scene,
-    percent,
-    side_by_side,
-    yes_or_no,
-)
-from blink.bench.sources import (
-    Opener,
-    hub_table,
-    in_memory,
-    parquet_files,
-    parquet_table,
-    picture_file,
-    read_jsonl,
-    rows_and_pictures,
-)
-from blink.bench.statistics import Floats
+from blink.bench.base import SHORT_ANSWER, Benchmark, Mark, Row, Sample, make_sample, yes_or_no
+from blink.bench.sources import Entry, json_lines, picture_file, read_jsonl
+from blink.bench.statistics import Floats, percent
 from blink.scenes.pope import pope_rows
 
 SPLITS = ("adversarial", "popular", "random")
@@ -43,77 +23,78 @@ _NO = {"No", "no", "not"}
 _COUNTS = 4
 
 
-class Pope:
+class Pope(Benchmark):
     """The benchmark.
 
     Args:
         splits: which of the three splits to ask, in the order of the results; one may stand alone.
-        hub_id: data set on the Hugging Face hub.
-        revision: its revision; None is the newest.
-        max_new_tokens: how long an answer may get.
-        prompt: "llava" or "lmms_eval", which ask alike.
+        common: what every `Benchmark` takes.
 
     Raises:
         ValueError: an unknown split, or none; an unknown prompt.
     """
 
     name = "pope"
-    version = "pope-1"
+    title = "POPE"
+    hub_id = "lmms-lab/POPE"
+    max_new_tokens = 128
+    editions: ClassVar[Mapping[int, str]] = {
+        9000: "the authors' and the hub's, 3,000 questions a split",
+        8910: "LLaVA's, with 2,910 random questions",
+        3000: "one split of 3,000",
+        2910: "LLaVA's random split",
+    }
+    main = "f1"
+    compared = ("f1", "accuracy", "adversarial_accuracy")
+    tabled = ("adversarial_accuracy", "popular_accuracy", "random_accuracy", "f1")
+    columns = ("question_id", "question", "answer", "image_source", "category")
+    named_by = "image_source"
+    parquet = ("test-", SPLITS)
+    layouts = (
+        "the parquet files of HUB_ID (any depth), or LLaVA's llava_pope_test.jsonl with POPE's "
+        "coco/coco_pope_{adversarial,popular,random}.json and the pictures of COCO val2014 in val2014/"
+    )
 
-    def __init__(
-        self,
-        *,
-        splits: str | Sequence[str] = SPLITS,
-        hub_id: str = "lmms-lab/POPE",
-        revision: str | None = None,
-        max_new_tokens: int = 128,
-        prompt: str = "llava",
-    ) -> None:
-        check_prompt(prompt)
+    def __init__(self, *, splits: str | Sequence[str] = SPLITS, **common: Any) -> None:
+        super().__init__(**common)
         named = (splits,) if isinstance(splits, str) else splits
         if not isinstance(named, Sequence) or not named or any(split not in SPLITS for split in named):
             raise ValueError(f"POPE splits {splits!r}: choose one or more of {', '.join(SPLITS)}")
         self.splits = tuple(dict.fromkeys(named))
-        self.hub_id = hub_id
-        self.revision = revision
-        self.max_new_tokens = max_new_tokens
-        self.headline: tuple[str, ...] = (
-            "f1",
-            "accuracy",
-            *(f"{split}_f1" for split in self.splits),
-            *(f"{split}_accuracy" for split in self.splits),
-        )
+        per_split = (f"{split}_{metric}" for metric in ("f1", "accuracy") for split in self.splits)
+        self.headline = ("f1", "accuracy", *per_split)
 
-    def from_scenes(self, split: str, images: int) -> list[Sample]:
-        """18 questions about each of `images` generated pictures of the world's `split`."""
-        rows = list(pope_rows(split, images))
-        return self._samples(rows, [in_memory(row["image"]) for row in rows])
+    def scene_rows(self, split: str, images: int) -> Iterable[Row]:
+        """18 questions a picture."""
+        return pope_rows(split, images)
 
-    def from_hub(self) -> list[Sample]:
-        """All rows of the hub data set, its pictures read when they are needed.
-
-        Raises:
-            ValueError: the data set cannot be reached; says how to get it.
-        """
-        return self._from_table(hub_table(self.hub_id, self.revision, "test"))
-
-    def from_folder(self, root: Path) -> list[Sample]:
-        """The hub's parquet files, or LLaVA's question file with POPE's labels and pictures, below `root`.
-
-        Raises:
-            ValueError: the folder holds neither, or a part of it is missing or does not fit; says which.
-        """
-        parquet = parquet_files(root, "test-", SPLITS)
-        if parquet:
-            return self._from_table(parquet_table(parquet))
+    def authors_entries(self, root: Path) -> list[Entry] | None:
+        """Rows of LLaVA's question file; labels come from POPE's files, row by row within a split."""
         questions = root / "llava_pope_test.jsonl"
-        if questions.is_file():
-            return self._from_llava(root, questions)
-        raise ValueError(
-            f"{root} holds no POPE: put there either the parquet files of {self.hub_id} (any depth), or LLaVA's "
-            "llava_pope_test.jsonl with POPE's coco/coco_pope_{adversarial,popular,random}.json and the pictures "
-            "of COCO val2014 in val2014/"
-        )
+        if not questions.is_file():
+            return None
+        rows = read_jsonl(questions)
+        for row in rows:
+            _check_split(row["category"], str(row["question_id"]))
+        labelled = {split: iter(_labels(root, split, rows)) for split in self.splits}
+        folders = (root / "val2014", root / "images", root)
+        entries = []
+        for row in rows:
+            if row["category"] in self.splits:
+                answer = next(labelled[row["category"]])["label"]
+                found = {**row, "question": row["text"].removesuffix(SHORT_ANSWER), "answer": answer}
+                entries.append(Entry(found, row["image"], picture_file(folders, row["image"])))
+        return entries
+
+    def sample(self, entry: Entry) -> Sample | None:
+        """A question of one of the splits that are asked."""
+        row = entry.row
+        key = f"{row['category']}/{row['question_id']}"
+        label = yes_or_no(row["answer"], key)
+        _check_split(row["category"], key)
+        if row["category"] not in self.splits:
+            return None
+        return make_sample(entry, key, row["question"].strip() + SHORT_ANSWER, label, row["category"])
 
     def mark(self, row: Mapping[str, Any]) -> Mark:
         """Read yes or no from a response: no if one of its first sentence's words is No, no or not, else yes.
@@ -185,55 +166,8 @@ class Pope:
         if len({line["question_id"] for line in together}) == len(together):
             files = {"answers.jsonl": together}
         for name, part in files.items():
-            content = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in part)
-            (folder / name).write_text(content, encoding="utf-8")
+            (folder / name).write_text(json_lines(part), encoding="utf-8")
         return [folder / name for name in files]
-
-    def _from_table(self, table: Any) -> list[Sample]:
-        """Samples of a `datasets` table with the hub's columns."""
-        columns = ("question_id", "question", "answer", "image_source", "category")
-        return self._samples(*rows_and_pictures(table, columns, "image"))
-
-    def _from_llava(self, root: Path, questions: Path) -> list[Sample]:
-        """Samples of LLaVA's question file; labels come from POPE's files, row by row within a split."""
-        rows = read_jsonl(questions)
-        for row in rows:
-            _check_split(row["category"], str(row["question_id"]))
-        labelled = {split: iter(_labels(root, split, rows)) for split in self.splits}
-        found = [
-            {
-                **row,
-                "question": row["text"].removesuffix(SHORT_ANSWER),
-                "answer": next(labelled[row["category"]])["label"],
-                "image_source": row["image"],
-            }
-            for row in rows
-            if row["category"] in self.splits
-        ]
-        folders = (root / "val2014", root / "images", root)
-        return self._samples(found, [picture_file(folders, row["image"]) for row in found])
-
-    def _samples(self, rows: Iterable[Mapping[str, Any]], openers: Iterable[Opener]) -> list[Sample]:
-        """Samples of rows with the hub's columns, the questions about one picture side by side."""
-        samples = []
-        for row, open_image in zip(rows, openers, strict=True):
-            key = f"{row['category']}/{row['question_id']}"
-            label = yes_or_no(row["answer"], key)
-            _check_split(row["category"], key)
-            if row["category"] not in self.splits:
-                continue
-            samples.append(
-                Sample(
-                    id=key,
-                    image=str(row["image_source"]),
-                    question=row["question"].strip() + SHORT_ANSWER,
-                    label=label,
-                    split=row["category"],
-                    open_image=open_image,
-                    details=of_scene(row),
-                )
-            )
-        return side_by_side(samples)
 
 
 def _by_id(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:

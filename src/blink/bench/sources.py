@@ -10,11 +10,25 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from PIL import Image
 
 Opener = Callable[[], Image.Image]
+
+
+class Entry(NamedTuple):
+    """A row of a source and its picture.
+
+    Attributes:
+        row: its columns, but for the picture.
+        image: name of the picture, the same for all rows about it; None if the row has none.
+        open_image: reads it.
+    """
+
+    row: Mapping[str, Any]
+    image: str | None
+    open_image: Opener
 
 
 def hub_table(hub_id: str, revision: str | None, split: str, config: str | None = None) -> Any:
@@ -67,42 +81,32 @@ def parquet_table(files: Sequence[Path]) -> Any:
         ) from cause
 
 
-def rows_and_pictures(
-    table: Any, columns: Sequence[str], image: str, optional: Sequence[str] = ()
-) -> tuple[list[dict[str, Any]], list[Opener]]:
-    """Take a table apart: rows of the text columns, and for each row a function that reads its picture.
+def table_entries(
+    table: Any, columns: Sequence[str], optional: Sequence[str] = (), named_by: str | None = None
+) -> list[Entry]:
+    """Take a table apart: of each row the text columns, the picture's name and what reads it from the column `image`.
 
     Args:
         columns: text columns to take.
-        image: the picture column.
         optional: text columns to take where the table has them.
+        named_by: the one of the columns that names the picture; None makes a name from its content, by which rows
+            about one picture are recognised.
 
     Raises:
         ValueError: the table lacks a column.
     """
     import datasets  # as above
 
-    _check_columns(table, (*columns, image))
-    pictures = table.select_columns(image).cast_column(image, datasets.Image())
-    return table_rows(table, columns, optional), [
-        partial(_cell, pictures, image, position) for position in range(len(table))
-    ]
-
-
-def picture_names(table: Any, image: str) -> list[str | None]:
-    """Name each row's picture after its content, so that rows about one picture are seen to be; None without one.
-
-    Args:
-        image: the picture column.
-
-    Raises:
-        ValueError: the table lacks it.
-    """
-    import datasets  # as above
-
-    _check_columns(table, (image,))
-    encoded = table.select_columns(image).cast_column(image, datasets.Image(decode=False))
-    return [_encoded_name(row[image]) for row in encoded]
+    _check_columns(table, (*columns, "image"))
+    rows = table_rows(table, columns, optional)
+    pictures = table.select_columns("image").cast_column("image", datasets.Image())
+    if named_by is None:
+        encoded = table.select_columns("image").cast_column("image", datasets.Image(decode=False))
+        names = [_encoded_name(row["image"]) for row in encoded]
+    else:
+        names = [str(row[named_by]) for row in rows]
+    openers = [partial(_cell, pictures, position) for position in range(len(table))]
+    return [Entry(*entry) for entry in zip(rows, names, openers, strict=True)]
 
 
 def content_name(encoded: bytes) -> str:
@@ -174,6 +178,11 @@ def parse_jsonl(path: Path, lines: Iterable[str | bytes]) -> list[dict[str, Any]
     return rows
 
 
+def json_lines(rows: Iterable[Mapping[str, Any]]) -> str:
+    """Return rows as the text of a JSONL file."""
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
 def picture_file(folders: Sequence[Path], name: str) -> Opener:
     """Find a picture in the first of the folders that has it.
 
@@ -219,6 +228,6 @@ def _encoded_name(cell: Mapping[str, Any] | None) -> str | None:
     return content_name(Path(cell["path"]).read_bytes() if cell["bytes"] is None else cell["bytes"])
 
 
-def _cell(pictures: Any, column: str, position: int) -> Image.Image:
-    image: Image.Image = pictures[position][column]
+def _cell(pictures: Any, position: int) -> Image.Image:
+    image: Image.Image = pictures[position]["image"]
     return image

@@ -148,6 +148,11 @@ def mcnemar(first_N: NDArray[np.bool_], second_N: NDArray[np.bool_]) -> McNemar:
     return McNemar(only_first, only_second, p)
 
 
+def percent(part: Floats, whole: Floats, *, empty: float = 0.0) -> Floats:
+    """Return 100 part / whole, and `empty` where the whole is 0."""
+    return 100 * np.divide(part, whole, out=np.full_like(whole, empty / 100), where=whole > 0)
+
+
 def _difference(minuend: Mapping[str, Floats], subtrahend: Mapping[str, Floats]) -> dict[str, Floats]:
     return {name: minuend[name] - subtrahend[name] for name in minuend}
 

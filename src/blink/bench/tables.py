@@ -33,6 +33,11 @@ def cell_text(value: Any) -> str | None:
     return None if text.strip().lower() in ("", "nan", "none") else text
 
 
+def text_of(row: Mapping[str, Any], column: str) -> str:
+    """Return the text of a column that a row may lack; empty where there is none."""
+    return cell_text(row.get(column)) or ""
+
+
 def cell_number(value: Any, what: str) -> int:
     """Return a whole number from a cell that may hold it as text or as a float.
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from blink.bench.base import Answer, Sample
+from blink.bench import Answer, Sample
 from blink.evaluation.cost import Meter
 from blink.evaluation.plan import Checkpoint, Plan
 from blink.evaluation.predict import Answerer

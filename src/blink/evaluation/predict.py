@@ -20,9 +20,10 @@ from typing import Any, NamedTuple
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from blink.bench.base import Answer, Benchmark, Graded, Row, Sample, make_row
+from blink.bench.base import Benchmark, Graded, Row, Sample
 from blink.bench.judges import EndpointError
-from blink.bench.sources import parse_jsonl
+from blink.bench.scoring import Answer, make_row
+from blink.bench.sources import json_lines, parse_jsonl
 from blink.evaluation.scores import events_per_layer, expanded_share, scores, total_flops
 from blink.runs.files import write_json, write_text
 from blink.runs.folder import INPUTS, check_inputs
@@ -227,11 +228,6 @@ def graded(benchmark: Benchmark, rows: list[Row], folder: Path) -> list[Row]:
     if judged != rows:
         write_text(folder / PREDICTIONS, json_lines(judged))
     return judged
-
-
-def json_lines(rows: Sequence[Row]) -> str:
-    """Rows as the lines of a JSONL file."""
-    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
 def summary(benchmark: Benchmark, rows: Sequence[Row], timing: Timing, edition: str | None) -> dict[str, Any]:

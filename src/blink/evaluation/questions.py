@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from rich.progress import track
 
@@ -61,7 +61,7 @@ def read_questions(
     """
     if name not in BENCHMARKS:
         raise ValueError(f"unknown benchmark {name!r}; choose one of {', '.join(BENCHMARKS)}")
-    arguments = dict(settings) | ({"hub_id": place} if source == "hub" and place else {})
+    arguments: dict[str, Any] = dict(settings) | ({"hub_id": place} if source == "hub" and place else {})
     benchmark = BENCHMARKS[name](**arguments)
     samples, data = _read(benchmark, source, place, scenes_split, scenes_images)
     asked = side_by_side(samples if limit is None else samples[: max(0, limit)])

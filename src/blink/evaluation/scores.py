@@ -5,36 +5,16 @@ Rows come from an evaluation, or from a file of anybody's: then they are complet
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from blink.bench.base import Benchmark, Graded, Row, check_unique, score, units
+from blink.bench.base import Benchmark, Graded, Row, check_unique
 from blink.bench.choices import by_question, clusters_of
 from blink.bench.mmbench import MMBench
+from blink.bench.scoring import score
 from blink.bench.sources import read_jsonl
 from blink.bench.tables import cell_number, cell_text
-
-_MMBENCH = {
-    4329: "v1.0 dev, as on the hub (1,164 questions)",
-    4377: "dev 20230712, LLaVA's (1,176 questions)",
-}
-
-EDITIONS: Mapping[str, Mapping[int, str]] = {
-    "mme": {2374: "the authors' and the hub's (1,187 pictures)"},
-    "gqa": {12578: "testdev balanced"},
-    "mmbench": _MMBENCH,
-    "mmbench_cn": _MMBENCH,
-    "pope": {
-        9000: "the authors' and the hub's, 3,000 questions a split",
-        8910: "LLaVA's, with 2,910 random questions",
-        3000: "one split of 3,000",
-        2910: "LLaVA's random split",
-    },
-    "scienceqa": {2017: "IMG test"},
-    "mmvet": {218: "v1"},
-}
-"""The editions of each benchmark, by their number of rows."""
 
 
 def scores(benchmark: Benchmark, rows: Sequence[Row], edition: str | None = None) -> dict[str, Any]:
@@ -48,7 +28,7 @@ def scores(benchmark: Benchmark, rows: Sequence[Row], edition: str | None = None
         ValueError: there are no rows, or an id comes twice.
     """
     found = score(benchmark, rows)
-    edition = edition or EDITIONS.get(benchmark.name, {}).get(found.n)
+    edition = edition or benchmark.editions.get(found.n)
     return {
         "benchmark": benchmark.name,
         "version": benchmark.version,
@@ -60,9 +40,9 @@ def scores(benchmark: Benchmark, rows: Sequence[Row], edition: str | None = None
             name: None if math.isnan(estimate.low) else [estimate.low, estimate.high]
             for name, estimate in found.metrics.items()
         },
-        "units": units(benchmark),
+        "units": dict(benchmark.units),
         "headline": [name for name in benchmark.headline if name in found.metrics],
-        "warnings": [*([] if edition else [_unknown_edition(benchmark.name, found.n)]), *found.warnings],
+        "warnings": [*([] if edition else [_unknown_edition(benchmark, found.n)]), *found.warnings],
     }
 
 
@@ -187,11 +167,11 @@ def scored(benchmark: Benchmark, answers: Answers, path: Path) -> dict[str, Any]
     }
 
 
-def _unknown_edition(name: str, rows: int) -> str:
+def _unknown_edition(benchmark: Benchmark, rows: int) -> str:
     """Return the warning for a benchmark with a number of rows that none of its editions has."""
-    counts = " or ".join(f"{count:,}" for count in EDITIONS.get(name, {})) or "no number on record"
+    counts = " or ".join(f"{count:,}" for count in benchmark.editions)
     return (
-        f"{rows:,} rows are no known edition of {name}, which has {counts}: some may be missing, and published scores "
+        f"{rows:,} rows are no known edition of {benchmark.name}, which has {counts}: some may be missing, and published scores "
         "may not compare"
     )
 

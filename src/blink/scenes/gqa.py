@@ -25,8 +25,8 @@ def gqa_rows(split: str, images: int, start: int = 0) -> Iterator[dict[str, Any]
 
     Columns: ``id``, ``imageId`` ("scenes/{split}/{index}"), ``image``, ``question``, ``answer`` (lower case),
     ``fullAnswer``, ``isBalanced``, ``types`` (``structural``: verify, choose where the question names the answers, or
-    query; ``semantic``; ``detailed``), and beside GQA's own ``box`` (pixels of the object asked about, or None)
-    and ``difficulty``.
+    query; ``semantic``; ``detailed``), and beside GQA's own ``image_source`` (as
+    ``imageId``), ``box`` (pixels of the object asked about, or None) and ``difficulty``.
 
     Raises:
         ValueError: for an unknown split.
@@ -50,6 +50,7 @@ def gqa_rows(split: str, images: int, start: int = 0) -> Iterator[dict[str, Any]
                     "semantic": SEMANTIC[question.kind],
                     "detailed": f"{question.kind}{structural.capitalize()}",
                 },
+                "image_source": f"scenes/{split}/{index}",
                 "box": question.box,
                 "difficulty": drawn.difficulty,
             }

@@ -1,0 +1,95 @@
+"""Rows from samples and answers, and scores from rows.
+
+Axes: K sums in a tally, G pictures.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from blink.bench.base import Benchmark, Row, Sample, check_unique
+from blink.bench.statistics import Estimate, Floats, bootstrap
+from blink.inference.policy import Event
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a backbone answered to one sample.
+
+    Attributes:
+        response: the text as generated, special tokens left out, stripped.
+        tokens: how many tokens were generated, the closing one included.
+        events: what Blink did at the prompt, in layer order; empty for the backbone as it is.
+        flops: what the question costs if it is answered alone; None if it was not counted.
+    """
+
+    response: str
+    tokens: int
+    events: tuple[Event, ...] = ()
+    flops: int | None = None
+
+
+class Score(NamedTuple):
+    """Metrics of one set of rows.
+
+    Attributes:
+        metrics: each with its 95 % interval over pictures; metrics of parts that were not asked are left out.
+        n: number of questions.
+        images: number of pictures.
+        warnings: what to know about these rows.
+    """
+
+    metrics: dict[str, Estimate]
+    n: int
+    images: int
+    warnings: list[str]
+
+
+def make_row(sample: Sample, answer: Answer, benchmark: Benchmark) -> Row:
+    """Return the row of a sample and the answer to it."""
+    row: Row = {
+        "id": sample.id,
+        "split": sample.split,
+        "image": sample.image,
+        "question": sample.question,
+        "response": answer.response,
+        "label": sample.label,
+        **sample.details,
+    }
+    mark = benchmark.mark(row)
+    events = [
+        {"layer": event.layer, "ratio": round(event.ratio, 6), "region": event.region, "action": event.action}
+        for event in answer.events
+    ]
+    given = {"answer": mark.answer, "correct": mark.correct}
+    return {**row, **given, "tokens": answer.tokens, "flops": answer.flops, "events": events}
+
+
+def by_image(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    """Group rows by their picture, in order of first appearance."""
+    groups: dict[str, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(row["image"], []).append(row)
+    return groups
+
+
+def tallies(benchmark: Benchmark, rows: Sequence[Row]) -> Floats:
+    """Return the sums of each picture, [G, K], in order of first appearance."""
+    return np.stack([benchmark.tally(group) for group in by_image(rows).values()])
+
+
+def score(benchmark: Benchmark, rows: Sequence[Row]) -> Score:
+    """Score marked rows.
+
+    Raises:
+        ValueError: there are no rows, or an id comes twice.
+    """
+    if not rows:
+        raise ValueError(f"no rows to score for {benchmark.name}")
+    check_unique([row["id"] for row in rows], "row ids")
+    tally_GK = tallies(benchmark, rows)
+    estimates = bootstrap(tally_GK, benchmark.metrics)
+    asked = {name: estimate for name, estimate in estimates.items() if not np.isnan(estimate.value)}
+    return Score(asked, len(rows), tally_GK.shape[0], benchmark.warnings(rows))
