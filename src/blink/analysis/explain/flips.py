@@ -1,6 +1,5 @@
 """The questions in which two finished evaluations differ: which they are, and an index of their pages."""
 
-import csv
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +10,7 @@ from omegaconf import OmegaConf
 from rich.progress import track
 
 from blink.analysis.explain.answers import Explainer, Explanation, Side
-from blink.analysis.explain.page import data_address, page, render
+from blink.analysis.explain.page import Links, data_address, page, render
 from blink.bench import Row, Sample
 from blink.bench.statistics import McNemar, mcnemar
 from blink.evaluation.answerers import load_checkpoint
@@ -19,7 +18,8 @@ from blink.evaluation.compare import Run, check_comparable, read_run
 from blink.evaluation.plan import Plan, make_plan
 from blink.evaluation.predict import resume
 from blink.inference.algorithm import Run as How
-from blink.runs.files import write_text
+from blink.inference.policy import Event
+from blink.runs.files import write_csv, write_text
 from blink.runs.folder import CONFIG_FILE
 
 INDEX = "index.html"
@@ -64,6 +64,31 @@ class Flips(NamedTuple):
     asked: int
 
 
+class Card(NamedTuple):
+    """What index and table say of a flip.
+
+    Attributes:
+        flip: the question, and the lines of both runs' predictions.
+        address: of its page, from the index.
+        events: of each answer, taken alone.
+        picture: a thumbnail as a `data:` address.
+        shape: the picture's width over its height, as CSS writes it.
+        region: the last one that was expanded, and p of its p x p regions; None if none was.
+    """
+
+    flip: Flip
+    address: str
+    events: tuple[Sequence[Event], Sequence[Event]]
+    picture: str
+    shape: str
+    region: tuple[int, int] | None
+
+    @property
+    def actions(self) -> list[str]:
+        """The actions of both answers, each once, by which the index filters."""
+        return sorted({event.action for events in self.events for event in events}) or ["none"]
+
+
 def find_flips(folders: Sequence[Path], limit: int) -> Flips:
     """Read two finished runs and find the questions in which they differ; no weight is read.
 
@@ -80,7 +105,10 @@ def find_flips(folders: Sequence[Path], limit: int) -> Flips:
         )
     first, second = (read_run(folder) for folder in folders)
     if first.label == second.label:
-        first, second = (run._replace(label=run.folder.name) for run in (first, second))
+        names = [run.folder.name for run in (first, second)]
+        if names[0] == names[1]:
+            names = [str(run.folder) for run in (first, second)]
+        first, second = (run._replace(label=name) for run, name in zip((first, second), names, strict=True))
     rows = first.rows(), second.rows()
     check_comparable(first, rows[0], second, rows[1])
     plans = _plan(first), _plan(second)
@@ -113,20 +141,20 @@ def write_pages(flips: Flips, folder: Path) -> list[Path]:
     for number, flip in enumerate(track(flips.chosen, "explaining", transient=True)):
         explained = explainer(flip.sample)
         warnings = _differences(flip, explained)
-        around = {
-            "before": names[number - 1] if number else None,
-            "after": names[number + 1] if number + 1 < len(names) else None,
-            "index": f"../{INDEX}",
-        }
+        links = Links(
+            before=names[number - 1] if number else None,
+            after=names[number + 1] if number + 1 < len(names) else None,
+            index=f"../{INDEX}",
+        )
         correct = [
             row["correct"] if row["response"] == answer.text else None
             for row, answer in zip(flip.rows, explained.answers, strict=True)
         ]
-        text = page(explained, correct=correct, links=around, warnings=warnings)
+        text = page(explained, correct=correct, links=links, warnings=warnings)
         write_text(folder / PAGES / names[number], text)
         cards.append(_card(flip, explained, f"{PAGES}/{names[number]}"))
     write_text(folder / INDEX, _index(flips, cards))
-    _write_table(folder / TABLE, flips, cards)
+    write_csv(folder / TABLE, _table(flips, cards))
     return [folder / INDEX, folder / TABLE]
 
 
@@ -163,34 +191,26 @@ def _differences(flip: Flip, explained: Explanation) -> list[str]:
     ]
 
 
-def _card(flip: Flip, explained: Explanation, address: str) -> dict[str, Any]:
-    """What the index says of a flip."""
+def _card(flip: Flip, explained: Explanation, address: str) -> Card:
     events = [event for answer in explained.answers for event in answer.events]
     expanded = next((event for event in reversed(events) if event.action == "expand"), None)
     patches = next(
         (p for p, answer in zip(explained.patches, explained.answers, strict=True) if answer.events), 2
     )
-    return {
-        "address": address,
-        "id": flip.sample.id,
-        "question": flip.sample.question,
-        "label": flip.sample.label,
-        "gained": flip.gained,
-        "responses": [row["response"] for row in flip.rows],
-        "actions": [
-            [{"layer": event.layer, "action": event.action} for event in answer.events]
-            for answer in explained.answers
-        ],
-        "kinds": sorted({event.action for event in events}) or ["none"],
-        "picture": data_address(explained.picture, 2 * _THUMBNAIL),
-        "region": None if expanded is None else [expanded.region, patches],
-        "shape": f"{explained.picture.width} / {explained.picture.height}",
-    }
+    first, second = explained.answers
+    return Card(
+        flip,
+        address,
+        events=(first.events, second.events),
+        picture=data_address(explained.picture, 2 * _THUMBNAIL),
+        shape=f"{explained.picture.width} / {explained.picture.height}",
+        region=None if expanded is None else (expanded.region, patches),
+    )
 
 
-def _index(flips: Flips, cards: Sequence[dict[str, Any]]) -> str:
+def _index(flips: Flips, cards: Sequence[Card]) -> str:
     scores = flips.runs[0].scores
-    shown = _without_common_end([card["question"] for card in cards])
+    shown = _without_common_end([card.flip.sample.question for card in cards])
     return render(
         "index.html",
         title=f"Flips: {flips.runs[0].label} to {flips.runs[1].label}",
@@ -200,7 +220,7 @@ def _index(flips: Flips, cards: Sequence[dict[str, Any]]) -> str:
         gained=flips.test.only_second,
         lost=flips.test.only_first,
         p=flips.test.p,
-        cards=[{**card, "shown": text} for card, text in zip(cards, shown, strict=True)],
+        cards=list(zip(cards, shown, strict=True)),
         cut=flips.test.only_second + flips.test.only_first - len(cards),
     )
 
@@ -213,32 +233,18 @@ def _without_common_end(questions: Sequence[str]) -> list[str]:
     return [question.strip() for question in questions]
 
 
-def _write_table(path: Path, flips: Flips, cards: Sequence[dict[str, Any]]) -> None:
+def _table(flips: Flips, cards: Sequence[Card]) -> list[dict[str, str]]:
     """The index as a table."""
-    first, second = (run.label for run in flips.runs)
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(
-            [
-                "id",
-                "flip",
-                "label",
-                f"{first} says",
-                f"{second} says",
-                f"{first} did",
-                f"{second} did",
-                "page",
-            ]
-        )
-        for card in cards:
-            did = [" ".join(f"{one['layer']}:{one['action']}" for one in part) for part in card["actions"]]
-            writer.writerow(
-                [
-                    card["id"],
-                    "gained" if card["gained"] else "lost",
-                    card["label"],
-                    *card["responses"],
-                    *did,
-                    card["address"],
-                ]
-            )
+    records = []
+    for card in cards:
+        record = {
+            "id": card.flip.sample.id,
+            "flip": "gained" if card.flip.gained else "lost",
+            "label": card.flip.sample.label,
+        }
+        for run, row in zip(flips.runs, card.flip.rows, strict=True):
+            record[f"{run.label} says"] = row["response"]
+        for run, events in zip(flips.runs, card.events, strict=True):
+            record[f"{run.label} did"] = " ".join(f"{event.layer}:{event.action}" for event in events)
+        records.append(record | {"page": card.address})
+    return records

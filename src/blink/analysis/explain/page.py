@@ -6,10 +6,11 @@ Whatever comes from outside (questions, answers, names) is escaped, in the text 
 import base64
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
@@ -21,18 +22,35 @@ _WIDEST = 672
 """Pixels; LLaVA sees 336."""
 
 
+@dataclass(frozen=True)
+class Links:
+    """Addresses of the page before, of the page after, and of the index, as seen from a page; None where there is none."""
+
+    before: str | None
+    after: str | None
+    index: str
+
+
+class _Cost(NamedTuple):
+    """A row of the table of costs: a cell for each answer, and the second over the first."""
+
+    name: str
+    cells: list[str]
+    ratio: str
+
+
 def page(
     explained: Explanation,
     *,
     correct: Sequence[bool | None] = (None, None),
-    links: Mapping[str, str | None] | None = None,
+    links: Links | None = None,
     warnings: Sequence[str] = (),
 ) -> str:
     """Return the page of one explanation.
 
     Args:
         correct: whether each answer is right, None where nobody knows.
-        links: addresses of the page `before`, the page `after` and the `index`, where there are any.
+        links: of a page among others; None for one that stands alone.
         warnings: said above the pictures.
     """
     data = page_data(explained, correct)
@@ -155,21 +173,16 @@ def _settings(answer: Answered) -> str:
     return ", ".join(parts)
 
 
-def _costs(answers: tuple[Answered, Answered]) -> list[dict[str, Any]]:
-    rows: list[tuple[str, list[float], list[str]]] = []
-    for name, values in (
-        ("prompt tokens", [answer.prompt_tokens for answer in answers]),
-        ("prompt tokens, summed over layers", [answer.token_layers for answer in answers]),
-        ("answer tokens", [len(answer.ids) for answer in answers]),
-    ):
-        rows.append((name, [float(value) for value in values], [f"{value:,}" for value in values]))
-    flops = [answer.flops for answer in answers]
-    rows.append(
-        ("FLOPs", [float(value) for value in flops], [flops_in_words(value) for value in flops]),
+def _costs(answers: tuple[Answered, Answered]) -> list[_Cost]:
+    rows = (
+        ("prompt tokens", [answer.prompt_tokens for answer in answers], "{:,}".format),
+        ("prompt tokens, summed over layers", [answer.token_layers for answer in answers], "{:,}".format),
+        ("answer tokens", [len(answer.ids) for answer in answers], "{:,}".format),
+        ("FLOPs", [answer.flops for answer in answers], flops_in_words),
     )
     return [
-        {"name": name, "cells": cells, "ratio": f"{second / first:.3f}"}
-        for name, (first, second), cells in rows
+        _Cost(name, [in_words(value) for value in values], f"{values[1] / values[0]:.3f}")
+        for name, values, in_words in rows
     ]
 
 
