@@ -95,6 +95,7 @@ def memory() -> Row:
     """What of the backbone training layer 8 loads, and how many tensors its pass keeps for a backward pass."""
     backbone = load_backbone("tiny", num_layers=8)
     module = TokenSRTraining(backbone, prefix_ids(backbone.processor, "USER: "), (8,))
+    module.token_sr.requires_grad_(False)  # what is kept for a backward pass is the backbone's then
     kept: list[torch.Tensor] = []
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
@@ -102,7 +103,7 @@ def memory() -> Row:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        module.regions(_views(Dimensions.of(backbone.model.config), 1))
+        module.quadrant_features(_views(Dimensions.of(backbone.model.config), 1))
     layers = backbone.num_layers
     return Row(
         "training layer 8: decoder layers above it in memory, activations kept for the backbone",

@@ -111,10 +111,8 @@ def test_training_step(layers: tuple[int, ...]) -> None:
     batch = Views(torch.rand(2, 3, side, side), torch.rand(2, 4, 3, side, side))
 
     def step() -> None:
-        losses = []
-        for layer, (student, _) in module.regions(batch).items():
-            losses.append(module.modules_by_layer[layer](student).square().mean())
-        torch.stack(losses).sum().backward()
+        found = module.quadrant_features(batch).values()
+        torch.stack([one.refined_NdHW.square().mean() for one in found]).sum().backward()
 
     assert counted(step) == training_step(dims, layers, prefix=3, images=2).flops
 

@@ -90,13 +90,13 @@ def test_batches_equal_those_of_the_backbone(llava_folder: Path, tmp_path: Path)
     for images in (train, held_out):
         views, read = ImageViews(images, ViewMaker(loaded.processor)), ImageFeatures(images, features)
         batch = [len(images) - 1, 0]
-        computed = computing.regions(default_collate([views[i] for i in batch]))
-        got = reading.regions(default_collate([read[i] for i in batch]))
+        computed = computing.quadrant_features(default_collate([views[i] for i in batch]))
+        got = reading.quadrant_features(default_collate([read[i] for i in batch]))
         for layer in (1, 3):
             for mine, theirs in zip(got[layer], computed[layer], strict=True):
                 torch.testing.assert_close(mine, theirs, rtol=2**-7, atol=2**-7)
-            rounded = computed[layer][1].bfloat16().float()
-            assert (got[layer][1] == rounded).float().mean() > 0.99  # but for another order of sums
+            rounded = computed[layer].teacher_NdHW.bfloat16().float()
+            assert (got[layer].teacher_NdHW == rounded).float().mean() > 0.99  # but for another order of sums
 
 
 def test_a_killed_fill_continues(llava_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,12 +1,11 @@
 """The trunk's features of views: one pass, no layer too many, and tensors that autograd takes."""
 
-import numpy as np
 import torch
 from torch.utils.data import default_collate
 
 from blink.model.backbone import Backbone
 from blink.model.views import ViewMaker, Views, prefix_ids
-from blink.training.features import Tokens, principal_colours, trunk_features
+from blink.training.features import trunk_features
 from tests import models
 
 
@@ -33,15 +32,3 @@ def test_one_pass_serves_views_and_layers() -> None:
     weight = torch.ones(32, requires_grad=True)
     (states[3] * weight).sum().backward()
     torch.testing.assert_close(weight.grad, states[3].flatten(0, -2).sum(0))
-
-
-def test_equal_tokens_have_equal_colours() -> None:
-    """Would catch parts that are each coloured in a basis of their own."""
-    torch.manual_seed(0)
-    same = torch.randn(8, 4, 4)
-    coarse, interp, refined, teacher = principal_colours(Tokens(same[:, :2, :2], same, same + 3, same))
-    np.testing.assert_array_equal(interp, teacher)
-    np.testing.assert_array_equal(coarse, teacher[:2, :2])
-    assert not np.allclose(refined, teacher)
-    shifted = principal_colours(Tokens(same[:, :2, :2], same, same + 3, same), less_mean=True)
-    np.testing.assert_allclose(shifted[2], shifted[3], atol=1e-5)

@@ -89,8 +89,11 @@ def test_pairs_are_states_of_full_prompts(family: str, tmp_path: Path) -> None:
     batch = default_collate(
         [ViewMaker(processor)(picture), ViewMaker(processor)(models.picture(8, (48, 96)))]
     )
-    student, teacher = module.regions(batch)[2]
-    assert student.shape == teacher.shape == (8, 32, GRID, GRID)
+    features = module.quadrant_features(batch)[2]
+    student, teacher = features.interpolated_NdHW, features.teacher_NdHW
+    assert student.shape == teacher.shape == features.refined_NdHW.shape == (8, 32, GRID, GRID)
+    torch.testing.assert_close(features.coarse_Ndhw[2], states[0][:, half:, :half], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(features.refined_NdHW, module.token_sr["2"](student))
     torch.testing.assert_close(student[2], expected_student[0], atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(teacher[:4], torch.stack(states[1:]), atol=1e-5, rtol=1e-5)
     assert not student.requires_grad
@@ -168,12 +171,11 @@ def test_it_learns(llava_folder: Path, tmp_path: Path) -> None:
     module = training(llava_folder, [1], learning_rate=3e-3)
     processor = load_backbone(llava_folder, num_layers=0).processor
     batch = default_collate([ViewMaker(processor)(models.picture(seed, (48, 48))) for seed in (0, 1)])
-    student, teacher = module.regions(batch)[1]
 
     def loss() -> float:
         with torch.no_grad():
-            refined = module.token_sr["1"](student)
-        return token_kl(refined.movedim(1, -1), teacher.movedim(1, -1)).item()
+            features = module.quadrant_features(batch)[1]
+        return token_kl(features.refined_NdHW.movedim(1, -1), features.teacher_NdHW.movedim(1, -1)).item()
 
     before = loss()
     fit(llava_folder, module, tmp_path, steps=30)
@@ -188,10 +190,10 @@ def test_held_out_measures_are_means_over_pairs(llava_folder: Path, tmp_path: Pa
     held_out = drawn(3, first=50)
     data = PairData(drawn(2), held_out, views)  # batches of two and one
     (found,) = trainer.validate(module, datamodule=data, verbose=False)
-    student, teacher = module.regions(default_collate([views(held_out.read(i)) for i in range(3)]))[2]
     with torch.no_grad():
-        refined = module.token_sr["2"](student)
-    for name, tokens in (("interpolation", student), ("token_sr", refined)):
+        features = module.quadrant_features(default_collate([views(held_out.read(i)) for i in range(3)]))[2]
+    teacher = features.teacher_NdHW
+    for name, tokens in (("interpolation", features.interpolated_NdHW), ("token_sr", features.refined_NdHW)):
         expected = token_kl(tokens.movedim(1, -1), teacher.movedim(1, -1))
         assert found[f"held_out/layer_2/kl_{name}"] == pytest.approx(expected.item(), rel=1e-5)
         expected_mse = (tokens - teacher).square().mean()
@@ -208,12 +210,14 @@ def test_input_norm_space(llava_folder: Path) -> None:
     whole = load_backbone(llava_folder)
     views = ViewMaker(load_backbone(llava_folder, num_layers=0).processor)
     batch = default_collate([views(models.picture(0, (48, 48)))])
-    student, teacher = module.regions(batch)[2]
     norm = whole.input_norm(2)
     with torch.no_grad():
-        refined = module.token_sr["2"](student)
-        expected = token_kl(norm(refined.movedim(1, -1)), norm(teacher.movedim(1, -1)), temperature=2.0)
-        found = module._loss(2, refined, teacher)
+        features = module.quadrant_features(batch)[2]
+        refined, teacher = (
+            norm(part.movedim(1, -1)) for part in (features.refined_NdHW, features.teacher_NdHW)
+        )
+        expected = token_kl(refined, teacher, temperature=2.0)
+        found = module.losses(batch)[2]
     torch.testing.assert_close(found, expected)
 
 

@@ -4,8 +4,9 @@ Read from top to bottom: a file imports only from files above it.
 
     images.py         where images come from
     manifest.py       which of them are readable, and how they are split
-    features.py       what the trunk makes of the views, layer by layer
-    feature_store.py  the same on disk
+    features.py       hidden states of views and of quadrants, coarse, interpolated, refined and the teacher's
+    feature_picture.py  these of one quadrant as colours
+    feature_store.py  hidden states of views on disk
     data.py           the LightningDataModule
     feature_fill.py   which features a run lacks, and the pass that computes them
     objective.py      KL between token features, and what is logged beside it

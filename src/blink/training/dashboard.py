@@ -16,21 +16,17 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import default_collate
 
-from blink.model.token_sr import cut_region, upsample
 from blink.model.views import QUADRANTS, Views
 from blink.runs.board import Axis, Board, Chart
 from blink.runs.machine import peak_memory_mb
-from blink.training.features import Features, Tokens, principal_colours, trunk_features
-from blink.training.module import PATCHES, TokenSRTraining, is_logged, refine
+from blink.training.feature_picture import feature_picture
+from blink.training.features import Features
+from blink.training.module import TokenSRTraining, is_logged
 
 STEP = "trainer/global_step"
 """The axis of a training run: optimizer steps, under the name that Lightning's logger gives them."""
 
 SECTIONS = ("train", "train_layers", "held_out", "features")
-
-_CELL = 96
-_GAP = 4
-"""Pixels: of a cell of a picture, and between cells."""
 
 _MOST_LAYERS = 4
 """Layers that are pictured, evenly spread over those that are trained."""
@@ -138,30 +134,19 @@ class TrainingWatch(Callback):
 def feature_pictures(
     module: TokenSRTraining, batch: Views | Features, region: int, quadrant_Chw: Tensor
 ) -> dict[int, Image.Image]:
-    """Layer -> the tokens of one quadrant as colours, as `figures.tokensr` shows them, for some of the layers.
-
-    Columns are the quadrant's picture, its coarse tokens, interpolated, TokenSR's and the teacher's; in the lower row
-    each part is shown less its own mean token.
+    """Draw the tokens of one quadrant as colours: layer -> picture, for some of the layers.
 
     Args:
-        batch: of the one image.
+        batch: of one image.
         region: which quadrant.
         quadrant_Chw: its pixels.
     """
-    last = len(module.layers) - 1
-    places = np.linspace(0, last, min(_MOST_LAYERS, last + 1)).round()
-    layers = sorted({module.layers[int(place)] for place in places})
-    if isinstance(batch, Views):
-        batch = trunk_features(module.backbone, module.prefix_ids, batch, layers)
-    pictures = {}
-    for layer in layers:
-        state_FdHW = batch.states[layer][0].movedim(-1, 1)
-        coarse = cut_region(state_FdHW[:1], region, PATCHES)
-        interp = upsample(coarse, module.backbone.grid)
-        teacher = state_FdHW[1 + region : 2 + region]
-        parts = (coarse, interp, refine(module.token_sr[str(layer)], interp), teacher)
-        pictures[layer] = _picture(quadrant_Chw, Tokens(*(part[0] for part in parts)))
-    return pictures
+    shown = np.linspace(0, len(module.layers) - 1, min(_MOST_LAYERS, len(module.layers))).round()
+    layers = [module.layers[int(index)] for index in shown]
+    return {
+        layer: feature_picture(quadrant_Chw, [part[region] for part in features])
+        for layer, features in module.quadrant_features(batch, layers).items()
+    }
 
 
 def kl_chart(summary: dict[str, Any]) -> Chart:
@@ -174,22 +159,6 @@ def kl_chart(summary: dict[str, Any]) -> Chart:
         if all(name in entry for entry in layers.values())
     }
     return Chart("KL to the teacher on held-out images", "layer", lines)
-
-
-def _picture(quadrant_Chw: Tensor, tokens: Tokens) -> Image.Image:
-    low, high = (
-        quadrant_Chw.amin(),
-        quadrant_Chw.amax(),
-    )  # the processor's normalisation, undone well enough to look at
-    pixels = ((quadrant_Chw - low) / (high - low).clamp_min(1e-6)).movedim(0, -1).float().cpu().numpy()
-    rows = [(pixels, *principal_colours(tokens, less_mean)) for less_mean in (False, True)]
-    side = _CELL + _GAP
-    sheet = Image.new("RGB", (side * len(rows[0]) - _GAP, side * len(rows) - _GAP), "white")
-    for y, row in enumerate(rows):
-        for x, cell in enumerate(row):
-            shown = Image.fromarray((np.asarray(cell) * 255).round().astype(np.uint8))
-            sheet.paste(shown.resize((_CELL, _CELL), Image.Resampling.NEAREST), (x * side, y * side))
-    return sheet
 
 
 def _gradient_norm(module: nn.Module) -> Tensor | None:

@@ -1,34 +1,56 @@
-"""What the frozen trunk makes of the views of pictures, layer by layer: all that training asks of a backbone.
+"""Hidden states of the views of images as they enter decoder layers, and what TokenSR makes of them (Sec. 3.2.1).
 
-Axes: B images, F = 5 views of each (the full view, then its quadrants in row-major order), H x W grid of visual tokens,
-d hidden width; P tokens of a prefix.
+All that training, its pictures and the TokenSR figure compare comes from here.
+
+Axes: B images, F = 5 views of each (the full view, then its quadrants in row-major order), N = B * 4 quadrants, h x w
+tokens of a quadrant in the full view, H x W grid of visual tokens, d hidden width; P tokens of a prefix.
 """
 
 from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from blink.bench.statistics import Floats
 from blink.model.backbone import Backbone
+from blink.model.token_sr import cut_region, upsample
 from blink.model.views import QUADRANTS, Views
 
 VIEWS = 1 + QUADRANTS
 
+PATCHES = 2
+"""Quadrants are the regions of a 2 x 2 split."""
+
 
 class Features(NamedTuple):
-    """Visual tokens as they enter some layers: layer -> [B, 5, H, W, d], or [5, H, W, d] of one image."""
+    """Visual hidden states as they enter some layers: layer -> [B, 5, H, W, d], or [5, H, W, d] of one image."""
 
     states: dict[int, Tensor]
+
+
+class QuadrantFeatures(NamedTuple):
+    """Visual tokens of N quadrants as they enter one layer, channels first.
+
+    Attributes:
+        coarse_Ndhw: the quadrant's tokens in the full view.
+        interpolated_NdHW: these, resized to the grid as in inference: what TokenSR is given.
+        refined_NdHW: what TokenSR makes of them.
+        teacher_NdHW: the tokens of the quadrant seen alone, which TokenSR is to match.
+    """
+
+    coarse_Ndhw: Tensor
+    interpolated_NdHW: Tensor
+    refined_NdHW: Tensor
+    teacher_NdHW: Tensor
 
 
 def trunk_features(
     backbone: Backbone, prefix_ids_1P: Tensor, views: Views, layers: Iterable[int]
 ) -> Features:
-    """Run the trunk once over the views of some images, in the backbone's own dtype and in inference mode.
+    """Run prefix and visual tokens of some images' views through the decoder once, in the backbone's own dtype.
 
     The full view's pass serves its four quadrants, and one pass serves all layers; no layer above the last of them runs.
+    It runs in inference mode and without autocast.
 
     Args:
         prefix_ids_1P: int64, the prompt before the image.
@@ -52,48 +74,26 @@ def trunk_features(
     )
 
 
-class Tokens(NamedTuple):
-    """Tokens of one quadrant at one layer: `coarse_dhw` as the full view has them, the others [d, H, W]."""
-
-    coarse_dhw: Tensor
-    interp_dHW: Tensor
-    token_sr_dHW: Tensor
-    teacher_dHW: Tensor
-
-
-def principal_colours(tokens: Tokens, less_mean: bool = False) -> list[Floats]:
-    """Coarse, interpolated, TokenSR's and the teacher's tokens as RGB in [0, 1], in one basis: [h or H, w or W, 3].
+def quadrant_features(state_BFHWd: Tensor, module: nn.Module) -> QuadrantFeatures:
+    """Compare the full view's quadrants with the quadrants seen alone, at one layer; N counts image by image.
 
     Args:
-        less_mean: take each part's mean token away first.
+        state_BFHWd: of `trunk_features`.
+        module: TokenSR of the layer; gradients reach it, and nothing else.
     """
-    parts = [part.float().flatten(1).T for part in tokens]
-    parts = [part - part.mean(dim=0) for part in parts] if less_mean else parts
-    fitted = torch.cat(parts[1:])
-    centre = fitted.mean(dim=0)
-    basis = _leading_directions(fitted - centre, 3)
-    basis = basis * torch.where(
-        basis.sum(dim=1, keepdim=True) < 0, -1.0, 1.0
-    )  # signs are arbitrary otherwise
-    ends = torch.tensor([0.01, 0.99], device=basis.device)
-    low, high = torch.quantile((fitted - centre) @ basis.T, ends, dim=0)
-    colours = [
-        (((part - centre) @ basis.T - low) / (high - low).clamp_min(1e-12)).clamp(0, 1) for part in parts
-    ]
-    shapes = [part.shape[1:] for part in tokens]
-    return [
-        colour.view(*shape, -1).cpu().double().numpy() for colour, shape in zip(colours, shapes, strict=True)
-    ]
+    full_BdHW = state_BFHWd[:, 0].movedim(-1, 1)
+    regions = [cut_region(full_BdHW, region, PATCHES) for region in range(QUADRANTS)]
+    coarse_Ndhw = torch.stack(regions, dim=1).flatten(0, 1)
+    interpolated_NdHW = upsample(coarse_Ndhw, (full_BdHW.shape[-2], full_BdHW.shape[-1]))
+    return QuadrantFeatures(
+        coarse_Ndhw,
+        interpolated_NdHW,
+        refined_NdHW=refine(module, interpolated_NdHW),
+        teacher_NdHW=state_BFHWd[:, 1:].flatten(0, 1).movedim(-1, 1),
+    )
 
 
-def _leading_directions(points_Nd: Tensor, count: int) -> Tensor:
-    """The first principal directions of centred points, float32 [count, d], by subspace iteration.
-
-    All of them, by singular values, take a minute on a CPU at the width of a 7B backbone. The start is always the same.
-    """
-    start = torch.randn(points_Nd.shape[1], count + 5, generator=torch.Generator().manual_seed(0))
-    directions_dk = start.to(points_Nd)
-    for _ in range(6):
-        directions_dk = torch.linalg.qr(points_Nd.T @ (points_Nd @ directions_dk)).Q
-    turned = torch.linalg.svd(points_Nd @ directions_dk, full_matrices=False).Vh
-    return (turned @ directions_dk.T)[:count]
+def refine(module: nn.Module, tokens_NdHW: Tensor) -> Tensor:
+    """Run a TokenSR module on tokens in the module's own dtype, which DeepSpeed may have changed."""
+    refined_NdHW: Tensor = module(tokens_NdHW.to(next(module.parameters()).dtype))
+    return refined_NdHW

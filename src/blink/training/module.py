@@ -19,17 +19,21 @@ from torchmetrics import MeanMetric
 from transformers import get_cosine_schedule_with_warmup
 
 from blink.model.backbone import Backbone
-from blink.model.token_sr import TokenSR, check_patches, cut_region, upsample
-from blink.model.views import QUADRANTS, Views
-from blink.training.features import Features, trunk_features
+from blink.model.token_sr import TokenSR, check_patches
+from blink.model.views import Views
+from blink.training.features import (
+    PATCHES,
+    Features,
+    QuadrantFeatures,
+    quadrant_features,
+    refine,
+    trunk_features,
+)
 from blink.training.objective import Distances, distances, token_kl
 
 STUDENTS = ("token_sr", "interpolation", "reference")
 """What is compared with the teacher: the module, the plain interpolation that it starts from, and, if there is one,
 a module trained earlier."""
-
-PATCHES = 2
-"""Quadrants are the regions of a 2 x 2 split."""
 
 
 class TokenSRTraining(LightningModule):
@@ -107,14 +111,17 @@ class TokenSRTraining(LightningModule):
 
     def training_step(self, batch: Views | Features, batch_idx: int) -> Tensor:
         """Sum of the layers' losses."""
-        pairs = self.regions(batch)
-        losses = self._losses(pairs)
+        found = self.quadrant_features(batch)
+        losses = self._losses(found)
         if is_logged(self.trainer):
             self.log_dict(
                 {f"train_layers/layer_{layer}/kl_token_sr": loss.detach() for layer, loss in losses.items()}
             )
             with torch.no_grad():
-                plain = {layer: self._loss(layer, *pair) for layer, pair in pairs.items()}
+                plain = {
+                    layer: self._loss(layer, one.interpolated_NdHW, one.teacher_NdHW)
+                    for layer, one in found.items()
+                }
             self.log_dict({f"train_layers/layer_{layer}/kl_interpolation": kl for layer, kl in plain.items()})
             self.log("train/learning_rate", self.trainer.optimizers[0].param_groups[0]["lr"])
         total = torch.stack(list(losses.values())).sum()
@@ -123,14 +130,15 @@ class TokenSRTraining(LightningModule):
 
     def losses(self, batch: Views | Features) -> dict[int, Tensor]:
         """The loss of each layer, the mean over the batch's pairs and their tokens."""
-        return self._losses(self.regions(batch))
+        return self._losses(self.quadrant_features(batch))
 
     def validation_step(self, batch: Views | Features, batch_idx: int) -> None:
         """Measure each module, plain interpolation and earlier modules against the teacher."""
-        for layer, (student, teacher) in self.regions(batch).items():
-            students = [refine(self.token_sr[str(layer)], student), student]
+        for layer, features in self.quadrant_features(batch).items():
+            teacher = features.teacher_NdHW
+            students = [features.refined_NdHW, features.interpolated_NdHW]
             if layer in self._references:
-                students.append(refine(self._references[layer], student))
+                students.append(refine(self._references[layer], features.interpolated_NdHW))
             for name, tokens in zip(STUDENTS, students, strict=False):
                 kl = self._loss(layer, tokens, teacher)
                 found = distances(channels_last(tokens), channels_last(teacher), kl)
@@ -152,21 +160,21 @@ class TokenSRTraining(LightningModule):
         for name, value in {**found, **kls, **reduction}.items():
             self.log(f"held_out/{name}", value, sync_dist=True)  # the same on all processes by now
 
-    def regions(self, batch: Views | Features) -> dict[int, tuple[Tensor, Tensor]]:
-        """Return what each layer's module is given and what it should make of it, from one pass of the backbone.
+    def quadrant_features(
+        self, batch: Views | Features, layers: Sequence[int] | None = None
+    ) -> dict[int, QuadrantFeatures]:
+        """Make what each layer's loss compares, from one pass of the backbone or from features on disk.
+
+        Args:
+            layers: some of the trained layers; None: all.
 
         Returns:
-            layer -> (resized regions of the full views, teachers), each [B * Q, d, H, W], without gradient.
+            layer -> features of the batch's quadrants; of these `refined_NdHW` alone has a gradient.
         """
+        layers = self.layers if layers is None else layers
         if isinstance(batch, Views):
-            batch = trunk_features(self.backbone, self.prefix_ids, batch, self.layers)
-        pairs = {}
-        for layer, state_BFHWd in batch.states.items():
-            full_BdHW = state_BFHWd[:, 0].movedim(-1, 1)
-            regions = [cut_region(full_BdHW, region, PATCHES) for region in range(QUADRANTS)]
-            student = upsample(torch.stack(regions, dim=1).flatten(0, 1), self.backbone.grid)
-            pairs[layer] = (student, state_BFHWd[:, 1:].flatten(0, 1).movedim(-1, 1))
-        return pairs
+            batch = trunk_features(self.backbone, self.prefix_ids, batch, layers)
+        return {layer: quadrant_features(batch.states[layer], self.token_sr[str(layer)]) for layer in layers}
 
     def configure_optimizers(self) -> Any:
         """AdamW, and a rate that is set anew at every optimizer step."""
@@ -190,12 +198,8 @@ class TokenSRTraining(LightningModule):
             elif gradient_clip_val:
                 nn.utils.clip_grad_norm_(module.parameters(), gradient_clip_val)
 
-    def _losses(self, pairs: Mapping[int, tuple[Tensor, Tensor]]) -> dict[int, Tensor]:
-        """The loss of each layer's module on what `regions` returned."""
-        return {
-            layer: self._loss(layer, refine(self.token_sr[str(layer)], student), teacher)
-            for layer, (student, teacher) in pairs.items()
-        }
+    def _losses(self, found: Mapping[int, QuadrantFeatures]) -> dict[int, Tensor]:
+        return {layer: self._loss(layer, one.refined_NdHW, one.teacher_NdHW) for layer, one in found.items()}
 
     def _loss(self, layer: int, student: Tensor, teacher: Tensor) -> Tensor:
         """KL over channels, behind the layer's norm if there is one."""
@@ -237,12 +241,6 @@ def is_logged(trainer: Trainer) -> bool:
 def channels_last(tokens_BdHW: Tensor) -> Tensor:
     """[B, d, H, W] -> [B, H, W, d]."""
     return tokens_BdHW.movedim(1, -1)
-
-
-def refine(module: nn.Module, tokens: Tensor) -> Tensor:
-    """Run a module on tokens in its own dtype, which DeepSpeed may have changed."""
-    refined: Tensor = module(tokens.to(next(module.parameters()).dtype))
-    return refined
 
 
 def _name(layer: int, measure: str, student: str) -> str:

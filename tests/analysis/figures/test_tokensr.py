@@ -28,16 +28,16 @@ def test_token_features_are_those_of_training(backbone: Backbone, tmp_path: Path
     lone = backbone.visual_states(prefix, views.quadrants_QChw[1:2], [2])[2]
     coarse = cut_region(whole, 1, 2)
     for got, want in zip(
-        found[1], (coarse, upsample(coarse, (6, 6)), modules[2](upsample(coarse, (6, 6))), lone), strict=True
+        found, (coarse, upsample(coarse, (6, 6)), modules[2](upsample(coarse, (6, 6))), lone), strict=True
     ):
-        torch.testing.assert_close(got, want[0], rtol=1e-4, atol=1e-4)
-    kl_HW = tokensr.token_kl_map(found[1].interp_dHW[None], found[1].teacher_dHW[None], 2.0)
-    loss = token_kl(found[1].interp_dHW.movedim(0, -1), found[1].teacher_dHW.movedim(0, -1), 2.0)
-    torch.testing.assert_close(kl_HW.mean(), loss)
+        torch.testing.assert_close(got[1], want[0], rtol=1e-4, atol=1e-4)
+    student, teacher = found.interpolated_NdHW, found.teacher_NdHW
+    kl_NHW = tokensr.token_kl_map(student, teacher, 2.0)
+    loss = token_kl(student.movedim(1, -1), teacher.movedim(1, -1), 2.0)
+    torch.testing.assert_close(kl_NHW.mean(), loss)
     measured = tokensr.measure(backbone, prefix, [views], modules, 2.0)
-    each = [tokensr.token_kl_map(one.interp_dHW[None], one.teacher_dHW[None], 2.0)[0] for one in found]
-    np.testing.assert_allclose(measured.kl[2]["interp"], torch.stack(each).mean(dim=0), rtol=1e-4)
+    np.testing.assert_allclose(measured.kl[2]["interp"], kl_NHW.mean(dim=0), rtol=1e-4)
     assert [record["layer"] for record in tokensr.table(measured)] == [0, 2]
     with look():
         saved(tokensr.draw(measured, 2, "title"), tmp_path)
-        saved(tokensr.draw_features([(models.picture(3), found[1])], "title"), tmp_path)
+        saved(tokensr.draw_features([(models.picture(3), [part[1] for part in found])], "title"), tmp_path)

@@ -20,12 +20,13 @@ from torch.nn import functional as F
 from blink.analysis.figures.base import BackboneFigure, Subject, expansion_layer
 from blink.bench.statistics import Floats
 from blink.model.backbone import Backbone
-from blink.model.token_sr import cut_region, placed, upsample
+from blink.model.token_sr import placed
 from blink.model.token_sr_files import TokenSRConfig
 from blink.model.views import QUADRANTS, Views, prefix_ids, quadrants
 from blink.runs.style import BLACK, INTERP, TOKEN_SR, Drawn, bare, plain
 from blink.runs.values import number, whole_number
-from blink.training.features import Tokens, principal_colours
+from blink.training.feature_picture import principal_colours
+from blink.training.features import QuadrantFeatures, quadrant_features, trunk_features
 
 STUDENTS = {"interp": INTERP, "token_sr": TOKEN_SR}
 
@@ -66,11 +67,10 @@ def measure(
     }
     for view in track(views, "comparing", transient=True):
         for layer, found in features(backbone, prefix_ids, view, modules).items():
+            students = {"interp": found.interpolated_NdHW, "token_sr": found.refined_NdHW}
+            teacher = found.teacher_NdHW.float()
             for name in STUDENTS:
-                student, teacher = (
-                    torch.stack([getattr(one, f"{kind}_dHW") for one in found]).float()
-                    for kind in (name, "teacher")
-                )
+                student = students[name].float()
                 kl_HW = token_kl_map(student, teacher, temperature).sum(dim=0).double()
                 cosine_HW = F.cosine_similarity(student, teacher, dim=1).sum(dim=0).double()
                 for key, value in (("kl", kl_HW), ("cosine", cosine_HW)):
@@ -89,18 +89,11 @@ def measure(
 @torch.inference_mode()
 def features(
     backbone: Backbone, prefix_ids: Tensor, view: Views, modules: Mapping[int, nn.Module]
-) -> dict[int, list[Tokens]]:
+) -> dict[int, QuadrantFeatures]:
     """Tokens of the four quadrants of one picture, by layer."""
-    pixels = torch.cat((view.full_Chw[None], view.quadrants_QChw)).to(backbone.device, backbone.dtype)
-    prefix_ids_BP = prefix_ids.to(backbone.device).expand(len(pixels), -1)
-    states = backbone.visual_states(prefix_ids_BP, pixels, modules)
-    by_layer = {}
-    for layer, state_BdHW in states.items():
-        coarse = torch.cat([cut_region(state_BdHW[:1], region, 2) for region in range(QUADRANTS)])
-        interp = upsample(coarse, backbone.grid)
-        parts = (coarse, interp, modules[layer](interp), state_BdHW[1:])
-        by_layer[layer] = [Tokens(*(part[q] for part in parts)) for q in range(QUADRANTS)]
-    return by_layer
+    batch = Views(*(part[None].to(backbone.device) for part in view))
+    states = trunk_features(backbone, prefix_ids, batch, modules).states
+    return {layer: quadrant_features(state, modules[layer]) for layer, state in states.items()}
 
 
 def token_kl_map(student_BdHW: Tensor, teacher_BdHW: Tensor, temperature: float) -> Tensor:
@@ -169,7 +162,7 @@ def draw(found: Distance, layer: int, title: str) -> Figure:
     return figure
 
 
-def draw_features(rows: Sequence[tuple[object, Tokens]], title: str) -> Figure:
+def draw_features(rows: Sequence[tuple[object, Sequence[Tensor]]], title: str) -> Figure:
     """Tokens as colours: coarse, interpolated, TokenSR's and the teacher's.
 
     Red, green and blue are the first three principal components of the teacher's and students' tokens of a row, each
@@ -178,7 +171,7 @@ def draw_features(rows: Sequence[tuple[object, Tokens]], title: str) -> Figure:
     is common to all tokens would hide what they show.
 
     Args:
-        rows: a quadrant as a picture, and its tokens at one layer.
+        rows: a quadrant as a picture, and its tokens at one layer, as `principal_colours` takes them.
     """
     titles = ("quadrant", "coarse", "interpolated", "TokenSR", "teacher")
     figure = Figure(figsize=(7.4, 3.1 * len(rows) + 0.8), layout="constrained")
@@ -241,9 +234,9 @@ class TokenSRFigure(BackboneFigure):
         rows = []
         for index in range(min(self.cases, len(images))):
             quadrant = index % QUADRANTS
-            tokens = features(backbone, prefix, views[index], {self.layer: modules[self.layer]})
+            found_here = features(backbone, prefix, views[index], {self.layer: modules[self.layer]})
             zoomed = quadrants(subject.views.seen(images[index]))[quadrant]
-            rows.append((zoomed, tokens[self.layer][quadrant]))
+            rows.append((zoomed, [part[quadrant] for part in found_here[self.layer]]))
         title = f"{subject.about.partition(',')[0]}, {len(images)} pictures x 4 quadrants"
         figures = {
             "tokensr": draw(found, self.layer, f"TokenSR and interpolation: {title}"),
