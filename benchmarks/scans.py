@@ -14,8 +14,9 @@ import torch
 from benchmarks.common import Options, Row, clock, options, wide
 from benchmarks.never import BAR, WHY
 from benchmarks.report import show
-from blink import Policy, attach, inference
+from blink import Policy, attach
 from blink.evaluation.cost import decoder_layer, scan
+from blink.inference import algorithm
 from blink.model.backbone import Backbone
 
 SCANNED, LAYERS = 7, 32
@@ -31,7 +32,11 @@ def on_wide(asked: Options) -> Iterator[Row]:
         handle = attach(bench.model, Policy.never(range(bench.dims.layers)))
         scans: list[float] = []
         layers: list[float] = []
-        with torch.inference_mode(), timed(inference, "scan", scans), timed(Backbone, "run_layer", layers):
+        with (
+            torch.inference_mode(),
+            timed(algorithm, "scan_streams", scans),
+            timed(Backbone, "run_layer", layers),
+        ):
             for _ in range(repeats + 1):
                 bench.model(**inputs, logits_to_keep=1)
         handle.detach()

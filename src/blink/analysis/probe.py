@@ -19,7 +19,7 @@ from torch import Tensor
 
 from blink.bench import Sample
 from blink.inference.algorithm import (
-    Passed,
+    PassOutput,
     Run,
     Stream,
     Watch,
@@ -215,7 +215,7 @@ def record(
 
     def before_scan(layer: int, streams: list[Stream]) -> None:
         [stream] = streams
-        saliency.append(saliency_of(backbone, scan_like, layer, stream)[0].cpu())
+        saliency.append(saliency_of(backbone, scan_like.saliency, layer, stream)[0].cpu())
         if layer:  # what enters a layer is what the one before it put out
             normed_d.append(backbone.final_norm(stream.hidden_bNd[0, stream.spans.last_B[0]]))
 
@@ -259,7 +259,7 @@ def _run(
     run: Run,
     before_layer: Watch,
     before_scan: Watch | None = None,
-) -> Passed:
+) -> PassOutput:
     """Run prompts as an attached model would, and show what enters each layer."""
     ids_BS, mask_BS = inputs["input_ids"], inputs.get("attention_mask")
     valid_BS = torch.ones_like(ids_BS, dtype=torch.bool) if mask_BS is None else mask_BS != 0
@@ -273,7 +273,7 @@ def _run(
         ]
     images = {name: inputs[name] for name in ("pixel_values", "image_sizes") if name in inputs}
     embedded_BSd = backbone.embed_prompt(ids_BS, images)
-    return run_prompt(backbone, run, embedded_BSd, spans, keys, watch=before_layer, watch_scan=before_scan)
+    return run_prompt(backbone, run, embedded_BSd, spans, keys, before_layer=before_layer, before_scan=before_scan)
 
 
 def _picture_attention(backbone: Backbone, spans: Spans, row_bN: Tensor) -> list[PictureAttention]:

@@ -1,6 +1,9 @@
-"""Algorithm 1 as one joint pass over [system; visual; extension; text], and decoding on what it left behind.
+"""Algorithm 1 as one joint pass over [system; visual; extension; text], and decoding on the KV cache it leaves.
 
-Rows of a batch whose extension lives run through a layer apart from the others: two calls on two sub-batches
+The loop of `run_prompt` is the algorithm's; its comments name the lines of the paper. What it calls follows in the
+order of the call: scan and decide, act, run a layer.
+
+Rows of a batch with a living extension run through a layer apart from the others: two calls on two sub-batches
 without padding, rather than one call with every row padded by X columns. A row without an extension so costs what it
 costs in the stock model; the price is that such a layer's weights are read twice, and that the hidden states are
 copied at a scanned layer where some row changes. Where no row changes nothing is copied. One bf16 layer of width 2048
@@ -22,8 +25,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from blink.inference.cache import BlinkCache, KeyLayout, OneCall, Piece
-from blink.inference.policy import Event, Policy, check_layers, decide
-from blink.inference.saliency import attention_row, focus, similarity_row
+from blink.inference.policy import Event, Policy, check_layers
+from blink.inference.saliency import Decision, attention_row, scan_and_decide, similarity_row
 from blink.inference.spans import Spans
 from blink.model.backbone import Backbone, Frame, rotate
 from blink.model.token_sr import check_modules, check_patches, expand, placed
@@ -32,7 +35,7 @@ from blink.model.token_sr_files import load_token_sr
 
 @dataclass(frozen=True)
 class Run:
-    """What answers: a policy and the modules that it expands with.
+    """One way to answer: a policy, and the modules that it expands with.
 
     Attributes:
         policy: None is the backbone as it is.
@@ -45,17 +48,19 @@ class Run:
 
     @property
     def modules(self) -> Mapping[int, nn.Module]:
-        """TokenSR per layer; a scanned layer without one is interpolated only."""
-        assert self.token_sr is None or isinstance(self.token_sr, Mapping), (
-            "resolve the run before it is used"
-        )
+        """TokenSR per layer, of a resolved run; a scanned layer without one is interpolated only."""
+        assert self.token_sr is None or isinstance(self.token_sr, Mapping), "resolve a run before it is used"
         return self.token_sr or {}
+
+    def scans(self, layer: int) -> bool:
+        """Whether the policy scans `layer`."""
+        return self.policy is not None and layer in self.policy.layers
 
     def resolve(self, backbone: Backbone) -> "Run":
         """Check that the run fits a model, and read its modules where `token_sr` is a folder or a hub id.
 
         Returns:
-            A run whose `token_sr` is a mapping that holds the scanned layers and no others, or None.
+            A run whose `token_sr` is a mapping with a module for each scanned layer and no others, or None.
 
         Raises:
             ValueError: a scanned layer does not exist or lacks a module, patches do not divide the grid, or modules
@@ -77,7 +82,7 @@ class Run:
         return Run(self.policy, {layer: modules[layer] for layer in layers})
 
     def placed(self, backbone: Backbone) -> "Run":
-        """The run with its modules on their layers' device and in their dtype: the very modules, or copies."""
+        """The run with its modules on their layers' device and in their dtype: the same modules, or copies."""
         modules = {layer: placed(module, *backbone.place(layer)) for layer, module in self.modules.items()}
         return Run(self.policy, modules or None)
 
@@ -89,7 +94,7 @@ class Stream:
     Attributes:
         rows: which rows of the batch, ascending.
         spans: of these rows.
-        frame: mask, positions and rotary embedding of that spans.
+        frame: attention mask, positions and rotary embedding for these spans.
         hidden_bNd: what enters the next layer.
     """
 
@@ -99,12 +104,12 @@ class Stream:
     hidden_bNd: Tensor
 
 
-Watch = Callable[[int, list[Stream]], None]
-"""Is shown what enters each layer."""
+Observer = Callable[[int, list[Stream]], None]
+"""Called with a layer and the hidden states that enter it; must change nothing."""
 
 
-class Passed(NamedTuple):
-    """Outcome of a pass.
+class PassOutput(NamedTuple):
+    """What a pass over all layers gives.
 
     Attributes:
         hidden_BSd: states of the input tokens after the final norm.
@@ -125,65 +130,77 @@ def run_prompt(
     keys: Sequence[str],
     cache: BlinkCache | None = None,
     keep_states: bool = False,
-    watch: Watch | None = None,
-    watch_scan: Watch | None = None,
-) -> Passed:
-    """Run a prompt through every layer, scanning and acting where the policy says so (Algorithm 1).
+    before_scan: Observer | None = None,
+    before_layer: Observer | None = None,
+) -> PassOutput:
+    """Run a prompt through every layer; scan, and expand or drop, where the policy says so (Algorithm 1).
 
     Args:
         run: resolved, its modules placed on their layers.
         hidden_BSd: embeddings, visual tokens in place.
         spans: of the prompt, without extensions.
-        keys: names of the samples, for policies that draw.
+        keys: names of the samples, for policies that draw at random.
         cache: an empty cache to fill, or None.
-        keep_states: fill `Passed.states`.
-        watch: called at every layer, its actions taken, before the layer runs; must change nothing.
-        watch_scan: the same, before its actions are taken: what a scan sees.
+        keep_states: fill `PassOutput.states`.
+        before_scan: called at every layer with the sequence as a scan sees it.
+        before_layer: called at every layer with the sequence that the layer runs on, after expansion or drop.
     """
-    policy, scanned = run.policy, () if run.policy is None else run.policy.layers
     events: list[list[Event]] = [[] for _ in keys]
     states: list[Tensor] = []
     streams = split(backbone, hidden_BSd, spans, extensions={}, known=[])
     for layer in range(backbone.num_layers):
         if keep_states:
             states.append(join(streams))
-        if watch_scan is not None:
-            watch_scan(layer, streams)
-        if policy is not None and layer in scanned:
-            seen = scan(backbone, policy, layer, streams)
-            actions = [decide(policy, layer, *seen[row], key) for row, key in enumerate(keys)]
-            streams = act(backbone, policy, run.modules.get(layer), spans, streams, actions)
-            for row, event in enumerate(actions):
-                events[row].append(event)
-        if watch is not None:
-            watch(layer, streams)
+        if before_scan is not None:
+            before_scan(layer, streams)
+        if run.policy is not None and run.scans(layer):  # line 1: for L in L_sel
+            # Lines 3, 4, 6 and 10: saliency of each of the p x p regions, the ratio rho, and its two thresholds.
+            actions = scan_streams(backbone, run.policy, layer, streams, keys)
+            # Lines 7, 8, 11, 12 and 14: [hs_s; hs_v; hs_SR; hs_t], [hs_s; hs_v; hs_t], or hs as it is; and line 15,
+            # mask and positions of that sequence.
+            streams = act(backbone, run, layer, spans, streams, actions)
+            for of_row, event in zip(events, actions, strict=True):
+                of_row.append(event)
+        if before_layer is not None:
+            before_layer(layer, streams)
         pieces = [run_stream(backbone, layer, stream, keep=cache is not None) for stream in streams]
         if cache is not None:
             cache.store([piece for piece in pieces if piece is not None])
+    # Line 16. The extension goes before the final norm, so that S logits come of S input tokens.
     hidden_BSd = backbone.final_norm(join(streams))
     if cache is not None:
         cache.finish_prompt(spans.valid_BN, spans.columns, events)
-    return Passed(hidden_BSd, events, (*states, hidden_BSd) if keep_states else ())
+    return PassOutput(hidden_BSd, events, (*states, hidden_BSd) if keep_states else ())
 
 
-def run_step(backbone: Backbone, hidden_BNd: Tensor, cache: BlinkCache, keep_states: bool = False) -> Passed:
-    """Run N tokens per row behind what `cache` holds, in each layer at the positions that follow that layer's own.
+def scan_streams(
+    backbone: Backbone, policy: Policy, layer: int, streams: list[Stream], keys: Sequence[str]
+) -> list[Event]:
+    """Scan the visual tokens from the last prompt token of every row, and decide: one event per row."""
 
-    The events of the prompt stay.
+    def saliency(kind: str) -> Tensor:
+        return _in_row_order(streams, [saliency_of(backbone, kind, layer, stream) for stream in streams])
+
+    decisions = [Decision(row, policy, key) for row, key in enumerate(keys)]
+    return scan_and_decide(layer, backbone.grid, saliency, decisions)
+
+
+def saliency_of(backbone: Backbone, kind: str, layer: int, stream: Stream) -> Tensor:
+    """Saliency of the base grid's tokens in the sequence as it stands: [b, V] float32 (Eq. 1 and 2).
+
+    Args:
+        kind: "attention" or "similarity", as in `Policy.saliency`.
     """
-    frames = [_step_frame(backbone, hidden_BNd, keys, cache.generated) for keys in cache.key_layouts]
-    states: list[Tensor] = []
-    for layer in range(backbone.num_layers):
-        if keep_states:
-            states.append(hidden_BNd)
-        hidden_BNd = backbone.run_layer(layer, hidden_BNd, frames[cache.layout_of_layer[layer]], cache)
-    cache.generated += hidden_BNd.shape[1]
-    hidden_BNd = backbone.final_norm(hidden_BNd)
-    return Passed(hidden_BNd, cache.events, (*states, hidden_BNd) if keep_states else ())
+    spans, V = stream.spans, backbone.grid[0] * backbone.grid[1]
+    if kind == "similarity":
+        normed_bNd = backbone.input_norm(layer)(stream.hidden_bNd)
+        query_bAE = backbone.query(layer, spans.last(normed_bNd))
+        return similarity_row(query_bAE, backbone.keys(layer, spans.visual(normed_bNd, V)))
+    return last_row(backbone, layer, stream).take_along_dim(spans.visual_columns(V), dim=1)
 
 
 def last_row(backbone: Backbone, layer: int, stream: Stream) -> Tensor:
-    """What the last prompt token attends to in the sequence that enters a layer: [b, N] float32, mean over heads.
+    """Attention of the last prompt token to the sequence that enters a layer: [b, N] float32, mean over heads.
 
     Equals the last row of the map that eager attention would form.
     """
@@ -195,61 +212,40 @@ def last_row(backbone: Backbone, layer: int, stream: Stream) -> Tensor:
     return attention_row(query_bA1E[:, :, 0], [keys_bKNE], spans.valid_BN, backbone.scaling(layer))
 
 
-@torch.no_grad()
-def scan(
-    backbone: Backbone, policy: Policy, layer: int, streams: list[Stream]
-) -> dict[int, tuple[float, int]]:
-    """Look at the visual tokens from the last prompt token of every row: row -> (ratio, hottest region)."""
-    rows = [row for stream in streams for row in stream.rows]
-    found = [
-        focus(saliency_of(backbone, policy, layer, stream), backbone.grid, policy.patches)
-        for stream in streams
-    ]
-    looked_2b = torch.cat([torch.stack((each.ratio_B, each.region_B.float())) for each in found], dim=1)
-    ratios, regions = looked_2b.tolist()  # the one time that a GPU is waited for
-    return {row: (ratio, int(region)) for row, ratio, region in zip(rows, ratios, regions, strict=True)}
-
-
 def act(
     backbone: Backbone,
-    policy: Policy,
-    module: nn.Module | None,
+    run: Run,
+    layer: int,
     spans: Spans,
     streams: list[Stream],
-    actions: list[Event],
+    actions: Sequence[Event],
 ) -> list[Stream]:
     """Expand and drop as decided, before the layer runs; the streams themselves if no row changes.
 
     Args:
-        module: TokenSR of the layer, or None.
+        run: whose policy decided.
         spans: of the prompt, without extensions.
         actions: the event of every row at this layer.
     """
-    extensions = {row: tokens for stream in streams for row, tokens in _living(stream).items()}
+    assert run.policy is not None, "only a policy acts"
+    living = {row: tokens for stream in streams for row, tokens in _extensions(stream).items()}
     expanding = [row for row, event in enumerate(actions) if event.action == "expand"]
-    dropping = [row for row, event in enumerate(actions) if event.action == "drop" and row in extensions]
+    dropping = [row for row, event in enumerate(actions) if event.action == "drop" and row in living]
     if not expanding and not dropping:
         return streams
     hidden_BSd = join(streams)
-    for row in dropping:
-        del extensions[row]
+    made: dict[int, Tensor] = {}
     if expanding:
-        extensions.update(
-            zip(
-                expanding,
-                expand(
-                    spans.select(expanding).visual(
-                        hidden_BSd[expanding], backbone.grid[0] * backbone.grid[1]
-                    ),
-                    torch.tensor([actions[row].region for row in expanding], device=hidden_BSd.device),
-                    backbone.grid,
-                    policy.patches,
-                    policy.interpolate,
-                    module,
-                ),
-                strict=True,
-            )
+        # hs_SR is made of the visual tokens themselves, never of those of an extension that it replaces.
+        visual_bVd = spans.select(expanding).visual(
+            hidden_BSd[expanding], backbone.grid[0] * backbone.grid[1]
         )
+        region_b = torch.tensor([actions[row].region for row in expanding], device=hidden_BSd.device)
+        policy, module = run.policy, run.modules.get(layer)
+        tokens_bXd = expand(visual_bVd, region_b, backbone.grid, policy.patches, policy.interpolate, module)
+        made = dict(zip(expanding, tokens_bXd, strict=True))
+    after = {row: event.apply_to(living.get(row), made.get(row)) for row, event in enumerate(actions)}
+    extensions = {row: tokens for row, tokens in after.items() if tokens is not None}
     return split(backbone, hidden_BSd, spans, extensions, known=streams)
 
 
@@ -285,28 +281,32 @@ def split(
 
 def join(streams: list[Stream]) -> Tensor:
     """The tokens of the input, extensions removed, all rows in order: [B, S, d]."""
-    parts = [stream.spans.remove(stream.hidden_bNd) for stream in streams]
-    if len(parts) == 1:
-        return parts[0]
-    rows = torch.tensor([row for stream in streams for row in stream.rows], device=parts[0].device)
-    return torch.cat(parts)[rows.argsort()]
+    return _in_row_order(streams, [stream.spans.remove(stream.hidden_bNd) for stream in streams])
 
 
 def run_stream(backbone: Backbone, layer: int, stream: Stream, keep: bool) -> Piece | None:
-    """Run one layer on a stream; `keep` the keys and values that it made."""
+    """Run one layer on a stream, in place; return its new keys and values if they are to be kept."""
     call = OneCall()
     stream.hidden_bNd = backbone.run_layer(layer, stream.hidden_bNd, stream.frame, call if keep else None)
-    return Piece(stream.rows, *call.made, stream.spans.valid_BN) if keep else None
+    return Piece(stream.rows, *call.new, stream.spans.valid_BN) if keep else None
 
 
-def saliency_of(backbone: Backbone, policy: Policy, layer: int, stream: Stream) -> Tensor:
-    """Saliency of the base grid's tokens, [b, V] float32 (Eq. 1 and 2), in the sequence as it stands."""
-    spans, V = stream.spans, backbone.grid[0] * backbone.grid[1]
-    if policy.saliency == "similarity":
-        normed_bNd = backbone.input_norm(layer)(stream.hidden_bNd)
-        query_bAE = backbone.query(layer, spans.last(normed_bNd))
-        return similarity_row(query_bAE, backbone.keys(layer, spans.visual(normed_bNd, V)))
-    return last_row(backbone, layer, stream).take_along_dim(spans.visual_columns(V), dim=1)
+def run_step(
+    backbone: Backbone, hidden_BNd: Tensor, cache: BlinkCache, keep_states: bool = False
+) -> PassOutput:
+    """Decode N tokens per row behind what `cache` holds, in each layer at the positions that follow that layer's own.
+
+    Nothing is scanned: the events of the prompt stay.
+    """
+    frames = [_step_frame(backbone, hidden_BNd, keys, cache.generated) for keys in cache.key_layouts]
+    states: list[Tensor] = []
+    for layer in range(backbone.num_layers):
+        if keep_states:
+            states.append(hidden_BNd)
+        hidden_BNd = backbone.run_layer(layer, hidden_BNd, frames[cache.layout_of_layer[layer]], cache)
+    cache.generated += hidden_BNd.shape[1]
+    hidden_BNd = backbone.final_norm(hidden_BNd)
+    return PassOutput(hidden_BNd, cache.events, (*states, hidden_BNd) if keep_states else ())
 
 
 def sample_key(ids_S: Tensor, pixel_digest: str) -> str:
@@ -314,7 +314,15 @@ def sample_key(ids_S: Tensor, pixel_digest: str) -> str:
     return hashlib.sha256(ids_S.cpu().numpy().tobytes() + pixel_digest.encode()).hexdigest()
 
 
-def _living(stream: Stream) -> dict[int, Tensor]:
+def _in_row_order(streams: list[Stream], parts: list[Tensor]) -> Tensor:
+    """Concatenate what is computed per stream, [b, ...], and sort it by row: [B, ...]."""
+    if len(parts) == 1:
+        return parts[0]
+    rows = torch.tensor([row for stream in streams for row in stream.rows], device=parts[0].device)
+    return torch.cat(parts)[rows.argsort()]
+
+
+def _extensions(stream: Stream) -> dict[int, Tensor]:
     """The extension of each row of a stream, as it stands: row -> [X, d]."""
     if not stream.spans.extension:
         return {}
@@ -322,7 +330,7 @@ def _living(stream: Stream) -> dict[int, Tensor]:
 
 
 def _step_frame(backbone: Backbone, hidden_BNd: Tensor, keys: KeyLayout, generated: int) -> Frame:
-    """Mask and positions of N tokens after `generated` others, in the layers of one spans."""
+    """Mask and positions of N tokens after `generated` others, in the layers of one layout."""
     N = hidden_BNd.shape[1]
     valid_BM = keys.valid_BM
     if valid_BM is not None:

@@ -16,7 +16,7 @@ from typing import Any
 from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
-from blink.inference.algorithm import Passed, Run, run_prompt, run_step, sample_key
+from blink.inference.algorithm import PassOutput, Run, run_prompt, run_step, sample_key
 from blink.inference.cache import BlinkCache
 from blink.inference.policy import Event, Policy
 from blink.inference.refusals import (
@@ -196,7 +196,7 @@ class Handle:
 
     def _run_prompt(
         self, prompt: _Prompt, hidden_BSd: Tensor, cache: BlinkCache | None, keep_states: bool
-    ) -> Passed:
+    ) -> PassOutput:
         """Run each distinct prompt once and repeat the outcome for the rows that share it."""
         self._run = self._run.placed(self._backbone)  # the model may have moved since the last prompt
         passed = run_prompt(

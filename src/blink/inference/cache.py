@@ -58,19 +58,19 @@ class KeysValues(NamedTuple):
 
 
 class OneCall:
-    """A cache for one call of one layer: what lies `before` the new tokens, and then what the layer made of them.
+    """A cache for one call of one layer: keys and values `before` the new tokens, and then those of the `new` ones.
 
-    `before` may be of one row that all new rows follow.
+    `before` may have a single row, a prefix that all new rows share.
     """
 
-    made: KeysValues
+    new: KeysValues
 
     def __init__(self, before: KeysValues | None = None) -> None:
         self.before = before
 
     def update(self, keys: Tensor, values: Tensor, layer: int, /, **_: Any) -> tuple[Tensor, Tensor]:
         """Keep a layer's new keys and values; return all that its queries attend to."""
-        self.made = KeysValues(keys, values)
+        self.new = KeysValues(keys, values)
         if self.before is None:
             return keys, values
         old_keys, old_values = (part.expand(len(keys), -1, -1, -1) for part in self.before)

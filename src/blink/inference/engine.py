@@ -1,13 +1,13 @@
 """Many questions and many policies about one picture, for little more than the work in which they differ.
 
 The answers are those of `attach` and greedy `generate` for each question and policy alone. The trunk is run once per
-picture and prefix, an extension once per (layer, region, expander), text once per prompt and history of extensions.
+picture and prefix, an extension once per key (layer, region, module), text once per prompt and history of extensions.
 
 Memory beside the weights: one trunk, and about `memory_gb`, half of it for rows in flight and half for extensions,
 by an estimate from the model's widths. Rows beyond that wait; when a GPU runs out of memory all the same, the number
 of rows at once is halved from there on.
 
-Legend: T visual tokens, d hidden width.
+Legend: S columns of a prompt and its answer, T visual tokens, d hidden width.
 """
 
 import logging
@@ -20,11 +20,11 @@ from torch import Tensor, nn
 
 from blink.inference.algorithm import Run, sample_key
 from blink.inference.attach import attach
-from blink.inference.branching import act
-from blink.inference.decoding import answer, closing_ids, closing_tokens
+from blink.inference.branching import branch
+from blink.inference.decoding import closing_ids, closing_tokens, decode
 from blink.inference.policy import Event, Policy
-from blink.inference.rows import Rows, Scene, run_layer, start
-from blink.inference.trunk import Extensions, run_trunk
+from blink.inference.rows import Rows, Shared, run_layer, start
+from blink.inference.trunk import ExtensionCache, run_trunk
 from blink.model.backbone import Backbone
 from blink.model.image_inputs import encode_image, pixel_digests
 from blink.model.token_sr import placed
@@ -44,8 +44,8 @@ class Answer(NamedTuple):
     events: tuple[Event, ...]
 
 
-class _Seen(NamedTuple):
-    """One picture and the prompts about it.
+class _Inputs(NamedTuple):
+    """One picture, encoded, and the prompts about it, split at it.
 
     Attributes:
         features_Td: all visual tokens.
@@ -78,7 +78,7 @@ class Engine:
         self._backbone = Backbone.of(model, processor)
         self._processor = processor
         self._bytes = int(memory_gb * 2**30)
-        self._most_rows: int | None = None
+        self._max_rows: int | None = None  # set where memory ran out
         self._folders: dict[str, dict[int, nn.Module]] = {}
         self._placed: dict[tuple[int, int], tuple[nn.Module, nn.Module]] = {}
 
@@ -91,7 +91,7 @@ class Engine:
         max_new_tokens: int,
         sample_keys: Sequence[str] | None = None,
     ) -> list[list[Answer]]:
-        """Answer every prompt under every run.
+        """Answer every prompt under every run. Runs that name one folder, or hold the same modules, share extensions.
 
         Args:
             prompts: full prompts, with one image token and text behind it, as the processor takes them.
@@ -117,20 +117,20 @@ class Engine:
         closing = closing_tokens(self._backbone.model)
         resolved = [self._resolve(run) for run in runs]
         with torch.inference_mode():
-            seen = self._see(image, prompts)
+            inputs = self._prepare(image, prompts)
             draws = any(run.policy is not None and run.policy.draws for run in resolved)
-            keys = sample_keys or (self._keys(seen) if draws else [""] * len(prompts))
-            found: dict[tuple[int, int], Answer] = {}
-            for prefix in dict.fromkeys(seen.prefixes):
-                group = [number for number, other in enumerate(seen.prefixes) if other == prefix]
-                found |= self._answer(seen, group, resolved, keys, closing, max_new_tokens)
-        return [[found[run, prompt] for prompt in range(len(prompts))] for run in range(len(runs))]
+            keys = sample_keys or (self._hash(inputs) if draws else [""] * len(prompts))
+            answers: dict[tuple[int, int], Answer] = {}
+            for prefix in dict.fromkeys(inputs.prefixes):
+                group = [number for number, other in enumerate(inputs.prefixes) if other == prefix]
+                answers |= self._answer_group(inputs, group, resolved, keys, closing, max_new_tokens)
+        return [[answers[run, prompt] for prompt in range(len(prompts))] for run in range(len(runs))]
 
     def answer_alone(self, image: Image.Image, prompt: str, run: Run, *, max_new_tokens: int) -> Answer:
         """Answer one prompt under one run by a greedy `generate`, with Blink attached for the length of the call.
 
-        Nothing is shared with other prompts or runs, and a generation config that changes logits is followed, which
-        `answer` refuses.
+        Nothing is shared with other prompts or runs. Logits processors of the model's generation config, which
+        `answer` refuses, are applied.
 
         Raises:
             ValueError: the prompt has not one image with text behind it, the run does not fit the model, or Blink is
@@ -152,9 +152,9 @@ class Engine:
         length = next((i + 1 for i, token in enumerate(ids) if token in closing), len(ids))
         return Answer(tuple(ids[:length]), self._text(ids[:length]), events)
 
-    def _answer(
+    def _answer_group(
         self,
-        seen: _Seen,
+        inputs: _Inputs,
         group: Sequence[int],
         runs: Sequence[Run],
         keys: Sequence[str],
@@ -163,81 +163,81 @@ class Engine:
     ) -> dict[tuple[int, int], Answer]:
         """Answer the prompts of one prefix: (run, prompt) -> answer.
 
-        Rows take one layer at a time, those that came farthest first, so that few wait with all their keys.
+        Rows take one layer at a time. Splits make more rows than fit at once, so the others wait on a stack: those
+        that came farthest go first, so that few wait with all their keys.
         """
-        texts = [seen.texts[prompt] for prompt in group]
+        texts = [inputs.texts[prompt] for prompt in group]
         longest = max(map(len, texts))
-        most = self._rows_at_once(seen, longest, max_new_tokens)
-        scene = self._scene(seen, group, runs, keys, most * longest, longest + max_new_tokens)
-        found: dict[tuple[int, int], Answer] = {}
-        waiting = [start(self._backbone, group, texts, range(len(runs)))]
-        while waiting:
-            rows = waiting.pop()
-            most = min(most, self._most_rows or most)
-            if len(rows) > most:
-                waiting += rows.parts(most)
+        max_rows = self._rows_at_once(inputs, longest, max_new_tokens)
+        shared = self._share(inputs, group, runs, keys, max_rows * longest, longest + max_new_tokens)
+        answers: dict[tuple[int, int], Answer] = {}
+        stack = [start(self._backbone, group, texts, range(len(runs)))]
+        while stack:
+            rows = stack.pop()
+            max_rows = min(max_rows, self._max_rows or max_rows)
+            if len(rows) > max_rows:
+                stack += rows.chunks(max_rows)
                 continue
             try:
                 if rows.layer < self._backbone.num_layers:
-                    waiting.append((act if rows.acted is None else run_layer)(scene, rows))
+                    # Two halves of a layer: a split behind the first may leave more rows than may run the second.
+                    stack.append((branch if rows.projected is None else run_layer)(shared, rows))
                     continue
-                ids = answer(scene, rows, closing=closing, max_new_tokens=max_new_tokens)
+                ids = decode(shared, rows, closing=closing, max_new_tokens=max_new_tokens)
             except torch.OutOfMemoryError:
                 if len(rows) == 1:
                     raise
-                self._most_rows = len(rows) // 2
-                log.warning(
-                    "out of memory with %d rows; going on with %d at once", len(rows), self._most_rows
-                )
-                waiting.append(rows)
+                self._max_rows = len(rows) // 2
+                log.warning("out of memory with %d rows; going on with %d at once", len(rows), self._max_rows)
+                stack.append(rows)
                 continue
-            found |= self._collect(rows, ids)
-            scene.extensions.trim()
-        return found
+            answers |= self._collect(rows, ids)
+            shared.extension_cache.trim()
+        return answers
 
-    def _scene(
+    def _share(
         self,
-        seen: _Seen,
+        inputs: _Inputs,
         group: Sequence[int],
         runs: Sequence[Run],
         keys: Sequence[str],
-        at_once: int,
+        tokens_at_once: int,
         own_tokens: int,
-    ) -> Scene:
+    ) -> Shared:
         """Run the trunk of some prompts that share a prefix, and prepare what their rows share."""
         backbone = self._backbone
         scanned = {layer for run in runs if run.policy is not None for layer in run.policy.layers}
-        trunk = run_trunk(backbone, seen.prefixes[group[0]], seen.features_Td, scanned)
-        extensions = Extensions(backbone, trunk, at_once=at_once, budget=self._bytes // 2)
+        trunk = run_trunk(backbone, inputs.prefixes[group[0]], inputs.features_Td, scanned)
+        extensions = ExtensionCache(backbone, trunk, max_tokens=tokens_at_once, max_bytes=self._bytes // 2)
         positions = trunk.columns + backbone.grid[0] * backbone.grid[1] + own_tokens
         cos_1NE, sin_1NE = backbone.rotary(torch.arange(positions, device=backbone.device)[None])
-        return Scene(backbone, trunk, extensions, (cos_1NE[0], sin_1NE[0]), runs, keys)
+        return Shared(backbone, trunk, extensions, (cos_1NE[0], sin_1NE[0]), runs, keys)
 
     def _collect(self, rows: Rows, ids: list[list[int]]) -> dict[tuple[int, int], Answer]:
         """The answers of finished rows, for every run that shared one."""
-        found = {}
+        answers = {}
         for prompt, members, row_ids in zip(rows.prompts, rows.members, ids, strict=True):
             text = self._text(row_ids)
             for member in members:
-                found[member.run, prompt] = Answer(tuple(row_ids), text, member.events)
-        return found
+                answers[member.run, prompt] = Answer(tuple(row_ids), text, member.events)
+        return answers
 
     def _text(self, ids: list[int]) -> str:
         text: str = self._processor.tokenizer.decode(ids, skip_special_tokens=True)
         return text
 
-    def _rows_at_once(self, seen: _Seen, longest: int, max_new_tokens: int) -> int:
+    def _rows_at_once(self, inputs: _Inputs, longest: int, max_new_tokens: int) -> int:
         """How many rows fit half of the memory: keys of text and answer, and one layer's work on the text.
 
-        The text's keys count twice: rows keep them while they are answered, lest memory runs out.
+        The text's keys count twice: decoding copies them, and rows keep theirs lest memory runs out meanwhile.
         """
         H, W = self._backbone.grid
-        keys = max(map(len, seen.prefixes)) + len(seen.features_Td) + H * W + longest
+        keys = max(map(len, inputs.prefixes)) + len(inputs.features_Td) + H * W + longest
         token = self._backbone.token_bytes(keys)
         row = (2 * longest + max_new_tokens) * token.kept + longest * token.passing
         return max(1, self._bytes // 2 // row)
 
-    def _see(self, image: Image.Image, prompts: Sequence[str]) -> _Seen:
+    def _prepare(self, image: Image.Image, prompts: Sequence[str]) -> _Inputs:
         """Encode the picture, once, and split every prompt at it.
 
         The processor's part in a prompt is to repeat its image token; all but the first are split without that.
@@ -252,7 +252,7 @@ class Engine:
         inputs = inputs.to(backbone.model.device, backbone.model.dtype)
         [digest] = pixel_digests(backbone, inputs["pixel_values"], inputs.get("image_sizes"))
         prefixes, texts = zip(*split, strict=True)
-        return _Seen(encode_image(backbone, inputs), list(prefixes), list(texts), digest)
+        return _Inputs(encode_image(backbone, inputs), list(prefixes), list(texts), digest)
 
     def _split(self, number: int, ids: list[int]) -> tuple[tuple[int, ...], list[int]]:
         """Ids before and behind the picture.
@@ -260,23 +260,25 @@ class Engine:
         Raises:
             ValueError: there are none or several pictures, or there is nothing behind it.
         """
-        places = [place for place, token in enumerate(ids) if token == self._backbone.image_token_id]
-        if len(places) != 1:
-            raise ValueError(f"prompt {number} has {len(places)} image tokens; expected one, for one picture")
-        if places[0] == len(ids) - 1:
+        columns = [column for column, token in enumerate(ids) if token == self._backbone.image_token_id]
+        if len(columns) != 1:
+            raise ValueError(
+                f"prompt {number} has {len(columns)} image tokens; expected one, for one picture"
+            )
+        if columns[0] == len(ids) - 1:
             raise ValueError(f"prompt {number} ends at its image; put the question after the image")
-        return tuple(ids[: places[0]]), ids[places[0] + 1 :]
+        return tuple(ids[: columns[0]]), ids[columns[0] + 1 :]
 
-    def _keys(self, seen: _Seen) -> list[str]:
-        """Names of the prompts, as `attach` makes them."""
-        picture = [self._backbone.image_token_id] * len(seen.features_Td)
+    def _hash(self, inputs: _Inputs) -> list[str]:
+        """Sample keys of the prompts, as `attach` makes them."""
+        picture = [self._backbone.image_token_id] * len(inputs.features_Td)
         return [
-            sample_key(torch.tensor([*prefix, *picture, *text]), seen.digest)
-            for prefix, text in zip(seen.prefixes, seen.texts, strict=True)
+            sample_key(torch.tensor([*prefix, *picture, *text]), inputs.digest)
+            for prefix, text in zip(inputs.prefixes, inputs.texts, strict=True)
         ]
 
     def _resolve(self, run: Run) -> Run:
-        """Check a run and put its modules where their layers are; the same module stays the same.
+        """Resolve a run and place its modules, as `Run.placed`, but one copy of a module for all runs that hold it.
 
         Raises:
             ValueError: the run does not fit the model.

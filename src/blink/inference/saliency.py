@@ -1,20 +1,22 @@
-"""Saliency-guided scanning: query and keys -> saliency of visual tokens -> regions -> ratio. Sec. 3.1, Eq. 1-3.
+"""Saliency-guided scanning: query and keys -> saliency of visual tokens -> regions -> ratio -> event. Sec. 3.1, Eq. 1-3.
 
-Pure functions of tensors: projections and spans are found elsewhere. Everything is computed in float32.
+Functions of tensors: projections and spans are found elsewhere. Everything is computed in float32.
 
 Axes: B samples, A query heads, K key heads, E width of one head, N tokens of the sequence, V = H x W visual tokens
 of the grid, R = p x p regions.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from blink.inference.policy import Event, Policy, decide
+
 
 class Focus(NamedTuple):
-    """Where a scan looked: `ratio_B` float32 in (0, 1], `region_B` int64, row-major index of the hottest region."""
+    """The region of highest saliency: `ratio_B` float32 in (0, 1], its share; `region_B` int64, its row-major index."""
 
     ratio_B: Tensor
     region_B: Tensor
@@ -93,3 +95,37 @@ def region_sums(saliency_BV: Tensor, grid: tuple[int, int], patches: int) -> Ten
     H, W = grid
     blocks = saliency_BV.float().view(-1, patches, H // patches, patches, W // patches)
     return blocks.sum(dim=(2, 4)).flatten(1)
+
+
+class Decision(NamedTuple):
+    """A decision to take: on one row of saliency, by one policy; `key` names the sample, for policies that draw."""
+
+    row: int
+    policy: Policy
+    key: str
+
+
+@torch.no_grad()
+def scan_and_decide(
+    layer: int, grid: tuple[int, int], saliency: Callable[[str], Tensor], decisions: Sequence[Decision]
+) -> list[Event]:
+    """From saliency to the event of each decision, in their order: Eq. 3 and the thresholds (Algorithm 1, 3 to 10).
+
+    The rows may be those of a batch under one policy (`algorithm.py`), or shared by many runs (`branching.py`).
+
+    Args:
+        layer: the layer about to run, scanned by every policy of `decisions`.
+        saliency: computes the saliency of all rows, [B, V] float32, from its kind as `Policy.saliency` names it.
+    """
+    ratio_and_region: dict[tuple[str, int], list[list[float]]] = {}
+    for kind in dict.fromkeys(decision.policy.saliency for decision in decisions):
+        saliency_BV = saliency(kind)
+        for patches in dict.fromkeys(d.policy.patches for d in decisions if d.policy.saliency == kind):
+            ratio_B, region_B = focus(saliency_BV, grid, patches)
+            # Events are plain numbers, for which a GPU has to be waited for: once per kind and patches.
+            ratio_and_region[kind, patches] = torch.stack((ratio_B, region_B.float()), dim=1).tolist()
+    events = []
+    for row, policy, key in decisions:
+        ratio, region = ratio_and_region[policy.saliency, policy.patches][row]
+        events.append(decide(policy, layer, ratio, int(region), key))
+    return events

@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from blink.inference.cache import KeysValues
-from blink.inference.mixing import mix
+from blink.inference.rows import attend_blocks
 
 
 @pytest.mark.parametrize("causal", [True, False])
@@ -26,4 +26,4 @@ def test_equals_attention_over_copied_keys(causal: bool) -> None:
     )
     seen = F.pad(visible_bTM.expand(b, -1, -1), (10, 0), value=True)[:, None]
     want = F.scaled_dot_product_attention(query_bATE, keys, values, seen, scale=0.3, enable_gqa=True)
-    torch.testing.assert_close(mix(query_bATE, shared, own, visible_bTM, 0.3), want)
+    torch.testing.assert_close(attend_blocks(query_bATE, shared, own, visible_bTM, 0.3), want)
