@@ -19,10 +19,10 @@ from torch import Tensor
 
 from blink.bench import Sample
 from blink.inference.algorithm import (
+    Observer,
     PassOutput,
     Run,
     Stream,
-    Watch,
     last_row,
     run_prompt,
     saliency_of,
@@ -257,8 +257,8 @@ def _run(
     backbone: Backbone,
     inputs: Mapping[str, Tensor],
     run: Run,
-    before_layer: Watch,
-    before_scan: Watch | None = None,
+    before_layer: Observer,
+    before_scan: Observer | None = None,
 ) -> PassOutput:
     """Run prompts as an attached model would, and show what enters each layer."""
     ids_BS, mask_BS = inputs["input_ids"], inputs.get("attention_mask")
@@ -273,7 +273,9 @@ def _run(
         ]
     images = {name: inputs[name] for name in ("pixel_values", "image_sizes") if name in inputs}
     embedded_BSd = backbone.embed_prompt(ids_BS, images)
-    return run_prompt(backbone, run, embedded_BSd, spans, keys, before_layer=before_layer, before_scan=before_scan)
+    return run_prompt(
+        backbone, run, embedded_BSd, spans, keys, before_layer=before_layer, before_scan=before_scan
+    )
 
 
 def _picture_attention(backbone: Backbone, spans: Spans, row_bN: Tensor) -> list[PictureAttention]:
