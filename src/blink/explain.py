@@ -94,6 +94,7 @@ def _ask(config: DictConfig, settings: dict[str, Any]) -> Asked:
     """Check one question and how it is to be answered."""
     from blink.analysis.cases import one_case
     from blink.analysis.explain.answers import Side
+    from blink.bench import BENCHMARKS
     from blink.evaluation.plan import (
         Checkpoint,
         check_fit,
@@ -102,7 +103,6 @@ def _ask(config: DictConfig, settings: dict[str, Any]) -> Asked:
         policy_of,
         training_differs,
     )
-    from blink.evaluation.presets import BENCHMARKS
     from blink.inference.algorithm import Run
     from blink.model.prompts import template_named
 

@@ -2,7 +2,8 @@
 
 import pytest
 
-from blink.evaluation.presets import BENCHMARKS, LAYER_STUDIES, PRESETS, LayerStudy, preset, resolve
+from blink.bench import BENCHMARKS
+from blink.evaluation.presets import LAYER_STUDIES, PRESETS, LayerStudy, preset, resolve
 from blink.inference.policy import parse_layers
 
 

@@ -229,6 +229,14 @@ class Benchmark(ABC):
     def metrics(self, tally_K: Floats) -> dict[str, Floats]:
         """Compute every metric from sums [..., K]; nan where nothing was asked."""
 
+    def clusters(self, rows: Sequence[Row], pictures: Sequence[str]) -> list[str]:
+        """Name what each marked row is resampled with, which is its picture unless rows are tied in other ways, too.
+
+        Raises:
+            ValueError: rows that are tied do not fit one another.
+        """
+        return list(pictures)
+
     def warnings(self, rows: Sequence[Row]) -> list[str]:
         """Say what a reader of the scores should know about this set of rows."""
         return []

@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from blink.bench.base import Benchmark, Mark, Row, Sample, make_sample
+from blink.bench.base import Benchmark, Mark, Row, Sample, check_unique, make_sample
 from blink.bench.choices import (
     OPTION_LETTERS,
     REFUSED,
@@ -194,6 +194,16 @@ class MMBench(Benchmark):
             name: share[..., position] for position, name in enumerate(("rows_accuracy", "accuracy", *names))
         }
         return {"accuracy": found.pop("accuracy")} | found
+
+    def clusters(self, rows: Sequence[Row], pictures: Sequence[str]) -> list[str]:
+        """Rows of one question are resampled together, whatever their pictures are called.
+
+        Raises:
+            ValueError: an index comes twice.
+        """
+        indices = [cell_number(row["index"], "index") for row in rows]
+        check_unique(list(map(str, indices)), "indices")
+        return clusters_of([index % ROTATION for index in indices], pictures)
 
     def warnings(self, rows: Sequence[Row]) -> list[str]:
         """Say what is lost: responses that name no option, questions without some rows, options and parts."""

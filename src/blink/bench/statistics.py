@@ -13,7 +13,6 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import binomtest
 
 Floats = NDArray[np.float64]
 Metrics = Callable[[Floats], Mapping[str, Floats]]
@@ -137,6 +136,8 @@ def mcnemar(first_N: NDArray[np.bool_], second_N: NDArray[np.bool_]) -> McNemar:
     Raises:
         ValueError: the runs have different numbers of questions.
     """
+    from scipy.stats import binomtest  # takes a second to import, and only comparisons need it
+
     if first_N.shape != second_N.shape:
         raise ValueError(
             f"{first_N.size} and {second_N.size} answers; McNemar's test needs the same questions"

@@ -29,8 +29,6 @@ class Preset(NamedTuple):
     source: str
 
 
-BENCHMARKS = ("mme", "gqa", "mmbench", "mmbench_cn", "pope", "scienceqa", "mmvet")
-
 _APP_B = "paper, App. B"
 _SINGLE = "paper, App. B; no drop threshold is given, and with one layer none has an effect: Policy's default"
 
@@ -44,9 +42,9 @@ _LLAVA15: dict[str, Preset] = {
     "scienceqa": Preset("18", 0.25, 0.4, _SINGLE),
 }
 
-_LLAVA_NEXT: dict[str, Preset] = {
-    benchmark: Preset("14-20", 0.5, 0.4, "paper, App. C") for benchmark in BENCHMARKS
-} | {"mme": Preset("12-20", 0.4, 0.3, "paper, App. C")}
+_LLAVA_NEXT = dict.fromkeys(_LLAVA15, Preset("14-20", 0.5, 0.4, "paper, App. C")) | {
+    "mme": Preset("12-20", 0.4, 0.3, "paper, App. C")
+}
 
 _DEEPER = {"12-18": "15-22", "18": "22"}
 """Layers of 32 and those of 40 with the same share of the layers below them, rounded down."""
@@ -68,7 +66,7 @@ _BY_FAMILY: dict[str, dict[str, Preset]] = {
     "llava_next_mistral_7b": {
         benchmark: found._replace(source=_CHOSEN_MISTRAL) for benchmark, found in _LLAVA_NEXT.items()
     },
-    "tiny": {benchmark: Preset("10", 0.6, 0.4, _VALIDATION) for benchmark in BENCHMARKS},
+    "tiny": dict.fromkeys(_LLAVA15, Preset("10", 0.6, 0.4, _VALIDATION)),
 }
 
 PRESETS: dict[tuple[str, str], Preset] = {

@@ -10,11 +10,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from blink.bench.base import Benchmark, Graded, Row, check_unique
-from blink.bench.choices import by_question, clusters_of
-from blink.bench.mmbench import MMBench
 from blink.bench.scoring import score
 from blink.bench.sources import read_jsonl
-from blink.bench.tables import cell_number, cell_text
+from blink.bench.tables import cell_text
 
 
 def scores(benchmark: Benchmark, rows: Sequence[Row], edition: str | None = None) -> dict[str, Any]:
@@ -105,10 +103,7 @@ def complete(benchmark: Benchmark, rows: Sequence[Row]) -> Answers:
             raise ValueError(f"row {row['id']} has the response {row.get('response')!r}; expected a text")
     marked = [mark(benchmark, row) for row in named]
     pictures = [row["id"] if row.get("image") is None else str(row["image"]) for row in named]
-    if isinstance(benchmark, MMBench):
-        check_unique([str(cell_number(row["index"], "index")) for row in marked], "indices")
-        number_of = {row["id"]: number for number, part in by_question(marked).items() for row in part}
-        pictures = clusters_of([number_of[row["id"]] for row in marked], pictures)
+    pictures = benchmark.clusters(marked, pictures)
     whole = [{**row, "image": picture} for row, picture in zip(marked, pictures, strict=True)]
     apart = sum(row.get("image") is None for row in named)
     if not apart:

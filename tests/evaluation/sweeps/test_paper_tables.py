@@ -5,10 +5,11 @@ from typing import Any
 
 import pytest
 
+from blink.bench import BENCHMARKS
 from blink.bench.statistics import Estimate, McNemar
 from blink.evaluation.compare import Comparison, Run
 from blink.evaluation.sweeps.experiments import Line, read_experiment
-from blink.evaluation.sweeps.paper import COGNITION, PERCEPTION, TABLES
+from blink.evaluation.sweeps.paper import TABLES
 from blink.evaluation.sweeps.paper_tables import (
     Difference,
     Entry,
@@ -19,7 +20,7 @@ from blink.evaluation.sweeps.paper_tables import (
 )
 from blink.evaluation.sweeps.text_tables import Grid
 
-MME = {name: 100.0 + i for i, name in enumerate((*PERCEPTION, *COGNITION, "total"))}
+MME = {name: 100.0 + i for i, name in enumerate(BENCHMARKS["mme"].tabled)}
 POPE = {
     "f1": 86.0,
     "accuracy": 85.0,
@@ -137,4 +138,4 @@ def test_differences_stand_beside_the_papers() -> None:
 def test_the_papers_one_number_for_pope_is_no_f1(metric: str, value: float | None) -> None:
     """Would catch the paper's POPE, which is an accuracy by its denominator, subtracted from our F1."""
     row = entry("vanilla", "pope", POPE)
-    assert paper_value(TABLES["table1"], row.line, metric, row.run.scores) == value
+    assert paper_value(TABLES["table1"], row.line, metric) == value

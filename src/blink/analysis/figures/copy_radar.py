@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from blink.analysis.figures.points import Point, about
-from blink.bench.mme import COGNITION, PERCEPTION
+from blink.bench import BENCHMARKS
 from blink.bench.statistics import Estimate
 from blink.evaluation.compare import compare_pairs, unit
 from blink.runs.style import BLUE, ORANGE, PURPLE, VANILLA, VERMILLION, Drawn, plain
@@ -169,12 +169,13 @@ def draw(
 
 
 def figure_of_runs(points: Sequence[Point], settings: Mapping[str, Any], family: str) -> Drawn:
-    """Fig. 4, with one radar for each of MME's two parts."""
+    """Fig. 4, with one radar for each group of metrics: two for MME."""
     chosen = choose(points)
     metrics = subtasks(points, settings["metrics"])
     groups = [metrics]
-    if settings["metrics"] is None and points[0].run.scores["benchmark"] == "mme":
-        parts = [[name for name in part if name in metrics] for part in (PERCEPTION, COGNITION)]
+    apart = BENCHMARKS[points[0].run.scores["benchmark"]].groups.values()
+    if settings["metrics"] is None and apart:
+        parts = [[name for name in part if name in metrics] for part in apart]
         groups = [part for part in parts if len(part) > 2] or groups
         metrics = [name for part in groups for name in part]
     title = f"Copying the hottest region at one layer\n{about(points)}"

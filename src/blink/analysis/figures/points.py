@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from blink.bench import BENCHMARKS
 from blink.bench.statistics import Estimate
 from blink.evaluation.compare import Run, compare, read_run, unit
 from blink.evaluation.predict import SCORES
@@ -94,13 +95,13 @@ def vanilla_of(points: Sequence[Point]) -> Run | None:
 
 
 def main_metric(points: Sequence[Point], metric: str | None) -> str:
-    """The metric of a figure: as named, or MME's total, or the benchmark's first.
+    """The metric of a figure: as named, or the benchmark's main one.
 
     Raises:
         ValueError: the runs have no such metric; lists those that they have.
     """
     scores = points[0].run.scores
-    chosen = metric or ("total" if "total" in scores["headline"] else scores["headline"][0])
+    chosen = metric or BENCHMARKS[scores["benchmark"]].main
     if chosen not in scores["metrics"]:
         raise ValueError(f"figure.metric={chosen!r}: the runs have {', '.join(scores['metrics'])}")
     return str(chosen)

@@ -14,11 +14,11 @@ from matplotlib.figure import Figure
 from omegaconf import OmegaConf
 from rich.console import Console
 
+from blink.bench import BENCHMARKS
 from blink.evaluation.compare import compare_pairs, comparison_record, unit
 from blink.evaluation.sweeps.experiments import Experiment, Line
 from blink.evaluation.sweeps.paper import POPE_REMARK, TABLES, PaperTable
 from blink.evaluation.sweeps.paper_tables import (
-    BENCHES,
     MARK,
     POPE_MARK,
     Difference,
@@ -27,7 +27,6 @@ from blink.evaluation.sweeps.paper_tables import (
     difference_grid,
     first_runs,
     main_grids,
-    main_metrics,
     paper_value,
     what_happened,
 )
@@ -145,7 +144,7 @@ def notes(
         if experiment.transposed:
             said.append(f"in brackets: {paper.number}")
         for reasons in dict.fromkeys(tuple(reasons) for reasons in unlike.values() if reasons):
-            alike = [BENCHES.get(bench, bench) for bench, other in unlike.items() if tuple(other) == reasons]
+            alike = [BENCHMARKS[bench].title for bench, other in unlike.items() if tuple(other) == reasons]
             said.append(
                 f"{MARK} {paper.number} and these runs on {', '.join(alike)} do not compare: {'; '.join(reasons)}"
             )
@@ -173,7 +172,7 @@ def records(entries: Sequence[Entry], paper: PaperTable | None, unlike: Unlike) 
                     "low": low,
                     "high": high,
                     "unit": unit(scores, metric),
-                    "paper": paper_value(paper, line, metric, scores),
+                    "paper": paper_value(paper, line, metric),
                     "differs_from_paper": "; ".join(unlike[line.bench]),
                     "expanded": scores["expanded"],
                     "events": json.dumps(scores["events"]),
@@ -208,7 +207,7 @@ def plot(experiment: Experiment, entries: Sequence[Entry]) -> Figure:
     for axes in panels[len(benches) :]:
         axes.set_axis_off()
     for axes, (bench, first) in zip(panels[: len(benches)], benches.items(), strict=True):
-        metric = main_metrics(first.scores)[-1 if bench == "mme" else 0]
+        metric = BENCHMARKS[bench].main
         here = [entry for entry in entries if entry.line.bench == bench]
         for place, (line, run) in enumerate(here):
             value = run.scores["metrics"][metric]
@@ -221,6 +220,6 @@ def plot(experiment: Experiment, entries: Sequence[Entry]) -> Figure:
                 axes.axhspan(low, high, color="0.93", zorder=0)
                 axes.axhline(value, color="0.7", linewidth=1, zorder=0)
         axes.set_xticks(range(len(here)), [line.label for line, _ in here], rotation=45, ha="right")
-        axes.set_ylabel(f"{BENCHES.get(bench, bench)} {metric} ({unit(first.scores, metric)})")
+        axes.set_ylabel(f"{BENCHMARKS[bench].title} {metric} ({unit(first.scores, metric)})")
     figure.suptitle(f"{experiment.title} (95 % intervals)")
     return figure

@@ -7,6 +7,8 @@ so of them only sentences and points that tables share are here. Where a benchma
 
 from typing import NamedTuple
 
+from blink.bench.mme import COGNITION, PERCEPTION
+
 Scores = dict[str, dict[str, float]]
 """Benchmark -> metric -> value."""
 
@@ -27,38 +29,15 @@ class PaperTable(NamedTuple):
     remarks: tuple[str, ...] = ()
 
 
-PERCEPTION = (
-    "existence",
-    "count",
-    "position",
-    "color",
-    "posters",
-    "celebrity",
-    "scene",
-    "landmark",
-    "artwork",
-    "OCR",
-    "perception",
-)
-"""Columns of MME Perception in Tables 1 and 5, the total last."""
-
-COGNITION = (
-    "commonsense_reasoning",
-    "numerical_calculation",
-    "text_translation",
-    "code_reasoning",
-    "cognition",
-)
-"""Columns of MME Cognition in Tables 1 and 5, the total last."""
+_MME = (*PERCEPTION, "perception", *COGNITION, "cognition")
+"""Columns of MME in Tables 1 and 5, the totals last of their parts."""
 
 _OTHERS = ("gqa", "mmbench", "mmbench_cn", "pope", "scienceqa", "mmvet")
 
 
 def _full(perception: str, cognition: str, others: str) -> Scores:
     """A row of Table 1 or 5, in the order of its columns."""
-    mme = dict(
-        zip((*PERCEPTION, *COGNITION), map(float, (perception + " " + cognition).split()), strict=True)
-    )
+    mme = dict(zip(_MME, map(float, f"{perception} {cognition}".split()), strict=True))
     rest = {name: {"score": float(value)} for name, value in zip(_OTHERS, others.split(), strict=True)}
     return {"mme": mme, **rest}
 

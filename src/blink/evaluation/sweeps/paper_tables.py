@@ -8,9 +8,10 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from blink.bench import BENCHMARKS
 from blink.evaluation.compare import Comparison, Run, unit
 from blink.evaluation.sweeps.experiments import Experiment, Line
-from blink.evaluation.sweeps.paper import COGNITION, PERCEPTION, TABLES, PaperTable, Scores
+from blink.evaluation.sweeps.paper import TABLES, PaperTable, Scores
 from blink.evaluation.sweeps.text_tables import Grid, GridRow
 
 Unlike = Mapping[str, Sequence[str]]
@@ -22,20 +23,8 @@ MARK, POPE_MARK = "†", "‡"
 _EXPANDED = "expanded"
 _EVENTS_A_LINE = 2
 
-_MME_TOTALS = ("perception", "cognition", "total")
-_POPE = ("adversarial_accuracy", "popular_accuracy", "random_accuracy", "f1")
 _POPE_NUMBER = "adversarial_accuracy"
 """Column beside which the paper's one number for POPE stands; a note says why."""
-
-BENCHES = {
-    "mme": "MME",
-    "gqa": "GQA",
-    "mmbench": "MMBench",
-    "mmbench_cn": "MMBench-CN",
-    "pope": "POPE",
-    "scienceqa": "SQA-IMG",
-    "mmvet": "MM-Vet",
-}
 
 _METRICS = {
     "existence": "Exist.",
@@ -74,10 +63,7 @@ class Difference(NamedTuple):
 def columns(experiment: Experiment, scores: Mapping[str, Any]) -> list[str]:
     """Return the metrics of a result that the experiment's table shows, in the paper's order."""
     bench = scores["benchmark"]
-    wanted = experiment.metrics.get(bench) or {
-        "mme": (*PERCEPTION, *COGNITION, "total"),
-        "pope": _POPE,
-    }.get(bench, scores["headline"][:1])
+    wanted = experiment.metrics.get(bench) or BENCHMARKS[bench].tabled
     return [name for name in wanted if name in scores["metrics"]]
 
 
@@ -90,12 +76,14 @@ def main_grids(experiment: Experiment, entries: Sequence[Entry], unlike: Unlike)
     shown = {bench: columns(experiment, run.scores) for bench, run in first_runs(entries).items()}
     blocks: dict[str, list[tuple[str, str]]] = {}
     for bench, metrics in shown.items():
-        parts = {"MME" if bench == "mme" else "other benchmarks": metrics}
-        if bench == "mme" and len(metrics) > len(_MME_TOTALS):
-            parts = {
-                "MME Perception": [name for name in metrics if name in PERCEPTION],
-                "MME Cognition": [name for name in metrics if name not in PERCEPTION],
-            }
+        parts: dict[str, list[str]] = {"other benchmarks": metrics}
+        if groups := BENCHMARKS[bench].groups:
+            parts = {BENCHMARKS[bench].title: metrics}
+            if len(metrics) > len(BENCHMARKS[bench].compared):  # a group of its own needs more than sums
+                part_of = {name: part for part, names in groups.items() for name in names}
+                parts, last = {}, list(groups)[-1]
+                for name in metrics:
+                    parts.setdefault(part_of.get(name, last), []).append(name)
         for part, names in parts.items():
             if names:
                 blocks.setdefault(part, []).extend((bench, name) for name in (*names, _EXPANDED))
@@ -122,7 +110,7 @@ def what_happened(entries: Sequence[Entry]) -> Grid:
             for layer, counts in run.scores["events"].items()
         ]
         lines = ["   ".join(events[i : i + _EVENTS_A_LINE]) for i in range(0, len(events), _EVENTS_A_LINE)]
-        bench = BENCHES.get(line.bench, line.bench)
+        bench = BENCHMARKS[line.bench].title
         share = f"{100 * run.scores['expanded']:.1f} %"
         rows.append(GridRow(line.label, [bench, str(n), share, "\n".join(lines) or "-"]))
     heading = "layer: % expand/keep/drop"
@@ -140,13 +128,13 @@ def difference_grid(differences: Sequence[Difference], paper: PaperTable | None,
             value, low, high = found.differences[name]
             interval = "" if math.isnan(low) else f" [{low:+z.1f}, {high:+z.1f}]"
             ours.append(f"{_words(name)} {value:+z.2f}{interval}")
-            end, start = (paper_value(paper, side.line, name, scores) for side in (entry, other))
+            end, start = (paper_value(paper, side.line, name) for side in (entry, other))
             known = "" if end is None or start is None else f"{end - start:+.2f}"
             printed.append(f"{known}{_mark(unlike, entry.line.bench)}" if known else "")
         flips = found.flips
         kind = "noise: " if entry.line.noise else ""
         cells = [
-            BENCHES.get(entry.line.bench, entry.line.bench),
+            BENCHMARKS[entry.line.bench].title,
             "\n".join(ours),
             "\n".join(printed).rstrip("\n"),
             str(flips.only_second),
@@ -161,22 +149,19 @@ def difference_grid(differences: Sequence[Difference], paper: PaperTable | None,
 
 
 def main_metrics(scores: Mapping[str, Any]) -> list[str]:
-    """The metrics of a result that are compared: MME's three sums, POPE's means and what the paper may mean, of others
-    the main one."""
-    wanted = {"mme": _MME_TOTALS, "pope": ("f1", "accuracy", _POPE_NUMBER)}
-    names = wanted.get(scores["benchmark"], scores["headline"][:1])
-    return [name for name in names if name in scores["metrics"]]
+    """The metrics of a result that are compared, as far as it has them."""
+    return [name for name in BENCHMARKS[scores["benchmark"]].compared if name in scores["metrics"]]
 
 
-def paper_value(paper: PaperTable | None, line: Line, metric: str, scores: Mapping[str, Any]) -> float | None:
+def paper_value(paper: PaperTable | None, line: Line, metric: str) -> float | None:
     """Return what the paper prints for a row and metric, or None where it prints nothing."""
-    return None if paper is None else _printed(paper.rows.get(line.paper, {}), line.bench, metric, scores)
+    return None if paper is None else _printed(paper.rows.get(line.paper, {}), line.bench, metric)
 
 
-def _printed(row: Scores, bench: str, metric: str, scores: Mapping[str, Any]) -> float | None:
+def _printed(row: Scores, bench: str, metric: str) -> float | None:
     """The value of a paper's row for one of our metrics; a benchmark's only number stands beside the main one."""
     values = row.get(bench, {})
-    only = _POPE_NUMBER if bench == "pope" else scores["headline"][0]
+    only = _POPE_NUMBER if bench == "pope" else BENCHMARKS[bench].main
     return values.get("score") if "score" in values and metric == only else values.get(metric)
 
 
@@ -185,10 +170,9 @@ def _rows(
 ) -> Iterator[GridRow]:
     """Our rows with the paper's below them, then the paper's that no row of ours matches."""
     benches = list(dict.fromkeys(bench for bench, _ in block))
-    scores = {bench: run.scores for bench, run in first_runs(entries).items()}
 
     def printed(row: Scores) -> list[str]:
-        values = [_printed(row, bench, name, scores[bench]) for bench, name in block]
+        values = [_printed(row, bench, name) for bench, name in block]
         return [
             ""
             if value is None
@@ -228,13 +212,13 @@ def _cell(run: Run, metric: str) -> str:
 
 
 def _heading(bench: str, metric: str) -> str:
-    """The heading of a column: the metric on MME and POPE, which have several; of others the benchmark."""
+    """The heading of a column: of benchmarks with several columns the metric, of others the benchmark."""
     if metric == _EXPANDED:
         return _EXPANDED
-    name = _words(metric)
-    if bench in ("mme", "pope"):
-        return f"{BENCHES[bench]}\n{name}" if bench == "pope" else name
-    return BENCHES.get(bench, bench)
+    benchmark = BENCHMARKS[bench]
+    if benchmark.groups:  # their titles name the benchmark
+        return _words(metric)
+    return f"{benchmark.title}\n{_words(metric)}" if len(benchmark.tabled) > 1 else benchmark.title
 
 
 def _words(metric: str) -> str:
