@@ -5,12 +5,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
 from blink.runs.board import Board
+from blink.runs.command import CONF_DIR
 from blink.runs.files import read_json, write_json
 from blink.runs.loggers import (
     MARKS,
-    _reachable,
     already_logged,
     csv_logger,
     no_logger,
@@ -28,7 +29,6 @@ def no_account(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setenv("NETRC", str(tmp_path / "no-netrc"))
     monkeypatch.setenv("HOME", str(tmp_path))
-    _reachable.cache_clear()
 
 
 @pytest.mark.usefixtures("no_account")
@@ -136,6 +136,11 @@ WANDB, CSV = "blink.runs.loggers.wandb_logger", "blink.runs.loggers.csv_logger"
 
 def test_a_logger_is_known_by_its_name(tmp_path: Path) -> None:
     """Would catch marks that hold where a function lies, so that finished runs are logged twice once it moves."""
+    for config in (CONF_DIR / "logger").glob("*.yaml"):
+        folder = tmp_path / config.stem
+        folder.mkdir()
+        note_logged(folder, OmegaConf.load(config)._target_, None, "digest")
+        assert read_json(folder / MARKS) == {"told": {f"{config.stem} ": "digest"}}
     note_logged(tmp_path, WANDB, "taus", "digest")
     assert read_json(tmp_path / MARKS) == {"told": {"wandb taus": "digest"}}
     assert already_logged(tmp_path, WANDB, "taus", "digest")

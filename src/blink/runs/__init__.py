@@ -1,4 +1,4 @@
-"""What a command leaves behind and how it speaks: folders, files, dashboards, plots. Knows no model.
+"""What every command has in common: run folders, files, checks of values, Hydra, logging, the look of plots. Knows no model.
 
 Read from top to bottom: a file imports only from files above it.
 

@@ -1,7 +1,7 @@
-"""One run's place in a dashboard: numbers, pictures, histograms, tables and charts, as far as each logger shows them.
+"""Logging of one run: one interface to Lightning's loggers, for what W&B, TensorBoard and CSV can each show.
 
-Numbers go to every logger; pictures and histograms to W&B and TensorBoard; tables and charts to W&B alone. Knows nothing
-of models, training or benchmarks.
+Numbers go to every logger; pictures and histograms to W&B and TensorBoard; tables and charts to W&B alone. What a logger
+cannot show is left out. Knows nothing of models, training or benchmarks.
 """
 
 import math
@@ -12,16 +12,18 @@ import numpy as np
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 from PIL import Image
 
+from blink.runs.values import whole_number
+
 
 class Axis(NamedTuple):
-    """What values are drawn against: its name, and where on it they lie."""
+    """The x axis of logged values, such as the layer or the number of answers, and their x coordinate."""
 
     name: str
     at: float
 
 
 class Chart(NamedTuple):
-    """Lines over a common axis: points (x, y) of each, from left to right."""
+    """A line chart: the points (x, y) of each line, by name, from left to right."""
 
     title: str
     x_name: str
@@ -29,16 +31,16 @@ class Chart(NamedTuple):
 
 
 class Board:
-    """Tells a logger; without one it tells nobody. As a context it closes itself, as failed if an error ends it.
+    """Logs a run to one logger, or nowhere. A context manager that closes the logger, as failed after an exception.
 
     Args:
-        logger: of W&B, TensorBoard or CSV; None is nobody.
+        logger: Lightning's for W&B, TensorBoard or CSV; None logs nowhere.
         pictures_every: optimizer steps between two pictures of a training run's features; 0: none.
         table_rows: rows of a table with pictures at most.
         table_pixels: the longer side of its pictures at most.
 
     Raises:
-        ValueError: a size is no whole number, or negative.
+        ValueError: a size is no whole number, or negative, or a table is wanted whose pictures have no size.
     """
 
     def __init__(
@@ -51,8 +53,7 @@ class Board:
     ) -> None:
         sizes = {"pictures_every": pictures_every, "table_rows": table_rows, "table_pixels": table_pixels}
         for name, value in sizes.items():
-            if type(value) is not int or value < 0:
-                raise ValueError(f"logger.{name}={value!r}: expected a whole number of at least 0")
+            whole_number(f"logger.{name}", value, least=0)
         if table_rows and not table_pixels:
             raise ValueError(
                 f"logger.table_pixels=0 with logger.table_rows={table_rows}: table_rows=0 leaves the table out"
@@ -68,21 +69,21 @@ class Board:
 
     @property
     def shows_pictures(self) -> bool:
-        """Whether the logger has a place for pictures and histograms."""
+        """Whether the logger can show pictures and histograms."""
         return isinstance(self.logger, WandbLogger | TensorBoardLogger)
 
     @property
     def shows_tables(self) -> bool:
-        """Whether the logger has a place for tables and charts."""
+        """Whether the logger can show tables and charts."""
         return isinstance(self.logger, WandbLogger)
 
     def settings(self, values: Mapping[str, Any]) -> None:
-        """Say what the run was asked to do."""
+        """Log the run's config and what follows from it, as hyperparameters."""
         if self.logger is not None:
             self.logger.log_hyperparams(dict(values))
 
     def axis(self, name: str, *sections: str) -> None:
-        """Declare that all numbers of some sections (what stands before the first `/`) are drawn against `name`."""
+        """Declare `name` the x axis of all numbers of some sections; a section is what stands before a name's first `/`."""
         if isinstance(self.logger, WandbLogger):
             run = self.logger.experiment
             run.define_metric(name, hidden=True, summary="none")
@@ -90,16 +91,18 @@ class Board:
                 run.define_metric(f"{section}/*", step_metric=name)
 
     def best(self, name: str, summary: str, axis: str) -> None:
-        """Declare what of a number's course stands for the run: "min" or "max".
+        """Declare which value of a number represents the run in lists of runs.
 
         Args:
-            axis: what it is drawn against.
+            name: of the number.
+            summary: "min" or "max".
+            axis: name of its x axis.
         """
         if isinstance(self.logger, WandbLogger):
             self.logger.experiment.define_metric(name, step_metric=axis, summary=summary)
 
     def numbers(self, values: Mapping[str, float | None], axis: Axis | None = None) -> None:
-        """Tell numbers that belong together; those that are None or nan are left out."""
+        """Log numbers at one point of their x axis; those that are None or nan are left out."""
         known = {
             name: float(value)
             for name, value in values.items()
@@ -118,7 +121,7 @@ class Board:
     def pictures(
         self, pictures: Mapping[str, Image.Image], axis: Axis | None = None, caption: str | None = None
     ) -> None:
-        """Show pictures, by name."""
+        """Log pictures, by name."""
         if isinstance(self.logger, WandbLogger):
             import wandb
 
@@ -136,7 +139,7 @@ class Board:
     def histogram(
         self, name: str, values: Sequence[float], edges: Sequence[float], axis: Axis | None = None
     ) -> None:
-        """Show how often values fall between edges; those outside are left out."""
+        """Log a histogram of values with given bin edges; values outside are left out."""
         if isinstance(self.logger, WandbLogger):
             import wandb
 
@@ -148,7 +151,7 @@ class Board:
             )
 
     def table(self, name: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-        """Show a table; each column holds numbers, texts or pictures, or None."""
+        """Log a table; each column holds numbers, texts or pictures, or None."""
         if isinstance(self.logger, WandbLogger):
             import wandb
 
@@ -158,7 +161,7 @@ class Board:
             self.logger.experiment.log({name: wandb.Table(list(columns), cells)})
 
     def chart(self, name: str, chart: Chart) -> None:
-        """Show lines as a chart."""
+        """Log a line chart."""
         if isinstance(self.logger, WandbLogger):
             import wandb
 
@@ -173,12 +176,12 @@ class Board:
             self.logger.experiment.log({name: drawn})
 
     def summary(self, values: Mapping[str, float | str]) -> None:
-        """Set what stands for the whole run in lists of runs."""
+        """Set values that represent the whole run in lists of runs."""
         if isinstance(self.logger, WandbLogger):
             self.logger.experiment.summary.update(dict(values))
 
     def close(self, *, failed: bool = False) -> None:
-        """Write what is left, and end the session, so that the next run of this process begins its own."""
+        """Write what is left and end the logger's run, so that the next run of this process begins its own."""
         if self.logger is None:
             return
         self.logger.save()

@@ -1,7 +1,8 @@
-"""Commands of Hydra, with one line for a misspelt key that names those that were perhaps meant.
+"""The Hydra commands: where their configs are, what they do beside `hydra.main`, and mistakes in one line.
 
-Hydra itself answers in three lines, after composing. Looked at are the keys and groups of overrides, not their values;
-what is not a matter of names is left to Hydra and to the checks that follow. Knows nothing of models or training.
+Hydra refuses a misspelt key by itself, but in five lines, without the key that was meant, and in a multirun only once
+the job begins that has it. So names are checked before it; values are left to Hydra and to the checks that follow.
+Knows nothing of models or training, and imports neither torch nor Lightning.
 """
 
 import os
@@ -17,7 +18,6 @@ from typing import Any
 import hydra
 from hydra import compose, initialize_config_dir
 from hydra._internal.utils import get_args
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, Override, OverrideType
 from hydra.errors import HydraException
@@ -44,7 +44,9 @@ OmegaConf.register_new_resolver("blink_dtype", default_dtype, use_cache=True, re
 
 
 def hydra_command(name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], None]]:
-    """Make a function of a composed config a command, as `hydra.main` does, that checks its keys first.
+    """Make a function of a composed config a command: `hydra.main`, with names of keys checked before.
+
+    Heavy imports belong inside that function: `--help`, `--cfg` and tab completion do not call it.
 
     Args:
         name: of the config in `conf/`, "train" for instance.
@@ -56,10 +58,10 @@ def hydra_command(name: str) -> Callable[[Callable[[DictConfig], Any]], Callable
         @wraps(task)
         def command() -> None:
             sys.argv[1:] = _multirun_last(sys.argv[1:])
-            given = get_args(sys.argv[1:])
+            given = get_args(sys.argv[1:])  # what Hydra will make of them
             if given.shell_completion:
                 _name_console_script(name)
-            elif not (given.config_path or given.config_name or given.config_dir):
+            elif not (given.config_path or given.config_name or given.config_dir):  # else other keys count
                 with one_line_errors():
                     check_keys(name, given.overrides)
             run()
@@ -80,7 +82,7 @@ def _name_console_script(command: str) -> None:
 
 
 def _multirun_last(arguments: Sequence[str]) -> list[str]:
-    """The arguments with the flag of a multirun behind all overrides: Hydra refuses overrides on both sides of it."""
+    """The arguments with the flag of a multirun behind all overrides: Hydra's parser takes no overrides on both sides."""
     flags = ("-m", "--multirun")
     return sorted(arguments, key=lambda argument: argument in flags)
 
@@ -89,11 +91,11 @@ def _multirun_last(arguments: Sequence[str]) -> list[str]:
 def one_line_errors(*kinds: type[Exception]) -> Iterator[None]:
     """Turn a user's mistake (ValueError, or a config that does not resolve) into one line and exit code 1.
 
-    Args:
-        kinds: exceptions to treat so instead.
-
     Put it around the checks before heavy work, not around the work: there a traceback is wanted. With
     Hydra's own switch HYDRA_FULL_ERROR=1 the traceback is shown here, too.
+
+    Args:
+        kinds: exceptions to treat so instead.
     """
     caught = kinds or (ValueError, OmegaConfBaseException)
     try:
@@ -131,7 +133,13 @@ def check_keys(command: str, overrides: Sequence[str]) -> None:
         parsed = OverridesParser.create().parse_overrides(list(overrides))
     except HydraException:
         return  # not an override at all; Hydra says where it stops making sense
-    named = [each for each in parsed if each.type is OverrideType.CHANGE and not _of_hydra(each)]
+    named = [
+        each
+        for each in parsed
+        if each.type is OverrideType.CHANGE and not each.key_or_group.startswith(("hydra.", "hydra/"))
+    ]
+    if not named:
+        return  # composing takes longer than the rest of a start
     groups = {group: _options(group) for group in _groups(command)}
     chosen = []
     for override in named:
@@ -178,13 +186,8 @@ def _meant(given: str, known: Sequence[str]) -> str:
 
 def _composed(command: str, overrides: Sequence[str]) -> Mapping[str, Any]:
     """A command's config as plain containers, with some groups chosen; values that it interpolates stay as written."""
-    before = GlobalHydra.instance().hydra
-    GlobalHydra.instance().clear()
-    try:
-        with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
-            composed: Any = OmegaConf.to_container(compose(command, list(overrides)), resolve=False)
-    finally:
-        GlobalHydra.instance().hydra = before
+    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+        composed: Any = OmegaConf.to_container(compose(command, list(overrides)), resolve=False)
     return composed
 
 
@@ -194,10 +197,6 @@ def _keys(config: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
         yield f"{prefix}{key}"
         if isinstance(value, Mapping):
             yield from _keys(value, f"{prefix}{key}.")
-
-
-def _of_hydra(override: Override) -> bool:
-    return override.key_or_group.startswith(("hydra.", "hydra/"))
 
 
 def group_list(command: str) -> str:

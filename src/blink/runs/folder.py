@@ -1,4 +1,4 @@
-"""Where a run's files go: one folder per set of overrides, and never two configurations in one folder.
+"""Run folders: one per set of overrides, and never two configurations in one folder.
 
 The folder's name follows from the overrides of the command, so the same command finds the same folder and
 continues there. Knows nothing of models, training or benchmarks.
@@ -24,18 +24,18 @@ CONFIG_FILE = "config.yaml"
 """The composed config of a run, in its folder."""
 
 INPUTS = "inputs.json"
-"""What a run follows from beyond its config, in its folder."""
+"""Fingerprints of what a run depends on beyond its config, such as weights and pictures, in its folder."""
 
 _HOW_NOT_WHAT = ("fresh", "logger", "outputs")
-"""Keys that change how a run is kept or reported, not what it computes: they neither name nor tell apart runs."""
+"""Keys that change how a run is stored or reported, not what it computes: runs that differ in these alone are the same."""
 
 _OWN_CHECKPOINT = ("last", "null", None)
-"""Values of `ckpt` that leave a run what it is; from another run's checkpoint it becomes another."""
+"""Values of `ckpt` that continue the run itself; begun from another run's checkpoint it is another run."""
 
 _LONGEST_NAME = 120
 
 _READABLE = str.maketrans({"=": "-", ",": "_", "[": None, "]": None})
-"""Names can be typed as values of overrides, where = and , have a meaning, and in shells, where [ ] have."""
+"""Characters replaced in names, which are typed as values of overrides, where = and , have a meaning, and in shells."""
 
 
 def run_name(overrides: Sequence[str]) -> str:
@@ -106,12 +106,12 @@ def open_run(
 
 
 def check_inputs(path: Path, inputs: Mapping[str, Any], *, begun: bool = True) -> None:
-    """Record what a run follows from beyond its config; refuse to go on from anything else.
+    """Record fingerprints of what a run depends on beyond its config; refuse to continue it with others.
 
     Args:
         path: of the record, in the run's folder.
         inputs: JSON values.
-        begun: whether something has come of the recorded inputs; if not, these replace them.
+        begun: whether there are results of the recorded inputs; if not, these replace them.
 
     Raises:
         ValueError: the run was begun with other inputs; says which.
@@ -153,7 +153,7 @@ def _refuse_another_config(folder: Path, saved: Any, config: Mapping[str, Any]) 
 
 
 def _leaves(config: Any, prefix: str = "") -> dict[str, Any]:
-    """Flatten nested mappings to dotted keys, without the keys that do not tell runs apart."""
+    """Flatten nested mappings to dotted keys, without keys in which the same run may differ."""
     flat: dict[str, Any] = {}
     for key, value in config.items():
         if not prefix and (key in _HOW_NOT_WHAT or (key == "ckpt" and value in _OWN_CHECKPOINT)):

@@ -51,7 +51,6 @@ the run goes on offline, and all that was logged stays on disk for `wandb sync`.
 _LONGEST = 120
 """Characters of a name or group; W&B takes 128."""
 
-
 _KEEPS_DATA_IN_FOLDER = "WANDB_DATA_DIR" not in os.environ
 """W&B keeps the tables of offline runs in the user's home unless told otherwise, where `wandb sync` from elsewhere does not
 find them."""
@@ -234,10 +233,10 @@ def _server() -> str:
 
 @lru_cache(maxsize=4)
 def _reachable(server: str) -> bool:
-    """Whether a server, or the proxy before it, takes a connection soon; found out once per process.
+    """Whether a server, or the proxy before it, accepts a connection within a few seconds; tried once per process.
 
-    W&B's own attempt takes up to half a minute where there is no network. A look-up of a name has no time limit of its
-    own, so it runs aside.
+    W&B's own attempt takes up to half a minute where there is no network. A DNS look-up has no time limit of its
+    own, so it runs in a thread.
     """
     proxy = getproxies().get(urlsplit(server).scheme)
     address = urlsplit(proxy if proxy and "//" in proxy else server)

@@ -1,4 +1,4 @@
-"""What this process runs on: dtypes that are fast here, memory, and which of several processes it is.
+"""What this process runs on: which dtypes are fast, peak memory, and its rank among several processes.
 
 torch is imported where it is needed, since configs are read without it.
 """
@@ -10,9 +10,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 RANK_VARIABLES = ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "SLURM_PROCID")
-"""Environment variables by which launchers tell a process its place; the first process has 0 in all of them."""
+"""Environment variables in which launchers put a process's rank; it is 0 in all of them for the first process."""
 
-_LEFT_BEHIND = (*RANK_VARIABLES, "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+_SET_BY_LIGHTNING = (*RANK_VARIABLES, "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+"""Environment variables that a job with several processes leaves set, by which the next would take itself for a child."""
 
 
 def has_bfloat16() -> bool:
@@ -41,9 +42,9 @@ def default_dtype() -> str:
 
 
 def peak_memory_mb() -> float:
-    """Return the most memory held, in MiB: of the GPU since `predict` began, or of the host where no GPU is used.
+    """Return the peak memory in MiB: of the GPU since its statistics were reset, or of the host where no GPU is used.
 
-    The host's figure is the process's since its start and never falls: of a sweep's jobs only the first has its own.
+    The host's figure is the process's maximum since its start, so of a sweep's jobs only the first has its own.
     """
     import torch
 
@@ -60,14 +61,16 @@ def is_first_process() -> bool:
 
 @contextmanager
 def one_job(overrides: Sequence[str]) -> Iterator[None]:
-    """Run one job of a multirun: processes that it starts run this job alone, and the next job starts clean.
+    """Run one job of a multirun such that its DDP processes run this job alone, and the next job starts clean.
 
-    The job should end with a barrier: its process group is taken down afterwards.
+    Lightning starts its further processes by running this process's command again. In a multirun that command is the
+    whole sweep, so each of them would sweep, too. The job should end with a barrier: its process group is destroyed
+    afterwards.
 
     Args:
         overrides: this job's own, without the sweep's.
     """
-    arguments, environment = sys.argv, {name: os.environ.get(name) for name in _LEFT_BEHIND}
+    arguments, environment = sys.argv, {name: os.environ.get(name) for name in _SET_BY_LIGHTNING}
     sys.argv = [arguments[0], *overrides]
     try:
         yield

@@ -1,7 +1,7 @@
-"""One look for all figures, and how they are written: PNG, PDF, and the numbers behind them as CSV and JSON.
+"""The common look of all figures, and how they are saved: PNG, PDF, and the numbers behind them as CSV and JSON.
 
 Lines differ in colour (those of Okabe and Ito, which colour-blind readers tell apart), in dash and in marker; maps
-use cividis, whose lightness rises with the value. So figures survive a grey printer.
+use cividis, whose lightness rises with the value. So figures can be read in print without colour.
 """
 
 import math
@@ -36,7 +36,7 @@ MAP = "cividis"
 
 
 class Line(NamedTuple):
-    """How one method is drawn wherever it appears."""
+    """Label and line style of one method in every figure."""
 
     label: str
     colour: str
@@ -62,7 +62,7 @@ _WIDE_FONTS = (
 
 @contextmanager
 def look() -> Iterator[None]:
-    """Inside, everything that is drawn and saved has the family's look."""
+    """Context in which figures are drawn and saved with the common fonts, sizes and colours."""
     settings: Any = {
         "font.family": [_OWN_FONT, *_installed(_WIDE_FONTS)],
         "font.size": 9,
@@ -88,7 +88,10 @@ def look() -> Iterator[None]:
 
 
 def plain(text: str, width: int | None = None, lines: int = 3) -> str:
-    """Text as it is: no formulas, characters without a glyph replaced, wrapped to `width` and cut after `lines`."""
+    """Return a text for matplotlib to show literally: $ escaped, characters without a glyph replaced.
+
+    With a `width` it is wrapped to so many characters and cut after `lines` lines.
+    """
     known = "".join(c if c == "\n" or _has_glyph(c) else "\N{WHITE SQUARE}" for c in text)
     safe = known.replace("$", r"\$")
     if width is None:
@@ -100,7 +103,7 @@ def plain(text: str, width: int | None = None, lines: int = 3) -> str:
 
 
 def font_file(text: str) -> str:
-    """A font that has a glyph for all of a text, else matplotlib's own: for drawing without matplotlib."""
+    """Return the file of a font with glyphs for all of a text, else of matplotlib's own: for drawing with Pillow."""
     files = _font_files()
     letters = {character for character in text if not character.isspace()}
     fitting = (
@@ -112,7 +115,7 @@ def font_file(text: str) -> str:
 
 
 def bare(axes: Axes) -> None:
-    """Take ticks and frame off, for pictures and maps."""
+    """Remove ticks and frame, for pictures and maps."""
     axes.set_xticks([])
     axes.set_yticks([])
     axes.spines[:].set_visible(False)
@@ -121,7 +124,7 @@ def bare(axes: Axes) -> None:
 def outline(
     axes: Axes, left: float, top: float, width: float, height: float, *, colour: str, dash: Any = "-"
 ) -> None:
-    """Draw a rectangle that shows on light and dark grounds."""
+    """Draw a rectangle with a white rim, so that it can be seen on light and dark pictures."""
     axes.add_patch(
         Rectangle(
             (left, top),
@@ -137,7 +140,7 @@ def outline(
 
 
 class Drawn(NamedTuple):
-    """A finished figure, which may be of several pictures.
+    """A drawn figure, which may consist of several pictures, and the numbers behind it.
 
     Attributes:
         figures: file name without ending -> picture.
