@@ -1,7 +1,7 @@
 """Evaluation runs written by hand: samples, answers that follow from a rule, finished run folders."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ from PIL import Image
 from blink.bench import Answer, Benchmark, Pope, Sample
 from blink.bench.pope import SPLITS
 from blink.evaluation.predict import evaluate, resume
+from blink.evaluation.scores import Result, Setup
 from blink.inference.policy import Event
 
 
@@ -61,13 +62,13 @@ def finish(
     asked: Sequence[Sample],
     benchmark: Benchmark | None = None,
     **about: Any,
-) -> dict[str, Any]:
+) -> Result:
     """Run an evaluation, of POPE by default, in `folder` to its end, going on from what is there."""
     folder.mkdir(parents=True, exist_ok=True)
     inputs = {"backbone": "same"}
     rows = resume(folder, asked, inputs=inputs)
-    said: Mapping[str, Any] = {"method": "blink", "data": "by hand", "policy": None} | about
-    return evaluate(benchmark or Pope(), asked, rows, lambda: rule, folder, about=said, edition="by hand")
+    setup = Setup(**{"method": "blink", "data": "by hand"} | about)
+    return evaluate(benchmark or Pope(), asked, rows, lambda: rule, folder, setup=setup, edition="by hand")
 
 
 def read_rows(folder: Path) -> list[dict[str, Any]]:

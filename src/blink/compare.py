@@ -29,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     console = screen()
     console.print(score_table(runs))
     if pairs:
-        console.print(comparison_table(pairs, runs[0].scores))
+        console.print(comparison_table(pairs, runs[0].result))
 
 
 if __name__ == "__main__":

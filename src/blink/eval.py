@@ -23,6 +23,7 @@ from blink.runs.folder import open_run
 if TYPE_CHECKING:
     from blink.bench import Row
     from blink.evaluation.plan import Plan
+    from blink.evaluation.scores import Result
     from blink.runs.board import Board
 
 log = logging.getLogger("blink.eval")  # not __main__, which `python -m` calls it
@@ -52,12 +53,12 @@ def main(config: DictConfig) -> float | None:
         folder = open_run(Path(config.outputs), "eval", overrides, plain(config), fresh=config.fresh)
         rows = resume(folder, plan.samples, inputs=plan.inputs)
         board = Board() if _told(config, folder, group) else _board(config, folder, group)
-    log.info("%s: %d questions, files in %s", plan.about["method"], len(plan.samples), folder)
+    log.info("%s: %d questions, files in %s", plan.setup.method, len(plan.samples), folder)
     with board, one_line_errors(GradingError):
         result = _run(plan, rows, folder, board, plain(config))
     if board.logger is not None:
         note_logged(folder, config.logger._target_, group, _digest(folder))
-    for warning in result["warnings"]:
+    for warning in result.warnings:
         log.warning("%s", warning)
     if job.mode == RunMode.MULTIRUN:
         sweep.note_job(Path(job.sweep.dir), job.job.num, overrides, folder)
@@ -65,10 +66,10 @@ def main(config: DictConfig) -> float | None:
         console = screen()
         console.print(score_table([read_run(folder)]))
         console.print(f"written to {folder}", soft_wrap=True)
-    return next((float(result["metrics"][name]) for name in result["headline"]), None)
+    return next((result.metrics[name] for name in result.headline), None)
 
 
-def _run(plan: Plan, rows: list[Row], folder: Path, board: Board, config: dict[str, Any]) -> dict[str, Any]:
+def _run(plan: Plan, rows: list[Row], folder: Path, board: Board, config: dict[str, Any]) -> Result:
     """Answer what is left, draw one answer into the folder, and tell the board."""
     from PIL import Image
 
@@ -81,14 +82,14 @@ def _run(plan: Plan, rows: list[Row], folder: Path, board: Board, config: dict[s
     from blink.model.views import ViewMaker
 
     if board.logger is not None:
-        board.settings(config | plan.about)
+        board.settings(config | plan.setup.written())
     result = evaluate(
         plan.benchmark,
         plan.samples,
         rows,
         lambda: load_answerer([plan]),
         folder,
-        about=plan.about,
+        setup=plan.setup,
         edition=plan.edition,
         watch=None if board.logger is None else Progress(board),
     )

@@ -28,8 +28,8 @@ log = logging.getLogger("blink.score")  # not __main__, which `python -m` calls 
 def main(config: DictConfig) -> None:
     """Score a file, write and print the scores."""
     from blink.bench.judges import EndpointError
-    from blink.evaluation.compare import Run, score_table, screen
-    from blink.evaluation.scores import complete, judged, read_rows, scored
+    from blink.evaluation.compare import FinishedRun, score_table, screen
+    from blink.evaluation.scores import complete, judged, read_rows, score_file
 
     with one_line_errors():
         settings: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
@@ -44,23 +44,23 @@ def main(config: DictConfig) -> None:
         )
         rows = read_rows(rows_file)
         benchmark = make_benchmark(settings, rows)
-        answers = complete(benchmark, rows)
+        completed = complete(benchmark, rows)
         _make_folder(output.parent)
         try:
-            answers = judged(benchmark, answers, output.parent)
+            completed = judged(benchmark, completed, output.parent)
         except EndpointError as error:
             sys.exit(f"error: {error}; replies so far are kept, and the same command goes on from them")
-        result = scored(benchmark, answers, rows_file)
-        write_json(output, result)
+        result = score_file(benchmark, completed, rows_file)
+        write_json(output, result.written())
         written = [output]
         if export is not None:
             _make_folder(export)
-            written += benchmark.export(answers.rows, export)
-    for warning in result["warnings"]:
+            written += benchmark.export(completed.rows, export)
+    for warning in result.warnings:
         log.warning("%s", warning)
     console = screen()
-    console.print(score_table([Run("score", rows_file.parent, result)]))
-    console.print(f"edition: {result['edition'] or 'unknown'}")
+    console.print(score_table([FinishedRun("score", rows_file.parent, result)]))
+    console.print(f"edition: {result.edition or 'unknown'}")
     console.print(f"written to {', '.join(map(str, written))}", soft_wrap=True)
 
 

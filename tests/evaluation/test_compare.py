@@ -1,6 +1,7 @@
 """Runs side by side and in pairs, against differences counted by hand."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -11,7 +12,7 @@ from rich.table import Table
 from blink.bench import MME, Benchmark, MMBench, Pope, Row
 from blink.compare import main
 from blink.evaluation.compare import (
-    Run,
+    FinishedRun,
     compare,
     comparison_record,
     comparison_table,
@@ -19,6 +20,7 @@ from blink.evaluation.compare import (
     score_table,
 )
 from blink.evaluation.predict import evaluate, resume
+from blink.evaluation.scores import Setup, score_rows
 from tests.finished_runs import Rule, finish, samples
 
 
@@ -73,7 +75,7 @@ def test_tables_show_value_interval_and_share(folders: tuple[Path, Path]) -> Non
     assert "87.50 [" in shown
     assert "91.67 [" in shown
     assert shown.count("50.0 %") == 2
-    pairs = text(comparison_table([compare(*runs)], runs[0].scores))
+    pairs = text(comparison_table([compare(*runs)], runs[0].result))
     assert "blink - vanilla" in pairs
     assert "+4.17 [" in pairs
     assert "-0.0" not in pairs
@@ -97,7 +99,7 @@ def test_other_questions_do_not_compare(folders: tuple[Path, Path], tmp_path: Pa
 def test_other_version_does_not_compare(folders: tuple[Path, Path]) -> None:
     """Catches scores of different prompts or scorers set against each other."""
     first, second = map(read_run, folders)
-    old = second._replace(scores=second.scores | {"version": "pope-0"})
+    old = second._replace(result=replace(second.result, version="pope-0"))
     with pytest.raises(ValueError, match=r"version pope-1 and .* pope-0"):
         compare(first, old)
 
@@ -138,12 +140,12 @@ def test_units_of_a_benchmark_reach_its_result(tmp_path: Path) -> None:
         units: ClassVar[dict[str, str]] = {"f1": "points"}
 
     rows = resume(tmp_path, samples(), inputs={})
-    result = evaluate(Points(), samples(), rows, lambda: Rule(), tmp_path, about={})
-    assert result["units"] == {"f1": "points"}
-    assert finish(tmp_path / "pope", Rule(), samples())["units"] == {}
+    result = evaluate(Points(), samples(), rows, lambda: Rule(), tmp_path, setup=Setup(data="by hand"))
+    assert result.units == {"f1": "points"}
+    assert finish(tmp_path / "pope", Rule(), samples()).units == {}
 
 
-def run_by_hand(folder: Path, benchmark: Benchmark, rows: list[Row]) -> Run:
+def run_by_hand(folder: Path, benchmark: Benchmark, rows: list[Row]) -> FinishedRun:
     """A finished run of these rows, marked by the benchmark."""
     marked = []
     for row in rows:
@@ -152,13 +154,8 @@ def run_by_hand(folder: Path, benchmark: Benchmark, rows: list[Row]) -> Run:
     folder.mkdir()
     lines = "".join(json.dumps(row) + "\n" for row in marked)
     (folder / "predictions.jsonl").write_text(lines, encoding="utf-8")
-    scores = {
-        "benchmark": benchmark.name,
-        "version": benchmark.version,
-        "method": folder.name,
-        "expanded": 0.0,
-    }
-    return Run(folder.name, folder, scores)
+    result = score_rows(benchmark, marked, Setup(method=folder.name, data="by hand"))
+    return FinishedRun(folder.name, folder, result)
 
 
 def test_pairs_of_mme_stay_whole(tmp_path: Path) -> None:

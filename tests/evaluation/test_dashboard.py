@@ -26,6 +26,7 @@ def test_a_finished_run_as_w_and_b_gets_it(tmp_path: Path) -> None:
     progress = Progress(board, seconds=0)
     progress(rows[:6])
     progress(rows[:12])
+    low, _ = result.intervals["f1"] or ()
     tell_result(board, result, asked, rows, lambda picture: picture.resize((80, 80)))
     board.close()
 
@@ -37,9 +38,9 @@ def test_a_finished_run_as_w_and_b_gets_it(tmp_path: Path) -> None:
     }.items() <= run.axes.items()
     assert run.column("progress/answered") == [12]
     assert run.column("progress/correct_percent") == [pytest.approx(100 * 10 / 12)]
-    assert run.column("scores/f1") == [pytest.approx(result["metrics"]["f1"])]
+    assert run.column("scores/f1") == [pytest.approx(result.metrics["f1"])]
     assert run.column("scores/main") == run.column("scores/f1")
-    assert run.column("intervals/f1_low") == [pytest.approx(result["intervals"]["f1"][0])]
+    assert run.column("intervals/f1_low") == [pytest.approx(low)]
     assert run.column("scores/expanded_percent") == [50]
     assert run.column("cost/gflops_per_question") == [pytest.approx(1e-6)]
     assert run.column("cost/answer_tokens_per_question") == [2]

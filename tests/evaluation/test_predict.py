@@ -9,6 +9,8 @@ import pytest
 
 from blink.bench import Answer, Graded, Pope, Row, Sample
 from blink.evaluation.predict import Task, predict, read_timing, resume
+from blink.evaluation.scores import Result
+from blink.inference.policy import Policy
 from tests.finished_runs import Rule, finish, read_rows, samples
 
 
@@ -40,10 +42,10 @@ def test_killed_before_the_scores_answers_nothing_again(tmp_path: Path) -> None:
     rule = Rule()
     second = finish(tmp_path, rule, samples())
     assert rule.batches == []
-    assert second["metrics"] == first["metrics"]
-    assert (second["seconds"], second["questions_per_second"]) == (
-        first["seconds"],
-        first["questions_per_second"],
+    assert second.metrics == first.metrics
+    assert (second.seconds, second.questions_per_second) == (
+        first.seconds,
+        first.questions_per_second,
     )
 
 
@@ -51,7 +53,7 @@ def test_finished_run_is_returned_as_it_was(tmp_path: Path) -> None:
     """Catches timings of a run overwritten by a look at it."""
     first = finish(tmp_path, Rule(), samples())
     rule = Rule(wrong=["random/0yes"])
-    assert finish(tmp_path, rule, samples()) == json.loads(json.dumps(first))
+    assert finish(tmp_path, rule, samples()) == first
     assert rule.batches == []
 
 
@@ -95,37 +97,40 @@ def test_scores_say_what_was_done(tmp_path: Path) -> None:
     Of four pictures two expand; one of 24 answers is wrong, a "yes" of the random split taken for "no".
     """
     result = finish(
-        tmp_path, Rule(wrong=["random/0yes"]), samples(), policy={"patches": 2}, warnings=["mind"]
+        tmp_path, Rule(wrong=["random/0yes"]), samples(), policy=Policy([2, 3], patches=3), warnings=["mind"]
     )
-    assert json.loads((tmp_path / "scores.json").read_text()) == result
-    assert (result["benchmark"], result["version"], result["n"], result["images"]) == (
+    assert json.loads((tmp_path / "scores.json").read_text()) == result.written()
+    assert Result.read(tmp_path / "scores.json") == result
+    assert (result.benchmark, result.version, result.n, result.images) == (
         "pope",
         "pope-1",
         24,
         4,
     )
-    assert result["metrics"]["random_accuracy"] == 87.5
-    assert result["metrics"]["random_recall"] == 75
-    assert result["metrics"]["accuracy"] == pytest.approx((100 + 100 + 87.5) / 3)
-    low, high = result["intervals"]["random_accuracy"]
+    assert result.metrics["random_accuracy"] == 87.5
+    assert result.metrics["random_recall"] == 75
+    assert result.metrics["accuracy"] == pytest.approx((100 + 100 + 87.5) / 3)
+    low, high = result.intervals["random_accuracy"] or ()
     assert low < 87.5 < high <= 100
-    assert result["expanded"] == 0.5
-    assert result["events"] == {
+    assert result.expanded == 0.5
+    assert result.events == {
         "2": {"expand": 0, "keep": 0, "drop": 24},
         "3": {"expand": 12, "keep": 12, "drop": 0},
     }
-    assert result["policy"] == {"patches": 2}
-    assert (result["flops"], read_rows(tmp_path)[0]["flops"]) == (24_000, 1000)
-    assert result["seconds"] == pytest.approx(24 / result["questions_per_second"], abs=1e-3)
-    assert result["peak_memory_mb"] > 10
-    assert result["warnings"] == ["mind"]
+    assert result.policy == Policy([2, 3], patches=3)
+    assert (result.flops, read_rows(tmp_path)[0]["flops"]) == (24_000, 1000)
+    assert result.questions_per_second is not None
+    assert result.seconds == pytest.approx(24 / result.questions_per_second, abs=1e-3)
+    assert result.peak_memory_mb is not None
+    assert result.peak_memory_mb > 10
+    assert result.warnings == ["mind"]
 
 
 def test_one_picture_has_scores_without_intervals(tmp_path: Path) -> None:
     """Catches NaN in JSON, which other readers refuse."""
     result = finish(tmp_path, Rule(), samples(1))
-    assert result["metrics"]["f1"] == 100
-    assert result["intervals"]["f1"] is None
+    assert result.metrics["f1"] == 100
+    assert result.intervals["f1"] is None
     assert "NaN" not in (tmp_path / "scores.json").read_text()
 
 
@@ -166,8 +171,8 @@ def test_split_left_out_is_a_warning_in_the_result(tmp_path: Path) -> None:
     """Catches a mean over fewer splits that looks like POPE's."""
     asked = [sample for sample in samples() if sample.split != "popular"]
     result = finish(tmp_path, Rule(), asked)
-    assert result["warnings"] == Pope().warnings(read_rows(tmp_path))
-    assert "adversarial, random only" in result["warnings"][0]
+    assert result.warnings == Pope().warnings(read_rows(tmp_path))
+    assert "adversarial, random only" in result.warnings[0]
 
 
 class JudgedPope(Pope, Graded):
@@ -257,4 +262,4 @@ def test_time_adds_up_over_processes(tmp_path: Path) -> None:
     result = finish(tmp_path, Rule(), asked)
     assert read_timing(tmp_path).answered == 24
     assert read_timing(tmp_path).seconds > first.seconds > 0
-    assert result["seconds"] == pytest.approx(read_timing(tmp_path).seconds, abs=1e-3)
+    assert result.seconds == pytest.approx(read_timing(tmp_path).seconds, abs=1e-3)

@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 
 from blink.bench import BENCHMARKS, GQA, MMBench, MMVet, Pope
-from blink.evaluation.scores import complete, read_rows, scores
+from blink.evaluation.scores import Setup, complete, read_rows, score_rows
+
+BY_HAND = Setup(data="by hand")
 
 ROW = {"id": "1", "split": "random", "image": "a.jpg", "label": "yes", "response": "Yes"}
 
@@ -94,7 +96,7 @@ def test_rotations_of_a_question_stay_together() -> None:
     ]
     answers = complete(MMBench(), rows)
     assert [row["image"] for row in answers.rows] == ["7"] * 4 + ["8"] * 2
-    assert scores(MMBench(), answers.rows)["metrics"]["accuracy"] == 50
+    assert score_rows(MMBench(), answers.rows, BY_HAND).metrics["accuracy"] == 50
     named = [row | {"image": f"copy{i}.png"} for i, row in enumerate(rows)]
     assert len({row["image"] for row in complete(MMBench(), named).rows}) == 2
 
@@ -163,25 +165,25 @@ def right(count: int) -> list[dict[str, object]]:
 )
 def test_editions_are_recognised_by_their_size(count: int, edition: str) -> None:
     """Would catch LLaVA's 2,910 random questions taken for the hub's 3,000."""
-    result = scores(Pope(), right(count))
-    assert result["edition"] == edition
-    assert not any("edition" in warning for warning in result["warnings"])
+    result = score_rows(Pope(), right(count), BY_HAND)
+    assert result.edition == edition
+    assert not any("edition" in warning for warning in result.warnings)
 
 
 def test_unknown_size_is_a_warning() -> None:
     """Would catch a file with lost rows that is scored as if it were whole."""
-    result = scores(Pope(), right(2909))
-    assert result["edition"] is None
-    assert result["warnings"][0].startswith(
+    result = score_rows(Pope(), right(2909), BY_HAND)
+    assert result.edition is None
+    assert result.warnings[0].startswith(
         "2,909 rows are no known edition of pope, which has 9,000 or 8,910 or"
     )
 
 
 def test_what_is_said_wins() -> None:
     """Would catch scenes warned about as if rows were missing, or taken for an edition that they are not."""
-    result = scores(Pope(), right(3000), "generated: scenes test, 100 pictures")
-    assert result["edition"] == "generated: scenes test, 100 pictures"
-    assert len(result["warnings"]) == 1
+    result = score_rows(Pope(), right(3000), BY_HAND, "generated: scenes test, 100 pictures")
+    assert result.edition == "generated: scenes test, 100 pictures"
+    assert len(result.warnings) == 1
 
 
 def test_every_benchmark_has_an_edition() -> None:

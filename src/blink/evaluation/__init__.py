@@ -4,8 +4,8 @@ Read from top to bottom: a file imports only from files above it.
 
     presets.py    layers and thresholds per backbone and benchmark (App. B, C)
     questions.py  a benchmark's questions and pictures, read
-    plan.py       what an evaluation is to do: its config, checked, as flat values
     scores.py     rows of predictions -> scores, from an evaluation or from any file
+    plan.py       what an evaluation is to do: its config, checked, as flat values
     cost.py       FLOPs and bytes of every part of the work, on paper; of a question that was answered
     predict.py    samples -> predictions.jsonl (resumable) -> scores.json
     answerers.py  samples about a picture through the engine, or one by one through generate

@@ -7,9 +7,8 @@ method that never acts cannot differ.
 Axes: G pictures, K sums in a tally.
 """
 
-import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,23 +20,24 @@ from blink.bench import BENCHMARKS, Row, tallies
 from blink.bench.sources import read_jsonl
 from blink.bench.statistics import Estimate, McNemar, mcnemar, paired_bootstrap
 from blink.evaluation.predict import PREDICTIONS, SCORES
+from blink.evaluation.scores import Result
 
 _SIDE_BY_SIDE = 4
 """How many runs fit beside each other on a screen."""
 
 
-class Run(NamedTuple):
+class FinishedRun(NamedTuple):
     """A finished evaluation.
 
     Attributes:
         label: what to call it beside others.
         folder: where it lies.
-        scores: the content of its `scores.json`.
+        result: what stands in its `scores.json`.
     """
 
     label: str
     folder: Path
-    scores: dict[str, Any]
+    result: Result
 
     def rows(self) -> list[Row]:
         """Read its predictions."""
@@ -59,10 +59,10 @@ class Comparison(NamedTuple):
     second: str
     differences: dict[str, Estimate]
     flips: McNemar
-    expanded: tuple[float, float]
+    expanded: tuple[float | None, float | None]
 
 
-def read_run(folder: Path, label: str | None = None) -> Run:
+def read_run(folder: Path, label: str | None = None) -> FinishedRun:
     """Read a run from its folder; without a label it is called after its method.
 
     Raises:
@@ -71,16 +71,16 @@ def read_run(folder: Path, label: str | None = None) -> Run:
     path = folder / SCORES
     if not path.is_file():
         raise ValueError(f"{folder} holds no {SCORES}: give the folder of a finished `python -m blink.eval`")
-    scores = json.loads(path.read_text(encoding="utf-8"))
-    return Run(label or scores["method"], folder, scores)
+    result = Result.read(path)
+    return FinishedRun(label or str(result.method), folder, result)
 
 
-def compare(first: Run, second: Run) -> Comparison:
+def compare(first: FinishedRun, second: FinishedRun) -> Comparison:
     """Compare two runs over the same questions; see `compare_pairs`."""
     return compare_pairs([first, second], [(0, 1)])[0]
 
 
-def compare_pairs(runs: Sequence[Run], pairs: Sequence[tuple[int, int]]) -> list[Comparison]:
+def compare_pairs(runs: Sequence[FinishedRun], pairs: Sequence[tuple[int, int]]) -> list[Comparison]:
     """Compare runs over the same questions.
 
     Args:
@@ -94,7 +94,7 @@ def compare_pairs(runs: Sequence[Run], pairs: Sequence[tuple[int, int]]) -> list
     rows = [run.rows() for run in runs]
     for run, part in zip(runs, rows, strict=True):
         check_comparable(runs[0], rows[0], run, part)
-    benchmark = BENCHMARKS[runs[0].scores["benchmark"]]()
+    benchmark = BENCHMARKS[runs[0].result.benchmark]()
     tallies_GK = [tallies(benchmark, part) for part in rows]
     differences = paired_bootstrap(tallies_GK, pairs, benchmark.metrics)
     found = []
@@ -107,40 +107,35 @@ def compare_pairs(runs: Sequence[Run], pairs: Sequence[tuple[int, int]]) -> list
                 runs[j].label,
                 {name: estimate for name, estimate in estimates.items() if not np.isnan(estimate.value)},
                 mcnemar(scored[:, 0], scored[:, 1]),
-                (runs[i].scores["expanded"], runs[j].scores["expanded"]),
+                (runs[i].result.expanded, runs[j].result.expanded),
             )
         )
     return found
 
 
-def unit(scores: Mapping[str, Any], metric: str) -> str:
-    """Return the unit of a metric of a result: "%", or "points" for MME."""
-    return str(scores.get("units", {}).get(metric, "%"))
-
-
-def score_table(runs: Sequence[Run]) -> Table:
+def score_table(runs: Sequence[FinishedRun]) -> Table:
     """The scores with 95 % intervals, and what expanded; few runs side by side, many as lines.
 
     Lines show the main two metrics only.
     """
-    scores = runs[0].scores
-    title = f"{scores['benchmark']} ({scores['version']}), {scores['data']}, {scores['n']} questions"
+    result = runs[0].result
+    title = f"{result.benchmark} ({result.version}), {result.data}, {result.n} questions"
     if len(runs) > _SIDE_BY_SIDE:
-        names = scores["headline"][:2]
+        names = result.headline[:2]
         table = Table("run", title=title)
         for name in names:
-            table.add_column(_heading(scores, name), justify="right")
+            table.add_column(_heading(result, name), justify="right")
         table.add_column("expanded", justify="right")
         for run in runs:
-            table.add_row(run.label, *(_score(run, name) for name in names), _percent(run.scores["expanded"]))
+            table.add_row(run.label, *(_score(run, name) for name in names), _percent(run.result.expanded))
         return table
     table = Table("", title=title, min_width=len(title))
     for run in runs:
         table.add_column(run.label, justify="right")
-    for name in scores["headline"]:
-        table.add_row(_heading(scores, name), *(_score(run, name) for run in runs))
-    if any(run.scores["expanded"] is not None for run in runs):
-        table.add_row("expanded", *(_percent(run.scores["expanded"]) for run in runs))
+    for name in result.headline:
+        table.add_row(_heading(result, name), *(_score(run, name) for run in runs))
+    if any(run.result.expanded is not None for run in runs):
+        table.add_row("expanded", *(_percent(run.result.expanded) for run in runs))
     for name, cell in (("questions/s", _rate), ("GFLOP per question, alone", _gigaflops)):
         cells = [cell(run) for run in runs]
         if any(cells):
@@ -148,27 +143,27 @@ def score_table(runs: Sequence[Run]) -> Table:
     return table
 
 
-def _rate(run: Run) -> str:
-    rate = run.scores.get("questions_per_second")
+def _rate(run: FinishedRun) -> str:
+    rate = run.result.questions_per_second
     return "" if rate is None else f"{rate:.3g}"
 
 
-def _gigaflops(run: Run) -> str:
-    flops = run.scores.get("flops")
-    return "" if flops is None else f"{flops / run.scores['n'] / 1e9:,.3g}"
+def _gigaflops(run: FinishedRun) -> str:
+    flops = run.result.gflops_per_question
+    return "" if flops is None else f"{flops:,.3g}"
 
 
-def comparison_table(comparisons: Sequence[Comparison], scores: Mapping[str, Any]) -> Table:
+def comparison_table(comparisons: Sequence[Comparison], result: Result) -> Table:
     """A row per pair: differences of the main two metrics, flips each way, McNemar's p, what expanded.
 
     Args:
-        scores: of one of the runs.
+        result: of one of the runs.
     """
-    headline = scores["headline"][:2]
+    headline = result.headline[:2]
     table = Table(title="differences on the same questions (95 % intervals over pictures)")
     table.add_column("pair")
     for name in headline:
-        table.add_column(_heading(scores, name), justify="right")
+        table.add_column(_heading(result, name), justify="right")
     for column in ("gained", "lost", "McNemar p", "expanded"):
         table.add_column(column, justify="right")
     for pair in comparisons:
@@ -207,12 +202,15 @@ def screen() -> Console:
     return Console(markup=False, width=None if sys.stdout.isatty() else 110)
 
 
-def check_comparable(first: Run, rows: Sequence[Row], second: Run, others: Sequence[Row]) -> None:
+def check_comparable(
+    first: FinishedRun, rows: Sequence[Row], second: FinishedRun, others: Sequence[Row]
+) -> None:
     """Raise ValueError unless two runs are of one benchmark and about the same questions."""
     for key in ("benchmark", "version"):
-        if first.scores[key] != second.scores[key]:
+        one, other = getattr(first.result, key), getattr(second.result, key)
+        if one != other:
             raise ValueError(
-                f"{first.folder} has {key} {first.scores[key]} and {second.folder} {second.scores[key]}; "
+                f"{first.folder} has {key} {one} and {second.folder} {other}; "
                 "only runs of the same benchmark compare"
             )
     asked = [[(row["id"], row["image"], row["label"]) for row in part] for part in (rows, others)]
@@ -231,8 +229,8 @@ def _interval(bounds: Sequence[float] | None, sign: str = "") -> str:
     return f" [{low:{sign}z.1f}, {high:{sign}z.1f}]"
 
 
-def _score(run: Run, name: str) -> str:
-    metrics, intervals = run.scores["metrics"], run.scores["intervals"]
+def _score(run: FinishedRun, name: str) -> str:
+    metrics, intervals = run.result.metrics, run.result.intervals
     return f"{metrics[name]:.2f}{_interval(intervals[name])}" if name in metrics else "-"
 
 
@@ -240,7 +238,7 @@ def _percent(share: float | None) -> str:
     return "-" if share is None else f"{100 * share:.1f} %"
 
 
-def _heading(scores: Mapping[str, Any], name: str) -> str:
+def _heading(result: Result, name: str) -> str:
     """A metric in words, with its unit unless that is percent."""
-    found = unit(scores, name)
+    found = result.unit(name)
     return name.replace("_", " ") + ("" if found == "%" else f" ({found})")

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from blink.bench.base import Row, Sample
-from blink.evaluation.scores import expanded_share
+from blink.evaluation.scores import Result, expanded_share
 from blink.runs.board import Axis, Board
 from blink.runs.style import VERMILLION
 
@@ -82,7 +82,7 @@ class Progress:
 
 def tell_result(
     board: Board,
-    result: Mapping[str, Any],
+    result: Result,
     samples: Sequence[Sample],
     rows: Sequence[Row],
     seen: Callable[[Image.Image], Image.Image],
@@ -108,7 +108,7 @@ def tell_result(
     if ratios:
         board.histogram("ratios/all_layers", [ratio for values in ratios.values() for ratio in values], edges)
     if board.shows_tables and board.table_rows:
-        patches = (result["policy"] or {}).get("patches", 2)
+        patches = 2 if result.policy is None else result.policy.patches
         board.table(
             "predictions/table",
             _COLUMNS,
@@ -116,28 +116,28 @@ def tell_result(
         )
 
 
-def scores(result: Mapping[str, Any]) -> dict[str, float | None]:
+def scores(result: Result) -> dict[str, float | None]:
     """All metrics, the main one under a name that all benchmarks share, with intervals for those that tables show."""
-    found: dict[str, float | None] = {f"scores/{name}": value for name, value in result["metrics"].items()}
-    for name in result["headline"]:
-        low, high = result["intervals"][name] or (None, None)
+    found: dict[str, float | None] = {f"scores/{name}": value for name, value in result.metrics.items()}
+    for name in result.headline:
+        low, high = result.intervals[name] or (None, None)
         found |= {f"intervals/{name}_low": low, f"intervals/{name}_high": high}
-    main = next(iter(result["headline"]), None)
+    main = next(iter(result.headline), None)
     if main is not None:
-        found["scores/main"] = result["metrics"][main]
-    return found | {"scores/expanded_percent": 100 * result["expanded"]}
+        found["scores/main"] = result.metrics[main]
+    return found | {"scores/expanded_percent": result.expanded_percent}
 
 
-def cost(result: Mapping[str, Any], rows: Sequence[Row]) -> dict[str, float | None]:
+def cost(result: Result, rows: Sequence[Row]) -> dict[str, float | None]:
     """What the answers took."""
-    flops = result["flops"]
+    memory = result.peak_memory_mb
     return {
-        "cost/gflops_per_question": None if flops is None else flops / result["n"] / 1e9,
+        "cost/gflops_per_question": result.gflops_per_question,
         "cost/answer_tokens_per_question": sum(row["tokens"] for row in rows) / len(rows),
-        "cost/seconds": result["seconds"],
-        "cost/questions_per_second": result["questions_per_second"],
-        "cost/peak_memory_gb": result["peak_memory_mb"] / 1024,
-        "cost/questions": result["n"],
+        "cost/seconds": result.seconds,
+        "cost/questions_per_second": result.questions_per_second,
+        "cost/peak_memory_gb": None if memory is None else memory / 1024,
+        "cost/questions": result.n,
     }
 
 

@@ -5,7 +5,6 @@ Of the backbone only the config is read: no weights.
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from functools import lru_cache, reduce
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +16,7 @@ from transformers.utils import is_flash_attn_2_available
 from blink.bench import JUDGED, PROMPTS, Benchmark, Sample, make_judge
 from blink.evaluation.presets import LAYER_STUDIES, resolve
 from blink.evaluation.questions import read_questions
+from blink.evaluation.scores import Setup
 from blink.inference.attach import attach
 from blink.inference.policy import Policy, check_layers, parse_layers
 from blink.model.backbone import Backbone
@@ -104,7 +104,7 @@ class Plan(NamedTuple):
         policy: None for the backbone as it is.
         token_sr: folder or hub id of the modules; None for Blink-interp and the backbone as it is.
         inputs: what the answers follow from beyond the config, by which a changed file is noticed.
-        about: what the result says of the run beside its scores.
+        setup: what the result says of the run beside its scores.
     """
 
     backbone: Checkpoint
@@ -117,7 +117,7 @@ class Plan(NamedTuple):
     policy: Policy | None
     token_sr: str | None
     inputs: dict[str, Any]
-    about: dict[str, Any]
+    setup: Setup
 
 
 def make_plan(config: DictConfig, overrides: Sequence[str]) -> Plan:
@@ -167,19 +167,19 @@ def make_plan(config: DictConfig, overrides: Sequence[str]) -> Plan:
         "backbone": backbone.fingerprint.files,
         "token_sr": token_sr_digest(token_sr) if token_sr else None,
     }
-    about = {
-        "method": method.name,
-        "data": questions.data,
-        "policy": None if policy is None else asdict(policy),
-        "sources": sources,
-        "backbone": model.path,
-        "revision": backbone.revision,
-        "dtype": model.dtype,
-        "padded": padded,
-        "token_sr": token_sr,
-        "reuse": config.engine.reuse,
-        "warnings": training_differs(token_sr, model.path, template.prefix) if token_sr else [],
-    }
+    setup = Setup(
+        method=method.name,
+        data=questions.data,
+        policy=policy,
+        sources=sources,
+        backbone=model.path,
+        revision=backbone.revision,
+        dtype=model.dtype,
+        padded=padded,
+        token_sr=token_sr,
+        reuse=config.engine.reuse,
+        warnings=training_differs(token_sr, model.path, template.prefix) if token_sr else [],
+    )
     checkpoint = Checkpoint(**{key: model[key] for key in Checkpoint._fields})
     return Plan(
         backbone=checkpoint,
@@ -192,7 +192,7 @@ def make_plan(config: DictConfig, overrides: Sequence[str]) -> Plan:
         policy=policy,
         token_sr=token_sr,
         inputs=inputs,
-        about=about,
+        setup=setup,
     )
 
 

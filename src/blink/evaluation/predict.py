@@ -24,7 +24,7 @@ from blink.bench.base import Benchmark, Graded, Row, Sample
 from blink.bench.judges import EndpointError
 from blink.bench.scoring import Answer, make_row
 from blink.bench.sources import json_lines, parse_jsonl
-from blink.evaluation.scores import events_per_layer, expanded_share, scores, total_flops
+from blink.evaluation.scores import Result, Setup, score_rows, total_flops
 from blink.runs.files import write_json, write_text
 from blink.runs.folder import INPUTS, check_inputs
 from blink.runs.machine import peak_memory_mb
@@ -107,21 +107,21 @@ def evaluate(
     make_answerer: Callable[[], Answerer],
     folder: Path,
     *,
-    about: Mapping[str, Any],
+    setup: Setup,
     edition: str | None = None,
     watch: Callable[[Sequence[Row]], None] | None = None,
-) -> dict[str, Any]:
+) -> Result:
     """Answer the samples that `rows` lacks, score all, and write the result to `scores.json`.
 
     Args:
         rows: what `resume` returned.
         make_answerer: called only if there is something left to answer; loads the model. The run is its number 0.
-        about: further entries of the result, JSON values; its `warnings`, if any, come before those of the scores.
-        edition: what the samples are, as in `scores`.
+        setup: goes into the result; its warnings come before those of the scores.
+        edition: what the samples are, as in `score_rows`.
         watch: called after each picture with all rows so far.
 
     Returns:
-        The content of `scores.json`. A run that was finished before is returned as it was.
+        What stands in `scores.json`. A run that was finished before is returned as it was.
 
     Raises:
         GradingError: the judge failed.
@@ -129,16 +129,21 @@ def evaluate(
     finished = folder / SCORES
     if len(rows) == len(samples) and finished.exists():
         log.info("finished before: %s", folder)
-        earlier: dict[str, Any] = json.loads(finished.read_text(encoding="utf-8"))
-        return earlier
+        return Result.read(finished)
     task = Task(folder, list(rows))
     predict(benchmark, samples, [task], make_answerer, None if watch is None else lambda: watch(task.rows))
-    result = {
-        **about,
-        **summary(benchmark, graded(benchmark, task.rows, folder), read_timing(folder), edition),
-    }
-    result["warnings"] = [*about.get("warnings", ()), *result["warnings"]]
-    write_json(finished, result)
+    marked, timing = graded(benchmark, task.rows, folder), read_timing(folder)
+    result = score_rows(
+        benchmark,
+        marked,
+        setup,
+        edition,
+        flops=total_flops(marked),
+        seconds=round(timing.seconds, 3),
+        questions_per_second=timing.answered / timing.seconds if timing.answered else None,
+        peak_memory_mb=peak_memory_mb(),
+    )
+    write_json(finished, result.written())
     return result
 
 
@@ -228,19 +233,6 @@ def graded(benchmark: Benchmark, rows: list[Row], folder: Path) -> list[Row]:
     if judged != rows:
         write_text(folder / PREDICTIONS, json_lines(judged))
     return judged
-
-
-def summary(benchmark: Benchmark, rows: Sequence[Row], timing: Timing, edition: str | None) -> dict[str, Any]:
-    """Return the scores of rows and what they cost as JSON values."""
-    return {
-        **scores(benchmark, rows, edition),
-        "expanded": expanded_share(rows),
-        "events": events_per_layer(rows),
-        "flops": total_flops(rows),
-        "seconds": round(timing.seconds, 3),
-        "questions_per_second": timing.answered / timing.seconds if timing.answered else None,
-        "peak_memory_mb": peak_memory_mb(),
-    }
 
 
 def samples_digest(samples: Sequence[Sample]) -> str:

@@ -3,9 +3,11 @@
 Rows come from an evaluation, or from a file of anybody's: then they are completed and marked first. No model is needed.
 """
 
+import json
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,35 +15,160 @@ from blink.bench.base import Benchmark, Graded, Row, check_unique
 from blink.bench.scoring import score
 from blink.bench.sources import read_jsonl
 from blink.bench.tables import cell_text
+from blink.inference.policy import Policy
 
 
-def scores(benchmark: Benchmark, rows: Sequence[Row], edition: str | None = None) -> dict[str, Any]:
-    """Return the scores of marked rows as JSON values, nan as None; metrics without a unit are percentages.
+@dataclass(frozen=True, kw_only=True)
+class Setup:
+    """How an evaluation was set up: what its result says beside what follows from its rows.
+
+    Attributes:
+        method: "vanilla", "interp" or "blink"; None for rows of unknown origin.
+        data: where the questions come from, in words.
+        policy: None for the backbone as it is, and for rows of unknown origin.
+        sources: setting of the policy -> where its value comes from: a preset, or "override".
+        backbone: folder or hub id; `revision` its commit on the hub.
+        dtype: of its weights.
+        padded: whether pictures were padded to a square.
+        token_sr: folder or hub id of the modules.
+        reuse: whether questions about a picture were answered together, "full" or "none".
+        warnings: what a reader of the scores should know.
+    """
+
+    method: str | None = None
+    data: str
+    policy: Policy | None = None
+    sources: Mapping[str, str] | None = None
+    backbone: str | None = None
+    revision: str | None = None
+    dtype: str | None = None
+    padded: bool | None = None
+    token_sr: str | None = None
+    reuse: str | None = None
+    warnings: Sequence[str] = ()
+
+    def written(self) -> dict[str, Any]:
+        """The same as JSON values."""
+        return asdict(self) | {"warnings": list(self.warnings)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result(Setup):
+    """What `scores.json` holds. Metrics without a unit are percentages.
+
+    Attributes:
+        predictions: file of the rows where it is not an evaluation's own.
+        benchmark, version: of the scorer.
+        edition: which one of the benchmark the rows are, or which part of it; None if unknown.
+        n, images: number of questions and of pictures.
+        metrics: name -> value.
+        intervals: name -> [low, high], the 95 % interval over pictures; None where it cannot be estimated.
+        units: metric -> its unit where that is not percent.
+        headline: metrics that tables show, the main one first.
+        expanded: share of rows with at least one expansion, in [0, 1]; None for rows without events.
+        events: scanned layer -> action -> number of rows; None for rows without events.
+        flops: of all questions, each answered alone; None if some were not counted.
+        seconds: that answering took; loading the model is left out.
+        questions_per_second: of those that were timed.
+        peak_memory_mb: of the process.
+    """
+
+    predictions: str | None = None
+    benchmark: str
+    version: str
+    edition: str | None
+    n: int
+    images: int
+    metrics: Mapping[str, float]
+    intervals: Mapping[str, Sequence[float] | None]
+    units: Mapping[str, str] = field(default_factory=dict)
+    headline: Sequence[str]
+    expanded: float | None
+    events: Mapping[str, Mapping[str, int]] | None
+    flops: int | None = None
+    seconds: float | None = None
+    questions_per_second: float | None = None
+    peak_memory_mb: float | None = None
+
+    @classmethod
+    def read(cls, path: Path) -> "Result":
+        """Read a `scores.json`; what it holds beyond the attributes is left out.
+
+        Raises:
+            ValueError: it lacks something; says what.
+        """
+        content = json.loads(path.read_text(encoding="utf-8"))
+        values = _known(cls, content)
+        if values.get("policy") is not None:
+            values["policy"] = Policy(**_known(Policy, values["policy"]))
+        try:
+            return cls(**values)
+        except TypeError as cause:
+            raise ValueError(f"{path} is not the result of an evaluation: {cause}") from cause
+
+    def written(self) -> dict[str, Any]:
+        """The same as JSON values, as they stand in the file of an evaluation or of `blink.score`."""
+        everything = super().written()
+        return {key: everything[key] for key in (_OF_A_RUN if self.predictions is None else _OF_A_FILE)}
+
+    @property
+    def expanded_percent(self) -> float:
+        """Share of rows with at least one expansion in percent; nan for rows without events."""
+        return math.nan if self.expanded is None else 100 * self.expanded
+
+    @property
+    def gflops_per_question(self) -> float | None:
+        """Mean over the questions, each answered alone; None if some were not counted."""
+        return None if self.flops is None else self.flops / self.n / 1e9
+
+    def unit(self, metric: str) -> str:
+        """The unit of a metric: "%", or "points" for MME."""
+        return self.units.get(metric, "%")
+
+
+_OF_ROWS = ("benchmark", "version", "edition", "n", "images", "metrics", "intervals", "units", "headline")
+_OF_COST = ("flops", "seconds", "questions_per_second", "peak_memory_mb")
+_OF_A_RUN = (*(field.name for field in fields(Setup)), *_OF_ROWS, "expanded", "events", *_OF_COST)
+_OF_A_FILE = ("method", "data", "predictions", "policy", *_OF_ROWS, "warnings", "expanded", "events")
+"""Keys of a result as they follow each other in its file."""
+
+
+def score_rows(
+    benchmark: Benchmark, rows: Sequence[Row], setup: Setup, edition: str | None = None, **more: Any
+) -> Result:
+    """Return the scores of marked rows, and what Blink did where all of them say it.
 
     Args:
         edition: what the rows are, where they are not an edition of the benchmark: generated, or a part of one. None
             has it recognised by their number; a number that no edition has is a warning.
+        more: further attributes of the result.
 
     Raises:
         ValueError: there are no rows, or an id comes twice.
     """
     found = score(benchmark, rows)
     edition = edition or benchmark.editions.get(found.n)
-    return {
-        "benchmark": benchmark.name,
-        "version": benchmark.version,
-        "edition": edition,
-        "n": found.n,
-        "images": found.images,
-        "metrics": {name: estimate.value for name, estimate in found.metrics.items()},
-        "intervals": {
+    unknown = [] if edition else [_unknown_edition(benchmark, found.n)]
+    traced = all("events" in row for row in rows)
+    of_setup = {each.name: getattr(setup, each.name) for each in fields(Setup)}
+    return Result(
+        **of_setup | {"warnings": [*setup.warnings, *unknown, *found.warnings]},
+        benchmark=benchmark.name,
+        version=benchmark.version,
+        edition=edition,
+        n=found.n,
+        images=found.images,
+        metrics={name: estimate.value for name, estimate in found.metrics.items()},
+        intervals={
             name: None if math.isnan(estimate.low) else [estimate.low, estimate.high]
             for name, estimate in found.metrics.items()
         },
-        "units": dict(benchmark.units),
-        "headline": [name for name in benchmark.headline if name in found.metrics],
-        "warnings": [*([] if edition else [_unknown_edition(benchmark, found.n)]), *found.warnings],
-    }
+        units=dict(benchmark.units),
+        headline=[name for name in benchmark.headline if name in found.metrics],
+        expanded=expanded_share(rows) if traced else None,
+        events=events_per_layer(rows) if traced else None,
+        **more,
+    )
 
 
 def expanded_share(rows: Sequence[Row]) -> float:
@@ -65,7 +192,7 @@ def events_per_layer(rows: Sequence[Row]) -> dict[str, dict[str, int]]:
     }
 
 
-class Answers(NamedTuple):
+class Completed(NamedTuple):
     """Marked rows, and what is to be known of them."""
 
     rows: list[Row]
@@ -86,7 +213,7 @@ def read_rows(path: Path) -> list[Row]:
     return rows
 
 
-def complete(benchmark: Benchmark, rows: Sequence[Row]) -> Answers:
+def complete(benchmark: Benchmark, rows: Sequence[Row]) -> Completed:
     """Fill in what rows from elsewhere may lack, and mark every response anew.
 
     A row without `id` goes by its `question_id` (within its `split`, if it has one) or its `index`; one without
@@ -107,8 +234,8 @@ def complete(benchmark: Benchmark, rows: Sequence[Row]) -> Answers:
     whole = [{**row, "image": picture} for row, picture in zip(marked, pictures, strict=True)]
     apart = sum(row.get("image") is None for row in named)
     if not apart:
-        return Answers(whole, [])
-    return Answers(
+        return Completed(whole, [])
+    return Completed(
         whole,
         [
             f"{apart:,} of {len(named):,} rows do not name their picture, and each question of them counts as a picture of "
@@ -130,36 +257,31 @@ def mark(benchmark: Benchmark, row: Row) -> Row:
     return {**row, "answer": found.answer, "correct": found.correct}
 
 
-def judged(benchmark: Benchmark, answers: Answers, folder: Path) -> Answers:
+def judged(benchmark: Benchmark, completed: Completed, folder: Path) -> Completed:
     """Have the rows graded where the benchmark asks for it."""
     if not isinstance(benchmark, Graded):
-        return answers
-    return answers._replace(rows=[mark(benchmark, row) for row in benchmark.grade(answers.rows, folder)])
+        return completed
+    graded = benchmark.grade(completed.rows, folder)
+    return completed._replace(rows=[mark(benchmark, row) for row in graded])
 
 
-def scored(benchmark: Benchmark, answers: Answers, path: Path) -> dict[str, Any]:
-    """Return the result as JSON values, in the terms of `blink.eval`; what rows do not tell is None.
+def score_file(benchmark: Benchmark, completed: Completed, path: Path) -> Result:
+    """Return the result of rows from anywhere, in the terms of `blink.eval`; what they do not say is None.
+
+    Args:
+        path: of their file.
 
     Raises:
         ValueError: a row lacks what the benchmark needs.
     """
-    rows, warnings = answers
+    rows = completed.rows
     generated = all(row["image"].startswith("scenes/") for row in rows)
+    edition = "generated: scenes" if generated else None
     try:
-        found = scores(benchmark, rows, "generated: scenes" if generated else None)
+        result = score_rows(benchmark, rows, Setup(data=path.name), edition, predictions=str(path))
     except KeyError as missing:
         raise ValueError(f"some rows lack {missing}, which {benchmark.name} needs") from missing
-    traced = all("events" in row for row in rows)
-    return {
-        "method": None,
-        "data": path.name,
-        "predictions": str(path),
-        "policy": None,
-        **found,
-        "expanded": expanded_share(rows) if traced else None,
-        "events": events_per_layer(rows) if traced else None,
-        "warnings": [*found["warnings"], *warnings],
-    }
+    return replace(result, warnings=[*result.warnings, *completed.warnings])
 
 
 def _unknown_edition(benchmark: Benchmark, rows: int) -> str:
@@ -193,3 +315,8 @@ def _key(value: Any) -> str | None:
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
     return cell_text(value)
+
+
+def _known(kind: type[Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Those values that are attributes of a dataclass."""
+    return {each.name: values[each.name] for each in fields(kind) if each.name in values}

@@ -12,6 +12,7 @@ from blink.analysis.figures.points import Point
 from blink.analysis.figures.registry import RUN_FIGURES
 from blink.analysis.probe import Prober
 from blink.bench import Sample
+from blink.inference.policy import Policy
 from blink.model.backbone import Backbone
 from blink.model.prompts import template_named
 from blink.runs.style import Drawn, look
@@ -64,7 +65,7 @@ def run(
     """One finished run; without layers one of the backbone as it is."""
     policy = None
     if layers is not None:
-        policy = {"layers": list(layers), "tau_exp": tau[0], "tau_drop": tau[1], "patches": 2}
+        policy = Policy(layers, tau_exp=tau[0], tau_drop=tau[1])
     folder = root / f"run{len(list(root.iterdir()))}"
     method = {"method": "vanilla" if layers is None else "interp", "backbone": "b"} | about
     finish(folder, Rule(wrong=WRONG[:wrong]), samples(), policy=policy, **method)

@@ -13,6 +13,7 @@ from blink.bench import Pope
 from blink.evaluation.sweeps.experiment_report import plot, read_entries, report
 from blink.evaluation.sweeps.experiments import Experiment, Line, read_experiment
 from blink.evaluation.sweeps.report import note_job
+from blink.inference.policy import Policy
 from tests.finished_runs import Rule, finish, samples
 
 ROWS = [{"name": name} for name in ("vanilla", "vanilla, other batches", "interp", "blink")]
@@ -45,7 +46,7 @@ def sweep(tmp_path: Path) -> Path:
         settings = {
             "data": "scenes of seed 3",
             "backbone": "tiny",
-            "policy": None if number < 2 else {"layers": [2, 3], "tau_exp": 0.5, "tau_drop": 0.4},
+            "policy": None if number < 2 else Policy([2, 3], tau_exp=0.5, tau_drop=0.4),
         }
         finish(run, Rule(wrong=WRONG[number]), samples(), Pope(), **settings)
         (run / "config.yaml").write_text(OmegaConf.to_yaml({"model": {"family": "tiny"}, "limit": 24}))
@@ -131,9 +132,9 @@ def test_plot_shows_every_row_in_order(sweep: Path) -> None:
     [axes] = plot(experiment(), entries).axes
     assert [label.get_text() for label in axes.get_xticklabels()] == [entry.label for entry in LINES]
     heights = [bars[0].get_ydata()[0] for bars in axes.containers]
-    f1 = [entry.run.scores["metrics"]["f1"] for entry in entries]
+    f1 = [entry.run.result.metrics["f1"] for entry in entries]
     assert heights == f1
     [band] = axes.patches
     assert isinstance(band, Rectangle)
-    low, high = entries[0].run.scores["intervals"]["f1"]
+    low, high = entries[0].run.result.intervals["f1"] or ()
     assert (band.get_y(), band.get_y() + band.get_height()) == pytest.approx((low, high))

@@ -1,5 +1,6 @@
 """The paper's layouts, filled with results written by hand."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,8 @@ import pytest
 
 from blink.bench import BENCHMARKS
 from blink.bench.statistics import Estimate, McNemar
-from blink.evaluation.compare import Comparison, Run
+from blink.evaluation.compare import Comparison, FinishedRun
+from blink.evaluation.scores import Result
 from blink.evaluation.sweeps.experiments import Line, read_experiment
 from blink.evaluation.sweeps.paper import TABLES
 from blink.evaluation.sweeps.paper_tables import (
@@ -33,17 +35,21 @@ POPE = {
 def entry(name: str, bench: str, metrics: dict[str, float], paper: str | None = None, **more: Any) -> Entry:
     """A row whose every score has an interval from 1 below to 2 above."""
     line = Line(name, name, "", bench, (f"bench={bench}",), (), paper or name, False)
-    scores = {
-        "benchmark": bench,
-        "metrics": metrics,
-        "intervals": {key: [value - 1, value + 2] for key, value in metrics.items()},
-        "units": dict.fromkeys(metrics, "points") if bench == "mme" else {},
-        "headline": list(metrics),
-        "expanded": 0.25,
-        "events": {},
-        "n": 200,
-    }
-    return Entry(line, Run(name, Path("unused"), scores | more))
+    result = Result(
+        data="by hand",
+        benchmark=bench,
+        version=f"{bench}-1",
+        edition=None,
+        n=200,
+        images=100,
+        metrics=metrics,
+        intervals={key: [value - 1, value + 2] for key, value in metrics.items()},
+        units=dict.fromkeys(metrics, "points") if bench == "mme" else {},
+        headline=list(metrics),
+        expanded=0.25,
+        events={},
+    )
+    return Entry(line, FinishedRun(name, Path("unused"), replace(result, **more)))
 
 
 def experiment(paper: str | None, **more: Any) -> Any:

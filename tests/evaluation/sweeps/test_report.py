@@ -9,6 +9,7 @@ import pytest
 from rich.console import Console
 
 from blink.evaluation.sweeps.report import method_pairs, note_job, plot, read_jobs, report, swept_keys
+from blink.inference.policy import Policy
 from tests.finished_runs import Rule, finish, samples
 
 WRONG = [f"random/{picture}yes" for picture in range(4)]
@@ -20,9 +21,7 @@ def sweep_over(folder: Path, **values: list[str]) -> Path:
         overrides = [f"{key}={value}" for key, value in zip(values, combination, strict=True)]
         run = folder / "runs" / str(number)
         method = dict(zip(values, combination, strict=True)).get("method", "blink")
-        policy = (
-            None if method == "vanilla" else {"layers": [2, 3], "tau_exp": 0.5, "tau_drop": 0.4, "patches": 2}
-        )
+        policy = None if method == "vanilla" else Policy([2, 3], tau_exp=0.5, tau_drop=0.4)
         finish(run, Rule(wrong=WRONG[: number % 4]), samples(), method=method, policy=policy)
         note_job(folder, number, [*overrides, "limit=24"], run)
     return folder
@@ -137,7 +136,7 @@ def test_benchmarks_of_a_sweep_have_tables_and_panels_of_their_own(tmp_path: Pat
     jobs = read_jobs(sweep)
     for job in jobs:
         if job.overrides["bench"] == "mme":
-            scores = job.run.scores | {
+            scores = job.run.result.written() | {
                 "benchmark": "mme",
                 "headline": ["accuracy"],
                 "units": {"accuracy": "points"},

@@ -14,10 +14,10 @@ from blink.analysis.explain.page import Links, data_address, page, render
 from blink.bench import Row, Sample
 from blink.bench.statistics import McNemar, mcnemar
 from blink.evaluation.answerers import load_checkpoint
-from blink.evaluation.compare import Run, check_comparable, read_run
+from blink.evaluation.compare import FinishedRun, check_comparable, read_run
 from blink.evaluation.plan import Plan, make_plan
 from blink.evaluation.predict import resume
-from blink.inference.algorithm import Run as How
+from blink.inference.algorithm import Run
 from blink.inference.policy import Event
 from blink.runs.files import write_csv, write_text
 from blink.runs.folder import CONFIG_FILE
@@ -57,7 +57,7 @@ class Flips(NamedTuple):
         asked: how many questions both runs scored.
     """
 
-    runs: tuple[Run, Run]
+    runs: tuple[FinishedRun, FinishedRun]
     plans: tuple[Plan, Plan]
     chosen: list[Flip]
     test: McNemar
@@ -158,7 +158,7 @@ def write_pages(flips: Flips, folder: Path) -> list[Path]:
     return [folder / INDEX, folder / TABLE]
 
 
-def _plan(run: Run) -> Plan:
+def _plan(run: FinishedRun) -> Plan:
     """What a finished run was asked to do, and still can be.
 
     Raises:
@@ -175,7 +175,7 @@ def _plan(run: Run) -> Plan:
 
 def _sides(flips: Flips) -> tuple[Side, Side]:
     first, second = (
-        Side(run.label, How(plan.policy, plan.token_sr), plan.benchmark.max_new_tokens)
+        Side(run.label, Run(plan.policy, plan.token_sr), plan.benchmark.max_new_tokens)
         for run, plan in zip(flips.runs, flips.plans, strict=True)
     )
     return first, second
@@ -209,13 +209,13 @@ def _card(flip: Flip, explained: Explanation, address: str) -> Card:
 
 
 def _index(flips: Flips, cards: Sequence[Card]) -> str:
-    scores = flips.runs[0].scores
+    result = flips.runs[0].result
     shown = _without_common_end([card.flip.sample.question for card in cards])
     return render(
         "index.html",
         title=f"Flips: {flips.runs[0].label} to {flips.runs[1].label}",
         names=[run.label for run in flips.runs],
-        about=f"{scores['benchmark']} ({scores['version']}), {scores['data']}, {scores['backbone']}",
+        about=f"{result.benchmark} ({result.version}), {result.data}, {result.backbone}",
         asked=flips.asked,
         gained=flips.test.only_second,
         lost=flips.test.only_first,

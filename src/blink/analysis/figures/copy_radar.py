@@ -10,7 +10,7 @@ from matplotlib.ticker import MaxNLocator
 from blink.analysis.figures.points import Point, about
 from blink.bench import BENCHMARKS
 from blink.bench.statistics import Estimate
-from blink.evaluation.compare import compare_pairs, unit
+from blink.evaluation.compare import compare_pairs
 from blink.runs.style import BLUE, ORANGE, PURPLE, VANILLA, VERMILLION, Drawn, plain
 from blink.runs.values import choice
 
@@ -55,16 +55,16 @@ def subtasks(points: Sequence[Point], named: Sequence[str] | None) -> list[str]:
     Raises:
         ValueError: a named one does not exist, or there are fewer than three.
     """
-    scores = points[0].run.scores
+    result = points[0].run.result
     if named is None:
-        headline = scores["headline"]
+        headline = result.headline
         parts = list(headline[_TOTALS:])
-        found = parts if len(parts) >= _FEWEST else [m for m in scores["metrics"] if m not in headline]
+        found = parts if len(parts) >= _FEWEST else [m for m in result.metrics if m not in headline]
     else:
         found = list(named)
-        missing = [name for name in found if name not in scores["metrics"]]
+        missing = [name for name in found if name not in result.metrics]
         if missing:
-            raise ValueError(f"figure.metrics={missing}: the runs have {', '.join(scores['metrics'])}")
+            raise ValueError(f"figure.metrics={missing}: the runs have {', '.join(result.metrics)}")
     if len(found) < _FEWEST:
         raise ValueError(
             f"a radar needs {_FEWEST} metrics at least, got {found}; name them with figure.metrics="
@@ -87,7 +87,7 @@ def table(
     records = []
     for metric in metrics:
         record: dict[str, Any] = {"metric": metric}
-        record |= {label: round(point.run.scores["metrics"][metric], 4) for label, point in chosen}
+        record |= {label: round(point.run.result.metrics[metric], 4) for label, point in chosen}
         for label, found in against.items():
             names = (f"{label} less vanilla", f"{label} low", f"{label} high")
             record |= {name: round(part, 4) for name, part in zip(names, found[metric], strict=True)}
@@ -115,7 +115,7 @@ def draw(
     for number, metrics in enumerate(groups):
         axes: Any = figure.add_subplot(1, len(groups), number + 1, projection="polar")
         angles = np.linspace(0, 2 * np.pi, len(metrics), endpoint=False)
-        base = [chosen[0][1].run.scores["metrics"][metric] for metric in metrics]
+        base = [chosen[0][1].run.result.metrics[metric] for metric in metrics]
         start = np.array(base) if scale == "score" else np.zeros(len(metrics))
         closed = np.append(angles, angles[0])
         axes.plot(
@@ -173,7 +173,7 @@ def figure_of_runs(points: Sequence[Point], settings: Mapping[str, Any], family:
     chosen = choose(points)
     metrics = subtasks(points, settings["metrics"])
     groups = [metrics]
-    apart = BENCHMARKS[points[0].run.scores["benchmark"]].groups.values()
+    apart = BENCHMARKS[points[0].run.result.benchmark].groups.values()
     if settings["metrics"] is None and apart:
         parts = [[name for name in part if name in metrics] for part in apart]
         groups = [part for part in parts if len(part) > 2] or groups
@@ -181,7 +181,7 @@ def figure_of_runs(points: Sequence[Point], settings: Mapping[str, Any], family:
     title = f"Copying the hottest region at one layer\n{about(points)}"
     scale = choice("figure.scale", settings["scale"], SCALES)
     against = gains(chosen)
-    units = unit(points[0].run.scores, metrics[0])
+    units = points[0].run.result.unit(metrics[0])
     figure = draw(chosen, groups, against, title, units, scale)
     labels = {label: str(point.run.folder) for label, point in chosen}
     return Drawn({"copy_radar": figure}, table(chosen, metrics, against), {"runs": labels})

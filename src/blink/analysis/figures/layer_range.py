@@ -18,12 +18,12 @@ from blink.analysis.figures.points import (
     with_unit,
 )
 from blink.bench.statistics import Estimate
-from blink.evaluation.compare import Run
+from blink.evaluation.compare import FinishedRun
 from blink.evaluation.presets import LAYER_STUDIES
 from blink.inference.policy import parse_layers
 from blink.runs.style import BLUE, GREY, ORANGE, Drawn, plain
 
-Measure = Callable[[Run], Estimate]
+Measure = Callable[[FinishedRun], Estimate]
 
 
 class Ranges(NamedTuple):
@@ -38,10 +38,10 @@ class Ranges(NamedTuple):
     """
 
     last: int | None
-    starting: dict[int, Run]
+    starting: dict[int, FinishedRun]
     first: int | None
-    ending: dict[int, Run]
-    single: dict[int, Run]
+    ending: dict[int, FinishedRun]
+    single: dict[int, FinishedRun]
 
 
 def sort_ranges(points: Sequence[Point], first: int | None = None, last: int | None = None) -> Ranges:
@@ -87,7 +87,7 @@ def table(ranges: Ranges, measure: Measure) -> list[dict[str, Any]]:
             "first_layer": layer if line != "ending" else ranges.first,
             "last_layer": layer if line != "starting" else ranges.last,
             **dict(zip(("score", "low", "high"), (round(part, 4) for part in measure(run)), strict=True)),
-            "expanded": run.scores["expanded"],
+            "expanded": run.result.expanded,
             "folder": str(run.folder),
         }
         for line, runs in (
@@ -158,13 +158,13 @@ def figure_of_runs(points: Sequence[Point], settings: Mapping[str, Any], family:
         level = level and level._replace(value=0.0)
     study = LAYER_STUDIES.get(family)
     ours = parse_layers(study.main) if study is not None else ()
-    method = acting[0].run.scores["method"]
+    method = acting[0].run.result.method
     figure = draw(ranges, measure, label, f"Scanned layers, method {method}\n{about(points)}", level, ours)
     return Drawn({"layer_range": figure}, table(ranges, measure), {"metric": metric, "method": method})
 
 
 def _draw_line(
-    axes: Any, runs: dict[int, Run], measure: Measure, colour: str, dash: str, marker: str, label: str
+    axes: Any, runs: dict[int, FinishedRun], measure: Measure, colour: str, dash: str, marker: str, label: str
 ) -> None:
     if not runs:
         return

@@ -6,13 +6,14 @@ stand together in one figure.
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from blink.bench import BENCHMARKS
 from blink.bench.statistics import Estimate
-from blink.evaluation.compare import Run, compare, read_run, unit
+from blink.evaluation.compare import FinishedRun, compare, read_run
 from blink.evaluation.predict import SCORES
 from blink.evaluation.sweeps.report import read_jobs
+from blink.inference.policy import Policy
 
 _MUST_AGREE = ("benchmark", "version", "backbone", "data", "n")
 
@@ -20,13 +21,13 @@ _MUST_AGREE = ("benchmark", "version", "backbone", "data", "n")
 class Point(NamedTuple):
     """A run, and the layers that it scanned: none for the backbone as it is."""
 
-    run: Run
+    run: FinishedRun
     layers: tuple[int, ...]
 
     @property
-    def policy(self) -> dict[str, Any]:
-        """Settings of the policy; empty for the backbone as it is."""
-        return self.run.scores["policy"] or {}
+    def policy(self) -> Policy | None:
+        """None for the backbone as it is."""
+        return self.run.result.policy
 
 
 def read_points(folders: Sequence[Path], bench: str) -> list[Point]:
@@ -43,7 +44,7 @@ def read_points(folders: Sequence[Path], bench: str) -> list[Point]:
         raise ValueError(
             "runs= is empty; give folders of finished evaluations or sweeps, such as runs=outputs/sweeps/NAME"
         )
-    runs: dict[Path, Run] = {}
+    runs: dict[Path, FinishedRun] = {}
     for folder in folders:
         if (folder / SCORES).is_file():
             found = [read_run(folder)]
@@ -52,20 +53,24 @@ def read_points(folders: Sequence[Path], bench: str) -> list[Point]:
         else:
             raise ValueError(f"{folder} is neither a finished run (no {SCORES}) nor a sweep (no jobs/)")
         runs |= {run.folder.resolve(): run for run in found}
-    benchmarks = list(dict.fromkeys(run.scores["benchmark"] for run in runs.values()))
+    benchmarks = list(dict.fromkeys(run.result.benchmark for run in runs.values()))
     if len(benchmarks) > 1:
         if bench not in benchmarks:
             raise ValueError(
                 f"the runs are of {', '.join(benchmarks)}, and bench={bench} is none of them; choose one"
             )
-        runs = {folder: run for folder, run in runs.items() if run.scores["benchmark"] == bench}
-    points = [Point(run, tuple((run.scores["policy"] or {}).get("layers", ()))) for run in runs.values()]
+        runs = {folder: run for folder, run in runs.items() if run.result.benchmark == bench}
+    points = [
+        Point(run, () if run.result.policy is None else tuple(run.result.policy.layers))
+        for run in runs.values()
+    ]
     first = points[0].run
     for point in points:
         for key in _MUST_AGREE:
-            if point.run.scores[key] != first.scores[key]:
+            one, other = getattr(first.result, key), getattr(point.run.result, key)
+            if one != other:
                 raise ValueError(
-                    f"{first.folder} has {key} {first.scores[key]} and {point.run.folder} {point.run.scores[key]}; a "
+                    f"{first.folder} has {key} {one} and {point.run.folder} {other}; a "
                     "figure needs runs over the same questions and backbone"
                 )
     return points
@@ -78,7 +83,7 @@ def the_method(points: Sequence[Point], method: str | None) -> list[Point]:
         ValueError: there are none, or of several methods none was chosen.
     """
     acting = [point for point in points if point.policy]
-    methods = list(dict.fromkeys(point.run.scores["method"] for point in acting))
+    methods = list(dict.fromkeys(str(point.run.result.method) for point in acting))
     if method is None and len(methods) == 1:
         return acting
     if method is None or method not in methods:
@@ -86,10 +91,10 @@ def the_method(points: Sequence[Point], method: str | None) -> list[Point]:
             f"the runs are of methods {', '.join(methods) or '(vanilla only)'}; choose one with figure.method=, "
             f"got {method}"
         )
-    return [point for point in acting if point.run.scores["method"] == method]
+    return [point for point in acting if point.run.result.method == method]
 
 
-def vanilla_of(points: Sequence[Point]) -> Run | None:
+def vanilla_of(points: Sequence[Point]) -> FinishedRun | None:
     """The run of the backbone as it is, if it is among them."""
     return next((point.run for point in points if not point.policy), None)
 
@@ -100,30 +105,30 @@ def main_metric(points: Sequence[Point], metric: str | None) -> str:
     Raises:
         ValueError: the runs have no such metric; lists those that they have.
     """
-    scores = points[0].run.scores
-    chosen = metric or BENCHMARKS[scores["benchmark"]].main
-    if chosen not in scores["metrics"]:
-        raise ValueError(f"figure.metric={chosen!r}: the runs have {', '.join(scores['metrics'])}")
+    result = points[0].run.result
+    chosen = metric or BENCHMARKS[result.benchmark].main
+    if chosen not in result.metrics:
+        raise ValueError(f"figure.metric={chosen!r}: the runs have {', '.join(result.metrics)}")
     return str(chosen)
 
 
 def with_unit(points: Sequence[Point], metric: str) -> str:
     """A metric as an axis names it."""
-    return f"{metric} ({unit(points[0].run.scores, metric)})"
+    return f"{metric} ({points[0].run.result.unit(metric)})"
 
 
-def estimate(run: Run, metric: str) -> Estimate:
+def estimate(run: FinishedRun, metric: str) -> Estimate:
     """A metric with its interval; nan where the run gives none."""
-    low, high = run.scores["intervals"].get(metric) or (float("nan"), float("nan"))
-    return Estimate(run.scores["metrics"].get(metric, float("nan")), low, high)
+    low, high = run.result.intervals.get(metric) or (float("nan"), float("nan"))
+    return Estimate(run.result.metrics.get(metric, float("nan")), low, high)
 
 
-def gain(vanilla: Run, run: Run, metric: str) -> Estimate:
+def gain(vanilla: FinishedRun, run: FinishedRun, metric: str) -> Estimate:
     """By how much a run exceeds vanilla on the same questions, in pairs."""
     return compare(vanilla, run).differences[metric]
 
 
 def about(points: Sequence[Point]) -> str:
     """What the runs are of, for a title."""
-    scores = points[0].run.scores
-    return f"{scores['benchmark']} on {scores['backbone']}, {scores['data']}, {scores['n']} questions"
+    result = points[0].run.result
+    return f"{result.benchmark} on {result.backbone}, {result.data}, {result.n} questions"

@@ -16,7 +16,7 @@ from blink.analysis.figures.points import (
     with_unit,
 )
 from blink.bench.statistics import Floats
-from blink.evaluation.compare import Run
+from blink.evaluation.compare import FinishedRun
 from blink.runs.style import Drawn, plain
 
 _MOST_WRITTEN = 8
@@ -28,9 +28,9 @@ class Grid(NamedTuple):
 
     tau_exp: list[float]
     tau_drop: list[float]
-    runs: dict[tuple[float, float], Run]
+    runs: dict[tuple[float, float], FinishedRun]
 
-    def values(self, measure: Callable[[Run], float]) -> Floats:
+    def values(self, measure: Callable[[FinishedRun], float]) -> Floats:
         """[tau_drop, tau_exp]; nan where there is no run."""
         return np.array(
             [
@@ -49,9 +49,10 @@ def sort_grid(points: Sequence[Point]) -> Grid:
     Raises:
         ValueError: two runs have the same thresholds, or neither threshold varies.
     """
-    runs: dict[tuple[float, float], Run] = {}
+    runs: dict[tuple[float, float], FinishedRun] = {}
     for point in points:
-        key = (float(point.policy["tau_exp"]), float(point.policy["tau_drop"]))
+        assert point.policy is not None, "the backbone as it is has no thresholds"
+        key = (float(point.policy.tau_exp), float(point.policy.tau_drop))
         if key in runs:
             raise ValueError(
                 f"several runs have tau_exp={key[0]} and tau_drop={key[1]} ({runs[key].folder} and "
@@ -127,10 +128,10 @@ def figure_of_runs(points: Sequence[Point], settings: Mapping[str, Any], family:
     grid = sort_grid(acting)
     panels = {
         with_unit(points, metric): grid.values(lambda run: estimate(run, metric).value),
-        "expanded samples (%)": grid.values(lambda run: 100 * run.scores["expanded"]),
+        "expanded samples (%)": grid.values(lambda run: run.result.expanded_percent),
     }
     panels |= _costs(grid, vanilla_of(points))
-    method = acting[0].run.scores["method"]
+    method = acting[0].run.result.method
     layers = sorted({layer for point in acting for layer in point.layers})
     title = f"Thresholds, method {method}, layers {', '.join(map(str, layers))}\n{about(points)}"
     figure = draw(grid, panels, title)
@@ -141,12 +142,12 @@ def _written(value: float, greatest: float) -> str:
     return f"{value:.1f}" if greatest >= 10 else f"{value:.3f}"
 
 
-def _costs(grid: Grid, vanilla: Run | None) -> dict[str, Floats]:
+def _costs(grid: Grid, vanilla: FinishedRun | None) -> dict[str, Floats]:
     """What a question costs, picture and answer included: over vanilla's if that is there; nothing for runs without it."""
     runs = [*grid.runs.values(), *([] if vanilla is None else [vanilla])]
-    if not all(run.scores.get("flops") for run in runs):
+    if not all(run.result.flops for run in runs):
         return {}
     if vanilla is None:
-        return {"GFLOPs per question": grid.values(lambda run: run.scores["flops"] / run.scores["n"] / 1e9)}
-    whole = vanilla.scores["flops"]
-    return {"FLOPs over vanilla's": grid.values(lambda run: run.scores["flops"] / whole)}
+        return {"GFLOPs per question": grid.values(lambda run: run.result.gflops_per_question or np.nan)}
+    whole = vanilla.result.flops or np.nan
+    return {"FLOPs over vanilla's": grid.values(lambda run: (run.result.flops or np.nan) / whole)}

@@ -1,7 +1,7 @@
 """What a multirun tells a board of its own once all its jobs are done: tables, plots, every point, and the best."""
 
 import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image
@@ -30,7 +30,7 @@ def tell_sweep(board: Board, jobs: Sequence[Job], folder: Path) -> None:
         with Image.open(path) as picture:
             board.pictures({f"sweep/{path.stem}_plot": picture})
     for bench in benchmarks(jobs):
-        here = [job for job in jobs if job.run.scores["benchmark"] == bench]
+        here = [job for job in jobs if job.run.result.benchmark == bench]
         if (chart := _chart(here, keys)) is not None:
             board.chart(f"sweep/{bench}", chart)
         best = max(here, key=_main)
@@ -41,17 +41,16 @@ def tell_sweep(board: Board, jobs: Sequence[Job], folder: Path) -> None:
 
 def _point(job: Job, keys: Sequence[str]) -> dict[str, float | None]:
     """Score, intervals, share that expanded and cost of one job, and those of its swept values that are numbers."""
-    result = job.run.scores
-    main = result["headline"][0]
+    result = job.run.result
+    main = result.headline[0]
     found = scores(result)
-    flops = result["flops"]
     swept = {key: _number(job.overrides[key]) for key in keys}
     return {
         "points/score": found["scores/main"],
         "points/score_low": found[f"intervals/{main}_low"],
         "points/score_high": found[f"intervals/{main}_high"],
         "points/expanded_percent": found["scores/expanded_percent"],
-        "points/gflops_per_question": None if flops is None else flops / result["n"] / 1e9,
+        "points/gflops_per_question": result.gflops_per_question,
         **{f"points/{key}": value for key, value in swept.items() if isinstance(value, float)},
     }
 
@@ -66,17 +65,15 @@ def _chart(jobs: Sequence[Job], keys: Sequence[str]) -> Chart | None:
     others = [key for key in keys if key not in (along, "bench")]
     lines: dict[str, list[tuple[float, float]]] = {}
     for job in jobs:
-        name = point_label(job.overrides, others) or job.run.scores["method"]
+        name = point_label(job.overrides, others) or str(job.run.result.method)
         lines.setdefault(name, []).append((float(job.overrides[along]), _main(job)))
-    result = jobs[0].run.scores
-    title = f"{result['benchmark']} {result['headline'][0]}"
+    result = jobs[0].run.result
+    title = f"{result.benchmark} {result.headline[0]}"
     return Chart(title, along, {name: sorted(points) for name, points in lines.items()})
 
 
 def _main(job: Job) -> float:
-    result: Mapping[str, float | None] = job.run.scores["metrics"]
-    value = result[job.run.scores["headline"][0]]
-    return float("-inf") if value is None else value
+    return job.run.result.metrics[job.run.result.headline[0]]
 
 
 def _column(cells: Sequence[str]) -> list[float | str | None]:

@@ -6,7 +6,7 @@ metric), `comparison.csv` (one line per difference) and a plot.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 from rich.console import Console
 
 from blink.bench import BENCHMARKS
-from blink.evaluation.compare import compare_pairs, comparison_record, unit
+from blink.evaluation.compare import compare_pairs, comparison_record
 from blink.evaluation.sweeps.experiments import Experiment, Line
 from blink.evaluation.sweeps.paper import POPE_REMARK, TABLES, PaperTable
 from blink.evaluation.sweeps.paper_tables import (
@@ -112,13 +112,13 @@ def differs(entries: Sequence[Entry], bench: str, paper: PaperTable | None) -> l
     """Say in what the runs on a benchmark differ from the paper's, beside their settings; empty if in nothing."""
     found: list[str] = []
     for run in (entry.run for entry in entries if entry.line.bench == bench):
-        scores, path = run.scores, run.folder / CONFIG_FILE
+        result, path = run.result, run.folder / CONFIG_FILE
         config: Any = OmegaConf.to_container(OmegaConf.load(path)) if path.exists() else {}
         family = config.get("model", {}).get("family", "unknown")
         if paper is not None and family != paper.family:
-            found.append(f"backbone {scores.get('backbone', family)} instead of {paper.family}")
-        if scores["data"].startswith("scenes"):
-            found.append(f"{scores['data']} instead of the benchmark's own pictures")
+            found.append(f"backbone {result.backbone or family} instead of {paper.family}")
+        if result.data.startswith("scenes"):
+            found.append(f"{result.data} instead of the benchmark's own pictures")
         if config.get("limit") is not None:
             found.append(f"the first {config['limit']} questions only")
     return list(dict.fromkeys(found))
@@ -151,7 +151,7 @@ def notes(
         if "pope" in unlike and any("pope" in row for row in paper.rows.values()):
             said.append(f"{POPE_MARK} {POPE_REMARK}")
         said += [f"{paper.number}: {remark}" for remark in paper.remarks]
-    warnings = dict.fromkeys(warning for entry in entries for warning in entry.run.scores["warnings"])
+    warnings = dict.fromkeys(warning for entry in entries for warning in entry.run.result.warnings)
     return said + [f"warning: {warning}" for warning in warnings]
 
 
@@ -159,10 +159,10 @@ def records(entries: Sequence[Entry], paper: PaperTable | None, unlike: Unlike) 
     """Return one flat record per row, benchmark and metric."""
     found = []
     for line, run in entries:
-        scores = run.scores
-        policy: Mapping[str, Any] = scores["policy"] or {}
-        for metric, value in scores["metrics"].items():
-            low, high = scores["intervals"][metric] or (None, None)
+        result = run.result
+        policy = result.policy
+        for metric, value in result.metrics.items():
+            low, high = result.intervals[metric] or (None, None)
             found.append(
                 {
                     "row": line.label,
@@ -171,18 +171,18 @@ def records(entries: Sequence[Entry], paper: PaperTable | None, unlike: Unlike) 
                     "value": value,
                     "low": low,
                     "high": high,
-                    "unit": unit(scores, metric),
+                    "unit": result.unit(metric),
                     "paper": paper_value(paper, line, metric),
                     "differs_from_paper": "; ".join(unlike[line.bench]),
-                    "expanded": scores["expanded"],
-                    "events": json.dumps(scores["events"]),
-                    "n": scores["n"],
-                    "images": scores["images"],
-                    "version": scores["version"],
-                    "method": scores["method"],
-                    "layers": " ".join(map(str, policy.get("layers", []))),
-                    "tau_exp": policy.get("tau_exp"),
-                    "tau_drop": policy.get("tau_drop"),
+                    "expanded": result.expanded,
+                    "events": json.dumps(result.events),
+                    "n": result.n,
+                    "images": result.images,
+                    "version": result.version,
+                    "method": result.method,
+                    "layers": " ".join(map(str, policy.layers if policy else ())),
+                    "tau_exp": policy and policy.tau_exp,
+                    "tau_drop": policy and policy.tau_drop,
                     "overrides": " ".join(line.overrides),
                     "folder": str(run.folder),
                 }
@@ -210,8 +210,8 @@ def plot(experiment: Experiment, entries: Sequence[Entry]) -> Figure:
         metric = BENCHMARKS[bench].main
         here = [entry for entry in entries if entry.line.bench == bench]
         for place, (line, run) in enumerate(here):
-            value = run.scores["metrics"][metric]
-            low, high = run.scores["intervals"][metric] or (value, value)
+            value = run.result.metrics[metric]
+            low, high = run.result.intervals[metric] or (value, value)
             colour = f"C{list(dict.fromkeys(entry.line.group for entry in here)).index(line.group)}"
             axes.errorbar(
                 place, value, yerr=[[value - low], [high - value]], marker="o", color=colour, capsize=3
@@ -220,6 +220,6 @@ def plot(experiment: Experiment, entries: Sequence[Entry]) -> Figure:
                 axes.axhspan(low, high, color="0.93", zorder=0)
                 axes.axhline(value, color="0.7", linewidth=1, zorder=0)
         axes.set_xticks(range(len(here)), [line.label for line, _ in here], rotation=45, ha="right")
-        axes.set_ylabel(f"{BENCHMARKS[bench].title} {metric} ({unit(first.scores, metric)})")
+        axes.set_ylabel(f"{BENCHMARKS[bench].title} {metric} ({first.result.unit(metric)})")
     figure.suptitle(f"{experiment.title} (95 % intervals)")
     return figure

@@ -150,7 +150,7 @@ def _tell(config: DictConfig, folder: Path) -> None:
     """Tell the whole sweep to the logger that its jobs have, unless it knows."""
     jobs = sweep.read_jobs(folder)
     logger, group = config.logger._target_, folder.name
-    what = sha256("".join(json.dumps(job.run.scores) for job in jobs).encode()).hexdigest()[:16]
+    what = sha256("".join(json.dumps(job.run.result.written()) for job in jobs).encode()).hexdigest()[:16]
     if already_logged(folder, logger, group, what):
         return
     board: Board = instantiate(config.logger, folder=str(folder), kind="summary", group=group)

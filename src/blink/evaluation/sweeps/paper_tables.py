@@ -6,10 +6,11 @@ paper value that was not measured on the same backbone and data carries a mark. 
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from blink.bench import BENCHMARKS
-from blink.evaluation.compare import Comparison, Run, unit
+from blink.evaluation.compare import Comparison, FinishedRun
+from blink.evaluation.scores import Result
 from blink.evaluation.sweeps.experiments import Experiment, Line
 from blink.evaluation.sweeps.paper import TABLES, PaperTable, Scores
 from blink.evaluation.sweeps.text_tables import Grid, GridRow
@@ -49,7 +50,7 @@ class Entry(NamedTuple):
     """A row of the experiment on one benchmark, and its run."""
 
     line: Line
-    run: Run
+    run: FinishedRun
 
 
 class Difference(NamedTuple):
@@ -60,11 +61,11 @@ class Difference(NamedTuple):
     found: Comparison
 
 
-def columns(experiment: Experiment, scores: Mapping[str, Any]) -> list[str]:
+def columns(experiment: Experiment, result: Result) -> list[str]:
     """Return the metrics of a result that the experiment's table shows, in the paper's order."""
-    bench = scores["benchmark"]
+    bench = result.benchmark
     wanted = experiment.metrics.get(bench) or BENCHMARKS[bench].tabled
-    return [name for name in wanted if name in scores["metrics"]]
+    return [name for name in wanted if name in result.metrics]
 
 
 def main_grids(experiment: Experiment, entries: Sequence[Entry], unlike: Unlike) -> list[Grid]:
@@ -73,7 +74,7 @@ def main_grids(experiment: Experiment, entries: Sequence[Entry], unlike: Unlike)
     Under each of our rows stands the paper's, if it has one; its rows that none of ours matches come last.
     """
     paper = TABLES.get(experiment.paper or "")
-    shown = {bench: columns(experiment, run.scores) for bench, run in first_runs(entries).items()}
+    shown = {bench: columns(experiment, run.result) for bench, run in first_runs(entries).items()}
     blocks: dict[str, list[tuple[str, str]]] = {}
     for bench, metrics in shown.items():
         parts: dict[str, list[str]] = {"other benchmarks": metrics}
@@ -103,15 +104,15 @@ def what_happened(entries: Sequence[Entry]) -> Grid:
     """Share of samples that expanded, and per scanned layer the shares that expanded, kept and dropped."""
     rows = []
     for line, run in entries:
-        n = run.scores["n"]
+        n = run.result.n
         events = [
             f"{layer}: "
             + "/".join(f"{100 * counts[action] / n:.0f}" for action in ("expand", "keep", "drop"))
-            for layer, counts in run.scores["events"].items()
+            for layer, counts in (run.result.events or {}).items()
         ]
         lines = ["   ".join(events[i : i + _EVENTS_A_LINE]) for i in range(0, len(events), _EVENTS_A_LINE)]
         bench = BENCHMARKS[line.bench].title
-        share = f"{100 * run.scores['expanded']:.1f} %"
+        share = f"{run.result.expanded_percent:.1f} %"
         rows.append(GridRow(line.label, [bench, str(n), share, "\n".join(lines) or "-"]))
     heading = "layer: % expand/keep/drop"
     return Grid("What happened", "row", ["benchmark", "n", _EXPANDED, heading], [""] * 4, rows, numbers=False)
@@ -121,8 +122,8 @@ def difference_grid(differences: Sequence[Difference], paper: PaperTable | None,
     """Paired differences of the main metrics, flips each way, McNemar's p, and the paper's difference."""
     rows = []
     for entry, other, found in differences:
-        scores, ours, printed = entry.run.scores, [], []
-        for name in main_metrics(scores):
+        result, ours, printed = entry.run.result, [], []
+        for name in main_metrics(result):
             if name not in found.differences:
                 continue
             value, low, high = found.differences[name]
@@ -148,9 +149,9 @@ def difference_grid(differences: Sequence[Difference], paper: PaperTable | None,
     )
 
 
-def main_metrics(scores: Mapping[str, Any]) -> list[str]:
+def main_metrics(result: Result) -> list[str]:
     """The metrics of a result that are compared, as far as it has them."""
-    return [name for name in BENCHMARKS[scores["benchmark"]].compared if name in scores["metrics"]]
+    return [name for name in BENCHMARKS[result.benchmark].compared if name in result.metrics]
 
 
 def paper_value(paper: PaperTable | None, line: Line, metric: str) -> float | None:
@@ -199,16 +200,16 @@ def _rows(
             yield GridRow(f"{paper.number if paper else ''}: {name}", cells, None, "paper")
 
 
-def _cell(run: Run, metric: str) -> str:
+def _cell(run: FinishedRun, metric: str) -> str:
     """A score over its interval, or the share of samples that expanded."""
     if metric == _EXPANDED:
-        return f"{100 * run.scores['expanded']:.1f} %"
-    if metric not in run.scores["metrics"]:
+        return f"{run.result.expanded_percent:.1f} %"
+    if metric not in run.result.metrics:
         return "-"
-    bounds = run.scores["intervals"].get(metric)
-    digits = 0 if unit(run.scores, metric) == "points" else 1
+    bounds = run.result.intervals.get(metric)
+    digits = 0 if run.result.unit(metric) == "points" else 1
     interval = "" if bounds is None else f"\n{bounds[0]:.{digits}f}..{bounds[1]:.{digits}f}"
-    return f"{run.scores['metrics'][metric]:.2f}{interval}"
+    return f"{run.result.metrics[metric]:.2f}{interval}"
 
 
 def _heading(bench: str, metric: str) -> str:
@@ -225,9 +226,9 @@ def _words(metric: str) -> str:
     return _METRICS.get(metric, metric.replace("_", " ").capitalize() if metric.islower() else metric)
 
 
-def first_runs(entries: Sequence[Entry]) -> dict[str, Run]:
+def first_runs(entries: Sequence[Entry]) -> dict[str, FinishedRun]:
     """Return of each benchmark the run of its first row."""
-    found: dict[str, Run] = {}
+    found: dict[str, FinishedRun] = {}
     for entry in entries:
         found.setdefault(entry.line.bench, entry.run)
     return found

@@ -17,14 +17,15 @@ from rich.console import Console
 
 from blink.evaluation.compare import (
     Comparison,
-    Run,
+    FinishedRun,
     compare,
     comparison_record,
     comparison_table,
     read_run,
     score_table,
-    unit,
 )
+from blink.evaluation.scores import Result
+from blink.inference.policy import Policy
 from blink.runs.files import remove_partial, write_csv, write_json
 
 TABLE = "sweep.csv"
@@ -39,7 +40,7 @@ class Job(NamedTuple):
     """One finished job: its overrides (key -> value as written) and its run."""
 
     overrides: dict[str, str]
-    run: Run
+    run: FinishedRun
 
 
 class Pair(NamedTuple):
@@ -69,13 +70,13 @@ def report(sweep: Path, console: Console) -> None:
     keys = swept_keys(jobs)
     labelled = [job.run._replace(label=point_label(job.overrides, keys)) for job in jobs]
     for bench in benchmarks(jobs):
-        console.print(score_table([run for run in labelled if run.scores["benchmark"] == bench]))
+        console.print(score_table([run for run in labelled if run.result.benchmark == bench]))
     write_csv(sweep / TABLE, [_record(job, keys) for job in jobs])
     pairs = method_pairs(jobs, keys)
-    for bench, scores in benchmarks(jobs).items():
+    for bench, result in benchmarks(jobs).items():
         shown = [_named(pair) for pair in pairs if pair.bench == bench]
         if shown:
-            console.print(comparison_table(shown, scores))
+            console.print(comparison_table(shown, result))
     if pairs:
         write_csv(sweep / COMPARISONS, [pair.shared | comparison_record(pair.comparison) for pair in pairs])
     plot(jobs, keys).savefig(sweep / PLOT, dpi=150)
@@ -95,11 +96,11 @@ def read_jobs(sweep: Path) -> list[Job]:
     return jobs
 
 
-def benchmarks(jobs: Sequence[Job]) -> dict[str, dict[str, Any]]:
-    """Return the benchmarks of the jobs, each with the scores of its first job."""
-    found: dict[str, dict[str, Any]] = {}
+def benchmarks(jobs: Sequence[Job]) -> dict[str, Result]:
+    """Return the benchmarks of the jobs, each with the result of its first job."""
+    found: dict[str, Result] = {}
     for job in jobs:
-        found.setdefault(job.run.scores["benchmark"], job.run.scores)
+        found.setdefault(job.run.result.benchmark, job.run.result)
     return found
 
 
@@ -112,12 +113,12 @@ def method_pairs(jobs: Sequence[Job], keys: Sequence[str]) -> list[Pair]:
     """Compare each two methods wherever the other swept keys agree; empty unless methods were swept."""
     if _METHOD not in keys:
         return []
-    groups: dict[tuple[tuple[str, str], ...], list[Run]] = {}
+    groups: dict[tuple[tuple[str, str], ...], list[FinishedRun]] = {}
     for job in jobs:
         shared = tuple((key, job.overrides[key]) for key in keys if key != _METHOD)
         groups.setdefault(shared, []).append(job.run)
     return [
-        Pair(first.scores["benchmark"], dict(shared), compare(first, second))
+        Pair(first.result.benchmark, dict(shared), compare(first, second))
         for shared, runs in groups.items()
         for first, second in combinations(runs, 2)
     ]
@@ -130,22 +131,22 @@ def plot(jobs: Sequence[Job], keys: Sequence[str]) -> Figure:
     where each of many jobs has a combination of its own, as in a search, they are points of one kind. A key that is not
     a number is drawn as categories.
     """
-    scores = benchmarks(jobs)
+    panels = benchmarks(jobs)
     keys = [key for key in keys if key != _BENCH] or list(jobs[0].overrides)[:1]
     along = max(
         keys, key=lambda key: (key != _METHOD, len({job.overrides[key] for job in jobs})), default=_METHOD
     )
     others = [key for key in keys if key != along]
-    figure = Figure(figsize=(7, 4.5 * len(scores)), layout="constrained")
-    for axes, bench in zip(figure.subplots(len(scores), squeeze=False)[:, 0], scores, strict=True):
-        _panel(axes, [job for job in jobs if job.run.scores["benchmark"] == bench], along, others)
+    figure = Figure(figsize=(7, 4.5 * len(panels)), layout="constrained")
+    for axes, bench in zip(figure.subplots(len(panels), squeeze=False)[:, 0], panels, strict=True):
+        _panel(axes, [job for job in jobs if job.run.result.benchmark == bench], along, others)
     return figure
 
 
 def _panel(axes: Axes, jobs: Sequence[Job], along: str, others: Sequence[str]) -> None:
     """Draw the jobs of one benchmark."""
-    scores = jobs[0].run.scores
-    main = scores["headline"][0]
+    result = jobs[0].run.result
+    main = result.headline[0]
     lines: dict[str, list[Job]] = {}
     for job in jobs:
         lines.setdefault(point_label(job.overrides, others), []).append(job)
@@ -167,30 +168,28 @@ def _panel(axes: Axes, jobs: Sequence[Job], along: str, others: Sequence[str]) -
     if not to_scale:
         axes.set_xticks(list(places.values()), list(places))
     axes.set_xlabel(along)
-    axes.set_ylabel(f"{scores['benchmark']} {main} ({unit(scores, main)}), 95 % interval")
+    axes.set_ylabel(f"{result.benchmark} {main} ({result.unit(main)}), 95 % interval")
     if others and not search:
         axes.legend(fontsize="small")
 
 
 def _record(job: Job, keys: Sequence[str]) -> dict[str, Any]:
     """A job as one flat row: swept keys, settings used, metrics with intervals, costs, and its folder."""
-    scores = job.run.scores
+    result = job.run.result
     record: dict[str, Any] = {key: job.overrides[key] for key in keys}
-    record |= {"used_method": scores["method"], **_settings(scores["policy"])}
-    for name, value in scores["metrics"].items():
-        low, high = scores["intervals"][name] or (math.nan, math.nan)
+    record |= {"used_method": result.method, **_settings(result.policy)}
+    for name, value in result.metrics.items():
+        low, high = result.intervals[name] or (math.nan, math.nan)
         record |= {name: round(value, 4), f"{name}_low": round(low, 4), f"{name}_high": round(high, 4)}
     costs = ("n", "images", "expanded", "flops", "seconds", "peak_memory_mb")
-    record |= {name: scores[name] for name in costs}
+    record |= {name: getattr(result, name) for name in costs}
     return record | {"folder": str(job.run.folder)}
 
 
-def _settings(policy: Mapping[str, Any] | None) -> dict[str, Any]:
-    used = {} if policy is None else policy
-    return {
-        f"used_{name}": used.get(name) if name != "layers" else " ".join(map(str, used.get(name, [])))
-        for name in ("layers", "tau_exp", "tau_drop", "patches")
-    }
+def _settings(policy: Policy | None) -> dict[str, Any]:
+    layers = () if policy is None else policy.layers
+    others = {f"used_{name}": getattr(policy, name, None) for name in ("tau_exp", "tau_drop", "patches")}
+    return {"used_layers": " ".join(map(str, layers)), **others}
 
 
 def _named(pair: Pair) -> Comparison:
@@ -206,8 +205,8 @@ def point_label(overrides: Mapping[str, str], keys: Sequence[str]) -> str:
 
 def _estimate(job: Job, metric: str) -> tuple[float, float, float]:
     """The value of a metric, and how far its interval reaches below and above."""
-    value = job.run.scores["metrics"].get(metric, math.nan)
-    low, high = job.run.scores["intervals"].get(metric) or (value, value)
+    value = job.run.result.metrics.get(metric, math.nan)
+    low, high = job.run.result.intervals.get(metric) or (value, value)
     return value, value - low, high - value
 
 
