@@ -49,7 +49,8 @@ class Setup:
 
     def written(self) -> dict[str, Any]:
         """The same as JSON values."""
-        return asdict(self) | {"warnings": list(self.warnings)}
+        written: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        return written
 
 
 @dataclass(frozen=True, kw_only=True)
