@@ -1,4 +1,8 @@
-"""Fixtures of the benchmarks' tests."""
+"""Fixtures of the benchmarks' tests.
+
+`base.py`, `scoring.py` and `mme_release.py` are covered by the tests of the benchmarks; of `sources.py`, all but the
+reader of JSON lines is, too.
+"""
 
 from pathlib import Path
 

@@ -7,7 +7,7 @@ Read from top to bottom: a file imports only from files above it.
     tables.py       cells and tables as files: tab-separated text with base64 pictures, Excel
     base.py         the class `Benchmark`: facts, loading, what a scorer is; samples and answers
     scoring.py      rows from answers, scores from rows
-    choices.py      multiple choice: options, the letter that a response means, rotations of one question
+    choices.py      yes or no; multiple choice: options, the letter that a response means, rotations of one question
     mmbench.py      MMBench, English and Chinese
     judges/         who grades free answers
     mmvet.py        MM-Vet

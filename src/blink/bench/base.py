@@ -280,18 +280,6 @@ def make_sample(
     )
 
 
-def yes_or_no(label: Any, key: str) -> str:
-    """Return a label in lower case.
-
-    Raises:
-        ValueError: it is neither yes nor no; names the question.
-    """
-    found = str(label).strip().lower()
-    if found not in ("yes", "no"):
-        raise ValueError(f"question {key} has the label {label!r}; expected yes or no")
-    return found
-
-
 def side_by_side(samples: Sequence[Sample]) -> list[Sample]:
     """Return samples with those about one picture side by side, pictures in order of first appearance.
 

@@ -1,4 +1,4 @@
-"""Multiple choice: options of a row, the letter that a response means, and rows that rotate the options of one question.
+"""Closed answers: yes or no, and multiple choice with its options, the letter that a response means, and rotations.
 
 Reading a letter follows VLMEvalKit's rules for matching without a judge (`vlmeval/utils/matching_util.py` and the
 exact-matching branch of `vlmeval/dataset/utils/multiple_choice.py`).
@@ -39,6 +39,18 @@ def options_of(row: Mapping[str, Any]) -> dict[str, str]:
         if option is None:
             break
         found[letter] = option
+    return found
+
+
+def yes_or_no(label: Any, key: str) -> str:
+    """Return a label in lower case.
+
+    Raises:
+        ValueError: it is neither yes nor no; names the question.
+    """
+    found = str(label).strip().lower()
+    if found not in ("yes", "no"):
+        raise ValueError(f"question {key} has the label {label!r}; expected yes or no")
     return found
 
 

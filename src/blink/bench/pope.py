@@ -13,7 +13,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from blink.bench.base import SHORT_ANSWER, Benchmark, Mark, Row, Sample, make_sample, yes_or_no
+from blink.bench.base import SHORT_ANSWER, Benchmark, Mark, Row, Sample, make_sample
+from blink.bench.choices import yes_or_no
 from blink.bench.sources import Entry, json_lines, picture_file, read_jsonl
 from blink.bench.statistics import Floats, percent
 from blink.scenes.pope import pope_rows

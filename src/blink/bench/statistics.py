@@ -100,7 +100,7 @@ def paired_bootstrap(
 
     Args:
         tallies_GK: of each run one row of sums per group, in the same order of groups.
-        pairs: (first, second), places in `tallies_GK`; what is estimated is second less first.
+        pairs: (first, second), indices into `tallies_GK`; what is estimated is second less first.
 
     Raises:
         ValueError: the runs have tallies of different shapes, or no group.

@@ -98,12 +98,12 @@ class ChatEndpoint:
         kept = cache / f"{sha256(json.dumps([self.base_url, body]).encode()).hexdigest()[:32]}.json"
         if kept.exists():
             return _kept_reply(kept)
-        reply = self._patiently(body, stop)
+        reply = self._with_retries(body, stop)
         cache.mkdir(parents=True, exist_ok=True)
         write_json(kept, {"content": reply.content, "model": reply.model, "asked": body})
         return reply
 
-    def _patiently(self, body: dict[str, Any], stop: Event) -> Reply:
+    def _with_retries(self, body: dict[str, Any], stop: Event) -> Reply:
         """Ask until there is a reply, or no attempt is left."""
         wait = self.first_wait
         for attempt in range(1, self.attempts + 1):

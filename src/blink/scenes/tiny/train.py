@@ -84,7 +84,7 @@ class Trainer:
             self.heads.load_state_dict(saved["heads"])
             first, done = saved["stage"], saved["step"]
             log.info(
-                "going on at stage %s, step %d", stages[first].name if first < len(stages) else "end", done
+                "resuming at stage %s, step %d", stages[first].name if first < len(stages) else "end", done
             )
         for number in range(first, len(stages)):
             stage = stages[number]
