@@ -107,7 +107,7 @@ def train(settings: dict[str, Any], overrides: list[str], group: str | None = No
         if board.logger is not None:
             board.settings(settings)
             trainer.callbacks.append(TrainingWatch(board, views(portions.held_out.read(0))))  # type: ignore[attr-defined]
-        backbone = load_trunk(settings, lacking) if lacking else None
+        backbone = load_trunk(settings, plan, lacking) if lacking else None
         if stored is not None and backbone is not None:
             fill = FillFeatures(
                 stored, backbone, ids, portions, views, at_once=2, workers=settings["workers"]

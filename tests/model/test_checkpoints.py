@@ -78,6 +78,17 @@ def test_outline_and_norms(request: pytest.FixtureRequest, family: str) -> None:
         assert torch.equal(norm(x), layers[layer].input_layernorm(x))
 
 
+def test_an_outline_is_made_once_and_handed_on(llava_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches a model built a second time only to check a config that was checked, and a name that is lost on the way."""
+    view = outline(llava_folder)
+    monkeypatch.setattr("blink.model.checkpoints.outline", None)  # would be called
+    loaded = load_backbone(view, dtype="bfloat16", num_layers=2)
+    assert (loaded.name, loaded.revision, loaded.num_layers) == (str(llava_folder), None, 2)
+    assert (loaded.dtype, view.num_layers) == (torch.bfloat16, 4)
+    assert loaded.fingerprint == view.fingerprint
+    assert list(load_input_norms(view, [3])) == [3]
+
+
 @pytest.fixture(scope="module")
 def sharded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The checkpoint of `llava_folder` in shards of about 20 KB, its layers' weights spread over several."""

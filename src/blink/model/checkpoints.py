@@ -1,6 +1,5 @@
 """Load a backbone, by folder or hub id, whole or only its lower decoder layers."""
 
-import copy
 import json
 import re
 from collections.abc import Iterable, Iterator
@@ -35,7 +34,7 @@ _LAYER = re.compile(r"(?:^|\.)language_model\.(?:model\.)?layers\.(\d+)\.")
 
 
 def load_backbone(
-    path: str | Path,
+    path: str | Path | Backbone,
     *,
     revision: str | None = None,
     dtype: str = "float32",
@@ -50,8 +49,9 @@ def load_backbone(
     Weights are read one by one: the model is never held twice.
 
     Args:
-        path: folder or hub id, or "tiny" for the backbone that ships with the project.
-        revision: branch, tag or commit on the hub.
+        path: folder or hub id, or "tiny" for the backbone that ships with the project; or the `outline` of one, which
+            otherwise is made first, to refuse what cannot work before any weight is read.
+        revision: branch, tag or commit on the hub; of an outline the one that it was made from.
         dtype: name of a torch dtype, or "auto" for the checkpoint's.
         device: where the model goes, unless `device_map` says so.
         device_map: as in transformers, "auto" for instance; needs the package accelerate. Blink works where that puts
@@ -65,13 +65,13 @@ def load_backbone(
         ValueError: for another architecture, an unknown dtype, more layers than the checkpoint has, a checkpoint that
             lacks weights, a `device_map` without accelerate or over several devices, or padding of LLaVA-NeXT.
     """
-    name = str(path)
     if dtype != "auto" and not isinstance(getattr(torch, dtype, None), torch.dtype):
         raise ValueError(f"dtype={dtype!r} is not a torch dtype; use float32, bfloat16, float16 or auto")
     check_device_map(device_map)
+    outlined = _outline_of(path, revision)
+    name, revision = outlined.name, outlined.revision or revision
+    pads(outlined.family, pad)
     config = _read_config(name, revision)
-    _outlined(config, name)  # refuses what cannot work before any weight is read
-    pads(config.model_type, pad)
     if num_layers is not None:
         _keep_lower_layers(config.text_config, num_layers, name)
     with _needed_files(name, revision, num_layers) as source:
@@ -82,7 +82,7 @@ def load_backbone(
         model.requires_grad_(False).eval(),
         load_processor(name, revision=revision, pad=pad),
         name=name,
-        revision=_commit(config),
+        revision=outlined.revision,
     )
 
 
@@ -135,23 +135,26 @@ def outline(path: str | Path, *, revision: str | None = None) -> Backbone:
     Raises:
         ValueError: for no checkpoint at `path`, or one that Blink cannot work with.
     """
-    return _outlined(_read_config(str(path), revision), str(path))
+    config = _read_config(str(path), revision)
+    with torch.device("meta"):
+        model = CLASSES[config.model_type]._from_config(config)
+    return Backbone(model, name=str(path), revision=getattr(config, "_commit_hash", None))
 
 
 def load_input_norms(
-    path: str | Path, layers: Iterable[int], *, revision: str | None = None
+    path: str | Path | Backbone, layers: Iterable[int], *, revision: str | None = None
 ) -> dict[int, nn.Module]:
     """Load the norms with which some decoder layers begin, in float32 and frozen, and nothing else of them.
 
     Args:
-        path: as for `load_backbone`.
+        path, revision: as for `load_backbone`.
         layers: layers to load the norm of.
 
     Raises:
         ValueError: for a layer that the backbone does not have, or a checkpoint without safetensors.
     """
-    name = str(path)
-    backbone = outline(name, revision=revision)
+    backbone = _outline_of(path, revision)
+    name, revision = backbone.name, backbone.revision or revision
     files = _weight_map(name, revision)
     norms = {}
     for layer in layers:
@@ -166,6 +169,11 @@ def load_input_norms(
             norm.load_state_dict({"weight": tensors.get_tensor(key)})
         norms[layer] = norm.requires_grad_(False).eval()
     return norms
+
+
+def _outline_of(path: str | Path | Backbone, revision: str | None) -> Backbone:
+    """An outline, which may be given already."""
+    return path if isinstance(path, Backbone) else outline(path, revision=revision)
 
 
 def _found_file(name: str, file: str, revision: str | None) -> Path | None:
@@ -187,23 +195,6 @@ def _read_config(name: str, revision: str | None) -> Any:
             f"{name!r} is of architecture {config.model_type!r}; expected one of {', '.join(CLASSES)}"
         )
     return config
-
-
-def _outlined(config: Any, name: str) -> Backbone:
-    """A view on a model without weights.
-
-    Raises:
-        ValueError: Blink cannot work with such a model.
-    """
-    with torch.device("meta"):
-        model = CLASSES[config.model_type]._from_config(copy.deepcopy(config))
-    return Backbone(model, name=name, revision=_commit(config))
-
-
-def _commit(config: Any) -> str | None:
-    """The commit on the hub that a config was read from; None for a folder."""
-    commit: str | None = getattr(config, "_commit_hash", None)
-    return commit
 
 
 def _keep_lower_layers(text_config: Any, num_layers: int, name: str) -> None:

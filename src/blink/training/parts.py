@@ -69,12 +69,11 @@ def stored_features(
     return StoredFeatures(store, plan.layers, dtype)
 
 
-def load_trunk(settings: dict[str, Any], layers: Sequence[int]) -> Backbone:
+def load_trunk(settings: dict[str, Any], plan: Plan, layers: Sequence[int]) -> Backbone:
     """Load as much of the backbone as the states that enter some layers need."""
     model = settings["model"]
     return load_backbone(
-        model["path"],
-        revision=model["revision"],
+        plan.backbone,
         dtype=model["dtype"],
         attn_implementation=model["attn_implementation"],
         num_layers=max(layers),
@@ -88,9 +87,7 @@ def training_module(
 
     norms = None
     if settings["objective"]["space"] == "input_norm":
-        norms = load_input_norms(
-            settings["model"]["path"], plan.layers, revision=settings["model"]["revision"]
-        )
+        norms = load_input_norms(plan.backbone, plan.layers)
     return TokenSRTraining(
         backbone,
         prefix_ids_1P,
