@@ -57,7 +57,7 @@ class Plan(NamedTuple):
 def main(config: DictConfig) -> None:
     """Draw one figure, or return it if it was drawn before from the same inputs."""
     from blink.analysis.figures.registry import RUN_FIGURES
-    from blink.evaluation.plan import reject_training_keys
+    from blink.evaluation.checks import reject_training_keys
     from blink.runs.style import look, save
 
     logging.getLogger("fontTools").setLevel(logging.WARNING)  # it tells of every glyph in a PDF
@@ -124,7 +124,7 @@ def _plan_of_backbone(settings: Mapping[str, Any]) -> Plan:
     from blink.analysis.cases import choose_cases
     from blink.analysis.figures.base import ids_setting
     from blink.analysis.figures.registry import BACKBONE_FIGURES
-    from blink.evaluation.plan import check_values, modules_folder, outlined, training_differs
+    from blink.evaluation.checks import check_values, modules_folder, outlined, training_differs
     from blink.evaluation.predict import samples_digest
     from blink.model.prompts import template_named
     from blink.model.token_sr import check_patches
@@ -135,7 +135,7 @@ def _plan_of_backbone(settings: Mapping[str, Any]) -> Plan:
     for key, least in (("samples", 1), ("batch_size", 1), ("patches", 2)):
         whole_number(key, settings[key], least)
     template = template_named(model["template"])
-    backbone = outlined(model["path"], model["revision"])
+    backbone = outlined(model["path"], revision=model["revision"])
     check_patches(settings["patches"], backbone.grid)
     kind = BACKBONE_FIGURES[figure["name"]]
     token_sr = (

@@ -95,14 +95,8 @@ def _ask(config: DictConfig, settings: dict[str, Any]) -> Asked:
     from blink.analysis.cases import one_case
     from blink.analysis.explain.answers import Side
     from blink.bench import BENCHMARKS
-    from blink.evaluation.plan import (
-        Checkpoint,
-        check_fit,
-        check_values,
-        modules_folder,
-        policy_of,
-        training_differs,
-    )
+    from blink.evaluation.checks import check_fit, check_values, modules_folder, outlined, training_differs
+    from blink.evaluation.plan import Checkpoint, policy_of
     from blink.inference.algorithm import Run
     from blink.model.prompts import template_named
 
@@ -118,11 +112,12 @@ def _ask(config: DictConfig, settings: dict[str, Any]) -> Asked:
     template = template_named(model.template)
     [sample] = one_case(Path(settings["image"]).expanduser(), settings["question"], settings["box"])
     template.prompt(sample.question)
-    policy, sources = policy_of(config, settings["preset"])
+    backbone = outlined(model.path, revision=model.revision)
+    policy, sources = policy_of(config, settings["preset"], backbone)
     token_sr = None
     if method.trained:
         token_sr = modules_folder(settings["token_sr"], model.path, tuple(policy.layers))
-    check_fit(model.path, model.revision, tuple(policy.layers), policy.patches, token_sr)
+    check_fit(backbone, tuple(policy.layers), policy.patches, token_sr)
     if token_sr is not None:
         for warning in training_differs(token_sr, model.path, template.prefix):
             log.warning("%s", warning)

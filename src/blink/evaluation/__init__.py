@@ -5,6 +5,7 @@ Read from top to bottom: a file imports only from files above it.
     presets.py    layers and thresholds per backbone and benchmark (App. B, C)
     questions.py  a benchmark's questions and pictures, read
     scores.py     rows of predictions -> scores, from an evaluation or from any file
+    checks.py     checks of settings that several commands share
     plan.py       what an evaluation is to do: its config, checked, as flat values
     cost.py       FLOPs and bytes of every part of the work, on paper; of a question that was answered
     predict.py    samples -> predictions.jsonl (resumable) -> scores.json

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from rich.progress import track
 
 from blink.bench import BENCHMARKS, Benchmark, Judge, Sample
-from blink.bench.base import Graded, side_by_side
+from blink.bench.base import Graded
 
 Setting = tuple[str, int | str | tuple[str, ...] | Judge | None]
 """A key of a benchmark's config and its value, hashable."""
@@ -64,7 +64,7 @@ def read_questions(
     arguments: dict[str, Any] = dict(settings) | ({"hub_id": place} if source == "hub" and place else {})
     benchmark = BENCHMARKS[name](**arguments)
     samples, data = _read(benchmark, source, place, scenes_split, scenes_images)
-    asked = side_by_side(samples if limit is None else samples[: max(0, limit)])
+    asked = samples if limit is None else samples[: max(0, limit)]
     if not asked:
         raise ValueError(
             f"{name} has no questions left: {len(samples)} in {data}, limit={limit}; raise the limit, or loosen the "

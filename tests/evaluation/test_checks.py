@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from blink import TokenSR, save_token_sr
-from blink.evaluation.plan import check_fit, modules_folder, training_differs
+from blink.evaluation.checks import check_fit, modules_folder, training_differs
+from blink.model.checkpoints import outline
 
 
 @pytest.mark.parametrize(
@@ -21,7 +22,7 @@ def test_policy_that_does_not_fit_the_backbone(
 ) -> None:
     """Catches a layer or a split that would only fail once the weights are in memory."""
     with pytest.raises(ValueError, match=message):
-        check_fit(str(llava_folder), None, layers, patches, None)
+        check_fit(outline(llava_folder), layers, patches, None)
 
 
 def test_modules_that_do_not_fit_the_backbone(llava_folder: Path, tmp_path: Path) -> None:
@@ -29,13 +30,13 @@ def test_modules_that_do_not_fit_the_backbone(llava_folder: Path, tmp_path: Path
     torch.manual_seed(0)
     save_token_sr({1: TokenSR(32), 2: TokenSR(32)}, tmp_path / "fits", backbone="b")
     save_token_sr({1: TokenSR(16)}, tmp_path / "narrow", backbone="b")
-    check_fit(str(llava_folder), None, (1, 2), 2, str(tmp_path / "fits"))
+    check_fit(outline(llava_folder), (1, 2), 2, str(tmp_path / "fits"))
     with pytest.raises(ValueError, match=r"layers \[3\] are scanned too"):
-        check_fit(str(llava_folder), None, (1, 3), 2, str(tmp_path / "fits"))
+        check_fit(outline(llava_folder), (1, 3), 2, str(tmp_path / "fits"))
     with pytest.raises(ValueError, match="16"):
-        check_fit(str(llava_folder), None, (1,), 2, str(tmp_path / "narrow"))
+        check_fit(outline(llava_folder), (1,), 2, str(tmp_path / "narrow"))
     with pytest.raises(ValueError, match="neither a folder nor a hub id"):
-        check_fit(str(llava_folder), None, (1,), 2, str(tmp_path / "missing"))
+        check_fit(outline(llava_folder), (1,), 2, str(tmp_path / "missing"))
 
 
 def test_the_fit_is_checked_without_reading_weights(
@@ -45,17 +46,17 @@ def test_the_fit_is_checked_without_reading_weights(
     save_token_sr({1: TokenSR(32)}, tmp_path, backbone="b")
     read: list[object] = []
     monkeypatch.setattr("blink.model.token_sr_files.load_file", read.append)
-    check_fit(str(llava_folder), None, (1,), 2, str(tmp_path))
+    check_fit(outline(llava_folder), (1,), 2, str(tmp_path))
     (tmp_path / "layer_01.safetensors").write_bytes(b"another file")
     with pytest.raises(ValueError, match="layer_01"):
-        check_fit(str(llava_folder), None, (1,), 3, str(tmp_path))
+        check_fit(outline(llava_folder), (1,), 3, str(tmp_path))
     assert not read
 
 
 def test_no_backbone_at_the_path(tmp_path: Path) -> None:
     """Catches an OSError of a page for a mistyped folder."""
     with pytest.raises(ValueError, match="no backbone at"):
-        check_fit(str(tmp_path), None, (1,), 2, None)
+        outline(tmp_path)
 
 
 def test_other_backbones_are_told_how_to_train() -> None:

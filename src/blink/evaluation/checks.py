@@ -1,0 +1,198 @@
+"""Checks of settings that several commands share: values, and whether backbone, layers and modules fit each other.
+
+Of a backbone only the config is read, of TokenSR modules the config and the headers of their files: no weights.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache, partial, reduce
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers.utils import is_flash_attn_2_available
+
+from blink.bench import PROMPTS
+from blink.evaluation.presets import LAYER_STUDIES
+from blink.inference.attach import attach
+from blink.inference.policy import Policy
+from blink.model.backbone import Backbone
+from blink.model.checkpoints import check_device_map, outline
+from blink.model.fingerprint import TINY
+from blink.model.token_sr_files import check_token_sr, token_sr_config
+from blink.runs.values import choice, number, text, whole_number
+from blink.scenes.draw import SPLIT_SIZE
+
+_TEXTS = (
+    "model.path",
+    "model.revision",
+    "model.template",
+    "model.device",
+    "model.device_map",
+    "bench.name",
+    "bench.hub_id",
+    "bench.revision",
+    "data.source",
+    "data.root",
+    "data.id",
+    "scenes.split",
+    "token_sr",
+    "outputs",
+)
+
+_CHECKS: Mapping[str, Callable[[str, Any], object]] = {
+    **dict.fromkeys(("limit", "scenes.images", "bench.max_new_tokens"), whole_number),
+    **dict.fromkeys(_TEXTS, text),
+    "model.dtype": partial(choice, choices=("float32", "bfloat16", "float16", "auto")),
+    "model.attn_implementation": partial(choice, choices=("eager", "sdpa", "flash_attention_2")),
+    "model.pad": partial(choice, choices=(True, False, None)),
+    "model.family": partial(choice, choices=tuple(LAYER_STUDIES)),
+    "prompt": partial(choice, choices=PROMPTS),
+    "engine.reuse": partial(choice, choices=("full", "none")),
+    "engine.memory_gb": partial(number, above=0),
+    "fresh": partial(choice, choices=(True, False)),
+}
+"""Key of the config -> check of its value."""
+
+_OPTIONAL = (
+    "limit",
+    "model.revision",
+    "model.device_map",
+    "bench.revision",
+    "data.root",
+    "data.id",
+    "token_sr",
+)
+"""Keys that may be null."""
+
+_TRAINING_KEYS = ("data.name", "data.split", "data.column")
+
+outlined = lru_cache(maxsize=4)(outline)
+"""A backbone without weights, made from its config; the jobs of a sweep share it."""
+
+
+def check_values(settings: Mapping[str, Any]) -> None:
+    """Check types and ranges of what is said of the run beside the policy.
+
+    Args:
+        settings: the composed config as plain containers. A group or top-level key that it lacks is not asked for.
+
+    Raises:
+        ValueError: a value is of the wrong type, out of range, or not available on this machine.
+    """
+    values = {key: _value(settings, key) for key in _CHECKS if key.partition(".")[0] in settings}
+    for key, value in values.items():
+        if not (value is None and key in _OPTIONAL):
+            _CHECKS[key](key, value)
+    for key, value in settings.get("bench", {}).items():
+        parts = value if isinstance(value, list) else [value]
+        if not all(part is None or isinstance(part, int | str) for part in parts):
+            raise ValueError(f"bench.{key}={value!r}: expected a text, a whole number or a list of these")
+    if values["model.attn_implementation"] == "flash_attention_2" and not is_flash_attn_2_available():
+        raise ValueError(
+            "model.attn_implementation=flash_attention_2 needs a GPU and the package flash-attn; "
+            "sdpa works everywhere"
+        )
+    if values.get("scenes.images", 0) > SPLIT_SIZE:
+        raise ValueError(f"scenes.images={values['scenes.images']}: a split has {SPLIT_SIZE:,} pictures")
+    _check_device(values["model.device"])
+    check_device_map(values.get("model.device_map"))
+
+
+def reject_training_keys(overrides: Sequence[str]) -> None:
+    """Refuse keys of a hub data set that training alone reads: a benchmark knows its own parts and columns.
+
+    Raises:
+        ValueError: an override gives one of them.
+    """
+    given = [key for key in (each.partition("=")[0] for each in overrides) if key in _TRAINING_KEYS]
+    if given:
+        raise ValueError(
+            f"{', '.join(given)}: only blink.train reads that; a benchmark has a split and columns of its own "
+            "(bench=; data.id= takes another data set of its layout, bench.revision= a revision)"
+        )
+
+
+def check_depth(family: str, backbone: Backbone) -> None:
+    """Check that a backbone is as deep as the family whose preset layers it is to take.
+
+    Args:
+        family: row of the preset tables.
+
+    Raises:
+        ValueError: it is not, so that these numbers mean other layers of it.
+    """
+    layers, expected = backbone.num_layers, LAYER_STUDIES[family].num_layers
+    if layers != expected:
+        raise ValueError(
+            f"{backbone.name} has {layers} decoder layers, and the preset ones of model.family={family} are those of a "
+            f"backbone with {expected}; say which to scan, such as layer={layers // 2}"
+        )
+
+
+def check_fit(backbone: Backbone, layers: Sequence[int], patches: int, token_sr: str | None) -> None:
+    """Check scanned layers, regions and modules against a backbone, with or without weights.
+
+    Raises:
+        ValueError: what does not fit; says what was found and what to do.
+    """
+    attach(backbone, Policy(layers, patches=patches)).detach()
+    if token_sr is not None:
+        check_token_sr(token_sr, channels=backbone.hidden_size, layers=layers)
+
+
+def modules_folder(token_sr: str | None, path: str, layers: Sequence[int]) -> str:
+    """Return where the TokenSR modules are: as given, or those that ship with the tiny backbone.
+
+    Raises:
+        ValueError: none are given for another backbone, or the tiny one's are not there.
+    """
+    if token_sr is not None:
+        return str(token_sr)
+    shipped = TINY / "token_sr"
+    if path == "tiny" and shipped.is_dir():
+        return str(shipped)
+    train = f"python -m blink.train model.path={path} layer=[{','.join(map(str, layers))}]"
+    raise ValueError(
+        f"method=blink needs TokenSR modules for {path}, and none ship with it: train them with `{train}` and pass "
+        "token_sr=FOLDER, or evaluate without training by method=interp"
+    )
+
+
+def training_differs(token_sr: str, path: str, prefix: str) -> list[str]:
+    """Say in what TokenSR modules were trained for something else than this run, as far as they recorded it.
+
+    Args:
+        token_sr: folder or hub id of the modules.
+        path: the backbone's.
+        prefix: the prompt before the picture.
+    """
+    recorded = token_sr_config(token_sr)
+    found = []
+    backbone = recorded.backbone
+    if Path(backbone).resolve() != Path(path).resolve():
+        found.append(
+            f"the modules in {token_sr} were trained on the backbone {backbone}, and this one is {path}: unless "
+            "these are the same weights, scores of Blink mean little"
+        )
+    trained_behind = recorded.prompt_prefix
+    if trained_behind is not None and trained_behind != prefix:
+        found.append(
+            f"the modules in {token_sr} were trained behind the prompt prefix {trained_behind!r}, and this run's is "
+            f"{prefix!r}: visual tokens depend on it; choose the model.template of the training"
+        )
+    return found
+
+
+def _check_device(name: str) -> None:
+    """Raise ValueError unless this machine has the device; "auto" it always has."""
+    try:
+        device = torch.device("cpu" if name == "auto" else name)
+    except RuntimeError as error:
+        raise ValueError(f"model.device={name!r}: expected auto, cpu, cuda or cuda:1") from error
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ValueError(f"model.device={name}: this machine has {torch.cuda.device_count()} such devices")
+
+
+def _value(settings: Mapping[str, Any], key: str) -> Any:
+    """The value of a dotted key, None if there is none."""
+    return reduce(lambda group, part: group.get(part, None), key.split("."), settings)
