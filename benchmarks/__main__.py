@@ -4,14 +4,13 @@ The page is written anew after each part. A run that was killed goes on with the
 """
 
 import inspect
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from benchmarks import extensions, never, noise, on_paper, questions, scans, sweep, training
-from benchmarks.common import Options, Row, clock, load_average, options
+from benchmarks.common import Options, Row, clock, command_line, load_average
 from benchmarks.records import Record, Records, key
 from benchmarks.report import machine, markdown, paper_table, show
 from blink.runs.machine import has_bfloat16
@@ -39,6 +38,9 @@ PARTS = (
     Part("training, wide", training.on_wide, training.WHY),
 )
 
+SHARED = ("shared_cost", "common")
+"""Modules that the numbers of all parts depend on."""
+
 TARGET = Path("docs/performance.md")
 RECORDS = Path("outputs/benchmarks/rows.jsonl")
 
@@ -63,30 +65,34 @@ NO_BFLOAT16 = (
 
 
 def main() -> None:
-    fresh = "--fresh" in sys.argv
-    sys.argv = [argument for argument in sys.argv if argument != "--fresh"]
-    asked = options(str(__doc__))
-    target = Path("outputs/benchmarks/quick.md") if asked.quick else TARGET
-    records = Records(RECORDS, {part.name: _key(part, asked) for part in PARTS})
-    if fresh:
+    parser = command_line("", __doc__)
+    parser.add_argument("--fresh", action="store_true", help="measure all parts anew")
+    read = parser.parse_args()
+    options = Options.of(read)
+    target = Path("outputs/benchmarks/quick.md") if options.quick else TARGET
+    records = Records(RECORDS, {part.name: _key(part, options) for part in PARTS})
+    if read.fresh:
         RECORDS.unlink(missing_ok=True)
         noise.TARGET.unlink(missing_ok=True)
     for part in PARTS:
         if part.name not in [record.part for record in records.read()]:
             started, load = time.monotonic(), load_average()
-            rows = show(part.measure(asked), part.why)
+            rows = show(part.measure(options), part.why)
             records.add(Record(part.name, rows, time.monotonic() - started, load))
         _write(target, records)
     if not noise.TARGET.exists():
-        for _ in noise.measure(("bfloat16",), pictures=1 if asked.quick else 17):
+        for _ in noise.measure(("bfloat16",), pictures=1 if options.quick else 17):
             _write(target, records)
 
 
-def _key(part: Part, asked: Options) -> str:
+def _key(part: Part, options: Options) -> str:
     """Of all that the numbers of a part depend on: options, machine, versions, the package and the part's own files."""
     here, own = Path(__file__).parent, Path(inspect.getfile(part.measure))
     package = here.parent / "src" / "blink"
-    return key(f"{asked} {machine()}", (package, here.parent / "tests" / "models", here / "common.py", own))
+    return key(
+        f"{options} {machine()}",
+        (package, here.parent / "tests" / "models", *(here / f"{name}.py" for name in SHARED), own),
+    )
 
 
 def _write(target: Path, records: Records) -> None:

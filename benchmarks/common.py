@@ -13,20 +13,28 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
+from PIL import Image
 from tests import models
 from torch import nn
 
+from benchmarks.shared_cost import Asked, shared
+from blink import Policy, Run, TokenSR
+from blink.bench.pope import Pope
+from blink.evaluation.cost import token_sr as token_sr_cost
+from blink.evaluation.presets import resolve
+from blink.inference.engine import Answer
+from blink.model.backbone import Backbone
 from blink.model.checkpoints import load_backbone
 from blink.model.dimensions import Dimensions
+from blink.model.fingerprint import TINY
 from blink.model.prompts import Template, template_named
-from blink.model.token_sr import TokenSR
 from blink.runs.machine import has_bfloat16
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 class Options(NamedTuple):
-    """What a measurement is asked for.
+    """The command line of a measurement.
 
     Attributes:
         layers: decoder layers of the wide backbone; None is the measurement's own choice.
@@ -41,6 +49,29 @@ class Options(NamedTuple):
     quick: bool = False
     dtypes: tuple[str, ...] | None = None
     hidden: int = 4096
+
+    @classmethod
+    def of(cls, read: argparse.Namespace) -> "Options":
+        """The options among what a parser of `command_line` has read."""
+        return cls(
+            read.layers, read.repeats, read.quick, tuple(read.dtypes) if read.dtypes else None, read.hidden
+        )
+
+
+class Times(NamedTuple):
+    """Seconds of both sides, repetition by repetition."""
+
+    ours: list[float]
+    theirs: list[float]
+
+    @property
+    def ratios(self) -> list[float]:
+        return [a / b for a, b in zip(self.ours, self.theirs, strict=True)]
+
+    @property
+    def ratio(self) -> float:
+        """Of the medians."""
+        return statistics.median(self.ours) / statistics.median(self.theirs)
 
 
 class Row(NamedTuple):
@@ -66,6 +97,30 @@ class Row(NamedTuple):
     floor: float | None = None
     note: str = ""
 
+    @classmethod
+    def at_most(
+        cls,
+        bar: float,
+        what: str,
+        where: str,
+        times: Times,
+        *,
+        floor: float | None = None,
+        over_floor: bool = False,
+        note: str = "",
+    ) -> "Row":
+        """A ratio of times that must not exceed `bar`; with `over_floor` that ratio divided by the one in FLOPs."""
+        unit = floor if over_floor and floor else 1.0
+        low, value, high = (ratio / unit for ratio in (min(times.ratios), times.ratio, max(times.ratios)))
+        return cls(what, where, value, low, high, f"<= {bar:g}", value <= bar, floor, note)
+
+
+class Picture(NamedTuple):
+    """A picture and the prompts about it."""
+
+    image: Image.Image
+    prompts: list[str]
+
 
 class Bench(NamedTuple):
     """A backbone to measure on.
@@ -77,10 +132,17 @@ class Bench(NamedTuple):
 
     name: str
     wide: bool
-    model: Any
-    processor: Any
+    backbone: Backbone
     template: Template
     dims: Dimensions
+
+    @property
+    def model(self) -> Any:
+        return self.backbone.model
+
+    @property
+    def processor(self) -> Any:
+        return self.backbone.processor
 
     def inputs(self, question: str = "Is there a dog in the image?", seed: int = 0) -> Any:
         """What the processor makes of a picture and a question."""
@@ -89,21 +151,11 @@ class Bench(NamedTuple):
         )
         return made.to(self.model.device, self.model.dtype)
 
-
-class Times(NamedTuple):
-    """Seconds of both sides, repetition by repetition."""
-
-    ours: list[float]
-    theirs: list[float]
-
-    @property
-    def ratios(self) -> list[float]:
-        return [a / b for a, b in zip(self.ours, self.theirs, strict=True)]
-
-    @property
-    def ratio(self) -> float:
-        """Of the medians."""
-        return statistics.median(self.ours) / statistics.median(self.theirs)
+    def lengths(self, prompts: Sequence[str]) -> tuple[int, list[int]]:
+        """Tokens of the trunk (prefix and picture), which all prompts share, and of each prompt behind it."""
+        ids = [self.processor.tokenizer(prompt)["input_ids"] for prompt in prompts]
+        prefix = ids[0].index(self.model.config.image_token_id)
+        return prefix + self.dims.visual, [len(row) - prefix - 1 for row in ids]
 
 
 def interleave(
@@ -145,7 +197,7 @@ def tiny(dtype: str = "float32") -> Bench:
     """The backbone that ships with the project."""
     backbone = load_backbone("tiny", device=_device(), dtype=dtype)
     dims, name = Dimensions.of(backbone.model.config, dtype), f"tiny, {dtype}"
-    return Bench(name, False, backbone.model, backbone.processor, template_named("vicuna_v1"), dims)
+    return Bench(name, False, backbone, template_named("vicuna_v1"), dims)
 
 
 def wide(options: Options, *, layers: int, dtypes: tuple[str, ...] | None = None) -> Iterator[Bench]:
@@ -164,13 +216,42 @@ def wide(options: Options, *, layers: int, dtypes: tuple[str, ...] | None = None
         yield Bench(
             name=f"{width}, {layers} layers, {dtype}",
             wide=True,
-            model=model,
-            processor=models.processor(model),
+            backbone=Backbone(model, models.processor(model)),
             template=template_named("vicuna_v1"),
             dims=Dimensions.of(model.config, dtype),
         )
         del model
         gc.collect()
+
+
+def pope_pictures(bench: Bench, count: int) -> list[Picture]:
+    """The first `count` test scenes, each with its 18 questions of POPE."""
+    pictures: dict[str, Picture] = {}
+    for sample in Pope().from_scenes("test", count):
+        picture = pictures.setdefault(sample.image, Picture(sample.load_image(), []))
+        picture.prompts.append(bench.template.prompt(sample.question))
+    return list(pictures.values())
+
+
+def shipped_run() -> Run:
+    """The tiny backbone's policy for POPE, with the modules that ship with the project."""
+    scan = resolve("tiny", "pope")
+    return Run(Policy(scan.layers, scan.tau_exp, scan.tau_drop), str(TINY / "token_sr"))
+
+
+def shared_flops(bench: Bench, picture: Picture, answers: Sequence[Sequence[Answer]]) -> int:
+    """FLOPs on paper of what an engine answered about one picture, each distinct piece of work once.
+
+    Args:
+        answers: per run, one for each prompt.
+    """
+    trunk, texts = bench.lengths(picture.prompts)
+    asked = [
+        Asked(number, text, answer.events, len(answer.ids))
+        for of_run in answers
+        for number, (text, answer) in enumerate(zip(texts, of_run, strict=True))
+    ]
+    return shared(bench.dims, trunk, asked, expander=token_sr_cost(bench.dims)).flops
 
 
 def token_sr(bench: Bench, layers: tuple[int, ...]) -> dict[int, nn.Module]:
@@ -180,17 +261,28 @@ def token_sr(bench: Bench, layers: tuple[int, ...]) -> dict[int, nn.Module]:
     return dict.fromkeys(layers, module)
 
 
-def options(description: str) -> Options:
-    """Read the options of a measurement's command line."""
-    parser = argparse.ArgumentParser(description=description)
+def command_line(part: str, description: str | None) -> argparse.ArgumentParser:
+    """The parser of a measurement's options, for `Options.of`.
+
+    Args:
+        part: module within `benchmarks`; "" for all of them.
+    """
+    parser = bare_command_line(part, description)
     parser.add_argument("--layers", type=int, help="decoder layers of the wide backbone")
     parser.add_argument("--repeats", type=int, help="repetitions of each side")
     parser.add_argument("--quick", action="store_true", help="small stand-ins, to see that it works")
     parser.add_argument("--dtypes", nargs="+", choices=DTYPES, help="of the wide backbone")
-    parser.add_argument("--hidden", type=int, default=4096, help="width of the wide backbone")
-    read = parser.parse_args()
-    dtypes = tuple(read.dtypes) if read.dtypes else None
-    return Options(read.layers, read.repeats, read.quick, dtypes, read.hidden)
+    parser.add_argument("--hidden", type=int, default=4096, help="width of the wide backbone (default 4096)")
+    return parser
+
+
+def bare_command_line(part: str, description: str | None) -> argparse.ArgumentParser:
+    """A parser without options that calls itself as users call it; arguments as in `command_line`."""
+    return argparse.ArgumentParser(
+        prog=f"python -m benchmarks{part and '.'}{part}",
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
 
 
 def _device() -> str:

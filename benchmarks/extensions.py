@@ -1,12 +1,11 @@
 """A prompt pass with extensions, its time over its FLOPs: `python -m benchmarks.extensions`."""
 
 from collections.abc import Iterator
-from itertools import chain
 
 import torch
 
-from benchmarks.common import Bench, Options, Row, interleave, options, tiny, token_sr, wide
-from benchmarks.report import show
+from benchmarks.common import Bench, Options, Row, interleave, tiny, token_sr, wide
+from benchmarks.report import main
 from blink import Policy, attach
 from blink.evaluation.cost import NOTHING, prompt, vision
 from blink.evaluation.cost import token_sr as token_sr_cost
@@ -19,18 +18,18 @@ WHY = (
 )
 
 
-def on_tiny(asked: Options) -> Iterator[Row]:
+def on_tiny(options: Options) -> Iterator[Row]:
     """An extension is born at layer 1 and lives to the end; interpolated, and refined by TokenSR."""
     bench = tiny()
     for refined in (False, True):
-        yield row(bench, refined, 5 * (asked.repeats or (2 if asked.quick else 5)))
+        yield row(bench, refined, 5 * (options.repeats or (2 if options.quick else 5)))
 
 
-def on_wide(asked: Options) -> Iterator[Row]:
+def on_wide(options: Options) -> Iterator[Row]:
     """The same at layer 1 of three."""
-    for bench in wide(asked, layers=3):
+    for bench in wide(options, layers=3):
         for refined in (False, True):
-            yield row(bench, refined, asked.repeats or (2 if asked.quick else 5))
+            yield row(bench, refined, options.repeats or (2 if options.quick else 5))
 
 
 def row(bench: Bench, refined: bool, repeats: int) -> Row:
@@ -56,20 +55,16 @@ def row(bench: Bench, refined: bool, repeats: int) -> Row:
     expander = token_sr_cost(dims) if refined else NOTHING
     work = (vision(dims) + prompt(dims, tokens, events, expander=expander)).flops
     floor = work / (vision(dims) + prompt(dims, tokens)).flops
-    value = times.ratio / floor
-    return Row(
+    return Row.at_most(
+        BAR,
         f"prompt pass with an extension ({'TokenSR' if refined else 'interpolated'}): time ratio / FLOP ratio",
         bench.name,
-        value,
-        min(times.ratios) / floor,
-        max(times.ratios) / floor,
-        f"<= {BAR:.2f}",
-        value <= BAR,
-        floor,
-        f"time ratio {times.ratio:.3f}; fastest over fastest {min(times.ours) / min(times.theirs):.3f}",
+        times,
+        floor=floor,
+        over_floor=True,
+        note=f"time ratio {times.ratio:.3f}; fastest over fastest {min(times.ours) / min(times.theirs):.3f}",
     )
 
 
 if __name__ == "__main__":
-    asked = options(str(__doc__))
-    show(chain(on_tiny(asked), on_wide(asked)), WHY)
+    main("extensions", __doc__, (on_tiny, on_wide), WHY)

@@ -1,12 +1,11 @@
 """A prompt pass with a policy that scans and never expands, over the stock model's: `python -m benchmarks.never`."""
 
 from collections.abc import Iterator
-from itertools import chain
 
 import torch
 
-from benchmarks.common import Bench, Options, Row, interleave, options, tiny, wide
-from benchmarks.report import show
+from benchmarks.common import Bench, Options, Row, interleave, tiny, wide
+from benchmarks.report import main
 from blink import Policy, attach
 from blink.evaluation.cost import prompt, vision
 from blink.inference.policy import Event
@@ -22,19 +21,19 @@ WHY = (
 )
 
 
-def on_tiny(asked: Options) -> Iterator[Row]:
+def on_tiny(options: Options) -> Iterator[Row]:
     """Seven of sixteen layers are scanned; in bfloat16, too, which is affordable here even without hardware for it."""
-    repeats = asked.repeats or (2 if asked.quick else 7)
+    repeats = options.repeats or (2 if options.quick else 7)
     yield row(tiny(), tuple(range(4, 11)), 5 * repeats)
     yield row(tiny("bfloat16"), tuple(range(4, 11)), repeats)
 
 
-def on_wide(asked: Options) -> Iterator[Row]:
+def on_wide(options: Options) -> Iterator[Row]:
     """Two layers of nine are scanned: a little more than the bar's 7 of 32."""
-    for bench in wide(asked, layers=9):
+    for bench in wide(options, layers=9):
         repeats = 15 if bench.dims.itemsize == 2 else 7  # passes in bfloat16 are quick
         yield row(
-            bench, tuple(range(1, bench.dims.layers, 4)), asked.repeats or (2 if asked.quick else repeats)
+            bench, tuple(range(1, bench.dims.layers, 4)), options.repeats or (2 if options.quick else repeats)
         )
 
 
@@ -59,20 +58,16 @@ def row(bench: Bench, scanned: tuple[int, ...], repeats: int) -> Row:
     floor = (vision(bench.dims) + prompt(bench.dims, tokens, kept)).flops / (
         vision(bench.dims) + prompt(bench.dims, tokens)
     ).flops
-    return Row(
+    return Row.at_most(
+        BAR,
         "prompt pass that scans and never expands / stock",
         bench.name,
-        times.ratio,
-        min(times.ratios),
-        max(times.ratios),
-        f"<= {BAR}",
-        times.ratio <= BAR,
-        floor,
-        f"{len(scanned)} of {bench.dims.layers} layers scanned, the bar is for 7 of 32; fastest over fastest "
+        times,
+        floor=floor,
+        note=f"{len(scanned)} of {bench.dims.layers} layers scanned, the bar is for 7 of 32; fastest over fastest "
         f"{min(times.ours) / min(times.theirs):.3f}",
     )
 
 
 if __name__ == "__main__":
-    asked = options(str(__doc__))
-    show(chain(on_tiny(asked), on_wide(asked)), WHY)
+    main("never", __doc__, (on_tiny, on_wide), WHY)

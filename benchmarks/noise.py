@@ -4,7 +4,6 @@ One at a time and in left-padded batches by `attach` and `generate`, and 18 at o
 method; in bfloat16 sums are rounded differently, and an event near its threshold, or an answer near a tie, can flip.
 """
 
-import argparse
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -13,13 +12,10 @@ from typing import NamedTuple
 import torch
 from PIL import Image
 
-from benchmarks.common import DTYPES, Bench, tiny
+from benchmarks.common import DTYPES, Bench, Picture, bare_command_line, pope_pictures, shipped_run, tiny
 from benchmarks.report import paper_table
-from blink import Engine, Event, Policy, Run, attach
-from blink.bench.pope import Pope
-from blink.evaluation.presets import resolve
+from blink import Engine, Event, Run, attach
 from blink.inference.decoding import closing_tokens
-from blink.model.fingerprint import TINY
 
 QUESTIONS = 18
 """About one picture."""
@@ -45,31 +41,33 @@ answers nearly tie, that can flip it. Differences between methods that are not c
 """
 
 
-class Given(NamedTuple):
+class Answered(NamedTuple):
     """One question's answer, without its closing token, and its events."""
 
     ids: tuple[int, ...]
     events: tuple[Event, ...]
 
 
-Sides = dict[str, list[Given]]
+Sides = dict[str, list[Answered]]
 
 
-def answer(bench: Bench, pictures: Sequence[tuple[Image.Image, list[str]]]) -> Iterator[Sides]:
+def answer(bench: Bench, pictures: Sequence[Picture]) -> Iterator[Sides]:
     """Answer all questions about one picture after the other, in every way."""
-    scan = resolve("tiny", "pope")
-    policy, modules = Policy(scan.layers, scan.tau_exp, scan.tau_drop), str(TINY / "token_sr")
-    handle = attach(bench.model, policy, modules)
+    blink = shipped_run()
+    assert blink.policy is not None
+    handle = attach(bench.model, blink.policy, blink.token_sr)
     engine, closing = Engine(bench.model, bench.processor), closing_tokens(bench.model)
 
-    def generate(image: Image.Image, prompts: Sequence[str]) -> list[Given]:
+    def generate(image: Image.Image, prompts: Sequence[str]) -> list[Answered]:
         inputs = bench.processor(
             images=[image] * len(prompts), text=list(prompts), padding=True, return_tensors="pt"
         ).to(bench.model.device, bench.model.dtype)
         ids = bench.model.generate(**inputs, do_sample=False, max_new_tokens=ANSWER)
         answers = ids[:, inputs["input_ids"].shape[1] :].tolist()
         events = handle.trace or [[] for _ in prompts]
-        return [Given(until(row, closing), tuple(of)) for row, of in zip(answers, events, strict=True)]
+        return [
+            Answered(before_closing(row, closing), tuple(of)) for row, of in zip(answers, events, strict=True)
+        ]
 
     for image, prompts in pictures:
         sides: Sides = {}
@@ -79,20 +77,20 @@ def answer(bench: Bench, pictures: Sequence[tuple[Image.Image, list[str]]]) -> I
         with handle.disabled():
             sides[STOCK] = [one for text in prompts for one in generate(image, [text])]
             sides[STOCK_BATCHED] = [one for group in groups for one in generate(image, group)]
-        found = engine.answer(image, prompts, [Run(policy, modules), Run()], max_new_tokens=ANSWER)
+        found = engine.answer(image, prompts, [blink, Run()], max_new_tokens=ANSWER)
         for side, answers in zip((SHARED, STOCK_SHARED), found, strict=True):
-            sides[side] = [Given(until(each.ids, closing), each.events) for each in answers]
+            sides[side] = [Answered(before_closing(each.ids, closing), each.events) for each in answers]
         yield sides
     handle.detach()
 
 
-def until(ids: Sequence[int], closing: frozenset[int]) -> tuple[int, ...]:
+def before_closing(ids: Sequence[int], closing: frozenset[int]) -> tuple[int, ...]:
     """Ids up to the first closing one, which is left out, as is the padding behind it."""
-    ends = [place for place, token in enumerate(ids) if token in closing]
+    ends = [index for index, token in enumerate(ids) if token in closing]
     return tuple(ids[: ends[0]] if ends else ids)
 
 
-def differences(one: Sequence[Given], other: Sequence[Given]) -> tuple[int, int, int, float]:
+def differences(one: Sequence[Answered], other: Sequence[Answered]) -> tuple[int, int, int, float]:
     """Compare two sides: answers that differ, events that differ in action or region, events, and the ratios' largest
     difference."""
     pairs = [pair for a, b in zip(one, other, strict=True) for pair in zip(a.events, b.events, strict=True)]
@@ -101,7 +99,7 @@ def differences(one: Sequence[Given], other: Sequence[Given]) -> tuple[int, int,
     return answers, events, len(pairs), max((abs(a.ratio - b.ratio) for a, b in pairs), default=0.0)
 
 
-def lines(dtype: str, sides: Sides) -> Iterator[tuple[str, ...]]:
+def cells(dtype: str, sides: Sides) -> Iterator[tuple[str, ...]]:
     """The table's cells for one dtype."""
     for one, other in PAIRS:
         answers, events, all_events, ratio = differences(sides[one], sides[other])
@@ -120,36 +118,32 @@ def _share(count: int, of: int) -> str:
 
 
 def measure(dtypes: Sequence[str], pictures: int) -> Iterator[int]:
-    """Write the table, anew after each picture; yields how many pictures it is about in the dtype of the moment."""
-    done: list[tuple[str, ...]] = []
+    """Write the table, anew after each picture; yields the number of pictures so far, for each dtype."""
+    finished: list[tuple[str, ...]] = []
     for dtype in dtypes:
         bench = tiny(dtype)
         bench.processor.tokenizer.padding_side = "left"
-        asked: dict[str, tuple[Image.Image, list[str]]] = {}
-        for sample in Pope().from_scenes("test", pictures):
-            prompts = asked.setdefault(sample.image, (sample.load_image(), []))[1]
-            prompts.append(bench.template.prompt(sample.question))
         together: Sides = {}
-        cells: list[tuple[str, ...]] = []
+        lines: list[tuple[str, ...]] = []
         with torch.inference_mode():
-            for number, sides in enumerate(answer(bench, list(asked.values())), 1):
+            for number, sides in enumerate(answer(bench, pope_pictures(bench, pictures)), 1):
                 for side, given in sides.items():
                     together.setdefault(side, []).extend(given)
-                cells = list(lines(dtype, together))
-                _, table = paper_table(HEADER, [*done, *cells])
+                lines = list(cells(dtype, together))
+                _, table = paper_table(HEADER, [*finished, *lines])
                 TARGET.parent.mkdir(parents=True, exist_ok=True)
                 TARGET.write_text(f"{HEAD}\n{table}\n", encoding="utf-8")
                 yield number
-        done += cells
+        finished += lines
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = bare_command_line("noise", __doc__)
     parser.add_argument("--pictures", type=int, default=17, help=f"with {QUESTIONS} questions each")
     parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=["bfloat16"])
-    asked = parser.parse_args()
-    for number in measure(asked.dtypes, asked.pictures):
-        print(f"{number} of {asked.pictures} pictures", file=sys.stderr, flush=True)
+    options = parser.parse_args()
+    for number in measure(options.dtypes, options.pictures):
+        print(f"{number} of {options.pictures} pictures", file=sys.stderr, flush=True)
     print(TARGET.read_text(encoding="utf-8"))
 
 

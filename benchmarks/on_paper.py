@@ -10,6 +10,7 @@ from typing import NamedTuple
 from rich.console import Console
 from tests import models
 
+from benchmarks.common import bare_command_line
 from benchmarks.report import paper_table
 from benchmarks.shared_cost import Asked, shared
 from blink.evaluation.cost import decode, prompt, token_sr, vision
@@ -103,6 +104,7 @@ def lines() -> Iterator[tuple[str, ...]]:
 
 
 if __name__ == "__main__":
+    bare_command_line("on_paper", __doc__).parse_args()
     table, _ = paper_table(HEADER, lines())
     Console().print(table)
     Console().print(ASSUMED)

@@ -4,24 +4,29 @@ The stock loop answers as evaluation code does: processor and `generate`, one qu
 """
 
 import statistics
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from itertools import chain
 
 import torch
-from PIL import Image
 from tests import models
 
-from benchmarks.common import Bench, Options, Row, in_turn, options, tiny, token_sr, wide
-from benchmarks.report import show
-from benchmarks.shared_cost import Asked, shared
+from benchmarks.common import (
+    Bench,
+    Options,
+    Picture,
+    Row,
+    in_turn,
+    pope_pictures,
+    shared_flops,
+    shipped_run,
+    tiny,
+    token_sr,
+    wide,
+)
+from benchmarks.report import main
 from blink import Engine, Policy, Run
-from blink.bench.pope import Pope
 from blink.evaluation.cost import decode, prompt, vision
-from blink.evaluation.cost import token_sr as token_sr_cost
-from blink.evaluation.presets import resolve
 from blink.inference.engine import Answer
-from blink.model.fingerprint import TINY
 
 BAR = 5.0
 QUESTIONS = 18
@@ -34,26 +39,21 @@ WHY = (
 )
 
 
-def on_tiny(asked: Options) -> Iterator[Row]:
+def on_tiny(options: Options) -> Iterator[Row]:
     """Pictures of POPE on scenes, with the shipped modules and the preset's policy."""
     bench = tiny()
-    pictures: dict[str, tuple[Image.Image, list[str]]] = {}
-    for sample in Pope().from_scenes("test", 1 if asked.quick else 4):
-        prompts = pictures.setdefault(sample.image, (sample.load_image(), []))[1]
-        prompts.append(bench.template.prompt(sample.question))
-    scan = resolve("tiny", "pope")
-    run = Run(Policy(scan.layers, scan.tau_exp, scan.tau_drop), str(TINY / "token_sr"))
-    repeats = asked.repeats or (1 if asked.quick else 3)
-    yield from rows(bench, list(pictures.values()), {"": run}, repeats, QUESTIONS)
+    pictures = pope_pictures(bench, 1 if options.quick else 4)
+    repeats = options.repeats or (1 if options.quick else 3)
+    yield from rows(bench, pictures, {"": shipped_run()}, repeats, QUESTIONS)
 
 
-def on_wide(asked: Options) -> Iterator[Row]:
+def on_wide(options: Options) -> Iterator[Row]:
     """An extension in every answer, born at layer 1 of 3, which is as high as the paper's layer 18 of 32 for POPE.
 
     Once where saliency says, which is one or two regions of a picture here, and once in regions drawn evenly, so that
     all four are needed. The stock loop, a question of which takes as long as any other, is timed on four questions.
     """
-    for bench in wide(asked._replace(hidden=asked.hidden // 2), layers=3, dtypes=("float32",)):
+    for bench in wide(options._replace(hidden=options.hidden // 2), layers=3, dtypes=("float32",)):
         questions = [f"Is there a {'small ' * (i % 3)}dog in the image?" for i in range(QUESTIONS)]
         prompts = [bench.template.prompt(question) for question in questions]
         modules = token_sr(bench, (1,))
@@ -61,24 +61,23 @@ def on_wide(asked: Options) -> Iterator[Row]:
             f", an extension in each, {how}": Run(Policy([1], 0.0, 0.0, selector=selector), modules)
             for how, selector in (("regions by saliency", "saliency"), ("all regions", "random"))
         }
-        yield from rows(
-            bench, [(models.noise(), prompts)], runs, asked.repeats or (1 if asked.quick else 2), 4
-        )
+        repeats = options.repeats or (1 if options.quick else 2)
+        yield from rows(bench, [Picture(models.noise(), prompts)], runs, repeats, 4)
 
 
 def rows(
-    bench: Bench, pictures: list[tuple[Image.Image, list[str]]], runs: dict[str, Run], repeats: int, few: int
+    bench: Bench, pictures: Sequence[Picture], runs: dict[str, Run], repeats: int, few: int
 ) -> Iterator[Row]:
     """Compare one backbone with itself; the value is questions per second over questions per second.
 
     Args:
-        runs: what they are called -> Blink's.
+        runs: name for the table -> policy and modules.
         few: questions per picture that the stock loop answers; its time is multiplied up to all of them.
     """
     engine = Engine(bench.model, bench.processor)
 
     def blink(run: Run) -> list[list[Answer]]:
-        return [_answer(engine, image, prompts, run) for image, prompts in pictures]
+        return [_answer(engine, picture, run) for picture in pictures]
 
     @torch.inference_mode()
     def stock() -> None:
@@ -108,29 +107,24 @@ def rows(
         )
 
 
-def _answer(engine: Engine, image: Image.Image, prompts: list[str], run: Run) -> list[Answer]:
-    keys = [str(number) for number in range(len(prompts))]
-    [answers] = engine.answer(image, prompts, [run], max_new_tokens=ANSWER, sample_keys=keys)
+def _answer(engine: Engine, picture: Picture, run: Run) -> list[Answer]:
+    keys = [str(number) for number in range(len(picture.prompts))]
+    [answers] = engine.answer(*picture, [run], max_new_tokens=ANSWER, sample_keys=keys)
     return answers
 
 
-def _floor(bench: Bench, engine: Engine, pictures: list[tuple[Image.Image, list[str]]], run: Run) -> float:
+def _floor(bench: Bench, engine: Engine, pictures: Sequence[Picture], run: Run) -> float:
     """FLOPs of the stock loop over those of the shared work."""
     dims, ours, theirs = bench.dims, 0, 0
-    for image, prompts in pictures:
-        answers = _answer(engine, image, prompts, run)
-        ids = [bench.processor.tokenizer(text)["input_ids"] for text in prompts]
-        before = ids[0].index(bench.model.config.image_token_id) + dims.visual
-        asked = []
-        for number, (answer, row_ids) in enumerate(zip(answers, ids, strict=True)):
-            text = len(row_ids) - 1 + dims.visual - before
-            asked.append(Asked(number, text, answer.events, len(answer.ids)))
-            theirs += (vision(dims) + prompt(dims, before + text)).flops
-            theirs += decode(dims, before + text, len(answer.ids) - 1).flops
-        ours += shared(dims, before, asked, expander=token_sr_cost(dims)).flops
+    for picture in pictures:
+        answers = _answer(engine, picture, run)
+        ours += shared_flops(bench, picture, [answers])
+        trunk, texts = bench.lengths(picture.prompts)
+        for text, answer in zip(texts, answers, strict=True):
+            alone = vision(dims) + prompt(dims, trunk + text)
+            theirs += (alone + decode(dims, trunk + text, len(answer.ids) - 1)).flops
     return theirs / ours
 
 
 if __name__ == "__main__":
-    asked = options(str(__doc__))
-    show(chain(on_tiny(asked), on_wide(asked)), WHY)
+    main("questions", __doc__, (on_tiny, on_wide), WHY)

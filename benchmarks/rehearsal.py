@@ -7,7 +7,6 @@ through a TokenSR of true width. What the full model would take is estimated by 
 counting bytes for memory; both say so. Nothing is downloaded.
 """
 
-import argparse
 import resource
 import sys
 import time
@@ -20,6 +19,7 @@ from rich.table import Table
 from tests import models
 
 import blink
+from benchmarks.common import bare_command_line
 from blink.evaluation.cost import key_value_bytes, prompt, token_sr
 from blink.evaluation.presets import preset
 from blink.inference.policy import Event
@@ -163,25 +163,23 @@ def report(found: Rehearsal, *, family: str, layers: int, console: Console) -> N
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.rehearsal", description=__doc__.split("\n")[0]
-    )
+    parser = bare_command_line("rehearsal", __doc__)
     parser.add_argument("--layers", type=int, default=4, help="decoder layers, 0.4 GB each (default 4)")
     parser.add_argument("--family", choices=models.FAMILIES, default="llava15")
     parser.add_argument("--dtype", choices=tuple(BYTES), default="bfloat16")
     parser.add_argument(
         "--repeats", type=int, default=1, help="passes of each kind; the fastest counts (default 1)"
     )
-    asked = parser.parse_args(arguments)
-    if asked.layers < 2 or asked.repeats < 1:
+    options = parser.parse_args(arguments)
+    if options.layers < 2 or options.repeats < 1:
         parser.error("--layers takes 2 or more, --repeats 1 or more")
     console = Console()
-    if asked.dtype != "float32" and not cpu_has_bfloat16():
+    if options.dtype != "float32" and not cpu_has_bfloat16():
         console.print(
-            f"This CPU has no units for {asked.dtype}: --dtype float32 may be many times faster here."
+            f"This CPU has no units for {options.dtype}: --dtype float32 may be many times faster here."
         )
-    found = rehearse(asked.family, layers=asked.layers, repeats=asked.repeats, dtype=asked.dtype)
-    report(found, family=f"{asked.family} in {asked.dtype}", layers=asked.layers, console=console)
+    found = rehearse(options.family, layers=options.layers, repeats=options.repeats, dtype=options.dtype)
+    report(found, family=f"{options.family} in {options.dtype}", layers=options.layers, console=console)
 
 
 def _seconds(run: Callable[[], object], repeats: int) -> float:

@@ -2,7 +2,8 @@
 
 import os
 import platform
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -10,7 +11,7 @@ import transformers
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.common import Row
+from benchmarks.common import Options, Row, command_line
 
 
 def show(rows: Iterable[Row], why: str) -> list[Row]:
@@ -28,6 +29,20 @@ def show(rows: Iterable[Row], why: str) -> list[Row]:
     if not all(row.holds for row in found):
         console.print(why, soft_wrap=True)
     return found
+
+
+def main(
+    part: str, description: str | None, measures: Sequence[Callable[[Options], Iterable[Row]]], why: str
+) -> None:
+    """The command line of one part: measure with its options, and print the rows.
+
+    Args:
+        part, description: as `command_line` takes them.
+        measures: one per kind of backbone.
+        why: printed where a row misses its bar.
+    """
+    options = Options.of(command_line(part, description).parse_args())
+    show(chain.from_iterable(measure(options) for measure in measures), why)
 
 
 def markdown(rows: Sequence[Row]) -> str:

@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 
-from benchmarks.common import Options, Row, clock, options, wide
+from benchmarks.common import Options, Row, clock, wide
 from benchmarks.never import BAR, WHY
-from benchmarks.report import show
+from benchmarks.report import main
 from blink import Policy, attach
 from blink.evaluation.cost import decoder_layer, scan
 from blink.inference import algorithm
@@ -23,10 +23,10 @@ SCANNED, LAYERS = 7, 32
 """What the bar is for."""
 
 
-def on_wide(asked: Options) -> Iterator[Row]:
+def on_wide(options: Options) -> Iterator[Row]:
     """Two layers, both scanned; the mask, the vision tower and the head, which a stock pass has as well, are left out."""
-    repeats = asked.repeats or (1 if asked.quick else 5)
-    for bench in wide(asked, layers=2):
+    repeats = options.repeats or (1 if options.quick else 5)
+    for bench in wide(options, layers=2):
         inputs = bench.inputs()
         tokens = inputs["input_ids"].shape[1]
         handle = attach(bench.model, Policy.never(range(bench.dims.layers)))
@@ -81,4 +81,4 @@ def timed(owner: Any, name: str, seconds: list[float]) -> Iterator[None]:
 
 
 if __name__ == "__main__":
-    show(on_wide(options(str(__doc__))), WHY)
+    main("scans", __doc__, (on_wide,), WHY)

@@ -1,8 +1,8 @@
-"""What many questions under many policies about one picture cost on paper, each distinct piece of work done once.
+"""FLOPs and bytes of many questions under many policies about one picture, each distinct piece of work done once.
 
-That is the floor of what the engine does: the picture and its trunk; each extension from its layer of birth to the
-last layer where a row attends to it; each text layer once per distinct history of extensions; each decoding step once
-per distinct answer. FLOPs equal those that the engine does, but for text that it pads to the longest of a batch, rows
+That is the floor of what the engine does: the vision tower and the trunk (prefix and picture); each extension from the
+layer that inserts it to the last layer where a row attends to it; each text layer once per distinct history of
+extensions; each decoding step once per distinct answer. FLOPs equal those that the engine does, but for text that it pads to the longest of a batch, rows
 that do not fit into memory together, and scans of rows beside others that ask for one. Plain numbers in, plain numbers
 out.
 
@@ -24,12 +24,12 @@ class Asked:
     """One question under one policy whose saliency is attention.
 
     Attributes:
-        question: names the text; rows of one text share passes until their extensions differ.
+        question: identifies the text; rows of one text share passes until their extensions differ.
         text: T, tokens after the image.
         events: one per scanned layer.
         answer: tokens of the answer, its closing token included.
         extension: X; None: the whole grid.
-        kind: tells extensions apart beyond layer of birth and region: patches, interpolate, which TokenSR.
+        kind: what distinguishes extensions beyond layer and region: patches, interpolate, which TokenSR.
     """
 
     question: Hashable
@@ -41,14 +41,17 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class _Alive:
-    birth: int
+class _Extension:
+    """Visual tokens inserted at a layer; equal ones are computed once."""
+
+    layer: int
     region: int
     columns: int
     kind: Hashable
 
 
-_History = tuple[_Alive | None, ...]
+_History = tuple[_Extension | None, ...]
+"""The living extension at each layer so far."""
 
 
 def shared(
@@ -59,9 +62,9 @@ def shared(
     expander: Cost = NOTHING,
     views: int = 1,
 ) -> Cost:
-    """Answering all that is asked about one picture behind one prefix.
+    """Cost of answering all questions about one picture that share one prefix.
 
-    Bytes take it that all rows run through a layer in one call: weights, and keys and values of the trunk, move once
+    Bytes assume that all rows run through a layer in one call: weights, and keys and values of the trunk, move once
     per call; those of the texts, which are few, are left out.
 
     Args:
@@ -73,18 +76,19 @@ def shared(
     texts: set[tuple[Hashable, int, _History]] = set()
     scans: set[tuple[Hashable, int, _History]] = set()
     answers: set[tuple[Hashable, int, _History]] = set()
-    last: dict[_Alive, int] = {}
+    last: dict[_Extension, int] = {}
+    # Walk each question's events through the layers and collect distinct pieces of work in sets.
     for one in asked:
         X = dims.visual if one.extension is None else one.extension
         history: _History = ()
         scanned = {event.layer for event in one.events}
         for layer, now in enumerate(living(one.events, dims.layers)):
-            before_act = history[-1] if history else None
+            previous = history[-1] if history else None
             if layer in scanned:
                 scans.add((one.question, one.text, history))
-                if before_act is not None:
-                    last[before_act] = max(layer, last[before_act])
-            alive = None if now is None else _Alive(*now, X, one.kind)
+                if previous is not None:
+                    last[previous] = max(layer, last[previous])
+            alive = None if now is None else _Extension(*now, X, one.kind)
             history = (*history, alive)
             texts.add((one.question, one.text, history))
             if alive is not None:
@@ -93,9 +97,9 @@ def shared(
             answers.add((one.question, one.text, history))
             behind = decode(dims, before + one.text, one.answer - 1, one.events, X)
             total += Cost(head(dims).flops + behind.flops)
-    total += _behind(dims, 0, dims.layers - 1, before, 0)
+    total += _tokens_after(dims, 0, dims.layers - 1, before, 0)
     for alive, layer in last.items():
-        total += expander + _behind(dims, alive.birth, layer, alive.columns, before)
+        total += expander + _tokens_after(dims, alive.layer, layer, alive.columns, before)
     split = 2 * dims.hidden * dims.head * (dims.heads + 2 * dims.key_heads)
     for _, text, history in texts:
         X = history[-1].columns if history[-1] is not None else 0
@@ -111,8 +115,11 @@ def shared(
     return total + Cost(0, calls * (weights * dims.itemsize + trunk))
 
 
-def _behind(dims: Dimensions, first: int, last: int, tokens: int, before: int) -> Cost:
-    """Tokens that go through layers `first` to `last` behind others, of whose top layer only keys and values are made."""
+def _tokens_after(dims: Dimensions, first: int, last: int, tokens: int, before: int) -> Cost:
+    """`tokens` through layers `first` to `last`, attending to `before` others and to themselves.
+
+    The output of the model's last layer is never read at these positions, so only its keys and values are computed.
+    """
     total = Cost()
     for layer in range(first, last + 1):
         if layer < dims.layers - 1:

@@ -6,16 +6,14 @@ is trained.
 
 import statistics
 from collections.abc import Iterator
-from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
 
-from benchmarks.common import Bench, Options, Row, Times, interleave, options, tiny, wide
-from benchmarks.report import show
+from benchmarks.common import Bench, Options, Row, Times, interleave, tiny, wide
+from benchmarks.report import main
 from blink.evaluation.cost import training_step
-from blink.model.backbone import Backbone
 from blink.model.checkpoints import load_backbone
 from blink.model.dimensions import Dimensions
 from blink.model.views import Views, prefix_ids
@@ -31,34 +29,27 @@ WHY = (
 )
 
 
-def on_tiny(asked: Options) -> Iterator[Row]:
+def on_tiny(options: Options) -> Iterator[Row]:
     """Layers 9-15 and 15, as many as the bar names, as far up as this backbone goes; and layer 9 from disk."""
-    repeats = asked.repeats or (1 if asked.quick else 5)
+    repeats = options.repeats or (1 if options.quick else 5)
     yield memory()
     bench = tiny()
     layers, top = tuple(range(9, 16)), (15,)
     times = compare(bench, layers, top, images=2, repeats=repeats)
     floor = _flops(bench.dims, layers) / _flops(bench.dims, top)
-    yield Row(
-        "training layers 9-15 in one pass / layer 15 alone",
-        bench.name,
-        times.ratio,
-        min(times.ratios),
-        max(times.ratios),
-        f"<= {BAR}",
-        times.ratio <= BAR,
-        floor,
+    yield Row.at_most(
+        BAR, "training layers 9-15 in one pass / layer 15 alone", bench.name, times, floor=floor
     )
     yield from_disk(bench, (9,), images=2, times=disk_times(bench, (9,), images=2, repeats=repeats))
 
 
-def on_wide(asked: Options) -> Iterator[Row]:
+def on_wide(options: Options) -> Iterator[Row]:
     """The top one of a few layers, from disk and with the backbone; from both, 12-18 and 18 of the full model.
 
     One module of true width takes 4 GB with its gradients and AdamW's moments, so there is only one.
     """
-    repeats = asked.repeats or (1 if asked.quick else 2)
-    for bench in wide(asked._replace(hidden=asked.hidden // 2), layers=2, dtypes=("float32",)):
+    repeats = options.repeats or (1 if options.quick else 2)
+    for bench in wide(options._replace(hidden=options.hidden // 2), layers=2, dtypes=("float32",)):
         layers = (bench.dims.layers,)
         times = disk_times(bench, layers, images=1, repeats=repeats)
         yield carried_over(bench, times)
@@ -122,7 +113,7 @@ def disk_times(bench: Bench, layers: tuple[int, ...], *, images: int, repeats: i
     """Time steps of the same modules, with features from disk and with features that the backbone computes."""
     batch, names = _batch(bench, images), [str(image) for image in range(images)]
     prefix = prefix_ids(bench.processor, bench.template.prefix)
-    states = trunk_features(Backbone(bench.model), prefix, batch, layers).states
+    states = trunk_features(bench.backbone, prefix, batch, layers).states
     with TemporaryDirectory(prefix="blink-") as folder:
         shape = (VIEWS, *bench.dims.grid, bench.dims.hidden)
         store = FeatureStore(Path(folder), {}, shape, told={})
@@ -182,7 +173,7 @@ class _Steps:
 
 def _module(bench: Bench, layers: tuple[int, ...]) -> TokenSRTraining:
     prefix = prefix_ids(bench.processor, bench.template.prefix)
-    return TokenSRTraining(Backbone(bench.model), prefix, layers)
+    return TokenSRTraining(bench.backbone, prefix, layers)
 
 
 def _batch(bench: Bench, images: int) -> Views:
@@ -212,5 +203,4 @@ def _views(dims: Dimensions, images: int) -> Views:
 
 
 if __name__ == "__main__":
-    asked = options(str(__doc__))
-    show(chain(on_tiny(asked), on_wide(asked)), WHY)
+    main("training", __doc__, (on_tiny, on_wide), WHY)

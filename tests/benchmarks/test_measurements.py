@@ -1,15 +1,21 @@
 """The measurements by hand: how sides are timed, what is computed, and that they run on small stand-ins."""
 
+import runpy
+import sys
 from pathlib import Path
 
 import pytest
 from benchmarks.common import Bench, Options, Row, Times, in_turn, interleave, wide
-from benchmarks.noise import Given, differences, until
+from benchmarks.noise import Answered, before_closing, differences
 from benchmarks.records import Record, Records, key
 from benchmarks.report import markdown
 
-from benchmarks import extensions, never, on_paper, training
+from benchmarks import extensions, never, on_paper, scans, training
 from blink import Event
+
+PARTS = [
+    path for path in sorted(Path(never.__file__).parent.glob("*.py")) if '"__main__"' in path.read_text()
+]
 
 
 def small() -> Bench:
@@ -58,6 +64,25 @@ def test_prompt_measurements_run() -> None:
     never_expands = never.row(bench, (1,), 1).floor or 0
     expands = extensions.row(bench, refined=False, repeats=1).floor or 0
     assert 1 < never_expands < 1.01 < expands < 1.1
+
+
+def test_scans_are_timed_inside_a_pass() -> None:
+    """Would catch timed functions that a pass no longer calls, and seconds of a warm-up or of another function."""
+    [row] = scans.on_wide(Options(quick=True, layers=2, dtypes=("float32",), repeats=1))
+    assert 1 < row.low <= row.value <= row.high < 1 + scans.SCANNED / scans.LAYERS
+
+
+@pytest.mark.parametrize("path", PARTS, ids=lambda path: path.stem)
+def test_parts_have_a_command_line(
+    path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Would catch a part that measures for an hour where it is asked for its options, or that names itself wrongly."""
+    monkeypatch.setattr(sys, "argv", [path.name, "--help"])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(path), run_name="__main__")
+    assert ended.value.code == 0
+    name = "benchmarks" if path.stem == "__main__" else f"benchmarks.{path.stem}"
+    assert capsys.readouterr().out.startswith(f"usage: python -m {name} [-h]")
 
 
 def test_training_keeps_nothing_of_the_backbone() -> None:
@@ -124,17 +149,19 @@ def test_records_of_other_sources_do_not_count(tmp_path: Path) -> None:
 def test_what_differs_between_two_sides() -> None:
     """Would catch a ratio that counts as a flip, and flips of region or action that do not."""
     at = Event(9, 0.5, 1, "keep")
-    one = [Given((1,), (at,)), Given((1,), (at,)), Given((2,), (at,)), Given((2,), (at,))]
+    one = [Answered((1,), (at,)), Answered((1,), (at,)), Answered((2,), (at,)), Answered((2,), (at,))]
     other = [
-        Given((1,), (Event(9, 0.75, 1, "keep"),)),
-        Given((3,), (Event(9, 0.5, 2, "keep"),)),
-        Given((2,), (Event(9, 0.5, 1, "drop"),)),
-        Given((2,), (at,)),
+        Answered((1,), (Event(9, 0.75, 1, "keep"),)),
+        Answered((3,), (Event(9, 0.5, 2, "keep"),)),
+        Answered((2,), (Event(9, 0.5, 1, "drop"),)),
+        Answered((2,), (at,)),
     ]
     assert differences(one, other) == (1, 2, 4, 0.25)
 
 
 def test_answers_end_at_their_closing_token() -> None:
     """Would catch padding behind a short answer of a batch that counts as a difference."""
-    assert until([5, 6, 2, 0, 0], frozenset({2})) == until([5, 6, 2], frozenset({2})) == (5, 6)
-    assert until([5, 6], frozenset({2})) == (5, 6)
+    assert (
+        before_closing([5, 6, 2, 0, 0], frozenset({2})) == before_closing([5, 6, 2], frozenset({2})) == (5, 6)
+    )
+    assert before_closing([5, 6], frozenset({2})) == (5, 6)
