@@ -32,7 +32,7 @@ from blink.inference.policy import Event, Policy, living
 from blink.inference.saliency import focus
 from blink.inference.spans import Spans, find_spans
 from blink.model.backbone import Backbone
-from blink.model.image_inputs import pixel_digests
+from blink.model.image_inputs import embed_prompt, pixel_digests, prompt_inputs
 from blink.model.prompts import Template
 
 STOCK = Run()
@@ -177,12 +177,11 @@ class Prober:
         starts = range(0, len(samples), self.batch_size)
         for start in track(starts, label, transient=True):
             batch = samples[start : start + self.batch_size]
-            inputs = self.backbone.processor(
-                images=[sample.load_image() for sample in batch],
-                text=[self.template.prompt(sample.question) for sample in batch],
-                padding=True,
-                return_tensors="pt",
-            ).to(self.backbone.device, self.backbone.dtype)
+            inputs = prompt_inputs(
+                self.backbone,
+                [sample.load_image() for sample in batch],
+                [self.template.prompt(sample.question) for sample in batch],
+            )
             yield from probe(self.backbone, inputs, layers, run)
 
 
@@ -271,8 +270,7 @@ def _run(
             sample_key(ids_S[valid_S], digest)
             for ids_S, valid_S, digest in zip(ids_BS, valid_BS, digests, strict=True)
         ]
-    images = {name: inputs[name] for name in ("pixel_values", "image_sizes") if name in inputs}
-    embedded_BSd = backbone.embed_prompt(ids_BS, images)
+    embedded_BSd = embed_prompt(backbone, inputs)
     return run_prompt(
         backbone, run, embedded_BSd, spans, keys, before_layer=before_layer, before_scan=before_scan
     )

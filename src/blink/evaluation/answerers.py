@@ -45,7 +45,7 @@ class EngineAnswerer:
         max_new_tokens: int,
         memory_gb: float = 4.0,
     ) -> None:
-        self.engine = Engine(backbone, backbone.processor, memory_gb=memory_gb)
+        self.engine = Engine(backbone, memory_gb=memory_gb)
         self.template = template
         self.runs = runs
         self.max_new_tokens = max_new_tokens
@@ -88,7 +88,7 @@ class OneByOneAnswerer:
     def __init__(
         self, backbone: Backbone, template: Template, runs: Sequence[Run], *, max_new_tokens: int
     ) -> None:
-        self.engine = Engine(backbone, backbone.processor)
+        self.engine = Engine(backbone)
         self.template = template
         self.max_new_tokens = max_new_tokens
         self.meters = _meters(backbone, runs)

@@ -83,7 +83,9 @@ class Run:
 
     def placed(self, backbone: Backbone) -> "Run":
         """The run with its modules on their layers' device and in their dtype: the same modules, or copies."""
-        modules = {layer: placed(module, *backbone.place(layer)) for layer, module in self.modules.items()}
+        modules = {
+            layer: placed(module, *backbone.device_and_dtype(layer)) for layer, module in self.modules.items()
+        }
         return Run(self.policy, modules or None)
 
 

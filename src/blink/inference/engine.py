@@ -26,7 +26,7 @@ from blink.inference.policy import Event, Policy
 from blink.inference.rows import Rows, Shared, run_layer, start
 from blink.inference.trunk import ExtensionCache, run_trunk
 from blink.model.backbone import Backbone
-from blink.model.image_inputs import encode_image, pixel_digests
+from blink.model.image_inputs import encode_image, pixel_digests, prompt_inputs
 from blink.model.token_sr import placed
 from blink.model.token_sr_files import load_token_sr
 
@@ -65,18 +65,21 @@ class Engine:
 
     Args:
         model: a LlavaForConditionalGeneration or LlavaNextForConditionalGeneration, or the `Backbone` of one.
-        processor: its processor.
+        processor: its processor; None is the one that the `Backbone` carries.
         memory_gb: how much memory rows and extensions may take, in GiB, by estimate (see above).
 
     Raises:
-        ValueError: the model is of another kind, or `memory_gb` is not above 0.
+        ValueError: the model is of another kind, there is no processor, or `memory_gb` is not above 0.
     """
 
-    def __init__(self, model: nn.Module | Backbone, processor: Any, *, memory_gb: float = 4.0) -> None:
+    def __init__(self, model: nn.Module | Backbone, processor: Any = None, *, memory_gb: float = 4.0) -> None:
         if not memory_gb > 0:
             raise ValueError(f"memory_gb={memory_gb!r}: expected a number above 0")
         self._backbone = Backbone.of(model, processor)
-        self._processor = processor
+        if self._backbone.processor is None:
+            raise ValueError(
+                "processor is missing: Engine(model, processor) needs what turns prompts into tokens"
+            )
         self._bytes = int(memory_gb * 2**30)
         self._max_rows: int | None = None  # set where memory ran out
         self._folders: dict[str, dict[int, nn.Module]] = {}
@@ -137,8 +140,7 @@ class Engine:
                 attached to the model already.
         """
         model, run = self._backbone.model, self._resolve(run)
-        inputs = self._processor(images=[image], text=[prompt], return_tensors="pt")
-        inputs = inputs.to(model.device, model.dtype)
+        inputs = prompt_inputs(self._backbone, [image], [prompt])
         handle = None if run.policy is None else attach(self._backbone, run.policy, run.token_sr)
         try:
             with torch.inference_mode():
@@ -223,7 +225,7 @@ class Engine:
         return answers
 
     def _text(self, ids: list[int]) -> str:
-        text: str = self._processor.tokenizer.decode(ids, skip_special_tokens=True)
+        text: str = self._backbone.processor.tokenizer.decode(ids, skip_special_tokens=True)
         return text
 
     def _rows_at_once(self, inputs: _Inputs, longest: int, max_new_tokens: int) -> int:
@@ -246,10 +248,9 @@ class Engine:
             ValueError: a prompt has not one image, or no text behind it.
         """
         backbone = self._backbone
-        tokenized = self._processor.tokenizer(list(prompts))["input_ids"]
+        tokenized = backbone.processor.tokenizer(list(prompts))["input_ids"]
         split = [self._split(number, ids) for number, ids in enumerate(tokenized)]
-        inputs = self._processor(images=[image], text=[prompts[0]], return_tensors="pt")
-        inputs = inputs.to(backbone.model.device, backbone.model.dtype)
+        inputs = prompt_inputs(backbone, [image], prompts[:1])
         [digest] = pixel_digests(backbone, inputs["pixel_values"], inputs.get("image_sizes"))
         prefixes, texts = zip(*split, strict=True)
         return _Inputs(encode_image(backbone, inputs), list(prefixes), list(texts), digest)
@@ -300,5 +301,8 @@ class Engine:
     def _at_layer(self, layer: int, module: nn.Module) -> nn.Module:
         """A module on its layer's device, in its dtype: itself, or one copy of it."""
         if (id(module), layer) not in self._placed:
-            self._placed[id(module), layer] = (module, placed(module, *self._backbone.place(layer)))
+            self._placed[id(module), layer] = (
+                module,
+                placed(module, *self._backbone.device_and_dtype(layer)),
+            )
         return self._placed[id(module), layer][1]

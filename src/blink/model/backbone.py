@@ -1,4 +1,4 @@
-"""One Hugging Face LLaVA or LLaVA-NeXT, taken apart: its facts, one decoder layer at a time, its visual states.
+"""One Hugging Face LLaVA or LLaVA-NeXT, taken apart: its sizes, one decoder layer at a time, its visual states.
 
 The only file that knows how transformers lays these models out. It knows nothing of policies or extensions.
 
@@ -30,10 +30,10 @@ CACHE = "cache" if "cache" in inspect.signature(create_causal_mask).parameters e
 
 
 class Past(Protocol):
-    """What an attention layer asks of a cache."""
+    """The part of a KV cache that attention layers call."""
 
     def update(self, keys: Tensor, values: Tensor, layer: int, /, **_: Any) -> tuple[Tensor, Tensor]:
-        """Take a layer's new keys and values, return all that its queries attend to.
+        """Store a layer's new keys and values [B, K, N, E]; return all that its queries attend to [B, K, M, E].
 
         transformers 5.24 adds the layer's keyword arguments, which only some kinds of cache need.
         """
@@ -41,7 +41,7 @@ class Past(Protocol):
 
 
 class Frame(NamedTuple):
-    """What every layer needs for one layout: mask as its attention expects it, positions, rotary embedding."""
+    """Arguments that all decoder layers share: mask as their attention expects it, positions, cosine and sine."""
 
     mask: Any
     position_ids: Tensor
@@ -49,7 +49,7 @@ class Frame(NamedTuple):
 
 
 class Heads(NamedTuple):
-    """Linear projections of normed tokens, no rotary embedding: query [B, A, N, E], keys and values [B, K, N, E]."""
+    """q, k and v projections of normed tokens, without rotary embedding."""
 
     query_BANE: Tensor
     keys_BKNE: Tensor
@@ -57,14 +57,14 @@ class Heads(NamedTuple):
 
 
 class TokenBytes(NamedTuple):
-    """Estimated memory of one token: `kept` as keys and values of all layers, `passing` while it is in a layer."""
+    """Estimated bytes of one token: `kept` in the KV cache of all layers, `passing` as activations of one layer."""
 
     kept: int
     passing: int
 
 
 class Backbone:
-    """A view on a model, and what goes with it; it changes nothing of the model.
+    """A model with its processor and where both come from; methods read the model and never change it.
 
     Args:
         model: a LlavaForConditionalGeneration or LlavaNextForConditionalGeneration.
@@ -124,8 +124,12 @@ class Backbone:
 
     @classmethod
     def of(cls, model: Any, processor: Any = None) -> "Backbone":
-        """The view on `model`, which may be such a view already."""
-        return model if isinstance(model, cls) else cls(model, processor)
+        """The backbone of a model, or the one given, with `processor` if one is given."""
+        if not isinstance(model, cls):
+            return cls(model, processor)
+        if processor is None or processor is model.processor:
+            return model
+        return cls(model.model, processor, name=model.name, revision=model.revision)
 
     @property
     def fingerprint(self) -> Fingerprint:
@@ -140,16 +144,16 @@ class Backbone:
 
     @property
     def device(self) -> torch.device:
-        """Of the decoder's input."""
+        """Of the decoder's embeddings."""
         return self.decoder.embed_tokens.weight.device
 
-    def place(self, layer: int) -> tuple[torch.device, torch.dtype]:
+    def device_and_dtype(self, layer: int) -> tuple[torch.device, torch.dtype]:
         """Device and dtype of a decoder layer."""
         weight = self.decoder.layers[layer].input_layernorm.weight
         return weight.device, weight.dtype
 
     def input_norm(self, layer: int) -> nn.Module:
-        """The norm with which decoder layer `layer` begins.
+        """The input norm of a decoder layer.
 
         Raises:
             ValueError: if this model has no such layer (it may have been loaded without).
@@ -163,13 +167,13 @@ class Backbone:
     def frame(
         self, hidden_BNd: Tensor, valid_BM: Tensor | None, position_ids: Tensor, past: int = 0
     ) -> Frame:
-        """Prepare what the layers need to run N new tokens after `past` columns of cached keys.
+        """Make mask and rotary embedding for N new tokens after `past` columns of cached keys.
 
         The mask comes from transformers, so each attention implementation gets what it expects: nothing, a 2-D
         padding mask (flash), booleans (sdpa) or numbers to add (eager).
 
         Args:
-            hidden_BNd: the new tokens; shape, dtype and device count.
+            hidden_BNd: the new tokens, of which only shape, dtype and device are read.
             valid_BM: bool over past and new columns, False at padding; None if there is none.
             position_ids: [1, N] or [B, N] of the new tokens.
         """
@@ -177,7 +181,7 @@ class Backbone:
             config=self.decoder.config,
             inputs_embeds=hidden_BNd,
             attention_mask=valid_BM,
-            **{CACHE: _PastColumns(past)},  # only its sizes are asked for
+            **{CACHE: _PastColumns(past)},
         )
         return Frame(mask, position_ids, self.decoder.rotary_emb(hidden_BNd, position_ids=position_ids))
 
@@ -199,9 +203,9 @@ class Backbone:
         return normed
 
     def project(self, layer: int, hidden_BNd: Tensor) -> Heads:
-        """The first half of a decoder layer, up to its attention: what each token asks, offers and tells.
+        """Input norm and q, k, v projections of one layer, without rotary embedding.
 
-        With `complete` it makes a layer whose attention is the caller's.
+        The caller computes attention from them and passes its output to `complete`.
         """
         normed_BNd, attention = self.input_norm(layer)(hidden_BNd), self.decoder.layers[layer].self_attn
         projections = (attention.q_proj, attention.k_proj, attention.v_proj)
@@ -213,14 +217,19 @@ class Backbone:
         )
 
     def complete(self, layer: int, hidden_BNd: Tensor, mixed_BANE: Tensor) -> Tensor:
-        """The second half of a decoder layer: from what attention mixed for each token to what leaves the layer."""
+        """Output projection, residual and MLP of one layer: [B, N, d].
+
+        Args:
+            hidden_BNd: what entered the layer.
+            mixed_BANE: output of its attention, per query head.
+        """
         block = self.decoder.layers[layer]
         hidden_BNd = hidden_BNd + block.self_attn.o_proj(mixed_BANE.transpose(1, 2).flatten(2))
         completed: Tensor = hidden_BNd + block.mlp(block.post_attention_layernorm(hidden_BNd))
         return completed
 
     def embed(self, ids: Tensor) -> Tensor:
-        """Embeddings of token ids, of one axis more."""
+        """Embeddings of token ids, d as the last axis."""
         embedded: Tensor = self.decoder.embed_tokens(ids)
         return embedded
 
@@ -231,18 +240,18 @@ class Backbone:
         return rotary
 
     def logits(self, normed_Bd: Tensor) -> Tensor:
-        """The head: [B, vocabulary]."""
+        """The language modelling head on normed states [B, d]: [B, vocabulary]."""
         logits: Tensor = self.model.lm_head(normed_Bd)
         return logits
 
     def token_bytes(self, keys: int) -> TokenBytes:
-        """What one token needs of memory that attends to `keys` others, by the widths of the first layer."""
+        """Memory of one token that attends to `keys` columns, estimated from the widths of the first layer."""
         block, size = self.decoder.layers[0], self.dtype.itemsize
         attention = block.self_attn
-        queries, made = attention.q_proj.out_features, attention.k_proj.out_features
-        wide = 3 * block.mlp.up_proj.out_features + 4 * (self.hidden_size + queries + made)
-        scores = queries // attention.head_dim * keys * (4 + 2 * size)
-        return TokenBytes(kept=2 * made * self.num_layers * size, passing=wide * size + scores)
+        query_width, key_width = attention.q_proj.out_features, attention.k_proj.out_features
+        wide = 3 * block.mlp.up_proj.out_features + 4 * (self.hidden_size + query_width + key_width)
+        scores = query_width // attention.head_dim * keys * (4 + 2 * size)
+        return TokenBytes(kept=2 * key_width * self.num_layers * size, passing=wide * size + scores)
 
     def query(self, layer: int, normed_Bd: Tensor) -> Tensor:
         """Linear query projection of one normed token per sample: [B, A, E]."""
@@ -257,35 +266,23 @@ class Backbone:
         return keys
 
     def scaling(self, layer: int) -> float:
-        """What attention of this layer multiplies its scores by."""
+        """Factor of this layer's attention scores, usually 1 / sqrt(E)."""
         scaling: float = self.decoder.layers[layer].self_attn.scaling
         return scaling
-
-    def embed_prompt(self, ids_BS: Tensor, images: dict[str, Any]) -> Tensor:
-        """Embeddings of a prompt with the visual tokens in place, as the stock model makes them: [B, S, d].
-
-        Args:
-            ids_BS: token ids, with one image token per visual token.
-            images: what the processor made of the pictures: pixel_values and, for LLaVA-NeXT, image_sizes.
-        """
-        embedded_BSd = self.embed(ids_BS)
-        features = torch.cat(list(self.core.get_image_features(**images, return_dict=True).pooler_output))
-        visual_BS1 = (ids_BS == self.image_token_id)[..., None]
-        return embedded_BSd.masked_scatter(visual_BS1, features.to(embedded_BSd))
 
     @torch.no_grad()
     def visual_states(
         self, prefix_ids_BP: Tensor, pixels_BCHW: Tensor, layers: Iterable[int]
     ) -> dict[int, Tensor]:
-        """Hidden states of the visual tokens as they enter each of `layers`, from the trunk alone.
+        """Hidden states of the visual tokens as they enter each of `layers`.
 
-        Runs prefix and visual tokens through decoder layers 0 .. max(layers) - 1 and no others, without
+        Runs prefix and visual tokens, without the text after them, through decoder layers 0 .. max(layers) - 1, without
         gradients. Attention is causal and the text comes later, so these are the states of any full prompt.
 
         Args:
             prefix_ids_BP: ids before the image, without padding; P may be 0.
             pixels_BCHW: pictures as the vision tower takes them; the base view for LLaVA-NeXT.
-            layers: 0 gives the projector's output, `num_layers` what leaves the last layer that is loaded.
+            layers: 0 gives the projector's output, `num_layers` the output of the last layer that is loaded.
 
         Returns:
             layer -> [B, d, H, W].
@@ -342,7 +339,7 @@ def rotate(heads_BANE: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
 
 
 class _PastColumns:
-    """Tells transformers' mask builder how many columns of keys come before the new ones."""
+    """Stands in for a cache of so many columns in transformers' mask builder, which reads only its sizes."""
 
     is_compileable = False
 

@@ -1,4 +1,4 @@
-"""Load a backbone, by folder or hub id, whole or only its lower decoder layers."""
+"""Load a backbone by folder or hub id: whole, only its lower decoder layers, or an outline without weights."""
 
 import json
 import re
@@ -107,7 +107,11 @@ def load_processor(path: str | Path, *, revision: str | None = None, pad: bool |
 
 
 def pads(family: str, pad: bool | None) -> bool:
-    """Whether pictures are padded to a square, of a family ("llava" or "llava_next") and what was asked for.
+    """Whether a model pads pictures to a square.
+
+    Args:
+        family: "llava" or "llava_next".
+        pad: what was asked for; None is the family's default, True for LLaVA-1.5.
 
     Raises:
         ValueError: padding is asked for with LLaVA-NeXT.
@@ -130,7 +134,7 @@ def check_device_map(device_map: str | None) -> None:
 
 
 def outline(path: str | Path, *, revision: str | None = None) -> Backbone:
-    """Return a view on a checkpoint's model without weights, from its config alone, to check settings against.
+    """Build a checkpoint's model on the meta device from its config alone, to check settings against.
 
     Raises:
         ValueError: for no checkpoint at `path`, or one that Blink cannot work with.
@@ -144,7 +148,7 @@ def outline(path: str | Path, *, revision: str | None = None) -> Backbone:
 def load_input_norms(
     path: str | Path | Backbone, layers: Iterable[int], *, revision: str | None = None
 ) -> dict[int, nn.Module]:
-    """Load the norms with which some decoder layers begin, in float32 and frozen, and nothing else of them.
+    """Load the input norms of some decoder layers, in float32 and frozen, and no other weights.
 
     Args:
         path, revision: as for `load_backbone`.
@@ -172,7 +176,7 @@ def load_input_norms(
 
 
 def _outline_of(path: str | Path | Backbone, revision: str | None) -> Backbone:
-    """An outline, which may be given already."""
+    """The outline of a checkpoint, or the one given."""
     return path if isinstance(path, Backbone) else outline(path, revision=revision)
 
 

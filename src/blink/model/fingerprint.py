@@ -1,6 +1,6 @@
-"""By what one checkpoint is told from another, in the records of runs and of stored features.
+"""Hashes of checkpoints and modules, which runs and stored features record to notice that a file has changed.
 
-A run that was begun with one checkpoint refuses to continue with another, so what these hashes are made of stays.
+A run that was begun with one checkpoint refuses to continue with another, so a hash of the same files must never change.
 """
 
 import hashlib
@@ -37,7 +37,7 @@ def files_digest(folder: Path) -> str:
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """By what a checkpoint is told from another, without reading all of it.
+    """Tells a checkpoint from another without reading all of it.
 
     Attributes:
         name: folder or hub id, or "tiny".

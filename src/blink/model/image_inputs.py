@@ -1,17 +1,30 @@
-"""Pictures on their way into a backbone: whether they fit the prompt, their visual tokens, and their names.
+"""Pictures and prompts made into a backbone's inputs, embeddings and visual tokens, and checks that they fit.
 
-Beside `backbone.py` the only file that knows how transformers passes pictures around. Axes: B samples, T visual tokens
-of a picture, tiles and newlines included, d hidden width.
+Beside `backbone.py` the only file that knows how transformers passes pictures around. Axes: B samples, S columns of a
+prompt, T visual tokens of a picture, tiles and newlines included, d hidden width.
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
+from PIL import Image
 from torch import Tensor
 from transformers.models.llava_next.modeling_llava_next import image_size_to_num_patches
 
 from blink.model.backbone import Backbone
+
+
+def prompt_inputs(backbone: Backbone, images: Sequence[Image.Image], prompts: Sequence[str]) -> Any:
+    """What the processor makes of prompts with one picture each, on the model's device and in its dtype.
+
+    Several prompts are padded to the longest, on the left if the processor was loaded by `load_processor`.
+    """
+    inputs = backbone.processor(
+        images=list(images), text=list(prompts), padding=len(prompts) > 1, return_tensors="pt"
+    )
+    return inputs.to(backbone.model.device, backbone.model.dtype)
 
 
 def check_images(backbone: Backbone, tokens: list[int], inputs: dict[str, Any]) -> None:
@@ -41,6 +54,20 @@ def check_images(backbone: Backbone, tokens: list[int], inputs: dict[str, Any]) 
                 f"row {row} of the prompt has {found} image tokens, its image has {count or f'{H * W} or more'}; "
                 "let the processor put them in, for exactly one image per sample"
             )
+
+
+def embed_prompt(backbone: Backbone, inputs: Mapping[str, Any]) -> Tensor:
+    """Embeddings of prompts with the visual tokens in place, as the stock model makes them: [B, S, d].
+
+    Args:
+        inputs: what the processor made of them, on the model's device and in its dtype.
+    """
+    ids_BS = inputs["input_ids"]
+    images = {name: inputs[name] for name in ("pixel_values", "image_sizes") if name in inputs}
+    embedded_BSd = backbone.embed(ids_BS)
+    features = torch.cat(list(backbone.core.get_image_features(**images, return_dict=True).pooler_output))
+    visual_BS1 = (ids_BS == backbone.image_token_id)[..., None]
+    return embedded_BSd.masked_scatter(visual_BS1, features.to(embedded_BSd))
 
 
 def encode_image(backbone: Backbone, inputs: Mapping[str, Any]) -> Tensor:

@@ -23,7 +23,7 @@ class Views(NamedTuple):
 
 
 class ViewMaker:
-    """Makes the full view and the quadrants of an image, in the way of one processor.
+    """Makes the full view and the quadrants of an image as one processor would.
 
     What the backbone sees is, for a LLaVA-1.5 processor, the image padded to a square (`do_pad`), or the
     centre that it crops (`do_center_crop`), or the image squashed to a square (neither); for LLaVA-NeXT the
@@ -111,7 +111,7 @@ def quadrants(picture: Image.Image) -> list[Image.Image]:
 def prefix_ids(processor: Any, prefix: str) -> Tensor:
     """Tokenize the text before an image: int64 [1, P], the start token included if the tokenizer adds one.
 
-    The tokenizer sees the image token after it, as in a full prompt, so that the last word comes out alike.
+    It is tokenized with the image token after it, as in a full prompt: alone its last word may give other tokens.
 
     Raises:
         ValueError: the processor has no image token.

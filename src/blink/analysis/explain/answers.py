@@ -18,6 +18,7 @@ from blink.inference.algorithm import Run
 from blink.inference.engine import Engine
 from blink.inference.policy import Event, Policy
 from blink.model.backbone import Backbone
+from blink.model.image_inputs import prompt_inputs
 from blink.model.prompts import Template
 from blink.model.views import ViewMaker
 
@@ -107,7 +108,7 @@ class Explainer:
         self._backbone = backbone
         self._views = ViewMaker(backbone.processor)
         self._sides = sides
-        self._engine = Engine(backbone, backbone.processor)
+        self._engine = Engine(backbone)
         self._runs = [side.run.resolve(backbone).placed(backbone) for side in sides]
         self._meters = [
             Meter(backbone.model.config, backbone.processor.tokenizer, run.policy, run.modules or None)
@@ -123,9 +124,7 @@ class Explainer:
             self._engine.answer_alone(image, prompt, run, max_new_tokens=side.max_new_tokens)
             for side, run in zip(self._sides, self._runs, strict=True)
         ]
-        inputs = self._backbone.processor(images=[image], text=[prompt], return_tensors="pt").to(
-            self._backbone.device, self._backbone.dtype
-        )
+        inputs = prompt_inputs(self._backbone, [image], [prompt])
         firsts = list(dict.fromkeys(answer.ids[0] for answer in answers))
         both = []
         for number, answer in enumerate(answers):

@@ -225,7 +225,10 @@ class TokenSRFigure(BackboneFigure):
 
     def draw(self, subject: Subject) -> Drawn:
         backbone = subject.backbone
-        modules = {layer: placed(module, *backbone.place(layer)) for layer, module in subject.modules.items()}
+        modules = {
+            layer: placed(module, *backbone.device_and_dtype(layer))
+            for layer, module in subject.modules.items()
+        }
         pictures = list({sample.image: sample for sample in subject.samples}.values())[: self.pictures]
         images = [sample.load_image() for sample in pictures]
         views = [subject.views(image) for image in images]
