@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from blink.analysis.figures.registry import BACKBONE_FIGURES, RUN_FIGURES
+from blink.analysis.figures.plan import BACKBONE_FIGURES, RUN_FIGURES
 from blink.analyze import main
 from tests.analysis.figures.conftest import run
 

@@ -4,8 +4,8 @@ Of the backbone only the config is read: no weights.
 """
 
 import logging
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, Self
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -20,7 +20,7 @@ from blink.evaluation.checks import (
     training_differs,
 )
 from blink.evaluation.presets import LAYER_STUDIES, resolve
-from blink.evaluation.questions import read_questions
+from blink.evaluation.questions import Questions, read_questions
 from blink.evaluation.scores import Setup
 from blink.inference.policy import Policy, check_layers, parse_layers
 from blink.model.backbone import Backbone
@@ -49,6 +49,11 @@ class Checkpoint(NamedTuple):
     device_map: str | None
     attn_implementation: str
     pad: bool | None
+
+    @classmethod
+    def of(cls, model: Mapping[str, Any]) -> Self:
+        """The one that a config's group `model` describes."""
+        return cls(**{key: model[key] for key in cls._fields})
 
 
 class Plan(NamedTuple):
@@ -108,18 +113,7 @@ def make_plan(config: DictConfig, overrides: Sequence[str]) -> Plan:
         if method.trained:
             token_sr = modules_folder(config.token_sr, model.path, tuple(policy.layers))
         check_fit(backbone, tuple(policy.layers), policy.patches, token_sr)
-    bench = {"prompt": config.prompt, **plain(config.bench)}
-    if config.bench.name in JUDGED:
-        bench["judge"] = make_judge(plain(config.judge))
-    questions = read_questions(
-        bench.pop("name"),
-        tuple((key, tuple(value) if isinstance(value, list) else value) for key, value in bench.items()),
-        source="local" if data.root else data.source,
-        place=data.root or data.get("id"),
-        scenes_split=config.scenes.split,
-        scenes_images=config.scenes.images,
-        limit=config.limit,
-    )
+    questions = questions_of(config, config.limit)
     inputs = {
         "version": questions.benchmark.version,
         "pictures": questions.pictures,
@@ -140,9 +134,8 @@ def make_plan(config: DictConfig, overrides: Sequence[str]) -> Plan:
         reuse=config.engine.reuse,
         warnings=training_differs(token_sr, model.path, template.prefix) if token_sr else [],
     )
-    checkpoint = Checkpoint(**{key: model[key] for key in Checkpoint._fields})
     return Plan(
-        backbone=checkpoint,
+        backbone=Checkpoint.of(model),
         reuse=config.engine.reuse,
         memory_gb=float(config.engine.memory_gb),
         benchmark=questions.benchmark,
@@ -153,6 +146,29 @@ def make_plan(config: DictConfig, overrides: Sequence[str]) -> Plan:
         token_sr=token_sr,
         inputs=inputs,
         setup=setup,
+    )
+
+
+def questions_of(config: DictConfig, limit: int | None = None) -> Questions:
+    """Read the questions that `bench`, `data` and `scenes` of a config describe.
+
+    Args:
+        limit: ask only the first so many; None asks all.
+
+    Raises:
+        ValueError: as `read_questions` does.
+    """
+    data, bench = config.data, {"prompt": config.prompt, **plain(config.bench)}
+    if config.bench.name in JUDGED and "judge" in config:
+        bench["judge"] = make_judge(plain(config.judge))
+    return read_questions(
+        bench.pop("name"),
+        tuple((key, tuple(value) if isinstance(value, list) else value) for key, value in bench.items()),
+        source="local" if data.root else data.source,
+        place=data.root or data.get("id"),
+        scenes_split=config.scenes.split,
+        scenes_images=config.scenes.images,
+        limit=limit,
     )
 
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from matplotlib.figure import Figure
 
+from blink.analysis.figures.plan import RUN_FIGURES
 from blink.analysis.figures.points import Point
-from blink.analysis.figures.registry import RUN_FIGURES
 from blink.analysis.probe import Prober
 from blink.bench import Sample
 from blink.inference.policy import Policy

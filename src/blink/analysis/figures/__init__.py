@@ -1,4 +1,4 @@
-"""The paper's figures: each file measures, tabulates and draws one; none of them reads a config.
+"""The paper's figures: each file measures, tabulates and draws one; `plan.py` alone reads a config.
 
 Read from top to bottom: a file imports only from files above it.
 
@@ -13,5 +13,5 @@ Read from top to bottom: a file imports only from files above it.
     copy_radar.py              scores per subtask (Fig. 4)
     layer_range.py             scores against layers (Fig. 7)
     thresholds.py              scores over both thresholds
-    registry.py                all of them by name
+    plan.py                    all of them by name, and the settings of one, checked
 """

@@ -1,0 +1,96 @@
+"""What `blink.explain` is to explain: its config, checked, and the question or the finished runs.
+
+Of the backbone only the config is read.
+"""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from omegaconf import DictConfig
+
+from blink.analysis.cases import one_case
+from blink.analysis.explain.answers import Side
+from blink.analysis.explain.flips import Flips, find_flips
+from blink.bench import BENCHMARKS, Sample
+from blink.evaluation.checks import check_fit, check_values, modules_folder, outlined, training_differs
+from blink.evaluation.plan import Checkpoint, plain, policy_of
+from blink.inference.algorithm import Run
+from blink.model.prompts import Template, template_named
+from blink.runs.values import choice, whole_number
+
+log = logging.getLogger(__name__)
+
+_OF_FLIPS = ("runs", "limit")
+_OF_BOTH = ("explain", "outputs", "fresh")
+
+
+class OneQuestion(NamedTuple):
+    """A question whose settings were checked, and the two ways to answer it."""
+
+    sample: Sample
+    backbone: Checkpoint
+    template: Template
+    sides: tuple[Side, Side]
+
+
+def make_plan(config: DictConfig, overrides: Sequence[str]) -> OneQuestion | Flips:
+    """Check all settings, and read runs and questions, but no weights.
+
+    Raises:
+        ValueError: what the user asked for cannot be explained; says why.
+    """
+    settings = plain(config)
+    given = [override.partition("=")[0] for override in overrides]
+    if settings["explain"] == "flips":
+        if unread := [key for key in given if key not in (*_OF_FLIPS, *_OF_BOTH)]:
+            raise ValueError(
+                f"explain=flips takes backbone, policies and questions from the runs; {', '.join(unread)} would change nothing"
+            )
+        limit, runs = whole_number("limit", settings["limit"]), settings["runs"]
+        if not isinstance(runs, list):
+            raise ValueError(
+                f"runs={runs!r}: give the folders of two finished evaluations, runs=[FOLDER,FOLDER]"
+            )
+        return find_flips([Path(str(run)).expanduser() for run in runs], limit)
+    if settings["explain"] != "one":
+        raise ValueError(f"explain={settings['explain']!r}: expected one or flips")
+    if unread := [key for key in given if key in _OF_FLIPS]:
+        raise ValueError(f"{', '.join(unread)}: only explain=flips reads that")
+    return _one_question(config, settings)
+
+
+def _one_question(config: DictConfig, settings: dict[str, Any]) -> OneQuestion:
+    check_values(settings)
+    model, method = settings["model"], settings["method"]
+    if not method["scans"]:
+        raise ValueError("method=vanilla: it is what the answer is held against; choose blink or interp")
+    choice("preset", settings["preset"], BENCHMARKS)
+    for key in ("image", "question"):
+        if not isinstance(settings[key], str):
+            raise ValueError(f"{key}={settings[key]!r}: give image=FILE and question='...'")
+    longest = whole_number("max_new_tokens", settings["max_new_tokens"])
+    template = template_named(model["template"])
+    [sample] = one_case(Path(settings["image"]).expanduser(), settings["question"], settings["box"])
+    template.prompt(sample.question)  # raises where the question holds an image token
+    backbone = outlined(model["path"], revision=model["revision"])
+    policy, sources = policy_of(config, settings["preset"], backbone)
+    layers = tuple(policy.layers)
+    token_sr = modules_folder(settings["token_sr"], model["path"], layers) if method["trained"] else None
+    check_fit(backbone, layers, policy.patches, token_sr)
+    if token_sr is not None:
+        for warning in training_differs(token_sr, model["path"], template.prefix):
+            log.warning("%s", warning)
+    log.info(
+        "layers %s (%s), expand above %g (%s), drop below %g (%s)",
+        ", ".join(map(str, layers)),
+        sources["layers"],
+        policy.tau_exp,
+        sources["tau_exp"],
+        policy.tau_drop,
+        sources["tau_drop"],
+    )
+    name = "with Blink" if method["trained"] else "with Blink-interp"
+    sides = Side("without Blink", Run(), longest), Side(name, Run(policy, token_sr), longest)
+    return OneQuestion(sample, Checkpoint.of(model), template, sides)

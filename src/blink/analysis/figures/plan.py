@@ -1,0 +1,173 @@
+"""All figures by name, and what `blink.analyze` is to draw: its config, checked, and the questions or runs behind it.
+
+Of the backbone only the config is read before `Plan.draw` is called.
+"""
+
+import json
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from omegaconf import DictConfig, OmegaConf
+
+from blink.analysis.cases import choose_cases, folder_cases, one_case, spread_out
+from blink.analysis.figures import copy_radar, layer_range, thresholds
+from blink.analysis.figures.attention_maps import AttentionMapsFigure
+from blink.analysis.figures.attention_ratio import AttentionRatioFigure
+from blink.analysis.figures.base import BackboneFigure, Subject, ids_setting, listed
+from blink.analysis.figures.points import Point, read_points
+from blink.analysis.figures.redistribution_drawings import RedistributionFigure
+from blink.analysis.figures.tokensr import TokenSRFigure
+from blink.bench import Sample
+from blink.evaluation.answerers import load_checkpoint
+from blink.evaluation.checks import check_values, modules_folder, outlined, training_differs
+from blink.evaluation.plan import Checkpoint, family_of, questions_of
+from blink.evaluation.predict import SCORES, samples_digest
+from blink.model.prompts import template_named
+from blink.model.token_sr import check_patches
+from blink.model.token_sr_files import check_token_sr, load_token_sr, token_sr_config, token_sr_digest
+from blink.runs.style import Drawn, look
+from blink.runs.values import whole_number
+
+log = logging.getLogger(__name__)
+
+BACKBONE_FIGURES: dict[str, type[BackboneFigure]] = {
+    "attention_maps": AttentionMapsFigure,
+    "attention_ratio": AttentionRatioFigure,
+    "redistribution": RedistributionFigure,
+    "tokensr": TokenSRFigure,
+}
+"""Figures that look into a backbone."""
+
+RUN_FIGURES: dict[str, Callable[[Sequence[Point], Mapping[str, Any], str], Drawn]] = {
+    "copy_radar": copy_radar.figure_of_runs,
+    "layer_range": layer_range.figure_of_runs,
+    "thresholds": thresholds.figure_of_runs,
+}
+"""Figures of finished runs; they take the runs, the settings of their group in conf/figure/, and the backbone's family."""
+
+
+class Plan(NamedTuple):
+    """A figure whose settings were checked.
+
+    Attributes:
+        inputs: what it follows from beyond the config, by which a change is noticed.
+        draw: measures and draws it.
+    """
+
+    inputs: dict[str, Any]
+    draw: Callable[[], Drawn]
+
+
+def make_plan(config: DictConfig) -> Plan:
+    """Check all settings and read questions or finished runs, but no weights.
+
+    Raises:
+        ValueError: what the user asked for cannot be drawn; says why.
+        MissingMandatoryValue: a setting that must be given is not.
+    """
+    settings: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    plan = _plan_of_runs if settings["figure"]["name"] in RUN_FIGURES else _plan_of_backbone
+    return plan(config, settings)
+
+
+def _plan_of_runs(config: DictConfig, settings: Mapping[str, Any]) -> Plan:
+    """Read finished runs and draw them, which takes no time and finds out whether they belong together."""
+    figure = settings["figure"]
+    folders = [Path(str(folder)).expanduser() for folder in listed(figure["runs"])]
+    points = read_points(folders, settings["bench"]["name"])
+    with look():
+        drawn = RUN_FIGURES[figure["name"]](points, figure, family_of(config))
+    files = {
+        str(point.run.folder): _hash((point.run.folder / SCORES).read_text(encoding="utf-8"))
+        for point in points
+    }
+    return Plan({"runs": files}, lambda: drawn)
+
+
+def _plan_of_backbone(config: DictConfig, settings: Mapping[str, Any]) -> Plan:
+    check_values(settings)
+    model, figure = settings["model"], settings["figure"]
+    for key, least in (("samples", 1), ("batch_size", 1), ("patches", 2)):
+        whole_number(key, settings[key], least)
+    template = template_named(model["template"])
+    backbone = outlined(model["path"], revision=model["revision"])
+    check_patches(settings["patches"], backbone.grid)
+    kind = BACKBONE_FIGURES[figure["name"]]
+    token_sr = None
+    if kind.needs_modules(figure):
+        token_sr = modules_folder(settings["token_sr"], model["path"], (0,))
+    modules = token_sr_config(token_sr) if token_sr else None
+    drawing = kind.from_settings(figure, family_of(config), backbone.num_layers, modules)
+    layers = drawing.module_layers(modules.layers if modules else ())
+    if token_sr:
+        check_token_sr(token_sr, channels=backbone.hidden_size, layers=layers)
+        for warning in training_differs(token_sr, model["path"], template.prefix):
+            log.warning("%s", warning)
+    samples, data = _samples(config, settings, kind)
+    choose_cases(samples, 1, ids_setting(figure.get("ids")))  # raises where an id is not among them
+    inputs = {
+        "samples": samples_digest(samples),
+        "boxes": _hash(json.dumps([sample.details.get("box") for sample in samples])),
+        "backbone": backbone.fingerprint.files,
+        "revision": backbone.revision,
+        "token_sr": token_sr_digest(token_sr) if token_sr else None,
+    }
+
+    def subject() -> Subject:
+        return Subject(
+            backbone=load_checkpoint(Checkpoint.of(model)),
+            template=template,
+            samples=samples,
+            patches=settings["patches"],
+            modules=load_token_sr(token_sr, layers=layers) if token_sr else {},
+            batch_size=settings["batch_size"],
+            about=f"{model['path']}, {data}, {len(samples)} question{'s' * (len(samples) > 1)}",
+        )
+
+    return Plan(inputs, partial(_draw, drawing, subject))
+
+
+def _draw(figure: BackboneFigure, subject: Callable[[], Subject]) -> Drawn:
+    """Load the backbone, measure and draw."""
+    loaded = subject()
+    started = time.perf_counter()
+    with look():
+        drawn = figure.draw(loaded)
+    log.info("%d questions looked at in %.0f s", len(loaded.samples), time.perf_counter() - started)
+    return drawn
+
+
+def _samples(
+    config: DictConfig, settings: Mapping[str, Any], kind: type[BackboneFigure]
+) -> tuple[list[Sample], str]:
+    """The questions to look at, and where they come from in words."""
+    image, questions = settings["image"], settings["questions"]
+    if image is not None and questions is not None:
+        raise ValueError("image= and questions= are both given; a figure looks at one or the other")
+    if image is None and (settings["question"] is not None or settings["box"] is not None):
+        raise ValueError("question= and box= go with image=, which is not given")
+    if image is not None:
+        question = settings["question"]
+        if question is None and not kind.reads_questions:
+            question = "none"
+        if not isinstance(question, str):
+            raise ValueError(f"question={question!r}: give the question to ask about image={image}")
+        path = Path(str(image)).expanduser()
+        return one_case(path, question, settings["box"]), path.name
+    if questions is not None:
+        folder = None if settings["pictures"] is None else Path(str(settings["pictures"])).expanduser()
+        path = Path(str(questions)).expanduser()
+        found, data = folder_cases(path, folder), path.name
+    else:
+        asked = questions_of(config)
+        found, data = asked.samples, f"{asked.benchmark.name} ({asked.data})"
+    return spread_out(found, settings["samples"], settings["seed"]), data
+
+
+def _hash(text: str) -> str:
+    return sha256(text.encode()).hexdigest()[:16]
