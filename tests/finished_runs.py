@@ -7,10 +7,11 @@ from typing import Any
 
 from PIL import Image
 
-from blink.bench import Answer, Benchmark, Pope, Sample
+from blink.bench import Benchmark, Pope, Sample
 from blink.bench.pope import SPLITS
 from blink.evaluation.predict import evaluate, resume
 from blink.evaluation.scores import Result, Setup
+from blink.inference.engine import Answer
 from blink.inference.policy import Event
 
 
@@ -43,7 +44,7 @@ class Rule:
         self.fails_at = fails_at
         self.batches: list[list[str]] = []
 
-    def __call__(self, batch: Sequence[Sample], runs: Sequence[int]) -> list[list[Answer]]:
+    def answer(self, image: Image.Image, batch: Sequence[Sample], runs: Sequence[int]) -> list[list[Answer]]:
         self.batches.append([sample.id for sample in batch])
         if self.fails_at in self.batches[-1]:
             raise RuntimeError("out of memory")
@@ -53,7 +54,10 @@ class Rule:
         says_yes = (sample.label == "yes") != (sample.id in self.wrong)
         expands = int(sample.image[-1]) % 2 == 0
         events = (Event(2, 0.25, 1, "drop"), Event(3, 0.123456789, 0, "expand" if expands else "keep"))
-        return Answer("Yes, 是" if says_yes else "No.", 2, events, 1000)
+        return Answer((1, 2), "Yes, 是" if says_yes else "No.", events)
+
+    def flops(self, size: tuple[int, int], sample: Sample, answer: Answer, run: int) -> int:
+        return 1000
 
 
 def finish(
@@ -68,7 +72,9 @@ def finish(
     inputs = {"backbone": "same"}
     rows = resume(folder, asked, inputs=inputs)
     setup = Setup(**{"method": "blink", "data": "by hand"} | about)
-    return evaluate(benchmark or Pope(), asked, rows, lambda: rule, folder, setup=setup, edition="by hand")
+    return evaluate(
+        benchmark or Pope(), asked, rows, lambda: rule, folder, setup=setup, edition="by hand"
+    ).result
 
 
 def read_rows(folder: Path) -> list[dict[str, Any]]:

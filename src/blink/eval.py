@@ -7,6 +7,7 @@ wait until they are needed, so that `--help` is quick.
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,7 +39,7 @@ def main(config: DictConfig) -> float | None:
     Returns:
         Its main metric, which sweepers that search take as what to maximize; None if it has none.
     """
-    from blink.evaluation.compare import read_run, score_table, screen
+    from blink.evaluation.compare import FinishedRun, score_table, screen
     from blink.evaluation.plan import make_plan, plain
     from blink.evaluation.predict import GradingError, resume
     from blink.evaluation.sweeps import report as sweep
@@ -64,17 +65,16 @@ def main(config: DictConfig) -> float | None:
         sweep.note_job(Path(job.sweep.dir), job.job.num, overrides, folder)
     else:
         console = screen()
-        console.print(score_table([read_run(folder)]))
+        console.print(score_table([FinishedRun(str(result.method), folder, result)]))
         console.print(f"written to {folder}", soft_wrap=True)
     return next((result.metrics[name] for name in result.headline), None)
 
 
-def _run(plan: Plan, rows: list[Row], folder: Path, board: Board, config: dict[str, Any]) -> Result:
+def _run(plan: Plan, rows: Sequence[Row], folder: Path, board: Board, config: dict[str, Any]) -> Result:
     """Answer what is left, draw one answer into the folder, and tell the board."""
     from PIL import Image
 
     from blink.evaluation.answerers import load_answerer
-    from blink.evaluation.compare import read_run
     from blink.evaluation.dashboard import Progress, tell_result
     from blink.evaluation.example import example
     from blink.evaluation.predict import evaluate
@@ -83,7 +83,7 @@ def _run(plan: Plan, rows: list[Row], folder: Path, board: Board, config: dict[s
 
     if board.logger is not None:
         board.settings(config | plan.setup.written())
-    result = evaluate(
+    result, rows = evaluate(
         plan.benchmark,
         plan.samples,
         rows,
@@ -98,13 +98,12 @@ def _run(plan: Plan, rows: list[Row], folder: Path, board: Board, config: dict[s
         return result
     backbone = plan.backbone
     seen = ViewMaker(load_processor(backbone.path, revision=backbone.revision, pad=backbone.pad)).seen
-    answered = read_run(folder).rows()
     if not drawn:
-        picture = example(plan.samples, answered, plan.policy, seen)
+        picture = example(plan.samples, rows, plan.policy, seen)
         with whole_file(folder / EXAMPLE) as partial:
             picture.save(partial, "png")
     if board.logger is not None:
-        tell_result(board, result, plan.samples, answered, seen)
+        tell_result(board, result, plan.samples, rows, seen)
         with Image.open(folder / EXAMPLE) as shown:
             board.pictures({"predictions/example": shown})
     return result

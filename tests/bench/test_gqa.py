@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from blink.bench import GQA, Answer, Row, Sample, make_row, score
+from blink.bench import GQA, Row, Sample, make_row, score
 from blink.bench.base import SHORT_ANSWER
 from tests.bench.files import write_parquet
 
@@ -205,7 +205,7 @@ def test_scenes_answered_rightly_score_100() -> None:
     """Catches labels that a backbone's "Yes" cannot match, and open or closed questions left out."""
     benchmark = GQA()
     samples = benchmark.from_scenes("validation", 3)
-    rows = [make_row(sample, Answer(sample.label.capitalize() + ".", 1), benchmark) for sample in samples]
+    rows = [make_row(sample, benchmark, sample.label.capitalize() + ".", tokens=1) for sample in samples]
     found = score(benchmark, rows).metrics
     assert {
         name: found[name].value for name in (*GQA.headline, "verify", "query", "choose")

@@ -10,7 +10,7 @@ import openpyxl
 import pytest
 from PIL import Image
 
-from blink.bench import Answer, MMBench, MMBenchCN, Row, Sample, make_row, score
+from blink.bench import MMBench, MMBenchCN, Row, Sample, make_row, score
 from blink.bench.mmbench import ABILITIES, CATEGORIES
 from tests.bench.files import png, write_parquet
 
@@ -296,7 +296,7 @@ def test_rotations_that_show_other_files_stay_together(tmp_path: Path) -> None:
     benchmark = MMBench()
     samples = benchmark.from_folder(tmp_path)
     assert len({sample.image for sample in samples}) == 3
-    written = [make_row(sample, Answer(sample.label, 1), benchmark) for sample in samples]
+    written = [make_row(sample, benchmark, sample.label, tokens=1) for sample in samples]
     assert len({row["image"] for row in written if row["index"] % 1_000_000 in (240, 241)}) == 1
     result = score(benchmark, written)
     assert (result.images, result.metrics["accuracy"].value, result.warnings) == (2, 100, [])
@@ -309,7 +309,7 @@ def test_submission_file(tmp_path: Path) -> None:
     benchmark = MMBench()
     said = ["B.", "=1+1", "A\x07", "A", "B", "C", "D"]
     samples = benchmark.from_folder(tmp_path)
-    rows = [make_row(sample, Answer(text, 1), benchmark) for sample, text in zip(samples, said, strict=True)]
+    rows = [make_row(sample, benchmark, text, tokens=1) for sample, text in zip(samples, said, strict=True)]
     (path,) = benchmark.export(rows, tmp_path)
     sheet = openpyxl.load_workbook(path).active
     lines = list(sheet.iter_rows(values_only=True))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from blink.bench import MME, Answer, Row, Sample, make_row, score
+from blink.bench import MME, Row, Sample, make_row, score
 from blink.bench.base import SHORT_ANSWER
 from blink.bench.mme import COGNITION, PERCEPTION, SUBTASKS
 from tests.bench.files import write_parquet
@@ -323,7 +323,7 @@ def test_scenes_are_whole_pairs_by_picture() -> None:
     assert [sample.image for sample in samples] == sorted(sample.image for sample in samples)
     assert {sample.image for sample in samples} == {"scenes/validation/0", "scenes/validation/1"}
     benchmark = MME()
-    rows = [make_row(sample, Answer(sample.label.capitalize(), 1), benchmark) for sample in samples]
+    rows = [make_row(sample, benchmark, sample.label.capitalize(), tokens=1) for sample in samples]
     result = score(benchmark, rows)
     asked = {row["category"] for row in rows}
     assert result.metrics["total"].value == pytest.approx(200 * len(asked))

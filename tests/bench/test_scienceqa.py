@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from blink.bench import Answer, Row, Sample, ScienceQA, make_row, score
+from blink.bench import Row, Sample, ScienceQA, make_row, score
 from tests.bench.files import write_parquet
 
 GOLDEN = Path(__file__).parents[2].parent / "shared" / "golden" / "scienceqa-img_llava-v1.5-13b.jsonl.gz"
@@ -132,7 +132,7 @@ def check(samples: Sequence[Sample], ids: Sequence[str]) -> None:
     assert samples[0].details == {
         "A": "one", "B": "none", "subject": "social science", "grade": "grade3", "category": "c",
     }  # fmt: skip
-    row = make_row(samples[0], Answer("B", 1), ScienceQA())
+    row = make_row(samples[0], ScienceQA(), "B", tokens=1)
     assert row["correct"]
 
 

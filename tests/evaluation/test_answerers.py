@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from blink import Policy, Run, TokenSR
-from blink.bench import Answer, Sample
-from blink.evaluation.answerers import EngineAnswerer, OneByOneAnswerer
+from blink.bench import Sample
+from blink.evaluation.answerers import BackboneAnswerer
+from blink.inference.engine import Answer
 from blink.model.backbone import Backbone
 from blink.model.checkpoints import load_backbone
 from blink.model.prompts import TEMPLATES
@@ -46,40 +47,46 @@ def runs() -> list[Run]:
     ]
 
 
-def bare(answers: list[list[Answer]]) -> list[list[tuple[object, ...]]]:
-    """Answers without ratios, which differ in their last digits."""
+def asked(answerer: BackboneAnswerer, samples: list[Sample], runs: list[int]) -> list[list[Answer]]:
+    """Answers to samples about the one picture."""
+    return answerer.answer(models.picture(1), samples, runs)
+
+
+def bare(
+    answerer: BackboneAnswerer, samples: list[Sample], runs: list[int]
+) -> list[list[tuple[object, ...]]]:
+    """Answers and their costs without ratios, which differ in their last digits."""
+    size = models.picture(1).size
     return [
         [
             (
-                answer.response,
-                answer.tokens,
-                answer.flops,
+                answer.text,
+                answer.ids,
+                answerer.flops(size, sample, answer, run),
                 [(event.layer, event.region, event.action) for event in answer.events],
             )
-            for answer in of_run
+            for sample, answer in zip(samples, answers, strict=True)
         ]
-        for of_run in answers
+        for run, answers in zip(runs, asked(answerer, samples, runs), strict=True)
     ]
 
 
 def test_shared_and_one_by_one_are_the_same(backbone: Backbone) -> None:
     """Catches runs that are mixed up, answers in another order, and events of another run or sample."""
     samples = [sample(number) for number in range(3)]
-    shared = EngineAnswerer(backbone, TEMPLATE, runs(), max_new_tokens=6)
-    alone = OneByOneAnswerer(backbone, TEMPLATE, runs(), max_new_tokens=6)
-    together = shared(samples, [0, 1, 2, 3])
-    assert bare(together) == bare(alone(samples, [0, 1, 2, 3]))
-    assert [[len(answer.events) for answer in of_run] for of_run in together] == [
+    shared = BackboneAnswerer(backbone, TEMPLATE, runs(), max_new_tokens=6)
+    alone = BackboneAnswerer(backbone, TEMPLATE, runs(), max_new_tokens=6, alone=True)
+    together = bare(shared, samples, [0, 1, 2, 3])
+    assert together == bare(alone, samples, [0, 1, 2, 3])
+    assert [[len(answer.events) for answer in of_run] for of_run in asked(shared, samples, [0, 1, 2, 3])] == [
         [events] * 3 for events in (0, 2, 1, 2)
     ]
-    assert bare(shared(samples[1:], [3, 1])) == bare([together[3][1:], together[1][1:]])
-    assert bare(alone(samples[1:], [3, 1])) == bare([together[3][1:], together[1][1:]])
+    assert bare(shared, samples[1:], [3, 1]) == [together[3][1:], together[1][1:]]
+    assert bare(alone, samples[1:], [3, 1]) == [together[3][1:], together[1][1:]]
 
 
-@pytest.mark.parametrize("kind", [EngineAnswerer, OneByOneAnswerer])
-def test_without_policy_it_is_stock_generate(
-    kind: type[EngineAnswerer] | type[OneByOneAnswerer], backbone: Backbone
-) -> None:
+@pytest.mark.parametrize("alone", [False, True])
+def test_without_policy_it_is_stock_generate(alone: bool, backbone: Backbone) -> None:
     """Catches a prompt, a decoding or a cut of the answer that differs from the plain library calls."""
     inputs = backbone.processor(
         images=models.picture(1), text=TEMPLATE.prompt(QUESTIONS[1]), return_tensors="pt"
@@ -87,38 +94,38 @@ def test_without_policy_it_is_stock_generate(
     ids = backbone.model.generate(**inputs, do_sample=False, max_new_tokens=6)[
         0, inputs["input_ids"].shape[1] :
     ]
-    expected = backbone.processor.tokenizer.decode(ids, skip_special_tokens=True).strip()
-    [[answer]] = kind(backbone, TEMPLATE, runs(), max_new_tokens=6)([sample(1)], [0])
-    assert (answer.response, answer.tokens, answer.events) == (expected, len(ids), ())
+    expected = backbone.processor.tokenizer.decode(ids, skip_special_tokens=True)
+    answerer = BackboneAnswerer(backbone, TEMPLATE, runs(), max_new_tokens=6, alone=alone)
+    [[answer]] = asked(answerer, [sample(1)], [0])
+    assert answer == (tuple(ids.tolist()), expected, ())
 
 
-@pytest.mark.parametrize("kind", [EngineAnswerer, OneByOneAnswerer])
-def test_closing_token_ends_the_count(
-    kind: type[EngineAnswerer] | type[OneByOneAnswerer], backbone: Backbone
-) -> None:
+@pytest.mark.parametrize("alone", [False, True])
+def test_closing_token_ends_the_count(alone: bool, backbone: Backbone) -> None:
     """Catches an answer that goes on behind its closing token, or ends with its neighbour's.
 
     The closing token is set to the one that the first sample generates first: its answer then has one token.
     """
-    answerer = kind(backbone, TEMPLATE, runs(), max_new_tokens=6)
-    [[first, *_]] = answerer([sample(i) for i in range(3)], [0])
-    stop = backbone.processor.tokenizer.convert_tokens_to_ids(first.response.split()[0])
-    backbone.model.generation_config.eos_token_id = [stop, 2]
-    [[stopped, *others]] = kind(backbone, TEMPLATE, runs(), max_new_tokens=6)(
-        [sample(i) for i in range(3)], [0]
-    )
-    assert stopped.tokens == 1
-    assert stopped.response == first.response.split()[0]
-    assert max(answer.tokens for answer in others) > 1
+    three = [sample(i) for i in range(3)]
+    answerer = BackboneAnswerer(backbone, TEMPLATE, runs(), max_new_tokens=6, alone=alone)
+    [[first, *_]] = asked(answerer, three, [0])
+    backbone.model.generation_config.eos_token_id = [first.ids[0], 2]
+    answerer = BackboneAnswerer(backbone, TEMPLATE, runs(), max_new_tokens=6, alone=alone)
+    [[stopped, *others]] = asked(answerer, three, [0])
+    assert stopped.ids == first.ids[:1]
+    assert stopped.text.strip() == first.text.split()[0]
+    assert max(len(answer.ids) for answer in others) > 1
 
 
 def test_one_by_one_leaves_the_model_as_it_was(backbone: Backbone) -> None:
     """Catches Blink left in a model that the next run takes for vanilla, also when an answer fails."""
-    answerer = OneByOneAnswerer(backbone, TEMPLATE, runs(), max_new_tokens=2)
-    before = answerer([sample(0)], [0])
-    answerer([sample(0)], [1])
+    answerer = BackboneAnswerer(backbone, TEMPLATE, runs(), max_new_tokens=2, alone=True)
+    before = asked(answerer, [sample(0)], [0])
+    asked(answerer, [sample(0)], [1])
     broken = {1: torch.nn.Flatten(), 2: torch.nn.Flatten()}
-    failing = OneByOneAnswerer(backbone, TEMPLATE, [Run(Policy([1], 0, 0), broken)], max_new_tokens=2)
+    failing = BackboneAnswerer(
+        backbone, TEMPLATE, [Run(Policy([1], 0, 0), broken)], max_new_tokens=2, alone=True
+    )
     with pytest.raises(ValueError, match="it must keep the shape"):
-        failing([sample(0)], [0])
-    assert answerer([sample(0)], [0]) == before
+        asked(failing, [sample(0)], [0])
+    assert asked(answerer, [sample(0)], [0]) == before

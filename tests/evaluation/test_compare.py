@@ -140,7 +140,7 @@ def test_units_of_a_benchmark_reach_its_result(tmp_path: Path) -> None:
         units: ClassVar[dict[str, str]] = {"f1": "points"}
 
     rows = resume(tmp_path, samples(), inputs={})
-    result = evaluate(Points(), samples(), rows, lambda: Rule(), tmp_path, setup=Setup(data="by hand"))
+    result = evaluate(Points(), samples(), rows, lambda: Rule(), tmp_path, setup=Setup(data="by hand")).result
     assert result.units == {"f1": "points"}
     assert finish(tmp_path / "pope", Rule(), samples()).units == {}
 

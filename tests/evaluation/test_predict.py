@@ -6,10 +6,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
-from blink.bench import Answer, Graded, Pope, Row, Sample
+from blink.bench import Graded, Pope, Row, Sample
 from blink.evaluation.predict import Task, predict, read_timing, resume
 from blink.evaluation.scores import Result
+from blink.inference.engine import Answer
 from blink.inference.policy import Policy
 from tests.finished_runs import Rule, finish, read_rows, samples
 
@@ -247,9 +249,9 @@ class Together(Rule):
         super().__init__()
         self.runs: list[list[int]] = []
 
-    def __call__(self, batch: Sequence[Sample], runs: Sequence[int]) -> list[list[Answer]]:
+    def answer(self, image: Image.Image, batch: Sequence[Sample], runs: Sequence[int]) -> list[list[Answer]]:
         self.runs.append(list(runs))
-        return super().__call__(batch, runs)
+        return super().answer(image, batch, runs)
 
 
 def test_time_adds_up_over_processes(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from blink.bench.mme import MME
 from blink.bench.mmvet import MMVet
 from blink.bench.pope import Pope
 from blink.bench.scienceqa import ScienceQA
-from blink.bench.scoring import Answer, Score, make_row, score, tallies
+from blink.bench.scoring import Score, make_row, score, tallies
 
 BENCHMARKS: dict[str, type[Benchmark]] = {
     benchmark.name: benchmark for benchmark in (MME, GQA, MMBench, MMBenchCN, Pope, ScienceQA, MMVet)
@@ -43,7 +43,6 @@ __all__ = [
     "JUDGED",
     "MME",
     "PROMPTS",
-    "Answer",
     "Benchmark",
     "Graded",
     "Judge",

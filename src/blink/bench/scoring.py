@@ -4,7 +4,6 @@ Axes: K sums in a tally, G pictures.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -12,23 +11,6 @@ import numpy as np
 from blink.bench.base import Benchmark, Row, Sample, check_unique
 from blink.bench.statistics import Estimate, Floats, bootstrap
 from blink.inference.policy import Event
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What a backbone answered to one sample.
-
-    Attributes:
-        response: the text as generated, special tokens left out, stripped.
-        tokens: how many tokens were generated, the closing one included.
-        events: what Blink did at the prompt, in layer order; empty for the backbone as it is.
-        flops: what the question costs if it is answered alone; None if it was not counted.
-    """
-
-    response: str
-    tokens: int
-    events: tuple[Event, ...] = ()
-    flops: int | None = None
 
 
 class Score(NamedTuple):
@@ -47,24 +29,39 @@ class Score(NamedTuple):
     warnings: list[str]
 
 
-def make_row(sample: Sample, answer: Answer, benchmark: Benchmark) -> Row:
-    """Return the row of a sample and the answer to it."""
+def make_row(
+    sample: Sample,
+    benchmark: Benchmark,
+    response: str,
+    *,
+    tokens: int,
+    events: Sequence[Event] = (),
+    flops: int | None = None,
+) -> Row:
+    """Return the row of a sample and the response to it, marked.
+
+    Args:
+        response: the text as generated, special tokens left out, stripped.
+        tokens: how many were generated, the closing one included.
+        events: what Blink did at the prompt, in layer order; none for the backbone as it is.
+        flops: what the question costs if it is answered alone; None if it was not counted.
+    """
     row: Row = {
         "id": sample.id,
         "split": sample.split,
         "image": sample.image,
         "question": sample.question,
-        "response": answer.response,
+        "response": response,
         "label": sample.label,
         **sample.details,
     }
     mark = benchmark.mark(row)
-    events = [
+    written = [
         {"layer": event.layer, "ratio": round(event.ratio, 6), "region": event.region, "action": event.action}
-        for event in answer.events
+        for event in events
     ]
     given = {"answer": mark.answer, "correct": mark.correct}
-    return {**row, **given, "tokens": answer.tokens, "flops": answer.flops, "events": events}
+    return {**row, **given, "tokens": tokens, "flops": flops, "events": written}
 
 
 def by_image(rows: Sequence[Row]) -> dict[str, list[Row]]:

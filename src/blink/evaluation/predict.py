@@ -4,7 +4,7 @@ A run that was killed goes on where it stopped and ends with the same file: samp
 and a picture that was not written whole is answered again. Several runs over the same samples can be answered in one
 pass; each keeps its own files, as if it were alone. An answerer that raises stops the run with its cause; a
 failure never becomes an empty answer. A benchmark that has to be judged is judged once all is answered, and the
-judged rows replace the file as a whole. Knows nothing of models: an answerer is any function from samples to answers.
+judged rows replace the file as a whole. Knows nothing of models: an `Answerer` answers samples.
 """
 
 import json
@@ -15,28 +15,48 @@ from contextlib import ExitStack
 from hashlib import sha256
 from itertools import groupby
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
+from PIL import Image
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from blink.bench.base import Benchmark, Graded, Row, Sample
 from blink.bench.judges import EndpointError
-from blink.bench.scoring import Answer, make_row
+from blink.bench.scoring import make_row
 from blink.bench.sources import json_lines, parse_jsonl
 from blink.evaluation.scores import Result, Setup, score_rows, total_flops
+from blink.inference.engine import Answer
 from blink.runs.files import write_json, write_text
 from blink.runs.folder import INPUTS, check_inputs
 from blink.runs.machine import peak_memory_mb
 
 log = logging.getLogger(__name__)
 
-Answerer = Callable[[Sequence[Sample], Sequence[int]], list[list[Answer]]]
-"""Answers samples about one picture as some runs would, given by number: for each run an answer per sample."""
-
 PREDICTIONS = "predictions.jsonl"
 SCORES = "scores.json"
 TIMING = "timing.json"
+
+
+class Answerer(Protocol):
+    """What answers samples, as several runs would, which it knows by their numbers."""
+
+    def answer(
+        self, image: Image.Image, samples: Sequence[Sample], runs: Sequence[int]
+    ) -> list[list[Answer]]:
+        """Answer samples about one picture: for each run, one answer per sample in their order."""
+        ...
+
+    def flops(self, size: tuple[int, int], sample: Sample, answer: Answer, run: int) -> int | None:
+        """What a question costs that is answered alone, with a picture of (width, height); None if not counted."""
+        ...
+
+
+class Evaluated(NamedTuple):
+    """A finished evaluation: what stands in its `scores.json`, and its rows, judged if need be."""
+
+    result: Result
+    rows: Sequence[Row]
 
 
 class GradingError(RuntimeError):
@@ -110,7 +130,7 @@ def evaluate(
     setup: Setup,
     edition: str | None = None,
     watch: Callable[[Sequence[Row]], None] | None = None,
-) -> Result:
+) -> Evaluated:
     """Answer the samples that `rows` lacks, score all, and write the result to `scores.json`.
 
     Args:
@@ -121,7 +141,7 @@ def evaluate(
         watch: called after each picture with all rows so far.
 
     Returns:
-        What stands in `scores.json`. A run that was finished before is returned as it was.
+        The result and all rows. A run that was finished before is returned as it was.
 
     Raises:
         GradingError: the judge failed.
@@ -129,7 +149,7 @@ def evaluate(
     finished = folder / SCORES
     if len(rows) == len(samples) and finished.exists():
         log.info("finished before: %s", folder)
-        return Result.read(finished)
+        return Evaluated(Result.read(finished), rows)
     task = Task(folder, list(rows))
     predict(benchmark, samples, [task], make_answerer, None if watch is None else lambda: watch(task.rows))
     marked, timing = graded(benchmark, task.rows, folder), read_timing(folder)
@@ -144,7 +164,7 @@ def evaluate(
         peak_memory_mb=peak_memory_mb(),
     )
     write_json(finished, result.written())
-    return result
+    return Evaluated(result, marked)
 
 
 def predict(
@@ -184,11 +204,11 @@ def predict(
             if not lacking:
                 continue
             started = time.perf_counter()
-            for number, answers in zip(lacking, _answers(answerer, batch, lacking), strict=True):
-                new = [make_row(*pair, benchmark) for pair in zip(batch, answers, strict=True)]
+            for number, new in zip(lacking, _rows(benchmark, answerer, batch, lacking), strict=True):
                 files[number].write(json_lines(new))
                 files[number].flush()
                 tasks[number].rows.extend(new)
+            # a pass of several runs answers each in an equal share of the time
             share = (time.perf_counter() - started) / len(lacking)
             for number in lacking:
                 answered, seconds = spent[number]
@@ -243,12 +263,30 @@ def samples_digest(samples: Sequence[Sample]) -> str:
     return sha256(text.encode()).hexdigest()[:16]
 
 
-def _answers(answerer: Answerer, batch: Sequence[Sample], runs: Sequence[int]) -> list[list[Answer]]:
+def _rows(
+    benchmark: Benchmark, answerer: Answerer, batch: Sequence[Sample], runs: Sequence[int]
+) -> list[list[Row]]:
+    """For each run the rows of samples about one picture, which is read once."""
     try:
-        return answerer(batch, runs)
+        image = batch[0].load_image()
+        answered = answerer.answer(image, batch, runs)
     except Exception as error:
         error.add_note(f"while answering {', '.join(sample.id for sample in batch)}")
         raise
+    return [
+        [
+            make_row(
+                sample,
+                benchmark,
+                answer.text.strip(),
+                tokens=len(answer.ids),
+                events=answer.events,
+                flops=answerer.flops(image.size, sample, answer, run),
+            )
+            for sample, answer in zip(batch, answers, strict=True)
+        ]
+        for run, answers in zip(runs, answered, strict=True)
+    ]
 
 
 def _add_timings(tasks: Sequence[Task], spent: Mapping[int, Timing]) -> None:
