@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import LlavaForConditionalGeneration
 
 from blink import TokenSR, save_token_sr
 from blink.eval import main
@@ -68,6 +69,24 @@ def test_modules_are_read_once(
     monkeypatch.setattr("blink.model.token_sr_files.load_file", counting)
     command(monkeypatch, backbone, modules, *SMALL, "layer=1-2", f"engine.reuse={reuse}")
     assert read == ["layer_01.safetensors", "layer_02.safetensors"]
+
+
+def test_the_outline_is_made_once(
+    backbone: str, modules: str, working_directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches a model without weights that each check builds anew, and once more what loads the weights."""
+    made: list[object] = []
+    build = LlavaForConditionalGeneration._from_config
+
+    def counting(config: Any) -> Any:
+        made.append(config)
+        return build(config)
+
+    monkeypatch.setattr(LlavaForConditionalGeneration, "_from_config", counting)
+    link = working_directory / "backbone"  # a name that no run of this process has used
+    link.symlink_to(backbone.removeprefix("model.path="))
+    command(monkeypatch, f"model.path={link}", modules, *SMALL, "layer=1-2")
+    assert len(made) == 1
 
 
 def test_run_writes_everything_and_comes_back(
