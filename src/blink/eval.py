@@ -53,7 +53,7 @@ def main(config: DictConfig) -> float | None:
         plan = make_plan(config, overrides)
         folder = open_run(Path(config.outputs), "eval", overrides, plain(config), fresh=config.fresh)
         rows = resume(folder, plan.samples, inputs=plan.inputs)
-        board = Board() if _told(config, folder, group) else _board(config, folder, group)
+        board = Board() if _logged(config, folder, group) else _board(config, folder, group)
     log.info("%s: %d questions, files in %s", plan.setup.method, len(plan.samples), folder)
     with board, one_line_errors(GradingError):
         result = _run(plan, rows, folder, board, plain(config))
@@ -71,11 +71,11 @@ def main(config: DictConfig) -> float | None:
 
 
 def _run(plan: Plan, rows: Sequence[Row], folder: Path, board: Board, config: dict[str, Any]) -> Result:
-    """Answer what is left, draw one answer into the folder, and tell the board."""
+    """Answer what is left, draw one answer into the folder, and log the result."""
     from PIL import Image
 
     from blink.evaluation.answerers import load_answerer
-    from blink.evaluation.dashboard import Progress, tell_result
+    from blink.evaluation.dashboard import Progress, log_result
     from blink.evaluation.example import example
     from blink.evaluation.predict import evaluate
     from blink.model.checkpoints import load_processor
@@ -103,7 +103,7 @@ def _run(plan: Plan, rows: Sequence[Row], folder: Path, board: Board, config: di
         with whole_file(folder / EXAMPLE) as partial:
             picture.save(partial, "png")
     if board.logger is not None:
-        tell_result(board, result, plan.samples, rows, seen)
+        log_result(board, result, plan.samples, rows, seen)
         with Image.open(folder / EXAMPLE) as shown:
             board.pictures({"predictions/example": shown})
     return result
@@ -114,8 +114,8 @@ def _board(config: DictConfig, folder: Path, group: str | None) -> Board:
     return board
 
 
-def _told(config: DictConfig, folder: Path, group: str | None) -> bool:
-    """Whether the run is finished and its logger knows; another logger, or another sweep, is told still."""
+def _logged(config: DictConfig, folder: Path, group: str | None) -> bool:
+    """Whether the run is finished and was logged already by this logger in this group of runs."""
     from blink.evaluation.predict import SCORES
     from blink.runs.loggers import already_logged
 

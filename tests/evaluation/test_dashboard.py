@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from blink.evaluation.dashboard import Progress, chosen, events, tell_result, thumbnail
+from blink.evaluation.dashboard import Progress, chosen, events, log_result, thumbnail
 from blink.runs.loggers import wandb_logger
 from blink.runs.style import VERMILLION
 from tests.finished_runs import Rule, finish, read_rows, samples
@@ -27,7 +27,7 @@ def test_a_finished_run_as_w_and_b_gets_it(tmp_path: Path) -> None:
     progress(rows[:6])
     progress(rows[:12])
     low, _ = result.intervals["f1"] or ()
-    tell_result(board, result, asked, rows, lambda picture: picture.resize((80, 80)))
+    log_result(board, result, asked, rows, lambda picture: picture.resize((80, 80)))
     board.close()
 
     [run] = closed_runs(tmp_path, 1)

@@ -11,7 +11,7 @@ from tests.bench.test_pope import write_llava
 
 SCENES: dict[str, Any] = {
     "source": "scenes",
-    "place": None,
+    "location": None,
     "scenes_split": "validation",
     "scenes_images": 2,
     "limit": None,
@@ -44,7 +44,7 @@ def test_settings_reach_the_benchmark() -> None:
         ("pope", {"limit": 0}, "pope has no questions left: 36 in scenes validation, 2 pictures, limit=0"),
         ("pope", {"limit": -3}, "no questions left"),
         ("pope", {"scenes_images": 0}, "no questions left: 0 in"),
-        ("pope", {"source": "local", "place": "/missing"}, "data.root=/missing is not a folder"),
+        ("pope", {"source": "local", "location": "/missing"}, "data.root=/missing is not a folder"),
         ("pope", {"source": "local"}, "data.root=None is not a folder"),
         ("pope", {"source": "web"}, "unknown data source 'web'; choose scenes, hub or local"),
         ("pope", {"scenes_split": "train"}, "split"),
@@ -60,7 +60,7 @@ def test_questions_that_cannot_be_read(name: str, changes: dict[str, Any], messa
 def test_broken_picture_is_found_at_once(tmp_path: Path) -> None:
     """Catches a run that dies half-way on a picture that was broken from the start."""
     write_llava(tmp_path)
-    local = SCENES | {"source": "local", "place": str(tmp_path)}
+    local = SCENES | {"source": "local", "location": str(tmp_path)}
     assert len(read_questions("pope", (), **local).samples) == 6
     (tmp_path / "val2014" / "COCO_val2014_1.png").write_bytes(b"\x89PNG\r\n\x1a\n broken")
     with pytest.raises(ValueError, match=r"cannot read the picture COCO_val2014_1.png of question"):
@@ -75,7 +75,7 @@ def test_a_changed_picture_is_noticed(tmp_path: Path) -> None:
         if colour is not None:
             Image.new("RGB", (4, 4), colour).save(tmp_path / "val2014" / "COCO_val2014_0.png")
         read_questions.cache_clear()
-        local = SCENES | {"source": "local", "place": str(tmp_path)}
+        local = SCENES | {"source": "local", "location": str(tmp_path)}
         digests.append(read_questions("pope", (), **local).pictures)
     assert digests[0] == digests[2] != digests[1]
     assert read_questions("pope", (), **SCENES).pictures is None
@@ -85,7 +85,7 @@ def test_home_in_the_data_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     """Catches a ~ that is looked for by that name."""
     write_llava(tmp_path / "POPE")
     monkeypatch.setenv("HOME", str(tmp_path))
-    questions = read_questions("pope", (), **SCENES | {"source": "local", "place": "~/POPE"})
+    questions = read_questions("pope", (), **SCENES | {"source": "local", "location": "~/POPE"})
     assert len(questions.samples) == 6
 
 
@@ -95,4 +95,4 @@ def test_a_file_of_another_shape_is_named(tmp_path: Path) -> None:
         '{"question_id": 1, "image": "a.jpg"}\n', encoding="utf-8"
     )
     with pytest.raises(ValueError, match=r"not as the authors of pope write it: KeyError\('category'\)"):
-        read_questions("pope", (), **SCENES | {"source": "local", "place": str(tmp_path)})
+        read_questions("pope", (), **SCENES | {"source": "local", "location": str(tmp_path)})

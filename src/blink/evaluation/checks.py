@@ -71,7 +71,7 @@ outlined = lru_cache(maxsize=4)(outline)
 
 
 def check_values(settings: Mapping[str, Any]) -> None:
-    """Check types and ranges of what is said of the run beside the policy.
+    """Check types and ranges of all settings but the policy's, which `Policy` checks itself.
 
     Args:
         settings: the composed config as plain containers. A group or top-level key that it lacks is not asked for.
@@ -141,7 +141,7 @@ def check_fit(backbone: Backbone, layers: Sequence[int], patches: int, token_sr:
 
 
 def modules_folder(token_sr: str | None, path: str, layers: Sequence[int]) -> str:
-    """Return where the TokenSR modules are: as given, or those that ship with the tiny backbone.
+    """Return the folder or hub id of the TokenSR modules: as given, or of those that ship with the tiny backbone.
 
     Raises:
         ValueError: none are given for another backbone, or the tiny one's are not there.
@@ -159,7 +159,7 @@ def modules_folder(token_sr: str | None, path: str, layers: Sequence[int]) -> st
 
 
 def training_differs(token_sr: str, path: str, prefix: str) -> list[str]:
-    """Say in what TokenSR modules were trained for something else than this run, as far as they recorded it.
+    """Return warnings where TokenSR modules were trained on another backbone or prompt than this run's, by their own record.
 
     Args:
         token_sr: folder or hub id of the modules.
@@ -184,7 +184,7 @@ def training_differs(token_sr: str, path: str, prefix: str) -> list[str]:
 
 
 def _check_device(name: str) -> None:
-    """Raise ValueError unless this machine has the device; "auto" it always has."""
+    """Raise ValueError unless this machine has the device; "auto" exists on every one."""
     try:
         device = torch.device("cpu" if name == "auto" else name)
     except RuntimeError as error:

@@ -63,7 +63,7 @@ class Comparison(NamedTuple):
 
 
 def read_run(folder: Path, label: str | None = None) -> FinishedRun:
-    """Read a run from its folder; without a label it is called after its method.
+    """Read a run from its folder; without a label it is named after its method.
 
     Raises:
         ValueError: the folder holds no finished run.
@@ -84,7 +84,7 @@ def compare_pairs(runs: Sequence[FinishedRun], pairs: Sequence[tuple[int, int]])
     """Compare runs over the same questions.
 
     Args:
-        pairs: (first, second), places in `runs`.
+        pairs: (first, second), indices into `runs`.
 
     Raises:
         ValueError: they are of different benchmarks or versions, or about different questions.

@@ -1,4 +1,4 @@
-"""What the work costs on paper: FLOPs and memory traffic of every part, from a model's config alone.
+"""FLOPs and memory traffic of every part of the work, computed from a model's config.
 
 FLOPs are those of matrix products and convolutions, two per multiplication and addition, as
 `torch.utils.flop_counter` counts them: attention as the full rectangle of queries and keys, though a causal kernel

@@ -1,6 +1,6 @@
-"""What an evaluation tells its board: how far it is, then scores, cost, events per layer, ratios, and some predictions.
+"""What an evaluation logs to W&B, TensorBoard or CSV: progress, then scores, cost, events per layer, ratios, predictions.
 
-All but the progress follows from a finished run's files, so it can be told at any time, without a model.
+All but the progress follows from a finished run's files, so it can be logged at any time, without a model.
 """
 
 import time
@@ -42,17 +42,17 @@ _COLUMNS = (
 
 
 class Progress:
-    """Tells from time to time how far an evaluation is.
+    """Logs the progress of an evaluation, at most every `seconds` seconds.
 
     Args:
-        board: where to.
+        board: where it is logged.
         seconds: between two reports at least.
     """
 
     def __init__(self, board: Board, seconds: float = _PROGRESS_SECONDS) -> None:
         self.board = board
         self.seconds = seconds
-        self._told: tuple[float, int] | None = None
+        self._last: tuple[float, int] | None = None
         board.axis(ANSWERED, "progress")
 
     def __call__(self, rows: Sequence[Row]) -> None:
@@ -62,13 +62,13 @@ class Progress:
             rows: all that are answered, those of earlier processes included.
         """
         now = time.monotonic()
-        if self._told is None:
-            self._told = (now, len(rows))
+        if self._last is None:
+            self._last = (now, len(rows))
             return
-        before, answered = self._told
+        before, answered = self._last
         if now - before < self.seconds:
             return
-        self._told = (now, len(rows))
+        self._last = (now, len(rows))
         marks = [row["correct"] for row in rows if row["correct"] is not None]
         self.board.numbers(
             {
@@ -80,14 +80,14 @@ class Progress:
         )
 
 
-def tell_result(
+def log_result(
     board: Board,
     result: Result,
     samples: Sequence[Sample],
     rows: Sequence[Row],
     seen: Callable[[Image.Image], Image.Image],
 ) -> None:
-    """Tell what a finished run says.
+    """Log scores, costs, events and some predictions of a finished run.
 
     Args:
         result: the content of its `scores.json`.
@@ -117,7 +117,7 @@ def tell_result(
 
 
 def scores(result: Result) -> dict[str, float | None]:
-    """All metrics, the main one under a name that all benchmarks share, with intervals for those that tables show."""
+    """All metrics; the main one under a name that all benchmarks share, too; intervals of the headline metrics."""
     found: dict[str, float | None] = {f"scores/{name}": value for name, value in result.metrics.items()}
     for name in result.headline:
         low, high = result.intervals[name] or (None, None)
@@ -129,7 +129,7 @@ def scores(result: Result) -> dict[str, float | None]:
 
 
 def cost(result: Result, rows: Sequence[Row]) -> dict[str, float | None]:
-    """What the answers took."""
+    """FLOPs, tokens, time and memory."""
     memory = result.peak_memory_mb
     return {
         "cost/gflops_per_question": result.gflops_per_question,
@@ -142,7 +142,8 @@ def cost(result: Result, rows: Sequence[Row]) -> dict[str, float | None]:
 
 
 def events(rows: Sequence[Row]) -> dict[int, dict[str, float]]:
-    """Layer -> in percent of the questions what was done there, and where an extension lives behind it; mean ratio."""
+    """Layer -> share of questions in percent that expanded, kept and dropped there and that run it with an extension, and
+    the mean saliency ratio."""
     sums: dict[int, dict[str, float]] = {}
     for row in rows:
         alive = False
@@ -165,11 +166,12 @@ def events(rows: Sequence[Row]) -> dict[int, dict[str, float]]:
 
 
 def chosen(rows: Sequence[Row], most: int) -> list[int]:
-    """Places of rows to show: all if there are few, else half of them wrong if so many are, each half evenly spread."""
+    """Indices of rows to show: all if there are at most `most`, else evenly spread ones, half of them wrong answers if
+    there are that many."""
     if len(rows) <= most:
         return list(range(len(rows)))
-    wrong = [place for place, row in enumerate(rows) if row["correct"] is False]
-    others = [place for place, row in enumerate(rows) if row["correct"] is not False]
+    wrong = [i for i, row in enumerate(rows) if row["correct"] is False]
+    others = [i for i, row in enumerate(rows) if row["correct"] is not False]
     of_wrong = min(len(wrong), max(most // 2, most - len(others)))
     return sorted([*_spread(wrong, of_wrong), *_spread(others, most - of_wrong)])
 
@@ -198,8 +200,7 @@ def thumbnail(
         pen.rectangle(box, outline="white", width=4)
         pen.rectangle(box, outline=VERMILLION, width=2)
         text = ",".join(map(str, layers))
-        place = (left + 5, top + 3)
-        pen.text(place, text, fill=VERMILLION, font=font, stroke_width=2, stroke_fill="white")
+        pen.text((left + 5, top + 3), text, fill=VERMILLION, font=font, stroke_width=2, stroke_fill="white")
     return small
 
 
@@ -212,11 +213,11 @@ def _predictions(
     pixels: int,
 ) -> Iterator[list[Any]]:
     """Rows of the table; a picture that several of them ask about is read once."""
-    for _, places in groupby(chosen(rows, most), key=lambda place: samples[place].image):
+    for _, indices in groupby(chosen(rows, most), key=lambda i: samples[i].image):
         picture: Image.Image | None = None
-        for place in places:
-            picture = picture or seen(samples[place].load_image())
-            row = rows[place]
+        for i in indices:
+            picture = picture or seen(samples[i].load_image())
+            row = rows[i]
             found = row["events"]
             expanded = [event["layer"] for event in found if event["action"] == "expand"]
             yield [
@@ -234,5 +235,6 @@ def _predictions(
             ]
 
 
-def _spread(places: Sequence[int], count: int) -> list[int]:
-    return [places[int(at)] for at in np.linspace(0, len(places) - 1, count).round()] if count else []
+def _spread(indices: Sequence[int], count: int) -> list[int]:
+    """`count` of the indices, evenly spread, the first and the last among them."""
+    return [indices[int(at)] for at in np.linspace(0, len(indices) - 1, count).round()] if count else []

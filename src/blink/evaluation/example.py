@@ -146,9 +146,9 @@ def _dashes(
     on, off = dash
     if not off:
         on = int(length) + 1
-    place = 0.0
-    while place < length:
-        first, last = place / length, min(1.0, (place + on) / length)
+    at = 0.0
+    while at < length:
+        first, last = at / length, min(1.0, (at + on) / length)
         draw.line(
             (
                 x + first * (to_x - x),
@@ -159,7 +159,7 @@ def _dashes(
             fill=colour,
             width=width,
         )
-        place += on + off
+        at += on + off
 
 
 def _write(

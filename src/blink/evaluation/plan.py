@@ -1,4 +1,4 @@
-"""What an evaluation is to do: its config, checked, as flat values.
+"""What an evaluation will do: its config, checked, as flat values.
 
 Of the backbone only the config is read: no weights.
 """
@@ -52,7 +52,7 @@ class Checkpoint(NamedTuple):
 
     @classmethod
     def of(cls, model: Mapping[str, Any]) -> Self:
-        """The one that a config's group `model` describes."""
+        """The checkpoint that a config's group `model` describes."""
         return cls(**{key: model[key] for key in cls._fields})
 
 
@@ -165,7 +165,7 @@ def questions_of(config: DictConfig, limit: int | None = None) -> Questions:
         bench.pop("name"),
         tuple((key, tuple(value) if isinstance(value, list) else value) for key, value in bench.items()),
         source="local" if data.root else data.source,
-        place=data.root or data.get("id"),
+        location=data.root or data.get("id"),
         scenes_split=config.scenes.split,
         scenes_images=config.scenes.images,
         limit=limit,
@@ -173,7 +173,7 @@ def questions_of(config: DictConfig, limit: int | None = None) -> Questions:
 
 
 def family_of(config: DictConfig) -> str:
-    """The row of the preset tables that the backbone is in; "tiny" is what nobody named, and fits tiny alone."""
+    """The backbone's family in the preset tables. "tiny" is the config's default, and so means nothing of another backbone."""
     model = config.model
     return "unknown" if model.family == "tiny" and model.path != "tiny" else str(model.family)
 
@@ -215,7 +215,7 @@ def policy_of(config: DictConfig, benchmark: str, backbone: Backbone) -> tuple[P
 
 
 def _no_policy(config: DictConfig, backbone: Backbone) -> tuple[None, None]:
-    """Check the policy's keys where none is used: a mistake should not wait for the method that reads them.
+    """Check the policy's keys although the method uses none: a mistake should not wait for a method that does.
 
     Raises:
         ValueError: a value is out of range, or the backbone has no such layer.

@@ -39,7 +39,7 @@ TIMING = "timing.json"
 
 
 class Answerer(Protocol):
-    """What answers samples, as several runs would, which it knows by their numbers."""
+    """Answers samples under several runs (a policy and its modules each), which it knows by their numbers."""
 
     def answer(
         self, image: Image.Image, samples: Sequence[Sample], runs: Sequence[int]
@@ -60,7 +60,7 @@ class Evaluated(NamedTuple):
 
 
 class GradingError(RuntimeError):
-    """Answers are there and could not be graded."""
+    """All questions are answered, but the judge failed to grade the answers."""
 
 
 class Task(NamedTuple):
@@ -71,7 +71,7 @@ class Task(NamedTuple):
 
 
 class Timing(NamedTuple):
-    """What answering took, over all processes that came to tell.
+    """What answering took, over all processes that worked on the run and were not killed outright.
 
     Attributes:
         answered: how many questions were timed.
@@ -190,9 +190,9 @@ def predict(
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
     answerer = make_answerer()
-    spent = dict.fromkeys(open_tasks, Timing())
+    timings = dict.fromkeys(open_tasks, Timing())
     with ExitStack() as stack:
-        stack.callback(_add_timings, tasks, spent)
+        stack.callback(_add_timings, tasks, timings)
         files = {
             number: stack.enter_context((tasks[number].folder / PREDICTIONS).open("a", encoding="utf-8"))
             for number in open_tasks
@@ -211,15 +211,15 @@ def predict(
             # a pass of several runs answers each in an equal share of the time
             share = (time.perf_counter() - started) / len(lacking)
             for number in lacking:
-                answered, seconds = spent[number]
-                spent[number] = Timing(answered + len(batch), seconds + share)
+                answered, seconds = timings[number]
+                timings[number] = Timing(answered + len(batch), seconds + share)
             progress.update(bar, advance=len(lacking) * len(batch))
             if after_each is not None:
                 after_each()
 
 
 def pictures(samples: Sequence[Sample]) -> Iterator[tuple[int, list[Sample]]]:
-    """Go through samples by runs of the same picture: where each begins, and its samples."""
+    """Yield the samples about each picture, which stand side by side, with the index of the first one."""
     first = 0
     for _, group in groupby(samples, key=lambda sample: sample.image):
         batch = list(group)
@@ -228,7 +228,7 @@ def pictures(samples: Sequence[Sample]) -> Iterator[tuple[int, list[Sample]]]:
 
 
 def read_timing(folder: Path) -> Timing:
-    """What answering a run has taken so far."""
+    """Read what answering a run has taken so far."""
     path = folder / TIMING
     return Timing(**json.loads(path.read_text(encoding="utf-8"))) if path.exists() else Timing()
 
@@ -289,8 +289,8 @@ def _rows(
     ]
 
 
-def _add_timings(tasks: Sequence[Task], spent: Mapping[int, Timing]) -> None:
-    for number, timing in spent.items():
+def _add_timings(tasks: Sequence[Task], timings: Mapping[int, Timing]) -> None:
+    for number, timing in timings.items():
         earlier = read_timing(tasks[number].folder)
         total = Timing(earlier.answered + timing.answered, earlier.seconds + timing.seconds)
         write_json(tasks[number].folder / TIMING, total._asdict())

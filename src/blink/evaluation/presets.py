@@ -76,7 +76,7 @@ PRESETS: dict[tuple[str, str], Preset] = {
 
 
 class LayerStudy(NamedTuple):
-    """The layers that experiments about layers go through on one backbone family.
+    """The layers that experiments about layers sweep over on one backbone family.
 
     Layers are texts as `blink.inference.policy.parse_layers` reads them, and as `layer=` takes them: "12-18", or "7".
 

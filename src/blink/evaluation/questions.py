@@ -1,4 +1,4 @@
-"""The questions of a benchmark, read from where they are, and every picture decoded once.
+"""Reads the questions of a benchmark from the hub, a folder or the embedded world, and decodes every picture once.
 
 Flat arguments in, plain values out; results are kept, since the jobs of a sweep ask for the same things.
 """
@@ -41,7 +41,7 @@ def read_questions(
     settings: tuple[Setting, ...],
     *,
     source: str,
-    place: str | None,
+    location: str | None,
     scenes_split: str,
     scenes_images: int,
     limit: int | None,
@@ -51,7 +51,7 @@ def read_questions(
     Args:
         settings: arguments of the benchmark.
         source: "scenes", "hub" or "local".
-        place: folder for "local"; data set id for "hub", None for the benchmark's own.
+        location: folder for "local"; data set id for "hub", None for the benchmark's own.
         scenes_split: which split of the generated world.
         scenes_images: how many pictures of it.
         limit: ask only the first so many questions; None asks all.
@@ -61,9 +61,11 @@ def read_questions(
     """
     if name not in BENCHMARKS:
         raise ValueError(f"unknown benchmark {name!r}; choose one of {', '.join(BENCHMARKS)}")
-    arguments: dict[str, Any] = dict(settings) | ({"hub_id": place} if source == "hub" and place else {})
+    arguments: dict[str, Any] = dict(settings) | (
+        {"hub_id": location} if source == "hub" and location else {}
+    )
     benchmark = BENCHMARKS[name](**arguments)
-    samples, data = _read(benchmark, source, place, scenes_split, scenes_images)
+    samples, data = _read(benchmark, source, location, scenes_split, scenes_images)
     asked = samples if limit is None else samples[: max(0, limit)]
     if not asked:
         raise ValueError(
@@ -95,25 +97,25 @@ def _check_pictures(samples: Sequence[Sample]) -> str:
 
 
 def _read(
-    benchmark: Benchmark, source: str, place: str | None, scenes_split: str, scenes_images: int
+    benchmark: Benchmark, source: str, location: str | None, scenes_split: str, scenes_images: int
 ) -> tuple[list[Sample], str]:
     if source == "scenes":
         samples = benchmark.from_scenes(scenes_split, scenes_images)
         return samples, f"scenes {scenes_split}, {scenes_images} pictures"
     if source == "hub":
-        return benchmark.from_hub(), f"hub {place or 'default'}"
+        return benchmark.from_hub(), f"hub {location or 'default'}"
     if source == "local":
-        folder = None if place is None else Path(place).expanduser()
+        folder = None if location is None else Path(location).expanduser()
         if folder is None or not folder.is_dir():
             raise ValueError(
-                f"data.root={place} is not a folder; give the one that holds {benchmark.name} (data/README.md says what "
+                f"data.root={location} is not a folder; give the one that holds {benchmark.name} (data/README.md says what "
                 "to put where, and data=hub fetches it)"
             )
         try:
-            return benchmark.from_folder(folder), str(place)
+            return benchmark.from_folder(folder), str(location)
         except (KeyError, TypeError, AttributeError) as cause:  # as when a list stands where names should
             raise ValueError(
-                f"a file in {place} is not as the authors of {benchmark.name} write it: {cause!r}; data/README.md says "
+                f"a file in {location} is not as the authors of {benchmark.name} write it: {cause!r}; data/README.md says "
                 "what belongs there"
             ) from cause
     raise ValueError(f"unknown data source {source!r}; choose scenes, hub or local")

@@ -1,4 +1,4 @@
-"""What rows of predictions say: scores with intervals, which edition they are of, and what Blink did.
+"""From rows of predictions to a result: scores with intervals, the edition of the benchmark, and what Blink did.
 
 Rows come from an evaluation, or from a file of anybody's: then they are completed and marked first. No model is needed.
 """
@@ -20,7 +20,7 @@ from blink.inference.policy import Policy
 
 @dataclass(frozen=True, kw_only=True)
 class Setup:
-    """How an evaluation was set up: what its result says beside what follows from its rows.
+    """Settings of an evaluation that its result repeats.
 
     Attributes:
         method: "vanilla", "interp" or "blink"; None for rows of unknown origin.
@@ -48,7 +48,7 @@ class Setup:
     warnings: Sequence[str] = ()
 
     def written(self) -> dict[str, Any]:
-        """The same as JSON values."""
+        """The attributes as JSON values."""
         written: dict[str, Any] = json.loads(json.dumps(asdict(self)))
         return written
 
@@ -108,7 +108,7 @@ class Result(Setup):
             raise ValueError(f"{path} is not the result of an evaluation: {cause}") from cause
 
     def written(self) -> dict[str, Any]:
-        """The same as JSON values, as they stand in the file of an evaluation or of `blink.score`."""
+        """The attributes as JSON values, as they stand in the file of an evaluation or of `blink.score`."""
         everything = super().written()
         return {key: everything[key] for key in (_OF_A_RUN if self.predictions is None else _OF_A_FILE)}
 
@@ -194,14 +194,14 @@ def events_per_layer(rows: Sequence[Row]) -> dict[str, dict[str, int]]:
 
 
 class Completed(NamedTuple):
-    """Marked rows, and what is to be known of them."""
+    """Completed and marked rows, and warnings about them."""
 
     rows: list[Row]
     warnings: list[str]
 
 
 def read_rows(path: Path) -> list[Row]:
-    """Read the rows of a predictions file, as `blink.bench.sources.read_jsonl` does; there has to be one.
+    """Read the rows of a predictions file, as `blink.bench.sources.read_jsonl` does; an empty file is an error.
 
     Raises:
         ValueError: there is no such file, it cannot be read, a line is no JSON object, or it holds none; says which.
@@ -267,7 +267,7 @@ def judged(benchmark: Benchmark, completed: Completed, folder: Path) -> Complete
 
 
 def score_file(benchmark: Benchmark, completed: Completed, path: Path) -> Result:
-    """Return the result of rows from anywhere, in the terms of `blink.eval`; what they do not say is None.
+    """Score the rows of a file; attributes of the result that do not follow from rows are None.
 
     Args:
         path: of their file.
@@ -319,5 +319,5 @@ def _key(value: Any) -> str | None:
 
 
 def _known(kind: type[Any], values: Mapping[str, Any]) -> dict[str, Any]:
-    """Those values that are attributes of a dataclass."""
+    """Those of the values whose key is an attribute of a dataclass."""
     return {each.name: values[each.name] for each in fields(kind) if each.name in values}

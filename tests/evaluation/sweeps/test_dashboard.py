@@ -8,7 +8,7 @@ from tools.wandb_offline import OfflineRun
 
 from blink.eval import main
 from blink.evaluation.sweeps import report as sweep
-from blink.evaluation.sweeps.dashboard import tell_sweep
+from blink.evaluation.sweeps.dashboard import log_sweep
 from blink.runs.files import write_csv
 from blink.runs.loggers import wandb_logger
 from tests.finished_runs import Rule, finish, samples
@@ -27,7 +27,7 @@ def test_tables_points_and_the_best(tmp_path: Path) -> None:
     )
     sweep.plot(jobs, ["tau_exp"]).savefig(tmp_path / "sweep.png", dpi=30)
     board = wandb_logger(str(tmp_path), "summary", "taus", mode="offline")
-    tell_sweep(board, jobs, tmp_path)
+    log_sweep(board, jobs, tmp_path)
     board.close()
     [run] = closed_runs(tmp_path)
     assert (run.identity["job_type"], run.identity["group"]) == ("summary", "taus")

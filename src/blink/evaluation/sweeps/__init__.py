@@ -8,7 +8,7 @@ Read from top to bottom: a file imports only from files above it.
     text_tables.py        tables of text
     paper_tables.py       the paper's table layouts, filled
     experiment_report.py  the end of an experiment: table.md, table.csv, table.png
-    dashboard.py          what a multirun tells a board of its own
+    dashboard.py          what a multirun logs as a run of its own
     multirun.py           the jobs of a multirun, checked before the first and reported after the last
     one_pass.py           the jobs of a multirun in one pass over the pictures
 """

@@ -1,4 +1,4 @@
-"""What a multirun tells a board of its own once all its jobs are done: tables, plots, every point, and the best."""
+"""What a finished multirun logs as a run of its own: its tables and plots, every point, and the best one."""
 
 import csv
 from collections.abc import Sequence
@@ -14,8 +14,8 @@ POINT = "point"
 """The axis of a sweep: its jobs, numbered as they were launched."""
 
 
-def tell_sweep(board: Board, jobs: Sequence[Job], folder: Path) -> None:
-    """Tell the finished jobs of a sweep, and the tables and plots in its folder."""
+def log_sweep(board: Board, jobs: Sequence[Job], folder: Path) -> None:
+    """Log the finished jobs of a sweep, and the tables and plots in its folder."""
     keys = swept_keys(jobs)
     board.settings({"swept": keys, "benchmarks": list(benchmarks(jobs)), "points": len(jobs)})
     board.axis(POINT, "points")

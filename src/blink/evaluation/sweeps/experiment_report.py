@@ -96,9 +96,12 @@ def compared(entries: Sequence[Entry]) -> list[Difference]:
     found: list[Difference] = []
     for bench in first_runs(entries):
         here = [entry for entry in entries if entry.line.bench == bench]
-        places = {entry.line.name: i for i, entry in enumerate(here)}
+        indices = {entry.line.name: i for i, entry in enumerate(here)}
         pairs = [
-            (places[name], i) for i, entry in enumerate(here) for name in entry.line.against if name in places
+            (indices[name], i)
+            for i, entry in enumerate(here)
+            for name in entry.line.against
+            if name in indices
         ]
         comparisons = compare_pairs([entry.run for entry in here], pairs)
         found += [
@@ -209,12 +212,12 @@ def plot(experiment: Experiment, entries: Sequence[Entry]) -> Figure:
     for axes, (bench, first) in zip(panels[: len(benches)], benches.items(), strict=True):
         metric = BENCHMARKS[bench].main
         here = [entry for entry in entries if entry.line.bench == bench]
-        for place, (line, run) in enumerate(here):
+        for position, (line, run) in enumerate(here):
             value = run.result.metrics[metric]
             low, high = run.result.intervals[metric] or (value, value)
             colour = f"C{list(dict.fromkeys(entry.line.group for entry in here)).index(line.group)}"
             axes.errorbar(
-                place, value, yerr=[[value - low], [high - value]], marker="o", color=colour, capsize=3
+                position, value, yerr=[[value - low], [high - value]], marker="o", color=colour, capsize=3
             )
             if line.name == experiment.baseline:
                 axes.axhspan(low, high, color="0.93", zorder=0)

@@ -251,7 +251,7 @@ def _known(name: str, known: Names) -> str | tuple[str, ...]:
 
 
 def _filled(text: str, values: Names) -> str:
-    """Fill in what stands in braces.
+    """Replace every `{name}` in a text by its value.
 
     Raises:
         ValueError: there is no value for it.

@@ -23,7 +23,7 @@ from blink.evaluation.compare import screen
 from blink.evaluation.plan import family_of, make_plan
 from blink.evaluation.sweeps import experiment_report as tables
 from blink.evaluation.sweeps import report as sweep
-from blink.evaluation.sweeps.dashboard import tell_sweep
+from blink.evaluation.sweeps.dashboard import log_sweep
 from blink.evaluation.sweeps.experiments import Experiment, Line, lines_of, names, read_experiment
 from blink.runs.board import Board
 from blink.runs.command import one_line_errors
@@ -84,7 +84,7 @@ def report_sweep(config: DictConfig) -> None:
             sweep.report(folder, screen())
         else:
             tables.report(folder, planned.experiment, planned.lines, screen())
-        _tell(config, folder)
+        _log(config, folder)
     except Exception:
         log.exception("the sweep's report failed")
         sys.exit(1)
@@ -146,8 +146,8 @@ def _jobs_are_known(config: DictConfig) -> bool:
     return target.endswith(_SWEEPERS)
 
 
-def _tell(config: DictConfig, folder: Path) -> None:
-    """Tell the whole sweep to the logger that its jobs have, unless it knows."""
+def _log(config: DictConfig, folder: Path) -> None:
+    """Log the sweep as a whole by the logger that its jobs have, unless that was done before."""
     jobs = sweep.read_jobs(folder)
     logger, group = config.logger._target_, folder.name
     what = sha256("".join(json.dumps(job.run.result.written()) for job in jobs).encode()).hexdigest()[:16]
@@ -155,7 +155,7 @@ def _tell(config: DictConfig, folder: Path) -> None:
         return
     board: Board = instantiate(config.logger, folder=str(folder), kind="summary", group=group)
     try:
-        tell_sweep(board, jobs, folder)
+        log_sweep(board, jobs, folder)
     finally:
         board.close()
     if board.logger is not None:

@@ -1,4 +1,4 @@
-"""The jobs of a multirun that ask the same backbone the same questions, answered in one pass over the pictures.
+"""Answers in one pass over the pictures all jobs of a multirun that ask the same backbone the same questions.
 
 Each job keeps its own folder, with the rows that it would have written alone; then it runs as ever, finds them, and
 scores them. So a sweep that is killed anywhere goes on where it was, with this launcher or any other.
@@ -47,19 +47,19 @@ def answer_together(configs: Sequence[DictConfig]) -> None:
 
 
 def without_fresh(overrides: Sequence[str]) -> list[str]:
-    """The overrides of a job whose new run was begun already."""
+    """The overrides of a job for its second look at its folder: `fresh=true` began a new run already."""
     return ["fresh=false" if override.startswith("fresh=") else override for override in overrides]
 
 
 def _answer(plans: Sequence[Plan], tasks: Sequence[Task]) -> None:
-    """One pass."""
+    """Answer the questions of jobs that share a pass."""
     first = plans[0]
     log.info("%d runs over %d questions in one pass", len(tasks), len(first.samples))
     predict(first.benchmark, first.samples, tasks, lambda: load_answerer(plans))
 
 
 def _of_the_job(config: DictConfig) -> DictConfig:
-    """A composed config as the job's function gets it."""
+    """A composed config without Hydra's own part, as the job's function gets it."""
     copied = config.copy()
     with open_dict(copied):
         del copied["hydra"]
@@ -68,6 +68,6 @@ def _of_the_job(config: DictConfig) -> DictConfig:
 
 
 def _shared(config: DictConfig) -> str:
-    """What jobs of one pass agree in."""
+    """The settings that jobs of one pass have in common, as a key."""
     settings: dict[str, Any] = {key: value for key, value in plain(config).items() if key not in _OWN_KEYS}
     return json.dumps(settings, sort_keys=True)

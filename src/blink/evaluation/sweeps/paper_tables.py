@@ -227,7 +227,7 @@ def _words(metric: str) -> str:
 
 
 def first_runs(entries: Sequence[Entry]) -> dict[str, FinishedRun]:
-    """Return of each benchmark the run of its first row."""
+    """Return the run of each benchmark's first row."""
     found: dict[str, FinishedRun] = {}
     for entry in entries:
         found.setdefault(entry.line.bench, entry.run)

@@ -52,7 +52,7 @@ class Pair(NamedTuple):
 
 
 def note_job(sweep: Path, number: int, overrides: Sequence[str], folder: Path) -> None:
-    """Leave word in the sweep's folder of where job `number` keeps its run."""
+    """Record in the sweep's folder where the run of job `number` lies."""
     notes = sweep / _NOTES
     notes.mkdir(parents=True, exist_ok=True)
     note = {"overrides": list(overrides), "folder": str(folder.resolve())}
@@ -153,20 +153,20 @@ def _panel(axes: Axes, jobs: Sequence[Job], along: str, others: Sequence[str]) -
     search = len(lines) == len(jobs) > _MOST_LABELS  # no two jobs lie on one line
     if search:
         lines = {"": list(jobs)}
-    places = _places([job.overrides.get(along, job.run.label) for job in jobs])
-    to_scale = all(_is_number(name) for name in places)
+    positions = _positions([job.overrides.get(along, job.run.label) for job in jobs])
+    to_scale = all(_is_number(name) for name in positions)
     for label, line in lines.items():
         points = sorted(
-            (places[job.overrides.get(along, job.run.label)], _estimate(job, main)) for job in line
+            (positions[job.overrides.get(along, job.run.label)], _estimate(job, main)) for job in line
         )
-        x = [place for place, _ in points]
+        x = [position for position, _ in points]
         value, below, above = zip(*(estimate for _, estimate in points), strict=True)
         style = "-" if to_scale and not search else ""  # between names there is nothing to join
         axes.errorbar(
             x, value, yerr=(below, above), marker="o", linestyle=style, capsize=3, label=label or None
         )
     if not to_scale:
-        axes.set_xticks(list(places.values()), list(places))
+        axes.set_xticks(list(positions.values()), list(positions))
     axes.set_xlabel(along)
     axes.set_ylabel(f"{result.benchmark} {main} ({result.unit(main)}), 95 % interval")
     if others and not search:
@@ -210,8 +210,8 @@ def _estimate(job: Job, metric: str) -> tuple[float, float, float]:
     return value, value - low, high - value
 
 
-def _places(values: Sequence[str]) -> dict[str, float]:
-    """Where each value of the swept key lies on the axis: at its number, or side by side."""
+def _positions(values: Sequence[str]) -> dict[str, float]:
+    """Position of each value of the swept key on the axis: its number, or 0, 1, 2 ... where not all are numbers."""
     distinct = list(dict.fromkeys(values))
     if all(_is_number(value) for value in distinct):
         return {value: float(value) for value in distinct}

@@ -1,4 +1,4 @@
-"""Tables of text: for the screen, cut into parts that fit, and as Markdown. Knows nothing of what the cells say."""
+"""Tables of text: for the screen, cut into parts that fit, and as Markdown. Knows nothing of the cells' content."""
 
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -85,14 +85,14 @@ def on_screen(grid: Grid, most: int) -> Iterator[Table]:
 
 
 def _parts(units: Sequence[str], most: int) -> list[list[int]]:
-    """Places of the columns of each part: whole units as long as they fit, larger ones cut evenly."""
+    """Column indices of each part: whole units as long as they fit, larger ones cut evenly."""
     parts: list[list[int]] = [[]]
     for unit in dict.fromkeys(units):
-        places = [i for i, other in enumerate(units) if other == unit]
-        pieces = -(-len(places) // most)
-        size = -(-len(places) // pieces)
-        for start in range(0, len(places), size):
-            piece = places[start : start + size]
+        indices = [i for i, other in enumerate(units) if other == unit]
+        pieces = -(-len(indices) // most)
+        size = -(-len(indices) // pieces)
+        for start in range(0, len(indices), size):
+            piece = indices[start : start + size]
             if len(parts[-1]) + len(piece) > most:
                 parts.append([])
             parts[-1] += piece
