@@ -1,8 +1,11 @@
-"""Fixtures that several test files share."""
+"""The environment of all tests, also in the processes that they start, and fixtures that several files share."""
 
 import os
 import sys
 
+from tests.processes import inherited
+
+os.environ.update(inherited())
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("WANDB_MODE", "offline")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
+from tests.processes import ROOT, python
 
 HEAVY = ("torch", "transformers", "lightning", "datasets", "matplotlib", "scipy", "wandb")
 
@@ -36,19 +36,12 @@ print("loaded:", *(name for name in {HEAVY} if name in sys.modules))
 
 def started(*arguments: str, **environment: str) -> str:
     """What a fresh process prints that runs _STARTED."""
-    return python("-c", _STARTED, *arguments, **environment)
+    return printed("-c", _STARTED, *arguments, **environment)
 
 
-def python(*arguments: str, **environment: str) -> str:
+def printed(*arguments: str, **environment: str) -> str:
     """What a fresh process of Python prints."""
-    done = subprocess.run(
-        [sys.executable, *arguments],
-        env={**os.environ, "PYTHONPATH": str(ROOT / "src"), **environment},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    done = python(*arguments, env={**os.environ, **environment})
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -77,13 +70,7 @@ def test_the_composed_config_is_shown_without_heavy_imports(command: str) -> Non
 
 def test_a_misspelt_key_of_a_shown_config_is_one_line() -> None:
     """Would catch Hydra's five lines where the value of an option stands before the key."""
-    done = subprocess.run(
-        [sys.executable, "-m", "blink.eval", "--cfg", "job", "tau_epx=1"],
-        env={**os.environ, "PYTHONPATH": str(ROOT / "src")},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = python("-m", "blink.eval", "--cfg", "job", "tau_epx=1")
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1
     assert "did you mean tau_exp" in done.stderr
@@ -118,14 +105,14 @@ def test_bash_completes_the_console_script(tmp_path: Path) -> None:
     entry.write_text(f"#!{sys.executable}\nimport sys\nfrom blink.eval import main\nsys.exit(main())\n")
     entry.chmod(0o755)
     path = f"{tmp_path}:{os.environ['PATH']}"
-    from_module = python("-m", "blink.eval", "-sc", "install=bash", PATH=path)
-    from_script = python(str(entry), "-sc", "install=bash", PATH=path)
+    from_module = printed("-m", "blink.eval", "-sc", "install=bash", PATH=path)
+    from_script = printed(str(entry), "-sc", "install=bash", PATH=path)
     assert from_module == from_script
     assert from_script.rstrip().endswith("-F hydra_bash_completion blink-eval")
     typed = "COMP_LINE='blink-eval method=v' COMP_POINT=19 COMP_CWORD=1"
     done = subprocess.run(
         ["/bin/bash", "-c", f'{from_script}\n{typed}\nhydra_bash_completion\necho "${{COMPREPLY[@]}}"'],
-        env={**os.environ, "PYTHONPATH": str(ROOT / "src"), "PATH": path},
+        env={**os.environ, "PATH": path},
         capture_output=True,
         text=True,
         check=True,

@@ -2,7 +2,6 @@
 
 import csv
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -111,7 +110,6 @@ def test_killed_sweep_goes_on(
     process = subprocess.Popen(
         [sys.executable, "-m", "blink.eval", "--multirun", *sweep],
         cwd=killed,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
