@@ -1,6 +1,7 @@
 """What an offline run of W&B holds, read back from its file.
 
-The file is a LevelDB log of protocol buffers, whose messages come with wandb itself.
+The file is a LevelDB log of protocol buffers. The messages come with wandb, a reader in Python no longer does: tests
+read here what a run logged, and `wandb_panels` what to draw.
 """
 
 import json
@@ -15,7 +16,7 @@ _FULL, _FIRST, _LAST = 1, 2, 4
 
 
 class OfflineRun(NamedTuple):
-    """A run as its files in one folder tell it; a run that was killed and went on has several.
+    """A run as the files of one folder hold it; a run that was killed and went on has several.
 
     Attributes:
         files: the folder of its pictures.

@@ -1,9 +1,9 @@
-"""Looking inside: `figures/` draws the paper's figures, `explain/` takes one answer apart.
+"""Analysis of single prompts and finished runs: the paper's figures (`figures/`) and explanations of answers (`explain/`).
 
 Read from top to bottom: a file imports only from files above it.
 
     probe.py  runs a prompt and reads every layer: attention, saliency, what the head makes of it
-    cases.py  pictures, questions and boxes to look at
-    figures/  a room of its own
-    explain/  a room of its own
+    cases.py  questions from a file or a command, with boxes of what they are about
+    figures/  the paper's figures
+    explain/  one answer, layer by layer, as a page
 """

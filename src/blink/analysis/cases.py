@@ -1,4 +1,4 @@
-"""What a figure looks at beside benchmarks: a folder of pictures with a file of questions, or one picture.
+"""Questions of the user's own, beside those of benchmarks: a file of questions about a folder of pictures, or a single one.
 
 The file has one JSON object per line:
 
@@ -145,18 +145,18 @@ def region_of(box: Box, window: tuple[int, int, int, int], patches: int) -> int 
     y = ((box[1] + box[3]) / 2 - top) / (bottom - top)
     if not (0 <= x <= 1 and 0 <= y <= 1):
         return None
-    column, row = (min(int(place * patches), patches - 1) for place in (x, y))
+    column, row = (min(int(share * patches), patches - 1) for share in (x, y))
     return row * patches + column
 
 
-def _sample(folder: Path, row: Mapping[str, Any], place: str) -> Sample:
+def _sample(folder: Path, row: Mapping[str, Any], where: str) -> Sample:
     if not isinstance(row, dict) or not all(isinstance(row.get(key), str) for key in ("image", "question")):
-        raise ValueError(f"{place}: expected an object with the texts 'image' and 'question'")
+        raise ValueError(f"{where}: expected an object with the texts 'image' and 'question'")
     if not row["question"].strip():
-        raise ValueError(f"{place}: the question is blank")
+        raise ValueError(f"{where}: the question is blank")
     path = folder / row["image"]
     if not path.is_file():
-        raise ValueError(f"{place}: there is no picture {path}")
+        raise ValueError(f"{where}: there is no picture {path}")
     box = row.get("box")
     if box is not None:
         numbers = isinstance(box, list | tuple) and all(
@@ -164,10 +164,10 @@ def _sample(folder: Path, row: Mapping[str, Any], place: str) -> Sample:
         )
         if not numbers or len(box) != 4 or not (box[0] < box[2] and box[1] < box[3]):
             raise ValueError(
-                f"{place}: box={box!r}; expected [left, top, right, bottom] in pixels of the picture"
+                f"{where}: box={box!r}; expected [left, top, right, bottom] in pixels of the picture"
             )
     return Sample(
-        id=str(row.get("id", place.rpartition(" ")[2])),
+        id=str(row.get("id", where.rpartition(" ")[2])),
         image=str(row["image"]),
         question=row["question"],
         label=str(row.get("answer", "")),

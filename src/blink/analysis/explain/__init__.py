@@ -1,4 +1,4 @@
-"""One answer, taken apart: what Blink did at every layer, as a table and as a page to look at.
+"""Explanations of answers: attention, events and cost at every layer, with and without Blink, as a table and a page.
 
 Read from top to bottom: a file imports only from files above it.
 

@@ -118,7 +118,7 @@ class Explainer:
         self._scans = (first or second or Policy.never(), second or first or Policy.never())
 
     def __call__(self, sample: Sample) -> Explanation:
-        """Answer one question both ways and look at every layer."""
+        """Answer one question both ways, and record every layer of its prompt."""
         image, prompt = sample.load_image(), self._template.prompt(sample.question)
         answers = [
             self._engine.answer_alone(image, prompt, run, max_new_tokens=side.max_new_tokens)

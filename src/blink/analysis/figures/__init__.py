@@ -4,8 +4,8 @@ Read from top to bottom: a file imports only from files above it.
 
     base.py                    what figures that look into a backbone have in common
     maps.py                    attention on pictures
-    attention_maps.py          where the last prompt token looks (Fig. 2)
-    attention_ratio.py         how sharply, and how often at the right region (Fig. 3)
+    attention_maps.py          attention of the last prompt token (Fig. 2)
+    attention_ratio.py         how concentrated it is, and how often on the right region (Fig. 3)
     redistribution.py          attention once a region was expanded: measured
     redistribution_drawings.py  the same, drawn (Fig. 6, 8)
     tokensr.py                 TokenSR and interpolation against the zoomed quadrant

@@ -1,4 +1,4 @@
-"""Fig. 3: how concentrated the last prompt token's attention is at each layer, and how often in the right place.
+"""Fig. 3: how concentrated the last prompt token's attention is at each layer, and how often on the right region.
 
 Axes: N samples, L layers, R = p x p regions.
 """
@@ -94,10 +94,10 @@ def correct_shares(ratios: Ratios) -> list[Estimate]:
 
 
 def unrelated_shares(ratios: Ratios) -> Floats:
-    """The share per layer that would come about if where a layer looks had nothing to do with the question.
+    """Expected share of correct regions per layer if the hottest region were independent of the question.
 
     Regions keep how often they are hottest and how often they are right: this is above 1 / p^2 where both prefer
-    the same place.
+    the same region.
     """
     known_N = ratios.right_N >= 0
     regions = np.arange(ratios.patches**2)

@@ -1,4 +1,4 @@
-"""What the figures that look into a backbone have in common: how they are asked for, and how their settings are read."""
+"""What the figures that look into a backbone have in common: their interface, and how their settings are read."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
@@ -24,7 +24,7 @@ LayerSetting = int | str | Iterable[int] | None
 
 @dataclass(frozen=True)
 class Subject:
-    """What is looked at.
+    """The backbone and the questions that a figure is drawn of.
 
     Attributes:
         backbone: model and processor.
@@ -64,7 +64,7 @@ class BackboneFigure(ABC):
 
     @staticmethod
     def needs_modules(settings: Mapping[str, Any]) -> bool:
-        """Whether it takes TokenSR modules, by the settings of its group in conf/figure/."""
+        """Whether it runs TokenSR modules, given the settings of its group in conf/figure/."""
         return False
 
     @classmethod

@@ -145,7 +145,7 @@ def _draw(figure: BackboneFigure, subject: Callable[[], Subject]) -> Drawn:
 def _samples(
     config: DictConfig, settings: Mapping[str, Any], kind: type[BackboneFigure]
 ) -> tuple[list[Sample], str]:
-    """The questions to look at, and where they come from in words."""
+    """The questions to run, and where they come from in words."""
     image, questions = settings["image"], settings["questions"]
     if image is not None and questions is not None:
         raise ValueError("image= and questions= are both given; a figure looks at one or the other")

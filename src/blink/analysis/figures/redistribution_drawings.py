@@ -32,7 +32,7 @@ from blink.runs.values import flag, whole_number
 
 
 def draw(found: Redistribution, title: str) -> Figure:
-    """Draw total attention and entropy of original and extended tokens per layer, and where the originals look."""
+    """Draw total attention and entropy of original and extended tokens per layer, and how often the hottest original region is the right one."""
     boxed = int((found.right_N >= 0).sum())
     figure = Figure(figsize=(7.6, 7.4 if boxed else 5.2), layout="constrained")
     figure.suptitle(plain(title))
