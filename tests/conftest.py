@@ -11,7 +11,9 @@ os.environ.setdefault("WANDB_MODE", "offline")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -38,6 +40,23 @@ def llava_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def llava_next_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random LLaVA-NeXT with its processor on disk: 6 x 6 base grid, as small. Do not write into it."""
     return models.save(models.llava_next(grid=6, layers=4, hidden=32), tmp_path_factory.mktemp("llava_next"))
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """A worker of pytest-xdist hands what it compared with the oracle to the process that reports."""
+    comparison = sys.modules.get("tests.inference.oracle.comparison")
+    if comparison is not None and hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["compared"] = asdict(comparison.LEDGER)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Add up what the workers compared; pytest-xdist calls this where it runs them."""
+    compared = getattr(node, "workeroutput", {}).get("compared")
+    if compared is not None:
+        from tests.inference.oracle.comparison import LEDGER, Ledger
+
+        LEDGER.add(Ledger(**compared))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

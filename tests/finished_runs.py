@@ -1,4 +1,4 @@
-"""Evaluation runs written by hand: samples, answers that follow from a rule, finished run folders."""
+"""Evaluation runs without a model: samples, answers that follow from a rule, finished run folders."""
 
 import json
 from collections.abc import Sequence
@@ -33,7 +33,11 @@ def samples(pictures: int = 4) -> list[Sample]:
 
 
 class Rule:
-    """Answers what `wrong` does not name as it should be; pictures with even numbers expand at layer 3.
+    """An answerer without a model: right answers but for `wrong`; pictures with even numbers expand at layer 3.
+
+    Args:
+        wrong: ids of samples to answer wrongly.
+        fails_at: id of a sample whose batch raises a RuntimeError.
 
     Attributes:
         batches: ids of the samples of every batch so far.
@@ -67,7 +71,12 @@ def finish(
     benchmark: Benchmark | None = None,
     **about: Any,
 ) -> Result:
-    """Run an evaluation, of POPE by default, in `folder` to its end, going on from what is there."""
+    """Run an evaluation in `folder` to its end, continuing from what is there.
+
+    Args:
+        benchmark: None is POPE.
+        about: fields of `Setup`.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     inputs = {"backbone": "same"}
     rows = resume(folder, asked, inputs=inputs)

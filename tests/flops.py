@@ -1,4 +1,4 @@
-"""What torch counts while something runs."""
+"""FLOPs as torch counts them while something runs."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,7 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 
 def counted(run: Callable[[], object]) -> int:
-    """FLOPs of matrix products, convolutions and attention; torch does not count the CPU's attention by itself."""
+    """FLOPs of matrix products, convolutions and attention; torch alone leaves out attention on a CPU."""
     kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
     with FlopCounterMode(display=False, custom_mapping={kernel: _flash_on_cpu}) as counter:
         run()
@@ -16,7 +16,7 @@ def counted(run: Callable[[], object]) -> int:
 
 
 def counted_forward(run: Callable[[], object]) -> int:
-    """FLOPs without gradients."""
+    """FLOPs of a forward pass, run without gradients."""
     with torch.no_grad():
         return counted(run)
 

@@ -1,4 +1,4 @@
-"""Reading back what W&B's service writes: it may still do so when a run has been closed."""
+"""Reads offline runs of Weights & Biases: its service may still be writing when a run has been closed."""
 
 import time
 from pathlib import Path
@@ -9,8 +9,12 @@ _PATIENCE_SECONDS = 60
 
 
 def closed_runs(folder: Path, count: int = 1) -> list[OfflineRun]:
-    """The runs below a folder, once there are `count` and all of them are written to their end."""
-    last = time.monotonic() + _PATIENCE_SECONDS
+    """The runs below a folder, once there are `count` and all of them are written to their end.
+
+    Raises:
+        AssertionError: they are not within a minute.
+    """
+    deadline = time.monotonic() + _PATIENCE_SECONDS
     while True:
         try:
             runs = read_offline_runs(folder)
@@ -18,7 +22,7 @@ def closed_runs(folder: Path, count: int = 1) -> list[OfflineRun]:
             runs = []
         if len(runs) >= count and all(run.ended for run in runs):
             return runs
-        assert time.monotonic() < last, (
+        assert time.monotonic() < deadline, (
             f"{[run.ended for run in runs]} of {count} runs are written after a minute"
         )
         time.sleep(0.05)

@@ -1,6 +1,6 @@
 """Comparing blink.attach with the oracle: what is compared, how closely, and what is set aside.
 
-Import as `from tests import comparison`. Importing this file needs blink.
+Import as `from tests.inference.oracle import comparison`.
 """
 
 import copy
@@ -28,7 +28,16 @@ TOLERANCE = 1e-4
 
 @dataclass
 class Ledger:
-    """What a test session compared; printed at its end."""
+    """What a test session compared; printed at its end.
+
+    Attributes:
+        samples: whose logits were compared.
+        steps: events that were compared.
+        set_aside: samples left out, since an event lies too close to a threshold to call.
+        worst: largest difference of a logit, over the sample's largest logit.
+        worst_ratio: largest difference of a saliency ratio.
+        transitions: what an event did to what was alive before -> how often.
+    """
 
     samples: int = 0
     steps: int = 0
@@ -36,6 +45,16 @@ class Ledger:
     worst: float = 0.0
     worst_ratio: float = 0.0
     transitions: dict[str, int] = field(default_factory=dict)
+
+    def add(self, other: "Ledger") -> None:
+        """Add what another process compared."""
+        self.samples += other.samples
+        self.steps += other.steps
+        self.set_aside += other.set_aside
+        self.worst = max(self.worst, other.worst)
+        self.worst_ratio = max(self.worst_ratio, other.worst_ratio)
+        for name, count in other.transitions.items():
+            self.transitions[name] = self.transitions.get(name, 0) + count
 
 
 LEDGER = Ledger()
