@@ -1,4 +1,10 @@
-"""The environment of all tests, also in the processes that they start, and fixtures that several files share."""
+"""The environment of all tests, also in the processes that they start, and fixtures that several files share.
+
+Commands that are tested in the rooms that they call:
+
+    compare.py   evaluation/test_compare.py
+    explain.py   analysis/explain/test_command.py
+"""
 
 import os
 import sys

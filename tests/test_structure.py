@@ -6,6 +6,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "src" / "blink"
+TESTS = ROOT / "tests"
 
 ROOMS = ("runs", "model", "inference", "scenes", "bench", "training", "evaluation", "analysis")
 """From left to right: a room imports only from rooms left of it."""
@@ -20,6 +21,14 @@ def reading_order(room: Path) -> list[str]:
     """Files and sub-rooms ("tiny/") of a room, in the order of its docstring."""
     doc = ast.get_docstring(ast.parse((room / "__init__.py").read_text(encoding="utf-8"))) or ""
     return re.findall(r"^    (\w+(?:\.py|/)) ", doc, flags=re.MULTILINE)
+
+
+def held_elsewhere(folder: Path) -> dict[str, list[str]]:
+    """File of a room -> files of tests that hold its tests, from the docstring of a folder's conftest."""
+    conftest = folder / "conftest.py"
+    doc = ast.get_docstring(ast.parse(conftest.read_text(encoding="utf-8"))) if conftest.is_file() else ""
+    found = re.findall(r"^ *(\w+\.py) {2,}(\S.*)$", doc or "", flags=re.MULTILINE)
+    return {name: holders.split(", ") for name, holders in found}
 
 
 def rooms() -> list[Path]:
@@ -73,6 +82,26 @@ def test_the_readme_shows_every_room_and_command() -> None:
     assert [name.rstrip("/") for name in tree if name.endswith("/") and name != "assets/"] == list(ROOMS)
     method = re.findall(r"^    (\w+\.py) ", text, flags=re.MULTILINE)
     assert method == reading_order(SOURCE / "inference")
+
+
+def test_tests_mirror_the_package() -> None:
+    """Would catch a file without tests of its own that nobody says where they are, and words about a file that is gone.
+
+    The tests of src/blink/<room>/<file>.py are tests/<room>/test_<file>.py, or the docstring of tests/<room>/conftest.py
+    names the files that hold them, below that folder or below tests/.
+    """
+    wrong = []
+    for room in [SOURCE, *rooms()]:
+        folder = TESTS / room.relative_to(SOURCE)
+        files = {path.name for path in room.glob("*.py")} - {"__init__.py"}
+        elsewhere = held_elsewhere(folder)
+        wrong += [f"{folder / 'conftest.py'} names {name}" for name in sorted(set(elsewhere) - files)]
+        for name in files:
+            for holder in elsewhere.get(name, [f"test_{name}"]):
+                own = folder / holder
+                if not own.is_file() and not (name in elsewhere and (TESTS / holder).is_file()):
+                    wrong.append(f"{(room / name).relative_to(SOURCE)}: there is no {own.relative_to(ROOT)}")
+    assert not wrong
 
 
 def test_rooms_import_one_way() -> None:

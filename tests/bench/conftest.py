@@ -1,7 +1,10 @@
 """Fixtures of the benchmarks' tests.
 
-`base.py`, `scoring.py` and `mme_release.py` are covered by the tests of the benchmarks; of `sources.py`, all but the
-reader of JSON lines is, too.
+Files of the room that are tested where they are used; the tests of the benchmarks also read most of `sources.py`:
+
+    base.py          test_pope.py, test_gqa.py, test_mme.py
+    mme_release.py   test_mme.py
+    scoring.py       test_pope.py, test_mmbench.py, test_statistics.py
 """
 
 from pathlib import Path

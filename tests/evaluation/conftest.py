@@ -1,1 +1,6 @@
-"""`plan.py` is covered by the tests of the commands that plan with it: test_eval.py and sweeps/test_multirun.py."""
+"""Tests of evaluation; those of whole runs are in tests/test_eval.py.
+
+Files of the room that are tested where they are used:
+
+    plan.py   test_eval.py, sweeps/test_multirun.py
+"""

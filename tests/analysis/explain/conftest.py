@@ -1,4 +1,12 @@
-"""One explanation, and two runs that differ, made once for all tests of the room."""
+"""One explanation, and two runs that differ, made once for all tests of the room.
+
+Files of the room that are tested where they are used:
+
+    plan.py      test_command.py
+    answers.py   test_page.py, test_command.py
+    flips.py     test_command.py, test_chromium.py
+    screen.py    test_page.py
+"""
 
 import json
 import sys

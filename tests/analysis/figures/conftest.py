@@ -1,4 +1,12 @@
-"""A small backbone with questions to look at, and finished runs written by hand, for the tests of all figures."""
+"""A small backbone with questions to look at, and finished runs written by hand, for the tests of all figures.
+
+Files of the room that are tested where they are used:
+
+    base.py                      test_attention_ratio.py, test_redistribution.py, test_layer_range.py
+    maps.py                      test_attention_maps.py, test_redistribution.py
+    redistribution_drawings.py   test_redistribution.py
+    plan.py                      test_analyze.py
+"""
 
 import json
 from collections.abc import Sequence
