@@ -63,11 +63,11 @@ def carried_over(bench: Bench, times: Times) -> Row:
         times: of the top layer's steps from disk, which are a module's share, and with the backbone.
     """
     values = [
-        _full_size(bench.dims, alone + module, alone)
+        full_size_ratio(bench.dims, alone + module, alone)
         for module, alone in zip(times.ours, times.theirs, strict=True)
     ]
     module, alone = statistics.median(times.ours), statistics.median(times.theirs)
-    value = _full_size(bench.dims, alone + module, alone)
+    value = full_size_ratio(bench.dims, alone + module, alone)
     full = Dimensions(**{**vars(bench.dims), "layers": 32, "vision_layers": 24})
     return Row(
         "training layers 12-18 in one pass / layer 18 alone, carried over",
@@ -180,7 +180,7 @@ def _batch(bench: Bench, images: int) -> Views:
     return Views(*(part.to(bench.model.device) for part in _views(bench.dims, images)))
 
 
-def _full_size(dims: Dimensions, both: float, alone: float) -> float:
+def full_size_ratio(dims: Dimensions, both: float, alone: float) -> float:
     """Layers 12-18 over 18, from the seconds of two layers and of one: the difference is a module's."""
     module = both - alone
     trunk_flops = (
