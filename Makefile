@@ -30,7 +30,7 @@ demo: $(READY)  ## Train TokenSR modules on the tiny backbone, then compare vani
 	$(BIN)/python -m blink.train layer=$(DEMO_LAYERS) $(RECIPE) reference=tiny
 	$(BIN)/python -m blink.eval bench=pope method=vanilla,interp,blink token_sr=$(DEMO_RUN)/token_sr --multirun
 
-test: $(READY)  ## Run the tests
+test: $(READY)  ## Run the tests (about four minutes on two idle cores)
 	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal
 
 check: $(READY)  ## Lint, formatting and types

@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 
 import torch
 from PIL import Image
-from tests import models
 from torch import nn
 
 from benchmarks.shared_cost import Asked, shared
@@ -29,6 +28,7 @@ from blink.model.dimensions import Dimensions
 from blink.model.fingerprint import TINY
 from blink.model.prompts import Template, template_named
 from blink.runs.machine import has_bfloat16
+from tests import models
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 

@@ -8,7 +8,6 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from rich.console import Console
-from tests import models
 
 from benchmarks.common import bare_command_line
 from benchmarks.report import paper_table
@@ -17,6 +16,7 @@ from blink.evaluation.cost import decode, prompt, token_sr, vision
 from blink.evaluation.presets import resolve
 from blink.inference.policy import Event
 from blink.model.dimensions import Dimensions, image_tokens, tiles
+from tests import models
 
 PREFIX = 35
 """Tokens before the picture in LLaVA's conversation, the start token included."""

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 import torch
-from tests import models
 
 from benchmarks.common import (
     Bench,
@@ -27,6 +26,7 @@ from benchmarks.report import main
 from blink import Engine, Policy, Run
 from blink.evaluation.cost import decode, prompt, vision
 from blink.inference.engine import Answer
+from tests import models
 
 BAR = 5.0
 QUESTIONS = 18

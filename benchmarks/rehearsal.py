@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 import torch
 from rich.console import Console
 from rich.table import Table
-from tests import models
 
 import blink
 from benchmarks.common import bare_command_line
@@ -26,6 +25,7 @@ from blink.inference.policy import Event
 from blink.model.dimensions import BYTES, Dimensions
 from blink.model.prompts import template_named
 from blink.runs.machine import cpu_has_bfloat16
+from tests import models
 
 QUESTION = "Is there a cat in the picture?\nAnswer the question using a single word or phrase."
 GB = 1e9

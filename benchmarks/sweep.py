@@ -4,7 +4,6 @@ import itertools
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-from tests import models
 
 from benchmarks.common import (
     Bench,
@@ -23,6 +22,7 @@ from blink import Engine, Policy, Run
 from blink.inference.engine import Answer
 from blink.inference.policy import living
 from blink.model.fingerprint import TINY
+from tests import models
 
 BAR = 10.0
 FLOP_BAR = 1.2

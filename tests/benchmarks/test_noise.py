@@ -1,7 +1,6 @@
 """What differs between two ways to answer."""
 
 from benchmarks.noise import Answered, before_closing, differences
-
 from blink import Event
 
 

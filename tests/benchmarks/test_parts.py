@@ -5,9 +5,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from benchmarks.common import Bench, Options, wide
 
 from benchmarks import extensions, never, scans, training
+from benchmarks.common import Bench, Options, wide
 
 PARTS = [
     path for path in sorted(Path(never.__file__).parent.glob("*.py")) if '"__main__"' in path.read_text()

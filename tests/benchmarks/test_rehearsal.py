@@ -1,8 +1,9 @@
 """The rehearsal at a width that takes no time."""
 
 import pytest
-from benchmarks.rehearsal import main, rehearse, report
 from rich.console import Console
+
+from benchmarks.rehearsal import main, rehearse, report
 
 
 def test_rehearsal_measures_and_estimates(capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,8 +4,8 @@ import itertools
 from collections.abc import Sequence
 
 import pytest
-from benchmarks.shared_cost import Asked, shared
 
+from benchmarks.shared_cost import Asked, shared
 from blink import Engine, Policy, Run, TokenSR
 from blink.evaluation.cost import Cost, decoder_layer, head, token_sr, vision
 from blink.inference.policy import Event

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from tools.wandb_offline import read_offline_runs
 
 from blink.runs.board import Axis, Chart
 from blink.runs.loggers import wandb_logger
 from tests.offline_runs import closed_runs
+from tools.wandb_offline import read_offline_runs
 
 
 def test_everything_that_is_told_is_in_the_file(tmp_path: Path) -> None:

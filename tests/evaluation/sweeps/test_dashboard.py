@@ -4,7 +4,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from tools.wandb_offline import OfflineRun
 
 from blink.eval import main
 from blink.evaluation.sweeps import report as sweep
@@ -13,6 +12,7 @@ from blink.runs.files import write_csv
 from blink.runs.loggers import wandb_logger
 from tests.finished_runs import Rule, finish, samples
 from tests.offline_runs import closed_runs
+from tools.wandb_offline import OfflineRun
 
 
 def test_tables_points_and_the_best(tmp_path: Path) -> None:
