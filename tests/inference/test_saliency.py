@@ -5,7 +5,15 @@ import math
 import pytest
 import torch
 
-from blink.inference.saliency import attention_row, focus, region_sums, similarity_row
+from blink.inference.policy import Policy
+from blink.inference.saliency import (
+    Decision,
+    attention_row,
+    focus,
+    region_sums,
+    scan_and_decide,
+    similarity_row,
+)
 
 
 def test_attention_row_by_hand() -> None:
@@ -82,3 +90,27 @@ def test_lowest_region_wins_ties() -> None:
 def test_no_saliency_at_all_is_an_even_spread() -> None:
     """Catches 0 / 0, which would be NaN in the events and never cross a threshold."""
     assert focus(torch.zeros(1, 9), (3, 3), 3).ratio_B.item() == pytest.approx(1 / 9)
+
+
+def test_decisions_of_many_policies_on_shared_rows() -> None:
+    """Catches a decision on another row, kind of saliency or patch count than its policy's, and work done twice."""
+    even, corner = torch.full((36,), 1 / 36), torch.zeros(36)
+    corner[35] = 1.0
+    rows = {"attention": torch.stack((even, corner)), "similarity": torch.stack((corner, even))}
+    asked: list[str] = []
+
+    def saliency(kind: str) -> torch.Tensor:
+        asked.append(kind)
+        return rows[kind]
+
+    by_attention, in_nine = Policy([2], 0.9, 0.3), Policy([2], 0.9, 0.3, patches=3)
+    by_similarity = Policy([2], 0.9, 0.3, saliency="similarity")
+    policies = (by_attention, in_nine, by_similarity)
+    decisions = [Decision(row, policy, "") for row in (1, 0) for policy in policies]
+    events = scan_and_decide(2, (6, 6), saliency, decisions)
+    assert [(event.region, event.action) for event in events] == [
+        *((3, "expand"), (8, "expand"), (0, "drop")),
+        *((0, "drop"), (0, "drop"), (3, "expand")),
+    ]
+    assert [event.ratio for event in events] == pytest.approx([1, 1, 1 / 4, 1 / 4, 1 / 9, 1])
+    assert sorted(asked) == ["attention", "similarity"]

@@ -1,7 +1,7 @@
 """Algorithm 1 as one joint pass over [system; visual; extension; text], and decoding on the KV cache it leaves.
 
-The loop of `run_prompt` is the algorithm's; its comments name the lines of the paper. What it calls follows in the
-order of the call: scan and decide, act, run a layer.
+The loop of `run_prompt` is the algorithm's; its comments name the lines of the paper. The functions that it calls
+follow it: scan, act, run a layer.
 
 Rows of a batch with a living extension run through a layer apart from the others: two calls on two sub-batches
 without padding, rather than one call with every row padded by X columns. A row without an extension so costs what it
@@ -236,7 +236,7 @@ def act(
     if not expanding and not dropping:
         return streams
     hidden_BSd = join(streams)
-    made: dict[int, Tensor] = {}
+    expanded: dict[int, Tensor] = {}
     if expanding:
         # hs_SR is made of the visual tokens themselves, never of those of an extension that it replaces.
         visual_bVd = spans.select(expanding).visual(
@@ -245,8 +245,8 @@ def act(
         region_b = torch.tensor([actions[row].region for row in expanding], device=hidden_BSd.device)
         policy, module = run.policy, run.modules.get(layer)
         tokens_bXd = expand(visual_bVd, region_b, backbone.grid, policy.patches, policy.interpolate, module)
-        made = dict(zip(expanding, tokens_bXd, strict=True))
-    after = {row: event.apply_to(living.get(row), made.get(row)) for row, event in enumerate(actions)}
+        expanded = dict(zip(expanding, tokens_bXd, strict=True))
+    after = {row: event.apply_to(living.get(row), expanded.get(row)) for row, event in enumerate(actions)}
     extensions = {row: tokens for row, tokens in after.items() if tokens is not None}
     return split(backbone, hidden_BSd, spans, extensions, known=streams)
 

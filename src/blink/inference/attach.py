@@ -1,9 +1,15 @@
-"""Blink behind a stock model's `forward` and `generate`: attach, look at what it did, switch it off, take it away.
+"""Blink behind a stock model's `forward` and `generate`: attach, read the trace, disable, detach.
 
-Three methods of one model object are shadowed by attributes of that object; no class is touched. `generate` checks
-what is asked for and brings a cache of our kind. The multimodal model's `forward` finds the spans of a prompt and
-passes them on to the language model's, which runs Algorithm 1 instead of its own loop over layers. Embedding, vision
-tower, head, loss, sampling and beams remain the stock model's.
+Three methods of one model object are shadowed: an instance attribute of the same name hides the method of the class,
+which stays as it is, as do all other models of that class.
+
+    LlavaForConditionalGeneration.generate   checks the request; brings a BlinkCache in place of a DynamicCache
+        LlavaModel.forward                   at a prompt: finds the spans of each row and passes them on as a keyword
+            LlamaModel.forward               at a prompt: `run_prompt`, Algorithm 1; at a later token: `run_step`
+
+Each calls the stock method, but for the last, which replaces the language model's loop over layers. Embedding, vision
+tower, head, loss, sampling and beams remain the stock model's. What a generation needs after its prompt is in its
+cache, so generations may interleave.
 """
 
 import inspect
@@ -39,7 +45,7 @@ _OUTPUTS = ("use_cache", "output_attentions", "output_hidden_states")
 
 @dataclass(frozen=True)
 class _Prompt:
-    """The distinct prompts of a batch: spans, sample keys, and how many rows in a row share each."""
+    """The distinct prompts of a batch: spans, sample keys, and how many consecutive rows repeat each (beams)."""
 
     spans: Spans
     keys: list[str]
@@ -47,7 +53,10 @@ class _Prompt:
 
 
 class _Shadow:
-    """An attribute of one module object that hides a method of its class, or an attribute it already had."""
+    """A method of one module object, shadowed: `method` is called in place of it, and may call `stock`.
+
+    Where another library has shadowed the method already, `stock` is that library's.
+    """
 
     def __init__(self, module: Any, name: str, method: Callable[..., Any]) -> None:
         self.module = module
@@ -58,18 +67,18 @@ class _Shadow:
 
     @property
     def stock(self) -> Callable[..., Any]:
-        """What is hidden."""
+        """The method that is hidden, bound to the module."""
         method: Callable[..., Any] = self.before or getattr(type(self.module), self.name).__get__(self.module)
         return method
 
     def by_name(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-        """The arguments of a call by name, extra keywords included; a cache under its present name."""
+        """The arguments of a call by name, extra keywords included; a cache under the name that this transformers uses."""
         kwargs = {CACHE if name == OLD_CACHE else name: value for name, value in kwargs.items()}
         bound = self.signature.bind(*args, **kwargs).arguments
         extra = bound.pop("kwargs", {})
         return {**bound, **extra}
 
-    def lift(self) -> None:
+    def remove(self) -> None:
         """Make the module as it was."""
         if self.before is None:
             delattr(self.module, self.name)
@@ -110,7 +119,7 @@ class Handle:
 
     @contextmanager
     def disabled(self) -> Iterator[None]:
-        """Inside, prompts run through the stock model. A generation that began before goes on as it began."""
+        """Inside, prompts run through the stock model. A generation whose prompt ran before keeps its extensions."""
         before, self._enabled = self._enabled, False
         try:
             yield
@@ -133,10 +142,10 @@ class Handle:
     def detach(self) -> None:
         """Give the model object back as it was; doing so twice is harmless."""
         while self._shadows:
-            self._shadows.popitem()[1].lift()
+            self._shadows.popitem()[1].remove()
 
     def _generate(self, *args: Any, **kwargs: Any) -> Any:
-        """Stands in for `generate`: refuse what cannot work, start with a cache that says how rows repeat."""
+        """Shadows `generate`: refuse what cannot work, and bring a cache that knows how many rows share a prompt."""
         shadow = self._shadows["generate"]
         if not self._enabled:
             return shadow.stock(*args, **kwargs)
@@ -148,6 +157,7 @@ class Handle:
         check_generation(config, arguments)
         pixels = arguments.get("pixel_values")
         digests = None
+        # Hashed here, for the forward may see features in place of pixels (transformers 5 encodes pictures first).
         if self.policy.draws and pixels is not None:
             digests = pixel_digests(self._backbone, pixels, arguments.get("image_sizes"))
         repeats = max(config.num_beams or 1, config.num_return_sequences or 1)
@@ -155,19 +165,19 @@ class Handle:
         return shadow.stock(**arguments)
 
     def _find_spans(self, *args: Any, **kwargs: Any) -> Any:
-        """Stands in for the multimodal forward: find a prompt's spans and pass them on."""
+        """Shadows the multimodal forward: find a prompt's spans and pass them on."""
         shadow = self._shadows["core"]
         inputs = shadow.by_name(args, kwargs)
         if _continues(inputs.get(CACHE)):
             check_no_image(inputs)
             return shadow.stock(**inputs)
-        self._trace = []
+        self._trace = []  # also where disabled: the trace is that of the last prompt
         if self._enabled:
             inputs[_PROMPT] = self._prompt(inputs)
         return shadow.stock(**inputs)
 
     def _run_layers(self, *args: Any, **kwargs: Any) -> Any:
-        """Stands in for the language model's forward: Algorithm 1 at a prompt, plain layers after it."""
+        """Shadows the language model's forward: Algorithm 1 at a prompt, its layers over our cache after it."""
         shadow = self._shadows["decoder"]
         inputs = shadow.by_name(args, kwargs)
         prompt: _Prompt | None = inputs.pop(_PROMPT, None)
@@ -197,7 +207,7 @@ class Handle:
     def _run_prompt(
         self, prompt: _Prompt, hidden_BSd: Tensor, cache: BlinkCache | None, keep_states: bool
     ) -> PassOutput:
-        """Run each distinct prompt once and repeat the outcome for the rows that share it."""
+        """Run each distinct prompt once and repeat hidden states and cache for the rows that share it."""
         self._run = self._run.placed(self._backbone)  # the model may have moved since the last prompt
         passed = run_prompt(
             self._backbone,
@@ -285,5 +295,5 @@ def attach(
 
 
 def _continues(cache: Any) -> bool:
-    """Whether a generation of ours is under way, whose actions stand."""
+    """Whether `cache` holds a prompt that ran with Blink: its events stand, and nothing is scanned any more."""
     return isinstance(cache, BlinkCache) and cache.get_seq_length() > 0

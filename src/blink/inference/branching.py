@@ -98,13 +98,13 @@ def _split(shared: Shared, rows: Rows, events: Mapping[tuple[int, int], Event]) 
         members += [tuple(group) for group in groups.values()]
         living += groups
     # Expansions are made here, all of them together, rather than run by run.
-    made = shared.extension_cache.get(key for key in living if isinstance(key, ExtensionKey))
-    extensions = [made[one] if isinstance(one, ExtensionKey) else one for one in living]
+    expanded = shared.extension_cache.get(key for key in living if isinstance(key, ExtensionKey))
+    extensions = [expanded[one] if isinstance(one, ExtensionKey) else one for one in living]
     return replace(rows.select(sources), members=members, extensions=extensions)
 
 
 def _key(shared: Shared, member: Member, event: Event) -> ExtensionKey:
-    """What an expansion by this event would make."""
+    """Cache key of the extension that this event inserts if it expands."""
     run = shared.runs[member.run]
     assert run.policy is not None, "only a policy makes events"
     module = run.modules.get(event.layer)

@@ -1,4 +1,4 @@
-"""The key-value cache of a generation with extensions: layers of different lengths, and what each row did.
+"""The key-value cache of a generation with extensions: layers of different lengths, and each row's events.
 
 Everything that decoding needs travels with this object, so generations that interleave do not mix. It reports the
 length of the *input*, which is what `generate` sizes things by.
@@ -111,7 +111,7 @@ class BlinkCache(DynamicCache):
         self.layers.append(layer)
 
     def finish_prompt(self, valid_BS: Tensor | None, input_length: int, events: list[list[Event]]) -> None:
-        """Record what the prompt was, once every layer is stored."""
+        """Record padding, length and events of the prompt, once every layer is stored."""
         self.valid_BS, self.input_length, self.events = valid_BS, input_length, events
 
     def get_seq_length(self, layer_idx: int = 0) -> int:

@@ -1,4 +1,4 @@
-"""What may happen at the scanned layers (Policy), and what happened (Event). Algorithm 1, Tables 2, 6 and 7.
+"""What a method may do at the scanned layers (Policy), and what it did there (Event). Algorithm 1, Tables 2, 6 and 7.
 
 Plain numbers in, plain numbers out: this file knows no tensors and no models.
 """
@@ -19,7 +19,7 @@ SCHEDULES = ("threshold", "cycle", "random")
 
 @dataclass(frozen=True)
 class Event:
-    """What one sample did at one scanned layer.
+    """The measurement and the decision of one sample at one scanned layer.
 
     Attributes:
         layer: decoder layer, counted from 0.
@@ -42,7 +42,7 @@ class Event:
 
 @dataclass(frozen=True)
 class Policy:
-    """What decides the events.
+    """Which layers are scanned, and what is done at each, given its saliency.
 
     Attributes:
         layers: layers to scan, any iterable of int; kept sorted and unique.

@@ -82,7 +82,8 @@ class Rows:
         extensions: the living extension of each row, or None.
         hidden_RTd: what enters the layer, padded behind.
         cache: keys and values of the layers so far.
-        projected: the layer's projections, once its runs have decided; None before. They do not depend on what lives.
+        projected: the layer's projections, once its runs have decided; None before. They do not
+            depend on extensions, so rows that split share them.
     """
 
     layer: int
