@@ -1,7 +1,9 @@
-"""The method. Which test covers which module, where it is not the one of the same name:
+"""Tests of the method; those against a literal Algorithm 1 are in oracle/.
 
-algorithm.py   oracle/: prompt pass, decoding and random policies against a literal Algorithm 1
-trunk.py       test_engine.py: answers against attach + generate, and counted work
-branching.py   test_engine.py, as above; its scan is also tested in test_saliency.py
-decoding.py    test_engine.py, as above
+Files of the room that are tested where they are used:
+
+    algorithm.py   test_attach.py, oracle/test_oracle.py, oracle/test_oracle_random.py
+    trunk.py       test_engine.py
+    branching.py   test_engine.py, test_saliency.py
+    decoding.py    test_engine.py
 """
