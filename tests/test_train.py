@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,14 +18,15 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
 from blink import load_token_sr
-from blink.runs.command import CONF_DIR
+from blink.runs.command import CONF_DIR, one_line_errors
 from blink.runs.folder import run_name
 from blink.runs.machine import RANK_VARIABLES
-from blink.train import _checkpoint, _newer_images, main, train
+from blink.train import main, train
 from blink.training.images import local_images
-from blink.training.manifest import check_images
+from blink.training.manifest import changed_since, check_images
 from blink.training.module import TokenSRTraining
-from blink.training.settings import filled_in
+from blink.training.parts import newest_checkpoint
+from blink.training.plan import Plan, make_plan
 from tests import models
 from tests.processes import python
 
@@ -64,12 +66,19 @@ def common(backbone: Path, pictures: Path) -> list[str]:
     ]
 
 
-def run(*overrides: str) -> dict[str, Any]:
-    """`python -m blink.train` in this process."""
+def planned(*overrides: str) -> Plan:
     with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
         config = compose("train", overrides=list(overrides))
-    settings: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-    return train(filled_in(settings), list(overrides))
+    plain: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    with one_line_errors():
+        return make_plan(plain)
+
+
+def run(*overrides: str) -> dict[str, Any]:
+    """`python -m blink.train` in this process; gives what its summary.json holds."""
+    summary = train(planned(*overrides), list(overrides))
+    assert summary is not None
+    return asdict(summary)
 
 
 def folder_of(*overrides: str) -> Path:
@@ -261,15 +270,12 @@ def test_earlier_modules_are_measured_beside_the_new(llava_folder: Path, picture
 
 def test_null_follows_the_backbone() -> None:
     """Catches the tiny backbone's rate and temperature on a user's own, and an override that loses to them."""
-    groups = {"optimizer": {"learning_rate": None}, "objective": {"temperature": None}}
-    tiny = filled_in({"model": {"path": "tiny"}, **groups})
-    own = filled_in({"model": {"path": "llava-hf/llava-1.5-7b-hf"}, **groups})
-    assert own["optimizer"]["learning_rate"] == 1e-4
-    assert own["objective"]["temperature"] == 1.0
-    assert tiny["optimizer"]["learning_rate"] != 1e-4
-    chosen = filled_in({"model": {"path": "tiny"}, **groups, "objective": {"temperature": 3.0}})
-    assert chosen["objective"]["temperature"] == 3.0
-    assert groups["objective"]["temperature"] is None
+    tiny = planned("layer=1")
+    own = planned("layer=1", "model.path=llava-hf/llava-1.5-7b-hf")
+    assert own.learning_rate == own.config["optimizer"]["learning_rate"] == 1e-4
+    assert own.temperature == own.config["objective"]["temperature"] == 1.0
+    assert tiny.learning_rate != 1e-4
+    assert planned("layer=1", "objective.temperature=3.0").temperature == 3.0
 
 
 def test_unknown_keys_are_errors_of_hydra() -> None:
@@ -478,27 +484,27 @@ def test_newer_pictures_of_a_finished_run_are_told(tmp_path: Path) -> None:
     path = tmp_path / "pictures" / "a.png"
     path.parent.mkdir()
     models.picture(0, (8, 8)).save(path)
-    settings: dict[str, Any] = {"data": {"root": str(path.parent), "source": "scenes"}}
-    check_images(local_images([path.parent]), tmp_path / "manifest.json")
-    assert not _newer_images(settings, tmp_path)
+    manifest = tmp_path / "manifest.json"
+    check_images(local_images([path.parent]), manifest)
+    assert not changed_since(manifest, [path.parent])
     os.utime(path, (1, 1))
-    assert _newer_images(settings, tmp_path)
+    assert changed_since(manifest, [path.parent])
     shutil.rmtree(path.parent)
-    assert not _newer_images(settings, tmp_path)
-    assert not _newer_images({"data": {"root": None}}, tmp_path)
+    assert not changed_since(manifest, [path.parent])
+    assert not changed_since(manifest, [])
 
 
 def test_a_run_continues_from_its_own_newest_checkpoint(tmp_path: Path) -> None:
     """Catches step-8 taken for newer than step-100, and a named file that a killed run begins from again."""
     other = tmp_path / "other.ckpt"
     other.touch()
-    assert _checkpoint({"ckpt": "last"}, tmp_path) is None
-    assert _checkpoint({"ckpt": str(other)}, tmp_path) == str(other)
+    assert newest_checkpoint(tmp_path, "last") is None
+    assert newest_checkpoint(tmp_path, str(other)) == other
     own = tmp_path / "checkpoints"
     own.mkdir()
     for step in (8, 100):
         (own / f"step-{step}.ckpt").touch()
-    for ckpt in ("last", str(other)):
-        assert _checkpoint({"ckpt": ckpt}, tmp_path) == str(own / "step-100.ckpt")
+    for start_from in ("last", str(other)):
+        assert newest_checkpoint(tmp_path, start_from) == own / "step-100.ckpt"
     with pytest.raises(ValueError, match="ckpt=None does not exist"):
-        _checkpoint({"ckpt": None}, tmp_path / "empty")
+        newest_checkpoint(tmp_path / "empty", "None")

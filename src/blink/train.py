@@ -1,12 +1,12 @@
 """`python -m blink.train`: train TokenSR modules from a Hydra config (conf/train.yaml).
 
-Reads settings, checks them before heavy work, and puts the parts together; what is trained, and how, is in `module.py`
-and `pairs.py`. Heavy imports wait until they are needed, so that `--help` is quick.
+Thin: it reads the config, has all of it checked before any weight is read, and puts the parts of the run together; what
+is trained, and how, is in `training/`. Heavy imports wait until they are needed, so that `--help`, and a run that is done
+already, are quick.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 import warnings
@@ -20,18 +20,18 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from blink.runs.command import hydra_command, one_line_errors, reject_added_keys
-from blink.runs.files import write_json
 from blink.runs.folder import INPUTS, check_inputs, open_run, run_folder
-from blink.runs.machine import is_first_process
-from blink.training.report import SUMMARY, print_summary, summarise
-from blink.training.settings import CHECKPOINTS, MANIFEST, check, filled_in, image_source
+from blink.runs.machine import is_first_process, one_job
 
 if TYPE_CHECKING:
     from blink.runs.board import Board
+    from blink.training.plan import Plan
+    from blink.training.report import Summary
 
 log = logging.getLogger("blink.train")  # not __main__, which `python -m` calls it
 
 TOKEN_SR = "token_sr"
+"""Folder of the trained modules, in the run's folder."""
 
 _EXPECTED_WARNINGS = (
     ".*does not have many workers.*",  # `workers` is the user's to set
@@ -44,92 +44,100 @@ _EXPECTED_WARNINGS = (
 @hydra_command("train")
 def main(config: DictConfig) -> float:
     """Train, or continue, or return a run; gives the mean held-out KL of its modules, which sweepers minimise."""
+    from blink.training.plan import make_plan
+    from blink.training.report import print_summary
+
     job = HydraConfig.get()
     overrides = list(job.overrides.task)
     with one_line_errors():
         reject_added_keys(overrides, open_groups=("trainer",))
         plain: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-        settings = filled_in(plain)
-        summary = _finished(settings, overrides)
+        plan = make_plan(plain)
+        summary = _finished(plan, overrides)
     if summary is None:
-        from blink.runs.machine import one_job
-
         with one_job(overrides) if job.mode == RunMode.MULTIRUN else nullcontext():
             group = Path(job.sweep.dir).name if job.mode == RunMode.MULTIRUN else None
-            summary = train(settings, overrides, group)
+            summary = train(plan, overrides, group)
+    if summary is None:
+        return float("nan")
     if is_first_process():
         print_summary(summary)
-    mean_kl: float = summary["mean_kl_token_sr"]
-    return mean_kl
+    return summary.mean_kl_token_sr
 
 
-def train(settings: dict[str, Any], overrides: list[str], group: str | None = None) -> dict[str, Any]:
-    """Train what `settings` ask for in the run folder of `overrides`, and return the run's summary.
+def train(plan: Plan, overrides: list[str], group: str | None = None) -> Summary | None:
+    """Do what `plan` says in the run folder of `overrides`, and return the run's summary.
 
-    With a `group` it is a point of the sweep of that name. Settings that cannot work end the process with one line
-    before any weight is loaded.
+    What cannot work ends the process with one line before any weight is loaded.
+
+    Args:
+        group: name of the sweep that the run is a point of.
+
+    Returns:
+        None in all processes but the first, which gathers the measures.
     """
     from blink.model.checkpoints import load_processor
     from blink.model.views import ViewMaker, prefix_ids
+    from blink.training import parts
     from blink.training.dashboard import TrainingWatch, kl_chart
     from blink.training.data import PairData, steps_per_epoch
     from blink.training.feature_fill import FillFeatures, report_lacking
-    from blink.training.parts import (
-        image_portions,
-        load_trunk,
-        save_modules,
-        stored_features,
-        training_module,
-    )
+    from blink.training.report import summarise
 
     if not is_first_process():
-        logging.getLogger("blink").setLevel(logging.ERROR)  # one process tells the story
+        logging.getLogger("blink").setLevel(logging.ERROR)  # one process reports for all
     for message in _EXPECTED_WARNINGS:
         warnings.filterwarnings("ignore", message)
-    model = settings["model"]
     with one_line_errors():
-        plan = check(settings, run_folder(Path(settings["outputs"]), "train", overrides))
-        folder = open_run(Path(settings["outputs"]), "train", overrides, settings, fresh=settings["fresh"])
-        checkpoint = _checkpoint(settings, folder)
-        processor = load_processor(model["path"], revision=model["revision"], pad=model["pad"])
+        outlined = parts.outlined_backbone(plan)
+        trainer = parts.make_trainer(plan, run_folder(plan.outputs, "train", overrides))
+        images = parts.open_images(plan)
+        references = parts.load_references(plan, outlined.hidden_size)
+        folder = open_run(plan.outputs, "train", overrides, plan.config, fresh=plan.fresh)
+        checkpoint = parts.newest_checkpoint(folder, plan.start_from)
+        processor = load_processor(plan.backbone, revision=plan.revision, pad=plan.pad)
         ids, views = prefix_ids(processor, plan.prefix), ViewMaker(processor)
-        stored = stored_features(settings, plan, processor, ids)
-        portions, unreadable = image_portions(settings, plan.images, folder, stored)
-        inputs = {**plan.inputs, "images": portions.train.content}
-        check_inputs(folder / INPUTS, inputs, begun=any(folder.glob(f"{CHECKPOINTS}/*.ckpt")))
-        steps_per_epoch(len(portions.train), settings["global_pairs"])
+        stored = parts.stored_features(plan, outlined, processor, ids)
+        portions, unreadable = parts.image_portions(plan, images, folder, stored)
+        inputs = {"backbone": outlined.fingerprint.files, "revision": outlined.revision}
+        check_inputs(
+            folder / INPUTS,
+            {**inputs, "images": portions.train.content},
+            begun=any(folder.glob(f"{parts.CHECKPOINTS}/*.ckpt")),
+        )
+        steps_per_epoch(len(portions.train), plan.global_pairs)
         lacking = plan.layers if stored is None else report_lacking(stored, portions)
-        board: Board = instantiate(settings["logger"], folder=str(folder), kind="training", group=group)
+        board: Board = instantiate(plan.config["logger"], folder=str(folder), kind="training", group=group)
 
     with board:
-        trainer = plan.trainer
+        callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]  # Lightning sets it elsewhere
         trainer.logger = board.logger
         if board.logger is not None:
-            board.settings(settings)
-            trainer.callbacks.append(TrainingWatch(board, views(portions.held_out.read(0))))  # type: ignore[attr-defined]
-        backbone = load_trunk(settings, plan, lacking) if lacking else None
-        if stored is not None and backbone is not None:
-            fill = FillFeatures(
-                stored, backbone, ids, portions, views, at_once=2, workers=settings["workers"]
+            board.settings(plan.config)
+            callbacks.append(TrainingWatch(board, views(portions.held_out.read(0))))
+        backbone = parts.load_trunk(plan, outlined, lacking) if lacking else outlined
+        if stored is not None and lacking:
+            fill = FillFeatures(stored, backbone, ids, portions, views, at_once=2, workers=plan.workers)
+            callbacks.insert(0, fill)
+            backbone = (
+                outlined  # `fill` alone holds the weights, and lets go of them once all features are there
             )
-            trainer.callbacks.insert(0, fill)  # type: ignore[attr-defined]  # Lightning sets it elsewhere
-            backbone = None  # it alone holds the weights, and lets go of them
-        module = training_module(settings, plan, backbone or plan.backbone, ids)
+        module = parts.training_module(plan, backbone, ids, parts.load_norms(plan, outlined), references)
         data = PairData(
             portions.train,
             portions.held_out,
             views,
             stored=stored,
-            global_pairs=settings["global_pairs"],
-            epochs=settings["epochs"],
+            global_pairs=plan.global_pairs,
+            epochs=plan.epochs,
             accumulate=trainer.accumulate_grad_batches,
-            workers=settings["workers"],
-            seed=settings["seed"],
+            workers=plan.workers,
+            seed=plan.seed,
         )
         log.info(
             "training layers %s of %s on %d images (%d held out), in %s",
             ", ".join(map(str, plan.layers)),
-            model["path"],
+            plan.backbone,
             len(portions.train),
             len(portions.held_out),
             folder,
@@ -141,70 +149,37 @@ def train(settings: dict[str, Any], overrides: list[str], group: str | None = No
         trainer.strategy.barrier()  # no process leaves while another still measures
         log.info("%d steps in %.0f s", steps, time.monotonic() - started)
         if not trainer.is_global_zero:
-            return {
-                "mean_kl_token_sr": float("nan")
-            }  # measures are gathered and reported by the first process
-        save_modules(settings, plan, module, folder / TOKEN_SR, steps)
-        facts = {
-            "steps": steps,
-            "train_images": len(portions.train),
-            "held_out_images": len(portions.held_out),
-            "unreadable_images": unreadable,
-            "backbone": model["path"],
-            "revision": plan.revision,
-            "token_sr": str(folder / TOKEN_SR),
-        }
-        summary = summarise(metrics, plan.layers, facts)
-        write_json(folder / SUMMARY, summary)
+            return None
+        parts.save_modules(plan, outlined.revision, module, folder / TOKEN_SR, steps)
+        summary = summarise(
+            metrics,
+            plan.layers,
+            steps=steps,
+            train_images=len(portions.train),
+            held_out_images=len(portions.held_out),
+            unreadable_images=unreadable,
+            backbone=plan.backbone,
+            revision=outlined.revision,
+            token_sr=str(folder / TOKEN_SR),
+        )
+        summary.write(folder)
         board.chart("held_out/kl_per_layer", kl_chart(summary))
         return summary
 
 
-def _finished(settings: dict[str, Any], overrides: list[str]) -> dict[str, Any] | None:
+def _finished(plan: Plan, overrides: list[str]) -> Summary | None:
     """Return the summary of this very run if it is done already."""
-    root = Path(settings["outputs"])
-    file = run_folder(root, "train", overrides) / SUMMARY
-    if settings["fresh"] or not file.exists():
+    from blink.training.manifest import MANIFEST, changed_since
+    from blink.training.report import SUMMARY, Summary
+
+    folder = run_folder(plan.outputs, "train", overrides)
+    if plan.fresh or not (folder / SUMMARY).exists():
         return None
-    open_run(root, "train", overrides, settings)  # refuses if the config is another one
+    open_run(plan.outputs, "train", overrides, plan.config)  # refuses if the config is another one
     log.info("this run is done (fresh=true starts a new one)")
-    if _newer_images(settings, run_folder(root, "train", overrides)):
+    if changed_since(folder / MANIFEST, plan.roots):
         log.warning("files of data.root are newer than this run, which is returned as it was")
-    summary: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    return summary
-
-
-def _newer_images(settings: dict[str, Any], folder: Path) -> bool:
-    """Whether images on disk, where they are still there, are not as they were when a run checked them."""
-    manifest = folder / MANIFEST
-    if settings["data"]["root"] is None or not manifest.exists():
-        return False
-    try:
-        images = image_source(settings)
-    except ValueError:
-        return False
-    kept = json.loads(manifest.read_text(encoding="utf-8"))["fingerprint"]
-    return images is not None and images.fingerprint != kept
-
-
-def _checkpoint(settings: dict[str, Any], folder: Path) -> str | None:
-    """Return the checkpoint to continue from: the newest of this run, else the file that `ckpt` names, else none.
-
-    Raises:
-        ValueError: there is none where `ckpt` points.
-    """
-    by_step = {
-        int(path.stem.removeprefix("step-")): path for path in folder.glob(f"{CHECKPOINTS}/step-*.ckpt")
-    }
-    if by_step:
-        log.info("continuing from step %d", max(by_step))
-        return str(by_step[max(by_step)])
-    if settings["ckpt"] == "last":
-        return None
-    named = Path(str(settings["ckpt"]))
-    if not named.is_file():
-        raise ValueError(f"ckpt={named} does not exist; expected a checkpoint file, or last")
-    return str(named)
+    return Summary.read(folder)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,13 @@
 """The summary of a training run against hand-computed numbers."""
 
 import io
+from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
 
-from blink.training.report import print_summary, summarise
+from blink.training.report import Summary, print_summary, summarise
 
 METRICS = {
     "held_out/layer_12/kl_interpolation": 0.4,
@@ -22,19 +24,36 @@ METRICS = {
     "held_out/layer_1/norm_ratio_token_sr": 0.9,
 }
 
+FACTS: dict[str, Any] = {
+    "steps": 7,
+    "train_images": 14,
+    "held_out_images": 3,
+    "unreadable_images": 0,
+    "backbone": "tiny",
+    "revision": None,
+    "token_sr": "run/token_sr",
+}
+
 
 def test_reduction_is_relative_to_interpolation() -> None:
     """Catches layer 1 read from layer 12's measures, and a reduction with the wrong sign or base."""
-    summary = summarise(METRICS, [1, 12], {"steps": 7})
-    assert summary["layers"]["12"]["kl_reduction"] == pytest.approx(0.75)
-    assert summary["layers"]["1"]["kl_reduction"] == pytest.approx(-0.5)
-    assert summary["mean_kl_token_sr"] == pytest.approx(0.2)
-    assert summary["steps"] == 7
+    summary = summarise(METRICS, [1, 12], **FACTS)
+    assert summary.layers["12"]["kl_reduction"] == pytest.approx(0.75)
+    assert summary.layers["1"]["kl_reduction"] == pytest.approx(-0.5)
+    assert summary.mean_kl_token_sr == pytest.approx(0.2)
+    assert summary.steps == 7
+
+
+def test_a_summary_comes_back_from_its_file(tmp_path: Path) -> None:
+    """Would catch a finished run that cannot be returned."""
+    summary = summarise(METRICS, [1, 12], **FACTS)
+    summary.write(tmp_path)
+    assert Summary.read(tmp_path) == summary
 
 
 def test_table_fits_a_terminal() -> None:
     """Catches headings and numbers that are cut off at 80 columns."""
-    summary = summarise(METRICS, [1, 12], {"steps": 7, "held_out_images": 3, "token_sr": "run/token_sr"})
+    summary = summarise(METRICS, [1, 12], **FACTS)
     screen = io.StringIO()
     print_summary(summary, Console(file=screen, width=80))
     text = screen.getvalue()
@@ -48,7 +67,7 @@ def test_modules_worse_than_interpolation_are_named() -> None:
     told = []
     for layers in ([1, 12], [12]):
         screen = io.StringIO()
-        summary = summarise(METRICS, layers, {"steps": 7, "held_out_images": 3, "token_sr": "run/token_sr"})
+        summary = summarise(METRICS, layers, **FACTS)
         print_summary(summary, Console(file=screen, width=80))
         told.append("Worse than interpolation at layer(s) 1: " in screen.getvalue())
     assert told == [True, False]
@@ -57,7 +76,7 @@ def test_modules_worse_than_interpolation_are_named() -> None:
 def test_reference_has_a_column_where_it_was_measured() -> None:
     """Catches an earlier module's KL that is lost, or taken for the new one's."""
     metrics = METRICS | {"held_out/layer_12/kl_reference": 0.125}
-    summary = summarise(metrics, [1, 12], {"steps": 7, "held_out_images": 3, "token_sr": "run/token_sr"})
+    summary = summarise(metrics, [1, 12], **FACTS)
     screen = io.StringIO()
     print_summary(summary, Console(file=screen, width=80))
     rows = {line.split()[0]: line for line in screen.getvalue().splitlines() if line.strip()}

@@ -2,17 +2,17 @@
 
 Read from top to bottom: a file imports only from files above it.
 
-    images.py         where images come from
-    manifest.py       which of them are readable, and how they are split
-    features.py       hidden states of views and of quadrants, coarse, interpolated, refined and the teacher's
+    plan.py             what one run is to do: its config, checked, as flat values
+    images.py           where images come from
+    manifest.py         which of them are readable, and how they are split
+    features.py         hidden states of full views and quadrants: coarse, interpolated, refined, and the teacher's
     feature_picture.py  these of one quadrant as colours
-    feature_store.py  hidden states of views on disk
-    data.py           the LightningDataModule
-    feature_fill.py   which features a run lacks, and the pass that computes them
-    objective.py      KL between token features, and what is logged beside it
-    module.py         the LightningModule: one TokenSR per layer
-    report.py         what a training run achieved
-    settings.py       what a training command asks for, checked before weights are read
-    parts.py          the parts of a training run, from its settings
-    dashboard.py      what a training run tells its board
+    feature_store.py    hidden states on disk
+    data.py             the LightningDataModule: pairs of a full view and a quadrant, in a resumable order
+    feature_fill.py     which features a run lacks on disk, and the callback that computes them
+    objective.py        KL between tokens, and the distances that are logged beside it
+    module.py           the LightningModule: one TokenSR per layer
+    report.py           what a run achieved, as table and JSON
+    parts.py            trainer, images, features and module of a run, made from its plan
+    dashboard.py        the callback that logs speed, gradient norms and pictures of features
 """

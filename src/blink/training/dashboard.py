@@ -22,6 +22,7 @@ from blink.runs.machine import peak_memory_mb
 from blink.training.feature_picture import feature_picture
 from blink.training.features import Features
 from blink.training.module import TokenSRTraining, is_logged
+from blink.training.report import Summary
 
 STEP = "trainer/global_step"
 """The axis of a training run: optimizer steps, under the name that Lightning's logger gives them."""
@@ -149,14 +150,13 @@ def feature_pictures(
     }
 
 
-def kl_chart(summary: dict[str, Any]) -> Chart:
-    """KL of every student against the layer, from a run's summary."""
-    layers = summary["layers"]
+def kl_chart(summary: Summary) -> Chart:
+    """KL of every student against the layer."""
     names = {"kl_interpolation": "interpolation", "kl_token_sr": "TokenSR", "kl_reference": "reference"}
     lines = {
-        shown: [(int(layer), entry[name]) for layer, entry in layers.items()]
+        shown: [(int(layer), entry[name]) for layer, entry in summary.layers.items()]
         for name, shown in names.items()
-        if all(name in entry for entry in layers.values())
+        if all(name in entry for entry in summary.layers.values())
     }
     return Chart("KL to the teacher on held-out images", "layer", lines)
 

@@ -218,12 +218,12 @@ class PairData(LightningDataModule):
                 seed=self.seed,
                 position=self._position,
             )
-        return ResumableLoader.over(self._of(self.train), self._order, self.workers)
+        return ResumableLoader.over(self._train, self._order, self.workers)
 
     def val_dataloader(self) -> DataLoader[Any]:
         processes, rank = self._place()
         return DataLoader(
-            self._of(self.held_out),
+            self._held_out,
             batch_size=images_per_batch(self.global_pairs, processes, self.accumulate),
             sampler=range(rank, len(self.held_out), processes),
             num_workers=self.workers,
@@ -254,6 +254,14 @@ class PairData(LightningDataModule):
     def _fingerprint(self) -> str:
         """Of the training images; taken once, since it looks at every file and each checkpoint has it."""
         return self.train.fingerprint
+
+    @cached_property
+    def _train(self) -> ImageViews | ImageFeatures:
+        return self._of(self.train)
+
+    @cached_property
+    def _held_out(self) -> ImageViews | ImageFeatures:
+        return self._of(self.held_out)
 
     def _of(self, images: Images) -> ImageViews | ImageFeatures:
         return ImageViews(images, self.views) if self.stored is None else ImageFeatures(images, self.stored)

@@ -9,6 +9,7 @@ import io
 import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -77,17 +78,21 @@ class DrawnImages:
 
 @dataclass(frozen=True)
 class ImageFiles:
-    """Image files, in the given order."""
+    """Image files, in the given order. Sizes and times of change are those at the first time that one is asked for."""
 
     paths: tuple[Path, ...]
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """Hash of paths, sizes and times of change."""
         listing = hashlib.sha256()
-        for path in self.paths:
-            listing.update(f"{path}\n{_state(path)}\n".encode())
+        for path, state in zip(self.paths, self._states, strict=True):
+            listing.update(f"{path}\n{state}\n".encode())
         return listing.hexdigest()
+
+    @cached_property
+    def _states(self) -> tuple[str, ...]:
+        return tuple(_state(path) for path in self.paths)
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -96,8 +101,7 @@ class ImageFiles:
         return str(self.paths[index])
 
     def identity(self, index: int) -> str:
-        path = self.paths[index]
-        return f"{path.absolute()} {_state(path)}"
+        return f"{self.paths[index].absolute()} {self._states[index]}"
 
     def read(self, index: int) -> Image.Image:
         return read_image(self.paths[index], self.name(index))

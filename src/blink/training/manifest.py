@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -17,9 +18,12 @@ from rich.progress import track
 
 from blink.runs.files import write_json
 from blink.runs.machine import is_first_process
-from blink.training.images import Chosen, Images, UnreadableImageError
+from blink.training.images import Chosen, Images, UnreadableImageError, local_images
 
 log = logging.getLogger(__name__)
+
+MANIFEST = "manifest.json"
+"""File of what is readable, in a run's folder or beside stored features."""
 
 _THREADS = min(16, 4 * (os.cpu_count() or 1))
 _SHOWN = 3
@@ -80,6 +84,17 @@ def check_images(images: Images, file: Path) -> Manifest:
     )
     _stop_if_too_many(manifest, len(images), file)
     return manifest
+
+
+def changed_since(file: Path, roots: Sequence[Path]) -> bool:
+    """Whether image files, where they are still there, are not as they were when `check_images` wrote `file`."""
+    if not roots or not file.exists():
+        return False
+    try:
+        images = local_images(roots)
+    except ValueError:
+        return False
+    return images.fingerprint != str(json.loads(file.read_text(encoding="utf-8"))["fingerprint"])
 
 
 def split(images: Images, manifest: Manifest, *, held_out: int, limit: int | None, seed: int) -> Portions:

@@ -1,36 +1,177 @@
-"""The parts of a training run, made from its checked settings.
+"""The parts of a training run, made from its plan, and checked on the way as far as that goes without weights.
 
-Reads settings, hands on flat typed arguments, and does nothing else.
+Apart from `plan.py` because these need torch and Lightning. Each takes what it needs of the plan and hands flat
+arguments on.
 """
 
 import copy
-from collections.abc import Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from lightning import Trainer
+from lightning.pytorch.accelerators import CUDAAccelerator
+from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
+from lightning.pytorch.strategies import DeepSpeedStrategy
+from torch import Tensor, nn
 
 from blink.model.backbone import Backbone
-from blink.model.checkpoints import load_backbone, load_input_norms
-from blink.model.token_sr_files import save_token_sr
+from blink.model.checkpoints import load_backbone, load_input_norms, outline, pads
+from blink.model.fingerprint import TINY
+from blink.model.token_sr import TokenSR, check_patches
+from blink.model.token_sr_files import load_token_sr, save_token_sr, token_sr_config
 from blink.scenes.draw import SPLIT_SIZE, SceneImages
-from blink.training.data import StoredFeatures
+from blink.training.data import StoredFeatures, images_per_batch
 from blink.training.feature_fill import open_store
-from blink.training.images import DrawnImages, Images, all_of
-from blink.training.manifest import Portions, check_images, split
+from blink.training.features import PATCHES
+from blink.training.images import DrawnImages, Images, all_of, hub_images, local_images
+from blink.training.manifest import MANIFEST, Portions, check_images, split
 from blink.training.module import TokenSRTraining
-from blink.training.settings import MANIFEST, Plan
+from blink.training.plan import Plan
+
+log = logging.getLogger(__name__)
+
+CHECKPOINTS = "checkpoints"
+"""Folder of a run's checkpoints, in its folder."""
 
 _SCENES = 2000
 """Scenes to train on unless `images` says otherwise."""
 
 _RECORDED = ("objective", "optimizer", "global_pairs", "epochs", "images", "data", "trainer", "seed")
-"""Settings that a token_sr folder keeps."""
+"""Keys of the config that a token_sr folder keeps."""
+
+
+def outlined_backbone(plan: Plan) -> Backbone:
+    """Return the backbone without weights.
+
+    Raises:
+        ValueError: there is none, it lacks a layer, its grid has no quadrants, or the modules' widths do not fit.
+    """
+    outlined = outline(plan.backbone, revision=plan.revision)
+    pads(outlined.family, plan.pad)
+    if plan.layers[-1] >= outlined.num_layers:
+        raise ValueError(
+            f"layer={plan.config['layer']}: {plan.backbone} has layers 0 to {outlined.num_layers - 1}"
+        )
+    check_patches(PATCHES, outlined.grid)
+    with torch.device("meta"):
+        TokenSR(outlined.hidden_size, plan.hidden, plan.kernels)
+    return outlined
+
+
+def make_trainer(plan: Plan, folder: Path) -> Trainer:
+    """Return a trainer without a logger, which knows how many processes there are.
+
+    Args:
+        folder: of the run; not made here.
+
+    Raises:
+        ValueError: Lightning refuses the settings on this machine, or the processes cannot share the pairs out.
+    """
+    chosen = dict(plan.trainer)
+    chosen["precision"] = _precision(chosen["precision"], chosen["accelerator"])
+    callbacks: list[Any] = [
+        ModelCheckpoint(
+            dirpath=folder / CHECKPOINTS,
+            filename="step-{step}",
+            auto_insert_metric_name=False,
+            every_n_train_steps=plan.checkpoint_every,
+            save_on_train_epoch_end=False,
+        )
+    ]
+    if chosen["enable_progress_bar"]:
+        callbacks.append(RichProgressBar())
+    for chatty in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.distributed"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+    try:
+        trainer: Trainer = instantiate(
+            chosen,
+            callbacks=callbacks,
+            logger=False,
+            default_root_dir=str(folder),
+            max_epochs=1,  # to Lightning all epochs are one, see `PairData`
+            num_sanity_val_steps=0,
+            use_distributed_sampler=False,
+            enable_model_summary=False,
+        )
+    except InstantiationException as error:
+        raise ValueError(f"trainer: {error.__cause__ or error}") from error
+    if type(trainer.strategy) is DeepSpeedStrategy and not isinstance(trainer.accelerator, CUDAAccelerator):
+        raise ValueError("trainer=deepspeed needs CUDA GPUs; trainer=ddp_cpu runs two processes on CPUs")
+    if isinstance(trainer.strategy, DeepSpeedStrategy) and trainer.gradient_clip_val and len(plan.layers) > 1:
+        raise ValueError(
+            "trainer.gradient_clip_val with DeepSpeed clips all layers as one, which couples them; "
+            "train one layer at a time, or use trainer=ddp"
+        )
+    images_per_batch(plan.global_pairs, trainer.world_size, trainer.accumulate_grad_batches)
+    return trainer
+
+
+def _precision(precision: str, accelerator: str) -> str:
+    """Resolve "auto": bf16 where a GPU of this machine has it and is used, else float32."""
+    if precision != "auto":
+        return precision
+    on_gpu = accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
+    return "bf16-mixed" if on_gpu and torch.cuda.is_bf16_supported() else "32-true"
+
+
+def load_references(plan: Plan, width: int) -> dict[int, TokenSR]:
+    """Load the modules that are measured beside the new ones: of those layers that are trained, and no others.
+
+    Raises:
+        ValueError: there are none for any of the layers, or they are of another width.
+    """
+    if plan.reference is None:
+        return {}
+    folder = TINY / "token_sr" if plan.reference == "tiny" else plan.reference
+    earlier = token_sr_config(folder)
+    shared = [layer for layer in plan.layers if layer in earlier.layers]
+    if not shared:
+        raise ValueError(f"reference={plan.reference} has modules of layers {sorted(earlier.layers)} only")
+    if earlier.channels != width:
+        raise ValueError(f"reference={plan.reference}: width {earlier.channels}; the backbone's is {width}")
+    return load_token_sr(folder, layers=shared)
+
+
+def newest_checkpoint(folder: Path, start_from: str) -> Path | None:
+    """Return the checkpoint to continue from: the newest in a run's folder, else the file to begin from, else none.
+
+    Raises:
+        ValueError: there is no file where `start_from` points, which is not "last".
+    """
+    by_step = {
+        int(path.stem.removeprefix("step-")): path for path in folder.glob(f"{CHECKPOINTS}/step-*.ckpt")
+    }
+    if by_step:
+        log.info("continuing from step %d", max(by_step))
+        return by_step[max(by_step)]
+    if start_from == "last":
+        return None
+    if not Path(start_from).is_file():
+        raise ValueError(f"ckpt={start_from} does not exist; expected a checkpoint file, or last")
+    return Path(start_from)
+
+
+def open_images(plan: Plan) -> Images | None:
+    """Open where images come from, without decoding them; None for scenes, which are drawn.
+
+    Raises:
+        ValueError: there is no such source, or nothing in it.
+    """
+    if plan.roots:
+        return local_images(plan.roots)
+    if plan.data_set is not None:
+        id, name, split_name, column = plan.data_set
+        return hub_images(id, name=name, split=split_name, column=column)
+    return None
 
 
 def image_portions(
-    settings: dict[str, Any], images: Images | None, folder: Path, stored: StoredFeatures | None
+    plan: Plan, images: Images | None, folder: Path, stored: StoredFeatures | None
 ) -> tuple[Portions, int]:
     """Return the images to train on and to measure on, and how many were left out as unreadable.
 
@@ -39,83 +180,89 @@ def image_portions(
     Raises:
         ValueError: too many images are unreadable, or too few are left.
     """
-    limit, held_out = settings["images"], settings["held_out"]
     if images is None:
-        count = limit or _SCENES
+        count = plan.images or _SCENES
         train, measured = (
             all_of(DrawnImages(SceneImages("token_sr", number, start), "scenes", start))
-            for number, start in ((count, 0), (held_out, SPLIT_SIZE))
+            for number, start in ((count, 0), (plan.held_out, SPLIT_SIZE))
         )
         return Portions(train, measured), 0
     file = folder / MANIFEST if stored is None else stored.store.beside(images.fingerprint, MANIFEST)
     manifest = check_images(images, file)
-    portions = split(images, manifest, held_out=held_out, limit=limit, seed=settings["seed"])
+    portions = split(images, manifest, held_out=plan.held_out, limit=plan.images, seed=plan.seed)
     return portions, len(manifest.unreadable)
 
 
 def stored_features(
-    settings: dict[str, Any], plan: Plan, processor: Any, prefix_ids_1P: Tensor
+    plan: Plan, outlined: Backbone, processor: Any, prefix_ids_1P: Tensor
 ) -> StoredFeatures | None:
-    """Open the folder of features that `data.cache_features` names.
+    """Open the folder of features that `data.cache_features` names; None without one.
 
     Raises:
         ValueError: it holds features that are not this run's.
     """
-    model, folder = settings["model"], settings["data"]["cache_features"]
-    if folder is None:
+    if plan.cache_features is None:
         return None
-    dtype = plan.backbone.dtype if model["dtype"] == "auto" else getattr(torch, model["dtype"])
-    store = open_store(Path(folder).expanduser(), plan.backbone, processor, prefix_ids_1P, dtype=dtype)
+    dtype = outlined.dtype if plan.dtype == "auto" else getattr(torch, plan.dtype)
+    store = open_store(plan.cache_features, outlined, processor, prefix_ids_1P, dtype=dtype)
     return StoredFeatures(store, plan.layers, dtype)
 
 
-def load_trunk(settings: dict[str, Any], plan: Plan, layers: Sequence[int]) -> Backbone:
-    """Load as much of the backbone as the states that enter some layers need."""
-    model = settings["model"]
+def load_trunk(plan: Plan, outlined: Backbone, layers: Sequence[int]) -> Backbone:
+    """Load the decoder layers below the highest of `layers`, and what comes before them."""
     return load_backbone(
-        plan.backbone,
-        dtype=model["dtype"],
-        attn_implementation=model["attn_implementation"],
+        outlined,
+        revision=plan.revision,
+        dtype=plan.dtype,
+        attn_implementation=plan.attn_implementation,
         num_layers=max(layers),
-        pad=model["pad"],
+        pad=plan.pad,
     )
 
 
-def training_module(
-    settings: dict[str, Any], plan: Plan, backbone: Backbone, prefix_ids_1P: Tensor
-) -> TokenSRTraining:
+def load_norms(plan: Plan, outlined: Backbone) -> dict[int, nn.Module]:
+    """Load the norms behind which tokens are compared; none where they are compared as they enter the layer."""
+    return load_input_norms(outlined, plan.layers, revision=plan.revision) if plan.normed else {}
 
-    norms = None
-    if settings["objective"]["space"] == "input_norm":
-        norms = load_input_norms(plan.backbone, plan.layers)
+
+def training_module(
+    plan: Plan,
+    backbone: Backbone,
+    prefix_ids_1P: Tensor,
+    norms: Mapping[int, nn.Module],
+    references: Mapping[int, TokenSR],
+) -> TokenSRTraining:
+    """Make fresh TokenSR modules and their training.
+
+    Args:
+        backbone: with weights, or without them where batches hold features.
+    """
     return TokenSRTraining(
         backbone,
         prefix_ids_1P,
         plan.layers,
-        hidden=settings["token_sr"]["hidden"],
-        kernels=settings["token_sr"]["kernels"],
-        learning_rate=settings["optimizer"]["learning_rate"],
-        weight_decay=settings["optimizer"]["weight_decay"],
-        warmup=settings["optimizer"]["warmup"],
-        temperature=settings["objective"]["temperature"],
+        hidden=plan.hidden,
+        kernels=plan.kernels,
+        learning_rate=plan.learning_rate,
+        weight_decay=plan.weight_decay,
+        warmup=plan.warmup,
+        temperature=plan.temperature,
         norms=norms,
-        references=plan.references,
-        seed=settings["seed"],
+        references=references,
+        seed=plan.seed,
     )
 
 
-def save_modules(
-    settings: dict[str, Any], plan: Plan, module: TokenSRTraining, folder: Path, steps: int
-) -> None:
+def save_modules(plan: Plan, revision: str | None, module: TokenSRTraining, folder: Path, steps: int) -> None:
     """Write the trained modules, and what they were trained for and how, as `blink.attach` loads them."""
-    dtype = getattr(torch, settings["token_sr"]["dtype"])
+    dtype = getattr(torch, plan.saved_dtype)
     save_token_sr(
         {layer: copy.deepcopy(sr).to(dtype) for layer, sr in module.modules_by_layer.items()},
         folder,
-        backbone=settings["model"]["path"],
-        revision=plan.revision,
+        backbone=plan.backbone,
+        revision=revision,
         objective="kl",
         steps=steps,
         prompt_prefix=plan.prefix,
-        settings={key: settings[key] for key in _RECORDED},
+        settings={key: plan.config[key] for key in _RECORDED},
     )

@@ -3,30 +3,63 @@
 Knows numbers and names only.
 """
 
+import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from blink.runs.files import write_json
+
 SUMMARY = "summary.json"
 """Written last into a run folder: a run that has it is done."""
 
 
-def summarise(
-    metrics: Mapping[str, float], layers: Sequence[int], facts: Mapping[str, Any]
-) -> dict[str, Any]:
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """The content of summary.json.
+
+    Attributes:
+        layers: layer, as a text -> "kl_token_sr", "cosine_interpolation" and so on, means over the held-out images; and
+            "kl_reduction", 1 - KL of TokenSR / KL of interpolation.
+        mean_kl_token_sr: over the layers.
+        steps: optimizer steps.
+        unreadable_images: left out.
+        backbone, revision: folder or hub id, and its commit on the hub.
+        token_sr: folder of the modules.
+    """
+
+    layers: dict[str, dict[str, float]]
+    mean_kl_token_sr: float
+    steps: int
+    train_images: int
+    held_out_images: int
+    unreadable_images: int
+    backbone: str
+    revision: str | None
+    token_sr: str
+
+    @classmethod
+    def read(cls, folder: Path) -> "Summary":
+        """Read the summary of a run that is done."""
+        return cls(**json.loads((folder / SUMMARY).read_text(encoding="utf-8")))
+
+    def write(self, folder: Path) -> None:
+        """Write it into a run's folder, which says that the run is done."""
+        write_json(folder / SUMMARY, asdict(self))
+
+
+def summarise(metrics: Mapping[str, float], layers: Sequence[int], **facts: Any) -> Summary:
     """Arrange what was measured on the held-out images.
 
     Args:
         metrics: "held_out/layer_12/kl_token_sr" and so on, as the LightningModule logs them.
         layers: trained layers.
-        facts: further entries of the summary.
-
-    Returns:
-        `layers`: per layer every measure and `kl_reduction`, 1 - KL of TokenSR / KL of interpolation;
-        `mean_kl_token_sr` over the layers; and the facts.
+        facts: the summary's other fields.
     """
     per_layer = {}
     for layer in layers:
@@ -40,25 +73,25 @@ def summarise(
         reduction = 1 - measured["kl_token_sr"] / plain if plain > 0 else 0.0
         per_layer[str(layer)] = {"kl_reduction": reduction, **measured}
     mean = sum(entry["kl_token_sr"] for entry in per_layer.values()) / len(per_layer)
-    return {"layers": per_layer, "mean_kl_token_sr": mean, **facts}
+    return Summary(layers=per_layer, mean_kl_token_sr=mean, **facts)
 
 
-def print_summary(summary: Mapping[str, Any], console: Console | None = None) -> None:
+def print_summary(summary: Summary, console: Console | None = None) -> None:
     """Print the table of a run: one row per layer; cosine and norm ratio of interpolation > of TokenSR.
 
     Where modules trained earlier were measured beside the new ones, their KL stands under "reference".
     """
     table = Table(
-        title=f"{summary['held_out_images']} held-out images, {summary['steps']} steps",
+        title=f"{summary.held_out_images} held-out images, {summary.steps} steps",
         box=SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
     )
     table.add_column("layer", justify="right", no_wrap=True)
-    compared = any("kl_reference" in entry for entry in summary["layers"].values())
+    compared = any("kl_reference" in entry for entry in summary.layers.values())
     headings = ["KL interp.", "KL TokenSR", *(["reference"] if compared else [])]
     for heading in (*headings, "reduction", "cosine", "norm ratio"):
         table.add_column(heading, justify="right", no_wrap=True)
-    for layer, entry in summary["layers"].items():
+    for layer, entry in summary.layers.items():
         kls = [f"{entry[name]:.5f}" for name in ("kl_interpolation", "kl_token_sr")]
         if compared:
             kls.append(f"{entry['kl_reference']:.5f}" if "kl_reference" in entry else "-")
@@ -71,11 +104,11 @@ def print_summary(summary: Mapping[str, Any], console: Console | None = None) ->
         )
     console = console or Console()
     console.print(table)
-    worse = [layer for layer, entry in summary["layers"].items() if entry["kl_reduction"] < 0]
+    worse = [layer for layer, entry in summary.layers.items() if entry["kl_reduction"] < 0]
     if worse:
         console.print(
             f"Worse than interpolation at layer(s) {', '.join(worse)}: modules start from random weights, and "
-            f"{summary['steps']} steps may be few for them (images=, epochs=).",
+            f"{summary.steps} steps may be few for them (images=, epochs=).",
             soft_wrap=True,
         )
-    console.print(f"Modules in {summary['token_sr']}", soft_wrap=True)
+    console.print(f"Modules in {summary.token_sr}", soft_wrap=True)

@@ -1,0 +1,183 @@
+"""What one training run is to do: its config, checked, as flat typed values.
+
+Imports neither torch nor Lightning: a finished run is returned without them. What needs them is checked in `parts.py`,
+where a run's parts are made from its plan, and still before any weight is read.
+"""
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from blink.inference.policy import parse_layers
+from blink.model.prompts import template_named
+from blink.runs.values import choice, number, optional, path, paths, whole_number, whole_numbers
+from blink.scenes.draw import SPLIT_SIZE
+
+_BY_BACKBONE: dict[str, dict[tuple[str, str], float]] = {
+    "tiny": {("optimizer", "learning_rate"): 1e-3, ("objective", "temperature"): 50.0},
+    "others": {("optimizer", "learning_rate"): 1e-4, ("objective", "temperature"): 1.0},
+}
+"""What null stands for. Others: the paper (Table 4). The states of tiny are some hundred long in few channels,
+so that their softmax at temperature 1 is one channel, and modules that match it alone lose the direction."""
+
+_FLOATS = ("float32", "bfloat16", "float16")
+
+
+class HubDataSet(NamedTuple):
+    """Images of a data set of the `datasets` library, as `hub_images` takes them."""
+
+    id: str
+    name: str | None
+    split: str
+    column: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """A training run as conf/train.yaml describes it; nothing has been read yet.
+
+    Attributes:
+        config: all of it as plain containers, null filled in where it stands for a value of the backbone.
+        layers: to train, ascending.
+        backbone, revision: folder or hub id, and its branch, tag or commit.
+        prefix: the prompt before the image.
+        dtype, attn_implementation, pad: as for `load_backbone`.
+        roots: files and folders of images; without them images come from `data_set`, or else from drawn scenes.
+        cache_features: folder of features on disk.
+        images: to train on at most; None: all.
+        held_out: images to measure on.
+        hidden, kernels: of the TokenSR modules; `saved_dtype` is that of their files.
+        learning_rate, weight_decay, warmup, temperature: as for `TokenSRTraining`.
+        normed: whether tokens are compared behind the layer's input norm instead of as they enter it.
+        reference: TokenSR folder of an earlier run, measured beside the new modules.
+        checkpoint_every: optimizer steps.
+        start_from: "last", or a checkpoint file to begin from.
+        trainer: arguments of `lightning.Trainer`, its `_target_` included.
+        outputs: folder that run folders are made in.
+        fresh: whether an earlier run is put aside.
+    """
+
+    config: Mapping[str, Any]
+    layers: tuple[int, ...]
+    backbone: str
+    revision: str | None
+    prefix: str
+    dtype: str
+    attn_implementation: str
+    pad: bool | None
+    roots: tuple[Path, ...]
+    data_set: HubDataSet | None
+    cache_features: Path | None
+    images: int | None
+    held_out: int
+    epochs: int
+    global_pairs: int
+    hidden: tuple[int, ...] | None
+    kernels: tuple[int, ...]
+    saved_dtype: str
+    learning_rate: float
+    weight_decay: float
+    warmup: float
+    temperature: float
+    normed: bool
+    reference: str | None
+    seed: int
+    workers: int
+    checkpoint_every: int
+    start_from: str
+    trainer: Mapping[str, Any]
+    outputs: Path
+    fresh: bool
+
+
+def make_plan(config: Mapping[str, Any]) -> Plan:
+    """Check a composed config, as plain containers, as far as that goes without torch and without looking at files.
+
+    Raises:
+        ValueError: a value is of the wrong type or out of range, or two do not go together.
+    """
+    config = _filled_in(config)
+    model, token_sr, optimizer, objective, trainer = (
+        config[group] for group in ("model", "token_sr", "optimizer", "objective", "trainer")
+    )
+    choice("model.device", model["device"], ("auto",), hint="training takes trainer.accelerator")
+    choice("model.device_map", model["device_map"], (None,))
+    whole_number("trainer.accumulate_grad_batches", trainer["accumulate_grad_batches"])
+    roots, data_set = _image_source(config["data"])
+    images = optional(whole_number, "images", config["images"])
+    held_out = whole_number("held_out", config["held_out"])
+    if not roots and data_set is None:
+        for key, count in (("images", images), ("held_out", held_out)):
+            if (count or 0) > SPLIT_SIZE:
+                raise ValueError(f"{key}={count}: data=scenes has {SPLIT_SIZE:,} pictures for it")
+    hidden = optional(whole_numbers, "token_sr.hidden", token_sr["hidden"])
+    return Plan(
+        config=config,
+        layers=parse_layers(config["layer"]),
+        backbone=model["path"],
+        revision=model["revision"],
+        prefix=template_named(model["template"]).prefix,
+        dtype=choice("model.dtype", model["dtype"], (*_FLOATS, "auto")),
+        attn_implementation=model["attn_implementation"],
+        pad=choice("model.pad", model["pad"], (True, False, None)),
+        roots=roots,
+        data_set=data_set,
+        cache_features=optional(
+            path, "data.cache_features", config["data"]["cache_features"], what="a folder"
+        ),
+        images=images,
+        held_out=held_out,
+        epochs=whole_number("epochs", config["epochs"]),
+        global_pairs=whole_number("global_pairs", config["global_pairs"], least=4),
+        hidden=None if hidden is None else tuple(hidden),
+        kernels=tuple(whole_numbers("token_sr.kernels", token_sr["kernels"])),
+        saved_dtype=choice("token_sr.dtype", token_sr["dtype"], _FLOATS),
+        learning_rate=number("optimizer.learning_rate", optimizer["learning_rate"], least=0),
+        weight_decay=number("optimizer.weight_decay", optimizer["weight_decay"], least=0),
+        warmup=number("optimizer.warmup", optimizer["warmup"], least=0, most=1),
+        temperature=number("objective.temperature", objective["temperature"], least=0.01),
+        normed=choice("objective.space", objective["space"], ("hidden", "input_norm")) == "input_norm",
+        reference=config["reference"],
+        seed=whole_number("seed", config["seed"], least=0),
+        workers=whole_number("workers", config["workers"], least=0),
+        checkpoint_every=whole_number("checkpoint_every", config["checkpoint_every"]),
+        start_from=str(config["ckpt"]),
+        trainer=trainer,
+        outputs=Path(config["outputs"]),
+        fresh=bool(config["fresh"]),
+    )
+
+
+def _filled_in(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the config with what null stands for on its backbone."""
+    filled = copy.deepcopy(dict(config))
+    values = _BY_BACKBONE["tiny" if filled["model"]["path"] == "tiny" else "others"]
+    for (group, key), value in values.items():
+        if filled[group][key] is None:
+            filled[group][key] = value
+    return filled
+
+
+def _image_source(data: Mapping[str, Any]) -> tuple[tuple[Path, ...], HubDataSet | None]:
+    """Return the roots of image files, and the data set; at most one of them, and for scenes neither.
+
+    Raises:
+        ValueError: both are given, or the one that `data` needs is not.
+    """
+    if data["root"] is not None:
+        for key in ("id", "name", "column"):
+            if data.get(key) is not None:
+                raise ValueError(
+                    f"data.root={data['root']} and data.{key}={data[key]} are both given; images come from files or "
+                    "from a data set"
+                )
+        return tuple(paths("data.root", data["root"])), None
+    if data["source"] == "hub":
+        if data["id"] is None:
+            raise ValueError("data=hub needs data.id, the id of a data set on the hub or a folder of one")
+        return (), HubDataSet(data["id"], data["name"], data["split"], data["column"])
+    if data["source"] != "scenes":
+        raise ValueError(f"data.source={data['source']!r} needs data.root, a folder of images")
+    return (), None
