@@ -15,10 +15,9 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
-from omegaconf import OmegaConf
 
 from blink import load_token_sr
-from blink.runs.command import CONF_DIR, one_line_errors
+from blink.runs.command import CONF_DIR
 from blink.runs.folder import run_name
 from blink.runs.machine import RANK_VARIABLES
 from blink.train import main, train
@@ -26,9 +25,9 @@ from blink.training.images import local_images
 from blink.training.manifest import changed_since, check_images
 from blink.training.module import TokenSRTraining
 from blink.training.parts import newest_checkpoint
-from blink.training.plan import Plan, make_plan
 from tests import models
 from tests.processes import python
+from tests.training.conftest import planned
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*LeafSpec.*is deprecated:FutureWarning"),  # Lightning's use of torch
@@ -64,14 +63,6 @@ def common(backbone: Path, pictures: Path) -> list[str]:
         "trainer.enable_progress_bar=false",
         "trainer.deterministic=false",
     ]
-
-
-def planned(*overrides: str) -> Plan:
-    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
-        config = compose("train", overrides=list(overrides))
-    plain: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-    with one_line_errors():
-        return make_plan(plain)
 
 
 def run(*overrides: str) -> dict[str, Any]:
@@ -266,16 +257,6 @@ def test_earlier_modules_are_measured_beside_the_new(llava_folder: Path, picture
         assert again["layers"][layer]["kl_token_sr"] != first["layers"][layer]["kl_token_sr"]
     with pytest.raises(SystemExit, match=r"has modules of layers \[1, 2\] only"):
         run(*overrides, "layer=3", f"reference={reference}")
-
-
-def test_null_follows_the_backbone() -> None:
-    """Catches the tiny backbone's rate and temperature on a user's own, and an override that loses to them."""
-    tiny = planned("layer=1")
-    own = planned("layer=1", "model.path=llava-hf/llava-1.5-7b-hf")
-    assert own.learning_rate == own.config["optimizer"]["learning_rate"] == 1e-4
-    assert own.temperature == own.config["objective"]["temperature"] == 1.0
-    assert tiny.learning_rate != 1e-4
-    assert planned("layer=1", "objective.temperature=3.0").temperature == 3.0
 
 
 def test_unknown_keys_are_errors_of_hydra() -> None:

@@ -1,0 +1,59 @@
+"""The plan of a training run: flat values of a config, without torch. What it refuses is in tests/test_train.py."""
+
+from pathlib import Path
+
+from blink.training.plan import HubDataSet
+from tests.processes import python
+from tests.training.conftest import planned
+
+
+def test_values_come_from_their_keys() -> None:
+    """Would catch a key that is read for another, and layers, paths or widths that keep the form they were typed in."""
+    plan = planned(
+        "layer=3-4",
+        "model=llava15_7b",
+        "data.root=['~/a',b.json]",
+        "data.cache_features=f",
+        "images=7",
+        "token_sr.hidden=[8,4]",
+        "token_sr.dtype=bfloat16",
+        "objective.space=input_norm",
+        "optimizer.warmup=0.5",
+        "optimizer.weight_decay=0.25",
+        "trainer=ddp_cpu",
+    )
+    assert (plan.layers, plan.backbone, plan.pad) == ((3, 4), "llava-hf/llava-1.5-7b-hf", True)
+    assert (plan.roots, plan.data_set) == ((Path.home() / "a", Path("b.json")), None)
+    assert (plan.cache_features, plan.images, plan.held_out) == (Path("f"), 7, 64)
+    assert (plan.hidden, plan.kernels, plan.saved_dtype) == ((8, 4), (5, 3, 1), "bfloat16")
+    assert (plan.normed, plan.warmup, plan.weight_decay) == (True, 0.5, 0.25)
+    assert plan.trainer["devices"] == 2
+    assert plan.prefix.endswith("USER: ")
+
+
+def test_images_have_one_source() -> None:
+    """Would catch scenes trained on where a data set was named."""
+    hub = planned("layer=1", "data=hub", "data.id=a/b", "data.column=picture")
+    assert (hub.roots, hub.data_set) == ((), HubDataSet("a/b", None, "train", "picture"))
+    scenes = planned("layer=1")
+    assert (scenes.roots, scenes.data_set) == ((), None)
+
+
+def test_null_follows_the_backbone() -> None:
+    """Catches the tiny backbone's rate and temperature on a user's own, and an override that loses to them."""
+    tiny = planned("layer=1")
+    own = planned("layer=1", "model.path=llava-hf/llava-1.5-7b-hf")
+    assert own.learning_rate == own.config["optimizer"]["learning_rate"] == 1e-4
+    assert own.temperature == own.config["objective"]["temperature"] == 1.0
+    assert tiny.learning_rate != 1e-4
+    assert planned("layer=1", "objective.temperature=3.0").temperature == 3.0
+
+
+def test_a_plan_is_made_without_torch() -> None:
+    """Would catch a finished run, and a misspelt value, that wait for torch to be imported."""
+    made = python(
+        "-c",
+        "import sys; from tests.training.conftest import planned; planned('layer=1'); "
+        "print([name for name in ('torch', 'transformers', 'lightning') if name in sys.modules])",
+    )
+    assert made.stdout.strip() == "[]", made.stderr
