@@ -17,18 +17,20 @@ X tokens of an extension, d hidden width.
 import hashlib
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from blink.inference.attention import Hook, LeaveLayer, hooks_enabled
 from blink.inference.cache import BlinkCache, KeyLayout, OneCall, Piece
 from blink.inference.policy import Event, Policy, check_layers
 from blink.inference.saliency import Decision, attention_row, scan_and_decide, similarity_row
 from blink.inference.spans import Spans
-from blink.model.backbone import Backbone, Frame, rotate
+from blink.model.backbone import Backbone, Frame
 from blink.model.token_sr import check_modules, check_patches, expand, placed
 from blink.model.token_sr_files import load_token_sr
 
@@ -89,14 +91,14 @@ class Run:
         return Run(self.policy, modules or None)
 
 
-@dataclass
+@dataclass(frozen=True)
 class Stream:
-    """Rows that run through a layer together: all with a living extension, or all without.
+    """Rows that run through a layer together: with extensions of one length, or without any.
 
     Attributes:
         rows: which rows of the batch, ascending.
         spans: of these rows.
-        frame: attention mask, positions and rotary embedding for these spans.
+        frame: mask, positions and rotary embedding of those spans.
         hidden_bNd: what enters the next layer.
     """
 
@@ -149,25 +151,29 @@ def run_prompt(
     """
     events: list[list[Event]] = [[] for _ in keys]
     states: list[Tensor] = []
-    streams = split(backbone, hidden_BSd, spans, extensions={}, known=[])
-    for layer in range(backbone.num_layers):
-        if keep_states:
-            states.append(join(streams))
-        if before_scan is not None:
-            before_scan(layer, streams)
-        if run.policy is not None and run.scans(layer):  # line 1: for L in L_sel
-            # Lines 3, 4, 6 and 10: saliency of each of the p x p regions, the ratio rho, and its two thresholds.
-            actions = scan_streams(backbone, run.policy, layer, streams, keys)
-            # Lines 7, 8, 11, 12 and 14: [hs_s; hs_v; hs_SR; hs_t], [hs_s; hs_v; hs_t], or hs as it is; and line 15,
-            # mask and positions of that sequence.
-            streams = act(backbone, run, layer, spans, streams, actions)
-            for of_row, event in zip(events, actions, strict=True):
-                of_row.append(event)
-        if before_layer is not None:
-            before_layer(layer, streams)
-        pieces = [run_stream(backbone, layer, stream, keep=cache is not None) for stream in streams]
-        if cache is not None:
-            cache.store([piece for piece in pieces if piece is not None])
+    keep = cache is not None
+    streams = split(backbone, hidden_BSd, list(range(len(keys))), spans, extensions={}, known=[])
+    with hooks_enabled(backbone):
+        for layer in range(backbone.num_layers):
+            if keep_states:
+                states.append(join(streams))
+            if before_scan is not None:
+                before_scan(layer, streams)
+            if run.policy is not None and run.scans(layer):  # line 1: for L in L_sel
+                # Lines 3 to 15: scan, decide, expand or drop, and run the layer on what came of it.
+                entering, outputs, actions = run_scanned_layer(
+                    backbone, run, layer, spans, streams, keys, keep
+                )
+                for of_row, event in zip(events, actions, strict=True):
+                    of_row.append(event)
+            else:
+                entering = streams
+                outputs = [run_stream(backbone, layer, stream, keep) for stream in streams]
+            if before_layer is not None:
+                before_layer(layer, entering)
+            streams = merge(backbone, spans, [output.stream for output in outputs], known=entering)
+            if cache is not None:
+                cache.store([output.piece for output in outputs if output.piece is not None])
     # Line 16. The extension goes before the final norm, so that S logits come of S input tokens.
     hidden_BSd = backbone.final_norm(join(streams))
     if cache is not None:
@@ -175,16 +181,134 @@ def run_prompt(
     return PassOutput(hidden_BSd, events, (*states, hidden_BSd) if keep_states else ())
 
 
-def scan_streams(
-    backbone: Backbone, policy: Policy, layer: int, streams: list[Stream], keys: Sequence[str]
-) -> list[Event]:
-    """Scan the visual tokens from the last prompt token of every row, and decide: one event per row."""
+class LayerOutput(NamedTuple):
+    """A stream behind a layer, and the keys and values of the layer if they are kept."""
 
-    def saliency(kind: str) -> Tensor:
-        return _in_row_order(streams, [saliency_of(backbone, kind, layer, stream) for stream in streams])
+    stream: Stream
+    piece: Piece | None
 
-    decisions = [Decision(row, policy, key) for row, key in enumerate(keys)]
-    return scan_and_decide(layer, backbone.grid, saliency, decisions)
+
+class ScannedLayer(NamedTuple):
+    """A scanned layer: the streams that it ran on, what came of them, and one event per row of the batch."""
+
+    entering: list[Stream]
+    outputs: list[LayerOutput]
+    events: list[Event]
+
+
+def run_scanned_layer(
+    backbone: Backbone,
+    run: Run,
+    layer: int,
+    spans: Spans,
+    streams: list[Stream],
+    keys: Sequence[str],
+    keep: bool,
+) -> ScannedLayer:
+    """Scan, decide, expand or drop, and run the layer (Algorithm 1, lines 3 to 15).
+
+    The scan happens inside the layer's own attention, where q and k are at hand. If no row of a stream changes, the
+    layer just goes on, and the scan has cost one row of attention; otherwise it is left there, the sequences are
+    changed, and it runs once more on these.
+
+    Args:
+        spans: of the prompt, without extensions.
+    """
+    assert run.policy is not None, "only a policy scans"
+    events: dict[int, Event] = {}
+    unchanged: list[Stream] = []
+    changing: list[Stream] = []
+    outputs: list[LayerOutput] = []
+    for stream in streams:
+        scan = Scan(backbone.grid, run.policy, layer, stream, [keys[row] for row in stream.rows])
+        try:
+            if run.policy.saliency == "similarity":
+                scan.decide(similarity(backbone, layer, stream))
+                outputs.append(run_stream(backbone, layer, stream, keep))
+            else:
+                outputs.append(run_stream(backbone, layer, stream, keep, scan))
+            unchanged.append(stream)
+        except LeaveLayer:
+            changing.append(stream)
+        assert len(scan.events) == len(stream.rows), f"layer {layer} did not call its attention function"
+        events |= zip(stream.rows, scan.events, strict=True)
+    changed: list[Stream] = []
+    if changing:
+        # Lines 7, 8, 11, 12 and 14: [hs_s; hs_v; hs_SR; hs_t] or [hs_s; hs_v; hs_t]; line 15: mask and positions.
+        changed = act(backbone, run, layer, spans, changing, events, known=streams)
+        outputs += [run_stream(backbone, layer, stream, keep) for stream in changed]
+    return ScannedLayer([*unchanged, *changed], outputs, [events[row] for row in sorted(events)])
+
+
+class Scan:
+    """Hook of a scanned layer: saliency from the last prompt token of every row of a stream, and the decisions.
+
+    Attributes:
+        events: one per row of the stream, once the layer's attention was reached.
+    """
+
+    def __init__(
+        self, grid: tuple[int, int], policy: Policy, layer: int, stream: Stream, keys: Sequence[str]
+    ) -> None:
+        self.events: list[Event] = []
+        self._grid, self._policy, self._layer = grid, policy, layer
+        self._stream, self._keys = stream, keys
+
+    def __call__(
+        self,
+        query_bANE: Tensor,
+        keys_bKNE: Tensor,
+        values_bKNE: Tensor,
+        scaling: float,
+        stock: Callable[[], tuple[Tensor, Any]],
+    ) -> tuple[Tensor, Any]:
+        """Decide by one row of this layer's attention, then attend as the stock model does."""
+        with torch.no_grad():
+            row_bN = row_of_last(self._stream.spans, query_bANE, keys_bKNE, scaling)
+            self.decide(on_picture(row_bN, self._stream.spans, self._grid))
+        return stock()
+
+    def decide(self, saliency_bV: Tensor) -> None:
+        """Take the decisions; leave the layer if one of them changes a row's sequence."""
+        decisions = [Decision(row, self._policy, key) for row, key in enumerate(self._keys)]
+        self.events = scan_and_decide(self._layer, self._grid, lambda _: saliency_bV, decisions)
+        living = self._stream.spans.extension > 0
+        if any(event.action == "expand" or (living and event.action == "drop") for event in self.events):
+            raise LeaveLayer
+
+
+def row_of_last(spans: Spans, query_bANE: Tensor, keys_bKNE: Tensor, scaling: float) -> Tensor:
+    """Attention of the last prompt token to the whole sequence: [b, N] float32, mean over heads.
+
+    Equals the last row of the map that eager attention would form.
+    """
+    return attention_row(spans.last(query_bANE.transpose(1, 2)), [keys_bKNE], spans.valid_BN, scaling)
+
+
+def on_picture(row_bN: Tensor, spans: Spans, grid: tuple[int, int]) -> Tensor:
+    """The part of rows of attention that lies on the base grid's tokens: [b, V]."""
+    return row_bN.take_along_dim(spans.visual_columns(grid[0] * grid[1]), dim=1)
+
+
+def similarity(backbone: Backbone, layer: int, stream: Stream) -> Tensor:
+    """Saliency of the base grid's tokens by Eq. 1 and 2 as they are written: [b, V] float32."""
+    spans = stream.spans
+    normed_bNd = backbone.input_norm(layer)(stream.hidden_bNd)
+    visual_bVd = spans.visual(normed_bNd, backbone.grid[0] * backbone.grid[1])
+    return similarity_row(backbone.query(layer, spans.last(normed_bNd)), backbone.keys(layer, visual_bVd))
+
+
+def last_row(backbone: Backbone, layer: int, stream: Stream) -> Tensor:
+    """What `row_of_last` gives in the sequence that enters a layer, which runs up to its attention and no further."""
+    rows: list[Tensor] = []
+
+    def hook(query_bANE: Tensor, keys_bKNE: Tensor, _: Tensor, scaling: float, stock: Any) -> Any:
+        rows.append(row_of_last(stream.spans, query_bANE, keys_bKNE, scaling))
+        raise LeaveLayer
+
+    with hooks_enabled(backbone), suppress(LeaveLayer):
+        run_stream(backbone, layer, stream, False, hook)
+    return rows[0]
 
 
 def saliency_of(backbone: Backbone, kind: str, layer: int, stream: Stream) -> Tensor:
@@ -193,25 +317,9 @@ def saliency_of(backbone: Backbone, kind: str, layer: int, stream: Stream) -> Te
     Args:
         kind: "attention" or "similarity", as in `Policy.saliency`.
     """
-    spans, V = stream.spans, backbone.grid[0] * backbone.grid[1]
     if kind == "similarity":
-        normed_bNd = backbone.input_norm(layer)(stream.hidden_bNd)
-        query_bAE = backbone.query(layer, spans.last(normed_bNd))
-        return similarity_row(query_bAE, backbone.keys(layer, spans.visual(normed_bNd, V)))
-    return last_row(backbone, layer, stream).take_along_dim(spans.visual_columns(V), dim=1)
-
-
-def last_row(backbone: Backbone, layer: int, stream: Stream) -> Tensor:
-    """Attention of the last prompt token to the sequence that enters a layer: [b, N] float32, mean over heads.
-
-    Equals the last row of the map that eager attention would form.
-    """
-    spans, rotary = stream.spans, stream.frame.rotary
-    normed_bNd = backbone.input_norm(layer)(stream.hidden_bNd)
-    query_bA1E = backbone.query(layer, spans.last(normed_bNd))[:, :, None]
-    query_bA1E = rotate(query_bA1E, (spans.last(rotary[0])[:, None], spans.last(rotary[1])[:, None]))
-    keys_bKNE = rotate(backbone.keys(layer, normed_bNd), rotary)
-    return attention_row(query_bA1E[:, :, 0], [keys_bKNE], spans.valid_BN, backbone.scaling(layer))
+        return similarity(backbone, layer, stream)
+    return on_picture(last_row(backbone, layer, stream), stream.spans, backbone.grid)
 
 
 def act(
@@ -220,65 +328,88 @@ def act(
     layer: int,
     spans: Spans,
     streams: list[Stream],
-    actions: Sequence[Event],
+    events: Mapping[int, Event],
+    known: list[Stream],
 ) -> list[Stream]:
-    """Expand and drop as decided, before the layer runs; the streams themselves if no row changes.
+    """Expand and drop as decided, before the layer runs: streams of the same rows.
 
     Args:
         run: whose policy decided.
-        spans: of the prompt, without extensions.
-        actions: the event of every row at this layer.
+        spans: of the whole prompt, without extensions.
+        events: row -> its event at this layer.
+        known: streams whose masks and positions may serve again.
     """
     assert run.policy is not None, "only a policy acts"
     living = {row: tokens for stream in streams for row, tokens in _extensions(stream).items()}
-    expanding = [row for row, event in enumerate(actions) if event.action == "expand"]
-    dropping = [row for row, event in enumerate(actions) if event.action == "drop" and row in living]
-    if not expanding and not dropping:
-        return streams
-    hidden_BSd = join(streams)
+    rows = sorted(row for stream in streams for row in stream.rows)
+    hidden_bSd = join(streams)
+    expanding = [row for row in rows if events[row].action == "expand"]
     expanded: dict[int, Tensor] = {}
     if expanding:
         # hs_SR is made of the visual tokens themselves, never of those of an extension that it replaces.
-        visual_bVd = spans.select(expanding).visual(
-            hidden_BSd[expanding], backbone.grid[0] * backbone.grid[1]
-        )
-        region_b = torch.tensor([actions[row].region for row in expanding], device=hidden_BSd.device)
+        indices = [rows.index(row) for row in expanding]
+        visual_eVd = spans.select(expanding).visual(hidden_bSd[indices], backbone.grid[0] * backbone.grid[1])
+        region_e = torch.tensor([events[row].region for row in expanding], device=hidden_bSd.device)
         policy, module = run.policy, run.modules.get(layer)
-        tokens_bXd = expand(visual_bVd, region_b, backbone.grid, policy.patches, policy.interpolate, module)
-        expanded = dict(zip(expanding, tokens_bXd, strict=True))
-    after = {row: event.apply_to(living.get(row), expanded.get(row)) for row, event in enumerate(actions)}
+        tokens_eXd = expand(visual_eVd, region_e, backbone.grid, policy.patches, policy.interpolate, module)
+        expanded = dict(zip(expanding, tokens_eXd, strict=True))
+    after = {row: events[row].apply_to(living.get(row), expanded.get(row)) for row in rows}
     extensions = {row: tokens for row, tokens in after.items() if tokens is not None}
-    return split(backbone, hidden_BSd, spans, extensions, known=streams)
+    return split(backbone, hidden_bSd, rows, spans, extensions, known)
 
 
 def split(
     backbone: Backbone,
-    hidden_BSd: Tensor,
+    hidden_bSd: Tensor,
+    rows: list[int],
     spans: Spans,
     extensions: Mapping[int, Tensor],
     known: list[Stream],
 ) -> list[Stream]:
-    """Split rows into those without and those with an extension [X, d], and insert it into the latter.
+    """Split rows by the length of their extension, [X, d] or none, and insert it.
 
-    `known` streams of the same rows and lengths lend their masks and positions.
+    Args:
+        rows: which rows of the batch `hidden_bSd` holds, ascending.
+        spans: of the whole prompt, without extensions.
+        extensions: row -> tokens, for the rows that have one.
+        known: streams whose masks and positions may serve again.
     """
-    B = hidden_BSd.shape[0]
+    lengths = {row: len(extensions[row]) if row in extensions else 0 for row in rows}
     streams = []
-    for rows in ([row for row in range(B) if row not in extensions], sorted(extensions)):
-        if not rows:
-            continue
-        own, hidden_bNd = spans.select(rows), hidden_BSd if len(rows) == B else hidden_BSd[rows]
-        if rows[0] in extensions:
-            extension_bXd = torch.stack([extensions[row] for row in rows])
-            hidden_bNd = own.insert(hidden_bNd, extension_bXd)
-            own = own.extended(extension_bXd.shape[1])
-        twins = [stream for stream in known if stream.rows == rows and stream.spans.columns == own.columns]
-        if twins:
-            own, frame = twins[0].spans, twins[0].frame
-        else:
-            frame = backbone.frame(hidden_bNd, own.valid_BN, own.positions())
-        streams.append(Stream(rows, own, frame, hidden_bNd))
+    for X in sorted(set(lengths.values())):
+        group = [row for row in rows if lengths[row] == X]
+        hidden_gNd = hidden_bSd if group == rows else hidden_bSd[[rows.index(row) for row in group]]
+        if X:
+            extension_gXd = torch.stack([extensions[row] for row in group])
+            hidden_gNd = spans.select(group).insert(hidden_gNd, extension_gXd)
+        streams.append(_stream(backbone, spans, group, X, hidden_gNd, known))
     return streams
+
+
+def merge(backbone: Backbone, spans: Spans, streams: list[Stream], known: list[Stream]) -> list[Stream]:
+    """Put streams together whose extensions are of one length: they run through the next layers in one call."""
+    if len({stream.spans.extension for stream in streams}) == len(streams):
+        return streams
+    merged = []
+    for X in sorted({stream.spans.extension for stream in streams}):
+        alike = [stream for stream in streams if stream.spans.extension == X]
+        rows = sorted(row for stream in alike for row in stream.rows)
+        hidden_gNd = _in_row_order(alike, [stream.hidden_bNd for stream in alike])
+        merged.append(_stream(backbone, spans, rows, X, hidden_gNd, known))
+    return merged
+
+
+def _stream(
+    backbone: Backbone, spans: Spans, rows: list[int], X: int, hidden_gNd: Tensor, known: list[Stream]
+) -> Stream:
+    """Rows that all have an extension of X tokens, or none, as a stream; mask and positions from a known one if it fits."""
+    for stream in known:
+        if stream.rows == rows and stream.spans.extension == X:
+            return replace(stream, hidden_bNd=hidden_gNd)
+    own = spans.select(rows)
+    if X:
+        own = own.extended(X)
+    return Stream(rows, own, backbone.frame(hidden_gNd, own.valid_BN, own.positions()), hidden_gNd)
 
 
 def join(streams: list[Stream]) -> Tensor:
@@ -286,11 +417,14 @@ def join(streams: list[Stream]) -> Tensor:
     return _in_row_order(streams, [stream.spans.remove(stream.hidden_bNd) for stream in streams])
 
 
-def run_stream(backbone: Backbone, layer: int, stream: Stream, keep: bool) -> Piece | None:
-    """Run one layer on a stream, in place; return its new keys and values if they are to be kept."""
+def run_stream(
+    backbone: Backbone, layer: int, stream: Stream, keep: bool, hook: Hook | None = None
+) -> LayerOutput:
+    """Run one layer on a stream, and keep its new keys and values if asked to."""
     call = OneCall()
-    stream.hidden_bNd = backbone.run_layer(layer, stream.hidden_bNd, stream.frame, call if keep else None)
-    return Piece(stream.rows, *call.new, stream.spans.valid_BN) if keep else None
+    hidden_bNd = backbone.run_layer(layer, stream.hidden_bNd, stream.frame, call if keep else None, hook)
+    piece = Piece(stream.rows, *call.new, stream.spans.valid_BN) if keep else None
+    return LayerOutput(replace(stream, hidden_bNd=hidden_bNd), piece)
 
 
 def run_step(

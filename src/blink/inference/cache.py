@@ -92,14 +92,14 @@ class BlinkCache(DynamicCache):
         self.events: list[list[Event]] = []
         self.key_layouts: list[KeyLayout] = []
         self.layout_of_layer: list[int] = []
-        self._shapes: list[list[tuple[list[int], int]]] = []
+        self._shapes: list[list[tuple[int, int]]] = []
         self.valid_BS: Tensor | None = None
         self.input_length = 0
         self.generated = 0
 
     def store(self, pieces: list[Piece]) -> None:
-        """Append one layer's keys and values at the prompt; `pieces`, one per stream, cover every row once."""
-        shape = [(piece.rows, piece.keys.shape[2]) for piece in pieces]
+        """Append one layer's keys and values at the prompt; `pieces` cover every row once."""
+        shape = sorted((row, piece.keys.shape[2]) for piece in pieces for row in piece.rows)
         if shape not in self._shapes:
             self._shapes.append(shape)
             self.key_layouts.append(_merge_layouts(pieces))

@@ -29,6 +29,10 @@ CACHE = "cache" if "cache" in inspect.signature(create_causal_mask).parameters e
 """What models call the cache that they take and return: `cache` from transformers 5.24 on, which deprecates the old name."""
 
 
+HOOK = "attention_hook"
+"""Keyword argument of a decoder layer that reaches its attention function."""
+
+
 class Past(Protocol):
     """The part of a KV cache that attention layers call."""
 
@@ -185,8 +189,16 @@ class Backbone:
         )
         return Frame(mask, position_ids, self.decoder.rotary_emb(hidden_BNd, position_ids=position_ids))
 
-    def run_layer(self, layer: int, hidden_BNd: Tensor, frame: Frame, past: Past | None) -> Tensor:
-        """Run one stock decoder layer on N tokens. `past` takes and returns keys and values; None keeps none."""
+    def run_layer(
+        self, layer: int, hidden_BNd: Tensor, frame: Frame, past: Past | None, hook: Any = None
+    ) -> Tensor:
+        """Run one stock decoder layer on N tokens: [B, N, d].
+
+        Args:
+            past: takes the new keys and values, and returns all that queries attend to; None keeps none.
+            hook: goes to the layer's attention function (`inference/attention.py`), inside `hooks_enabled`.
+        """
+        extra = {} if hook is None else {HOOK: hook}
         hidden: Tensor = self.decoder.layers[layer](
             hidden_BNd,
             attention_mask=frame.mask,
@@ -194,8 +206,14 @@ class Backbone:
             use_cache=past is not None,
             position_embeddings=frame.rotary,
             **{CACHE: past},
+            **extra,
         )
         return hidden
+
+    def attention_configs(self) -> list[Any]:
+        """The configs that name the attention implementation of the decoder's layers, each once."""
+        parts = (self.decoder, *self.decoder.layers.modules())
+        return list({id(part.config): part.config for part in parts if hasattr(part, "config")}.values())
 
     def final_norm(self, hidden_BNd: Tensor) -> Tensor:
         """The norm after the last decoder layer."""
