@@ -261,6 +261,7 @@ class Scan:
         values_bKNE: Tensor,
         scaling: float,
         stock: Callable[[], tuple[Tensor, Any]],
+        /,
     ) -> tuple[Tensor, Any]:
         """Decide by one row of this layer's attention, then attend as the stock model does."""
         with torch.no_grad():
@@ -302,7 +303,7 @@ def last_row(backbone: Backbone, layer: int, stream: Stream) -> Tensor:
     """What `row_of_last` gives in the sequence that enters a layer, which runs up to its attention and no further."""
     rows: list[Tensor] = []
 
-    def hook(query_bANE: Tensor, keys_bKNE: Tensor, _: Tensor, scaling: float, stock: Any) -> Any:
+    def hook(query_bANE: Tensor, keys_bKNE: Tensor, _: Tensor, scaling: float, stock: Any, /) -> Any:
         rows.append(row_of_last(stream.spans, query_bANE, keys_bKNE, scaling))
         raise LeaveLayer
 

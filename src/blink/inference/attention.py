@@ -33,6 +33,7 @@ class Hook(Protocol):
         values_BKME: Tensor,
         scaling: float,
         stock: Callable[[], tuple[Tensor, Any]],
+        /,
     ) -> tuple[Tensor, Any]:
         """Attend, or leave the layer by raising `LeaveLayer`.
 
@@ -51,6 +52,11 @@ class Hook(Protocol):
 
 class LeaveLayer(Exception):  # noqa: N818 (not an error: it never reaches a caller)
     """Ends a decoder layer from within its attention; its cache has been updated by then."""
+
+
+def leave(*_: Any) -> tuple[Tensor, Any]:
+    """A hook that runs a layer up to its attention, for the keys and values that its cache then holds."""
+    raise LeaveLayer
 
 
 @contextmanager
@@ -104,7 +110,7 @@ def _hooked(stock: str) -> Callable[..., tuple[Tensor, Any]]:
 
         def stock_output() -> tuple[Tensor, Any]:
             # Each modeling file has an eager function of its own, which the table of functions does not list.
-            eager = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
+            eager: Any = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
             function = eager if stock == "eager" else ALL_ATTENTION_FUNCTIONS[stock]
             of_module = _Named(module, stock) if stock.startswith("flash") else module
             output: tuple[Tensor, Any] = function(of_module, query, key, value, mask, **kwargs)

@@ -7,73 +7,112 @@ Legend: R rows, b rows with the same extension, T columns of text, N keys of one
 head, V tokens of the base grid.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from blink.inference.attention import LeaveLayer
 from blink.inference.policy import Event
-from blink.inference.rows import Indexed, Member, Rows, Shared, group_by_extension
+from blink.inference.rows import Member, Rows, Shared, group_by_extension, run_layer
 from blink.inference.saliency import Decision, attention_row, scan_and_decide, similarity_row
 from blink.inference.trunk import Extension, ExtensionKey
-from blink.model.backbone import Heads, rotate
 
 
-def branch(shared: Shared, rows: Rows) -> Rows:
-    """Project, scan, decide, expand or drop: as many rows, or more where runs of one row decide differently."""
-    layer, backbone = rows.layer, shared.backbone
-    heads = backbone.project(layer, rows.hidden_RTd)
-    rows = replace(rows, projected=Indexed.of(heads))
+def advance(shared: Shared, rows: Rows) -> Rows:
+    """Scan, decide and run one layer; where that changes or splits a row, only scan and decide.
+
+    The scan happens inside the layer's attention, as in `algorithm.py`. If every row goes on as it is, so does the
+    layer; otherwise it is left there, and the rows that come back, more of them perhaps, run it next.
+    """
     # A decision per run and row: policies that share a row share its saliency, and go by their own thresholds.
     decisions: dict[tuple[int, int], Decision] = {}
     for row, members in enumerate(rows.members):
         for member in members:
-            policy = shared.runs[member.run].policy
-            if policy is not None and layer in policy.layers:
+            run = shared.runs[member.run]
+            if run.policy is not None and run.scans(rows.layer):
                 key = shared.sample_keys[rows.prompts[row]]
-                decisions[row, member.run] = Decision(row, policy, key)
-    if not decisions:
-        return rows
+                decisions[row, member.run] = Decision(row, run.policy, key)
+    if rows.decided or not decisions:
+        return run_layer(shared, rows)
+    scan = _Scan(shared, rows, decisions)
+    try:
+        after = run_layer(shared, rows, scan)
+    except LeaveLayer:
+        return _split(shared, rows, scan.events)
+    return replace(
+        after, members=[_with_events(of_row, row, scan.events) for row, of_row in enumerate(rows.members)]
+    )
 
-    def saliency(kind: str) -> Tensor:
-        of_kind = {"attention": _attention_saliency, "similarity": _similarity_saliency}[kind]
-        return of_kind(shared, rows, heads)
 
-    events = scan_and_decide(layer, backbone.grid, saliency, list(decisions.values()))
-    return _split(shared, rows, dict(zip(decisions, events, strict=True)))
+class _Scan:
+    """Saliency and decisions of rows, from query and keys of a layer.
+
+    Attributes:
+        events: (row, run) -> event, for the runs that scan this layer.
+    """
+
+    def __init__(self, shared: Shared, rows: Rows, decisions: Mapping[tuple[int, int], Decision]) -> None:
+        self.events: dict[tuple[int, int], Event] = {}
+        self._shared, self._rows, self._decisions = shared, rows, decisions
+
+    def __call__(self, query_RATE: Tensor, keys_RKTE: Tensor, scaling: float) -> None:
+        """Decide, and leave the layer if any row changes."""
+        shared, rows = self._shared, self._rows
+
+        def saliency(kind: str) -> Tensor:
+            if kind == "similarity":
+                return _similarity_saliency(shared, rows)
+            return _attention_saliency(shared, rows, query_RATE, keys_RKTE, scaling)
+
+        events = scan_and_decide(rows.layer, shared.backbone.grid, saliency, list(self._decisions.values()))
+        self.events = dict(zip(self._decisions, events, strict=True))
+        if any(
+            event.action == "expand" or (event.action == "drop" and rows.extensions[row] is not None)
+            for (row, _), event in self.events.items()
+        ):
+            raise LeaveLayer
 
 
-def _attention_saliency(shared: Shared, rows: Rows, heads: Heads) -> Tensor:
+def _attention_saliency(
+    shared: Shared, rows: Rows, query_RATE: Tensor, keys_RKTE: Tensor, scaling: float
+) -> Tensor:
     """Saliency of the base grid by attention, [R, V] float32, in the sequence as it stands."""
-    layer, backbone, trunk = rows.layer, shared.backbone, shared.trunk
-    shared.extension_cache.advance(layer, rows.extensions)
-    rotary = shared.rotary_at(rows.extensions, rows.offsets())
-    keys_RKTE = rotate(heads.keys_BKNE, rotary)
-    cos_RE, sin_RE = (rows.last(part) for part in rotary)
-    last_RAE = rows.last(heads.query_BANE.transpose(1, 2))
-    query_RA1E = rotate(last_RAE[:, :, None], (cos_RE[:, None], sin_RE[:, None]))
-    valid_RT, V = rows.valid(), backbone.grid[0] * backbone.grid[1]
+    layer, trunk = rows.layer, shared.trunk
+    last_RAE = rows.last(query_RATE.transpose(1, 2))
+    valid_RT, V = rows.valid(), shared.backbone.grid[0] * shared.backbone.grid[1]
     saliency_RV = torch.empty(len(rows), V, device=valid_RT.device)
     for extension, group in group_by_extension(rows.extensions).items():
         blocks = [trunk.keys_values(layer).keys]
         if extension is not None:
             blocks.append(extension.keys_values(layer).keys)
         valid_bN = F.pad(valid_RT[group], (sum(block.shape[1] for block in blocks), 0), value=True)
-        row_bN = attention_row(
-            query_RA1E[group, :, 0], [*blocks, keys_RKTE[group]], valid_bN, backbone.scaling(layer)
-        )
+        row_bN = attention_row(last_RAE[group], [*blocks, keys_RKTE[group]], valid_bN, scaling)
         saliency_RV[group] = row_bN[:, trunk.visual_start : trunk.visual_start + V]
     return saliency_RV
 
 
-def _similarity_saliency(shared: Shared, rows: Rows, heads: Heads) -> Tensor:
+def _similarity_saliency(shared: Shared, rows: Rows) -> Tensor:
     """Saliency of the base grid by Eq. 1-2, [R, V] float32; extensions do not matter."""
-    layer = rows.layer
-    keys_1KVE = shared.backbone.project(layer, shared.trunk.visual[layer][None]).keys_BKNE
-    last_RAE = rows.last(heads.query_BANE.transpose(1, 2))
-    return similarity_row(last_RAE, keys_1KVE.expand(len(rows), -1, -1, -1))
+    layer, backbone = rows.layer, shared.backbone
+    norm = backbone.input_norm(layer)
+    keys_1KVE = backbone.keys(layer, norm(shared.trunk.visual[layer][None]))
+    query_RAE = backbone.query(layer, norm(rows.last(rows.hidden_RTd)))
+    return similarity_row(query_RAE, keys_1KVE.expand(len(rows), -1, -1, -1))
+
+
+def _with_events(
+    members: Sequence[Member], row: int, events: Mapping[tuple[int, int], Event]
+) -> tuple[Member, ...]:
+    """The runs of a row, each with its new event if it scans this layer."""
+    return tuple(
+        member._replace(events=(*member.events, events[row, member.run]))
+        if (row, member.run) in events
+        else member
+        for member in members
+    )
 
 
 def _split(shared: Shared, rows: Rows, events: Mapping[tuple[int, int], Event]) -> Rows:
@@ -100,7 +139,7 @@ def _split(shared: Shared, rows: Rows, events: Mapping[tuple[int, int], Event]) 
     # Expansions are made here, all of them together, rather than run by run.
     expanded = shared.extension_cache.get(key for key in living if isinstance(key, ExtensionKey))
     extensions = [expanded[one] if isinstance(one, ExtensionKey) else one for one in living]
-    return replace(rows.select(sources), members=members, extensions=extensions)
+    return replace(rows.select(sources), members=members, extensions=extensions, decided=True)
 
 
 def _key(shared: Shared, member: Member, event: Event) -> ExtensionKey:

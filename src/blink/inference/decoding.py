@@ -17,10 +17,9 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers.generation import GenerationConfig
 
-from blink.inference.cache import KeysValues
-from blink.inference.rows import Rows, Shared, attend
+from blink.inference.cache import KeysValues, OneCall
+from blink.inference.rows import Blocks, Rows, Shared
 from blink.inference.trunk import Extension
-from blink.model.backbone import rotate
 
 
 @dataclass
@@ -55,7 +54,7 @@ def decode(shared: Shared, rows: Rows, *, closing: Collection[int], max_new_toke
     """The answer's ids of each row, up to a closing token or `max_new_tokens`; `rows` stay as they are."""
     unfinished = _Unfinished(
         rows=list(range(len(rows))),
-        own=[layer.own.gather() for layer in rows.cache],
+        own=[layer.gather() for layer in rows.cache],
         extensions=[layer.extensions for layer in rows.cache],
         valid_rM=rows.valid(),
         offset_r=torch.tensor(rows.lengths, device=rows.hidden_RTd.device),
@@ -113,16 +112,10 @@ def _step(shared: Shared, unfinished: _Unfinished, ids_r: Tensor) -> Tensor:
     unfinished.valid_rM = F.pad(unfinished.valid_rM, (0, 1), value=True)
     for layer in range(backbone.num_layers):
         extensions = unfinished.extensions[layer]
-        heads = backbone.project(layer, hidden_r1d)
-        rotary = shared.rotary_at(extensions, unfinished.offset_r[:, None])
-        keys, values = unfinished.own[layer]
-        own = KeysValues(
-            torch.cat((keys, rotate(heads.keys_BKNE, rotary)), dim=2),
-            torch.cat((values, heads.values_BKNE), dim=2),
-        )
-        query_rA1E = rotate(heads.query_BANE, rotary)
-        mixed_rA1E = attend(shared, layer, extensions, query_rA1E, own, unfinished.valid_rM[:, None])
-        hidden_r1d = backbone.complete(layer, hidden_r1d, mixed_rA1E)
-        unfinished.own[layer] = own
+        call = OneCall(unfinished.own[layer])
+        frame = shared.frame_at(extensions, unfinished.offset_r[:, None])
+        blocks = Blocks(shared, layer, extensions, unfinished.valid_rM[:, None])
+        hidden_r1d = backbone.run_layer(layer, hidden_r1d, frame, call, blocks)
+        unfinished.own[layer] = call.all
     unfinished.offset_r = unfinished.offset_r + 1
     return hidden_r1d[:, 0]

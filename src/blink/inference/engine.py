@@ -20,10 +20,11 @@ from torch import Tensor, nn
 
 from blink.inference.algorithm import Run, sample_key
 from blink.inference.attach import attach
-from blink.inference.branching import branch
+from blink.inference.attention import hooks_enabled
+from blink.inference.branching import advance
 from blink.inference.decoding import closing_ids, closing_tokens, decode
 from blink.inference.policy import Event, Policy
-from blink.inference.rows import Rows, Shared, run_layer, start
+from blink.inference.rows import Rows, Shared, start
 from blink.inference.trunk import ExtensionCache, run_trunk
 from blink.model.backbone import Backbone
 from blink.model.image_inputs import encode_image, pixel_digests, prompt_inputs
@@ -119,7 +120,7 @@ class Engine:
             )
         closing = closing_tokens(self._backbone.model)
         resolved = [self._resolve(run) for run in runs]
-        with torch.inference_mode():
+        with torch.inference_mode(), hooks_enabled(self._backbone):
             inputs = self._prepare(image, prompts)
             draws = any(run.policy is not None and run.policy.draws for run in resolved)
             keys = sample_keys or (self._hash(inputs) if draws else [""] * len(prompts))
@@ -182,8 +183,8 @@ class Engine:
                 continue
             try:
                 if rows.layer < self._backbone.num_layers:
-                    # Two halves of a layer: a split behind the first may leave more rows than may run the second.
-                    stack.append((branch if rows.projected is None else run_layer)(shared, rows))
+                    # Rows that split come back before they ran the layer: they may be more than fit at once.
+                    stack.append(advance(shared, rows))
                     continue
                 ids = decode(shared, rows, closing=closing, max_new_tokens=max_new_tokens)
             except torch.OutOfMemoryError:

@@ -10,20 +10,18 @@ Legend: R rows, b rows with the same extension, T columns of text, M columns of 
 that all rows share, A query heads, K key heads, G = A / K, E width of one head, d hidden width.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Generic, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from blink.inference.algorithm import Run
-from blink.inference.cache import KeysValues
+from blink.inference.cache import KeysValues, OneCall
 from blink.inference.policy import Event
 from blink.inference.trunk import Extension, ExtensionCache, Trunk
-from blink.model.backbone import Backbone, Heads, rotate
-
-Tensors = TypeVar("Tensors", KeysValues, Heads)
+from blink.model.backbone import Backbone, Frame
 
 
 class Member(NamedTuple):
@@ -34,40 +32,32 @@ class Member(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Indexed(Generic[Tensors]):
-    """Tensors of rows as they were before they split, and for each present row the index of the one it comes from.
+class LayerKeys:
+    """What the tokens of each row attend to in one layer, besides the trunk: their own text's, and an extension's.
 
-    So splitting rows copies indices, and tensors only once they are read.
+    Rows split after they ran a layer, so keys are those of the rows as they were there; splitting copies indices, and
+    tensors only once they are read.
+
+    Attributes:
+        own: keys and values of text, [r, K, T, E], of the rows as they were.
+        index: for each present row the index of the one it comes from.
+        extensions: the extension of each present row in this layer, or None.
     """
 
-    tensors: Tensors
+    own: KeysValues
     index: list[int]
-
-    @classmethod
-    def of(cls, tensors: Tensors) -> "Indexed[Tensors]":
-        """Tensors of the present rows."""
-        return cls(tensors, list(range(len(tensors[0]))))
-
-    def select(self, rows: list[int]) -> "Indexed[Tensors]":
-        """Some rows, in the order given."""
-        return replace(self, index=[self.index[row] for row in rows])
-
-    def gather(self) -> Tensors:
-        """The tensors of the present rows, [R, ...]; not a copy where none is needed."""
-        if self.index == list(range(len(self.tensors[0]))):
-            return self.tensors
-        return type(self.tensors)(*(tensor[self.index] for tensor in self.tensors))
-
-
-class LayerKeys(NamedTuple):
-    """What the tokens of each row attend to in one layer, besides the trunk: their own text's, and an extension's."""
-
-    own: Indexed[KeysValues]
     extensions: list[Extension | None]
 
     def select(self, rows: list[int]) -> "LayerKeys":
         """Some rows, in the order given; no tensor is copied."""
-        return LayerKeys(self.own.select(rows), [self.extensions[row] for row in rows])
+        index, extensions = [self.index[row] for row in rows], [self.extensions[row] for row in rows]
+        return LayerKeys(self.own, index, extensions)
+
+    def gather(self) -> KeysValues:
+        """Own keys and values of the present rows, [R, K, T, E]; not a copy where none is needed."""
+        if self.index == list(range(len(self.own.keys))):
+            return self.own
+        return KeysValues(*(tensor[self.index] for tensor in self.own))
 
 
 @dataclass(frozen=True)
@@ -82,8 +72,7 @@ class Rows:
         extensions: the living extension of each row, or None.
         hidden_RTd: what enters the layer, padded behind.
         cache: keys and values of the layers so far.
-        projected: the layer's projections, once its runs have decided; None before. They do not
-            depend on extensions, so rows that split share them.
+        decided: whether the runs have decided what happens before this layer.
     """
 
     layer: int
@@ -93,7 +82,7 @@ class Rows:
     extensions: list[Extension | None]
     hidden_RTd: Tensor
     cache: tuple[LayerKeys, ...] = ()
-    projected: Indexed[Heads] | None = None
+    decided: bool = False
 
     def __len__(self) -> int:
         return len(self.prompts)
@@ -123,7 +112,6 @@ class Rows:
             extensions=[self.extensions[row] for row in rows],
             hidden_RTd=self.hidden_RTd[rows],
             cache=tuple(layer.select(rows) for layer in self.cache),
-            projected=None if self.projected is None else self.projected.select(rows),
         )
 
     def chunks(self, size: int) -> list["Rows"]:
@@ -148,12 +136,12 @@ class Shared(NamedTuple):
     runs: Sequence[Run]
     sample_keys: Sequence[str]
 
-    def rotary_at(self, extensions: Sequence[Extension | None], offsets_RT: Tensor) -> tuple[Tensor, Tensor]:
-        """Rotary embedding of tokens that stand `offsets_RT` behind the trunk and a row's extension: [R, T, E]."""
+    def frame_at(self, extensions: Sequence[Extension | None], offsets_RT: Tensor) -> Frame:
+        """Positions of tokens that stand `offsets_RT` behind the trunk and a row's extension; no mask (see `Blocks`)."""
         lengths = [0 if extension is None else extension.columns for extension in extensions]
         behind_R1 = torch.tensor(lengths, device=offsets_RT.device)[:, None]
         position_RT = offsets_RT + self.trunk.columns + behind_R1
-        return self.rotary[0][position_RT], self.rotary[1][position_RT]
+        return Frame(None, position_RT, (self.rotary[0][position_RT], self.rotary[1][position_RT]))
 
 
 def start(
@@ -173,52 +161,62 @@ def start(
     return Rows(0, list(prompts), lengths, members, [None] * len(lengths), hidden_RTd)
 
 
-def run_layer(shared: Shared, rows: Rows) -> Rows:
-    """Run one layer of rows whose runs have decided (`branching.branch`)."""
-    layer, backbone = rows.layer, shared.backbone
-    assert rows.projected is not None, f"runs decide at layer {layer} before it runs"
-    heads, offsets_1T = rows.projected.gather(), rows.offsets()
-    shared.extension_cache.advance(layer, rows.extensions)
-    rotary = shared.rotary_at(rows.extensions, offsets_1T)
-    own = KeysValues(rotate(heads.keys_BKNE, rotary), heads.values_BKNE)
-    T = offsets_1T.shape[1]
-    causal_1TT = torch.ones(1, T, T, dtype=torch.bool, device=offsets_1T.device).tril()
-    query_RATE = rotate(heads.query_BANE, rotary)
-    mixed_RATE = attend(shared, layer, rows.extensions, query_RATE, own, causal_1TT)
-    return replace(
-        rows,
-        layer=layer + 1,
-        hidden_RTd=backbone.complete(layer, rows.hidden_RTd, mixed_RATE),
-        cache=(*rows.cache, LayerKeys(Indexed.of(own), rows.extensions)),
-        projected=None,
-    )
-
-
-def attend(
-    shared: Shared,
-    layer: int,
-    extensions: Sequence[Extension | None],
-    query_RATE: Tensor,
-    own: KeysValues,
-    visible_RTM: Tensor,
-) -> Tensor:
-    """Attention over the keys of trunk, extension and own text: [R, A, T, E].
+class Blocks:
+    """Hook of a layer's attention: new tokens of some rows attend to trunk, extension and their row's own keys.
 
     Args:
-        query_RATE: rotated.
-        own: of each row, [R, K, M, E].
+        extensions: the living extension of each row, or None.
         visible_RTM: bool, which of its own keys a token sees; [1, T, M] if rows do not differ.
     """
-    mixed_RATE = torch.empty_like(query_RATE)
-    trunk, scaling = shared.trunk.keys_values(layer), shared.backbone.scaling(layer)
-    for extension, rows in group_by_extension(extensions).items():
-        blocks = [trunk] if extension is None else [trunk, extension.keys_values(layer)]
-        whole = len(rows) == len(extensions)
-        of_rows = KeysValues(*(tensor if whole else tensor[rows] for tensor in own))
-        visible_bTM = visible_RTM if whole or len(visible_RTM) == 1 else visible_RTM[rows]
-        query_bATE = query_RATE if whole else query_RATE[rows]
-        mixed_RATE[rows] = attend_blocks(query_bATE, blocks, of_rows, visible_bTM, scaling)
-    return mixed_RATE
+
+    def __init__(
+        self, shared: Shared, layer: int, extensions: Sequence[Extension | None], visible_RTM: Tensor
+    ) -> None:
+        self._trunk = shared.trunk.keys_values(layer)
+        self._layer = layer
+        self._extensions = extensions
+        self._visible_RTM = visible_RTM
+
+    def __call__(
+        self, query_RATE: Tensor, keys_RKME: Tensor, values_RKME: Tensor, scaling: float, stock: Any, /
+    ) -> tuple[Tensor, None]:
+        """Attend: [R, T, A, E]."""
+        mixed_RATE = torch.empty_like(query_RATE)
+        for extension, rows in group_by_extension(self._extensions).items():
+            blocks = [self._trunk] if extension is None else [self._trunk, extension.keys_values(self._layer)]
+            whole = len(rows) == len(self._extensions)
+            own = KeysValues(*(part if whole else part[rows] for part in (keys_RKME, values_RKME)))
+            visible_bTM = self._visible_RTM
+            if not whole and len(visible_bTM) > 1:
+                visible_bTM = visible_bTM[rows]
+            query_bATE = query_RATE if whole else query_RATE[rows]
+            mixed_RATE[rows] = attend_blocks(query_bATE, blocks, own, visible_bTM, scaling)
+        return mixed_RATE.transpose(1, 2), None
+
+
+def run_layer(shared: Shared, rows: Rows, before: Callable[..., None] | None = None) -> Rows:
+    """Run one layer.
+
+    Args:
+        before: is shown query, keys and scaling of the layer before it attends, and may leave it (`LeaveLayer`).
+    """
+    layer, call, offsets_1T = rows.layer, OneCall(), rows.offsets()
+    shared.extension_cache.advance(layer, rows.extensions)
+    T = offsets_1T.shape[1]
+    causal_1TT = torch.ones(1, T, T, dtype=torch.bool, device=offsets_1T.device).tril()
+    blocks = Blocks(shared, layer, rows.extensions, causal_1TT)
+
+    def hook(
+        query: Tensor, keys: Tensor, values: Tensor, scaling: float, stock: Any, /
+    ) -> tuple[Tensor, None]:
+        if before is not None:
+            before(query, keys, scaling)
+        return blocks(query, keys, values, scaling, stock)
+
+    frame = shared.frame_at(rows.extensions, offsets_1T)
+    hidden_RTd = shared.backbone.run_layer(layer, rows.hidden_RTd, frame, call, hook)
+    own = LayerKeys(call.new, list(range(len(rows))), rows.extensions)
+    return replace(rows, layer=layer + 1, hidden_RTd=hidden_RTd, cache=(*rows.cache, own), decided=False)
 
 
 def attend_blocks(
@@ -244,12 +242,13 @@ def attend_blocks(
     G = A // K
     # Against a shared block the queries of all rows are one matrix per key head; against own keys, one per row, too.
     query_bKQE = query_bATE.reshape(b, K, G * T, E)
+    query_bKQE = query_bKQE.float() * scaling  # scores of some models are too large for half precision
     query_KZE = query_bKQE.transpose(0, 1).reshape(K, b * G * T, E)
-    scores = [(query_KZE @ block.keys.transpose(1, 2)).view(K, b, G, T, -1) for block in blocks]
-    own_bKGTM = (query_bKQE @ own.keys.transpose(2, 3)).view(b, K, G, T, M)
+    scores = [(query_KZE @ block.keys.float().transpose(1, 2)).view(K, b, G, T, -1) for block in blocks]
+    own_bKGTM = (query_bKQE @ own.keys.float().transpose(2, 3)).view(b, K, G, T, M)
     own_bKGTM = own_bKGTM.masked_fill(~visible_bTM[:, None, None], float("-inf"))
     scores_KbGTN = torch.cat((*scores, own_bKGTM.transpose(0, 1)), dim=-1)
-    weights_KbGTN = (scores_KbGTN.float() * scaling).softmax(dim=-1).to(query_bATE.dtype)
+    weights_KbGTN = scores_KbGTN.softmax(dim=-1).to(query_bATE.dtype)
     *weights, own_KbGTM = weights_KbGTN.split([*(block.keys.shape[1] for block in blocks), M], dim=-1)
     own_bKQM = own_KbGTM.transpose(0, 1).reshape(b, K, G * T, M)
     mixed_bATE = (own_bKQM @ own.values).view(b, A, T, E)

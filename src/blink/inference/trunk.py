@@ -9,14 +9,16 @@ extension, b extensions run together, K key heads, E width of one head, d hidden
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from blink.inference.attention import LeaveLayer, leave
 from blink.inference.cache import KeysValues, OneCall
-from blink.model.backbone import Backbone, Frame, rotate
+from blink.model.backbone import Backbone, Frame
 from blink.model.token_sr import expand
 
 
@@ -185,10 +187,11 @@ def _run_layer(
 ) -> tuple[Tensor, KeysValues]:
     """Run one layer on tokens that attend to `before` and to each other: its output, and their keys and values.
 
-    The last layer's output is never read, so only its keys and values are computed.
+    The last layer's output is never read, so it is left once its keys and values are computed.
     """
-    if layer == backbone.num_layers - 1:
-        heads = backbone.project(layer, hidden_bNd)
-        return hidden_bNd, KeysValues(rotate(heads.keys_BKNE, frame.rotary), heads.values_BKNE)
     call = OneCall(before)
-    return backbone.run_layer(layer, hidden_bNd, frame, call), call.new
+    if layer < backbone.num_layers - 1:
+        return backbone.run_layer(layer, hidden_bNd, frame, call), call.new
+    with suppress(LeaveLayer):
+        backbone.run_layer(layer, hidden_bNd, frame, call, leave)
+    return hidden_bNd, call.new

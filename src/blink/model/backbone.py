@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 from transformers import LlavaForConditionalGeneration, LlavaNextForConditionalGeneration
 from transformers.masking_utils import create_causal_mask
-from transformers.models.llama.modeling_llama import rotate_half
 
 from blink.model.fingerprint import Fingerprint
 
@@ -50,14 +49,6 @@ class Frame(NamedTuple):
     mask: Any
     position_ids: Tensor
     rotary: tuple[Tensor, Tensor]
-
-
-class Heads(NamedTuple):
-    """q, k and v projections of normed tokens, without rotary embedding."""
-
-    query_BANE: Tensor
-    keys_BKNE: Tensor
-    values_BKNE: Tensor
 
 
 class TokenBytes(NamedTuple):
@@ -220,32 +211,6 @@ class Backbone:
         normed: Tensor = self.decoder.norm(hidden_BNd)
         return normed
 
-    def project(self, layer: int, hidden_BNd: Tensor) -> Heads:
-        """Input norm and q, k, v projections of one layer, without rotary embedding.
-
-        The caller computes attention from them and passes its output to `complete`.
-        """
-        normed_BNd, attention = self.input_norm(layer)(hidden_BNd), self.decoder.layers[layer].self_attn
-        projections = (attention.q_proj, attention.k_proj, attention.v_proj)
-        return Heads(
-            *(
-                linear(normed_BNd).unflatten(-1, (-1, attention.head_dim)).transpose(1, 2)
-                for linear in projections
-            )
-        )
-
-    def complete(self, layer: int, hidden_BNd: Tensor, mixed_BANE: Tensor) -> Tensor:
-        """Output projection, residual and MLP of one layer: [B, N, d].
-
-        Args:
-            hidden_BNd: what entered the layer.
-            mixed_BANE: output of its attention, per query head.
-        """
-        block = self.decoder.layers[layer]
-        hidden_BNd = hidden_BNd + block.self_attn.o_proj(mixed_BANE.transpose(1, 2).flatten(2))
-        completed: Tensor = hidden_BNd + block.mlp(block.post_attention_layernorm(hidden_BNd))
-        return completed
-
     def embed(self, ids: Tensor) -> Tensor:
         """Embeddings of token ids, d as the last axis."""
         embedded: Tensor = self.decoder.embed_tokens(ids)
@@ -282,11 +247,6 @@ class Backbone:
         attention = self.decoder.layers[layer].self_attn
         keys: Tensor = attention.k_proj(normed_BNd).unflatten(-1, (-1, attention.head_dim)).transpose(1, 2)
         return keys
-
-    def scaling(self, layer: int) -> float:
-        """Factor of this layer's attention scores, usually 1 / sqrt(E)."""
-        scaling: float = self.decoder.layers[layer].self_attn.scaling
-        return scaling
 
     @torch.no_grad()
     def visual_states(
@@ -347,13 +307,6 @@ class Backbone:
                 f"the vision tower gives {tokens} tokens for an image, its {H} x {W} grid has {H * W}; "
                 "Blink needs one token per cell (vision_feature_select_strategy='default' drops a class token)"
             )
-
-
-def rotate(heads_BANE: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
-    """Apply the rotary embedding of N positions (cos and sin, each [1 or B, N, E]) to N tokens of each head."""
-    cos_B1NE, sin_B1NE = (part[:, None] for part in rotary)
-    rotated: Tensor = heads_BANE * cos_B1NE + rotate_half(heads_BANE) * sin_B1NE
-    return rotated
 
 
 class _PastColumns:
