@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
@@ -192,7 +193,10 @@ class Handle:
         if hidden_BNd is None:
             hidden_BNd = self._backbone.decoder.embed_tokens(inputs["input_ids"])
         if prompt is not None:
-            cache = BlinkCache() if inputs["use_cache"] or cache is not None else None
+            # Checkpointed layers run twice and fill no cache: transformers then does without one, too.
+            checkpointing = self._backbone.checkpoints_activations and torch.is_grad_enabled()
+            wanted = (inputs["use_cache"] or cache is not None) and not checkpointing
+            cache = BlinkCache() if wanted else None
             passed = self._run_prompt(prompt, hidden_BNd, cache, keep_states)
         else:
             assert cache is not None, "only a cache can continue"

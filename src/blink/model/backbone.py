@@ -201,6 +201,11 @@ class Backbone:
         )
         return hidden
 
+    @property
+    def checkpoints_activations(self) -> bool:
+        """Whether the decoder's layers are in training and recompute their activations in the backward pass."""
+        return any(layer.training and layer.gradient_checkpointing for layer in self.decoder.layers)
+
     def attention_configs(self) -> list[Any]:
         """The configs that name the attention implementation of the decoder's layers, each once."""
         parts = (self.decoder, *self.decoder.layers.modules())

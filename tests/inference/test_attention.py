@@ -1,0 +1,239 @@
+"""Our attention functions: what they hand over, and that nothing else of a model changes."""
+
+import sys
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import AutoConfig, AutoModel
+
+import blink
+from blink.inference.attention import LeaveLayer, hooks_enabled
+from blink.inference.cache import OneCall
+from blink.inference.saliency import attention_row
+from blink.model.backbone import HOOK, Backbone
+from tests import models
+
+EVERY_LAYER = [0, 1, 2, 3]
+NEVER = blink.Policy(layers=EVERY_LAYER, tau_exp=1, tau_drop=0)
+ALWAYS = blink.Policy(layers=[1, 3], tau_exp=0, tau_drop=0)
+
+TEXT_MODELS = {
+    "llama": {},
+    "mistral": {"sliding_window": None},
+    "qwen2": {},
+    "qwen3": {"head_dim": 16},
+    "phi3": {"pad_token_id": 0},
+    "granite": {},
+    "olmo2": {},
+    "gemma": {"head_dim": 16},
+    "smollm3": {"pad_token_id": 0},
+    "cohere": {},
+    "glm4": {"head_dim": 16, "pad_token_id": 0},
+}
+"""Text models with full attention, and what their small configs need beside the common widths."""
+
+
+@pytest.fixture
+def model() -> Any:
+    """A small LLaVA: 6 x 6 grid, 4 layers, width 48."""
+    return models.llava(grid=6, layers=4)
+
+
+def implementations(model: Any) -> set[str]:
+    """What the text model's configs name as their attention implementation."""
+    return {config._attn_implementation for config in Backbone(model).attention_configs()}
+
+
+@torch.no_grad()
+def logits_of(model: Any, inputs: dict[str, Tensor]) -> Tensor:
+    """Logits of a plain forward."""
+    logits: Tensor = model(**inputs).logits
+    return logits
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("rows", [[8], [5, 11]])
+def test_a_policy_that_never_fires_changes_no_bit(
+    attention: str, dtype: torch.dtype, rows: list[int]
+) -> None:
+    """Catches a hook that disturbs the layer's own attention, in either implementation, padded or not."""
+    model = models.llava(grid=6, layers=4, kv_heads=2, attention=attention, dtype=dtype)
+    inputs = models.batch(model, rows)
+    mask_BS = inputs["attention_mask"]
+    inputs["position_ids"] = (mask_BS.cumsum(dim=1) - 1).clamp(min=0)  # as `generate` gives them to a padded batch
+    stock = logits_of(model, inputs)
+    handle = blink.attach(model, NEVER)
+    assert torch.equal(logits_of(model, inputs), stock)
+    assert [len(events) for events in handle.trace] == [4] * len(rows)
+
+
+@pytest.mark.parametrize("kind", TEXT_MODELS)
+def test_the_row_is_that_of_the_eager_map(kind: str) -> None:
+    """Catches a text model whose layer hands over something else than what its attention multiplies."""
+    config = AutoConfig.for_model(
+        kind,
+        vocab_size=64,
+        hidden_size=64,
+        intermediate_size=96,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        **TEXT_MODELS[kind],
+    )
+    torch.manual_seed(0)
+    decoder = AutoModel.from_config(config, attn_implementation="eager").eval()
+    found: list[tuple[Tensor, Tensor]] = []
+
+    def hook(query: Tensor, keys: Tensor, values: Tensor, scaling: float, stock: Any, /) -> Any:
+        output, weights = stock()
+        found.append((attention_row(query[:, :, -1], [keys], None, scaling), weights[:, :, -1].mean(dim=1)))
+        return output, weights
+
+    ids = torch.arange(3, 15)[None]
+    with torch.no_grad():
+        stock = decoder(ids, use_cache=False).last_hidden_state
+        with hooks_enabled(_OnlyText(decoder)):  # type: ignore[arg-type]  # all that is asked for
+            hooked = decoder(ids, use_cache=False, **{HOOK: hook}).last_hidden_state
+    assert torch.equal(hooked, stock)
+    assert len(found) == 2
+    for row, eager in found:
+        torch.testing.assert_close(row, eager, atol=1e-6, rtol=1e-5)
+
+
+class _OnlyText:
+    """A text model where a backbone is asked for its attention configs."""
+
+    def __init__(self, decoder: Any) -> None:
+        self.decoder = decoder
+
+    attention_configs = Backbone.attention_configs
+
+
+def test_the_config_names_its_own_implementation_outside(model: Any) -> None:
+    """Catches a name of ours that stays behind: after a pass, after an error in it, and with one loop inside another."""
+    handle, inputs = blink.attach(model, ALWAYS), models.batch(model, [8])
+    model.generate(**inputs, max_new_tokens=2, do_sample=False)
+    assert implementations(model) == {"sdpa"}
+    handle.detach()
+
+    def broken(_: Any) -> Any:
+        raise RuntimeError("broken module")
+
+    module = torch.nn.Identity()
+    module.forward = broken
+    handle = blink.attach(model, ALWAYS, token_sr={1: module, 3: module})
+    with pytest.raises(RuntimeError, match="broken module"):
+        logits_of(model, inputs)
+    assert implementations(model) == {"sdpa"}
+    backbone = Backbone(model)
+    with hooks_enabled(backbone):
+        with hooks_enabled(backbone):
+            assert implementations(model) == {"blink_sdpa"}
+        assert implementations(model) == {"blink_sdpa"}
+    assert implementations(model) == {"sdpa"}
+
+
+@pytest.fixture
+def quick_switches() -> Iterator[None]:
+    """Threads that take turns a thousand times as often as Python's do."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(5e-6)
+    yield
+    sys.setswitchinterval(before)
+
+
+@pytest.mark.usefixtures("quick_switches")
+def test_threads_do_not_see_each_other(model: Any) -> None:
+    """Catches a switch that one loop takes back under another: an attached model, and a stock one that shares its decoder."""
+    sharing = models.llava(grid=6, layers=4)
+    sharing.model.language_model = model.model.language_model
+    inputs = [models.batch(model, [8]), models.batch(model, [9, 5])]
+    stock = [logits_of(sharing, each) for each in inputs]
+    engine, prompt, picture = (
+        blink.Engine(model, models.processor(model)),
+        models.prompt(3),
+        models.picture(3),
+    )
+    policy = blink.Policy(layers=[1, 2], tau_exp=0.3, tau_drop=0.2)
+    runs = [blink.Run(), blink.Run(policy)]
+    answers = engine.answer(picture, [prompt], runs, max_new_tokens=3)
+    handle = blink.attach(model.model and _twin(model), ALWAYS)
+    expected = [logits_of(handle.model, each) for each in inputs]
+    failures: list[str] = []
+
+    def repeat(name: str, work: Any, wanted: Any) -> None:
+        for _ in range(8):
+            if not all(torch.equal(*pair) for pair in zip(work(), wanted, strict=True)):
+                failures.append(name)
+
+    def ask() -> None:
+        for _ in range(4):
+            if engine.answer(picture, [prompt], runs, max_new_tokens=3) != answers:
+                failures.append("engine")
+
+    threads = [
+        threading.Thread(
+            target=repeat, args=("attached", lambda: [logits_of(handle.model, i) for i in inputs], expected)
+        ),
+        threading.Thread(target=ask),
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures
+    assert implementations(model) == {"sdpa"}
+    handle.detach()
+    assert all(
+        torch.equal(logits_of(sharing, each), wanted) for each, wanted in zip(inputs, stock, strict=True)
+    )
+
+
+def _twin(model: Any) -> Any:
+    """A model object of its own whose decoder layers are those of another, so that only one of them is attached."""
+    twin = models.llava(grid=6, layers=4)
+    twin.model.language_model.layers = model.model.language_model.layers
+    twin.model.language_model.config = model.model.language_model.config
+    return twin
+
+
+def test_a_hook_may_leave_the_layer(model: Any) -> None:
+    """Catches an exit that loses the keys and values, which the trunk takes from its last layer."""
+    backbone = Backbone(model)
+    hidden = torch.randn(1, 5, backbone.hidden_size)
+    frame, call, left = backbone.frame(hidden, None, torch.arange(5)[None]), OneCall(), OneCall()
+    with torch.no_grad(), hooks_enabled(backbone):
+        backbone.run_layer(0, hidden, frame, call)
+        with pytest.raises(LeaveLayer):
+            backbone.run_layer(0, hidden, frame, left, _leave)
+    assert all(torch.equal(*pair) for pair in zip(left.new, call.new, strict=True))
+
+
+def _leave(*_: Any) -> Any:
+    raise LeaveLayer
+
+
+@pytest.mark.parametrize("policy", [NEVER, ALWAYS])
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_gradient_checkpointing(model: Any, policy: blink.Policy, reentrant: bool) -> None:
+    """Catches a replay that scans anew or loses an extension, and the crash where a cache is asked for by default."""
+    inputs, grads = models.batch(model, [8]), []
+    blink.attach(model, policy)
+    model.train()
+    if reentrant:
+        model.enable_input_require_grads()
+    for checkpointing in (False, True):
+        if checkpointing:
+            model.activation_checkpointing_enable({"use_reentrant": reentrant})
+        model.zero_grad()
+        outputs = model(**inputs, labels=inputs["input_ids"])
+        outputs.loss.backward()
+        grads.append(
+            (outputs.loss.detach(), model.model.language_model.layers[0].mlp.up_proj.weight.grad.clone())
+        )
+    torch.testing.assert_close(grads[0], grads[1], atol=1e-6, rtol=1e-5)
