@@ -16,7 +16,7 @@ from benchmarks.never import BAR, WHY
 from benchmarks.report import main
 from blink import Policy, attach
 from blink.evaluation.cost import decoder_layer, scan
-from blink.inference import algorithm
+from blink.inference.algorithm import Scan
 from blink.model.backbone import Backbone
 
 SCANNED, LAYERS = 7, 32
@@ -34,7 +34,7 @@ def on_wide(options: Options) -> Iterator[Row]:
         layers: list[float] = []
         with (
             torch.inference_mode(),
-            timed(algorithm, "scan_streams", scans),
+            timed(Scan, "look", scans),
             timed(Backbone, "run_layer", layers),
         ):
             for _ in range(repeats + 1):

@@ -14,7 +14,17 @@ from __future__ import annotations
 from collections.abc import Collection, Hashable
 from dataclasses import dataclass
 
-from blink.evaluation.cost import NOTHING, Cost, decode, decoder_layer, head, key_value_bytes, vision
+from blink.evaluation.cost import (
+    NOTHING,
+    Cost,
+    decode,
+    decoder_layer,
+    head,
+    key_value_bytes,
+    projections,
+    scan,
+    vision,
+)
 from blink.inference.policy import Event, living
 from blink.model.dimensions import Dimensions
 
@@ -76,16 +86,19 @@ def shared(
     texts: set[tuple[Hashable, int, _History]] = set()
     scans: set[tuple[Hashable, int, _History]] = set()
     answers: set[tuple[Hashable, int, _History]] = set()
+    changed: set[int] = set()
     last: dict[_Extension, int] = {}
     # Walk each question's events through the layers and collect distinct pieces of work in sets.
     for one in asked:
         X = dims.visual if one.extension is None else one.extension
         history: _History = ()
-        scanned = {event.layer for event in one.events}
+        actions = {event.layer: event.action for event in one.events}
         for layer, now in enumerate(living(one.events, dims.layers)):
             previous = history[-1] if history else None
-            if layer in scanned:
+            if layer in actions:
                 scans.add((one.question, one.text, history))
+                if actions[layer] == "expand" or (actions[layer] == "drop" and previous is not None):
+                    changed.add(layer)
                 if previous is not None:
                     last[previous] = max(layer, last[previous])
             alive = None if now is None else _Extension(*now, X, one.kind)
@@ -100,15 +113,15 @@ def shared(
     total += _tokens_after(dims, 0, dims.layers - 1, before, 0)
     for alive, layer in last.items():
         total += expander + _tokens_after(dims, alive.layer, layer, alive.columns, before)
-    split = 2 * dims.hidden * dims.head * (dims.heads + 2 * dims.key_heads)
     for _, text, history in texts:
         X = history[-1].columns if history[-1] is not None else 0
-        total += Cost(decoder_layer(dims, text, before + X + text).flops - split * text)
-    for _, text, _ in {(question, text, history[:-1]) for question, text, history in texts}:
-        total += Cost(split * text)  # projections are shared by rows that split at this layer
+        total += Cost(decoder_layer(dims, text, before + X + text).flops)
+    for _, text, history in {(question, text, history[:-1]) for question, text, history in texts}:
+        if len(history) in changed:  # all rows that run together are left at this layer's attention, and run again
+            total += Cost(projections(dims, text).flops)
     for _, text, history in scans:
         X = history[-1].columns if history and history[-1] is not None else 0
-        total += Cost(2 * (before + X + text) * dims.heads * dims.head)
+        total += Cost(scan(dims, before + X + text).flops)
     calls = max((one.answer for one in asked), default=1)  # texts, then a step per further token
     weights = dims.layers * dims.layer_weights + dims.hidden * dims.vocabulary
     trunk = dims.layers * key_value_bytes(dims, before)
@@ -125,6 +138,5 @@ def _tokens_after(dims: Dimensions, first: int, last: int, tokens: int, before: 
         if layer < dims.layers - 1:
             total += decoder_layer(dims, tokens, before + tokens)
         else:
-            width = dims.hidden * dims.head * (dims.heads + 2 * dims.key_heads)
-            total += Cost(2 * tokens * width, width * dims.itemsize + key_value_bytes(dims, tokens))
+            total += projections(dims, tokens) + Cost(0, key_value_bytes(dims, tokens))
     return total

@@ -47,7 +47,7 @@ def by_engine(model: models.Model, prompts: Sequence[str], runs: Sequence[Run], 
 
 @pytest.mark.parametrize("kv_heads", [None, 2])
 def test_a_grid_of_thresholds(kv_heads: int | None) -> None:
-    """Would catch a text pass per policy, projections per split row, and extensions run too far or not far enough."""
+    """Would catch a text pass per policy, or extensions run too far or not far enough."""
     model = models.llava(grid=6, kv_heads=kv_heads)
     prompts = [models.prompt(seed, words=6, system=SYSTEM) for seed in range(3)]
     modules = {layer: TokenSR(48) for layer in range(5)}
@@ -79,10 +79,9 @@ def test_what_is_shared() -> None:
     one = shared(dims, before, [Asked("q", text, EXPAND_DROP)]).flops
     assert shared(dims, before, [Asked("q", text, EXPAND_DROP)] * 2).flops == one
     two = shared(dims, before, [Asked("q", text, EXPAND_DROP), Asked("q", text, EXPAND_KEEP)]).flops
-    project = 2 * text * 48 * 48 * 3
     longer = decoder_layer(dims, text, before + V + text).flops
     top = 2 * V * 48 * 48 * 3  # of the last layer only keys and values are asked for
-    assert two - one == top + 2 * longer - project + head(dims).flops
+    assert two - one == top + 2 * longer + head(dims).flops
     idle = shared(dims, before, [Asked("q", text, NOTHING), Asked("q", text, NOTHING[:1])]).flops
     assert idle == shared(dims, before, [Asked("q", text, NOTHING)]).flops
 

@@ -75,16 +75,29 @@ def vision(dims: Dimensions, views: int = 1) -> Cost:
 
 
 def scan(dims: Dimensions, columns: int, saliency: str = "attention") -> Cost:
-    """One row's scan at one layer: query projection, key projection, one row of attention (Eq. 1 and 2).
+    """One row's scan at one layer (Eq. 1 and 2).
+
+    By attention it is one row of the layer's own map, whose query and keys are at hand; by similarity, the query and key
+    projections without rotary embedding, and one product.
 
     Args:
         columns: keys that the last prompt token may see.
         saliency: as in the policy; "similarity" looks at the visual tokens alone.
     """
-    seen = columns if saliency == "attention" else dims.visual
+    if saliency == "attention":
+        return Cost(2 * columns * dims.heads * dims.head, columns * dims.key_heads * dims.head * dims.itemsize)
     query, key = dims.hidden * dims.heads * dims.head, dims.hidden * dims.key_heads * dims.head
-    row = seen * dims.head * (dims.heads if saliency == "attention" else dims.key_heads)
-    return Cost(2 * (query + seen * key + row), (query + key) * dims.itemsize)
+    row = dims.visual * dims.head * dims.key_heads
+    return Cost(2 * (query + dims.visual * key + row), (query + key) * dims.itemsize)
+
+
+def projections(dims: Dimensions, columns: int) -> Cost:
+    """Query, key and value projections of some tokens at one layer.
+
+    A layer whose scan changes the sequence is left at its attention and runs again, so these are computed twice.
+    """
+    weights = dims.hidden * dims.head * (dims.heads + 2 * dims.key_heads)
+    return Cost(2 * columns * weights, weights * dims.itemsize)
 
 
 def token_sr(
@@ -125,6 +138,8 @@ def prompt(
         before = lengths[event.layer - 1] if event.layer else tokens
         total += scan(dims, before, saliency)
         total += expander if event.action == "expand" else NOTHING
+        if saliency == "attention" and (event.action == "expand" or (event.action == "drop" and before > tokens)):
+            total += projections(dims, before)
     return total
 
 
