@@ -19,7 +19,8 @@ def test_full_size_table() -> None:
 def test_full_size_table_with_blink() -> None:
     """Would catch an extension counted in the wrong layers, by hand for LLaVA-1.5-7B.
 
-    MME, layers 12-18: 576 more tokens in 20 layers of 643, one scan of 643 and six of 1,219 keys, one TokenSR. POPE,
+    MME, layers 12-18: 576 more tokens in 20 layers of 643, one scan of 643 and six of 1,219 keys, one TokenSR,
+    and the projections of 643 tokens once more where it fires. POPE,
     layer 18, all 18 questions together: the trunk once, four extensions through 13 layers and to the keys of the last,
     18 texts of 26 tokens, 14 layers of which see the extension, and 18 decoding steps.
     """
@@ -27,7 +28,7 @@ def test_full_size_table_with_blink() -> None:
     weights = 4 * 4096**2 + 3 * 4096 * 11008
     expander = 2 * 576 * (25 * 4096 * 2048 + 9 * 2048 * 1024 + 1024 * 4096)
     mme = 20 * (2 * 576 * weights + 4 * 4096 * (1219**2 - 643**2)) + expander
-    mme += 2 * 4096**2 * (644 + 6 * 1220)
+    mme += 2 * 4096 * (643 + 6 * 1219) + 3 * 2 * 4096**2 * 643
     assert abs(float(table["LLaVA-1.5-7B", "MME"][4]) - (1 + mme / 8.965e12)) < 0.01
     qkv = 3 * 2 * 4096**2
     trunk = 0.406e12 + 31 * (2 * 611 * weights + 4 * 4096 * 611**2) + 611 * qkv

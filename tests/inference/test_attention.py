@@ -21,7 +21,7 @@ EVERY_LAYER = [0, 1, 2, 3]
 NEVER = blink.Policy(layers=EVERY_LAYER, tau_exp=1, tau_drop=0)
 ALWAYS = blink.Policy(layers=[1, 3], tau_exp=0, tau_drop=0)
 
-TEXT_MODELS = {
+TEXT_MODELS: dict[str, dict[str, Any]] = {
     "llama": {},
     "mistral": {"sliding_window": None},
     "qwen2": {},
@@ -65,7 +65,9 @@ def test_a_policy_that_never_fires_changes_no_bit(
     model = models.llava(grid=6, layers=4, kv_heads=2, attention=attention, dtype=dtype)
     inputs = models.batch(model, rows)
     mask_BS = inputs["attention_mask"]
-    inputs["position_ids"] = (mask_BS.cumsum(dim=1) - 1).clamp(min=0)  # as `generate` gives them to a padded batch
+    inputs["position_ids"] = (mask_BS.cumsum(dim=1) - 1).clamp(
+        min=0
+    )  # as `generate` gives them to a padded batch
     stock = logits_of(model, inputs)
     handle = blink.attach(model, NEVER)
     assert torch.equal(logits_of(model, inputs), stock)
@@ -105,6 +107,13 @@ def test_the_row_is_that_of_the_eager_map(kind: str) -> None:
         torch.testing.assert_close(row, eager, atol=1e-6, rtol=1e-5)
 
 
+class _Broken(torch.nn.Module):
+    """A module that fails, as one out of memory does."""
+
+    def forward(self, tokens_BdHW: Tensor) -> Tensor:
+        raise RuntimeError("broken module")
+
+
 class _OnlyText:
     """A text model where a backbone is asked for its attention configs."""
 
@@ -121,12 +130,7 @@ def test_the_config_names_its_own_implementation_outside(model: Any) -> None:
     assert implementations(model) == {"sdpa"}
     handle.detach()
 
-    def broken(_: Any) -> Any:
-        raise RuntimeError("broken module")
-
-    module = torch.nn.Identity()
-    module.forward = broken
-    handle = blink.attach(model, ALWAYS, token_sr={1: module, 3: module})
+    handle = blink.attach(model, ALWAYS, token_sr={1: _Broken(), 3: _Broken()})
     with pytest.raises(RuntimeError, match="broken module"):
         logits_of(model, inputs)
     assert implementations(model) == {"sdpa"}
