@@ -117,7 +117,9 @@ def shared(
         X = history[-1].columns if history[-1] is not None else 0
         total += Cost(decoder_layer(dims, text, before + X + text).flops)
     for _, text, history in {(question, text, history[:-1]) for question, text, history in texts}:
-        if len(history) in changed:  # all rows that run together are left at this layer's attention, and run again
+        if (
+            len(history) in changed
+        ):  # all rows that run together are left at this layer's attention, and run again
             total += Cost(projections(dims, text).flops)
     for _, text, history in scans:
         X = history[-1].columns if history and history[-1] is not None else 0

@@ -85,7 +85,9 @@ def scan(dims: Dimensions, columns: int, saliency: str = "attention") -> Cost:
         saliency: as in the policy; "similarity" looks at the visual tokens alone.
     """
     if saliency == "attention":
-        return Cost(2 * columns * dims.heads * dims.head, columns * dims.key_heads * dims.head * dims.itemsize)
+        return Cost(
+            2 * columns * dims.heads * dims.head, columns * dims.key_heads * dims.head * dims.itemsize
+        )
     query, key = dims.hidden * dims.heads * dims.head, dims.hidden * dims.key_heads * dims.head
     row = dims.visual * dims.head * dims.key_heads
     return Cost(2 * (query + dims.visual * key + row), (query + key) * dims.itemsize)
@@ -138,7 +140,9 @@ def prompt(
         before = lengths[event.layer - 1] if event.layer else tokens
         total += scan(dims, before, saliency)
         total += expander if event.action == "expand" else NOTHING
-        if saliency == "attention" and (event.action == "expand" or (event.action == "drop" and before > tokens)):
+        if saliency == "attention" and (
+            event.action == "expand" or (event.action == "drop" and before > tokens)
+        ):
             total += projections(dims, before)
     return total
 
