@@ -116,7 +116,7 @@ def disk_times(bench: Bench, layers: tuple[int, ...], *, images: int, repeats: i
     states = trunk_features(bench.backbone, prefix, batch, layers).states
     with TemporaryDirectory(prefix="blink-") as folder:
         shape = (VIEWS, *bench.dims.grid, bench.dims.hidden)
-        store = FeatureStore(Path(folder), {}, shape, told={})
+        store = FeatureStore(Path(folder), {}, shape, notes={})
         rows = store.rows(names)
         for image, (row, name) in enumerate(zip(rows, names, strict=True)):
             store.write(row, name, {layer: state[image] for layer, state in states.items()})

@@ -304,8 +304,7 @@ def test_features_on_disk_replace_the_backbone(
         raise AssertionError("not needed")
 
     monkeypatch.setattr("blink.training.parts.load_backbone", unwanted)
-    monkeypatch.setattr("blink.training.images.Chosen.read", unwanted)
-    monkeypatch.setattr("blink.training.manifest._checked", unwanted)
+    monkeypatch.setattr("blink.training.images.ImageFiles.read", unwanted)
     again = run(*overrides, "data.cache_features=f")
     assert again["steps"] == 11
     for name, value in plain["layers"]["2"].items():

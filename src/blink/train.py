@@ -79,7 +79,7 @@ def train(plan: Plan, overrides: list[str], group: str | None = None) -> Summary
     from blink.model.checkpoints import load_processor
     from blink.model.views import ViewMaker, prefix_ids
     from blink.training import parts
-    from blink.training.dashboard import TrainingWatch, kl_chart
+    from blink.training.dashboard import TrainingMonitor, kl_chart
     from blink.training.data import PairData, steps_per_epoch
     from blink.training.feature_fill import FillFeatures, report_lacking
     from blink.training.report import summarise
@@ -114,10 +114,10 @@ def train(plan: Plan, overrides: list[str], group: str | None = None) -> Summary
         trainer.logger = board.logger
         if board.logger is not None:
             board.settings(plan.config)
-            callbacks.append(TrainingWatch(board, views(portions.held_out.read(0))))
+            callbacks.append(TrainingMonitor(board, views(portions.held_out.read(0))))
         backbone = parts.load_trunk(plan, outlined, lacking) if lacking else outlined
         if stored is not None and lacking:
-            fill = FillFeatures(stored, backbone, ids, portions, views, at_once=2, workers=plan.workers)
+            fill = FillFeatures(stored, backbone, ids, portions, views, batch_size=2, workers=plan.workers)
             callbacks.insert(0, fill)
             backbone = (
                 outlined  # `fill` alone holds the weights, and lets go of them once all features are there

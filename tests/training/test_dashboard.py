@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from blink.runs.folder import run_name
-from blink.training.dashboard import STEP, TrainingWatch
+from blink.training.dashboard import STEP, TrainingMonitor
 from tests import models
 from tests.offline_runs import closed_runs
 from tests.test_train import alone, run, same_weights
@@ -48,17 +48,17 @@ def test_a_killed_run_goes_on_as_the_same_run(
     logger = ["logger.mode=offline", "logger.pictures_every=4"]
     run(*overrides, "logger=none", "outputs=unwatched")
 
-    end = TrainingWatch.on_train_batch_end
+    end = TrainingMonitor.on_train_batch_end
 
-    def dies(self: TrainingWatch, trainer: Any, *arguments: Any) -> None:
+    def dies(self: TrainingMonitor, trainer: Any, *arguments: Any) -> None:
         if trainer.global_step == 7:
             raise RuntimeError("killed")
         end(self, trainer, *arguments)
 
-    monkeypatch.setattr(TrainingWatch, "on_train_batch_end", dies)
+    monkeypatch.setattr(TrainingMonitor, "on_train_batch_end", dies)
     with pytest.raises(RuntimeError, match="killed"):
         run(*overrides, *logger)
-    monkeypatch.setattr(TrainingWatch, "on_train_batch_end", end)
+    monkeypatch.setattr(TrainingMonitor, "on_train_batch_end", end)
     summary = run(*overrides, *logger)
 
     folder = Path("outputs") / "train" / run_name([*overrides, *logger])

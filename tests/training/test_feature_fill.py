@@ -65,7 +65,7 @@ def fill(
     lacking = report_lacking(features, images)
     loaded = load_backbone(backbone, num_layers=max(lacking))
     ids, views = prefix_ids(loaded.processor, PREFIX), ViewMaker(loaded.processor)
-    filling = FillFeatures(features, loaded, ids, images, views, at_once=2, workers=0)
+    filling = FillFeatures(features, loaded, ids, images, views, batch_size=2, workers=0)
     where: Any = place or Place()
     filling.on_fit_start(where, where)
 
@@ -101,7 +101,7 @@ def test_batches_equal_those_of_the_backbone(llava_folder: Path, tmp_path: Path)
 
 def test_a_killed_fill_continues(llava_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Would catch a fill that begins anew, and rows of a batch that was cut short."""
-    monkeypatch.setattr(feature_store, "_AT_ONCE", 1)  # each row is committed by itself
+    monkeypatch.setattr(feature_store, "COMMIT_BYTES", 1)  # each row is committed by itself
     features = stored(tmp_path / "f", llava_folder, (2,))
     with pytest.raises(KeyboardInterrupt):
         fill(features, llava_folder, [DrawnImages(Pictures(6, last=5), "drawn")])

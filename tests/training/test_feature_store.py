@@ -15,7 +15,7 @@ RECIPE = {"weights": "abc", "dtype": "float32"}
 
 
 def opened(folder: Path, **changed: str) -> FeatureStore:
-    return FeatureStore(folder, {**RECIPE, **changed}, SHAPE, told={"backbone": "some"})
+    return FeatureStore(folder, {**RECIPE, **changed}, SHAPE, notes={"backbone": "some"})
 
 
 def row(seed: int) -> torch.Tensor:

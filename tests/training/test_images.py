@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from blink.training.images import (
-    Chosen,
     DrawnImages,
+    ImageSubset,
     UnreadableImageError,
     hub_images,
     local_images,
@@ -130,7 +130,7 @@ def test_data_set_by_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 def test_chosen_images_keep_their_names() -> None:
     """Catches a choice that reads by its own numbers instead of the collection's."""
     drawn = DrawnImages([Image.new("RGB", (1, 1), (value, 0, 0)) for value in range(5)], "five")
-    chosen = Chosen(drawn, (4, 1))
+    chosen = ImageSubset(drawn, (4, 1))
     assert [chosen.read(i).getpixel((0, 0)) for i in range(len(chosen))] == [(4, 0, 0), (1, 0, 0)]
     assert chosen.name(0) == "drawn image 4"
-    assert chosen.fingerprint != Chosen(drawn, (1, 4)).fingerprint
+    assert chosen.fingerprint != ImageSubset(drawn, (1, 4)).fingerprint

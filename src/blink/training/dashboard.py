@@ -1,4 +1,4 @@
-"""What a training run tells its board: speed, memory, gradient norms, and pictures of the features as they improve.
+"""The Lightning callback that logs speed, memory and gradient norms, and pictures of the features as they improve.
 
 Losses, learning rate and what is measured on held-out images come from the LightningModule itself.
 
@@ -33,8 +33,8 @@ _MOST_LAYERS = 4
 """Layers that are pictured, evenly spread over those that are trained."""
 
 
-class TrainingWatch(Callback):
-    """Logs what the module itself does not know, and shows features every so many steps.
+class TrainingMonitor(Callback):
+    """Logs what the LightningModule does not: speed, memory, gradient norms, and pictures every so many steps.
 
     Numbers come with the trainer's `log_every_n_steps`. Speed leaves out measuring on held-out images and pictures.
 
@@ -52,16 +52,16 @@ class TrainingWatch(Callback):
         self._pictured: int | None = None
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Say what the run's numbers are drawn against."""
+        """Define the x axis of the run's curves, and of which of them the least value is kept."""
         if trainer.is_global_zero:
             self.board.axis(STEP, *SECTIONS)
             for name in ("train/loss", "held_out/kl_token_sr"):
                 self.board.best(name, "min", STEP)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Show the features before the first step."""
+        """Picture the features before the first step."""
         if trainer.global_step == 0:
-            self._show(trainer, pl_module)
+            self._log_pictures(trainer, pl_module)
         self._clock = time.perf_counter()
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:
@@ -88,7 +88,7 @@ class TrainingWatch(Callback):
         batch: Views | Features,
         batch_idx: int,
     ) -> None:
-        """Log speed and memory, and show the features if it is time."""
+        """Log speed and memory, and pictures of the features if it is time."""
         now = time.perf_counter()
         self._seconds += now - self._clock
         self._clock = now
@@ -103,19 +103,19 @@ class TrainingWatch(Callback):
             pl_module.log("train/memory_gb", peak_memory_mb() / 1024, rank_zero_only=True)
             self._pairs, self._seconds = 0, 0.0
         if self.board.pictures_every and step % self.board.pictures_every == 0 and step != self._pictured:
-            self._show(trainer, pl_module)
+            self._log_pictures(trainer, pl_module)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Leave the time out of the speed."""
+        """Restart the clock, so that measuring does not count into the speed."""
         self._clock = time.perf_counter()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Show the features after the last step."""
+        """Picture the features after the last step."""
         if trainer.global_step != self._pictured:
-            self._show(trainer, pl_module)
+            self._log_pictures(trainer, pl_module)
 
-    def _show(self, trainer: Trainer, module: LightningModule) -> None:
-        """Show the features of some layers."""
+    def _log_pictures(self, trainer: Trainer, module: LightningModule) -> None:
+        """Log pictures of the features of some layers."""
         if not (trainer.is_global_zero and self.board.pictures_every and self.board.shows_pictures):
             return
         assert isinstance(module, TokenSRTraining), f"made for TokenSRTraining, not {type(module).__name__}"
@@ -162,7 +162,7 @@ def kl_chart(summary: Summary) -> Chart:
 
 
 def _gradient_norm(module: nn.Module) -> Tensor | None:
-    """Of all its parameters together; None where none has a gradient."""
+    """L2 norm of the gradients of all its parameters together; None where none has a gradient."""
     gradients = [parameter.grad for parameter in module.parameters() if parameter.grad is not None]
     if not gradients:
         return None

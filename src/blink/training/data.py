@@ -71,7 +71,7 @@ class ImageViews(Dataset[Views]):
 
 
 class StoredFeatures(NamedTuple):
-    """Where features are read from instead of computing them: of which layers, and in which dtype to hand them on."""
+    """A store that features are read from instead of computing them: which layers, and the dtype that they are turned into."""
 
     store: FeatureStore
     layers: tuple[int, ...]
@@ -143,7 +143,7 @@ class TrainingOrder(Sampler[list[int]]):
 
 
 class ResumableLoader(DataLoader[Any]):
-    """A loader that moves its order's position on with each batch handed out; workers' stock is not counted."""
+    """A loader that counts the batches handed out, and none that workers have only prefetched: what is resumed from."""
 
     order: TrainingOrder
 
@@ -205,9 +205,9 @@ class PairData(LightningDataModule):
         self._order: TrainingOrder | None = None
 
     def train_dataloader(self) -> ResumableLoader:
-        """Load from where the run is; loaders that are asked for and never used do not move it."""
+        """Load from the position that the run has reached; loaders that are made and never used do not move it."""
         if self._order is None:
-            processes, rank = self._place()
+            processes, rank = self._processes_and_rank()
             self._order = TrainingOrder(
                 len(self.train),
                 self.global_pairs,
@@ -221,7 +221,7 @@ class PairData(LightningDataModule):
         return ResumableLoader.over(self._train, self._order, self.workers)
 
     def val_dataloader(self) -> DataLoader[Any]:
-        processes, rank = self._place()
+        processes, rank = self._processes_and_rank()
         return DataLoader(
             self._held_out,
             batch_size=images_per_batch(self.global_pairs, processes, self.accumulate),
@@ -266,8 +266,7 @@ class PairData(LightningDataModule):
     def _of(self, images: Images) -> ImageViews | ImageFeatures:
         return ImageViews(images, self.views) if self.stored is None else ImageFeatures(images, self.stored)
 
-    def _place(self) -> tuple[int, int]:
-        """(number of processes, this one's rank)."""
+    def _processes_and_rank(self) -> tuple[int, int]:
         if self.trainer is None:
             return 1, 0
         return self.trainer.world_size, self.trainer.global_rank

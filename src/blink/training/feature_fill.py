@@ -1,7 +1,7 @@
-"""Features on disk for a training run: what they follow from, and the pass that computes those that are lacking.
+"""Which hidden states a training run lacks on disk, and the callback that computes them before the first step.
 
-The first run over some pictures fills the store before its first step, its processes sharing the rows out; later runs,
-of whatever TokenSR design, do not load the backbone.
+The first run over some pictures writes them, each of its processes a share of the rows; later runs, of whatever TokenSR
+design, do not load the backbone.
 """
 
 import hashlib
@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 def open_store(
     folder: Path, outlined: Backbone, processor: Any, prefix_ids_1P: Tensor, *, dtype: torch.dtype
 ) -> FeatureStore:
-    """Open the features that a backbone makes behind a prefix, or begin with none.
+    """Open the folder of features that a backbone makes of visual tokens behind a prefix; a new one is empty.
 
     Args:
         outlined: the backbone without weights.
@@ -48,7 +48,7 @@ def open_store(
         "views": hashlib.sha256(views.encode()).hexdigest()[:16],
     }
     shape = (VIEWS, *outlined.grid, outlined.hidden_size)
-    return FeatureStore(folder, recipe, shape, told={"backbone": outlined.name})
+    return FeatureStore(folder, recipe, shape, notes={"backbone": outlined.name})
 
 
 def report_lacking(stored: StoredFeatures, images: Sequence[Images]) -> tuple[int, ...]:
@@ -73,18 +73,18 @@ def report_lacking(stored: StoredFeatures, images: Sequence[Images]) -> tuple[in
 
 
 def identities(images: Sequence[Images]) -> list[str]:
-    """Of all images of some collections, one after the other."""
+    """Return the identities of all images of some collections, one collection after the other."""
     return [one.identity(index) for one in images for index in range(len(one))]
 
 
 class FillFeatures(Callback):
-    """Computes, before the first step, what a store lacks of some images.
+    """Computes, before the first step, the features of some images that a store lacks.
 
     Args:
         stored: the store, and the layers that are wanted.
-        backbone: with the layers below the highest that is lacking; let go of when all is there.
+        backbone: with the layers below the highest that is lacking; freed once this process has computed its share.
         images: collections whose images are wanted.
-        at_once: images in one pass.
+        batch_size: images in one pass of the backbone.
         workers: processes that read images.
     """
 
@@ -96,23 +96,23 @@ class FillFeatures(Callback):
         images: Sequence[Images],
         views: ViewMaker,
         *,
-        at_once: int,
+        batch_size: int,
         workers: int,
     ) -> None:
         self.store, self.layers, self.prefix_ids_1P = stored.store, stored.layers, prefix_ids_1P
-        self.at_once, self.workers = at_once, workers
+        self.batch_size, self.workers = batch_size, workers
         self.identities = identities(images)
         self.views: Dataset[Views] = ConcatDataset([ImageViews(one, views) for one in images])
         self._backbone: Backbone | None = backbone
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Fill in this process's share, and wait for the others'."""
+        """Compute this process's share of the rows, and wait until the others have theirs."""
         rows = self.store.rows(self.identities)
         lacking = self.store.lacking(rows, self.layers)
-        mine = sorted(lacking)[trainer.global_rank :: trainer.world_size]
+        own = sorted(lacking)[trainer.global_rank :: trainer.world_size]
         if self._backbone is not None:
             self._backbone.model.to(pl_module.device)
-            self._fill(rows, {row: lacking[row] for row in mine}, shown=trainer.is_global_zero)
+            self._fill(rows, {row: lacking[row] for row in own}, shown=trainer.is_global_zero)
             self._backbone = None
         while self.store.lacking(rows, self.layers):  # ends with the launcher, should another process die
             time.sleep(0.5)
@@ -137,10 +137,10 @@ class FillFeatures(Callback):
         self.store.commit()
 
     def _batches(self, numbers: Sequence[int]) -> DataLoader[Views]:
-        return DataLoader(Subset(self.views, numbers), batch_size=self.at_once, num_workers=self.workers)
+        return DataLoader(Subset(self.views, numbers), batch_size=self.batch_size, num_workers=self.workers)
 
     def _states(self, batch: Views, layers: Sequence[int]) -> dict[int, Tensor]:
-        assert self._backbone is not None, "the backbone was let go of"
+        assert self._backbone is not None, "the backbone was freed"
         device = self._backbone.device
         views = Views(*(part.to(device) for part in batch))
         return trunk_features(self._backbone, self.prefix_ids_1P, views, layers).states

@@ -1,9 +1,10 @@
-"""Features of pictures on disk, in bfloat16: computed once, read by every later run over the same backbone.
+"""Visual hidden states of pictures on disk, in bfloat16: computed once, read by every later run over a backbone.
 
 A folder holds `recipe.json`, all that features follow from beside the picture; `pictures.txt`, whose line n is the
 picture of row n, as a digest; and for each layer `layer_12.features`, whose row n is [5, H, W, d], and `layer_12.done`,
 where the digest of row n is written once that row is whole on disk. So a process may be killed at any time, several
-processes and runs may fill one folder, and layers and pictures can be added to it. Knows neither models nor training.
+processes and runs may write into one folder, and layers and pictures can be added to it. Knows neither models nor
+training.
 
 Axes: F = 5 views, H x W grid of visual tokens, d hidden width.
 """
@@ -28,8 +29,9 @@ RECIPE = "recipe.json"
 PICTURES = "pictures.txt"
 
 _FORMAT = 1
-_AT_ONCE = 16 * 2**20
-"""Bytes written between two waits for the disk; what a kill can lose."""
+_LOCK = ".lock"
+COMMIT_BYTES = 16 * 2**20
+"""Bytes after which `write` commits by itself: what a kill can lose."""
 
 
 class FeatureStore:
@@ -37,7 +39,7 @@ class FeatureStore:
 
     Args:
         folder: made if missing, with this recipe.
-        recipe: what all features in it follow from, as JSON; entries of `told` are kept and not compared.
+        recipe: what all features in it follow from, as JSON; entries of `notes` are kept beside it and not compared.
         shape: (F, H, W, d) of a row.
 
     Raises:
@@ -45,30 +47,29 @@ class FeatureStore:
     """
 
     def __init__(
-        self, folder: Path, recipe: Mapping[str, Any], shape: tuple[int, ...], *, told: Mapping[str, Any]
+        self, folder: Path, recipe: Mapping[str, Any], shape: tuple[int, ...], *, notes: Mapping[str, Any]
     ) -> None:
         self.folder, self.shape = folder, shape
         self.row_bytes = 2 * int(np.prod(shape))
         self._open: dict[Path, BinaryIO] = {}
-        self._written: list[
-            tuple[int, int, int]
-        ] = []  # layer, row and digest of rows that are not marked yet
+        # layer, row and digest of rows that are written and not marked as whole yet
+        self._written: list[tuple[int, int, int]] = []
         compared = {"format": _FORMAT, **recipe, "shape": list(shape)}
         if folder.exists() and not folder.is_dir():
             raise ValueError(f"data.cache_features={folder} is a file; expected a folder")
         with self._locked():
             file = folder / RECIPE
             if not file.exists():
-                strange = sorted(path.name for path in folder.iterdir() if path.name != _LOCK)
-                if strange:
+                others = sorted(path.name for path in folder.iterdir() if path.name != _LOCK)
+                if others:
                     raise ValueError(
-                        f"data.cache_features={folder} holds other files ({strange[0]}, for instance); give a new folder"
+                        f"data.cache_features={folder} holds other files ({others[0]}, for instance); give a new folder"
                     )
-                write_json(file, {**told, **compared})
+                write_json(file, {**notes, **compared})
             _refuse_other_recipe(folder, json.loads(file.read_text(encoding="utf-8")), compared)
 
     def rows(self, identities: Sequence[str]) -> list[int]:
-        """The rows of some pictures, which get one if they have none.
+        """Return the row numbers of some pictures; those that are new get the next free ones.
 
         Args:
             identities: as `Images.identity` gives them; what a picture's features depend on.
@@ -85,7 +86,7 @@ class FeatureStore:
         return [row_of[digest] for digest in wanted]
 
     def lacking(self, rows: Sequence[int], layers: Sequence[int]) -> dict[int, tuple[int, ...]]:
-        """Row -> layers of it that are not there, of the rows that lack any."""
+        """Return row -> layers that it lacks, for those rows that lack any."""
         digests = np.array(_listed(self.folder / PICTURES), dtype=np.uint64)
         unique = np.array(list(dict.fromkeys(rows)), dtype=np.int64)
         there = np.zeros((len(layers), len(unique)), dtype=bool)
@@ -119,7 +120,7 @@ class FeatureStore:
         return needed
 
     def write(self, row: int, identity: str, states: Mapping[int, Tensor]) -> None:
-        """Keep a row: layer -> [F, H, W, d], any float dtype. It counts from the next `commit` on, at the latest."""
+        """Write a row: layer -> [F, H, W, d], any float dtype. It is there from the next `commit` on, at the latest."""
         for layer, state in states.items():
             assert tuple(state.shape) == self.shape, f"{tuple(state.shape)}; rows are {self.shape}"
             bits = state.to("cpu", torch.bfloat16).contiguous().view(torch.int16).numpy()
@@ -127,7 +128,7 @@ class FeatureStore:
             file.seek(row * self.row_bytes)
             file.write(bits.tobytes())
             self._written.append((layer, row, _digest(identity)))
-        if len(self._written) * self.row_bytes >= _AT_ONCE:
+        if len(self._written) * self.row_bytes >= COMMIT_BYTES:
             self.commit()
 
     def commit(self) -> None:
@@ -178,9 +179,6 @@ class FeatureStore:
         with (self.folder / _LOCK).open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)  # ends with the file, or the process
             yield
-
-
-_LOCK = ".lock"
 
 
 def in_words(size: int) -> str:

@@ -129,7 +129,7 @@ class HubImages:
 
 
 @dataclass(frozen=True)
-class Chosen:
+class ImageSubset:
     """Some images of a collection, by number; `content`, where it is known, tells collections apart by their pixels."""
 
     images: Images
@@ -154,41 +154,41 @@ class Chosen:
         return self.images.read(self.indices[index])
 
 
-def all_of(images: Images) -> Chosen:
+def all_of(images: Images) -> ImageSubset:
     """Choose every image of a collection."""
-    return Chosen(images, tuple(range(len(images))))
+    return ImageSubset(images, tuple(range(len(images))))
 
 
-def local_images(places: Iterable[Path]) -> ImageFiles:
+def local_images(roots: Iterable[Path]) -> ImageFiles:
     """Find images on disk: in folders, at any depth, sorted by path; and files that are named directly.
 
     A directly named `.json` file is the LLaVA-1.5 mixture; the folders given beside it, or else the folder
     that it lies in, are its image roots and are not searched for further images.
 
     Raises:
-        ValueError: a place does not exist, a folder holds no image, or a directly named image is unreadable.
+        ValueError: a root does not exist, a folder holds no image, or a directly named image is unreadable.
     """
-    places = list(places)
-    for place in places:
-        if not place.exists():
+    roots = list(roots)
+    for root in roots:
+        if not root.exists():
             raise ValueError(
-                f"data.root: {place} does not exist; expected a folder of images or an image file"
+                f"data.root: {root} does not exist; expected a folder of images or an image file"
             )
-    mixtures = [place for place in places if place.suffix == ".json"]
-    folders = [place for place in places if place.is_dir()]
+    mixtures = [root for root in roots if root.suffix == ".json"]
+    folders = [root for root in roots if root.is_dir()]
     if len(mixtures) > 1:
         raise ValueError(f"data.root names {len(mixtures)} JSON files; expected one llava_v1_5_mix665k.json")
     if mixtures:
         return mixture_images(mixtures[0], folders or [mixtures[0].parent])
     paths: list[Path] = []
-    for place in places:
-        if place.is_file():
-            read_image(place, f"data.root: {place}")
-            paths.append(place)
+    for root in roots:
+        if root.is_file():
+            read_image(root, f"data.root: {root}")
+            paths.append(root)
             continue
-        found = sorted(path for path in place.rglob("*") if path.suffix.lower() in ENDINGS and path.is_file())
+        found = sorted(path for path in root.rglob("*") if path.suffix.lower() in ENDINGS and path.is_file())
         if not found:
-            raise ValueError(f"data.root: {place} holds no images ({', '.join(sorted(ENDINGS))})")
+            raise ValueError(f"data.root: {root} holds no images ({', '.join(sorted(ENDINGS))})")
         paths += found
     return ImageFiles(tuple(dict.fromkeys(paths)))
 

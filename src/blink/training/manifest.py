@@ -18,7 +18,7 @@ from rich.progress import track
 
 from blink.runs.files import write_json
 from blink.runs.machine import is_first_process
-from blink.training.images import Chosen, Images, UnreadableImageError, local_images
+from blink.training.images import Images, ImageSubset, UnreadableImageError, local_images
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ class Manifest(NamedTuple):
     pixels: str
 
 
-class _Found(NamedTuple):
+class _Decoded(NamedTuple):
     """Reasons why images are unreadable, by number, and the hash of the others' pixels."""
 
     unreadable: dict[int, str]
@@ -53,8 +53,8 @@ class _Found(NamedTuple):
 class Portions(NamedTuple):
     """Images to train on, and images held out to measure on."""
 
-    train: Chosen
-    held_out: Chosen
+    train: ImageSubset
+    held_out: ImageSubset
 
 
 def check_images(images: Images, file: Path) -> Manifest:
@@ -116,12 +116,12 @@ def split(images: Images, manifest: Manifest, *, held_out: int, limit: int | Non
     kept_back = min(held_out, max(1, len(readable) // 10))
     end = len(order) if limit is None else kept_back + limit
     return Portions(
-        train=Chosen(images, tuple(order[kept_back:end]), manifest.pixels),
-        held_out=Chosen(images, tuple(order[:kept_back]), manifest.pixels),
+        train=ImageSubset(images, tuple(order[kept_back:end]), manifest.pixels),
+        held_out=ImageSubset(images, tuple(order[:kept_back]), manifest.pixels),
     )
 
 
-def _kept(file: Path, fingerprint: str) -> _Found | None:
+def _kept(file: Path, fingerprint: str) -> _Decoded | None:
     """What an earlier check of the same images found, if there was one."""
     if not file.exists():
         return None
@@ -129,13 +129,13 @@ def _kept(file: Path, fingerprint: str) -> _Found | None:
     if report["fingerprint"] != fingerprint:
         return None
     unreadable = dict(zip(report["numbers"], report["unreadable"].values(), strict=True))
-    return _Found(unreadable, report["pixels"])
+    return _Decoded(unreadable, report["pixels"])
 
 
-def _checked(images: Images) -> _Found:
+def _checked(images: Images) -> _Decoded:
     """Decode every image."""
 
-    def look(index: int) -> tuple[str | None, bytes]:
+    def decode(index: int) -> tuple[str | None, bytes]:
         try:
             image = images.read(index)
         except UnreadableImageError as error:
@@ -145,16 +145,16 @@ def _checked(images: Images) -> _Found:
     start = time.monotonic()
     unreadable, pixels = {}, hashlib.sha256()
     with ThreadPoolExecutor(_THREADS) as pool:
-        looks = pool.map(look, range(len(images)))
+        decoded = pool.map(decode, range(len(images)))
         for index, (reason, digest) in enumerate(
-            track(looks, "Checking images", total=len(images), transient=True)
+            track(decoded, "Checking images", total=len(images), transient=True)
         ):
             pixels.update(digest or b"unreadable")
             if reason is not None:
                 unreadable[index] = reason
     taken = time.monotonic() - start
     log.info("checked %d images in %.1f s: %d unreadable", len(images), taken, len(unreadable))
-    return _Found(unreadable, pixels.hexdigest()[:16])
+    return _Decoded(unreadable, pixels.hexdigest()[:16])
 
 
 def _stop_if_too_many(manifest: Manifest, total: int, file: Path) -> None:
