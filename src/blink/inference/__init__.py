@@ -7,6 +7,7 @@ Read from top to bottom: a file imports only from files above it.
     spans.py      columns of system, visual, extension and text tokens in a batch (Eq. 5-6)
     cache.py      the KV cache of layers that differ in length
     attention.py  attention functions that let a stock layer scan itself
+    streams.py    rows of a batch whose sequences are of one kind, and runs of one layer on them
     algorithm.py  Run; scan, decide, expand or drop, layer by layer (Algorithm 1)
     refusals.py   what of forward and generate is refused, and why
     attach.py     the same behind a stock model's generate(): attach, trace, detach

@@ -3,13 +3,6 @@
 The loop of `run_prompt` is the algorithm's; its comments name the lines of the paper. The functions that it calls
 follow it: scan, act, run a layer.
 
-Rows of a batch with a living extension run through a layer apart from the others: two calls on two sub-batches
-without padding, rather than one call with every row padded by X columns. A row without an extension so costs what it
-costs in the stock model; the price is that such a layer's weights are read twice, and that the hidden states are
-copied at a scanned layer where some row changes. Where no row changes nothing is copied. One bf16 layer of width 2048
-on a CPU, 4 rows of 635 tokens of which one holds 576 more: 1.21 times the time without that extension (1.23 times the
-tokens), against 2.39 times with padding.
-
 Axes: B rows, b rows of one stream, S columns of the input, N columns at one layer, V visual tokens of the base grid,
 X tokens of an extension, d hidden width.
 """
@@ -18,18 +11,19 @@ import hashlib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from blink.inference.attention import Hook, LeaveLayer, hooks_enabled
-from blink.inference.cache import BlinkCache, KeyLayout, OneCall, Piece
+from blink.inference.attention import LeaveLayer, hooks_enabled
+from blink.inference.cache import BlinkCache, KeyLayout
 from blink.inference.policy import Event, Policy, check_layers
 from blink.inference.saliency import Decision, attention_row, scan_and_decide, similarity_row
 from blink.inference.spans import Spans
+from blink.inference.streams import LayerOutput, Stream, extensions_of, join, merge, run_stream, split
 from blink.model.backbone import Backbone, Frame
 from blink.model.token_sr import check_modules, check_patches, expand, placed
 from blink.model.token_sr_files import load_token_sr
@@ -89,23 +83,6 @@ class Run:
             layer: placed(module, *backbone.device_and_dtype(layer)) for layer, module in self.modules.items()
         }
         return Run(self.policy, modules or None)
-
-
-@dataclass(frozen=True)
-class Stream:
-    """Rows that run through a layer together: with extensions of one length, or without any.
-
-    Attributes:
-        rows: which rows of the batch, ascending.
-        spans: of these rows.
-        frame: mask, positions and rotary embedding of those spans.
-        hidden_bNd: what enters the next layer.
-    """
-
-    rows: list[int]
-    spans: Spans
-    frame: Frame
-    hidden_bNd: Tensor
 
 
 Observer = Callable[[int, list[Stream]], None]
@@ -179,13 +156,6 @@ def run_prompt(
     if cache is not None:
         cache.finish_prompt(spans.valid_BN, spans.columns, events)
     return PassOutput(hidden_BSd, events, (*states, hidden_BSd) if keep_states else ())
-
-
-class LayerOutput(NamedTuple):
-    """A stream behind a layer, and the keys and values of the layer if they are kept."""
-
-    stream: Stream
-    piece: Piece | None
 
 
 class ScannedLayer(NamedTuple):
@@ -345,7 +315,7 @@ def act(
         known: streams whose masks and positions may serve again.
     """
     assert run.policy is not None, "only a policy acts"
-    living = {row: tokens for stream in streams for row, tokens in _extensions(stream).items()}
+    living = {row: tokens for stream in streams for row, tokens in extensions_of(stream).items()}
     rows = sorted(row for stream in streams for row in stream.rows)
     hidden_bSd = join(streams)
     expanding = [row for row in rows if events[row].action == "expand"]
@@ -361,75 +331,6 @@ def act(
     after = {row: events[row].apply_to(living.get(row), expanded.get(row)) for row in rows}
     extensions = {row: tokens for row, tokens in after.items() if tokens is not None}
     return split(backbone, hidden_bSd, rows, spans, extensions, known)
-
-
-def split(
-    backbone: Backbone,
-    hidden_bSd: Tensor,
-    rows: list[int],
-    spans: Spans,
-    extensions: Mapping[int, Tensor],
-    known: list[Stream],
-) -> list[Stream]:
-    """Split rows by the length of their extension, [X, d] or none, and insert it.
-
-    Args:
-        rows: which rows of the batch `hidden_bSd` holds, ascending.
-        spans: of the whole prompt, without extensions.
-        extensions: row -> tokens, for the rows that have one.
-        known: streams whose masks and positions may serve again.
-    """
-    lengths = {row: len(extensions[row]) if row in extensions else 0 for row in rows}
-    streams = []
-    for X in sorted(set(lengths.values())):
-        group = [row for row in rows if lengths[row] == X]
-        hidden_gNd = hidden_bSd if group == rows else hidden_bSd[[rows.index(row) for row in group]]
-        if X:
-            extension_gXd = torch.stack([extensions[row] for row in group])
-            hidden_gNd = spans.select(group).insert(hidden_gNd, extension_gXd)
-        streams.append(_stream(backbone, spans, group, X, hidden_gNd, known))
-    return streams
-
-
-def merge(backbone: Backbone, spans: Spans, streams: list[Stream], known: list[Stream]) -> list[Stream]:
-    """Put streams together whose extensions are of one length: they run through the next layers in one call."""
-    if len({stream.spans.extension for stream in streams}) == len(streams):
-        return streams
-    merged = []
-    for X in sorted({stream.spans.extension for stream in streams}):
-        alike = [stream for stream in streams if stream.spans.extension == X]
-        rows = sorted(row for stream in alike for row in stream.rows)
-        hidden_gNd = _in_row_order(alike, [stream.hidden_bNd for stream in alike])
-        merged.append(_stream(backbone, spans, rows, X, hidden_gNd, known))
-    return merged
-
-
-def _stream(
-    backbone: Backbone, spans: Spans, rows: list[int], X: int, hidden_gNd: Tensor, known: list[Stream]
-) -> Stream:
-    """Rows that all have an extension of X tokens, or none, as a stream; mask and positions from a known one if it fits."""
-    for stream in known:
-        if stream.rows == rows and stream.spans.extension == X:
-            return replace(stream, hidden_bNd=hidden_gNd)
-    own = spans.select(rows)
-    if X:
-        own = own.extended(X)
-    return Stream(rows, own, backbone.frame(hidden_gNd, own.valid_BN, own.positions()), hidden_gNd)
-
-
-def join(streams: list[Stream]) -> Tensor:
-    """The tokens of the input, extensions removed, all rows in order: [B, S, d]."""
-    return _in_row_order(streams, [stream.spans.remove(stream.hidden_bNd) for stream in streams])
-
-
-def run_stream(
-    backbone: Backbone, layer: int, stream: Stream, keep: bool, hook: Hook | None = None
-) -> LayerOutput:
-    """Run one layer on a stream, and keep its new keys and values if asked to."""
-    call = OneCall()
-    hidden_bNd = backbone.run_layer(layer, stream.hidden_bNd, stream.frame, call if keep else None, hook)
-    piece = Piece(stream.rows, *call.new, stream.spans.valid_BN) if keep else None
-    return LayerOutput(replace(stream, hidden_bNd=hidden_bNd), piece)
 
 
 def run_step(
@@ -453,21 +354,6 @@ def run_step(
 def sample_key(ids_S: Tensor, pixel_digest: str) -> str:
     """Name a prompt, for policies that draw: a hash of its unpadded ids (int64) and of its picture's."""
     return hashlib.sha256(ids_S.cpu().numpy().tobytes() + pixel_digest.encode()).hexdigest()
-
-
-def _in_row_order(streams: list[Stream], parts: list[Tensor]) -> Tensor:
-    """Concatenate what is computed per stream, [b, ...], and sort it by row: [B, ...]."""
-    if len(parts) == 1:
-        return parts[0]
-    rows = torch.tensor([row for stream in streams for row in stream.rows], device=parts[0].device)
-    return torch.cat(parts)[rows.argsort()]
-
-
-def _extensions(stream: Stream) -> dict[int, Tensor]:
-    """The extension of each row of a stream, as it stands: row -> [X, d]."""
-    if not stream.spans.extension:
-        return {}
-    return dict(zip(stream.rows, stream.spans.take_extension(stream.hidden_bNd), strict=True))
 
 
 def _step_frame(backbone: Backbone, hidden_BNd: Tensor, keys: KeyLayout, generated: int) -> Frame:
