@@ -40,7 +40,7 @@ def working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def write(rows: list[dict[str, Any]], name: str = "answers.jsonl") -> Path:
     path = Path(name)
     text = "".join(f"{json.dumps(row)}\n" for row in rows)
-    path.write_bytes(gzip.compress(text.encode()) if path.suffix == ".gz" else text.encode())
+    path.write_bytes(gzip.compress(text.encode(), mtime=0) if path.suffix == ".gz" else text.encode())
     return path
 
 

@@ -16,7 +16,7 @@ def test_lines_are_read(tmp_path: Path, packed: bool) -> None:
     """Would catch packed files read as text, and an empty last line taken for a row."""
     text = f"{json.dumps(ROW)}\n\n{json.dumps(ROW | {'id': '图'}, ensure_ascii=False)}\n\n"
     path = tmp_path / ("rows.jsonl.gz" if packed else "rows.jsonl")
-    path.write_bytes(gzip.compress(text.encode()) if packed else text.encode())
+    path.write_bytes(gzip.compress(text.encode(), mtime=0) if packed else text.encode())
     assert [row["id"] for row in read_jsonl(path)] == ["1", "图"]
 
 
@@ -27,7 +27,7 @@ def test_lines_are_read(tmp_path: Path, packed: bool) -> None:
         ("a.jsonl", b'{"id": 1}\n[1, 2]\n', r"a.jsonl, line 2 is no JSON object but \[1, 2\]"),
         ("a.jsonl", b"\xff\xfe", "cannot read"),
         ("a.jsonl.gz", b"no gzip", "cannot read"),
-        ("a.jsonl.gz", gzip.compress(b"x" * 99)[:14] + b"\xff" * 20, "cannot read"),
+        ("a.jsonl.gz", gzip.compress(b"x" * 99, mtime=0)[:14] + b"\xff" * 20, "cannot read"),
     ],
 )
 def test_unreadable_files_are_named(tmp_path: Path, name: str, content: bytes, message: str) -> None:
