@@ -14,7 +14,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from blink.runs.command import hydra_command, one_line_errors, reject_added_keys
-from blink.runs.files import write_json
+from blink.runs.files import read_json, write_json
 from blink.runs.folder import INPUTS, open_run
 
 log = logging.getLogger("blink.analyze")  # not __main__, which `python -m` calls it
@@ -46,14 +46,11 @@ def main(config: DictConfig) -> None:
 
 
 def drawn_before(folder: Path, inputs: Mapping[str, Any]) -> list[str] | None:
-    """The files of a figure that was drawn from the same inputs; None if it has to be drawn.
-
-    Both are kept in one file.
-    """
+    """The files of a figure that was drawn from the same inputs; None if it has to be drawn."""
     path = folder / INPUTS
     if not path.exists():
         return None
-    before = json.loads(path.read_text(encoding="utf-8"))
+    before = read_json(path)
     if before["inputs"] != json.loads(json.dumps(inputs)):
         log.info("drawn before from other inputs: drawing anew")
         return None

@@ -2,7 +2,7 @@
 
 Read from top to bottom: a file imports only from files above it.
 
-    probe.py  runs a prompt and reads every layer: attention, saliency, what the head makes of it
+    probe.py  runs a prompt and records every layer: attention, saliency, logit lens
     cases.py  questions from a file or a command, with boxes of what they are about
     figures/  the paper's figures
     explain/  one answer, layer by layer, as a page

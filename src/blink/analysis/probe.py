@@ -1,8 +1,8 @@
-"""Runs prompts and reads, layer by layer, what the last prompt token attends to and what the head makes of its state.
+"""Runs prompts and records, layer by layer, the last prompt token's attention and logit lens (head behind the layer).
 
 A prompt runs through the same loop as in inference (`blink.inference.algorithm.run_prompt`), with or without a policy,
 and the model object is not changed. Of attention one query row per layer is computed, never a full map. `probe` takes
-batches and reads that row alone; `record` takes one prompt and reads all that there is to say of each layer.
+batches and reads that row alone; `record` takes one prompt and fills a `LayerRecord` for each layer.
 
 Axes: S columns of a prompt, N columns at one layer, b rows of one stream, V = H x W visual tokens of the (base)
 picture, X tokens of a living extension, d hidden width.
@@ -124,8 +124,8 @@ def probe(
     """Run a batch of prompts and read the attention on the picture at `layers`.
 
     Args:
-        inputs: what the processor made of prompts and pictures, on the backbone's device and in its dtype.
-        layers: of which to read it.
+        inputs: the processor's output for prompts and pictures, on the backbone's device and in its dtype.
+        layers: whose attention is read.
         run: may expand and drop on the way; its modules are on their layers' devices.
 
     Raises:
@@ -196,7 +196,7 @@ def record(
     """Run one prompt and record every layer.
 
     Args:
-        inputs: what the processor made of one prompt and its picture, on the backbone's device and in its dtype.
+        inputs: the processor's output for one prompt and its picture, on the backbone's device and in its dtype.
         run: may expand and drop on the way; its modules are on their layers' devices.
         scan_like: the policy whose saliency and regions are used, also where nothing is scanned; the run's own if it
             has one.
@@ -259,7 +259,7 @@ def _run(
     before_layer: Observer,
     before_scan: Observer | None = None,
 ) -> PassOutput:
-    """Run prompts as an attached model would, and show what enters each layer."""
+    """Run prompts as an attached model would, with observers before each scan and each layer."""
     ids_BS, mask_BS = inputs["input_ids"], inputs.get("attention_mask")
     valid_BS = torch.ones_like(ids_BS, dtype=torch.bool) if mask_BS is None else mask_BS != 0
     spans = find_spans(ids_BS, None if bool(valid_BS.all()) else valid_BS, backbone.image_token_id)
@@ -277,7 +277,7 @@ def _run(
 
 
 def _picture_attention(backbone: Backbone, spans: Spans, row_bN: Tensor) -> list[PictureAttention]:
-    """Rows of attention on picture and extension, one after the other."""
+    """Split each row of attention into its parts on picture and extension."""
     original_bV = row_bN.take_along_dim(spans.visual_columns(backbone.grid[0] * backbone.grid[1]), dim=1)
     extension_bX = spans.take_extension(row_bN[:, :, None])[:, :, 0]
     return [PictureAttention(*pair) for pair in zip(original_bV.cpu(), extension_bX.cpu(), strict=True)]
@@ -291,7 +291,7 @@ def _shares(row_N: Tensor, spans: Spans, V: int) -> Shares:
 
 
 def _words(backbone: Backbone, normed_d: Tensor, watched: Sequence[int]) -> tuple[tuple[Word, ...], Word]:
-    """What the head makes of a normed state: the watched tokens, and the most probable one."""
+    """Next-token probabilities of a normed state: of the watched tokens, and of the most probable one."""
     probabilities = backbone.logits(normed_d[None])[0].float().softmax(dim=-1)
     top = int(probabilities.argmax())
     return (

@@ -9,7 +9,7 @@ Read from top to bottom: a file imports only from files above it.
     scoring.py      rows from answers, scores from rows
     choices.py      yes or no; multiple choice: options, the letter that a response means, rotations of one question
     mmbench.py      MMBench, English and Chinese
-    judges/         who grades free answers
+    judges/         graders of free answers
     mmvet.py        MM-Vet
     gqa.py          GQA
     mme_release.py  MME's folders as its authors release them

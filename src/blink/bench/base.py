@@ -1,4 +1,4 @@
-"""What every benchmark is made of: facts, samples from each kind of source, and how answers to them are read.
+"""The base class of benchmarks: their facts, samples from each kind of source, and the interface of their scorers.
 
 A benchmark's own file has the columns of its sources, its prompt, how an answer is read from a response, and the sums
 that its metrics follow from; loading is done here.
@@ -209,7 +209,7 @@ class Benchmark(ABC):
         """The question of a row, put into the prompt's words; None for a row that is not to be asked.
 
         Raises:
-            ValueError: the row holds what cannot be; names the question.
+            ValueError: a column has an invalid value; names the question.
         """
 
     @abstractmethod
@@ -218,7 +218,7 @@ class Benchmark(ABC):
 
         Raises:
             KeyError: the row lacks a column that the scorer needs.
-            ValueError: it holds what cannot be; names the row.
+            ValueError: a column has an invalid value; names the row.
         """
 
     @abstractmethod
@@ -238,7 +238,7 @@ class Benchmark(ABC):
         return list(pictures)
 
     def warnings(self, rows: Sequence[Row]) -> list[str]:
-        """Say what a reader of the scores should know about this set of rows."""
+        """Warnings about this set of rows, for readers of the scores."""
         return []
 
     @abstractmethod
@@ -261,9 +261,9 @@ class Graded(Benchmark):
 
     @abstractmethod
     def grade(self, rows: Sequence[Row], folder: Path) -> list[Row]:
-        """Return all rows, judged; those that are judged already come back as they are.
+        """Have the rows judged, and return all of them; those that are judged already are returned unchanged.
 
-        May be called again after it was killed: what was judged until then should not be judged twice.
+        May be called again after the process was killed: answers judged until then should not be judged twice.
 
         Args:
             folder: the run's, for files of the benchmark's own.
@@ -273,7 +273,7 @@ class Graded(Benchmark):
 def make_sample(
     entry: Entry, key: str, question: str, label: str, split: str, details: Mapping[str, Any] | None = None
 ) -> Sample:
-    """Return a sample about a row's picture; where rows on scenes say more of it, that joins its details."""
+    """Return a sample about a row's picture; columns that rows on scenes alone have go into its details."""
     of_scene = {name: entry.row[name] for name in ("box", "difficulty") if name in entry.row}
     return Sample(
         key, str(entry.image), question, label, split, entry.open_image, {**(details or {}), **of_scene}

@@ -79,7 +79,7 @@ class GQA(Benchmark):
         return self._joined(*map(parquet_table, files)) if all(files) else None
 
     def authors_entries(self, root: Path) -> list[Entry] | None:
-        """Rows of GQA's file from id to question; with LLaVA's file those it asks, in its order."""
+        """Rows of GQA's file from id to question; if LLaVA's question file is there, its questions only, in its order."""
         folders = (root, root / "data", root / "questions1.2", root / "data" / "questions1.2")
         answers = next((folder / ANSWERS for folder in folders if (folder / ANSWERS).is_file()), None)
         if answers is None:

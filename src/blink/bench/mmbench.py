@@ -206,7 +206,7 @@ class MMBench(Benchmark):
         return clusters_of([index % ROTATION for index in indices], pictures)
 
     def warnings(self, rows: Sequence[Row]) -> list[str]:
-        """Say what is lost: responses that name no option, questions without some rows, options and parts."""
+        """Count responses that name no option, questions that lack rows, rows that lack options; name unknown categories."""
         found = []
         lost = sum(row["answer"] in (UNDECIDED, REFUSED) for row in rows)
         if lost:

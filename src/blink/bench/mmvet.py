@@ -145,7 +145,7 @@ class MMVet(Graded):
         return means
 
     def warnings(self, rows: Sequence[Row]) -> list[str]:
-        """Say what is to be known of the judge."""
+        """The judge's caution."""
         return [] if self.judge.caution is None else [self.judge.caution]
 
     def export(self, rows: Sequence[Row], folder: Path) -> list[Path]:
@@ -187,7 +187,7 @@ def _names(members: int) -> list[str]:
 
 
 def _asked(row: Row) -> Asked:
-    """What the judge is asked: the question without the prompt's beginning."""
+    """A row as the judge gets it: the question without lmms-eval's lead."""
     missing = [name for name in ("question", "label") if not isinstance(row.get(name), str)]
     if missing:
         raise ValueError(f"question {row['id']} cannot be graded without its {' and '.join(missing)}")

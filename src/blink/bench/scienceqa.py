@@ -7,7 +7,6 @@ Prompt and answer reading are LLaVA's (`llava/eval/model_vqa_science.py --single
 Axes: K = 2 (1 + P) sums in a tally: right answers and questions, for all and for each of P parts.
 """
 
-import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
@@ -22,6 +21,7 @@ from blink.bench.choices import OPTION_LETTERS, UNDECIDED, check_label
 from blink.bench.sources import Entry, content_name, parquet_files, picture_path, read_json
 from blink.bench.statistics import Floats, percent
 from blink.bench.tables import cell_number, cell_text, text_of
+from blink.runs.files import write_json
 from blink.scenes.formats import LETTER, lettered
 from blink.scenes.scienceqa import scienceqa_rows
 
@@ -156,7 +156,7 @@ class ScienceQA(Benchmark):
             "results": {row["id"]: _choice(row) for row in rows},
             "outputs": {row["id"]: row["response"] for row in rows},
         }
-        path.write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_json(path, result)
         return [path]
 
 

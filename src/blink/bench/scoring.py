@@ -43,8 +43,8 @@ def make_row(
     Args:
         response: the text as generated, special tokens left out, stripped.
         tokens: how many were generated, the closing one included.
-        events: what Blink did at the prompt, in layer order; none for the backbone as it is.
-        flops: what the question costs if it is answered alone; None if it was not counted.
+        events: Blink's decisions at the prompt, in layer order; none for vanilla.
+        flops: of the question answered alone; None if they were not counted.
     """
     row: Row = {
         "id": sample.id,

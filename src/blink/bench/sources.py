@@ -216,7 +216,7 @@ def _check_columns(table: Any, columns: Sequence[str]) -> None:
 
 
 def _reason(error: BaseException) -> str:
-    """The first line of what was at the bottom of an error."""
+    """The first line of an error's root cause."""
     while error.__cause__ is not None:
         error = error.__cause__
     return (str(error).splitlines() or [type(error).__name__])[0]

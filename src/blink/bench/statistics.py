@@ -33,7 +33,7 @@ class Estimate(NamedTuple):
 
 
 class McNemar(NamedTuple):
-    """Questions that only one of two runs answers right, and the exact two-sided p of so uneven a split."""
+    """Questions that only one of two runs answers right, and the exact two-sided p-value of their split."""
 
     only_first: int
     only_second: int

@@ -1,7 +1,7 @@
 """Tables as files: cells without text, tab-separated text with base64 pictures, and Excel files.
 
-MMBench's authors publish the former and take submissions as the latter. Apart from `sources.py`, which says where rows
-come from, since these are formats, with the oddities of their cells.
+MMBench's authors publish the former and take submissions as the latter. `sources.py` finds rows; this
+file parses and writes formats, with the oddities of their cells.
 """
 
 import base64

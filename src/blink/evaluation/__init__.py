@@ -7,7 +7,7 @@ Read from top to bottom: a file imports only from files above it.
     scores.py     rows of predictions -> scores, from an evaluation or from any file
     checks.py     checks of settings that several commands share
     plan.py       what an evaluation is to do: its config, checked, as flat values
-    cost.py       FLOPs and bytes of every part of the work, on paper; of a question that was answered
+    cost.py       FLOPs and bytes computed from a config; FLOPs of an answered question
     predict.py    samples -> predictions.jsonl (resumable) -> scores.json
     answerers.py  samples about a picture through the engine, or one by one through generate
     compare.py    finished runs, side by side and in pairs

@@ -1,7 +1,7 @@
 """A backbone as an answerer: samples about one picture in, each run's greedy answers out, and what each question costs."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 
 import torch
@@ -26,7 +26,7 @@ class BackboneAnswerer:
     Args:
         backbone: model and processor.
         template: how a question becomes the prompt.
-        runs: what answers; calls name them by number.
+        runs: policy and modules of each; calls name them by index.
         max_new_tokens: how long an answer may get.
         memory_gb: see `Engine`.
         alone: answer every question by a `generate` of its own, with Blink attached for the length of the call; the
@@ -52,14 +52,7 @@ class BackboneAnswerer:
         self.max_new_tokens = max_new_tokens
         self.alone = alone
         self.meters = [
-            Meter(
-                backbone.model.config,
-                backbone.processor.tokenizer,
-                run.policy,
-                modules
-                if (modules := run.token_sr) is None or isinstance(modules, Mapping)
-                else str(modules),
-            )
+            Meter(backbone.model.config, backbone.processor.tokenizer, run.policy, run.token_sr)
             for run in runs
         ]
 
@@ -68,25 +61,25 @@ class BackboneAnswerer:
     ) -> list[list[Answer]]:
         """Answer samples about one picture: for each run, one answer per sample in their order."""
         prompts = [self.template.prompt(sample.question) for sample in samples]
-        asked = [self.runs[run] for run in runs]
+        chosen = [self.runs[run] for run in runs]
         if not self.alone:
-            return self.engine.answer(image, prompts, asked, max_new_tokens=self.max_new_tokens)
+            return self.engine.answer(image, prompts, chosen, max_new_tokens=self.max_new_tokens)
         return [
             [
                 self.engine.answer_alone(image, prompt, run, max_new_tokens=self.max_new_tokens)
                 for prompt in prompts
             ]
-            for run in asked
+            for run in chosen
         ]
 
     def flops(self, size: tuple[int, int], sample: Sample, answer: Answer, run: int) -> int:
-        """What a question costs that is answered alone, with a picture of (width, height)."""
+        """FLOPs of a question answered alone, about a picture of (width, height)."""
         prompt = self.template.prompt(sample.question)
         return self.meters[run](size, prompt, answer.events, len(answer.ids))
 
 
 def load_answerer(plans: Sequence[Plan]) -> BackboneAnswerer:
-    """Load the backbone of some plans that agree in it, in the benchmark and in the template; runs are numbered so."""
+    """Load the backbone of some plans that agree in it, in the benchmark and in the template; runs are numbered as the plans."""
     first = plans[0]
     return BackboneAnswerer(
         load_checkpoint(first.backbone),

@@ -18,7 +18,7 @@ from blink.inference.policy import Policy
 from blink.model.backbone import Backbone
 from blink.model.checkpoints import check_device_map, outline
 from blink.model.fingerprint import TINY
-from blink.model.token_sr_files import check_token_sr, token_sr_config
+from blink.model.token_sr_files import check_token_sr, token_sr_config, token_sr_digest
 from blink.runs.values import choice, number, text, whole_number
 from blink.scenes.draw import SPLIT_SIZE
 
@@ -104,7 +104,7 @@ def reject_training_keys(overrides: Sequence[str]) -> None:
     Raises:
         ValueError: an override gives one of them.
     """
-    given = [key for key in (each.partition("=")[0] for each in overrides) if key in _TRAINING_KEYS]
+    given = [key for key in (override.partition("=")[0] for override in overrides) if key in _TRAINING_KEYS]
     if given:
         raise ValueError(
             f"{', '.join(given)}: only blink.train reads that; a benchmark has a split and columns of its own "
@@ -119,7 +119,7 @@ def check_depth(family: str, backbone: Backbone) -> None:
         family: row of the preset tables.
 
     Raises:
-        ValueError: it is not, so that these numbers mean other layers of it.
+        ValueError: it has another number of layers, so that preset layer numbers do not apply.
     """
     layers, expected = backbone.num_layers, LAYER_STUDIES[family].num_layers
     if layers != expected:
@@ -133,7 +133,7 @@ def check_fit(backbone: Backbone, layers: Sequence[int], patches: int, token_sr:
     """Check scanned layers, regions and modules against a backbone, with or without weights.
 
     Raises:
-        ValueError: what does not fit; says what was found and what to do.
+        ValueError: something does not fit; says what, and what to do.
     """
     attach(backbone, Policy(layers, patches=patches)).detach()
     if token_sr is not None:
@@ -181,6 +181,15 @@ def training_differs(token_sr: str, path: str, prefix: str) -> list[str]:
             f"{prefix!r}: visual tokens depend on it; choose the model.template of the training"
         )
     return found
+
+
+def provenance(backbone: Backbone, token_sr: str | None) -> dict[str, str | None]:
+    """Fingerprints of backbone and TokenSR modules, by which a run notices that their files have changed."""
+    return {
+        "revision": backbone.revision,
+        "backbone": backbone.fingerprint.files,
+        "token_sr": token_sr_digest(token_sr) if token_sr else None,
+    }
 
 
 def _check_device(name: str) -> None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from os import PathLike
 from typing import Any
 
 from torch import nn
@@ -25,7 +26,7 @@ from blink.model.token_sr_files import token_sr_config
 
 @dataclass(frozen=True)
 class Cost:
-    """Work: `flops`, and the `bytes` that it moves at least. Costs add up and multiply with whole numbers."""
+    """FLOPs, and the bytes that must be moved at least. Costs add up and multiply with whole numbers."""
 
     flops: int = 0
     bytes: int = 0
@@ -132,7 +133,7 @@ def prompt(
     """
     X = dims.visual if extension is None else extension
     alive = living(events, dims.layers)
-    lengths = [tokens + (X if now else 0) for now in alive]
+    lengths = [tokens + (X if extended else 0) for extended in alive]
     total = head(dims)
     for columns in lengths:
         total += decoder_layer(dims, columns, columns)
@@ -140,6 +141,7 @@ def prompt(
         before = lengths[event.layer - 1] if event.layer else tokens
         total += scan(dims, before, saliency)
         total += expander if event.action == "expand" else NOTHING
+        # the scan changed the sequence: the layer stops at its attention and runs again, see `projections`
         if saliency == "attention" and (
             event.action == "expand" or (event.action == "drop" and before > tokens)
         ):
@@ -156,8 +158,8 @@ def decode(
     """
     X = dims.visual if extension is None else extension
     total = head(dims) * steps
-    for now in living(events, dims.layers):
-        first = tokens + (X if now else 0) + 1
+    for alive in living(events, dims.layers):
+        first = tokens + (X if alive else 0) + 1
         columns = steps * first + steps * (steps - 1) // 2  # summed over the steps
         total += Cost(
             2 * steps * dims.layer_weights + 4 * columns * dims.heads * dims.head,
@@ -218,7 +220,7 @@ class Meter:
         config: Any,
         tokenizer: Any,
         policy: Policy | None,
-        modules: str | Mapping[int, nn.Module] | None,
+        modules: str | PathLike[str] | Mapping[int, nn.Module] | None,
     ) -> None:
         self._dims = Dimensions.of(config)
         self._tokenizer = tokenizer
@@ -253,7 +255,7 @@ class Meter:
         return (cost + decode(dims, tokens, answer - 1, events, self._extension)).flops
 
 
-def _expander(dims: Dimensions, modules: str | Mapping[int, nn.Module] | None) -> Cost:
+def _expander(dims: Dimensions, modules: str | PathLike[str] | Mapping[int, nn.Module] | None) -> Cost:
     """The cost of one extension's module on the whole grid."""
     if modules is None:
         return NOTHING

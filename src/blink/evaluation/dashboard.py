@@ -142,26 +142,26 @@ def cost(result: Result, rows: Sequence[Row]) -> dict[str, float | None]:
 
 
 def events(rows: Sequence[Row]) -> dict[int, dict[str, float]]:
-    """Layer -> share of questions in percent that expanded, kept and dropped there and that run it with an extension, and
+    """Layer -> percentages of questions that expanded, kept and dropped there, and that run the layer with an extension; and
     the mean saliency ratio."""
     sums: dict[int, dict[str, float]] = {}
     for row in rows:
         alive = False
         for event in row["events"]:
             alive = event["action"] == "expand" or (alive and event["action"] == "keep")
-            at = sums.setdefault(
+            counts = sums.setdefault(
                 event["layer"], dict.fromkeys(("expand", "keep", "drop", "alive", "ratio"), 0.0)
             )
-            at[event["action"]] += 1
-            at["alive"] += alive
-            at["ratio"] += event["ratio"]
+            counts[event["action"]] += 1
+            counts["alive"] += alive
+            counts["ratio"] += event["ratio"]
     return {
         layer: {
-            f"events/{name}_percent": 100 * at[name] / len(rows)
+            f"events/{name}_percent": 100 * counts[name] / len(rows)
             for name in ("expand", "keep", "drop", "alive")
         }
-        | {"events/mean_ratio": at["ratio"] / (at["expand"] + at["keep"] + at["drop"])}
-        for layer, at in sorted(sums.items())
+        | {"events/mean_ratio": counts["ratio"] / (counts["expand"] + counts["keep"] + counts["drop"])}
+        for layer, counts in sorted(sums.items())
     }
 
 

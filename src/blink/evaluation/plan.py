@@ -16,6 +16,7 @@ from blink.evaluation.checks import (
     check_values,
     modules_folder,
     outlined,
+    provenance,
     reject_training_keys,
     training_differs,
 )
@@ -26,7 +27,6 @@ from blink.inference.policy import Policy, check_layers, parse_layers
 from blink.model.backbone import Backbone
 from blink.model.checkpoints import pads
 from blink.model.prompts import Template, template_named
-from blink.model.token_sr_files import token_sr_digest
 from blink.runs.command import reject_added_keys
 
 log = logging.getLogger(__name__)
@@ -63,10 +63,10 @@ class Plan(NamedTuple):
         backbone: what to load.
         reuse: "full" answers by the engine, "none" one question at a time.
         memory_gb: for the engine.
-        edition: what the samples are, where they are not an edition of the benchmark.
+        edition: what the samples are, where they are not a whole edition of the benchmark; else None.
         policy: None for the backbone as it is.
         token_sr: folder or hub id of the modules; None for Blink-interp and the backbone as it is.
-        inputs: what the answers follow from beyond the config, by which a changed file is noticed.
+        inputs: fingerprints of all that the answers depend on beyond the config, as for `resume`.
         setup: what the result says of the run beside its scores.
     """
 
@@ -117,9 +117,7 @@ def make_plan(config: DictConfig, overrides: Sequence[str]) -> Plan:
     inputs = {
         "version": questions.benchmark.version,
         "pictures": questions.pictures,
-        "revision": backbone.revision,
-        "backbone": backbone.fingerprint.files,
-        "token_sr": token_sr_digest(token_sr) if token_sr else None,
+        **provenance(backbone, token_sr),
     }
     setup = Setup(
         method=method.name,
@@ -173,7 +171,7 @@ def questions_of(config: DictConfig, limit: int | None = None) -> Questions:
 
 
 def family_of(config: DictConfig) -> str:
-    """The backbone's family in the preset tables. "tiny" is the config's default, and so means nothing of another backbone."""
+    """The backbone's family in the preset tables. "tiny" is the config's default and says nothing about another backbone."""
     model = config.model
     return "unknown" if model.family == "tiny" and model.path != "tiny" else str(model.family)
 
@@ -185,7 +183,7 @@ def plain(config: DictConfig) -> dict[str, Any]:
 
 
 def _note_unused(overrides: Sequence[str], method: DictConfig, bench: str, source: str) -> None:
-    """Say which overrides have no effect here; a sweep over methods or benchmarks gives them to all."""
+    """Log which overrides have no effect here; no error, since a sweep over methods or benchmarks gives them to all jobs."""
     unread = set() if method.trained else {"token_sr"}
     unread |= set() if method.scans else set(POLICY_KEYS)
     keys = [override.partition("=")[0] for override in overrides]

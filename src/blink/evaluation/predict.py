@@ -27,7 +27,7 @@ from blink.bench.scoring import make_row
 from blink.bench.sources import json_lines, parse_jsonl
 from blink.evaluation.scores import Result, Setup, score_rows, total_flops
 from blink.inference.engine import Answer
-from blink.runs.files import write_json, write_text
+from blink.runs.files import read_json, write_json, write_text
 from blink.runs.folder import INPUTS, check_inputs
 from blink.runs.machine import peak_memory_mb
 
@@ -39,7 +39,7 @@ TIMING = "timing.json"
 
 
 class Answerer(Protocol):
-    """Answers samples under several runs (a policy and its modules each), which it knows by their numbers."""
+    """Answers samples under several runs (a policy and its modules each), which calls name by index."""
 
     def answer(
         self, image: Image.Image, samples: Sequence[Sample], runs: Sequence[int]
@@ -48,12 +48,12 @@ class Answerer(Protocol):
         ...
 
     def flops(self, size: tuple[int, int], sample: Sample, answer: Answer, run: int) -> int | None:
-        """What a question costs that is answered alone, with a picture of (width, height); None if not counted."""
+        """FLOPs of a question answered alone, about a picture of (width, height); None if not counted."""
         ...
 
 
 class Evaluated(NamedTuple):
-    """A finished evaluation: what stands in its `scores.json`, and its rows, judged if need be."""
+    """A finished evaluation: the content of its `scores.json`, and its rows, judged if need be."""
 
     result: Result
     rows: Sequence[Row]
@@ -71,7 +71,7 @@ class Task(NamedTuple):
 
 
 class Timing(NamedTuple):
-    """What answering took, over all processes that worked on the run and were not killed outright.
+    """Time spent answering, over all processes that worked on the run and were not killed outright.
 
     Attributes:
         answered: how many questions were timed.
@@ -87,7 +87,7 @@ def resume(folder: Path, samples: Sequence[Sample], *, inputs: Mapping[str, Any]
 
     Args:
         samples: those about one picture side by side.
-        inputs: what the answers follow from beyond the config, JSON values; recorded in a new folder.
+        inputs: fingerprints of all that the answers depend on beyond the config, JSON values; recorded in a new folder.
 
     Raises:
         ValueError: the rows follow from other inputs, are about other questions, or cannot be read.
@@ -98,6 +98,7 @@ def resume(folder: Path, samples: Sequence[Sample], *, inputs: Mapping[str, Any]
         return []
     content = path.read_bytes()
     lines = content.split(b"\n")[:-1]  # what follows the last newline is half a line, or nothing
+    # a process may have been killed between the rows of one picture
     ends = (first + len(batch) for first, batch in pictures(samples))
     whole = (
         max((end for end in ends if end <= len(lines)), default=0)
@@ -135,7 +136,7 @@ def evaluate(
 
     Args:
         rows: what `resume` returned.
-        make_answerer: called only if there is something left to answer; loads the model. The run is its number 0.
+        make_answerer: called only if there is something left to answer; loads the model. The run has index 0.
         setup: goes into the result; its warnings come before those of the scores.
         edition: what the samples are, as in `score_rows`.
         watch: called after each picture with all rows so far.
@@ -177,8 +178,8 @@ def predict(
     """Answer, picture by picture, the samples that each task lacks; append the rows to its file and to it.
 
     Args:
-        tasks: of different folders; how far they came may differ.
-        make_answerer: called only if there is something left to answer; knows the tasks by their numbers.
+        tasks: of different folders; they may have different numbers of rows.
+        make_answerer: called only if there is something left to answer; its runs are numbered as the tasks.
         after_each: called when a picture's rows are written.
     """
     open_tasks = [number for number, task in enumerate(tasks) if len(task.rows) < len(samples)]
@@ -228,9 +229,9 @@ def pictures(samples: Sequence[Sample]) -> Iterator[tuple[int, list[Sample]]]:
 
 
 def read_timing(folder: Path) -> Timing:
-    """Read what answering a run has taken so far."""
+    """Read the time that answering a run has taken so far."""
     path = folder / TIMING
-    return Timing(**json.loads(path.read_text(encoding="utf-8"))) if path.exists() else Timing()
+    return Timing(**read_json(path)) if path.exists() else Timing()
 
 
 def graded(benchmark: Benchmark, rows: list[Row], folder: Path) -> list[Row]:
@@ -256,7 +257,7 @@ def graded(benchmark: Benchmark, rows: list[Row], folder: Path) -> list[Row]:
 
 
 def samples_digest(samples: Sequence[Sample]) -> str:
-    """Return a hash of all that samples say beside their pictures, by which a changed data set is noticed."""
+    """Return a hash of the samples without their pictures' pixels, by which a changed data set is noticed."""
     text = json.dumps(
         [(s.id, s.image, s.question, s.label, s.split, dict(s.details)) for s in samples], sort_keys=True
     )

@@ -47,7 +47,7 @@ _LLAVA_NEXT = dict.fromkeys(_LLAVA15, Preset("14-20", 0.5, 0.4, "paper, App. C")
 }
 
 _DEEPER = {"12-18": "15-22", "18": "22"}
-"""Layers of 32 and those of 40 with the same share of the layers below them, rounded down."""
+"""Layers of a 32-layer decoder -> those at the same relative depth of a 40-layer one, rounded down."""
 
 _CHOSEN_13B = (
     "chosen here, the paper has no 13B: App. B's for LLaVA-1.5-7B at the same relative depth of 40 layers "

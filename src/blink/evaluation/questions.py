@@ -1,4 +1,4 @@
-"""Reads the questions of a benchmark from the hub, a folder or the embedded world, and decodes every picture once.
+"""Read the questions of a benchmark from the hub, a folder or the embedded world, and decode every picture once.
 
 Flat arguments in, plain values out; results are kept, since the jobs of a sweep ask for the same things.
 """
@@ -66,19 +66,19 @@ def read_questions(
     )
     benchmark = BENCHMARKS[name](**arguments)
     samples, data = _read(benchmark, source, location, scenes_split, scenes_images)
-    asked = samples if limit is None else samples[: max(0, limit)]
-    if not asked:
+    chosen = samples if limit is None else samples[: max(0, limit)]
+    if not chosen:
         raise ValueError(
             f"{name} has no questions left: {len(samples)} in {data}, limit={limit}; raise the limit, or loosen the "
             "benchmark's filters"
         )
     if isinstance(benchmark, Graded):
-        benchmark.check_gradable([sample.id for sample in asked])
-    digest = None if source == "scenes" else _check_pictures(asked)
+        benchmark.check_gradable([sample.id for sample in chosen])
+    digest = None if source == "scenes" else _check_pictures(chosen)
     edition = f"generated: {data}" if source == "scenes" else None
-    if len(asked) < len(samples):
-        edition = f"the first {len(asked):,} of {len(samples):,} questions of {data}"
-    return Questions(benchmark, asked, data, edition, digest)
+    if len(chosen) < len(samples):
+        edition = f"the first {len(chosen):,} of {len(samples):,} questions of {data}"
+    return Questions(benchmark, chosen, data, edition, digest)
 
 
 def _check_pictures(samples: Sequence[Sample]) -> str:

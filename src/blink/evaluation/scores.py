@@ -16,6 +16,7 @@ from blink.bench.scoring import score
 from blink.bench.sources import read_jsonl
 from blink.bench.tables import cell_text
 from blink.inference.policy import Policy
+from blink.runs.files import read_json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,8 +99,7 @@ class Result(Setup):
         Raises:
             ValueError: it lacks something; says what.
         """
-        content = json.loads(path.read_text(encoding="utf-8"))
-        values = _known(cls, content)
+        values = _known(cls, read_json(path))
         if values.get("policy") is not None:
             values["policy"] = Policy(**_known(Policy, values["policy"]))
         try:
@@ -141,7 +141,7 @@ def score_rows(
 
     Args:
         edition: what the rows are, where they are not an edition of the benchmark: generated, or a part of one. None
-            has it recognised by their number; a number that no edition has is a warning.
+            looks it up by their number; a number that no edition has gives a warning.
         more: further attributes of the result.
 
     Raises:
@@ -249,7 +249,7 @@ def mark(benchmark: Benchmark, row: Row) -> Row:
     """Return a row with the answer that the benchmark reads from it.
 
     Raises:
-        ValueError: it lacks what the benchmark needs, or holds what cannot be; names the row.
+        ValueError: it lacks a column that the benchmark needs, or one has an invalid value; names the row.
     """
     try:
         found = benchmark.mark(row)
@@ -295,7 +295,7 @@ def _unknown_edition(benchmark: Benchmark, rows: int) -> str:
 
 
 def _named(number: int, row: Row) -> Row:
-    """A row with its id, and with None as its picture where it says nothing of one."""
+    """A row with its id, and with None as its picture where its cell for it is empty."""
     image = {"image": cell_text(row["image"])} if "image" in row else {}
     return {**row, "id": _id(number, row), **image}
 

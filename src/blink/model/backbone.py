@@ -186,7 +186,7 @@ class Backbone:
         """Run one stock decoder layer on N tokens: [B, N, d].
 
         Args:
-            past: takes the new keys and values, and returns all that queries attend to; None keeps none.
+            past: KV cache, which stores the new keys and values; None: only the N tokens attend to each other.
             hook: goes to the layer's attention function (`inference/attention.py`), inside `hooks_enabled`.
         """
         extra = {} if hook is None else {HOOK: hook}

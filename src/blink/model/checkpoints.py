@@ -111,7 +111,7 @@ def pads(family: str, pad: bool | None) -> bool:
 
     Args:
         family: "llava" or "llava_next".
-        pad: what was asked for; None is the family's default, True for LLaVA-1.5.
+        pad: the user's setting; None is the family's default, True for LLaVA-1.5.
 
     Raises:
         ValueError: padding is asked for with LLaVA-NeXT.
@@ -176,12 +176,12 @@ def load_input_norms(
 
 
 def _outline_of(path: str | Path | Backbone, revision: str | None) -> Backbone:
-    """The outline of a checkpoint, or the one given."""
+    """The outline that `path` names or is."""
     return path if isinstance(path, Backbone) else outline(path, revision=revision)
 
 
 def _found_file(name: str, file: str, revision: str | None) -> Path | None:
-    """Where a file of a checkpoint lies on this machine, fetched if need be; None if there is no such file."""
+    """Path of a checkpoint's file on this machine, downloaded if need be; None if there is no such file."""
     found = cached_file(
         checkpoint_source(name), file, revision=revision, _raise_exceptions_for_missing_entries=False
     )
@@ -213,7 +213,7 @@ def _keep_lower_layers(text_config: Any, num_layers: int, name: str) -> None:
 
 @contextmanager
 def _needed_files(name: str, revision: str | None, num_layers: int | None) -> Iterator[str]:
-    """Where transformers shall load a checkpoint from: itself, or while this lasts a folder of links to some shards.
+    """Context that gives the source for `from_pretrained`: the checkpoint, or a temporary folder of links to the needed shards.
 
     transformers opens, and fetches, every shard that an index names. Layers above the first `num_layers` are taken out
     of the index, and with them the shards that hold nothing else.

@@ -13,7 +13,7 @@ BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 @dataclass(frozen=True)
 class Dimensions:
-    """The numbers of a LLaVA or LLaVA-NeXT config that its cost follows from.
+    """The sizes in a LLaVA or LLaVA-NeXT config from which its cost is computed.
 
     Attributes:
         hidden, mlp, layers, vocabulary: of the decoder.
@@ -21,7 +21,7 @@ class Dimensions:
         grid: (H, W) visual tokens of one view.
         vision_hidden, vision_mlp, vision_layers, patch: of the vision tower, all of whose layers are run.
         vision_tokens: per view, a class token included.
-        features: width of what the projector takes.
+        features: input width of the projector.
         pinpoints: (height, width) in pixels that LLaVA-NeXT may tile a picture to; empty for LLaVA.
         itemsize: bytes of one number.
     """
@@ -82,7 +82,8 @@ class Dimensions:
 def tiles(dims: Dimensions, height: int, width: int) -> tuple[int, int]:
     """(rows, columns) of tiles that LLaVA-NeXT cuts a picture of this size into, the base view not counted.
 
-    The best of the pinpoints keeps most of the picture's pixels, and of those wastes least.
+    As transformers' `select_best_resolution`: the pinpoint that keeps most of the picture's pixels, and of several such
+    the one that pads least.
     """
 
     def worth(pinpoint: tuple[int, int]) -> tuple[int, int]:
@@ -100,6 +101,7 @@ def image_tokens(dims: Dimensions, height: int, width: int) -> int:
         return dims.visual
     down, across = tiles(dims, height, width)
     H, W = down * dims.grid[0], across * dims.grid[1]
+    # transformers' `unpad_image` removes the rows or columns that only pad the picture to the tiles' shape
     if width / height > W / H:
         padding = (H - int(round(height * (W / width), 7))) // 2
         H -= 2 * padding

@@ -37,7 +37,7 @@ def files_digest(folder: Path) -> str:
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """Tells a checkpoint from another without reading all of it.
+    """Identifies a checkpoint without reading all of it.
 
     Attributes:
         name: folder or hub id, or "tiny".
@@ -51,7 +51,7 @@ class Fingerprint:
     def files(self) -> str:
         """Hash of a folder's weights and settings, the tokenizer's included: see `files_digest`.
 
-        Of a hub id, whose revision says it all, the hash of nothing.
+        For a hub id, which its revision identifies, the hash of no files.
         """
         return files_digest(self._folder)
 
@@ -59,7 +59,7 @@ class Fingerprint:
     def weights(self) -> str:
         """The revision, or else a hash of a folder's config and of evenly spaced blocks of its weight files.
 
-        Another training changes them all, a copy at another place or another tokenizer none.
+        Other weights change it; a copy of the folder, or another tokenizer in it, does not.
 
         Raises:
             OSError: there is no such folder.

@@ -1,4 +1,4 @@
-"""Pictures and prompts made into a backbone's inputs, embeddings and visual tokens, and checks that they fit.
+"""Turns pictures and prompts into a backbone's inputs, embeddings and visual tokens, and checks that they fit.
 
 Beside `backbone.py` the only file that knows how transformers passes pictures around. Axes: B samples, S columns of a
 prompt, T visual tokens of a picture, tiles and newlines included, d hidden width.
@@ -17,7 +17,7 @@ from blink.model.backbone import Backbone
 
 
 def prompt_inputs(backbone: Backbone, images: Sequence[Image.Image], prompts: Sequence[str]) -> Any:
-    """What the processor makes of prompts with one picture each, on the model's device and in its dtype.
+    """Run the processor on prompts with one picture each; tensors on the model's device and in its dtype.
 
     Several prompts are padded to the longest, on the left if the processor was loaded by `load_processor`.
     """
@@ -45,13 +45,14 @@ def check_images(backbone: Backbone, tokens: list[int], inputs: dict[str, Any]) 
         raise ValueError(
             f"the prompt has {len(tokens)} rows and {len(counts)} images; Blink takes exactly one image per sample"
         )
-    for row, (found, count) in enumerate(zip(tokens, counts, strict=True)):
+    for row, (in_prompt, count) in enumerate(zip(tokens, counts, strict=True)):
         if backbone.family == "llava":
             backbone.check_cells(count or H * W)
-        fits = found == (count or H * W) if count or backbone.family == "llava" else found >= H * W
+        # not encoded yet, a LLaVA-NeXT picture has at least its base view; how many tiles follow, its size decides
+        fits = in_prompt == (count or H * W) if count or backbone.family == "llava" else in_prompt >= H * W
         if not fits:
             raise ValueError(
-                f"row {row} of the prompt has {found} image tokens, its image has {count or f'{H * W} or more'}; "
+                f"row {row} of the prompt has {in_prompt} image tokens, its image has {count or f'{H * W} or more'}; "
                 "let the processor put them in, for exactly one image per sample"
             )
 
@@ -60,7 +61,7 @@ def embed_prompt(backbone: Backbone, inputs: Mapping[str, Any]) -> Tensor:
     """Embeddings of prompts with the visual tokens in place, as the stock model makes them: [B, S, d].
 
     Args:
-        inputs: what the processor made of them, on the model's device and in its dtype.
+        inputs: the processor's output, on the model's device and in its dtype.
     """
     ids_BS = inputs["input_ids"]
     images = {name: inputs[name] for name in ("pixel_values", "image_sizes") if name in inputs}
@@ -74,10 +75,10 @@ def encode_image(backbone: Backbone, inputs: Mapping[str, Any]) -> Tensor:
     """All visual tokens of one picture, tiles and newlines included: [T, d].
 
     Args:
-        inputs: what the processor made of one picture and one prompt, on the model's device, in its dtype.
+        inputs: the processor's output for one picture and one prompt, on the model's device, in its dtype.
 
     Raises:
-        ValueError: the prompt's image tokens are not as many, or the grid is another than the config says.
+        ValueError: the prompt has another number of image tokens, or the picture another grid than the config says.
     """
     sizes = inputs.get("image_sizes")
     encoded = backbone.core.get_image_features(

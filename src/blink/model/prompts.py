@@ -18,7 +18,7 @@ class Template:
     Attributes:
         name: the key in `TEMPLATES`.
         prefix: everything before `<image>`, the system text included. With the start token it is all
-            that the visual tokens can see of the prompt.
+            of the prompt that visual tokens attend to.
         suffix: everything after the question.
     """
 

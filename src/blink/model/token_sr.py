@@ -119,7 +119,7 @@ def expand(
         [B, X, d] in the dtype of `visual_BVd`.
 
     Raises:
-        ValueError: if the module changes the shape of what it is given.
+        ValueError: if the module changes the shape of its input.
     """
     visual_BdHW = visual_BVd.transpose(1, 2).unflatten(2, grid)
     tokens = cut_region(visual_BdHW, region_B, patches)

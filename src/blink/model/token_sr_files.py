@@ -20,6 +20,7 @@ from torch import Tensor
 
 from blink.model.fingerprint import files_digest
 from blink.model.token_sr import TokenSR, check_has_layers
+from blink.runs.files import read_json, write_json
 
 CONFIG = "config.json"
 FORMAT = 1
@@ -27,7 +28,7 @@ FORMAT = 1
 
 @dataclass(frozen=True, kw_only=True)
 class TokenSRConfig:
-    """What the config.json of a token_sr folder says.
+    """The config.json of a token_sr folder.
 
     Attributes:
         backbone: folder name or hub id of the backbone whose hidden states the modules were trained on.
@@ -96,8 +97,7 @@ def save_token_sr(
         prompt_prefix=prompt_prefix,
         settings=dict(settings or {}),
     )
-    text = json.dumps({"format": FORMAT, **asdict(config)}, indent=2, ensure_ascii=False)
-    (folder / CONFIG).write_text(text + "\n", encoding="utf-8")
+    write_json(folder / CONFIG, {"format": FORMAT, **asdict(config)})
 
 
 def load_token_sr(
@@ -132,7 +132,7 @@ def token_sr_config(path: str | os.PathLike[str]) -> TokenSRConfig:
     """
     file = token_sr_folder(path) / CONFIG
     try:
-        config = json.loads(file.read_text(encoding="utf-8"))
+        config = read_json(file)
     except (OSError, json.JSONDecodeError) as error:
         raise ValueError(f"{path} is not a token_sr folder: {CONFIG} cannot be read ({error})") from error
     needed = {"format", "backbone", "layers", "channels", "hidden", "kernels"}
@@ -194,7 +194,7 @@ def _fill(
     layers: Collection[int] | None,
     read: Callable[[Path], dict[str, Tensor]],
 ) -> dict[int, TokenSR]:
-    """Make the modules that a folder's config lists and give them the tensors that `read` finds in their files."""
+    """Build the modules that a folder's config lists, with the tensors that `read` returns for their files."""
     folder = token_sr_folder(path)
     config = token_sr_config(folder)
     wanted = config.layers if layers is None else sorted(layers)

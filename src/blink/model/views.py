@@ -1,4 +1,4 @@
-"""What the backbone sees of an image: the square it is made into, its four quadrants, and the pixels of both.
+"""The part of an image that the backbone sees, usually a square, its four quadrants, and the pixels of both.
 
 Because quadrants are cut out of the picture that the backbone sees, quadrants of the picture are quadrants of
 the grid of visual tokens. Knows a Hugging Face processor, and no model.
@@ -97,7 +97,7 @@ class ViewMaker:
 def quadrants(picture: Image.Image) -> list[Image.Image]:
     """Cut a picture into its four quadrants, row-major, at its own resolution.
 
-    Of an odd side both halves get the middle line, so that all have the same size.
+    If a side is odd, both halves contain the middle line, so that all have the same size.
     """
     width, height = picture.size
     half_width, half_height = (width + 1) // 2, (height + 1) // 2

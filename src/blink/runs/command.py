@@ -40,7 +40,7 @@ Cached, so that the jobs of a multirun see the name of the whole sweep, as Hydra
 
 
 OmegaConf.register_new_resolver("blink_dtype", default_dtype, use_cache=True, replace=True)
-"""`${blink_dtype:}` in a config: what this machine computes fast in."""
+"""`${blink_dtype:}` in a config: the floating-point type that this machine computes in hardware."""
 
 
 def hydra_command(name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], None]]:
@@ -58,10 +58,10 @@ def hydra_command(name: str) -> Callable[[Callable[[DictConfig], Any]], Callable
         @wraps(task)
         def command() -> None:
             sys.argv[1:] = _multirun_last(sys.argv[1:])
-            given = get_args(sys.argv[1:])  # what Hydra will make of them
+            given = get_args(sys.argv[1:])  # parsed as Hydra will parse them
             if given.shell_completion:
                 _name_console_script(name)
-            elif not (given.config_path or given.config_name or given.config_dir):  # else other keys count
+            elif not (given.config_path or given.config_name or given.config_dir):  # of our config only
                 with one_line_errors():
                     check_keys(name, given.overrides)
             run()
@@ -95,7 +95,7 @@ def one_line_errors(*kinds: type[Exception]) -> Iterator[None]:
     Hydra's own switch HYDRA_FULL_ERROR=1 the traceback is shown here, too.
 
     Args:
-        kinds: exceptions to treat so instead.
+        kinds: exception types to report like this instead of these two.
     """
     caught = kinds or (ValueError, OmegaConfBaseException)
     try:
@@ -124,19 +124,19 @@ def reject_added_keys(overrides: Sequence[str], *, open_groups: Sequence[str] = 
 def check_keys(command: str, overrides: Sequence[str]) -> None:
     """Check that overrides name keys of a command's config, and options of its groups.
 
-    Keys that are added (`+key`) or removed (`~key`), and Hydra's own, are not looked at.
+    Keys that are added (`+key`) or removed (`~key`), and Hydra's own, are skipped.
 
     Raises:
-        ValueError: an override names none; says which are close.
+        ValueError: an override names an unknown key or option; the message suggests close ones.
     """
     try:
         parsed = OverridesParser.create().parse_overrides(list(overrides))
     except HydraException:
-        return  # not an override at all; Hydra says where it stops making sense
+        return  # not an override; Hydra reports where parsing fails
     named = [
-        each
-        for each in parsed
-        if each.type is OverrideType.CHANGE and not each.key_or_group.startswith(("hydra.", "hydra/"))
+        override
+        for override in parsed
+        if override.type is OverrideType.CHANGE and not override.key_or_group.startswith(("hydra.", "hydra/"))
     ]
     if not named:
         return  # composing takes longer than the rest of a start
@@ -156,7 +156,7 @@ def check_keys(command: str, overrides: Sequence[str]) -> None:
 
 
 def _check_choices(override: Override, options: Sequence[str]) -> list[str]:
-    """The override of a group with the first option it names, so that it can be composed; none if it names none.
+    """Check the options that a group's override names; return one that chooses the first of them, or nothing if it names none.
 
     Raises:
         ValueError: one of the named options does not exist.
@@ -174,7 +174,7 @@ def _check_choices(override: Override, options: Sequence[str]) -> list[str]:
 
 
 def _meant(given: str, known: Sequence[str]) -> str:
-    """Words that name the closest of the known names, the last parts of dotted ones included; nothing if none is."""
+    """Name the known names that are close to the given one, whole or in their last dotted part; empty if none is."""
     by_ending: dict[str, str] = {name.rpartition(".")[2]: name for name in sorted(known, reverse=True)}
     close = get_close_matches(given, known, n=3, cutoff=0.6)
     close += [
@@ -185,7 +185,7 @@ def _meant(given: str, known: Sequence[str]) -> str:
 
 
 def _composed(command: str, overrides: Sequence[str]) -> Mapping[str, Any]:
-    """A command's config as plain containers, with some groups chosen; values that it interpolates stay as written."""
+    """Compose a command's config under some overrides, as plain containers; interpolations are not resolved."""
     with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
         composed: Any = OmegaConf.to_container(compose(command, list(overrides)), resolve=False)
     return composed

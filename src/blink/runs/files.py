@@ -13,26 +13,30 @@ _PARTIAL = ".partial"
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """Write a file as a whole, under the name that this gives: others see the old content or the new, never half."""
+    """Context that gives a temporary path to write to and renames it to `path` at the end, so that readers never see half a file."""
     partial = path.with_name(f"{path.name}.{os.getpid()}{_PARTIAL}")
     yield partial
     partial.replace(path)
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file as a whole."""
+    """Write a text file atomically."""
     with whole_file(path) as partial:
         partial.write_text(text, encoding="utf-8")
 
 
 def remove_partial(folder: Path, name: str = "*") -> None:
-    """Remove what a killed process had begun to write in a folder, of the files with this name, that no other writes."""
+    """Remove temporary files that killed processes left in a folder, while no other process writes there.
+
+    Args:
+        name: of the file that was to be written; all files by default.
+    """
     for partial in folder.glob(f"{name}.[0-9]*{_PARTIAL}"):
         partial.unlink(missing_ok=True)
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write `value` as indented JSON, as a whole."""
+    """Write `value` as indented JSON, atomically."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
@@ -42,7 +46,7 @@ def read_json(path: Path) -> Any:
 
 
 def write_csv(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
-    """Write records as a whole, with a column for every key that any of them has, in the order in which keys appear.
+    """Write records atomically, with a column for every key that any of them has, in the order in which keys appear.
 
     A record leaves the columns of keys that it lacks empty, as it does those that are None.
     """

@@ -30,12 +30,12 @@ _HOW_NOT_WHAT = ("fresh", "logger", "outputs")
 """Keys that change how a run is stored or reported, not what it computes: runs that differ in these alone are the same."""
 
 _OWN_CHECKPOINT = ("last", "null", None)
-"""Values of `ckpt` that continue the run itself; begun from another run's checkpoint it is another run."""
+"""Values of `ckpt` that resume a run from its own checkpoints; with a checkpoint of another run it is a different run."""
 
 _LONGEST_NAME = 120
 
 _READABLE = str.maketrans({"=": "-", ",": "_", "[": None, "]": None})
-"""Characters replaced in names, which are typed as values of overrides, where = and , have a meaning, and in shells."""
+"""Characters replaced in folder names, so that these can be typed in shells and in overrides, where = and , have a meaning."""
 
 
 def run_name(overrides: Sequence[str]) -> str:
@@ -45,7 +45,7 @@ def run_name(overrides: Sequence[str]) -> str:
     or that had characters replaced to suit file systems, ends in a hash of the overrides.
 
     Args:
-        overrides: as Hydra lists them in `hydra.overrides.task`; of one key the last counts. Overrides of
+        overrides: as Hydra lists them in `hydra.overrides.task`; the last one for a key counts. Overrides of
             `fresh`, `outputs`, `logger` and `ckpt=last` are left out.
     """
     by_key = {}
@@ -111,7 +111,7 @@ def check_inputs(path: Path, inputs: Mapping[str, Any], *, begun: bool = True) -
     Args:
         path: of the record, in the run's folder.
         inputs: JSON values.
-        begun: whether there are results of the recorded inputs; if not, these replace them.
+        begun: whether the run has results already; if not, `inputs` replace the recorded ones.
 
     Raises:
         ValueError: the run was begun with other inputs; says which.
@@ -153,7 +153,7 @@ def _refuse_another_config(folder: Path, saved: Any, config: Mapping[str, Any]) 
 
 
 def _leaves(config: Any, prefix: str = "") -> dict[str, Any]:
-    """Flatten nested mappings to dotted keys, without keys in which the same run may differ."""
+    """Flatten a config to dotted keys, without those that do not change what a run computes."""
     flat: dict[str, Any] = {}
     for key, value in config.items():
         if not prefix and (key in _HOW_NOT_WHAT or (key == "ckpt" and value in _OWN_CHECKPOINT)):

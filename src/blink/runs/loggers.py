@@ -52,8 +52,7 @@ _LONGEST = 120
 """Characters of a name or group; W&B takes 128."""
 
 _KEEPS_DATA_IN_FOLDER = "WANDB_DATA_DIR" not in os.environ
-"""W&B keeps the tables of offline runs in the user's home unless told otherwise, where `wandb sync` from elsewhere does not
-find them."""
+"""By default W&B keeps the tables of offline runs in the user's home, where `wandb sync` on another machine does not find them."""
 
 
 def wandb_logger(
@@ -83,25 +82,27 @@ def wandb_logger(
         "table_rows": table_rows,
         "table_pixels": table_pixels,
     }
-    Board(None, **sizes)  # a mistake shows before W&B starts
-    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # it looks a server up even when offline
+    Board(None, **sizes)  # checks them before W&B starts
+    os.environ.setdefault(
+        "WANDB_ERROR_REPORTING", "false"
+    )  # error reporting makes a DNS look-up even offline
     try:
         import wandb
     except ImportError as error:
         raise ValueError("logger=wandb needs `pip install wandb`; logger=none does without") from error
     if not is_first_process():
         return Board(WandbLogger(save_dir=folder, project=project), **sizes)  # Lightning keeps it silent
-    asked = mode or os.environ.get("WANDB_MODE")
-    if asked == "online" and not _has_key():
+    requested = mode or os.environ.get("WANDB_MODE")
+    if requested == "online" and not _has_key():
         raise ValueError(
             "W&B in mode online needs a key: WANDB_API_KEY, or `wandb login`; logger.mode=offline needs none"
         )
-    chosen = asked or ("online" if _has_key() and _reachable(_server()) else "offline")
+    chosen = requested or ("online" if _has_key() and _reachable(_server()) else "offline")
     try:
         run = _started(Path(folder), project, chosen, kind, group)
     except wandb.Error as error:
-        if asked:
-            raise ValueError(f"W&B does not start in mode {asked!r}: {error}") from error
+        if requested:
+            raise ValueError(f"W&B does not start in mode {requested!r}: {error}") from error
         log.warning("W&B does not answer within %d s; logging offline", _START_SECONDS)
         run = _started(Path(folder), project, "offline", kind, group)
     log.info("W&B logs in mode %s, files in %s", run.settings.mode, Path(folder) / "wandb")
@@ -174,7 +175,7 @@ def note_logged(folder: Path, logger: str, group: str | None, digest: str) -> No
 
 
 def _read_marks(folder: Path) -> dict[str, Any]:
-    """The content of the folder's marks, with loggers by their names."""
+    """The content of the folder's `MARKS`, with loggers by their names in `conf/logger`."""
     if not (folder / MARKS).exists():
         return {}
     marks: dict[str, Any] = read_json(folder / MARKS)
@@ -196,7 +197,7 @@ def _name(logger: str) -> str:
 
 
 def _started(folder: Path, project: str, mode: Any, kind: str, group: str | None) -> Any:
-    """A run of W&B, begun or continued."""
+    """Begin or continue a run of W&B."""
     import wandb
 
     settings: dict[str, Any] = {"silent": mode != "online", "init_timeout": _START_SECONDS}
@@ -240,28 +241,28 @@ def _reachable(server: str) -> bool:
     """
     proxy = getproxies().get(urlsplit(server).scheme)
     address = urlsplit(proxy if proxy and "//" in proxy else server)
-    found = threading.Event()
+    connected = threading.Event()
 
     def connect() -> None:
         try:
             port = address.port or (80 if address.scheme == "http" else 443)
             socket.create_connection((address.hostname or "", port), timeout=_CONNECT_SECONDS).close()
-            found.set()
+            connected.set()
         except OSError:
             pass
 
     attempt = threading.Thread(target=connect, daemon=True)
     attempt.start()
     attempt.join(_CONNECT_SECONDS)
-    if not found.is_set():
+    if not connected.is_set():
         log.warning("W&B's server %s is not reached within %d s; logging offline", server, _CONNECT_SECONDS)
-    return found.is_set()
+    return connected.is_set()
 
 
 def _has_key() -> bool:
     """Whether a key is configured, in the environment or by `wandb login` in a netrc file.
 
-    `wandb.login` would tell, too, but looks its server up even when asked not to verify.
+    `wandb.login` would find it, too, but contacts the server even with `verify=False`.
     """
     if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
         return True

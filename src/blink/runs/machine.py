@@ -13,7 +13,7 @@ RANK_VARIABLES = ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "SLURM_PROCID
 """Environment variables in which launchers put a process's rank; it is 0 in all of them for the first process."""
 
 _SET_BY_LIGHTNING = (*RANK_VARIABLES, "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-"""Environment variables that a job with several processes leaves set, by which the next would take itself for a child."""
+"""Environment variables that a job with several processes leaves set; with them the next job would run as a child process."""
 
 
 def has_bfloat16() -> bool:

@@ -1,4 +1,4 @@
-"""Checks of single values that a user gave: each returns the value, typed, or says what was expected instead.
+"""Checks of single values that a user gave: each returns the value, typed, or raises what was expected.
 
 Every message reads `name=value: expected ...`, with the value as Python writes it and `name` as the user writes it,
 "engine.memory_gb" for instance. A `hint` goes behind the expectation: why, or what to give instead.
@@ -32,7 +32,7 @@ def whole_number(name: str, value: Any, least: int | None = 1, hint: str = "") -
     """Return an int of at least `least`; None is no bound.
 
     Raises:
-        ValueError: it is none, a bool, or too small.
+        ValueError: it is no int, or a bool, or too small.
     """
     if not isinstance(value, int) or isinstance(value, bool) or (least is not None and value < least):
         raise _mistake(
@@ -60,7 +60,7 @@ def number(
         unit: what it counts, in the plural, for the message: "seconds".
 
     Raises:
-        ValueError: it is none, a bool, not finite, or outside the bounds.
+        ValueError: it is no number, or a bool, not finite, or outside the bounds.
     """
     largest = sys.float_info.max
     fits = isinstance(value, int | float) and not isinstance(value, bool) and -largest <= value <= largest
@@ -74,7 +74,7 @@ def text(name: str, value: Any, hint: str = QUOTES) -> str:
     """Return a text that is not empty.
 
     Raises:
-        ValueError: it is none, or empty.
+        ValueError: it is no str, or empty.
     """
     if not isinstance(value, str) or not value:
         raise _mistake(name, value, "a text", hint)
@@ -82,7 +82,7 @@ def text(name: str, value: Any, hint: str = QUOTES) -> str:
 
 
 def path(name: str, value: Any, what: str = "a path", hint: str = QUOTES) -> Path:
-    """Return a path, ~ expanded; whether there is anything is not looked at.
+    """Return a path, ~ expanded; it need not exist.
 
     Args:
         what: for the message, such as "a folder".
@@ -111,7 +111,7 @@ def flag(name: str, value: Any) -> bool:
     """Return a bool.
 
     Raises:
-        ValueError: it is none; 0, 1 and texts are not.
+        ValueError: it is no bool, as 0, 1 and texts are not.
     """
     if not isinstance(value, bool):
         raise _mistake(name, value, "true or false", "")
@@ -122,7 +122,7 @@ def choice(name: str, value: Any, choices: Iterable[T], hint: str = "") -> T:
     """Return the one of `choices` that equals the value and is of its type, so that 1 is not True.
 
     Raises:
-        ValueError: none does; lists them.
+        ValueError: none of them does; the message lists them.
     """
     known = list(choices)
     for each in known:

@@ -141,9 +141,9 @@ def _existence(seen: View, rng: random.Random) -> Question | None:
     return existence(seen, absent_kinds(seen, category, rng, 1)[0], category)
 
 
-def _attribute(seen: View, rng: random.Random, asked: str) -> Question | None:
+def _attribute(seen: View, rng: random.Random, attribute: str) -> Question | None:
     """Colour of the only object of a shape, or shape of the only object of a colour."""
-    colour_asked = asked == "colour"
+    colour_asked = attribute == "colour"
     doubtful = {kind[1 if colour_asked else 0] for kind in seen.doubtful}
     alone = _certain_one(seen.objects, doubtful, lambda item: item.shape if colour_asked else item.colour)
     if not alone:
@@ -157,10 +157,10 @@ def _attribute(seen: View, rng: random.Random, asked: str) -> Question | None:
         claimed = answer if rng.random() < 0.5 else rng.choice(others)
         claim = claimed if colour_asked else a(claimed)
         fact, denial = f"the {known} is {claim}", f"the {known} is not {claim}"
-        return _yes_no(asked, f"Is the {known} {claim}?", claimed == answer, fact, denial, item.box)
+        return _yes_no(attribute, f"Is the {known} {claim}?", claimed == answer, fact, denial, item.box)
     text = rng.choice((f"What {word} is the {known}?", f"What is the {word} of the {known}?"))
     sentence = f"The {known} is {answer if colour_asked else a(answer)}."
-    return Question(asked, text, answer, sentence, tuple(others), item.box)
+    return Question(attribute, text, answer, sentence, tuple(others), item.box)
 
 
 def _count(seen: View, rng: random.Random) -> Question | None:

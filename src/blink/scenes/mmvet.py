@@ -59,8 +59,8 @@ def mmvet_rows(split: str, images: int, start: int = 0) -> Iterator[dict[str, An
 def key(question: Question) -> str:
     """The right answer as MM-Vet writes it, in words that a right sentence holds and a wrong one does not.
 
-    A place comes with what stands around it, for "left" is also in "top left", and "at the top" before it; a
-    description is all of its objects.
+    A place is given with the words around it, since "left" also occurs in "top left", and "at the top" in "at the top
+    left"; a description is given by all of its objects.
     """
     if is_closed(question):
         return question.answer.lower()

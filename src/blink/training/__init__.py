@@ -6,11 +6,11 @@ Read from top to bottom: a file imports only from files above it.
     images.py           where images come from
     manifest.py         which of them are readable, and how they are split
     features.py         hidden states of full views and quadrants: coarse, interpolated, refined, and the teacher's
-    feature_picture.py  these of one quadrant as colours
+    feature_picture.py  the tokens of one quadrant as colours
     feature_store.py    hidden states on disk
     data.py             the LightningDataModule: pairs of a full view and a quadrant, in a resumable order
     feature_fill.py     which features a run lacks on disk, and the callback that computes them
-    objective.py        KL between tokens, and the distances that are logged beside it
+    objective.py        the KL loss, and the distances that are logged beside it
     module.py           the LightningModule: one TokenSR per layer
     report.py           what a run achieved, as table and JSON
     parts.py            trainer, images, features and module of a run, made from its plan

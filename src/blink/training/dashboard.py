@@ -52,7 +52,7 @@ class TrainingMonitor(Callback):
         self._pictured: int | None = None
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Define the x axis of the run's curves, and of which of them the least value is kept."""
+        """Define the x axis of the run's curves, and the two whose minimum represents the run."""
         if trainer.is_global_zero:
             self.board.axis(STEP, *SECTIONS)
             for name in ("train/loss", "held_out/kl_token_sr"):

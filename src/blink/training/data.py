@@ -71,7 +71,7 @@ class ImageViews(Dataset[Views]):
 
 
 class StoredFeatures(NamedTuple):
-    """A store that features are read from instead of computing them: which layers, and the dtype that they are turned into."""
+    """Where features are read from instead of being computed: the store, the layers, and the dtype to convert to."""
 
     store: FeatureStore
     layers: tuple[int, ...]
@@ -79,7 +79,7 @@ class StoredFeatures(NamedTuple):
 
 
 class ImageFeatures(Dataset[Features]):
-    """The features of each image of a collection, all of which the store must have once one is asked for."""
+    """Stored features of each image of a collection; the store must hold a row before it is read."""
 
     def __init__(self, images: Images, stored: StoredFeatures) -> None:
         self.stored = stored
@@ -143,7 +143,7 @@ class TrainingOrder(Sampler[list[int]]):
 
 
 class ResumableLoader(DataLoader[Any]):
-    """A loader that counts the batches handed out, and none that workers have only prefetched: what is resumed from."""
+    """A loader whose saved position counts the batches handed out, without those that workers have only prefetched."""
 
     order: TrainingOrder
 
@@ -252,7 +252,7 @@ class PairData(LightningDataModule):
 
     @cached_property
     def _fingerprint(self) -> str:
-        """Of the training images; taken once, since it looks at every file and each checkpoint has it."""
+        """Fingerprint of the training images; computed once, since it stats every file and each checkpoint holds it."""
         return self.train.fingerprint
 
     @cached_property

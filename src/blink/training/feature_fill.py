@@ -31,11 +31,11 @@ log = logging.getLogger(__name__)
 def open_store(
     folder: Path, outlined: Backbone, processor: Any, prefix_ids_1P: Tensor, *, dtype: torch.dtype
 ) -> FeatureStore:
-    """Open the folder of features that a backbone makes of visual tokens behind a prefix; a new one is empty.
+    """Open the folder of visual hidden states of one backbone and prompt prefix; made if missing.
 
     Args:
         outlined: the backbone without weights.
-        dtype: that it runs in.
+        dtype: that the backbone runs in.
 
     Raises:
         ValueError: the folder holds features of another backbone, prefix, dtype or way of making views.
@@ -52,7 +52,7 @@ def open_store(
 
 
 def report_lacking(stored: StoredFeatures, images: Sequence[Images]) -> tuple[int, ...]:
-    """Return the layers of which features of some images are lacking, after saying what they will take on disk.
+    """Return the layers of which features of some images are lacking, after logging their size on disk.
 
     Raises:
         ValueError: there is not enough space for them.
@@ -74,7 +74,7 @@ def report_lacking(stored: StoredFeatures, images: Sequence[Images]) -> tuple[in
 
 def identities(images: Sequence[Images]) -> list[str]:
     """Return the identities of all images of some collections, one collection after the other."""
-    return [one.identity(index) for one in images for index in range(len(one))]
+    return [collection.identity(i) for collection in images for i in range(len(collection))]
 
 
 class FillFeatures(Callback):
@@ -102,7 +102,7 @@ class FillFeatures(Callback):
         self.store, self.layers, self.prefix_ids_1P = stored.store, stored.layers, prefix_ids_1P
         self.batch_size, self.workers = batch_size, workers
         self.identities = identities(images)
-        self.views: Dataset[Views] = ConcatDataset([ImageViews(one, views) for one in images])
+        self.views: Dataset[Views] = ConcatDataset([ImageViews(collection, views) for collection in images])
         self._backbone: Backbone | None = backbone
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -119,25 +119,25 @@ class FillFeatures(Callback):
 
     def _fill(self, rows: Sequence[int], lacking: Mapping[int, tuple[int, ...]], *, shown: bool) -> None:
         """Compute the lacking layers of some rows and write them; rows that lack the same layers go together."""
-        number = {row: index for index, row in enumerate(rows)}  # of an image that shows it
+        index_of = {row: index for index, row in enumerate(rows)}  # row -> index of an image
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         with Progress(*columns, disable=not shown, transient=True) as progress:
             task = progress.add_task("Computing features", total=len(lacking))
             for layers in sorted(set(lacking.values())):
                 alike = [row for row, missing in lacking.items() if missing == layers]
                 done = 0
-                for batch in self._batches([number[row] for row in alike]):
+                for batch in self._batches([index_of[row] for row in alike]):
                     states = self._states(batch, layers)
                     for image in range(len(batch.full_Chw)):
                         row = alike[done + image]
-                        one = {layer: state[image] for layer, state in states.items()}
-                        self.store.write(row, self.identities[number[row]], one)
+                        image_states = {layer: state[image] for layer, state in states.items()}
+                        self.store.write(row, self.identities[index_of[row]], image_states)
                     done += len(batch.full_Chw)
                     progress.update(task, advance=len(batch.full_Chw))
         self.store.commit()
 
-    def _batches(self, numbers: Sequence[int]) -> DataLoader[Views]:
-        return DataLoader(Subset(self.views, numbers), batch_size=self.batch_size, num_workers=self.workers)
+    def _batches(self, indices: Sequence[int]) -> DataLoader[Views]:
+        return DataLoader(Subset(self.views, indices), batch_size=self.batch_size, num_workers=self.workers)
 
     def _states(self, batch: Views, layers: Sequence[int]) -> dict[int, Tensor]:
         assert self._backbone is not None, "the backbone was freed"

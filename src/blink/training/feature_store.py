@@ -11,7 +11,6 @@ Axes: F = 5 views, H x W grid of visual tokens, d hidden width.
 
 import fcntl
 import hashlib
-import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from blink.runs.files import write_json
+from blink.runs.files import read_json, write_json
 
 RECIPE = "recipe.json"
 PICTURES = "pictures.txt"
@@ -66,7 +65,7 @@ class FeatureStore:
                         f"data.cache_features={folder} holds other files ({others[0]}, for instance); give a new folder"
                     )
                 write_json(file, {**notes, **compared})
-            _refuse_other_recipe(folder, json.loads(file.read_text(encoding="utf-8")), compared)
+            _refuse_other_recipe(folder, read_json(file), compared)
 
     def rows(self, identities: Sequence[str]) -> list[int]:
         """Return the row numbers of some pictures; those that are new get the next free ones.
@@ -120,7 +119,7 @@ class FeatureStore:
         return needed
 
     def write(self, row: int, identity: str, states: Mapping[int, Tensor]) -> None:
-        """Write a row: layer -> [F, H, W, d], any float dtype. It is there from the next `commit` on, at the latest."""
+        """Write a row: layer -> [F, H, W, d], any float dtype. It counts as stored after the next `commit`."""
         for layer, state in states.items():
             assert tuple(state.shape) == self.shape, f"{tuple(state.shape)}; rows are {self.shape}"
             bits = state.to("cpu", torch.bfloat16).contiguous().view(torch.int16).numpy()
@@ -159,7 +158,7 @@ class FeatureStore:
         return states
 
     def beside(self, key: str, name: str) -> Path:
-        """Where to keep another file about the same pictures, one for each key."""
+        """Path of another file in the folder, one for each key and name."""
         return self.folder / f"{_digest(key):016x}.{name}"
 
     def _path(self, layer: int, ending: str) -> Path:
@@ -199,7 +198,7 @@ def _listed(file: Path) -> list[int]:
 
 
 def _write_whole(file: Path, text: str) -> None:
-    """Write a file so that it is the old or the new one after whatever happens."""
+    """Write a file atomically and flush it to disk, so that a power failure leaves the old or the new one."""
     partial = file.with_name(f"{file.name}.partial")
     with partial.open("w") as stream:
         stream.write(text)

@@ -1,7 +1,7 @@
 """Where training images come from: drawn scenes, files, the LLaVA-1.5 mixture, a data set of the hub.
 
-Every source is a numbered collection that reads one image at a time and says what it is called. Knows nothing
-of models. Which images are readable is the manifest's matter.
+Every source is a numbered collection that reads one image at a time and names it. `manifest.py` finds out which images
+are readable. Knows nothing of models.
 """
 
 import hashlib
@@ -22,8 +22,8 @@ ENDINGS = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".
 class Images(Protocol):
     """A numbered collection of images.
 
-    `fingerprint` changes when the images may have: it is what a manifest of them is filed under. `identity` is the same
-    of one image, whatever collection it is found in: it is what features of it are filed under.
+    `fingerprint` changes when the images may have changed; a manifest of them is stored with it. `identity` is that of one
+    image, whatever collection it is found in; its features are stored with it.
     """
 
     @property
@@ -53,7 +53,7 @@ def read_image(file: Path | bytes, name: str) -> Image.Image:
 
 @dataclass(frozen=True)
 class DrawnImages:
-    """Images that a program draws, always readable, as `blink.scenes.SceneImages` does: from number `first` of a series."""
+    """Generated images, such as `blink.scenes.draw.SceneImages`, from number `first` of a series on; always readable."""
 
     images: Sequence[Image.Image]
     series: str
@@ -78,7 +78,7 @@ class DrawnImages:
 
 @dataclass(frozen=True)
 class ImageFiles:
-    """Image files, in the given order. Sizes and times of change are those at the first time that one is asked for."""
+    """Image files, in the given order. Sizes and times of change are read once, when first needed."""
 
     paths: tuple[Path, ...]
 

@@ -4,7 +4,6 @@ Knows image sources, and neither models nor training.
 """
 
 import hashlib
-import json
 import logging
 import os
 import time
@@ -16,21 +15,21 @@ from typing import NamedTuple
 import numpy as np
 from rich.progress import track
 
-from blink.runs.files import write_json
+from blink.runs.files import read_json, write_json
 from blink.runs.machine import is_first_process
 from blink.training.images import Images, ImageSubset, UnreadableImageError, local_images
 
 log = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
-"""File of what is readable, in a run's folder or beside stored features."""
+"""File with the result of the check, in a run's folder or beside stored features."""
 
 _THREADS = min(16, 4 * (os.cpu_count() or 1))
 _SHOWN = 3
 
 
 class Manifest(NamedTuple):
-    """What the check found.
+    """Readable and unreadable images of a source.
 
     Attributes:
         readable: numbers of the readable images, ascending.
@@ -67,20 +66,20 @@ def check_images(images: Images, file: Path) -> Manifest:
         ValueError: more than max(1, 1 %) of the images are unreadable, or none is left.
     """
     fingerprint = images.fingerprint
-    found = _kept(file, fingerprint)
-    if found is None and not is_first_process():
-        while found is None:  # ends with the launcher, should the first process die
+    decoded = _kept(file, fingerprint)
+    if decoded is None and not is_first_process():
+        while decoded is None:  # ends with the launcher, should the first process die
             time.sleep(0.2)
-            found = _kept(file, fingerprint)
-    if found is None:
-        found = _checked(images)
-        names = {images.name(index): reason for index, reason in found.unreadable.items()}
-        report = {"fingerprint": fingerprint, "images": len(images), "pixels": found.pixels}
-        write_json(file, report | {"unreadable": names, "numbers": list(found.unreadable)})
+            decoded = _kept(file, fingerprint)
+    if decoded is None:
+        decoded = _checked(images)
+        names = {images.name(index): reason for index, reason in decoded.unreadable.items()}
+        report = {"fingerprint": fingerprint, "images": len(images), "pixels": decoded.pixels}
+        write_json(file, report | {"unreadable": names, "numbers": list(decoded.unreadable)})
     manifest = Manifest(
-        readable=tuple(index for index in range(len(images)) if index not in found.unreadable),
-        unreadable={images.name(index): reason for index, reason in found.unreadable.items()},
-        pixels=found.pixels,
+        readable=tuple(index for index in range(len(images)) if index not in decoded.unreadable),
+        unreadable={images.name(index): reason for index, reason in decoded.unreadable.items()},
+        pixels=decoded.pixels,
     )
     _stop_if_too_many(manifest, len(images), file)
     return manifest
@@ -94,7 +93,7 @@ def changed_since(file: Path, roots: Sequence[Path]) -> bool:
         images = local_images(roots)
     except ValueError:
         return False
-    return images.fingerprint != str(json.loads(file.read_text(encoding="utf-8"))["fingerprint"])
+    return images.fingerprint != str(read_json(file)["fingerprint"])
 
 
 def split(images: Images, manifest: Manifest, *, held_out: int, limit: int | None, seed: int) -> Portions:
@@ -125,7 +124,7 @@ def _kept(file: Path, fingerprint: str) -> _Decoded | None:
     """What an earlier check of the same images found, if there was one."""
     if not file.exists():
         return None
-    report = json.loads(file.read_text(encoding="utf-8"))
+    report = read_json(file)
     if report["fingerprint"] != fingerprint:
         return None
     unreadable = dict(zip(report["numbers"], report["unreadable"].values(), strict=True))
@@ -152,8 +151,8 @@ def _checked(images: Images) -> _Decoded:
             pixels.update(digest or b"unreadable")
             if reason is not None:
                 unreadable[index] = reason
-    taken = time.monotonic() - start
-    log.info("checked %d images in %.1f s: %d unreadable", len(images), taken, len(unreadable))
+    seconds = time.monotonic() - start
+    log.info("checked %d images in %.1f s: %d unreadable", len(images), seconds, len(unreadable))
     return _Decoded(unreadable, pixels.hexdigest()[:16])
 
 

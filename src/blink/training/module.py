@@ -111,16 +111,16 @@ class TokenSRTraining(LightningModule):
 
     def training_step(self, batch: Views | Features, batch_idx: int) -> Tensor:
         """Sum of the layers' losses."""
-        found = self.quadrant_features(batch)
-        losses = self._losses(found)
+        features = self.quadrant_features(batch)
+        losses = self._losses(features)
         if is_logged(self.trainer):
             self.log_dict(
                 {f"train_layers/layer_{layer}/kl_token_sr": loss.detach() for layer, loss in losses.items()}
             )
             with torch.no_grad():
                 plain = {
-                    layer: self._loss(layer, one.interpolated_NdHW, one.teacher_NdHW)
-                    for layer, one in found.items()
+                    layer: self._loss(layer, quadrants.interpolated_NdHW, quadrants.teacher_NdHW)
+                    for layer, quadrants in features.items()
                 }
             self.log_dict({f"train_layers/layer_{layer}/kl_interpolation": kl for layer, kl in plain.items()})
             self.log("train/learning_rate", self.trainer.optimizers[0].param_groups[0]["lr"])
@@ -147,23 +147,23 @@ class TokenSRTraining(LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Log the means over all processes' pairs, and those of KL over the layers, too."""
-        found: dict[str, Tensor] = {}
+        means: dict[str, Tensor] = {}
         for name in self.measured:
             mean = self._mean(name)
-            found[name] = mean.compute()
+            means[name] = mean.compute()
             mean.reset()
         kls = {
-            f"kl_{student}": torch.stack([found[_name(layer, "kl", student)] for layer in self.layers]).mean()
+            f"kl_{student}": torch.stack([means[_name(layer, "kl", student)] for layer in self.layers]).mean()
             for student in STUDENTS[:2]
         }
         reduction = {"kl_reduction": 1 - kls["kl_token_sr"] / kls["kl_interpolation"]}
-        for name, value in {**found, **kls, **reduction}.items():
+        for name, value in {**means, **kls, **reduction}.items():
             self.log(f"held_out/{name}", value, sync_dist=True)  # the same on all processes by now
 
     def quadrant_features(
         self, batch: Views | Features, layers: Sequence[int] | None = None
     ) -> dict[int, QuadrantFeatures]:
-        """Make what each layer's loss compares, from one pass of the backbone or from features on disk.
+        """Make student and teacher tokens of each layer, from one pass of the backbone or from features on disk.
 
         Args:
             layers: some of the trained layers; None: all.
@@ -198,8 +198,11 @@ class TokenSRTraining(LightningModule):
             elif gradient_clip_val:
                 nn.utils.clip_grad_norm_(module.parameters(), gradient_clip_val)
 
-    def _losses(self, found: Mapping[int, QuadrantFeatures]) -> dict[int, Tensor]:
-        return {layer: self._loss(layer, one.refined_NdHW, one.teacher_NdHW) for layer, one in found.items()}
+    def _losses(self, features: Mapping[int, QuadrantFeatures]) -> dict[int, Tensor]:
+        return {
+            layer: self._loss(layer, quadrants.refined_NdHW, quadrants.teacher_NdHW)
+            for layer, quadrants in features.items()
+        }
 
     def _loss(self, layer: int, student: Tensor, teacher: Tensor) -> Tensor:
         """KL over channels, behind the layer's norm if there is one."""

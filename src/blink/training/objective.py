@@ -1,4 +1,4 @@
-"""How far the tokens of a student are from those of a teacher: the KL loss of TokenSR, and what KL cannot see.
+"""Distances of a student's tokens from a teacher's: the KL loss of TokenSR, and three that see what KL does not.
 
 Knows tokens as rows of channels, and neither images nor layers. Everything is computed in float32.
 
@@ -52,7 +52,7 @@ def token_kl(student_d: Tensor, teacher_d: Tensor, temperature: float = 1.0) -> 
 
 
 def distances(student_d: Tensor, teacher_d: Tensor, kl: Tensor) -> Distances:
-    """Put a KL beside the distances of the hidden states themselves.
+    """Join a KL with the MSE, cosine and norm ratio of the hidden states.
 
     Args:
         student_d: [..., d], any float dtype.

@@ -1,7 +1,6 @@
-"""The parts of a training run, made from its plan, and checked on the way as far as that goes without weights.
+"""Makes the trainer, images, features and module of a training run from its plan; what needs no weights is checked first.
 
-Apart from `plan.py` because these need torch and Lightning. Each takes what it needs of the plan and hands flat
-arguments on.
+A file of its own, since `plan.py` imports neither torch nor Lightning.
 """
 
 import copy
@@ -72,8 +71,8 @@ def make_trainer(plan: Plan, folder: Path) -> Trainer:
     Raises:
         ValueError: Lightning refuses the settings on this machine, or the processes cannot share the pairs out.
     """
-    chosen = dict(plan.trainer)
-    chosen["precision"] = _precision(chosen["precision"], chosen["accelerator"])
+    arguments = dict(plan.trainer)
+    arguments["precision"] = _precision(arguments["precision"], arguments["accelerator"])
     callbacks: list[Any] = [
         ModelCheckpoint(
             dirpath=folder / CHECKPOINTS,
@@ -83,13 +82,13 @@ def make_trainer(plan: Plan, folder: Path) -> Trainer:
             save_on_train_epoch_end=False,
         )
     ]
-    if chosen["enable_progress_bar"]:
+    if arguments["enable_progress_bar"]:
         callbacks.append(RichProgressBar())
     for chatty in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.distributed"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     try:
         trainer: Trainer = instantiate(
-            chosen,
+            arguments,
             callbacks=callbacks,
             logger=False,
             default_root_dir=str(folder),
@@ -157,7 +156,7 @@ def newest_checkpoint(folder: Path, start_from: str) -> Path | None:
 
 
 def open_images(plan: Plan) -> Images | None:
-    """Open where images come from, without decoding them; None for scenes, which are drawn.
+    """Open the source of images, without decoding them; None for scenes, which are drawn.
 
     Raises:
         ValueError: there is no such source, or nothing in it.
@@ -175,7 +174,7 @@ def image_portions(
 ) -> tuple[Portions, int]:
     """Return the images to train on and to measure on, and how many were left out as unreadable.
 
-    What is readable is written down beside the stored features, for all runs that read these, or else in `folder`.
+    The manifest is written beside the stored features, for all runs that read these, or else in `folder`.
 
     Raises:
         ValueError: too many images are unreadable, or too few are left.
@@ -254,7 +253,7 @@ def training_module(
 
 
 def save_modules(plan: Plan, revision: str | None, module: TokenSRTraining, folder: Path, steps: int) -> None:
-    """Write the trained modules, and what they were trained for and how, as `blink.attach` loads them."""
+    """Write the trained modules and their config into a folder that `blink.attach` loads."""
     dtype = getattr(torch, plan.saved_dtype)
     save_token_sr(
         {layer: copy.deepcopy(sr).to(dtype) for layer, sr in module.modules_by_layer.items()},

@@ -19,8 +19,8 @@ _BY_BACKBONE: dict[str, dict[tuple[str, str], float]] = {
     "tiny": {("optimizer", "learning_rate"): 1e-3, ("objective", "temperature"): 50.0},
     "others": {("optimizer", "learning_rate"): 1e-4, ("objective", "temperature"): 1.0},
 }
-"""What null stands for. Others: the paper (Table 4). The states of tiny are some hundred long in few channels,
-so that their softmax at temperature 1 is one channel, and modules that match it alone lose the direction."""
+"""Values that null stands for; "others" has the paper's (Table 4). Hidden states of tiny have norms of some hundred in a
+few channels, so at temperature 1 their softmax is nearly one-hot, and modules that match it lose the state's direction."""
 
 _FLOATS = ("float32", "bfloat16", "float16")
 

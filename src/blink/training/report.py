@@ -3,7 +3,6 @@
 Knows numbers and names only.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from blink.runs.files import write_json
+from blink.runs.files import read_json, write_json
 
 SUMMARY = "summary.json"
 """Written last into a run folder: a run that has it is done."""
@@ -46,7 +45,7 @@ class Summary:
     @classmethod
     def read(cls, folder: Path) -> "Summary":
         """Read the summary of a run that is done."""
-        return cls(**json.loads((folder / SUMMARY).read_text(encoding="utf-8")))
+        return cls(**read_json(folder / SUMMARY))
 
     def write(self, folder: Path) -> None:
         """Write it into a run's folder, which says that the run is done."""

@@ -135,7 +135,7 @@ def test_runs_that_cannot_be_explained(
         ((*ONE, "max_new_tokens=0"), "max_new_tokens=0: expected a whole number"),
         ((*ONE, "token_sr=nowhere"), "token_sr='nowhere' is neither a folder nor a hub id"),
         ((*ONE, "limit=3"), "limit: only explain=flips reads that"),
-        ((*ONE, "explain=all"), "explain='all': expected one or flips"),
+        ((*ONE, "explain=all"), "explain='all': expected one of one, flips"),
         ((*ONE, "+colour=red"), "unknown key 'colour'"),
         (("explain=flips",), "runs=None: give the folders of two finished evaluations"),
         (("explain=flips", "runs=[a]"), "runs names 1 folders; expected"),

@@ -2,8 +2,8 @@
 
 Read from top to bottom: a file imports only from files above it.
 
-    answers.py  one question answered twice, and what led to each answer
-    page.py     the same as a page that needs no network; its parts lie in templates/
+    answers.py  one question answered twice, with every layer's attention, events and cost
+    page.py     an explanation as an HTML page that needs no network; its parts lie in templates/
     flips.py    the questions in which two finished runs differ
     plan.py     what is to be explained, checked
     screen.py   an answer's events on the terminal

@@ -1,4 +1,4 @@
-"""One question answered twice, usually without Blink and with it, and all that led to each answer.
+"""One question answered twice, usually without Blink and with it, with every layer's attention, events and cost.
 
 Both answers are greedy and taken alone, as `attach` and `generate` give them.
 
@@ -38,7 +38,7 @@ class Side(NamedTuple):
 
 
 class Answered(NamedTuple):
-    """An answer and what led to it.
+    """An answer, its events, and a record of every layer.
 
     Attributes:
         side: how it was answered.

@@ -51,7 +51,7 @@ class Flips(NamedTuple):
 
     Attributes:
         runs: the first and the second; what the second gains or loses.
-        plans: what they were asked to do.
+        plans: their evaluations as planned.
         chosen: the flips to explain, in the runs' order.
         test: how many are gained and lost, and McNemar's exact p.
         asked: how many questions both runs scored.
@@ -65,7 +65,7 @@ class Flips(NamedTuple):
 
 
 class Card(NamedTuple):
-    """What index and table say of a flip.
+    """Entry of the index and of the table for one flip.
 
     Attributes:
         flip: the question, and the lines of both runs' predictions.
@@ -159,7 +159,7 @@ def write_pages(flips: Flips, folder: Path) -> list[Path]:
 
 
 def _plan(run: FinishedRun) -> Plan:
-    """What a finished run was asked to do, and still can be.
+    """The plan of a finished run from its saved config, if its inputs have not changed.
 
     Raises:
         ValueError: its config is missing, or what it was answered from has changed.
@@ -182,7 +182,7 @@ def _sides(flips: Flips) -> tuple[Side, Side]:
 
 
 def _differences(flip: Flip, explained: Explanation) -> list[str]:
-    """Say where an answer taken alone is not the run's: in low precision the company of other questions can matter."""
+    """Warn where an answer taken alone is not the run's: in low precision, batching with other questions can change it."""
     return [
         f"{answer.side.name} answered “{row['response']}” in its run, and “{answer.text}” now that it is asked alone: "
         "what is shown led to the latter."

@@ -54,8 +54,7 @@ def make_plan(config: DictConfig, overrides: Sequence[str]) -> OneQuestion | Fli
                 f"runs={runs!r}: give the folders of two finished evaluations, runs=[FOLDER,FOLDER]"
             )
         return find_flips([Path(str(run)).expanduser() for run in runs], limit)
-    if settings["explain"] != "one":
-        raise ValueError(f"explain={settings['explain']!r}: expected one or flips")
+    choice("explain", settings["explain"], ("one", "flips"))
     if unread := [key for key in given if key in _OF_FLIPS]:
         raise ValueError(f"{', '.join(unread)}: only explain=flips reads that")
     return _one_question(config, settings)

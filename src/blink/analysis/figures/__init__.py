@@ -7,9 +7,9 @@ Read from top to bottom: a file imports only from files above it.
     attention_maps.py          attention of the last prompt token (Fig. 2)
     attention_ratio.py         how concentrated it is, and how often on the right region (Fig. 3)
     redistribution.py          attention once a region was expanded: measured
-    redistribution_drawings.py  the same, drawn (Fig. 6, 8)
+    redistribution_drawings.py  these measurements, drawn (Fig. 6, 8)
     tokensr.py                 TokenSR and interpolation against the zoomed quadrant
-    points.py                  finished runs as points
+    points.py                  reads finished runs for the figures below
     copy_radar.py              scores per subtask (Fig. 4)
     layer_range.py             scores against layers (Fig. 7)
     thresholds.py              scores over both thresholds

@@ -25,7 +25,7 @@ _SINGLE_STYLES = ((ORANGE, "--"), (PURPLE, ":"), (BLACK, "-."))
 
 
 class Ratios(NamedTuple):
-    """What was seen.
+    """Ratio and hottest region of every sample at every layer.
 
     Attributes:
         layers: L of them.
@@ -33,7 +33,7 @@ class Ratios(NamedTuple):
         hottest_NL: that region, row-major.
         right_N: the region that holds the centre of the ground-truth box, -1 where none is known.
         patches: p.
-        samples: ids, and the pictures that share fate when samples are drawn again.
+        samples: (id, picture) of each; samples of one picture are resampled together.
     """
 
     layers: list[int]

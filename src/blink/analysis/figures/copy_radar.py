@@ -169,7 +169,7 @@ def draw(
 
 
 def figure_of_runs(points: Sequence[Point], settings: Mapping[str, Any], family: str) -> Drawn:
-    """Fig. 4, with one radar for each group of metrics: two for MME."""
+    """Draw Fig. 4 from finished runs, with one radar for each group of metrics: two for MME."""
     chosen = choose(points)
     metrics = subtasks(points, settings["metrics"])
     groups = [metrics]

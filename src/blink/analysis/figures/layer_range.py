@@ -140,7 +140,7 @@ def draw(
 
 
 def figure_of_runs(points: Sequence[Point], settings: Mapping[str, Any], family: str) -> Drawn:
-    """Fig. 7."""
+    """Draw Fig. 7 from finished runs."""
     metric = main_metric(points, settings["metric"])
     acting = the_method(points, settings["method"])
     ranges = sort_ranges(acting, settings["first"], settings["last"])

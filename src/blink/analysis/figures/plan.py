@@ -24,12 +24,12 @@ from blink.analysis.figures.redistribution_drawings import RedistributionFigure
 from blink.analysis.figures.tokensr import TokenSRFigure
 from blink.bench import Sample
 from blink.evaluation.answerers import load_checkpoint
-from blink.evaluation.checks import check_values, modules_folder, outlined, training_differs
+from blink.evaluation.checks import check_values, modules_folder, outlined, provenance, training_differs
 from blink.evaluation.plan import Checkpoint, family_of, questions_of
 from blink.evaluation.predict import SCORES, samples_digest
 from blink.model.prompts import template_named
 from blink.model.token_sr import check_patches
-from blink.model.token_sr_files import check_token_sr, load_token_sr, token_sr_config, token_sr_digest
+from blink.model.token_sr_files import check_token_sr, load_token_sr, token_sr_config
 from blink.runs.style import Drawn, look
 from blink.runs.values import whole_number
 
@@ -55,7 +55,7 @@ class Plan(NamedTuple):
     """A figure whose settings were checked.
 
     Attributes:
-        inputs: what it follows from beyond the config, by which a change is noticed.
+        inputs: fingerprints of all that it depends on beyond the config.
         draw: measures and draws it.
     """
 
@@ -113,9 +113,7 @@ def _plan_of_backbone(config: DictConfig, settings: Mapping[str, Any]) -> Plan:
     inputs = {
         "samples": samples_digest(samples),
         "boxes": _hash(json.dumps([sample.details.get("box") for sample in samples])),
-        "backbone": backbone.fingerprint.files,
-        "revision": backbone.revision,
-        "token_sr": token_sr_digest(token_sr) if token_sr else None,
+        **provenance(backbone, token_sr),
     }
 
     def subject() -> Subject:

@@ -29,7 +29,7 @@ MEASURES = ("total_original", "total_extension", "entropy_original", "entropy_ex
 
 
 class Spread(NamedTuple):
-    """What one method did to attention.
+    """Attention under one method.
 
     Attributes:
         measures: name of `MEASURES` -> [N, L]; nan for the extension of the backbone as it is.
@@ -53,7 +53,7 @@ class Redistribution(NamedTuple):
         patches: p.
         right_N: region that holds the centre of the box, -1 where none is known.
         ids: of the samples.
-        spreads: method -> what it did.
+        spreads: method -> attention under it.
     """
 
     expanded_at: int

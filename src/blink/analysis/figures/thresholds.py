@@ -122,7 +122,7 @@ def draw(grid: Grid, panels: Mapping[str, Floats], title: str) -> Figure:
 
 
 def figure_of_runs(points: Sequence[Point], settings: Mapping[str, Any], family: str) -> Drawn:
-    """Both"""
+    """Draw the heat maps from finished runs: score, share of expanded samples and, where it was counted, cost."""
     metric = main_metric(points, settings["metric"])
     acting = the_method(points, settings["method"])
     grid = sort_grid(acting)
@@ -143,7 +143,7 @@ def _written(value: float, greatest: float) -> str:
 
 
 def _costs(grid: Grid, vanilla: FinishedRun | None) -> dict[str, Floats]:
-    """What a question costs, picture and answer included: over vanilla's if that is there; nothing for runs without it."""
+    """FLOPs of a question, picture and answer included, relative to vanilla's if that is there; empty if a run did not count them."""
     runs = [*grid.runs.values(), *([] if vanilla is None else [vanilla])]
     if not all(run.result.flops for run in runs):
         return {}

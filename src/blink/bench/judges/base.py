@@ -1,4 +1,4 @@
-"""What a judge is, and the default one, which needs neither network nor file.
+"""The interface of judges, and the default one, which needs neither network nor file.
 
 A judge grades free answers in [0, 1]; every result carries its name, since scores of different judges do not compare.
 """
@@ -49,12 +49,12 @@ class Judge(Protocol):
 
     @property
     def name(self) -> str:
-        """What results are marked with; scores by judges of different names do not compare."""
+        """Name that results carry; scores by judges of different names do not compare."""
         ...
 
     @property
     def caution(self) -> str | None:
-        """What a reader of the scores should know of this judge."""
+        """Warning for readers of the scores; None if there is none."""
         ...
 
     def check(self, ids: Sequence[str]) -> None:
@@ -65,7 +65,7 @@ class Judge(Protocol):
         """Grade the answers, one grade each, in their order.
 
         Args:
-            folder: for what the judge wants to keep for the next time.
+            folder: where the judge may keep replies for the next call.
         """
         ...
 
@@ -89,10 +89,10 @@ class LocalJudge:
     )
 
     def check(self, ids: Sequence[str]) -> None:
-        """It grades anything."""
+        """Accept any answers."""
 
     def grade(self, answers: Sequence[Asked], folder: Path) -> list[Grade]:
-        """Grade each answer by itself; nothing is kept."""
+        """Grade each answer by itself; nothing is written."""
         return [Grade(match(asked.truth, asked.response), "", self.name) for asked in answers]
 
 

@@ -15,7 +15,7 @@ from typing import IO, Any, NamedTuple
 from urllib.error import HTTPError
 from urllib.request import HTTPRedirectHandler, Request, build_opener
 
-from blink.runs.files import write_json
+from blink.runs.files import read_json, write_json
 
 log = logging.getLogger(__name__)
 
@@ -26,14 +26,14 @@ _NEVER = Event()
 
 
 class Reply(NamedTuple):
-    """What the endpoint said: the text, and the model that it says it is."""
+    """The endpoint's reply: its text, and the name of the model that it reports."""
 
     content: str
     model: str
 
 
 class EndpointError(RuntimeError):
-    """The endpoint refused, or was not to be reached in all attempts."""
+    """The endpoint refused a request, or all attempts failed."""
 
 
 class _PassingError(Exception):
@@ -143,7 +143,7 @@ class ChatEndpoint:
 
 
 def _parsed(content: bytes) -> Reply:
-    """Read a chat completion; anything else is a fault that may pass, as of a proxy between."""
+    """Read a chat completion; raise `_PassingError` for anything else, such as a proxy's error page."""
     try:
         found = json.loads(content)
         said = found["choices"][0]["message"]["content"]
@@ -155,7 +155,7 @@ def _parsed(content: bytes) -> Reply:
 
 def _kept_reply(path: Path) -> Reply:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = read_json(path)
         return Reply(found["content"], found["model"])
     except (ValueError, LookupError, TypeError) as cause:
         raise ValueError(f"{path} is damaged ({cause}); delete it to have it asked again") from cause

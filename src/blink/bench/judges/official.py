@@ -50,7 +50,7 @@ characteristics. | 1.0
 INSIST = "\nPredict the correctness of the answer (digit): "
 MAX_TOKENS = 3
 TEMPERATURES = (0.0, 0.0, 0.5, 1.0, 1.5)
-"""Of the first request and the four that insist; the evaluator raises it behind each of these."""
+"""Temperatures of the first request and of the four further ones, which end in `INSIST`; as in the evaluator."""
 
 
 @dataclass(frozen=True)
@@ -82,13 +82,13 @@ class EndpointJudge:
         return f"graded by {self.name}; published scores are by gpt-4-0613, and do not compare with another judge's"
 
     def check(self, ids: Sequence[str]) -> None:
-        """Whether the endpoint can be reached shows once it is asked."""
+        """Nothing is known before the first request."""
 
     def grade(self, answers: Sequence[Asked], folder: Path) -> list[Grade]:
         """Ask for each distinct answer once; replies are kept, so a second call asks only what the first did not.
 
         Raises:
-            EndpointError: the endpoint refuses or is not to be reached.
+            EndpointError: the endpoint refuses, or cannot be reached.
         """
         cache = folder / "judge" if self.cache is None else self.cache
         texts = list(dict.fromkeys(request_text(asked) for asked in answers))
@@ -109,7 +109,7 @@ class EndpointJudge:
         return [grades[request_text(asked)] for asked in answers]
 
     def _grade(self, text: str, cache: Path, stop: Event) -> Grade:
-        """Ask until the reply begins with a number in [0, 1]; five that do not are a 0."""
+        """Send requests until a reply begins with a number in [0, 1]; the score is 0 if none of five does."""
         for number, temperature in enumerate(TEMPERATURES):
             reply = self.endpoint.ask(
                 text if number == 0 else text + INSIST,

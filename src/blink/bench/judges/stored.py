@@ -10,6 +10,7 @@ from statistics import fmean
 from typing import Any
 
 from blink.bench.judges.base import Asked, Grade
+from blink.runs.files import read_json
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class StoredGrades:
             raise ValueError(f"{self.file} has no grade for {len(missing)} of {len(ids)} answers: {shown}")
 
     def grade(self, answers: Sequence[Asked], folder: Path) -> list[Grade]:
-        """Look the answers up by id; nothing is kept.
+        """Look the answers up by id.
 
         Raises:
             ValueError: some have no grade; names them.
@@ -78,7 +79,7 @@ class GivenScores:
 
     @property
     def caution(self) -> str | None:
-        """Whose they are."""
+        """Who gave the scores."""
         return f"scores are those in the file, by judge {self.name}"
 
     def check(self, ids: Sequence[str]) -> None:
@@ -87,7 +88,7 @@ class GivenScores:
             raise ValueError(f"{len(ids)} answers have no score, among them {ids[0]}; choose a judge=")
 
     def grade(self, answers: Sequence[Asked], folder: Path) -> list[Grade]:
-        """Return no grades for no answers.
+        """Refuse to grade: all rows should have scores.
 
         Raises:
             ValueError: there is an answer without a score; names it.
@@ -101,7 +102,7 @@ def _read(path: Path) -> dict[str, Grade]:
     if not path.is_file():
         raise ValueError(f"judge.file={path} is not a file; give the grades that MM-Vet's evaluator wrote")
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = read_json(path)
         return {key: _grade(path, key, entry) for key, entry in found.items()}
     except (json.JSONDecodeError, AttributeError, TypeError, KeyError) as cause:
         raise ValueError(

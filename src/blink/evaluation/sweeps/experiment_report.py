@@ -58,13 +58,13 @@ def report(folder: Path, experiment: Experiment, lines: Sequence[Line], console:
         what_happened(entries),
         *([difference_grid(differences, paper, unlike)] if differences else []),
     ]
-    said = notes(experiment, entries, paper, unlike)
+    remarks = notes(experiment, entries, paper, unlike)
     for grid in grids:
         for table in on_screen(grid, _MOST_COLUMNS):
             console.print(table)
-    for note in said:
+    for note in remarks:
         console.print(f"- {note}", soft_wrap=True)
-    text = [f"# {experiment.title}", *map(markdown, grids), "\n".join(f"- {note}" for note in said)]
+    text = [f"# {experiment.title}", *map(markdown, grids), "\n".join(f"- {note}" for note in remarks)]
     write_text(folder / MARKDOWN, "\n\n".join(text) + "\n")
     write_csv(folder / CSV, records(entries, paper, unlike))
     write_csv(folder / COMPARISONS, [difference_record(difference) for difference in differences])
@@ -112,7 +112,7 @@ def compared(entries: Sequence[Entry]) -> list[Difference]:
 
 
 def differs(entries: Sequence[Entry], bench: str, paper: PaperTable | None) -> list[str]:
-    """Say in what the runs on a benchmark differ from the paper's, beside their settings; empty if in nothing."""
+    """List how the runs on a benchmark differ from the paper's, beside their settings."""
     found: list[str] = []
     for run in (entry.run for entry in entries if entry.line.bench == bench):
         result, path = run.result, run.folder / CONFIG_FILE
@@ -133,29 +133,29 @@ def notes(
     paper: PaperTable | None,
     unlike: Unlike,
 ) -> list[str]:
-    """Say what the cells mean, what differs from the paper's setting, and what the runs warn of."""
-    said = [
+    """Explain the cells, differences from the paper's setting, and warnings of the runs."""
+    remarks = [
         "under each score: its 95 % interval by bootstrap over pictures; in points on MME, else in %. expanded: share "
         "of samples with at least one expansion"
     ]
     if any(entry.line.noise for entry in entries):
-        said.append(
+        remarks.append(
             "noise: the same run with questions batched otherwise (engine.reuse), which changes nothing but rounding; a "
             "difference that is no larger is none"
         )
     if paper is not None:
         if experiment.transposed:
-            said.append(f"in brackets: {paper.number}")
+            remarks.append(f"in brackets: {paper.number}")
         for reasons in dict.fromkeys(tuple(reasons) for reasons in unlike.values() if reasons):
             alike = [BENCHMARKS[bench].title for bench, other in unlike.items() if tuple(other) == reasons]
-            said.append(
+            remarks.append(
                 f"{MARK} {paper.number} and these runs on {', '.join(alike)} do not compare: {'; '.join(reasons)}"
             )
         if "pope" in unlike and any("pope" in row for row in paper.rows.values()):
-            said.append(f"{POPE_MARK} {POPE_REMARK}")
-        said += [f"{paper.number}: {remark}" for remark in paper.remarks]
+            remarks.append(f"{POPE_MARK} {POPE_REMARK}")
+        remarks += [f"{paper.number}: {remark}" for remark in paper.remarks]
     warnings = dict.fromkeys(warning for entry in entries for warning in entry.run.result.warnings)
-    return said + [f"warning: {warning}" for warning in warnings]
+    return remarks + [f"warning: {warning}" for warning in warnings]
 
 
 def records(entries: Sequence[Entry], paper: PaperTable | None, unlike: Unlike) -> list[dict[str, Any]]:

@@ -180,6 +180,7 @@ def lines_of(
     lines: list[Line] = []
     replaced: dict[Line, set[str]] = {}
     for row in experiment.rows:
+        # the baseline and the rows that measure rounding keep their settings against the user's
         held = row.noise or row.name == experiment.baseline
         for values in _combinations(row, known, given):
             filled = {**known, **values}
@@ -265,7 +266,7 @@ def _filled(text: str, values: Names) -> str:
 
 
 def _settings(row: Row, values: Names, given: Mapping[str, str]) -> dict[str, str]:
-    """A row's settings, filled in; what one would have been that the user replaces need not be known."""
+    """A row's settings, filled in; a setting that the user replaces may hold unknown names."""
     settings = {}
     for override in row.set:
         key, _, value = override.partition("=")

@@ -110,7 +110,7 @@ def sweep_of(overrides: tuple[str, ...]) -> Sweep:
     benches = [job[0].partition("=")[2] for job in jobs_of(chosen[-1:])] if chosen else experiment.bench
     combinations = [_values(job) for job in jobs_of(others)]
     swept = [key for key in combinations[0] if len({values[key] for values in combinations}) > 1]
-    jobs: dict[frozenset[str], list[str]] = {}
+    jobs: dict[frozenset[str], list[str]] = {}  # by their set of overrides, since rows may share a run
     lines: list[Line] = []
     left_out: list[str] = []
     families = [
@@ -150,8 +150,8 @@ def _log(config: DictConfig, folder: Path) -> None:
     """Log the sweep as a whole by the logger that its jobs have, unless that was done before."""
     jobs = sweep.read_jobs(folder)
     logger, group = config.logger._target_, folder.name
-    what = sha256("".join(json.dumps(job.run.result.written()) for job in jobs).encode()).hexdigest()[:16]
-    if already_logged(folder, logger, group, what):
+    digest = sha256("".join(json.dumps(job.run.result.written()) for job in jobs).encode()).hexdigest()[:16]
+    if already_logged(folder, logger, group, digest):
         return
     board: Board = instantiate(config.logger, folder=str(folder), kind="summary", group=group)
     try:
@@ -159,7 +159,7 @@ def _log(config: DictConfig, folder: Path) -> None:
     finally:
         board.close()
     if board.logger is not None:
-        note_logged(folder, logger, group, what)
+        note_logged(folder, logger, group, digest)
 
 
 def _checked_by_launcher(config: DictConfig) -> bool:

@@ -47,7 +47,7 @@ def answer_together(configs: Sequence[DictConfig]) -> None:
 
 
 def without_fresh(overrides: Sequence[str]) -> list[str]:
-    """The overrides of a job for its second look at its folder: `fresh=true` began a new run already."""
+    """A job's overrides for when it runs: `fresh=true` began a new run before its questions were answered."""
     return ["fresh=false" if override.startswith("fresh=") else override for override in overrides]
 
 

@@ -4,7 +4,6 @@ Jobs leave a note in the sweep's folder that says where their run lies, so the r
 shares the file system. Knows nothing of configs or models.
 """
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from itertools import combinations
@@ -26,7 +25,7 @@ from blink.evaluation.compare import (
 )
 from blink.evaluation.scores import Result
 from blink.inference.policy import Policy
-from blink.runs.files import remove_partial, write_csv, write_json
+from blink.runs.files import read_json, remove_partial, write_csv, write_json
 
 TABLE = "sweep.csv"
 PLOT = "sweep.png"
@@ -88,7 +87,7 @@ def read_jobs(sweep: Path) -> list[Job]:
     """Read the finished jobs of a sweep, in the order in which they were launched."""
     jobs = []
     for path in sorted((sweep / _NOTES).glob("*.json")):
-        note = json.loads(path.read_text(encoding="utf-8"))
+        note = read_json(path)
         pairs = (override.lstrip("+").partition("=") for override in note["overrides"])
         jobs.append(Job({key: value for key, _, value in pairs}, read_run(Path(note["folder"]))))
     if not jobs:

@@ -81,10 +81,10 @@ def _patch_labels(drawn: Scene, seen: View) -> tuple[np.ndarray, ...]:
     best = cover.argmax(0)
     left, top = seen.corner
     for number, item in enumerate(drawn.objects):
-        mine = (best == number) & (cover[number] >= OWNED)
-        colour[mine], shape[mine] = COLOUR_NUMBER[item.colour], SHAPE_NUMBER[item.shape]
+        owned = (best == number) & (cover[number] >= OWNED)
+        colour[owned], shape[owned] = COLOUR_NUMBER[item.colour], SHAPE_NUMBER[item.shape]
         x, y = (item.x - left) / seen.side, (item.y - top) / seen.side
-        centre[mine] = min(max(x, 0), 1), min(max(y, 0), 1)
+        centre[owned] = min(max(x, 0), 1), min(max(y, 0), 1)
         if 0 <= x < 1 and 0 <= y < 1:
             is_centre[int(y * GRID) * GRID + int(x * GRID)] = 1
     return colour, shape, centre, is_centre
@@ -130,7 +130,7 @@ class QuestionBatch(NamedTuple):
 
 @dataclass(frozen=True)
 class Course:
-    """What a stage asks.
+    """The mixture of questions in a training stage.
 
     Attributes:
         kinds: weight per question kind.
@@ -198,13 +198,17 @@ class QuestionLessons(Dataset[QuestionBatch]):
                 continue
             text, response = random_exchange(question, rng, hint)
             after_image = TEMPLATE.prompt(text).removeprefix(TEMPLATE.prefix + IMAGE_TOKEN)
-            asked = self.tokenizer(after_image, add_special_tokens=False).input_ids
-            answered = self.tokenizer(response, add_special_tokens=False).input_ids
-            spare = length - len(asked) - len(answered)
+            question_ids = self.tokenizer(after_image, add_special_tokens=False).input_ids
+            response_ids = self.tokenizer(response, add_special_tokens=False).input_ids
+            spare = length - len(question_ids) - len(response_ids)
             if spare < 0 or length - spare <= longer_than:
                 continue
-            ids += [*asked, *answered, *[self.tokenizer.pad_token_id] * spare]
-            targets += [-100] * (len(asked) - 1) + [*answered, self.tokenizer.eos_token_id] + [-100] * spare
+            ids += [*question_ids, *response_ids, *[self.tokenizer.pad_token_id] * spare]
+            targets += (
+                [-100] * (len(question_ids) - 1)
+                + [*response_ids, self.tokenizer.eos_token_id]
+                + [-100] * spare
+            )
             if len(ids) == end:
                 break
         missing = end - len(ids)

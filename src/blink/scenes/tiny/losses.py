@@ -1,4 +1,4 @@
-"""What the tiny backbone minimises in training: the model with read-outs of its patches, and the loss of a batch.
+"""Training losses of the tiny backbone: linear read-outs of its patch features, and the loss of a batch in each stage.
 
 Legend: B pictures, C = 3, Y X pixels, V visual tokens (144), K of them kept, S tokens, D = 128 channels.
 """
@@ -101,7 +101,7 @@ class Learner:
         return self.model.model.vision_tower(pixels_BCYX).last_hidden_state[:, 1:]
 
     def loss(self, stage: Stage, batch: PatchBatch | QuestionBatch) -> tuple[torch.Tensor, float]:
-        """Loss of a batch, and the share of what it asks that came out right (0 for the projector)."""
+        """Loss of a batch, and the accuracy on its labels (0 for the projector)."""
         with torch.autocast("cpu", torch.bfloat16, enabled=FAST_BFLOAT16):
             if isinstance(batch, QuestionBatch):
                 logits, targets = self.answer_logits(batch), batch.targets_BS[batch.targets_BS != -100]

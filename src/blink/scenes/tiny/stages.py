@@ -13,8 +13,8 @@ class Stage:
         trains: "vision", "projector", "language" or "all".
         steps, batch: optimizer steps (0: weights are only averaged), and pictures per step.
         rate, warmup, decay: peak learning rate; steps of linear warm-up, and of linear decay to zero at the end.
-        course: what is asked; None for the stages with dense labels.
-        average: an earlier stage, and the share of its last weights in those that this stage begins with.
+        course: mixture of questions; None for the stages with dense labels.
+        average: an earlier stage, and the share of its final weights in the initial weights of this one.
     """
 
     name: str
