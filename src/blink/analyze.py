@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from blink.runs.command import hydra_command, one_line_errors, reject_added_keys
+from blink.runs.command import hydra_command, one_line_errors, plain, reject_added_keys
 from blink.runs.files import read_json, write_json
 from blink.runs.folder import INPUTS, open_run
 
@@ -33,8 +33,7 @@ def main(config: DictConfig) -> None:
         reject_added_keys(overrides)
         reject_training_keys(overrides)
         plan = make_plan(config)
-        settings: Any = OmegaConf.to_container(config, resolve=True)
-        folder = open_run(Path(config.outputs), "analyze", overrides, settings, fresh=config.fresh)
+        folder = open_run(Path(config.outputs), "analyze", overrides, plain(config), fresh=config.fresh)
         files = drawn_before(folder, plan.inputs)
     if files is None:
         drawn = plan.draw()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,8 +16,8 @@ from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from blink.runs.command import hydra_command, one_line_errors
-from blink.runs.files import whole_file
+from blink.runs.command import hydra_command, one_line_errors, plain
+from blink.runs.files import short_digest, whole_file
 from blink.runs.folder import open_run
 
 if TYPE_CHECKING:
@@ -40,7 +39,7 @@ def main(config: DictConfig) -> float | None:
         Its main metric, which sweepers that search take as what to maximize; None if it has none.
     """
     from blink.evaluation.compare import FinishedRun, score_table, screen
-    from blink.evaluation.plan import make_plan, plain
+    from blink.evaluation.plan import make_plan
     from blink.evaluation.predict import GradingError, resume
     from blink.evaluation.sweeps import report as sweep
     from blink.runs.board import Board
@@ -53,7 +52,11 @@ def main(config: DictConfig) -> float | None:
         plan = make_plan(config, overrides)
         folder = open_run(Path(config.outputs), "eval", overrides, plain(config), fresh=config.fresh)
         rows = resume(folder, plan.samples, inputs=plan.inputs)
-        board = Board() if _logged(config, folder, group) else _board(config, folder, group)
+        board: Board = (
+            Board()
+            if _logged(config, folder, group)
+            else instantiate(config.logger, folder=str(folder), kind="evaluation", group=group)
+        )
     log.info("%s: %d questions, files in %s", plan.setup.method, len(plan.samples), folder)
     with board, one_line_errors(GradingError):
         result = _run(plan, rows, folder, board, plain(config))
@@ -109,11 +112,6 @@ def _run(plan: Plan, rows: Sequence[Row], folder: Path, board: Board, config: di
     return result
 
 
-def _board(config: DictConfig, folder: Path, group: str | None) -> Board:
-    board: Board = instantiate(config.logger, folder=str(folder), kind="evaluation", group=group)
-    return board
-
-
 def _logged(config: DictConfig, folder: Path, group: str | None) -> bool:
     """Whether the run is finished and was logged already by this logger in this group of runs."""
     from blink.evaluation.predict import SCORES
@@ -127,7 +125,7 @@ def _logged(config: DictConfig, folder: Path, group: str | None) -> bool:
 def _digest(folder: Path) -> str:
     from blink.evaluation.predict import SCORES
 
-    return sha256((folder / SCORES).read_bytes()).hexdigest()[:16]
+    return short_digest((folder / SCORES).read_bytes())
 
 
 if __name__ == "__main__":

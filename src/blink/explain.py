@@ -7,12 +7,12 @@ wait until they are needed, so that `--help` is quick.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from blink.runs.command import hydra_command, one_line_errors, reject_added_keys
+from blink.runs.command import hydra_command, one_line_errors, plain, reject_added_keys
 from blink.runs.files import write_json, write_text
 from blink.runs.folder import open_run
 
@@ -34,8 +34,7 @@ def main(config: DictConfig) -> None:
     with one_line_errors():
         reject_added_keys(overrides)
         plan = make_plan(config, overrides)
-        settings: Any = OmegaConf.to_container(config, resolve=True)
-        folder = open_run(Path(config.outputs), "explain", overrides, settings, fresh=config.fresh)
+        folder = open_run(Path(config.outputs), "explain", overrides, plain(config), fresh=config.fresh)
     if isinstance(plan, Flips):
         _explain_flips(plan, folder)
     else:

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from blink.runs.command import hydra_command, one_line_errors, reject_added_keys
+from blink.runs.command import hydra_command, one_line_errors, plain, reject_added_keys
 from blink.runs.files import write_json
 from blink.runs.values import optional, path
 
@@ -32,7 +32,7 @@ def main(config: DictConfig) -> None:
     from blink.evaluation.scores import complete, judged, read_rows, score_file
 
     with one_line_errors():
-        settings: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+        settings = plain(config, complete=True)
         reject_added_keys(HydraConfig.get().overrides.task)
         rows_file, output, export = (
             optional(path, key, settings[key]) for key in ("predictions", "output", "export")

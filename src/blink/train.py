@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from blink.runs.command import hydra_command, one_line_errors, reject_added_keys
+from blink.runs.command import hydra_command, one_line_errors, plain, reject_added_keys
 from blink.runs.folder import INPUTS, check_inputs, open_run, run_folder
 from blink.runs.machine import is_first_process, one_job
 
@@ -51,8 +51,7 @@ def main(config: DictConfig) -> float:
     overrides = list(job.overrides.task)
     with one_line_errors():
         reject_added_keys(overrides, open_groups=("trainer",))
-        plain: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-        plan = make_plan(plain)
+        plan = make_plan(plain(config, complete=True))
         summary = _finished(plan, overrides)
     if summary is None:
         with one_job(overrides) if job.mode == RunMode.MULTIRUN else nullcontext():

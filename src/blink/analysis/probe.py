@@ -215,7 +215,7 @@ def record(
     def before_scan(layer: int, streams: list[Stream]) -> None:
         [stream] = streams
         saliency.append(saliency_of(backbone, scan_like.saliency, layer, stream)[0].cpu())
-        if layer:  # what enters a layer is what the one before it put out
+        if layer:  # the input of a layer is the output of the one before it
             normed_d.append(backbone.final_norm(stream.hidden_bNd[0, stream.spans.last_B[0]]))
 
     def before_layer(layer: int, streams: list[Stream]) -> None:

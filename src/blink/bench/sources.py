@@ -8,11 +8,12 @@ import json
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from PIL import Image
+
+from blink.runs.files import short_digest
 
 Opener = Callable[[], Image.Image]
 
@@ -111,7 +112,7 @@ def table_entries(
 
 def content_name(encoded: bytes) -> str:
     """Return a name for a picture that follows from its bytes alone."""
-    return sha256(encoded).hexdigest()[:16]
+    return short_digest(encoded)
 
 
 def table_rows(table: Any, columns: Sequence[str], optional: Sequence[str] = ()) -> list[dict[str, Any]]:

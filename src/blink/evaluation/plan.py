@@ -7,7 +7,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Self
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from blink.bench import JUDGED, Benchmark, Sample, make_judge
 from blink.evaluation.checks import (
@@ -27,7 +27,7 @@ from blink.inference.policy import Policy, check_layers, parse_layers
 from blink.model.backbone import Backbone
 from blink.model.checkpoints import pads
 from blink.model.prompts import Template, template_named
-from blink.runs.command import reject_added_keys
+from blink.runs.command import plain, reject_added_keys
 
 log = logging.getLogger(__name__)
 
@@ -108,6 +108,7 @@ def make_plan(config: DictConfig, overrides: Sequence[str]) -> Plan:
     policy, sources = (
         policy_of(config, config.bench.name, backbone) if method.scans else _no_policy(config, backbone)
     )
+    # whether layers, regions and modules fit the backbone shows from configs and file headers
     token_sr = None
     if policy is not None:
         if method.trained:
@@ -174,12 +175,6 @@ def family_of(config: DictConfig) -> str:
     """The backbone's family in the preset tables. "tiny" is the config's default and says nothing about another backbone."""
     model = config.model
     return "unknown" if model.family == "tiny" and model.path != "tiny" else str(model.family)
-
-
-def plain(config: DictConfig) -> dict[str, Any]:
-    """A config as plain containers."""
-    container: Any = OmegaConf.to_container(config, resolve=True)
-    return container
 
 
 def _note_unused(overrides: Sequence[str], method: DictConfig, bench: str, source: str) -> None:

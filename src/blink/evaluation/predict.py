@@ -12,7 +12,6 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from hashlib import sha256
 from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -27,7 +26,7 @@ from blink.bench.scoring import make_row
 from blink.bench.sources import json_lines, parse_jsonl
 from blink.evaluation.scores import Result, Setup, score_rows, total_flops
 from blink.inference.engine import Answer
-from blink.runs.files import read_json, write_json, write_text
+from blink.runs.files import read_json, short_digest, write_json, write_text
 from blink.runs.folder import INPUTS, check_inputs
 from blink.runs.machine import peak_memory_mb
 
@@ -261,7 +260,7 @@ def samples_digest(samples: Sequence[Sample]) -> str:
     text = json.dumps(
         [(s.id, s.image, s.question, s.label, s.split, dict(s.details)) for s in samples], sort_keys=True
     )
-    return sha256(text.encode()).hexdigest()[:16]
+    return short_digest(text)
 
 
 def _rows(

@@ -111,7 +111,7 @@ class Board:
         if self.logger is None or not known:
             return
         if isinstance(self.logger, WandbLogger):
-            self.logger.experiment.log(known if axis is None else {axis.name: axis.at, **known})
+            self._log_to_wandb(known, axis)
         elif axis is None:
             self.logger.log_metrics(known)
         else:
@@ -126,7 +126,7 @@ class Board:
             import wandb
 
             shown = {name: wandb.Image(picture, caption=caption) for name, picture in pictures.items()}
-            self.logger.experiment.log(shown if axis is None else {axis.name: axis.at, **shown})
+            self._log_to_wandb(shown, axis)
         elif isinstance(self.logger, TensorBoardLogger):
             for name, picture in pictures.items():
                 self.logger.experiment.add_image(
@@ -144,7 +144,7 @@ class Board:
             import wandb
 
             shown = {name: wandb.Histogram(np_histogram=np.histogram(values, bins=list(edges)))}
-            self.logger.experiment.log(shown if axis is None else {axis.name: axis.at, **shown})
+            self._log_to_wandb(shown, axis)
         elif isinstance(self.logger, TensorBoardLogger):
             self.logger.experiment.add_histogram(
                 name, np.asarray(values), None if axis is None else round(axis.at), bins=np.asarray(edges)
@@ -179,6 +179,10 @@ class Board:
         """Set values that represent the whole run in lists of runs."""
         if isinstance(self.logger, WandbLogger):
             self.logger.experiment.summary.update(dict(values))
+
+    def _log_to_wandb(self, values: Mapping[str, Any], axis: Axis | None) -> None:
+        assert isinstance(self.logger, WandbLogger), "logs to W&B"
+        self.logger.experiment.log({**({} if axis is None else {axis.name: axis.at}), **values})
 
     def close(self, *, failed: bool = False) -> None:
         """Write what is left and end the logger's run, so that the next run of this process begins its own."""

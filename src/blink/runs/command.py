@@ -106,6 +106,19 @@ def one_line_errors(*kinds: type[Exception]) -> Iterator[None]:
         sys.exit(f"error: {' '.join(str(error).split())}")
 
 
+def plain(config: DictConfig, *, complete: bool = False) -> dict[str, Any]:
+    """A composed config as plain containers, interpolations resolved.
+
+    Args:
+        complete: whether all keys marked ??? have to be given.
+
+    Raises:
+        MissingMandatoryValue: one of them is not.
+    """
+    container: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=complete)
+    return container
+
+
 def reject_added_keys(overrides: Sequence[str], *, open_groups: Sequence[str] = ()) -> None:
     """Refuse `+key=value` overrides, which Hydra lets in and nothing would read.
 

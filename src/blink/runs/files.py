@@ -1,6 +1,7 @@
 """Files that other processes never see half written: text, JSON, CSV."""
 
 import csv
+import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -33,6 +34,11 @@ def remove_partial(folder: Path, name: str = "*") -> None:
     """
     for partial in folder.glob(f"{name}.[0-9]*{_PARTIAL}"):
         partial.unlink(missing_ok=True)
+
+
+def short_digest(content: str | bytes) -> str:
+    """64 bits of the SHA-256 of some content, as 16 hexadecimal digits."""
+    return hashlib.sha256(content.encode() if isinstance(content, str) else content).hexdigest()[:16]
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -4,7 +4,6 @@ The first run over some pictures writes them, each of its processes a share of t
 design, do not load the backbone.
 """
 
-import hashlib
 import json
 import logging
 import time
@@ -20,6 +19,7 @@ from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset
 
 from blink.model.backbone import Backbone
 from blink.model.views import ViewMaker, Views
+from blink.runs.files import short_digest
 from blink.training.data import ImageViews, StoredFeatures
 from blink.training.feature_store import FeatureStore, in_words
 from blink.training.features import VIEWS, trunk_features
@@ -45,7 +45,7 @@ def open_store(
         "weights": outlined.fingerprint.weights,
         "dtype": str(dtype).removeprefix("torch."),
         "prefix_ids": prefix_ids_1P[0].tolist(),
-        "views": hashlib.sha256(views.encode()).hexdigest()[:16],
+        "views": short_digest(views),
     }
     shape = (VIEWS, *outlined.grid, outlined.hidden_size)
     return FeatureStore(folder, recipe, shape, notes={"backbone": outlined.name})

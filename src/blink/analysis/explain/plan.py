@@ -15,9 +15,10 @@ from blink.analysis.explain.answers import Side
 from blink.analysis.explain.flips import Flips, find_flips
 from blink.bench import BENCHMARKS, Sample
 from blink.evaluation.checks import check_fit, check_values, modules_folder, outlined, training_differs
-from blink.evaluation.plan import Checkpoint, plain, policy_of
+from blink.evaluation.plan import Checkpoint, policy_of
 from blink.inference.algorithm import Run
 from blink.model.prompts import Template, template_named
+from blink.runs.command import plain
 from blink.runs.values import choice, whole_number
 
 log = logging.getLogger(__name__)

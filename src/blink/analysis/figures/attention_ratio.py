@@ -154,6 +154,7 @@ def draw(ratios: Ratios, title: str, singles: int = 0) -> Figure:
     label = f"median of {len(ratios.samples)} samples" if len(ratios.samples) > 1 else "ratio"
     axes.plot(ratios.layers, median_L, color=BLUE, label=label)
     axes.axhline(chance, color=GREY, linestyle="--", linewidth=1, label=f"even spread, 1/{ratios.patches**2}")
+    # single samples: a line each, with dots where the hottest region is the right one
     for number in range(min(max(singles, len(ratios.samples) == 1), len(ratios.samples))):
         colour, dash = _SINGLE_STYLES[number % len(_SINGLE_STYLES)]
         axes.plot(

@@ -117,7 +117,7 @@ def draw(
         angles = np.linspace(0, 2 * np.pi, len(metrics), endpoint=False)
         base = [chosen[0][1].run.result.metrics[metric] for metric in metrics]
         start = np.array(base) if scale == "score" else np.zeros(len(metrics))
-        closed = np.append(angles, angles[0])
+        closed = np.append(angles, angles[0])  # lines return to their first corner
         axes.plot(
             closed,
             np.append(start, start[0]),
@@ -130,9 +130,7 @@ def draw(
         for (label, found), (colour, dash, marker) in zip(against.items(), _STYLES, strict=False):
             values = start + np.array([found[metric].value for metric in metrics])
             shown.append(values)
-            axes.plot(
-                np.append(angles, angles[0]), np.append(values, values[0]), color=colour, linestyle=dash
-            )
+            axes.plot(closed, np.append(values, values[0]), color=colour, linestyle=dash)
             for angle, value, metric in zip(angles, values, metrics, strict=True):
                 apart = found[metric].low > 0 or found[metric].high < 0
                 face = colour if apart else "white"

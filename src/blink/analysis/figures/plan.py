@@ -8,11 +8,10 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from blink.analysis.cases import choose_cases, folder_cases, one_case, spread_out
 from blink.analysis.figures import copy_radar, layer_range, thresholds
@@ -30,6 +29,8 @@ from blink.evaluation.predict import SCORES, samples_digest
 from blink.model.prompts import template_named
 from blink.model.token_sr import check_patches
 from blink.model.token_sr_files import check_token_sr, load_token_sr, token_sr_config
+from blink.runs.command import plain
+from blink.runs.files import short_digest
 from blink.runs.style import Drawn, look
 from blink.runs.values import whole_number
 
@@ -70,7 +71,7 @@ def make_plan(config: DictConfig) -> Plan:
         ValueError: what the user asked for cannot be drawn; says why.
         MissingMandatoryValue: a setting that must be given is not.
     """
-    settings: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    settings = plain(config, complete=True)
     plan = _plan_of_runs if settings["figure"]["name"] in RUN_FIGURES else _plan_of_backbone
     return plan(config, settings)
 
@@ -83,8 +84,7 @@ def _plan_of_runs(config: DictConfig, settings: Mapping[str, Any]) -> Plan:
     with look():
         drawn = RUN_FIGURES[figure["name"]](points, figure, family_of(config))
     files = {
-        str(point.run.folder): _hash((point.run.folder / SCORES).read_text(encoding="utf-8"))
-        for point in points
+        str(point.run.folder): short_digest((point.run.folder / SCORES).read_bytes()) for point in points
     }
     return Plan({"runs": files}, lambda: drawn)
 
@@ -112,7 +112,7 @@ def _plan_of_backbone(config: DictConfig, settings: Mapping[str, Any]) -> Plan:
     choose_cases(samples, 1, ids_setting(figure.get("ids")))  # raises where an id is not among them
     inputs = {
         "samples": samples_digest(samples),
-        "boxes": _hash(json.dumps([sample.details.get("box") for sample in samples])),
+        "boxes": short_digest(json.dumps([sample.details.get("box") for sample in samples])),
         **provenance(backbone, token_sr),
     }
 
@@ -165,7 +165,3 @@ def _samples(
         asked = questions_of(config)
         found, data = asked.samples, f"{asked.benchmark.name} ({asked.data})"
     return spread_out(found, settings["samples"], settings["seed"]), data
-
-
-def _hash(text: str) -> str:
-    return sha256(text.encode()).hexdigest()[:16]

@@ -53,6 +53,7 @@ def read_points(folders: Sequence[Path], bench: str) -> list[Point]:
         else:
             raise ValueError(f"{folder} is neither a finished run (no {SCORES}) nor a sweep (no jobs/)")
         runs |= {run.folder.resolve(): run for run in found}
+    # a sweep may go over several benchmarks, a figure shows one
     benchmarks = list(dict.fromkeys(run.result.benchmark for run in runs.values()))
     if len(benchmarks) > 1:
         if bench not in benchmarks:

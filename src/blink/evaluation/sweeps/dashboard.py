@@ -7,7 +7,7 @@ from pathlib import Path
 from PIL import Image
 
 from blink.evaluation.dashboard import scores
-from blink.evaluation.sweeps.report import Job, benchmarks, point_label, swept_keys
+from blink.evaluation.sweeps.report import Job, as_number, benchmarks, point_label, swept_keys
 from blink.runs.board import Axis, Board, Chart
 
 POINT = "point"
@@ -44,20 +44,20 @@ def _point(job: Job, keys: Sequence[str]) -> dict[str, float | None]:
     result = job.run.result
     main = result.headline[0]
     found = scores(result)
-    swept = {key: _number(job.overrides[key]) for key in keys}
+    swept = {key: as_number(job.overrides[key]) for key in keys}
     return {
         "points/score": found["scores/main"],
         "points/score_low": found[f"intervals/{main}_low"],
         "points/score_high": found[f"intervals/{main}_high"],
         "points/expanded_percent": found["scores/expanded_percent"],
         "points/gflops_per_question": result.gflops_per_question,
-        **{f"points/{key}": value for key, value in swept.items() if isinstance(value, float)},
+        **{f"points/{key}": value for key, value in swept.items() if value is not None},
     }
 
 
 def _chart(jobs: Sequence[Job], keys: Sequence[str]) -> Chart | None:
     """The main score against the swept number that has most values, a line per combination of the others."""
-    numeric = [key for key in keys if all(isinstance(_number(job.overrides[key]), float) for job in jobs)]
+    numeric = [key for key in keys if all(as_number(job.overrides[key]) is not None for job in jobs)]
     counts = {key: len({job.overrides[key] for job in jobs}) for key in numeric}
     along = max(counts, key=lambda key: counts[key], default=None)
     if along is None or counts[along] < 2:
@@ -78,12 +78,6 @@ def _main(job: Job) -> float:
 
 def _column(cells: Sequence[str]) -> list[float | str | None]:
     """Numbers where all cells that are not empty are, else texts."""
-    values = [_number(cell) if cell else None for cell in cells]
-    return list(cells) if any(isinstance(value, str) for value in values) else list(values)
-
-
-def _number(text: str) -> float | str:
-    try:
-        return float(text)
-    except ValueError:
-        return text
+    values = [as_number(cell) for cell in cells]
+    texts = any(cell and value is None for cell, value in zip(cells, values, strict=True))
+    return list(cells) if texts else list(values)

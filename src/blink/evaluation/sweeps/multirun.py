@@ -6,18 +6,17 @@ Hydra's callback and sweeper, in `hydra_plugins/blink_sweeps.py`, call what is h
 import json
 import logging
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from hashlib import sha256
 from itertools import product
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import hydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from blink.evaluation.compare import screen
 from blink.evaluation.plan import family_of, make_plan
@@ -26,7 +25,8 @@ from blink.evaluation.sweeps import report as sweep
 from blink.evaluation.sweeps.dashboard import log_sweep
 from blink.evaluation.sweeps.experiments import Experiment, Line, lines_of, names, read_experiment
 from blink.runs.board import Board
-from blink.runs.command import one_line_errors
+from blink.runs.command import one_line_errors, plain
+from blink.runs.files import short_digest
 from blink.runs.loggers import already_logged, note_logged
 
 log = logging.getLogger(__name__)
@@ -106,7 +106,7 @@ def sweep_of(overrides: tuple[str, ...]) -> Sweep:
     chosen = [text for text in overrides if _key(text) == _BENCH]
     if len(list(jobs_of(wanted))) > 1:
         raise ValueError(f"{', '.join(wanted)}: one experiment at a time, since each has a table of its own")
-    experiment = read_experiment(_experiment_config(wanted[-1:]))
+    experiment = read_experiment(plain(hydra.compose("eval", wanted[-1:])[_EXPERIMENT]))
     benches = [job[0].partition("=")[2] for job in jobs_of(chosen[-1:])] if chosen else experiment.bench
     combinations = [_values(job) for job in jobs_of(others)]
     swept = [key for key in combinations[0] if len({values[key] for values in combinations}) > 1]
@@ -150,7 +150,7 @@ def _log(config: DictConfig, folder: Path) -> None:
     """Log the sweep as a whole by the logger that its jobs have, unless that was done before."""
     jobs = sweep.read_jobs(folder)
     logger, group = config.logger._target_, folder.name
-    digest = sha256("".join(json.dumps(job.run.result.written()) for job in jobs).encode()).hexdigest()[:16]
+    digest = short_digest("".join(json.dumps(job.run.result.written()) for job in jobs))
     if already_logged(folder, logger, group, digest):
         return
     board: Board = instantiate(config.logger, folder=str(folder), kind="summary", group=group)
@@ -169,13 +169,6 @@ def _checked_by_launcher(config: DictConfig) -> bool:
         hydra_config.launcher._target_.endswith(_CHECKING_LAUNCHER)
         and not hydra_config.sweeper.max_batch_size
     )
-
-
-def _experiment_config(overrides: Sequence[str]) -> Mapping[str, Any]:
-    """The `experiment` of the composed config."""
-    config = hydra.compose("eval", list(overrides))
-    content: Any = OmegaConf.to_container(config[_EXPERIMENT], resolve=True)
-    return content
 
 
 def _values(job: Sequence[str]) -> dict[str, str]:

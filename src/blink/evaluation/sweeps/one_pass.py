@@ -13,9 +13,9 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from blink.evaluation.answerers import load_answerer
-from blink.evaluation.plan import POLICY_KEYS, Plan, make_plan, plain
+from blink.evaluation.plan import POLICY_KEYS, Plan, make_plan
 from blink.evaluation.predict import Task, predict, resume
-from blink.runs.command import one_line_errors
+from blink.runs.command import one_line_errors, plain
 from blink.runs.folder import open_run
 
 log = logging.getLogger(__name__)

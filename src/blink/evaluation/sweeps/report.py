@@ -153,7 +153,7 @@ def _panel(axes: Axes, jobs: Sequence[Job], along: str, others: Sequence[str]) -
     if search:
         lines = {"": list(jobs)}
     positions = _positions([job.overrides.get(along, job.run.label) for job in jobs])
-    to_scale = all(_is_number(name) for name in positions)
+    to_scale = all(as_number(name) is not None for name in positions)
     for label, line in lines.items():
         points = sorted(
             (positions[job.overrides.get(along, job.run.label)], _estimate(job, main)) for job in line
@@ -212,14 +212,15 @@ def _estimate(job: Job, metric: str) -> tuple[float, float, float]:
 def _positions(values: Sequence[str]) -> dict[str, float]:
     """Position of each value of the swept key on the axis: its number, or 0, 1, 2 ... where not all are numbers."""
     distinct = list(dict.fromkeys(values))
-    if all(_is_number(value) for value in distinct):
-        return {value: float(value) for value in distinct}
+    numbers = {value: number for value in distinct if (number := as_number(value)) is not None}
+    if len(numbers) == len(distinct):
+        return numbers
     return {value: float(position) for position, value in enumerate(distinct)}
 
 
-def _is_number(value: str) -> bool:
+def as_number(text: str) -> float | None:
+    """The number that a text holds; None if it holds something else."""
     try:
-        float(value)
+        return float(text)
     except ValueError:
-        return False
-    return True
+        return None

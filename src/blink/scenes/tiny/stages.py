@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from blink.scenes.ask import QUESTION_KINDS
 from blink.scenes.tiny.lessons import Course
 
 
@@ -34,70 +35,19 @@ class Stage:
         return self.rate * min(1.0, up, down)
 
 
+def _mixture(*weights: float) -> dict[str, float]:
+    """Question kind -> weight, in the order of `QUESTION_KINDS`: existence, colour, shape, count, where, relation, describe."""
+    return dict(zip(QUESTION_KINDS, weights, strict=True))
+
+
 BASIC = {"existence": 2.0, "colour": 2.0, "shape": 2.0, "where": 1.0, "describe": 1.0}
-FULL = {
-    "existence": 2.0,
-    "colour": 1.5,
-    "shape": 1.5,
-    "count": 1.5,
-    "where": 1.5,
-    "relation": 2.5,
-    "describe": 0.5,
-}
-PLACES = {
-    "existence": 1.0,
-    "colour": 2.0,
-    "shape": 1.0,
-    "count": 1.5,
-    "where": 3.0,
-    "relation": 3.0,
-    "describe": 0.5,
-}
-PAIRS = {
-    "existence": 0.7,
-    "colour": 1.5,
-    "shape": 0.7,
-    "count": 3.0,
-    "where": 2.0,
-    "relation": 4.0,
-    "describe": 0.5,
-}
-BALANCE = {
-    "existence": 1.0,
-    "colour": 1.0,
-    "shape": 1.0,
-    "count": 3.0,
-    "where": 4.0,
-    "relation": 3.0,
-    "describe": 0.3,
-}
-RELATIONS = {
-    "existence": 0.7,
-    "colour": 0.8,
-    "shape": 0.5,
-    "count": 2.0,
-    "where": 3.0,
-    "relation": 5.0,
-    "describe": 0.3,
-}
-CORNERS = {
-    "existence": 1.2,
-    "colour": 1.2,
-    "shape": 1.0,
-    "count": 2.5,
-    "where": 6.0,
-    "relation": 2.5,
-    "describe": 0.3,
-}
-NINE = {
-    "existence": 1.0,
-    "colour": 1.0,
-    "shape": 1.0,
-    "count": 2.0,
-    "where": 8.0,
-    "relation": 2.0,
-    "describe": 0.2,
-}
+FULL = _mixture(2.0, 1.5, 1.5, 1.5, 1.5, 2.5, 0.5)
+PLACES = _mixture(1.0, 2.0, 1.0, 1.5, 3.0, 3.0, 0.5)
+PAIRS = _mixture(0.7, 1.5, 0.7, 3.0, 2.0, 4.0, 0.5)
+BALANCE = _mixture(1.0, 1.0, 1.0, 3.0, 4.0, 3.0, 0.3)
+RELATIONS = _mixture(0.7, 0.8, 0.5, 2.0, 3.0, 5.0, 0.3)
+CORNERS = _mixture(1.2, 1.2, 1.0, 2.5, 6.0, 2.5, 0.3)
+NINE = _mixture(1.0, 1.0, 1.0, 2.0, 8.0, 2.0, 0.2)
 STAGES = (
     Stage("vision", "vision", steps=3000, batch=32, rate=1.5e-3, warmup=100, decay=800),
     Stage("projector", "projector", steps=400, batch=32, rate=3e-3, warmup=20, decay=200),
