@@ -28,7 +28,7 @@ from blink.bench.choices import (
     options_of,
 )
 from blink.bench.sources import Entry, parquet_files
-from blink.bench.statistics import Floats, percent
+from blink.bench.statistics import Floats, Metric
 from blink.bench.tables import base64_pictures, cell_number, cell_text, read_tsv, text_of, write_xlsx
 from blink.scenes.formats import LETTER, LETTER_ZH, LETTER_ZH_LMMS, SEVERAL, lettered
 from blink.scenes.mmbench import ROTATION, mmbench_rows
@@ -184,14 +184,13 @@ class MMBench(Benchmark):
         right = sum(row["correct"] for row in rows)
         return np.concatenate([[right, len(rows)], counts_P2.reshape(-1)])
 
-    def metrics(self, tally_K: Floats) -> dict[str, Floats]:
+    def metrics(self, tally_GK: Floats) -> dict[str, Metric]:
         """CircularEval accuracy, overall and in each part that was asked, and the rows' own accuracy, in percent."""
-        counts = tally_K.reshape(*tally_K.shape[:-1], 2 + len(_PARTS), 2)
-        right, asked = np.moveaxis(counts, -1, 0)
-        share = percent(right, asked, empty=np.nan)
+        right, asked = np.moveaxis(tally_GK.reshape(len(tally_GK), 2 + len(_PARTS), 2), -1, 0)
         names = [f"{ABILITIES.get(part, part)}_accuracy" for part in _PARTS]
         found = {
-            name: share[..., position] for position, name in enumerate(("rows_accuracy", "accuracy", *names))
+            name: Metric.percent(right[:, i], asked[:, i])
+            for i, name in enumerate(("rows_accuracy", "accuracy", *names))
         }
         return {"accuracy": found.pop("accuracy")} | found
 
