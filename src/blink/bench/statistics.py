@@ -14,9 +14,10 @@ Intervals are score intervals with the design effect of groups as clusters. With
 - Few groups with errors, or with flips, say little about A, and none say nothing: A is then too small, and an
   interval at 100 %, or without a flip, would have no width. So the estimate of A counts as k groups, the effective
   number of groups that add to v, and is averaged with A_0, which counts as `PRIOR_GROUPS` groups: the A of questions
-  whose correlation within a group is `PRIOR_CORRELATION`. (The moderated variance of Smyth 2004, with a design effect
-  as its prior.) The estimate takes Student's quantile for k + `PRIOR_GROUPS` degrees of freedom, and A_0 the normal
-  one: B = (k t^2 A + PRIOR_GROUPS z^2 A_0) / (k + PRIOR_GROUPS).
+  that correlate within a group by `PRIOR_CORRELATION`, or of flips that do by `PRIOR_FLIP_CORRELATION`. (The
+  moderated variance of Smyth 2004, with a design effect as its prior.) The estimate takes Student's quantile for
+  k + `PRIOR_GROUPS` degrees of freedom, and A_0 the normal one:
+  B = (k t^2 A + PRIOR_GROUPS z^2 A_0) / (k + PRIOR_GROUPS).
 - A metric then has Wilson's interval with B for z^2 / n. A difference d has Tango's score interval in its limit for
   rare flips, d +- sqrt(q B + B^2): z^2 pseudo-flips are added to those that were seen.
 
@@ -36,9 +37,13 @@ Floats = NDArray[np.float64]
 
 LEVEL = 0.95
 
-PRIOR_CORRELATION = 0.2
-"""Of right answers, and of flips, about one picture, where the data do not say. It is on the high side: a model that
-finds some pictures far harder than others (a standard deviation of 2 in log odds) has 0.1 at 99 % and 0.3 at 80 %."""
+PRIOR_CORRELATION = 0.25
+"""Of right answers about one picture, where the data do not say."""
+
+PRIOR_FLIP_CORRELATION = 0.15
+"""Of flips between two runs about one picture. Both are about the least that hold the coverage in docs/statistics.md
+with true correlations of up to 0.3; a model that finds some pictures far harder than others (a standard deviation of 2
+in log odds) has 0.1 at 99 % and 0.3 at 80 %."""
 
 PRIOR_GROUPS = 3.0
 """How many groups with errors weigh as much as the prior."""
@@ -146,7 +151,7 @@ def bounds(metric: Metric, *, level: float = LEVEL) -> Bounds:
     apart_GJ = metric.part_GJ - np.nan_to_num(metric.shares)[..., None, :] * whole_GJ
     residual_G = _residual(apart_GJ, whole_GJ) @ weight_J
     p = metric.value / scale
-    spread = _spread(residual_G, residual_G, p * (1 - p), whole_GJ, weight_J, level)
+    spread = _spread(residual_G, residual_G, p * (1 - p), whole_GJ, weight_J, PRIOR_CORRELATION, level)
     middle = (p + spread / 2) / (1 + spread)
     half = np.sqrt(spread * p * (1 - p) + spread**2 / 4) / (1 + spread)
     low, high = (scale * np.clip(edge, 0, 1) for edge in (middle - half, middle + half))
@@ -176,7 +181,7 @@ def paired_bounds(first: Metric, second: Metric, *, level: float = LEVEL) -> Bou
     flipped_G = _round(_quotient(gained_GJ, whole_GJ.sum(axis=-2)[..., None, :]) @ weight_J)
     residual_G = _residual(gained_GJ - (other_J - one_J) * whole_GJ, whole_GJ) @ weight_J
     rate = np.abs(flipped_G).sum(axis=-1)
-    spread = _spread(residual_G, flipped_G, rate, whole_GJ, weight_J, level)
+    spread = _spread(residual_G, flipped_G, rate, whole_GJ, weight_J, PRIOR_FLIP_CORRELATION, level)
     half = np.sqrt(rate * spread + spread**2) * scale
     value = second.value - first.value
     return Bounds(value, np.clip(value - half, -scale, scale), np.clip(value + half, -scale, scale))
@@ -200,7 +205,13 @@ def _round(values: Floats) -> Floats:
 
 
 def _spread(
-    residual_G: Floats, seen_G: Floats, of_one: Floats, whole_GJ: Floats, weight_J: Floats, level: float
+    residual_G: Floats,
+    seen_G: Floats,
+    of_one: Floats,
+    whole_GJ: Floats,
+    weight_J: Floats,
+    correlation: float,
+    level: float,
 ) -> Floats:
     """Return B of the module's docstring, [...]; nan where fewer than two groups were asked.
 
@@ -209,6 +220,7 @@ def _spread(
         seen_G: what says how many groups the estimate rests on.
         of_one: the variance of an answer, or a flip, if it were alone.
         weight_J: of the shares, with the sum 1.
+        correlation: the prior's.
     """
     asked = (whole_GJ.sum(axis=-1) > 0).sum(axis=-1)
     square_G = _round(seen_G) ** 2
@@ -220,7 +232,7 @@ def _spread(
     weight_GJ = _quotient(whole_GJ, whole_GJ.sum(axis=-2)[..., None, :]) * weight_J
     apart_G = _quotient(weight_GJ**2, whole_GJ).sum(axis=-1)
     together_G = weight_GJ.sum(axis=-1) ** 2
-    prior = ((1 - PRIOR_CORRELATION) * apart_G + PRIOR_CORRELATION * together_G).sum(axis=-1)
+    prior = ((1 - correlation) * apart_G + correlation * together_G).sum(axis=-1)
 
     t = stdtrit(groups + PRIOR_GROUPS, (1 + level) / 2)
     z = ndtri((1 + level) / 2)
