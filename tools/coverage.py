@@ -198,17 +198,17 @@ def _floats(*counts: Counts) -> list[Floats]:
 
 
 def main() -> None:
-    """Print the table as Markdown."""
-    print("| what | correlation | pictures | bootstrap covers | width | ours covers | width |")
-    print("|---|---|---|---|---|---|---|")
+    """Print the table as Markdown: coverage, and the mean width in the metric's unit."""
+    print("| what | correlation |", *(f"{n} pictures: bootstrap | ours |" for n in PICTURES))
+    print("|---|---|", "---|---|" * len(PICTURES), sep="")
+    numbers: list[str] = []
     for name, correlation, pictures, drawn in cells(SHARES | FLIPS | DERIVED):
-        numbers = []
         for interval in (bootstrapped(drawn), found(drawn)):
-            numbers += [
-                f"{covered(interval, drawn.truth):.3f}",
-                f"{(interval.high - interval.low).mean():.3g}",
-            ]
-        print(f"| {name} | {correlation:g} | {pictures} | {' | '.join(numbers)} |", flush=True)
+            width = (interval.high - interval.low).mean()
+            numbers.append(f"{covered(interval, drawn.truth):.3f} ({width:.3g})")
+        if pictures == PICTURES[-1]:
+            print(f"| {name} | {correlation:g} | {' | '.join(numbers)} |", flush=True)
+            numbers = []
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ class Sample:
 
     Attributes:
         id: unique in the benchmark.
-        image: name of the picture; samples that share it stay together when scores are resampled.
+        image: name of the picture; samples that share it are one cluster of the intervals.
         question: the user's text as the backbone gets it, the benchmark's instruction included.
         label: the correct answer.
         split: the part of the benchmark that the question belongs to.
@@ -230,7 +230,7 @@ class Benchmark(ABC):
         """Return every metric over pictures; the value is nan where nothing was asked."""
 
     def clusters(self, rows: Sequence[Row], pictures: Sequence[str]) -> list[str]:
-        """Name what each marked row is resampled with, which is its picture unless rows are tied in other ways, too.
+        """Name the cluster of each marked row, which is its picture unless rows are tied in other ways, too.
 
         Raises:
             ValueError: rows that are tied do not fit one another.

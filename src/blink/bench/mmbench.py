@@ -132,7 +132,7 @@ class MMBench(Benchmark):
         return [Entry(*entry) for entry in zip(rows, *base64_pictures(rows), strict=True)]
 
     def samples(self, entries: Iterable[Entry]) -> list[Sample]:
-        """Samples of a source's rows, the rotations of a question side by side and resampled together."""
+        """Samples of a source's rows, the rotations of a question side by side and in one cluster."""
         read = list(entries)
         questions = [cell_number(entry.row["index"], "index") % ROTATION for entry in read]
         clusters = clusters_of(questions, [str(entry.image) for entry in read])
@@ -195,7 +195,7 @@ class MMBench(Benchmark):
         return {"accuracy": found.pop("accuracy")} | found
 
     def clusters(self, rows: Sequence[Row], pictures: Sequence[str]) -> list[str]:
-        """Rows of one question are resampled together, whatever their pictures are called.
+        """Rows of one question are one cluster, whatever their pictures are called.
 
         Raises:
             ValueError: an index comes twice.

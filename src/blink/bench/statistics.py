@@ -43,7 +43,7 @@ PRIOR_CORRELATION = 0.25
 PRIOR_FLIP_CORRELATION = 0.15
 """Of flips between two runs about one picture. Both are about the least that hold the coverage in docs/statistics.md
 with true correlations of up to 0.3; a model that finds some pictures far harder than others (a standard deviation of 2
-in log odds) has 0.1 at 99 % and 0.3 at 80 %."""
+in log odds) has 0.1 at 99 % and 0.35 at 80 %."""
 
 PRIOR_GROUPS = 3.0
 """How many groups with errors weigh as much as the prior."""

@@ -33,7 +33,7 @@ class Ratios(NamedTuple):
         hottest_NL: that region, row-major.
         right_N: the region that holds the centre of the ground-truth box, -1 where none is known.
         patches: p.
-        samples: (id, picture) of each; samples of one picture are resampled together.
+        samples: (id, picture) of each; intervals are over pictures.
     """
 
     layers: list[int]
