@@ -54,8 +54,17 @@ def test_ratio_table_has_quartiles() -> None:
 
 def test_ratio_figure_marks_layers_above_chance(tmp_path: Path) -> None:
     """Would catch marks at layers whose interval reaches down to chance."""
+    once = by_hand()
+    often = by_hand(
+        ratio_NL=np.tile(once.ratio_NL, (10, 1)),
+        hottest_NL=np.tile(once.hottest_NL, (10, 1)),
+        right_N=np.tile(once.right_N, 10),
+        samples=[
+            (f"{name}{copy}", f"{picture}{copy}") for copy in range(10) for name, picture in once.samples
+        ],
+    )
     with look():
-        figure = attention_ratio.draw(by_hand(), "title", singles=1)
+        figure = attention_ratio.draw(often, "title", singles=1)
         saved(figure, tmp_path)
     marked = [line for line in figure.axes[0].lines if str(line.get_label()).startswith("looks at the right")]
     assert [list(np.asarray(line.get_xdata())) for line in marked] == [[5]]
