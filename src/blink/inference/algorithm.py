@@ -245,6 +245,7 @@ class Scan:
 
     def decide(self, saliency_bV: Tensor) -> None:
         """Take the decisions; leave the layer if one of them changes a row's sequence."""
+        # Lines 3, 4, 6 and 10: saliency of each of the p x p regions, the ratio rho, and its two thresholds.
         decisions = [Decision(row, self._policy, key) for row, key in enumerate(self._keys)]
         self.events = scan_and_decide(self._layer, self._grid, lambda _: saliency_bV, decisions)
         living = self._stream.spans.extension > 0
