@@ -1,11 +1,13 @@
 """Policy, Event and what decides: hand-computed cases."""
 
 import dataclasses
+import json
 from typing import Any
 
+import numpy as np
 import pytest
 
-from blink.inference.policy import Event, Policy, decide, living, parse_layers
+from blink.inference.policy import Event, Policy, check_policy, decide, living, parse_layers
 
 
 def actions(policy: Policy, ratios: list[float], key: str = "k") -> list[str]:
@@ -48,12 +50,42 @@ def test_layers_are_sorted_unique_and_hashable() -> None:
         {"selector": "max"},
         {"schedule": "always"},
         {"seed": 0.5},
+        {"seed": True},
+        {"patches": np.float64(2)},
+        {"tau_exp": np.float32("nan")},
+        {"layers": np.array([0.5])},
+        {"saliency": ["attention"]},
     ],
 )
 def test_bad_settings_are_refused(settings: dict[str, Any]) -> None:
     """Catches a misspelt or out-of-range setting that would run as a default."""
     with pytest.raises(ValueError, match=next(iter(settings))):
         Policy(**{"layers": [1], **settings})
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    """Catches settings out of an array that are refused, or kept as they are, which JSON and reprs would show."""
+    settings: dict[str, Any] = {
+        "tau_exp": np.float32(0.5),
+        "tau_drop": np.float64(0.25),
+        "patches": np.int64(3),
+    }
+    settings["seed"] = np.uint8(7)
+    drawn = Policy(np.arange(1, 3), **settings)
+    assert drawn == Policy((1, 2), 0.5, 0.25, 3, seed=7)
+    assert repr(drawn) == repr(Policy((1, 2), 0.5, 0.25, 3, seed=7))
+    assert json.dumps(dataclasses.asdict(drawn))
+    four: Any = np.int64(4)
+    assert parse_layers(four) == (4,)
+    assert parse_layers(np.array([4, 2])) == (2, 4)
+
+
+def test_what_is_no_policy_is_named() -> None:
+    """Catches an AttributeError where layers are given in place of a policy."""
+    check_policy(Policy([1]))
+    for policy in ("12-18", None, [12], Policy):
+        with pytest.raises(ValueError, match=r"policy=.*expected a blink\.Policy, such as"):
+            check_policy(policy)
 
 
 def test_thresholds_are_strict_and_expansion_comes_first() -> None:

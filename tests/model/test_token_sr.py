@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -58,13 +59,34 @@ def test_zeros_lie_beyond_the_grid() -> None:
 
 @pytest.mark.parametrize(
     "settings",
-    [{"kernels": (4, 3, 1)}, {"kernels": (3, 1)}, {"hidden": (4, 0)}, {"channels": 2}],
+    [
+        {"kernels": (4, 3, 1)},
+        {"kernels": (3, 1)},
+        {"hidden": (4, 0)},
+        {"channels": 2},
+        {"kernels": "531"},
+        {"kernels": 5},
+        {"hidden": (4.0, 2)},
+        {"hidden": [True, 2]},
+        {"channels": "8"},
+        {"channels": 8.0},
+        {"channels": True},
+    ],
     ids=str,
 )
 def test_refuses_shapes_that_do_not_work(settings: dict[str, Any]) -> None:
     """Catches even kernels, which cannot pad symmetrically, and widths of zero."""
-    with pytest.raises(ValueError, match=r"kernel|width"):
+    with pytest.raises(ValueError, match=r"kernel|width|hidden"):
         TokenSR(**{"channels": 8, **settings})
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    """Catches widths out of an array that are refused, or kept as they are, which JSON cannot write."""
+    settings: dict[str, Any] = {"hidden": np.array([4, 2]), "kernels": np.array([3, 3, 1])}
+    module = TokenSR(**{"channels": np.int64(8), **settings})
+    numbers = (module.channels, *module.hidden, *module.kernels)
+    assert numbers == (8, 4, 2, 3, 3, 1)
+    assert {type(number) for number in numbers} == {int}
 
 
 def test_cut_region_by_hand() -> None:
@@ -126,12 +148,29 @@ def test_check_modules() -> None:
         check_modules({1: TokenSR(8)}, [1, 3], 8, "x")
     with pytest.raises(ValueError, match="8 channels"):
         check_modules({1: TokenSR(8)}, [1], 16, "x")
+    check_modules({np.int64(1): TokenSR(8), 2: None}, [1], 8, "x")  # layer 2 is not scanned
+    with pytest.raises(ValueError, match=r"token_sr of layer 2 is None; expected a torch\.nn\.Module"):
+        check_modules({1: TokenSR(8), 2: None}, [1, 2], 8, "x")
+    with pytest.raises(ValueError, match=r"token_sr of layer 1 is <function.*expected a torch\.nn\.Module"):
+        check_modules({1: lambda x: x}, [1], 8, "x")
+    for key in ("1", -1, True, 1.5):
+        with pytest.raises(ValueError, match=r"names layers .*whole numbers from 0"):
+            check_modules({key: TokenSR(8)}, [1], 8, "x")
+
+
+def test_placed_refuses_an_offloaded_model() -> None:
+    """Catches a module that is copied to where nothing is computed, which gives garbage in silence."""
+    with pytest.raises(ValueError, match=r"meta device.*cpu_offload"):
+        placed(TokenSR(8), torch.device("meta"), torch.float32)
 
 
 def test_placed_copies_only_what_must_be_cast() -> None:
     """Catches a user's module that changes its dtype behind their back."""
     module = TokenSR(8)
     assert placed(module, torch.device("cpu"), torch.float32) is module
+    with pytest.warns(UserWarning, match="weights require grad is not torch.bfloat16.*get no gradient"):
+        placed(module, torch.device("cpu"), torch.bfloat16)
+    module.requires_grad_(False)
     cast = placed(module, torch.device("cpu"), torch.bfloat16)
     assert cast is not module
     assert next(cast.parameters()).dtype == torch.bfloat16

@@ -3,7 +3,9 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -122,6 +124,15 @@ def test_load_and_check_refuse(tmp_path: Path, read: Callable[..., object]) -> N
         ("channels", "8"),
         ("layers", ["2"]),
         ("kernels", [4]),
+        ("layers", [-2]),
+        ("channels", 10**9),
+        ("channels", 10**30),
+        ("channels", True),
+        ("hidden", [10**12, 2]),
+        ("kernels", [10**9 + 1, 3, 1]),
+        ("backbone", 3),
+        ("steps", "many"),
+        ("settings", [1]),
     ],
 )
 def test_mistyped_config_is_named(
@@ -131,7 +142,17 @@ def test_mistyped_config_is_named(
     saved(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps({**config, key: value}))
-    with pytest.raises(ValueError, match=rf"{tmp_path}/config.json: .*{key}="):
+    with pytest.raises(ValueError, match=rf"{tmp_path}/config.json: .*{key}=|layer_02.*config.json"):
+        read(tmp_path)
+
+
+@pytest.mark.parametrize("read", [load_token_sr, check_token_sr])
+def test_a_config_that_is_not_text_is_named(tmp_path: Path, read: Callable[..., object]) -> None:
+    """Catches a stack of decoding errors for a file of another encoding."""
+    saved(tmp_path)
+    text = (tmp_path / "config.json").read_text()
+    (tmp_path / "config.json").write_bytes(text.replace("some", "söme").encode("latin-1"))
+    with pytest.raises(ValueError, match=rf"{tmp_path} is not a token_sr folder: config.json cannot be read"):
         read(tmp_path)
 
 
@@ -191,3 +212,36 @@ def test_save_refuses_mixed_shapes(tmp_path: Path) -> None:
         save_token_sr({1: TokenSR(8), 2: TokenSR(8, kernels=(3, 3, 1))}, tmp_path, backbone="b")
     with pytest.raises(ValueError, match="no modules"):
         save_token_sr({}, tmp_path, backbone="b")
+
+
+@pytest.mark.parametrize(
+    ("modules", "settings", "message"),
+    [
+        ({-1: TokenSR(8)}, {}, r"layers \[-1\]"),
+        ({True: TokenSR(8)}, {}, r"layers \[True\]"),
+        ({"x": TokenSR(8)}, {}, r"layers \['x'\]"),
+        ({1.0: TokenSR(8)}, {}, r"layers \[1\.0\]"),
+        ({1: TokenSR(8), 2: None}, {}, "NoneType"),
+        ({1: torch.nn.Identity()}, {}, "Identity"),
+        ([TokenSR(8)], {}, "list; expected a mapping"),
+        (torch.nn.ModuleDict({"1": TokenSR(8)}), {}, "ModuleDict; expected a mapping"),
+        ({1: TokenSR(8)}, {"settings": {"a": Path("b")}}, "not JSON"),
+        ({1: TokenSR(8)}, {"steps": 0.5}, "steps=0.5"),
+        ({1: TokenSR(8)}, {"backbone": None}, "backbone=None"),
+    ],
+)
+def test_save_refuses_before_it_writes(
+    tmp_path: Path, modules: Any, settings: dict[str, Any], message: str
+) -> None:
+    """Catches weights written under a name that nothing reads, or half a folder before an error."""
+    folder = tmp_path / "modules"
+    with pytest.raises(ValueError, match=message):
+        save_token_sr(modules, folder, **{"backbone": "b", **settings})
+    assert not folder.exists()
+
+
+def test_layers_of_numpy_are_layers(tmp_path: Path) -> None:
+    """Catches layers out of an array that JSON cannot write."""
+    modules: Any = {np.int64(3): TokenSR(8)}
+    save_token_sr(modules, tmp_path, backbone="b", steps=7)
+    assert list(load_token_sr(tmp_path, layers=np.array([3]))) == [3]

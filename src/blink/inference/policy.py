@@ -3,11 +3,12 @@
 Plain numbers in, plain numbers out: this file knows no tensors and no models.
 """
 
-import math
 import random
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any, TypeVar
+
+from blink.runs.values import is_number, is_whole
 
 Old = TypeVar("Old")
 New = TypeVar("New")
@@ -44,6 +45,8 @@ class Event:
 class Policy:
     """Which layers are scanned, and what is done at each, given its saliency.
 
+    Numbers may be NumPy's; they are kept as Python's.
+
     Attributes:
         layers: layers to scan, any iterable of int; kept sorted and unique.
         tau_exp: expand above this ratio, in [0, 1], in units of a 2 x 2 split.
@@ -76,17 +79,20 @@ class Policy:
         object.__setattr__(self, "layers", _checked_layers(self.layers))
         for name in ("tau_exp", "tau_drop"):
             tau = getattr(self, name)
-            if not _is_number(tau) or not 0 <= tau <= 1:
+            if not is_number(tau) or not 0 <= tau <= 1:
                 raise ValueError(f"{name}={tau!r} is not a number in [0, 1]; ratios of saliency lie there")
-        if not _is_int(self.patches) or self.patches < 2:
+            object.__setattr__(self, name, int(tau) if is_whole(tau) else float(tau))
+        if not is_whole(self.patches) or self.patches < 2:
             raise ValueError(f"patches={self.patches!r} is not an integer of at least 2 (p of p x p regions)")
         for name in ("interpolate", "scale_tau"):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"{name}={getattr(self, name)!r} is neither true nor false")
-        if not _is_int(self.seed):
+        if not is_whole(self.seed):
             raise ValueError(f"seed={self.seed!r} is not an integer")
+        for name in ("patches", "seed"):
+            object.__setattr__(self, name, int(getattr(self, name)))
         for name, choices in (("saliency", SALIENCIES), ("selector", SELECTORS), ("schedule", SCHEDULES)):
-            if getattr(self, name) not in choices:
+            if not isinstance(getattr(self, name), str) or getattr(self, name) not in choices:
                 raise ValueError(
                     f"{name}={getattr(self, name)!r} is unknown; choose one of {', '.join(choices)}"
                 )
@@ -106,6 +112,15 @@ class Policy:
         """(expand above, drop below) in the units of this policy's own p x p split."""
         scale = 4 / self.patches**2 if self.scale_tau else 1.0
         return self.tau_exp * scale, self.tau_drop * scale
+
+
+def check_policy(policy: object) -> None:
+    """Raise ValueError, with an example, for anything but a `Policy`: a text of layers, or None."""
+    if not isinstance(policy, Policy):
+        raise ValueError(
+            f"policy={policy!r} is of type {type(policy).__name__}; expected a blink.Policy, such as "
+            "blink.Policy(layers=range(12, 19))"
+        )
 
 
 def decide(policy: Policy, layer: int, ratio: float, hottest: int, key: str) -> Event:
@@ -153,10 +168,10 @@ def parse_layers(layers: int | str | Iterable[int]) -> tuple[int, ...]:
     Raises:
         ValueError: for anything else, an empty list or a negative layer.
     """
-    if isinstance(layers, int):
+    if is_whole(layers):
         return _checked_layers((layers,))
     if not isinstance(layers, str):
-        return _checked_layers(layers)
+        return _checked_layers(layers)  # type: ignore[arg-type]  # which says what is wrong with it
     found: list[int] = []
     for part in layers.split(","):
         first, dash, last = part.strip().partition("-")
@@ -194,14 +209,6 @@ def _checked_layers(layers: Iterable[int]) -> tuple[int, ...]:
     listed = list(layers)
     if not listed:
         raise ValueError("layers is empty; name at least one layer to scan")
-    if not all(_is_int(layer) and layer >= 0 for layer in listed):
+    if not all(is_whole(layer) and layer >= 0 for layer in listed):
         raise ValueError(f"layers={listed!r} must be integers of at least 0")
     return tuple(sorted({int(layer) for layer in listed}))
-
-
-def _is_int(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -7,12 +7,16 @@ Axes: B samples, V = H x W visual tokens, d hidden width, h x w one region (h = 
 extension (H x W, or h x w where the region is not resized).
 """
 
+import warnings
 from collections.abc import Collection, Mapping, Sequence
 from copy import deepcopy
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from blink.runs.values import is_whole, whole_number
 
 
 class TokenSR(nn.Module):
@@ -27,7 +31,7 @@ class TokenSR(nn.Module):
         kernels: kernel sizes, odd, one more than `hidden` has entries.
 
     Raises:
-        ValueError: for an even kernel, a width below 1 or counts that do not match.
+        ValueError: for an even kernel, a width below 1, counts that do not match, or what is no whole number.
     """
 
     def __init__(
@@ -37,19 +41,21 @@ class TokenSR(nn.Module):
         kernels: Sequence[int] = (5, 3, 1),
     ) -> None:
         super().__init__()
-        hidden = (channels // 2, channels // 4) if hidden is None else tuple(hidden)
+        channels = whole_number("channels", channels, hint="a width")
+        hidden = (channels // 2, channels // 4) if hidden is None else _numbers("hidden", hidden)
+        kernels = _numbers("kernels", kernels)
         widths = (channels, *hidden, channels)
         if len(kernels) != len(hidden) + 1:
             raise ValueError(
-                f"kernels={tuple(kernels)} and hidden={hidden}: give one kernel more than hidden widths"
+                f"kernels={kernels} and hidden={hidden}: give one kernel more than hidden widths"
             )
         if any(kernel < 1 or kernel % 2 == 0 for kernel in kernels):
-            raise ValueError(f"kernels={tuple(kernels)}: only odd sizes keep the grid with symmetric padding")
+            raise ValueError(f"kernels={kernels}: only odd sizes keep the grid with symmetric padding")
         if min(widths) < 1:
             raise ValueError(f"channels={channels}, hidden={hidden}: every width must be at least 1")
         self.channels = channels
         self.hidden = hidden
-        self.kernels = tuple(kernels)
+        self.kernels = kernels
         self.convolutions = nn.ModuleList(
             nn.Conv2d(before, after, kernel, padding=kernel // 2)
             for before, after, kernel in zip(widths[:-1], widths[1:], kernels, strict=True)
@@ -135,6 +141,15 @@ def expand(
     return tokens.flatten(2).transpose(1, 2)
 
 
+def check_layer_keys(modules: Mapping[Any, Any]) -> None:
+    """Raise ValueError unless all keys of a mapping are layers: whole numbers from 0."""
+    wrong = [layer for layer in modules if not is_whole(layer) or layer < 0]
+    if wrong:
+        raise ValueError(
+            f"token_sr names layers {wrong}; expected whole numbers from 0, as in {{12: module}}"
+        )
+
+
 def check_has_layers(available: Collection[int], layers: Collection[int], source: str) -> None:
     """Raise ValueError unless every one of `layers` is among those that have a module."""
     missing = [layer for layer in layers if layer not in available]
@@ -145,13 +160,17 @@ def check_has_layers(available: Collection[int], layers: Collection[int], source
         )
 
 
-def check_modules(
-    modules: Mapping[int, nn.Module], layers: Collection[int], channels: int, source: str
-) -> None:
+def check_modules(modules: Mapping[Any, Any], layers: Collection[int], channels: int, source: str) -> None:
     """Raise ValueError unless every one of `layers` has a module, and no TokenSR among them is of another width."""
+    check_layer_keys(modules)
     check_has_layers(modules, layers, source)
     for layer in layers:
         module = modules[layer]
+        if not isinstance(module, nn.Module):
+            raise ValueError(
+                f"token_sr of layer {layer} is {module!r}; expected a torch.nn.Module that makes [B, d, H, W] of "
+                "[B, d, H, W] (torch.nn.Identity() for none)"
+            )
         if isinstance(module, TokenSR) and module.channels != channels:
             raise ValueError(
                 f"the token_sr module of layer {layer} has {module.channels} channels, "
@@ -160,8 +179,35 @@ def check_modules(
 
 
 def placed(module: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Module:
-    """The module itself if its floating-point tensors are of this device and dtype, else a copy that is."""
+    """The module itself if its floating-point tensors are of this device and dtype, else a copy that is.
+
+    Warns where weights that require grad are copied: the caller's then get no gradient.
+    """
     tensors = [tensor for tensor in (*module.parameters(), *module.buffers()) if tensor.is_floating_point()]
     if all((tensor.device, tensor.dtype) == (device, dtype) for tensor in tensors):
         return module
+    if device.type == "meta":
+        raise ValueError(
+            "the model's weights are on the meta device, as an offloaded model has them (accelerate.cpu_offload); Blink "
+            "needs them in memory"
+        )
+    if any(tensor.requires_grad for tensor in tensors):
+        warnings.warn(
+            f"a token_sr module whose weights require grad is not {dtype} on {device}, as its layer is, and was copied: "
+            "its own weights get no gradient, and later changes of them have no effect. Move it there first "
+            "(module.to(...)), or freeze it (module.requires_grad_(False)) where it is only used",
+            stacklevel=2,
+        )
     return deepcopy(module).to(device=device, dtype=dtype)
+
+
+def _numbers(name: str, values: Any) -> tuple[int, ...]:
+    """Whole numbers of any sequence or array.
+
+    Raises:
+        ValueError: it is none, or holds something else.
+    """
+    listed = () if isinstance(values, str) or not hasattr(values, "__iter__") else tuple(values)
+    if not listed or not all(is_whole(value) for value in listed):
+        raise ValueError(f"{name}={values!r}: expected whole numbers, such as (5, 3, 1)")
+    return tuple(int(value) for value in listed)

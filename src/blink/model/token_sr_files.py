@@ -19,11 +19,15 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from blink.model.fingerprint import files_digest
-from blink.model.token_sr import TokenSR, check_has_layers
+from blink.model.token_sr import TokenSR, check_has_layers, check_layer_keys
 from blink.runs.files import read_json, write_json
+from blink.runs.values import is_whole
 
 CONFIG = "config.json"
 FORMAT = 1
+
+LARGEST = 2**40
+"""Weights of one convolution, beyond which a config is broken: torch cannot even name such tensors, or nearly so."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,23 +76,27 @@ def save_token_sr(
         backbone, revision, objective, steps, prompt_prefix, settings: for the config, see `TokenSRConfig`.
 
     Raises:
-        ValueError: without modules, or if they differ in shape.
+        ValueError: without modules, if they differ in shape, or if a layer, a module or a setting is not what it should
+            be; nothing is written then.
     """
+    if not isinstance(modules, Mapping):
+        raise ValueError(f"modules is a {type(modules).__name__}; expected a mapping, as in {{12: module}}")
+    check_layer_keys(modules)
+    other = {
+        layer: type(module).__name__ for layer, module in modules.items() if not isinstance(module, TokenSR)
+    }
+    if other:
+        raise ValueError(f"a token_sr folder holds blink.TokenSR modules; got {other}")
     shapes = {(module.channels, tuple(module.hidden), tuple(module.kernels)) for module in modules.values()}
     if len(shapes) != 1:
         raise ValueError(
             f"a token_sr folder holds modules of one shape; got {sorted(shapes) or 'no modules'}"
         )
     channels, hidden, kernels = shapes.pop()
-    folder = Path(path)
-    folder.mkdir(parents=True, exist_ok=True)
-    for layer, module in modules.items():
-        state = {name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}
-        save_file(state, folder / _weights_name(layer))
     config = TokenSRConfig(
         backbone=backbone,
         revision=revision,
-        layers=tuple(sorted(modules)),
+        layers=tuple(sorted(int(layer) for layer in modules)),
         channels=channels,
         hidden=hidden,
         kernels=kernels,
@@ -97,7 +105,17 @@ def save_token_sr(
         prompt_prefix=prompt_prefix,
         settings=dict(settings or {}),
     )
-    write_json(folder / CONFIG, {"format": FORMAT, **asdict(config)})
+    record = {"format": FORMAT, **asdict(config)}
+    try:
+        _check_config(json.loads(json.dumps(record)), CONFIG)
+    except TypeError as error:
+        raise ValueError(f"what {CONFIG} is to hold is not JSON: {error}") from error
+    folder = Path(path)
+    folder.mkdir(parents=True, exist_ok=True)
+    for layer, module in modules.items():
+        state = {name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}
+        save_file(state, folder / _weights_name(layer))
+    write_json(folder / CONFIG, record)
 
 
 def load_token_sr(
@@ -133,7 +151,7 @@ def token_sr_config(path: str | os.PathLike[str]) -> TokenSRConfig:
     file = token_sr_folder(path) / CONFIG
     try:
         config = read_json(file)
-    except (OSError, json.JSONDecodeError) as error:
+    except (OSError, ValueError) as error:  # a ValueError: not JSON, or not UTF-8
         raise ValueError(f"{path} is not a token_sr folder: {CONFIG} cannot be read ({error})") from error
     needed = {"format", "backbone", "layers", "channels", "hidden", "kernels"}
     if not isinstance(config, dict) or needed - config.keys() or config["format"] != FORMAT:
@@ -141,14 +159,9 @@ def token_sr_config(path: str | os.PathLike[str]) -> TokenSRConfig:
             f"{file} is not a token_sr config of format {FORMAT} with {', '.join(sorted(needed))}; "
             "write it with save_token_sr"
         )
-    for key in ("layers", "hidden", "kernels"):
-        value = config[key]
-        if not isinstance(value, list) or not all(type(number) is int for number in value):
-            raise ValueError(f"{file}: {key}={value!r} is not a list of whole numbers")
-    if type(config["channels"]) is not int:
-        raise ValueError(f"{file}: channels={config['channels']!r} is not a whole number")
+    _check_config(config, str(file))
     return TokenSRConfig(
-        backbone=str(config["backbone"]),
+        backbone=config["backbone"],
         revision=config.get("revision"),
         layers=tuple(config["layers"]),
         channels=config["channels"],
@@ -159,6 +172,31 @@ def token_sr_config(path: str | os.PathLike[str]) -> TokenSRConfig:
         prompt_prefix=config.get("prompt_prefix"),
         settings=config.get("settings") or {},
     )
+
+
+def _check_config(config: Mapping[str, Any], file: str) -> None:
+    """Raise ValueError unless the values of a config are of their types, and its numbers in their range."""
+    for key in ("layers", "hidden", "kernels"):
+        value = config[key]
+        if not isinstance(value, list) or not all(is_whole(number) for number in value):
+            raise ValueError(f"{file}: {key}={value!r} is not a list of whole numbers")
+    if any(layer < 0 for layer in config["layers"]):
+        raise ValueError(f"{file}: layers={config['layers']!r} count from 0")
+    if not is_whole(config["channels"]):
+        raise ValueError(f"{file}: channels={config['channels']!r} is not a whole number")
+    channels, hidden, kernels = (config[key] for key in ("channels", "hidden", "kernels"))
+    pairs = zip((channels, *hidden), (*hidden, channels), kernels, strict=False)
+    if any(before * after * kernel**2 > LARGEST for before, after, kernel in pairs):
+        raise ValueError(
+            f"{file}: {channels=}, {hidden=}, {kernels=} make a convolution of more than {LARGEST:.0e} weights"
+        )
+    texts = ("revision", "objective", "prompt_prefix")
+    kinds: dict[str, Any] = {"backbone": str, **dict.fromkeys(texts, str | None), "steps": int | None}
+    for key, kind in {**kinds, "settings": dict | None}.items():
+        if not isinstance(config.get(key), kind):
+            raise ValueError(
+                f"{file}: {key}={config.get(key)!r} is not of type {getattr(kind, '__name__', kind)}"
+            )
 
 
 def token_sr_folder(path: str | os.PathLike[str]) -> Path:

@@ -2,19 +2,33 @@
 
 Every message reads `name=value: expected ...`, with the value as Python writes it and `name` as the user writes it,
 "engine.memory_gb" for instance. A `hint` goes behind the expectation: why, or what to give instead.
-A bool is no number here, although Python counts with it; infinity and nan are none, either.
+NumPy's numbers are numbers. A bool is none here, although Python counts with it; infinity and nan are none, either.
 """
 
+import math
 import sys
 from collections.abc import Callable, Iterable
+from numbers import Integral, Real
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeGuard, TypeVar
 
 T = TypeVar("T")
 P = ParamSpec("P")
 
 QUOTES = "put quotes around one that reads as a number"
 """Overrides on a command line are typed: `token_sr=12` is a number and `token_sr='12'` a text."""
+
+
+def is_whole(value: object) -> TypeGuard[int]:
+    """Whether a value is a whole number by its type: of Python or NumPy, and no bool."""
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def is_number(value: object) -> TypeGuard[float]:
+    """Whether a value is a finite number by its type: of Python or NumPy, and no bool."""
+    if is_whole(value):
+        return -sys.float_info.max <= int(value) <= sys.float_info.max
+    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def optional(
@@ -34,11 +48,11 @@ def whole_number(name: str, value: Any, least: int | None = 1, hint: str = "") -
     Raises:
         ValueError: it is no int, or a bool, or too small.
     """
-    if not isinstance(value, int) or isinstance(value, bool) or (least is not None and value < least):
+    if not is_whole(value) or (least is not None and value < least):
         raise _mistake(
             name, value, "a whole number" + ("" if least is None else f" of at least {least}"), hint
         )
-    return value
+    return int(value)
 
 
 def number(
@@ -62,9 +76,7 @@ def number(
     Raises:
         ValueError: it is no number, or a bool, not finite, or outside the bounds.
     """
-    largest = sys.float_info.max
-    fits = isinstance(value, int | float) and not isinstance(value, bool) and -largest <= value <= largest
-    fits = fits and (above is None or value > above)
+    fits = is_number(value) and (above is None or value > above)
     if not fits or (least is not None and value < least) or (most is not None and value > most):
         raise _mistake(name, value, f"a number{unit and f' of {unit}'}{_range(above, least, most)}", hint)
     return float(value)
@@ -138,9 +150,9 @@ def whole_numbers(name: str, value: Any, example: str = "[5,3,1]") -> list[int]:
         ValueError: it is no list, or holds something else.
     """
     listed = isinstance(value, list | tuple)
-    if not listed or not all(isinstance(part, int) and not isinstance(part, bool) for part in value):
+    if not listed or not all(is_whole(part) for part in value):
         raise _mistake(name, value, f"a list of whole numbers, as {example}", "")
-    return list(value)
+    return [int(part) for part in value]
 
 
 def _range(above: float | None, least: float | None, most: float | None) -> str:
