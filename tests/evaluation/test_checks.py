@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from blink import TokenSR, save_token_sr
+from blink import Policy, TokenSR, save_token_sr
 from blink.evaluation.checks import check_fit, modules_folder, training_differs
 from blink.model.checkpoints import outline
+from tests import models
 
 
 @pytest.mark.parametrize(
@@ -22,7 +23,15 @@ def test_policy_that_does_not_fit_the_backbone(
 ) -> None:
     """Catches a layer or a split that would only fail once the weights are in memory."""
     with pytest.raises(ValueError, match=message):
-        check_fit(outline(llava_folder), layers, patches, None)
+        check_fit(outline(llava_folder), Policy(layers, patches=patches), None)
+
+
+def test_saliency_that_does_not_fit_the_backbone(tmp_path: Path) -> None:
+    """Catches projections that are found missing only once the weights are in memory."""
+    view = outline(models.save(models.llava(grid=6, layers=2, text="phi3"), tmp_path))
+    check_fit(view, Policy([1]), None)
+    with pytest.raises(ValueError, match=r"saliency='similarity' needs.*no q_proj"):
+        check_fit(view, Policy([1], saliency="similarity"), None)
 
 
 def test_modules_that_do_not_fit_the_backbone(llava_folder: Path, tmp_path: Path) -> None:
@@ -30,13 +39,13 @@ def test_modules_that_do_not_fit_the_backbone(llava_folder: Path, tmp_path: Path
     torch.manual_seed(0)
     save_token_sr({1: TokenSR(32), 2: TokenSR(32)}, tmp_path / "fits", backbone="b")
     save_token_sr({1: TokenSR(16)}, tmp_path / "narrow", backbone="b")
-    check_fit(outline(llava_folder), (1, 2), 2, str(tmp_path / "fits"))
+    check_fit(outline(llava_folder), Policy((1, 2)), str(tmp_path / "fits"))
     with pytest.raises(ValueError, match=r"layers \[3\] are scanned too"):
-        check_fit(outline(llava_folder), (1, 3), 2, str(tmp_path / "fits"))
+        check_fit(outline(llava_folder), Policy((1, 3)), str(tmp_path / "fits"))
     with pytest.raises(ValueError, match="16"):
-        check_fit(outline(llava_folder), (1,), 2, str(tmp_path / "narrow"))
+        check_fit(outline(llava_folder), Policy((1,)), str(tmp_path / "narrow"))
     with pytest.raises(ValueError, match="neither a folder nor a hub id"):
-        check_fit(outline(llava_folder), (1,), 2, str(tmp_path / "missing"))
+        check_fit(outline(llava_folder), Policy((1,)), str(tmp_path / "missing"))
 
 
 def test_the_fit_is_checked_without_reading_weights(
@@ -46,10 +55,10 @@ def test_the_fit_is_checked_without_reading_weights(
     save_token_sr({1: TokenSR(32)}, tmp_path, backbone="b")
     read: list[object] = []
     monkeypatch.setattr("blink.model.token_sr_files.load_file", read.append)
-    check_fit(outline(llava_folder), (1,), 2, str(tmp_path))
+    check_fit(outline(llava_folder), Policy((1,)), str(tmp_path))
     (tmp_path / "layer_01.safetensors").write_bytes(b"another file")
     with pytest.raises(ValueError, match="layer_01"):
-        check_fit(outline(llava_folder), (1,), 3, str(tmp_path))
+        check_fit(outline(llava_folder), Policy((1,), patches=3), str(tmp_path))
     assert not read
 
 

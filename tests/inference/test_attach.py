@@ -148,6 +148,29 @@ def test_a_copy_of_an_attached_model_runs_its_own_weights(model: Any) -> None:
     assert torch.equal(logits_of(model, inputs), before)
 
 
+def test_a_handle_is_not_changed(model: Any) -> None:
+    """Catches a policy that is assigned, checked by nothing, and followed in part."""
+    handle = blink.attach(model, ALWAYS)
+    for name, value in (("policy", NEVER), ("model", None)):
+        with pytest.raises(AttributeError, match=name):
+            setattr(handle, name, value)
+    assert (handle.policy, handle.model) == (ALWAYS, model)
+
+
+def test_a_module_that_learns_is_not_copied_in_silence(model: Any) -> None:
+    """Catches a caller's module that gets no gradient since a copy of another dtype does the work."""
+    model = model.bfloat16().requires_grad_(False)
+    module, inputs = blink.TokenSR(48), models.batch(model, [1])
+    handle = blink.attach(model, blink.Policy([1], 0, 0), {1: module})
+    with pytest.warns(UserWarning, match="require grad is not torch.bfloat16"):
+        model(**inputs)
+    model(**inputs)  # copied once, and said once
+    handle.detach()
+    blink.attach(model, blink.Policy([1], 0, 0), {1: module.bfloat16()})
+    model(**inputs).logits.float().sum().backward()
+    assert all(weight.grad is not None for weight in module.parameters())
+
+
 def test_sample_keys(model: Any) -> None:
     """Catches keys that are ignored, given to the wrong rows, or kept after their block."""
     inputs = models.batch(model, [1, 2])
@@ -160,6 +183,8 @@ def test_sample_keys(model: Any) -> None:
     assert runs[0] == runs[2]
     assert runs[0] == runs[1][::-1]
     assert runs[0][0] != runs[0][1]
+    with pytest.raises(ValueError, match="sample_keys='ab': expected a list"), handle.sample_keys("ab"):
+        pass
     with handle.sample_keys(["a"]), pytest.raises(ValueError, match=r"1 samples.*2 rows"):
         logits_of(model, inputs)
     logits_of(model, inputs)
@@ -198,7 +223,7 @@ def test_a_draw_needs_a_key_or_pixels(model: Any) -> None:
 
 def test_modules_follow_the_model(model: Any) -> None:
     """Catches float32 modules in a bfloat16 model, and a caller's modules cast behind their back."""
-    module = blink.TokenSR(48)
+    module = blink.TokenSR(48).requires_grad_(False)
     handle = blink.attach(model, ALWAYS, {1: module, 3: module, 9: module})
     model.to(torch.bfloat16)
     inputs = models.batch(model, [1])

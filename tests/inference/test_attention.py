@@ -16,25 +16,11 @@ from blink.inference.cache import OneCall
 from blink.inference.saliency import attention_row
 from blink.model.backbone import HOOK, Backbone
 from tests import models
+from tests.inference.oracle.comparison import modules_of
 
 EVERY_LAYER = [0, 1, 2, 3]
 NEVER = blink.Policy(layers=EVERY_LAYER, tau_exp=1, tau_drop=0)
 ALWAYS = blink.Policy(layers=[1, 3], tau_exp=0, tau_drop=0)
-
-TEXT_MODELS: dict[str, dict[str, Any]] = {
-    "llama": {},
-    "mistral": {"sliding_window": None},
-    "qwen2": {},
-    "qwen3": {"head_dim": 16},
-    "phi3": {"pad_token_id": 0},
-    "granite": {},
-    "olmo2": {},
-    "gemma": {"head_dim": 16},
-    "smollm3": {"pad_token_id": 0},
-    "cohere": {},
-    "glm4": {"head_dim": 16, "pad_token_id": 0},
-}
-"""Text models with full attention, and what their small configs need beside the common widths."""
 
 
 @pytest.fixture
@@ -74,7 +60,45 @@ def test_a_policy_that_never_fires_changes_no_bit(
     assert [len(events) for events in handle.trace] == [4] * len(rows)
 
 
-@pytest.mark.parametrize("kind", TEXT_MODELS)
+@pytest.mark.parametrize("kind", models.TEXT_MODELS)
+def test_every_text_model_off_is_off(kind: str) -> None:
+    """Catches what a text model does outside its layers and we do not: Granite scales embeddings, for instance."""
+    model = models.llava(grid=6, layers=4, kv_heads=2, text=kind)
+    inputs = models.batch(model, [5, 11])
+    inputs["position_ids"] = (inputs["attention_mask"].cumsum(dim=1) - 1).clamp(min=0)
+    with torch.no_grad():
+        stock = model(**inputs, output_hidden_states=True)
+        handle = blink.attach(model, NEVER)
+        ours = model(**inputs, output_hidden_states=True)
+    assert torch.equal(ours.logits, stock.logits)
+    assert all(torch.equal(*pair) for pair in zip(ours.hidden_states, stock.hidden_states, strict=True))
+    assert {event.action for events in handle.trace for event in events} == {"keep"}
+
+
+@pytest.mark.parametrize("kind", models.TEXT_MODELS)
+def test_every_text_model_in_a_batch_and_alone(kind: str) -> None:
+    """Catches rows that answer otherwise beside others, where some expand and some do not."""
+    model = models.llava(grid=6, layers=4, kv_heads=2, text=kind)
+    settings: Any = {"max_new_tokens": 4, "do_sample": False}
+    seeds = list(range(6))
+    batch = models.batch(model, seeds)
+    handle = blink.attach(model, NEVER)
+    logits_of(model, batch)
+    ratios = sorted(event.ratio for events in handle.trace for event in events)
+    handle.detach()
+    middle = (ratios[11] + ratios[12]) / 2
+    handle = blink.attach(model, blink.Policy(EVERY_LAYER, middle, 0.9 * middle), modules_of(model))
+    ids = model.generate(**batch, **settings)[:, batch["input_ids"].shape[1] :]
+    together = [[(event.action, event.region) for event in events] for events in handle.trace]
+    assert len({action for events in together for action, _ in events}) > 1
+    for row, seed in enumerate(seeds):
+        inputs = models.batch(model, [seed])
+        alone = model.generate(**inputs, **settings)[0, inputs["input_ids"].shape[1] :].tolist()
+        assert ids[row, : len(alone)].tolist() == alone
+        assert [(event.action, event.region) for event in handle.trace[0]] == together[row]
+
+
+@pytest.mark.parametrize("kind", models.TEXT_MODELS)
 def test_the_row_is_that_of_the_eager_map(kind: str) -> None:
     """Catches a text model whose layer hands over something else than what its attention multiplies."""
     config = AutoConfig.for_model(
@@ -85,7 +109,9 @@ def test_the_row_is_that_of_the_eager_map(kind: str) -> None:
         num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=2,
-        **TEXT_MODELS[kind],
+        head_dim=16,
+        pad_token_id=0,
+        **models.TEXT_MODELS[kind],
     )
     torch.manual_seed(0)
     decoder = AutoModel.from_config(config, attn_implementation="eager").eval()
@@ -105,6 +131,16 @@ def test_the_row_is_that_of_the_eager_map(kind: str) -> None:
     assert len(found) == 2
     for row, eager in found:
         torch.testing.assert_close(row, eager, atol=1e-6, rtol=1e-5)
+
+
+def test_attention_that_is_more_than_a_softmax_is_refused(model: Any) -> None:
+    """Catches layers that hand their function something else, which a scan knows nothing of: caps, sinks, biases."""
+    attention = model.model.language_model.layers[1].self_attn
+    stock = attention.forward
+    attention.forward = lambda *args, **kwargs: stock(*args, **kwargs, softcap=30.0)
+    blink.attach(model, NEVER)
+    with pytest.raises(ValueError, match="LlamaAttention attends with softcap; Blink needs a plain softmax"):
+        logits_of(model, models.batch(model, [1]))
 
 
 class _Broken(torch.nn.Module):

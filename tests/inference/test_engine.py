@@ -157,6 +157,32 @@ def test_grid_of_thresholds() -> None:
     check(pair.model, models.picture(5), [models.prompt(i, system="") for i in range(3)], runs, tokens=3)
 
 
+@pytest.mark.parametrize("kind", models.TEXT_MODELS)
+def test_every_text_model(kind: str) -> None:
+    """Would catch what a text model does outside its layers, or inside them, and the engine does not."""
+    settings: dict[str, Any] = {"grid": 6, "kv_heads": 2, "text": kind}
+    pair = rig(**settings)
+    policy = blink.Policy.never(range(5))
+    image, prompts = models.picture(5), [models.prompt(i, system="") for i in range(3)]
+    with comparison.attached(pair.model, policy) as handle, torch.no_grad():
+        pair.model(**models.batch(pair.model, [5, 6]))
+        ratios = sorted(event.ratio for events in handle.trace for event in events)
+    taus = ratios[6], ratios[3]
+    modules = modules_of(pair.twin)
+    runs = [
+        Run(),
+        *(
+            Run(blink.Policy((0, 1, 3), high, low), modules)
+            for high, low in itertools.product(taus, repeat=2)
+        ),
+    ]
+    if kind not in ("phi3", "olmo2"):
+        runs.append(Run(blink.Policy((1, 2), saliency="similarity", tau_exp=0.3), modules))
+    counts = check(pair.model, image, prompts, runs, tokens=4)
+    assert counts["compared"] > len(runs)
+    assert counts["expand"]
+
+
 @contextmanager
 def counted(module: nn.Module) -> Iterator[Counter[str]]:
     """Inside, the tokens that `module` is called with, and its calls."""

@@ -169,6 +169,114 @@ def test_sliding_window(family: str) -> None:
         pass
 
 
+@pytest.mark.parametrize("refuse", [lambda m: blink.attach(m, blink.Policy([1])), blink.Engine])
+def test_offloaded_weights(refuse: Any) -> None:
+    """Catches weights that are not there, with which all computes and nothing is right."""
+    model = models.llava(grid=6, layers=2).to("meta")
+    with pytest.raises(ValueError, match=r"on the meta device.*cpu_offload.*Blink needs them in memory"):
+        refuse(model)
+    model = models.llava(grid=6, layers=2)
+    model.model.vision_tower.post_layernorm.to("meta")
+    with pytest.raises(ValueError, match=r"several devices \(cpu, meta\)"):
+        refuse(model)
+
+
+def test_weights_offloaded_once_attached() -> None:
+    """Catches modules that follow a model to where nothing is computed."""
+    model = models.llava(grid=6, layers=2)
+    inputs = models.batch(model, [1])
+    blink.attach(model, blink.Policy([1], 0, 0), {1: blink.TokenSR(48).requires_grad_(False)})
+    model.model.language_model.to("meta")
+    with pytest.raises((ValueError, RuntimeError, NotImplementedError), match="meta"):
+        model(**inputs)
+
+
+def test_right_padding() -> None:
+    """Catches answers behind padding, and an error about position_ids that nobody gave."""
+    model = rig(grid=6).model
+    inputs = models.batch(model, [1, 2])
+    right = {
+        name: tensor.flip(1) if name in ("input_ids", "attention_mask") else tensor
+        for name, tensor in inputs.items()
+    }
+    row = int((right["attention_mask"][:, -1] == 0).nonzero()[0])
+    with (
+        attached(model, ALWAYS),
+        pytest.raises(ValueError, match=rf"row {row} of .*right.*padding_side = 'left'"),
+    ):
+        model.generate(**right, max_new_tokens=2, do_sample=False)
+
+
+@pytest.mark.parametrize(
+    ("token_sr", "message"),
+    [
+        (lambda x: x, "of type function; expected None, a folder, a hub id, or a mapping"),
+        ([blink.TokenSR(48)], "of type list; expected"),
+        (blink.TokenSR(48), "of type TokenSR; expected"),
+        (torch.nn.ModuleDict({"1": blink.TokenSR(48)}), r"of type ModuleDict; expected.*\{12: module\}"),
+        ({1: None}, "layer 1 is None; expected a torch.nn.Module"),
+        ({1: lambda x: x}, "layer 1 is <function.*expected a torch.nn.Module"),
+        ({"1": blink.TokenSR(48)}, r"names layers \['1'\]"),
+    ],
+)
+def test_what_is_no_token_sr(token_sr: Any, message: str) -> None:
+    """Catches an error in the middle of a prompt, or none, where the modules were never any."""
+    model, policy = rig(grid=6).model, blink.Policy([1], 0, 0)
+    with pytest.raises(ValueError, match=message):
+        blink.attach(model, policy, token_sr)
+    engine, run = blink.Engine(model, models.processor(model)), blink.Run(policy, token_sr)
+    image, prompt = models.picture(1), models.prompt(1)
+    with pytest.raises(ValueError, match=message):
+        engine.answer(image, [prompt], [run], max_new_tokens=1)
+    with pytest.raises(ValueError, match=message):
+        engine.answer_alone(image, prompt, run, max_new_tokens=1)
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        (
+            {"runs": [blink.Policy([1])]},
+            r"runs\[0\]=Policy.*expected a blink\.Run, which is blink\.Run\(policy",
+        ),
+        ({"runs": blink.Run()}, "runs=Run.*expected a list of blink.Run"),
+        ({"runs": [blink.Run(), None]}, r"runs\[1\]=None"),
+        ({"runs": [blink.Run("12-18")]}, "policy='12-18'"),  # type: ignore[arg-type]
+        ({"prompts": models.prompt(1)}, "prompts='.*expected a list of texts"),
+        ({"prompts": [b"x"]}, "prompts=.*expected a list of texts"),
+        ({"sample_keys": "a"}, "sample_keys='a': expected a list of texts"),
+        ({"max_new_tokens": 0}, "max_new_tokens=0"),
+        ({"max_new_tokens": 1.5}, "max_new_tokens=1.5"),
+        ({"runs": []}, "0 runs: expected at least 1"),
+        ({"prompts": []}, "0 prompts"),
+    ],
+)
+def test_what_the_engine_cannot_be_asked(asked: dict[str, Any], message: str) -> None:
+    """Catches a text taken for a list of letters, a policy for a run, and errors out of the middle of the code."""
+    model = rig(grid=6).model
+    engine = blink.Engine(model, models.processor(model))
+    given: dict[str, Any] = {
+        "prompts": [models.prompt(1)],
+        "runs": [blink.Run()],
+        "max_new_tokens": 1,
+        **asked,
+    }
+    with pytest.raises(ValueError, match=message):
+        engine.answer(models.picture(1), **given)
+
+
+@pytest.mark.parametrize(
+    ("kind", "missing"), [("phi3", "no q_proj, no k_proj"), ("olmo2", "no input_layernorm")]
+)
+def test_similarity_needs_projections(kind: str, missing: str) -> None:
+    """Catches an AttributeError at the first scan; saliency by attention works for all."""
+    model = models.llava(grid=6, layers=2, text=kind)
+    policy = blink.Policy([1], saliency="similarity")
+    with pytest.raises(ValueError, match=rf"saliency='similarity' needs .*layer 1 .*'{kind}'.*{missing}"):
+        blink.attach(model, policy)
+    blink.attach(model, blink.Policy([1])).detach()
+
+
 def test_settings_that_do_not_fit_the_model() -> None:
     """Catches a layer, a patch count or a set of modules that fails only later, or never."""
     model = rig(grid=6).model
@@ -180,5 +288,8 @@ def test_settings_that_do_not_fit_the_model() -> None:
         blink.attach(model, blink.Policy(layers=[1, 2]), token_sr={1: blink.TokenSR(48)})
     with pytest.raises(ValueError, match="32"):
         blink.attach(model, blink.Policy(layers=[1]), token_sr={1: blink.TokenSR(32)})
+    for policy in ("12-18", None, [1]):
+        with pytest.raises(ValueError, match=r"policy=.*expected a blink\.Policy"):
+            blink.attach(model, policy)  # type: ignore[arg-type]
     with attached(model, ALWAYS), pytest.raises(ValueError, match=r"(?i)attached"):
         blink.attach(model, comparison.policy(ALWAYS))

@@ -77,8 +77,8 @@ def test_other_models_are_refused() -> None:
     with pytest.raises(ValueError, match=r"LlamaForCausalLM.*LlavaForConditionalGeneration"):
         Backbone(LlamaForCausalLM(config))
     model = models.llava(grid=4)
-    model.model.language_model.config.model_type = "gemma"
-    with pytest.raises(ValueError, match=r"'gemma'.*llama"):
+    model.model.language_model.config.sliding_window = 8
+    with pytest.raises(ValueError, match=r"'llama'.*sliding window of 8"):
         Backbone(model)
 
 

@@ -64,6 +64,16 @@ def test_another_architecture_is_refused(tmp_path: Path) -> None:
         load_backbone(tmp_path)
 
 
+def test_norms_with_biases_and_none(tmp_path: Path) -> None:
+    """Catches a norm of which only the weight is read, and a model that normalises behind its layers alone."""
+    folder = models.save(models.llava(grid=6, layers=2, text="starcoder2"), tmp_path / "biased")
+    layers: Any = load_backbone(folder).model.model.language_model.layers
+    x = torch.randn(2, 48)
+    assert torch.equal(load_input_norms(folder, [1])[1](x), layers[1].input_layernorm(x))
+    with pytest.raises(ValueError, match=r"layer 1 .*'olmo2'.*no input_layernorm"):
+        load_input_norms(models.save(models.llava(grid=6, layers=2, text="olmo2"), tmp_path / "behind"), [1])
+
+
 @pytest.mark.parametrize("family", ["llava", "llava_next"])
 def test_outline_and_norms(request: pytest.FixtureRequest, family: str) -> None:
     """Catches an outline that reads weights, and a norm that is another layer's."""

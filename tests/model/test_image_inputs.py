@@ -71,6 +71,14 @@ def test_one_picture_per_row() -> None:
         check_images(backbone, [36, 35], {"pixel_values": pixels})
 
 
+def test_names_of_pictures_do_not_depend_on_their_dtype() -> None:
+    """Catches draws that differ where a caller casts pixels to the model's dtype, as the engine does, and where not."""
+    backbone = Backbone(models.llava(grid=6).bfloat16())
+    pixels = torch.rand(2, 3, 24, 24)
+    assert pixel_digests(backbone, pixels, None) == pixel_digests(backbone, pixels.bfloat16(), None)
+    assert pixel_digests(backbone, pixels, None) == pixel_digests(backbone, pixels.double(), None)
+
+
 @pytest.mark.parametrize("family", BUILDERS)
 def test_names_of_pictures_do_not_depend_on_the_batch(family: str) -> None:
     """Catches hashes of padding tiles: a random selector would then draw otherwise beside another picture."""

@@ -12,7 +12,7 @@ or blink. In reading order:
     checkpoints.py  folders as Hugging Face lays them out
 """
 
-from .backbones import FAMILIES, PATCH, Model, llava, llava_next, published_config, true_width
+from .backbones import FAMILIES, PATCH, TEXT_MODELS, Model, llava, llava_next, published_config, true_width
 from .checkpoints import PUBLISHED, published, save
 from .inputs import batch, noise, picture, prompt
 from .processors import processor, published_processor
@@ -24,6 +24,7 @@ __all__ = [
     "PUBLISHED",
     "SPECIAL",
     "SYSTEM",
+    "TEXT_MODELS",
     "WORDS",
     "Model",
     "batch",

@@ -10,6 +10,7 @@ from typing import Any, TypeAlias, TypeVar
 
 import torch
 from transformers import (
+    AutoConfig,
     CLIPVisionConfig,
     GenerationConfig,
     LlamaConfig,
@@ -17,7 +18,6 @@ from transformers import (
     LlavaForConditionalGeneration,
     LlavaNextConfig,
     LlavaNextForConditionalGeneration,
-    MistralConfig,
     PreTrainedConfig,
 )
 from transformers.initialization import no_init_weights
@@ -40,6 +40,22 @@ IDS: dict[str, Any] = {
 }
 """As configs name the special tokens of `tokenizer`."""
 
+TEXT_MODELS: dict[str, dict[str, Any]] = {
+    "llama": {},
+    "mistral": {"sliding_window": None},
+    "qwen2": {},
+    "qwen3": {},
+    "phi3": {},
+    "granite": {"embedding_multiplier": 0.7, "attention_multiplier": 0.4, "residual_multiplier": 0.8},
+    "olmo2": {},
+    "gemma": {},
+    "smollm3": {},
+    "cohere": {},
+    "glm4": {},
+    "starcoder2": {"sliding_window": None},
+}
+"""Text models with full attention, and what their small configs need beside the common numbers."""
+
 Model: TypeAlias = LlavaForConditionalGeneration | LlavaNextForConditionalGeneration
 M = TypeVar("M", LlavaForConditionalGeneration, LlavaNextForConditionalGeneration)
 
@@ -57,6 +73,7 @@ def llava(
     text: str = "llama",
     sliding_window: int | None = None,
     attention_bias: bool = False,
+    rope_parameters: dict[str, Any] | None = None,
     attention: str = "sdpa",
     dtype: torch.dtype = torch.float32,
     gain: float = 1.6,
@@ -68,9 +85,10 @@ def llava(
         grid: visual tokens per side; the picture has `grid * PATCH` pixels per side.
         kv_heads: key and value heads; fewer than `heads` gives grouped queries. None: as many as `heads`.
         head_dim: width of one head; None: `hidden // heads`.
-        text: "llama" or "mistral".
-        sliding_window: for "mistral" only; None is full attention.
+        text: one of TEXT_MODELS.
+        sliding_window: for those that know one, such as "mistral"; None is full attention.
         attention_bias: biases on the attention projections, for "llama" only.
+        rope_parameters: of the rotary embeddings, as in transformers' configs; None is the plain kind.
         attention: transformers' `attn_implementation`.
         gain: spread of queries and keys; attention scores have about its square as standard deviation.
     """
@@ -83,6 +101,7 @@ def llava(
         head_dim=head_dim,
         sliding_window=sliding_window,
         attention_bias=attention_bias,
+        rope_parameters=rope_parameters,
     )
     config = llava_config(small_vision(grid * PATCH, PATCH), words)
     return _small(LlavaForConditionalGeneration, config, attention, dtype, gain, seed)
@@ -234,6 +253,7 @@ def _text(
     head_dim: int | None,
     sliding_window: int | None,
     attention_bias: bool = False,
+    rope_parameters: dict[str, Any] | None = None,
 ) -> PreTrainedConfig:
     common: dict[str, Any] = {
         "vocab_size": len(tokenizer()),
@@ -246,13 +266,15 @@ def _text(
         "max_position_embeddings": 2048,
         **IDS,
     }
-    if kind == "mistral":
-        return MistralConfig(sliding_window=sliding_window, **common)
-    if kind == "llama" and sliding_window is None:
-        return LlamaConfig(attention_bias=attention_bias, **common)
-    raise ValueError(
-        f"text={kind!r} with sliding_window={sliding_window}: use 'llama', or 'mistral' with a window"
-    )
+    if attention_bias:
+        common["attention_bias"] = True
+    if rope_parameters:
+        common["rope_parameters"] = rope_parameters
+    config: PreTrainedConfig = AutoConfig.for_model(kind, **{**common, **TEXT_MODELS[kind]})
+    if sliding_window is not None:
+        assert hasattr(config, "sliding_window"), f"{kind} knows no window"
+        config.sliding_window = sliding_window
+    return config
 
 
 def random_weights(model: Model, *, gain: float = 1.6, seed: int = 0) -> None:
@@ -285,7 +307,11 @@ def _draw(name: str, shape: torch.Size, gain: float, generator: torch.Generator)
     if "embed" in name:
         return values
     fan_in = shape[1:].numel()
-    spread = gain if "language_model" in name and (".q_proj." in name or ".k_proj." in name) else 1.0
+    spread = (
+        gain
+        if "language_model" in name and any(f".{part}." in name for part in ("q_proj", "k_proj", "qkv_proj"))
+        else 1.0
+    )
     return spread * values / fan_in**0.5
 
 

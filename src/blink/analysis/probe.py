@@ -132,7 +132,7 @@ def probe(
         ValueError: a row has not exactly one picture with text after it, or a layer does not exist.
     """
     for layer in layers:
-        backbone.input_norm(layer)  # raises where there is none
+        backbone.check_layer(layer)
     attention: list[dict[int, PictureAttention]] = [{} for _ in inputs["input_ids"]]
 
     def before_layer(layer: int, streams: list[Stream]) -> None:

@@ -13,7 +13,7 @@ from transformers.utils import is_flash_attn_2_available
 
 from blink.bench import PROMPTS
 from blink.evaluation.presets import LAYER_STUDIES
-from blink.inference.attach import attach
+from blink.inference.algorithm import Run
 from blink.inference.policy import Policy
 from blink.model.backbone import Backbone
 from blink.model.checkpoints import check_device_map, outline
@@ -129,15 +129,15 @@ def check_depth(family: str, backbone: Backbone) -> None:
         )
 
 
-def check_fit(backbone: Backbone, layers: Sequence[int], patches: int, token_sr: str | None) -> None:
-    """Check scanned layers, regions and modules against a backbone, with or without weights.
+def check_fit(backbone: Backbone, policy: Policy, token_sr: str | None) -> None:
+    """Check a policy and modules against a backbone, with or without weights.
 
     Raises:
         ValueError: something does not fit; says what, and what to do.
     """
-    attach(backbone, Policy(layers, patches=patches)).detach()
+    Run(policy).resolve(backbone)
     if token_sr is not None:
-        check_token_sr(token_sr, channels=backbone.hidden_size, layers=layers)
+        check_token_sr(token_sr, channels=backbone.hidden_size, layers=policy.layers)
 
 
 def modules_folder(token_sr: str | None, path: str, layers: Sequence[int]) -> str:

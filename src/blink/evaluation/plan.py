@@ -113,7 +113,7 @@ def make_plan(config: DictConfig, overrides: Sequence[str]) -> Plan:
     if policy is not None:
         if method.trained:
             token_sr = modules_folder(config.token_sr, model.path, tuple(policy.layers))
-        check_fit(backbone, tuple(policy.layers), policy.patches, token_sr)
+        check_fit(backbone, policy, token_sr)
     questions = questions_of(config, config.limit)
     inputs = {
         "version": questions.benchmark.version,

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from blink.inference.attention import LeaveLayer, hooks_enabled
 from blink.inference.cache import BlinkCache, KeyLayout
-from blink.inference.policy import Event, Policy, check_layers
+from blink.inference.policy import Event, Policy, check_layers, check_policy
 from blink.inference.saliency import Decision, attention_row, scan_and_decide, similarity_row
 from blink.inference.spans import Spans
 from blink.inference.streams import LayerOutput, Stream, extensions_of, join, merge, run_stream, split
@@ -36,7 +36,9 @@ class Run:
     Attributes:
         policy: None is the backbone as it is.
         token_sr: None for interpolation only (Blink-interp); a folder or hub id of `save_token_sr`; or a mapping from
-            layer to any module [B, d, H, W] -> [B, d, H, W].
+            layer to any module [B, d, H, W] -> [B, d, H, W]. Modules of another dtype or device than the model's are
+            copied once, with a warning if their weights require grad: the caller's get no gradient then, and later
+            changes of them have no effect.
     """
 
     policy: Policy | None = None
@@ -59,19 +61,28 @@ class Run:
             A run whose `token_sr` is a mapping with a module for each scanned layer and no others, or None.
 
         Raises:
-            ValueError: a scanned layer does not exist or lacks a module, patches do not divide the grid, or modules
-                are of another width.
+            ValueError: a scanned layer does not exist or lacks a module, patches do not divide the grid, modules are of
+                another width or none, or "similarity" needs projections that the layers do not have.
         """
         if self.policy is None:
             return Run()
+        check_policy(self.policy)
         layers, width = self.policy.layers, backbone.hidden_size
         check_patches(self.policy.patches, backbone.grid)
         check_layers(layers, backbone.num_layers)
+        if self.policy.saliency == "similarity":
+            for layer in layers:
+                backbone.check_projections(layer)
         if self.token_sr is None:
             return self
         modules: Mapping[int, nn.Module]
         if isinstance(self.token_sr, Mapping):
             modules, source = self.token_sr, "the mapping"
+        elif not isinstance(self.token_sr, str | os.PathLike):
+            raise ValueError(
+                f"token_sr is of type {type(self.token_sr).__name__}; expected None, a folder, a hub id, or a mapping from "
+                "layer to module, as in {12: module}"
+            )
         else:
             modules, source = load_token_sr(self.token_sr, channels=width, layers=layers), str(self.token_sr)
         check_modules(modules, layers, width, source)
@@ -80,7 +91,7 @@ class Run:
     def placed(self, backbone: Backbone) -> "Run":
         """The run with its modules on their layers' device and in their dtype: the same modules, or copies."""
         modules = {
-            layer: placed(module, *backbone.device_and_dtype(layer)) for layer, module in self.modules.items()
+            layer: placed(module, backbone.device, backbone.dtype) for layer, module in self.modules.items()
         }
         return Run(self.policy, modules or None)
 
@@ -245,7 +256,6 @@ class Scan:
 
     def decide(self, saliency_bV: Tensor) -> None:
         """Take the decisions; leave the layer if one of them changes a row's sequence."""
-        # Lines 3, 4, 6 and 10: saliency of each of the p x p regions, the ratio rho, and its two thresholds.
         decisions = [Decision(row, self._policy, key) for row, key in enumerate(self._keys)]
         self.events = scan_and_decide(self._layer, self._grid, lambda _: saliency_bV, decisions)
         living = self._stream.spans.extension > 0
@@ -354,7 +364,7 @@ def run_step(
 
 def sample_key(ids_S: Tensor, pixel_digest: str) -> str:
     """Name a prompt, for policies that draw: a hash of its unpadded ids (int64) and of its picture's."""
-    return hashlib.sha256(ids_S.cpu().numpy().tobytes() + pixel_digest.encode()).hexdigest()
+    return hashlib.sha256(ids_S.long().cpu().numpy().tobytes() + pixel_digest.encode()).hexdigest()
 
 
 def _step_frame(backbone: Backbone, hidden_BNd: Tensor, keys: KeyLayout, generated: int) -> Frame:

@@ -25,7 +25,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from blink.inference.algorithm import PassOutput, Run, run_prompt, run_step, sample_key
 from blink.inference.cache import BlinkCache
-from blink.inference.policy import Event, Policy
+from blink.inference.policy import Event, Policy, check_policy
 from blink.inference.refusals import (
     check_generation,
     check_no_image,
@@ -92,12 +92,12 @@ class Handle:
 
     Attributes:
         model: the model object.
-        policy: what decides the events.
+        policy: what decides the events. Read-only, as `model` is: it was checked against model and modules when
+            attached; detach, and attach anew, to change it.
     """
 
     def __init__(self, backbone: Backbone, policy: Policy, run: Run) -> None:
-        self.model = backbone.model
-        self.policy = policy
+        self._policy = policy
         self._backbone = backbone
         self._run = run
         self._enabled = True
@@ -108,6 +108,16 @@ class Handle:
             "core": _Shadow(backbone.core, "forward", self._find_spans),
             "decoder": _Shadow(backbone.decoder, "forward", self._run_layers),
         }
+
+    @property
+    def model(self) -> Any:
+        """The model object."""
+        return self._backbone.model
+
+    @property
+    def policy(self) -> Policy:
+        """What decides the events."""
+        return self._policy
 
     @property
     def trace(self) -> list[list[Event]]:
@@ -134,6 +144,8 @@ class Handle:
         The draws depend on (policy.seed, key, layer). Without keys a hash of the unpadded prompt ids and the
         pixels is taken.
         """
+        if isinstance(keys, str):
+            raise ValueError(f"sample_keys={keys!r}: expected a list with a key per row")
         before, self._keys = self._keys, [str(key) for key in keys]
         try:
             yield
@@ -192,6 +204,7 @@ class Handle:
         hidden_BNd = inputs.get("inputs_embeds")
         if hidden_BNd is None:
             hidden_BNd = self._backbone.decoder.embed_tokens(inputs["input_ids"])
+        hidden_BNd = self._backbone.entering(hidden_BNd)
         if prompt is not None:
             # Checkpointed layers run twice and fill no cache: transformers then does without one, too.
             checkpointing = self._backbone.checkpoints_activations and torch.is_grad_enabled()
@@ -282,17 +295,21 @@ def attach(
         model: a LlavaForConditionalGeneration or LlavaNextForConditionalGeneration, eager, sdpa or flash attention, or
             the `Backbone` of one.
         token_sr: None for interpolation only (Blink-interp); a folder or hub id of `save_token_sr`; or a mapping
-            from layer to any module [B, d, H, W] -> [B, d, H, W]. Modules of another dtype or device than their
-            layer are copied to it; the caller's stay as they are.
+            from layer to any module [B, d, H, W] -> [B, d, H, W]. Modules of another dtype or device than the model's
+            are copied at the first prompt, with a warning if their weights require grad: the caller's stay as they
+            are, get no gradient, and later changes of them have no effect.
 
     Returns:
         A handle with `trace`, `disabled()`, `sample_keys()` and `detach()`.
 
     Raises:
-        ValueError: if the model is of another kind or attached already, a scanned layer does not exist or lacks a
-            module, patches do not divide the grid, or modules are of another width.
+        ValueError: if the model is of another kind, attached already or offloaded, `policy` is no policy, a scanned layer
+            does not exist or lacks a module, patches do not divide the grid, modules are of another width, or
+            saliency="similarity" needs projections that the layers do not have.
     """
+    check_policy(policy)
     backbone = Backbone.of(model)
+    backbone.check_weights()
     if isinstance(getattr(vars(backbone.model).get("generate"), "__self__", None), Handle):
         raise ValueError("Blink is attached to this model already; call detach() on the handle first")
     return Handle(backbone, policy, Run(policy, token_sr).resolve(backbone))

@@ -8,7 +8,6 @@ else of a layer need be known, and no class is patched. Without a hook the funct
 Axes: B rows, N new tokens, M columns of keys, A query heads, K key heads, E width of one head.
 """
 
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from threading import Lock
@@ -19,6 +18,7 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMa
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, AttentionInterface
 
 from blink.model.backbone import HOOK, Backbone
+from blink.model.text_model import eager_attention
 
 _PREFIX = "blink_"
 
@@ -86,6 +86,9 @@ def hooks_enabled(backbone: Backbone) -> Iterator[None]:
                     config._attn_implementation = stock
 
 
+_PLAIN = {"scaling", "dropout", "is_causal", "position_ids", "use_cache", "output_attentions"}
+"""Keyword arguments of an attention function that change nothing of what the scan and the engine assume."""
+
 _lock = Lock()
 _users: dict[int, tuple[int, str]] = {}
 """Of the configs in use, by identity: how many loops are under way, and the stock implementation's name."""
@@ -107,11 +110,18 @@ def _hooked(stock: str) -> Callable[..., tuple[Tensor, Any]]:
         module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Any, **kwargs: Any
     ) -> tuple[Tensor, Any]:
         hook: Hook | None = kwargs.pop(HOOK, None)
+        other = {name for name, value in kwargs.items() if value is not None} - _PLAIN
+        if hook is not None and other:
+            raise ValueError(
+                f"{type(module).__name__} attends with {', '.join(sorted(other))}; Blink needs a plain softmax of scaled "
+                "scores over all tokens so far"
+            )
 
         def stock_output() -> tuple[Tensor, Any]:
             # Each modeling file has an eager function of its own, which the table of functions does not list.
-            eager: Any = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
-            function = eager if stock == "eager" else ALL_ATTENTION_FUNCTIONS[stock]
+            function: Any = (
+                eager_attention(type(module)) if stock == "eager" else ALL_ATTENTION_FUNCTIONS[stock]
+            )
             of_module = _Named(module, stock) if stock.startswith("flash") else module
             output: tuple[Tensor, Any] = function(of_module, query, key, value, mask, **kwargs)
             return output

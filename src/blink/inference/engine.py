@@ -11,7 +11,8 @@ Legend: S columns of a prompt and its answer, T visual tokens, d hidden width.
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -30,6 +31,7 @@ from blink.model.backbone import Backbone
 from blink.model.image_inputs import encode_image, pixel_digests, prompt_inputs
 from blink.model.token_sr import placed
 from blink.model.token_sr_files import load_token_sr
+from blink.runs.values import number, whole_number
 
 log = logging.getLogger(__name__)
 
@@ -70,13 +72,13 @@ class Engine:
         memory_gb: how much memory rows and extensions may take, in GiB, by estimate (see above).
 
     Raises:
-        ValueError: the model is of another kind, there is no processor, or `memory_gb` is not above 0.
+        ValueError: the model is of another kind or offloaded, there is no processor, or `memory_gb` is not above 0.
     """
 
     def __init__(self, model: nn.Module | Backbone, processor: Any = None, *, memory_gb: float = 4.0) -> None:
-        if not memory_gb > 0:
-            raise ValueError(f"memory_gb={memory_gb!r}: expected a number above 0")
+        memory_gb = number("memory_gb", memory_gb, above=0)
         self._backbone = Backbone.of(model, processor)
+        self._backbone.check_weights()
         if self._backbone.processor is None:
             raise ValueError(
                 "processor is missing: Engine(model, processor) needs what turns prompts into tokens"
@@ -107,13 +109,16 @@ class Engine:
             For each run a list of one answer per prompt.
 
         Raises:
-            ValueError: there is no prompt or no run, a prompt has not one image with text behind it, a run does not fit
-                the model, or the model's generation config changes logits.
+            ValueError: there is no prompt or no run, a prompt has not one image with text behind it, a run is none or does
+                not fit the model, or the model's generation config changes logits.
         """
-        if not prompts or not runs or max_new_tokens < 1:
-            raise ValueError(
-                f"{len(prompts)} prompts, {len(runs)} runs, max_new_tokens={max_new_tokens}: expected at least 1 each"
-            )
+        _check_texts("prompts", prompts)
+        _check_runs(runs)
+        if sample_keys is not None:
+            _check_texts("sample_keys", sample_keys)
+        max_new_tokens = whole_number("max_new_tokens", max_new_tokens)
+        if not prompts or not runs:
+            raise ValueError(f"{len(prompts)} prompts, {len(runs)} runs: expected at least 1 each")
         if sample_keys is not None and len(sample_keys) != len(prompts):
             raise ValueError(
                 f"sample_keys names {len(sample_keys)} samples, there are {len(prompts)} prompts"
@@ -140,6 +145,9 @@ class Engine:
             ValueError: the prompt has not one image with text behind it, the run does not fit the model, or Blink is
                 attached to the model already.
         """
+        _check_texts("prompts", [prompt])
+        _check_runs([run])
+        max_new_tokens = whole_number("max_new_tokens", max_new_tokens)
         model, run = self._backbone.model, self._resolve(run)
         inputs = prompt_inputs(self._backbone, [image], [prompt])
         handle = None if run.policy is None else attach(self._backbone, run.policy, run.token_sr)
@@ -285,7 +293,7 @@ class Engine:
         Raises:
             ValueError: the run does not fit the model.
         """
-        if run.policy is not None and run.token_sr is not None and not isinstance(run.token_sr, Mapping):
+        if isinstance(run.policy, Policy) and isinstance(run.token_sr, str | os.PathLike):
             run = Run(run.policy, self._from_folder(str(run.token_sr), run.policy))
         run = run.resolve(self._backbone)
         modules = {layer: self._at_layer(layer, module) for layer, module in run.modules.items()}
@@ -304,6 +312,28 @@ class Engine:
         if (id(module), layer) not in self._placed:
             self._placed[id(module), layer] = (
                 module,
-                placed(module, *self._backbone.device_and_dtype(layer)),
+                placed(module, self._backbone.device, self._backbone.dtype),
             )
         return self._placed[id(module), layer][1]
+
+
+def _check_texts(name: str, texts: Sequence[str]) -> None:
+    """Raise ValueError for anything but a list of texts; one text alone is a sequence of texts, too."""
+    if (
+        isinstance(texts, str)
+        or not isinstance(texts, Sequence)
+        or not all(isinstance(t, str) for t in texts)
+    ):
+        raise ValueError(f"{name}={texts!r}: expected a list of texts")
+
+
+def _check_runs(runs: Sequence[Run]) -> None:
+    """Raise ValueError for anything but a list of runs."""
+    if isinstance(runs, str) or not isinstance(runs, Sequence):
+        raise ValueError(f"runs={runs!r}: expected a list of blink.Run")
+    for place, run in enumerate(runs):
+        if not isinstance(run, Run):
+            raise ValueError(
+                f"runs[{place}]={run!r} is of type {type(run).__name__}; expected a blink.Run, which is "
+                "blink.Run(policy, token_sr), or blink.Run() for the model as it is"
+            )

@@ -52,6 +52,12 @@ def check_generation(config: GenerationConfig, arguments: dict[str, Any]) -> Non
             f"cache, and greedy search, sampling or beams; {REMEDY}"
         )
     check_empty_cache(arguments.get(CACHE))
+    mask = arguments.get("attention_mask")
+    if isinstance(mask, Tensor) and mask.dim() == 2 and (padded := (mask[:, -1] == 0).nonzero()).numel():
+        raise ValueError(
+            f"row {int(padded[0])} of attention_mask is padded on the right, where generate puts the answer; pad on the "
+            "left (processor.tokenizer.padding_side = 'left')"
+        )
 
 
 def check_empty_cache(cache: Any) -> None:

@@ -3,6 +3,8 @@
 Read from top to bottom: a file imports only from files above it.
 
     fingerprint.py   hashes that tell one checkpoint from another
+    text_model.py    what a text model must be, and what is refused
+    dimensions.py    the sizes in a config from which costs are computed
     backbone.py      wraps a LLaVA or LLaVA-NeXT: its sizes, one decoder layer at a time, its visual states
     image_inputs.py  pictures and prompts -> inputs, embeddings, visual tokens; checks that they fit
     checkpoints.py   load a backbone and its processor, whole or its lower layers, or its outline without weights
@@ -10,5 +12,4 @@ Read from top to bottom: a file imports only from files above it.
     views.py         image -> full view and quadrants, as the backbone sees them
     token_sr.py      TokenSR, regions and their resizing (Eq. 4, App. A)
     token_sr_files.py  the folder that TokenSR modules are saved in
-    dimensions.py    the sizes in a config from which costs are computed
 """

@@ -15,13 +15,11 @@ from torch import Tensor, nn
 from transformers import LlavaForConditionalGeneration, LlavaNextForConditionalGeneration
 from transformers.masking_utils import create_causal_mask
 
+from blink.model.dimensions import attention_widths
 from blink.model.fingerprint import Fingerprint
+from blink.model.text_model import check_text_model, fixed_rotary_length
 
 FAMILIES = {LlavaForConditionalGeneration: "llava", LlavaNextForConditionalGeneration: "llava_next"}
-
-TEXT_MODELS = ("llama", "mistral", "qwen2")
-"""Text models whose decoder layers share Llama's parts: input_layernorm, self_attn.q_proj and k_proj, rotary_emb."""
-
 
 OLD_CACHE = "past_key_values"
 CACHE = "cache" if "cache" in inspect.signature(create_causal_mask).parameters else OLD_CACHE
@@ -75,7 +73,7 @@ class Backbone:
         image_token_id: id of the tokens that stand for visual tokens in a prompt.
 
     Raises:
-        ValueError: for a model of another class, another text model, sliding-window layers, or several devices.
+        ValueError: for a model of another class, a text model that will not do (`text_model.py`), or several devices.
     """
 
     def __init__(
@@ -92,23 +90,14 @@ class Backbone:
         self.family = families[0]
         self.core = self.model.model
         self.decoder = self.core.language_model
-        config = self.decoder.config
-        if config.model_type not in TEXT_MODELS:
-            raise ValueError(
-                f"the text model is of type {config.model_type!r}; expected one of {', '.join(TEXT_MODELS)}"
-            )
-        if getattr(config, "sliding_window", None) is not None:
-            raise ValueError(
-                f"the text model attends within a sliding window of {config.sliding_window} tokens; "
-                "Blink needs full attention in every layer (sliding_window=None)"
-            )
+        check_text_model(self.decoder)
         devices = sorted({str(weight.device) for weight in self.model.parameters()})
         if len(devices) > 1:
             raise ValueError(
                 f"the model lies on several devices ({', '.join(devices)}); Blink needs it on one: load it without a "
                 "device_map, or with one that names a single device that holds all of it"
             )
-        self.hidden_size: int = config.hidden_size
+        self.hidden_size: int = self.decoder.config.hidden_size
         self.num_layers = len(self.decoder.layers)
         self.image_token_id: int = self.model.config.image_token_id
         vision = self.model.config.vision_config
@@ -142,22 +131,52 @@ class Backbone:
         """Of the decoder's embeddings."""
         return self.decoder.embed_tokens.weight.device
 
-    def device_and_dtype(self, layer: int) -> tuple[torch.device, torch.dtype]:
-        """Device and dtype of a decoder layer."""
-        weight = self.decoder.layers[layer].input_layernorm.weight
-        return weight.device, weight.dtype
+    def check_weights(self) -> None:
+        """Raise ValueError if the model is an outline, or its weights lie elsewhere and come and go with each module.
 
-    def input_norm(self, layer: int) -> nn.Module:
-        """The input norm of a decoder layer.
-
-        Raises:
-            ValueError: if this model has no such layer (it may have been loaded without).
+        On the meta device everything computes, and nothing is computed: what runs there gives garbage in silence.
         """
+        tensors = (*self.model.named_parameters(), *self.model.named_buffers())
+        on_meta = [name for name, tensor in tensors if tensor.is_meta]
+        if on_meta:
+            raise ValueError(
+                f"{len(on_meta)} weights of the model are on the meta device, {on_meta[0]} among them, as an offloaded "
+                "model has them (accelerate.cpu_offload, a device_map with 'cpu' or 'disk'); Blink needs them in memory: "
+                "load the model onto one device"
+            )
+
+    def check_layer(self, layer: int) -> None:
+        """Raise ValueError if this model has no such layer (it may have been loaded without)."""
         if not 0 <= layer < self.num_layers:
             raise ValueError(
                 f"layer {layer} is not loaded; this model has decoder layers 0 to {self.num_layers - 1}"
             )
-        return self.decoder.layers[layer].input_layernorm
+
+    def input_norm(self, layer: int) -> nn.Module:
+        """The norm that a decoder layer applies to what enters it.
+
+        Raises:
+            ValueError: if this model has no such layer, or its layers have no such norm (OLMo 2 has norms behind only).
+        """
+        self.check_layer(layer)
+        norm: nn.Module | None = getattr(self.decoder.layers[layer], "input_layernorm", None)
+        if norm is None:
+            raise ValueError(
+                f"layer {layer} of the text model ({self.decoder.config.model_type!r}) has no input_layernorm, no norm "
+                "of what enters it"
+            )
+        return norm
+
+    def check_projections(self, layer: int) -> None:
+        """Raise ValueError unless a layer has the norm and linear projections that saliency by "similarity" applies."""
+        block = self.decoder.layers[layer]
+        places = {"input_layernorm": block, "q_proj": block.self_attn, "k_proj": block.self_attn}
+        missing = [name for name, place in places.items() if not hasattr(place, name)]
+        if missing:
+            raise ValueError(
+                f"saliency='similarity' needs {', '.join(places)} in a scanned layer, and layer {layer} of the text model "
+                f"({self.decoder.config.model_type!r}) has no {', no '.join(missing)}; use saliency='attention'"
+            )
 
     def frame(
         self, hidden_BNd: Tensor, valid_BM: Tensor | None, position_ids: Tensor, past: int = 0
@@ -172,6 +191,7 @@ class Backbone:
             valid_BM: bool over past and new columns, False at padding; None if there is none.
             position_ids: [1, N] or [B, N] of the new tokens.
         """
+        self._check_positions(position_ids)
         mask = create_causal_mask(
             config=self.decoder.config,
             inputs_embeds=hidden_BNd,
@@ -204,7 +224,8 @@ class Backbone:
     @property
     def checkpoints_activations(self) -> bool:
         """Whether the decoder's layers are in training and recompute their activations in the backward pass."""
-        return any(layer.training and layer.gradient_checkpointing for layer in self.decoder.layers)
+        layers = self.decoder.layers
+        return any(layer.training and getattr(layer, "gradient_checkpointing", False) for layer in layers)
 
     def attention_configs(self) -> list[Any]:
         """The configs that name the attention implementation of the decoder's layers, each once."""
@@ -217,12 +238,18 @@ class Backbone:
         return normed
 
     def embed(self, ids: Tensor) -> Tensor:
-        """Embeddings of token ids, d as the last axis."""
+        """Embeddings of token ids as they enter layer 0, d as the last axis."""
         embedded: Tensor = self.decoder.embed_tokens(ids)
-        return embedded
+        return self.entering(embedded)
+
+    def entering(self, embedded: Tensor) -> Tensor:
+        """What enters layer 0 of embeddings, or of visual tokens: Granite scales both."""
+        factor = getattr(self.decoder, "embedding_multiplier", None)
+        return embedded if factor is None else embedded * factor
 
     def rotary(self, position_ids: Tensor) -> tuple[Tensor, Tensor]:
         """Cosine and sine of the rotary embedding at [B, N] positions, each [B, N, E]."""
+        self._check_positions(position_ids)
         like = torch.empty(0, dtype=self.dtype, device=position_ids.device)
         rotary: tuple[Tensor, Tensor] = self.decoder.rotary_emb(like, position_ids=position_ids)
         return rotary
@@ -233,25 +260,22 @@ class Backbone:
         return logits
 
     def token_bytes(self, keys: int) -> TokenBytes:
-        """Memory of one token that attends to `keys` columns, estimated from the widths of the first layer."""
-        block, size = self.decoder.layers[0], self.dtype.itemsize
-        attention = block.self_attn
-        query_width, key_width = attention.q_proj.out_features, attention.k_proj.out_features
-        wide = 3 * block.mlp.up_proj.out_features + 4 * (self.hidden_size + query_width + key_width)
-        scores = query_width // attention.head_dim * keys * (4 + 2 * size)
-        return TokenBytes(kept=2 * key_width * self.num_layers * size, passing=wide * size + scores)
+        """Memory of one token that attends to `keys` columns, estimated from the widths that the config names."""
+        config, size = self.decoder.config, self.dtype.itemsize
+        heads, key_heads, head = attention_widths(config)
+        wide = 3 * config.intermediate_size + 4 * (self.hidden_size + (heads + key_heads) * head)
+        scores = heads * keys * (4 + 2 * size)
+        return TokenBytes(kept=2 * key_heads * head * self.num_layers * size, passing=wide * size + scores)
 
     def query(self, layer: int, normed_Bd: Tensor) -> Tensor:
         """Linear query projection of one normed token per sample: [B, A, E]."""
-        attention = self.decoder.layers[layer].self_attn
-        query: Tensor = attention.q_proj(normed_Bd).unflatten(-1, (-1, attention.head_dim))
-        return query
+        projected: Tensor = self.decoder.layers[layer].self_attn.q_proj(normed_Bd)
+        return projected.unflatten(-1, (-1, attention_widths(self.decoder.config).head))
 
     def keys(self, layer: int, normed_BNd: Tensor) -> Tensor:
         """Linear key projection of normed tokens: [B, K, N, E]."""
-        attention = self.decoder.layers[layer].self_attn
-        keys: Tensor = attention.k_proj(normed_BNd).unflatten(-1, (-1, attention.head_dim)).transpose(1, 2)
-        return keys
+        projected: Tensor = self.decoder.layers[layer].self_attn.k_proj(normed_BNd)
+        return projected.unflatten(-1, (-1, attention_widths(self.decoder.config).head)).transpose(1, 2)
 
     @torch.no_grad()
     def visual_states(
@@ -279,7 +303,7 @@ class Backbone:
                 f"layers {wanted}: this model can give the states that enter layers 0 to {self.num_layers}"
             )
         embedded_BPd = self.embed(prefix_ids_BP)
-        visual_BVd = self.project_image(pixels_BCHW).to(embedded_BPd.dtype)
+        visual_BVd = self.entering(self.project_image(pixels_BCHW).to(embedded_BPd.dtype))
         hidden_BNd = torch.cat((embedded_BPd, visual_BVd), dim=1)
         position_ids = torch.arange(hidden_BNd.shape[1], device=hidden_BNd.device)[None]
         frame = self.frame(hidden_BNd, None, position_ids)
@@ -290,6 +314,16 @@ class Backbone:
             if layer < wanted[-1]:
                 hidden_BNd = self.run_layer(layer, hidden_BNd, frame, None)
         return states
+
+    def _check_positions(self, position_ids: Tensor) -> None:
+        """Raise ValueError where a rotary embedding would change for all tokens, those before them included."""
+        fixed = fixed_rotary_length(self.decoder.config)
+        if fixed is not None and position_ids.numel() and (last := int(position_ids.max())) >= fixed:
+            raise ValueError(
+                f'the sequence has {last + 1} tokens, and rotary embeddings of type "longrope" change for all of them '
+                f"beyond {fixed} (original_max_position_embeddings), so that a prompt would depend on its batch; use a "
+                "shorter one"
+            )
 
     def project_image(self, pixels_BCHW: Tensor) -> Tensor:
         """Vision tower and projector on one view per sample: [B, V, d]."""

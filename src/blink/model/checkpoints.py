@@ -78,12 +78,14 @@ def load_backbone(
         model = _load_model(source, name, config, revision, dtype, attn_implementation, device_map)
     if device_map is None:
         model = model.to(device)
-    return Backbone(
+    backbone = Backbone(
         model.requires_grad_(False).eval(),
         load_processor(name, revision=revision, pad=pad),
         name=name,
         revision=outlined.revision,
     )
+    backbone.check_weights()
+    return backbone
 
 
 def load_processor(path: str | Path, *, revision: str | None = None, pad: bool | None = None) -> Any:
@@ -163,14 +165,19 @@ def load_input_norms(
     norms = {}
     for layer in layers:
         norm = backbone.input_norm(layer).to_empty(device="cpu").float()
-        ending = f".layers.{layer}.input_layernorm.weight"
-        shard = next((file for key, file in files.items() if key.endswith(ending)), "model.safetensors")
-        weights = _found_file(name, shard, revision)
-        if weights is None:
-            raise ValueError(f"{name!r} has no {shard}: its norms cannot be read without loading all of it")
-        with safe_open(weights, framework="pt") as tensors:
-            key = next(key for key in tensors.keys() if key.endswith(ending))  # noqa: SIM118 (not a mapping)
-            norm.load_state_dict({"weight": tensors.get_tensor(key)})
+        state = {}
+        for part in norm.state_dict():
+            ending = f".layers.{layer}.input_layernorm.{part}"
+            shard = next((file for key, file in files.items() if key.endswith(ending)), "model.safetensors")
+            weights = _found_file(name, shard, revision)
+            if weights is None:
+                raise ValueError(
+                    f"{name!r} has no {shard}: its norms cannot be read without loading all of it"
+                )
+            with safe_open(weights, framework="pt") as tensors:
+                key = next(key for key in tensors.keys() if key.endswith(ending))  # noqa: SIM118 (not a mapping)
+                state[part] = tensors.get_tensor(key)
+        norm.load_state_dict(state)
         norms[layer] = norm.requires_grad_(False).eval()
     return norms
 

@@ -6,9 +6,25 @@ Plain numbers in, plain numbers out: no tensors, and no model is loaded.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+
+
+class AttentionWidths(NamedTuple):
+    """Query heads and key heads of a text model, and the width of one head."""
+
+    heads: int
+    key_heads: int
+    head: int
+
+
+def attention_widths(text_config: Any) -> AttentionWidths:
+    """Read a text model's config; where it names no key heads there are as many as query heads."""
+    heads = text_config.num_attention_heads
+    key_heads = getattr(text_config, "num_key_value_heads", None) or heads
+    head = getattr(text_config, "head_dim", None) or text_config.hidden_size // heads
+    return AttentionWidths(heads, key_heads, head)
 
 
 @dataclass(frozen=True)
@@ -54,9 +70,7 @@ class Dimensions:
             mlp=text.intermediate_size,
             layers=text.num_hidden_layers,
             vocabulary=text.vocab_size,
-            heads=text.num_attention_heads,
-            key_heads=text.num_key_value_heads,
-            head=getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads,
+            **attention_widths(text)._asdict(),
             grid=(side, side),
             vision_hidden=vision.hidden_size,
             vision_mlp=vision.intermediate_size,

@@ -58,7 +58,7 @@ def check_images(backbone: Backbone, tokens: list[int], inputs: dict[str, Any]) 
 
 
 def embed_prompt(backbone: Backbone, inputs: Mapping[str, Any]) -> Tensor:
-    """Embeddings of prompts with the visual tokens in place, as the stock model makes them: [B, S, d].
+    """Embeddings of prompts with the visual tokens in place, as they enter layer 0: [B, S, d].
 
     Args:
         inputs: the processor's output, on the model's device and in its dtype.
@@ -66,13 +66,14 @@ def embed_prompt(backbone: Backbone, inputs: Mapping[str, Any]) -> Tensor:
     ids_BS = inputs["input_ids"]
     images = {name: inputs[name] for name in ("pixel_values", "image_sizes") if name in inputs}
     embedded_BSd = backbone.embed(ids_BS)
-    features = torch.cat(list(backbone.core.get_image_features(**images, return_dict=True).pooler_output))
+    encoded = backbone.core.get_image_features(**images, return_dict=True).pooler_output
+    features = backbone.entering(torch.cat(list(encoded)).to(embedded_BSd))
     visual_BS1 = (ids_BS == backbone.image_token_id)[..., None]
-    return embedded_BSd.masked_scatter(visual_BS1, features.to(embedded_BSd))
+    return embedded_BSd.masked_scatter(visual_BS1, features)
 
 
 def encode_image(backbone: Backbone, inputs: Mapping[str, Any]) -> Tensor:
-    """All visual tokens of one picture, tiles and newlines included: [T, d].
+    """All visual tokens of one picture as they enter layer 0, tiles and newlines included: [T, d].
 
     Args:
         inputs: the processor's output for one picture and one prompt, on the model's device, in its dtype.
@@ -87,11 +88,11 @@ def encode_image(backbone: Backbone, inputs: Mapping[str, Any]) -> Tensor:
     tokens = (inputs["input_ids"] == backbone.image_token_id).sum(dim=1).tolist()
     check_images(backbone, tokens, {"mm_encoder_outputs": {"image": encoded}})
     features_Td: Tensor = encoded.pooler_output[0]
-    return features_Td.to(backbone.device, backbone.dtype)
+    return backbone.entering(features_Td.to(backbone.device, backbone.dtype))
 
 
 def pixel_digests(backbone: Backbone, pixels: Tensor, sizes: Tensor | None) -> list[str]:
-    """A hash per image of its pixels in float32; tiles that only pad the batch are left out.
+    """A hash per image of its pixels as the vision tower sees them, in the model's dtype; tiles of padding are left out.
 
     Args:
         pixels: [B, 3, h, w], or [B, tiles, 3, h, w] with `sizes` for LLaVA-NeXT.
@@ -109,6 +110,7 @@ def pixel_digests(backbone: Backbone, pixels: Tensor, sizes: Tensor | None) -> l
             if pixels.dim() == 5
             else list(pixels.split(tiles))
         )
-    return [
-        hashlib.sha256(image.float().cpu().contiguous().numpy().tobytes()).hexdigest() for image in images
-    ]
+    seen = (
+        image.to(backbone.model.dtype).float().cpu().contiguous() for image in images
+    )  # NumPy has no bfloat16
+    return [hashlib.sha256(image.numpy().tobytes()).hexdigest() for image in seen]

@@ -78,7 +78,7 @@ def _one_question(config: DictConfig, settings: dict[str, Any]) -> OneQuestion:
     policy, sources = policy_of(config, settings["preset"], backbone)
     layers = tuple(policy.layers)
     token_sr = modules_folder(settings["token_sr"], model["path"], layers) if method["trained"] else None
-    check_fit(backbone, layers, policy.patches, token_sr)
+    check_fit(backbone, policy, token_sr)
     if token_sr is not None:
         for warning in training_differs(token_sr, model["path"], template.prefix):
             log.warning("%s", warning)

@@ -226,7 +226,7 @@ class TokenSRFigure(BackboneFigure):
     def draw(self, subject: Subject) -> Drawn:
         backbone = subject.backbone
         modules = {
-            layer: placed(module, *backbone.device_and_dtype(layer))
+            layer: placed(module, backbone.device, backbone.dtype)
             for layer, module in subject.modules.items()
         }
         pictures = list({sample.image: sample for sample in subject.samples}.values())[: self.pictures]
