@@ -106,7 +106,7 @@ def test_decisions_of_many_policies_on_shared_rows() -> None:
     by_attention, in_nine = Policy([2], 0.9, 0.3), Policy([2], 0.9, 0.3, patches=3)
     by_similarity = Policy([2], 0.9, 0.3, saliency="similarity")
     policies = (by_attention, in_nine, by_similarity)
-    decisions = [Decision(row, policy, "") for row in (1, 0) for policy in policies]
+    decisions = [Decision(row, policy, "", row) for row in (1, 0) for policy in policies]
     events = scan_and_decide(2, (6, 6), saliency, decisions)
     assert [(event.region, event.action) for event in events] == [
         *((3, "expand"), (8, "expand"), (0, "drop")),

@@ -256,7 +256,8 @@ class Scan:
 
     def decide(self, saliency_bV: Tensor) -> None:
         """Take the decisions; leave the layer if one of them changes a row's sequence."""
-        decisions = [Decision(row, self._policy, key) for row, key in enumerate(self._keys)]
+        named = zip(self._stream.rows, self._keys, strict=True)
+        decisions = [Decision(row, self._policy, key, sample) for row, (sample, key) in enumerate(named)]
         self.events = scan_and_decide(self._layer, self._grid, lambda _: saliency_bV, decisions)
         living = self._stream.spans.extension > 0
         if any(event.action == "expand" or (living and event.action == "drop") for event in self.events):

@@ -33,8 +33,9 @@ def advance(shared: Shared, rows: Rows) -> Rows:
         for member in members:
             run = shared.runs[member.run]
             if run.policy is not None and run.scans(rows.layer):
-                key = shared.sample_keys[rows.prompts[row]]
-                decisions[row, member.run] = Decision(row, run.policy, key)
+                prompt = rows.prompts[row]
+                key = shared.sample_keys[prompt]
+                decisions[row, member.run] = Decision(row, run.policy, key, prompt)
     if rows.decided or not decisions:
         return run_layer(shared, rows)
     scan = _Scan(shared, rows, decisions)

@@ -20,6 +20,7 @@ from torch import Tensor
 from blink.inference.algorithm import Run
 from blink.inference.cache import KeysValues, OneCall
 from blink.inference.policy import Event
+from blink.inference.saliency import without_autocast
 from blink.inference.trunk import Extension, ExtensionCache, Trunk
 from blink.model.backbone import Backbone, Frame
 
@@ -181,7 +182,8 @@ class Blocks:
         self, query_RATE: Tensor, keys_RKME: Tensor, values_RKME: Tensor, scaling: float, stock: Any, /
     ) -> tuple[Tensor, None]:
         """Attend: [R, T, A, E]."""
-        mixed_RATE = torch.empty_like(query_RATE)
+        # Under autocast a rotary embedding leaves q and k in float32, beside values in half precision.
+        mixed_RATE = torch.empty_like(query_RATE, dtype=values_RKME.dtype)
         for extension, rows in group_by_extension(self._extensions).items():
             blocks = [self._trunk] if extension is None else [self._trunk, extension.keys_values(self._layer)]
             whole = len(rows) == len(self._extensions)
@@ -190,7 +192,8 @@ class Blocks:
             if not whole and len(visible_bTM) > 1:
                 visible_bTM = visible_bTM[rows]
             query_bATE = query_RATE if whole else query_RATE[rows]
-            mixed_RATE[rows] = attend_blocks(query_bATE, blocks, own, visible_bTM, scaling)
+            with without_autocast(query_RATE):
+                mixed_RATE[rows] = attend_blocks(query_bATE, blocks, own, visible_bTM, scaling)
         return mixed_RATE.transpose(1, 2), None
 
 
@@ -248,7 +251,7 @@ def attend_blocks(
     own_bKGTM = (query_bKQE @ own.keys.float().transpose(2, 3)).view(b, K, G, T, M)
     own_bKGTM = own_bKGTM.masked_fill(~visible_bTM[:, None, None], float("-inf"))
     scores_KbGTN = torch.cat((*scores, own_bKGTM.transpose(0, 1)), dim=-1)
-    weights_KbGTN = scores_KbGTN.softmax(dim=-1).to(query_bATE.dtype)
+    weights_KbGTN = scores_KbGTN.softmax(dim=-1).to(own.values.dtype)
     *weights, own_KbGTM = weights_KbGTN.split([*(block.keys.shape[1] for block in blocks), M], dim=-1)
     own_bKQM = own_KbGTM.transpose(0, 1).reshape(b, K, G * T, M)
     mixed_bATE = (own_bKQM @ own.values).view(b, A, T, E)

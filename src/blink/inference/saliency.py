@@ -1,11 +1,13 @@
 """Saliency-guided scanning: query and keys -> saliency of visual tokens -> regions -> ratio -> event. Sec. 3.1, Eq. 1-3.
 
-Functions of tensors: projections and spans are found elsewhere. Everything is computed in float32.
+Functions of tensors: projections and spans are found elsewhere. Everything is computed in float32, inside
+`torch.autocast`, too.
 
 Axes: B samples, A query heads, K key heads, E width of one head, N tokens of the sequence, V = H x W visual tokens
 of the grid, R = p x p regions.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -20,6 +22,11 @@ class Focus(NamedTuple):
 
     ratio_B: Tensor
     region_B: Tensor
+
+
+def without_autocast(like: Tensor) -> torch.autocast:
+    """A context in which matrix products on the device of `like` stay in the dtype of their factors."""
+    return torch.autocast(like.device.type, enabled=False)
 
 
 def attention_row(
@@ -42,10 +49,13 @@ def attention_row(
     B, A, E = query_BAE.shape
     K = keys[0].shape[-3]
     query_BKGE = query_BAE.float().view(B, K, A // K, E)
-    blocks = [
-        torch.einsum("bkge,bkme->bkgm" if block.dim() == 4 else "bkge,kme->bkgm", query_BKGE, block.float())
-        for block in keys
-    ]
+    with without_autocast(query_BAE):
+        blocks = [
+            torch.einsum(
+                "bkge,bkme->bkgm" if block.dim() == 4 else "bkge,kme->bkgm", query_BKGE, block.float()
+            )
+            for block in keys
+        ]
     scores_BKGN = (torch.cat(blocks, dim=-1) if len(blocks) > 1 else blocks[0]) * scaling
     if valid_BN is not None:
         scores_BKGN = scores_BKGN.masked_fill(~valid_BN[:, None, None], float("-inf"))
@@ -68,7 +78,9 @@ def similarity_row(query_BAE: Tensor, keys_BKVE: Tensor) -> Tensor:
     B, A, E = query_BAE.shape
     K = keys_BKVE.shape[1]
     query_BKE = query_BAE.float().view(B, K, A // K, E).sum(dim=2)
-    scores_BV = torch.einsum("bke,bkve->bv", query_BKE, keys_BKVE.float()) / (A * E) ** 0.5
+    with without_autocast(query_BAE):
+        scores_BV = torch.einsum("bke,bkve->bv", query_BKE, keys_BKVE.float())
+    scores_BV = scores_BV / (A * E) ** 0.5
     return scores_BV.softmax(dim=-1)
 
 
@@ -98,11 +110,19 @@ def region_sums(saliency_BV: Tensor, grid: tuple[int, int], patches: int) -> Ten
 
 
 class Decision(NamedTuple):
-    """A decision to take: on one row of saliency, by one policy; `key` names the sample, for policies that draw."""
+    """A decision to take, on one row of saliency by one policy.
+
+    Attributes:
+        row: of the saliency.
+        policy: which decides.
+        key: names the sample, for policies that draw.
+        sample: its number among the prompts, which errors name.
+    """
 
     row: int
     policy: Policy
     key: str
+    sample: int
 
 
 @torch.no_grad()
@@ -116,6 +136,9 @@ def scan_and_decide(
     Args:
         layer: the layer about to run, scanned by every policy of `decisions`.
         saliency: computes the saliency of all rows, [B, V] float32, from its kind as `Policy.saliency` names it.
+
+    Raises:
+        ValueError: a ratio is not a finite number, which compares with no threshold.
     """
     ratio_and_region: dict[tuple[str, int], list[list[float]]] = {}
     for kind in dict.fromkeys(decision.policy.saliency for decision in decisions):
@@ -125,7 +148,13 @@ def scan_and_decide(
             # Events are plain numbers, for which a GPU has to be waited for: once per kind and patches.
             ratio_and_region[kind, patches] = torch.stack((ratio_B, region_B.float()), dim=1).tolist()
     events = []
-    for row, policy, key in decisions:
+    for row, policy, key, sample in decisions:
         ratio, region = ratio_and_region[policy.saliency, policy.patches][row]
+        if not math.isfinite(ratio):
+            raise ValueError(
+                f"layer {layer}, sample {sample} (row of the prompts, from 0): the saliency ratio is {ratio}, for the "
+                "hidden states that enter the layer are not finite or too large for their dtype; expected a finite ratio: "
+                "check pixels and weights, and run a model that was trained in bfloat16 in bfloat16 or float32"
+            )
         events.append(decide(policy, layer, ratio, int(region), key))
     return events
