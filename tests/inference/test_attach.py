@@ -275,12 +275,14 @@ def test_hidden_states_are_those_of_the_input(model: Any) -> None:
 def test_loss_and_gradients(model: Any) -> None:
     """Catches a forward that breaks training through the model: loss and gradients are the stock model's."""
     inputs = models.batch(model, [1])
+    labels = inputs["input_ids"].clone()
+    labels[:, :-3] = -100
     grads = []
     for policy in (None, NEVER):
         if policy is not None:
             blink.attach(model, policy)
         model.zero_grad()
-        outputs = model(**inputs, labels=inputs["input_ids"], use_cache=False)
+        outputs = model(**inputs, labels=labels, use_cache=False)
         outputs.loss.backward()
         assert outputs.get(CACHE) is None
         grads.append((outputs.loss.detach(), model.lm_head.weight.grad.clone()))

@@ -267,9 +267,9 @@ class Scan:
 def row_of_last(spans: Spans, query_bANE: Tensor, keys_bKNE: Tensor, scaling: float) -> Tensor:
     """Attention of the last prompt token to the whole sequence: [b, N] float32, mean over heads.
 
-    Equals the last row of the map that eager attention would form.
+    Equals that row of the map that eager attention would form.
     """
-    return attention_row(spans.last(query_bANE.transpose(1, 2)), [keys_bKNE], spans.valid_BN, scaling)
+    return attention_row(spans.last(query_bANE.transpose(1, 2)), [keys_bKNE], spans.seen_by_last(), scaling)
 
 
 def on_picture(row_bN: Tensor, spans: Spans, grid: tuple[int, int]) -> Tensor:

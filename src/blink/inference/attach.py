@@ -1,9 +1,9 @@
 """Blink behind a stock model's `forward` and `generate`: attach, read the trace, disable, detach.
 
-Three methods of one model object are shadowed: an instance attribute of the same name hides the method of the class,
-which stays as it is, as do all other models of that class.
+Four methods of one model object are shadowed (`shadow.py`); their classes stay as they are, as do all other models.
 
     LlavaForConditionalGeneration.generate   checks the request; brings a BlinkCache in place of a DynamicCache
+    LlavaForConditionalGeneration.forward    remembers the labels, which no other forward is given
         LlavaModel.forward                   at a prompt: finds the spans of each row and passes them on as a keyword
             LlamaModel.forward               at a prompt: `run_prompt`, Algorithm 1; at a later token: `run_step`
 
@@ -12,10 +12,12 @@ tower, head, loss, sampling and beams remain the stock model's. What a generatio
 cache, so generations may interleave.
 """
 
-import inspect
+import copy
+import operator
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,8 +35,9 @@ from blink.inference.refusals import (
     check_prompt,
     check_step,
 )
+from blink.inference.shadow import Shadow, is_shadowed
 from blink.inference.spans import Spans, find_spans
-from blink.model.backbone import CACHE, OLD_CACHE, Backbone
+from blink.model.backbone import CACHE, Backbone
 from blink.model.image_inputs import check_images, pixel_digests
 
 _PROMPT = "blink_prompt"
@@ -42,6 +45,9 @@ _PROMPT = "blink_prompt"
 
 _OUTPUTS = ("use_cache", "output_attentions", "output_hidden_states")
 """Arguments for which the language model's config has defaults."""
+
+_labels: ContextVar[Tensor | None] = ContextVar("blink_labels", default=None)
+"""Labels [B, S] of the model's forward that is under way. As one more keyword they would reach its loss function, too."""
 
 
 @dataclass(frozen=True)
@@ -51,40 +57,6 @@ class _Prompt:
     spans: Spans
     keys: list[str]
     repeats: int
-
-
-class _Shadow:
-    """A method of one module object, shadowed: `method` is called in place of it, and may call `stock`.
-
-    Where another library has shadowed the method already, `stock` is that library's.
-    """
-
-    def __init__(self, module: Any, name: str, method: Callable[..., Any]) -> None:
-        self.module = module
-        self.name = name
-        self.before: Callable[..., Any] | None = vars(module).get(name)
-        self.signature = inspect.signature(self.stock)
-        setattr(module, name, method)
-
-    @property
-    def stock(self) -> Callable[..., Any]:
-        """The method that is hidden, bound to the module."""
-        method: Callable[..., Any] = self.before or getattr(type(self.module), self.name).__get__(self.module)
-        return method
-
-    def by_name(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-        """The arguments of a call by name, extra keywords included; a cache under the name that this transformers uses."""
-        kwargs = {CACHE if name == OLD_CACHE else name: value for name, value in kwargs.items()}
-        bound = self.signature.bind(*args, **kwargs).arguments
-        extra = bound.pop("kwargs", {})
-        return {**bound, **extra}
-
-    def remove(self) -> None:
-        """Make the module as it was."""
-        if self.before is None:
-            delattr(self.module, self.name)
-        else:
-            setattr(self.module, self.name, self.before)
 
 
 class Handle:
@@ -102,11 +74,13 @@ class Handle:
         self._run = run
         self._enabled = True
         self._keys: list[str] | None = None
+        self._ends: list[int] | None = None
         self._trace: list[list[Event]] = []
         self._shadows = {
-            "generate": _Shadow(self.model, "generate", self._generate),
-            "core": _Shadow(backbone.core, "forward", self._find_spans),
-            "decoder": _Shadow(backbone.decoder, "forward", self._run_layers),
+            "generate": Shadow(self.model, "generate", self._generate),
+            "model": Shadow(self.model, "forward", self._remember_labels),
+            "core": Shadow(backbone.core, "forward", self._find_spans),
+            "decoder": Shadow(backbone.decoder, "forward", self._run_layers),
         }
 
     @property
@@ -152,6 +126,28 @@ class Handle:
         finally:
             self._keys = before
 
+    @contextmanager
+    def prompt_end(self, columns: Sequence[int] | Tensor) -> Iterator[None]:
+        """Inside, say where the prompt of each row ends: the column of its last token, padding included.
+
+        What follows in the same forward is an answer: it attends to extensions, and changes neither events nor the
+        prompt's logits. Without this, a prompt ends before the first label that counts (not -100) of a forward
+        with `labels`, and otherwise at the row's last token.
+
+        Args:
+            columns: one per prompt row, counted from 0 in `input_ids`; behind the picture, and not on padding.
+        """
+        listed = columns.tolist() if isinstance(columns, Tensor) else columns
+        try:
+            ends = [operator.index(column) for column in listed]
+        except TypeError:
+            raise ValueError(f"prompt_end={columns!r}: expected a list with a column (int) per row") from None
+        before, self._ends = self._ends, ends
+        try:
+            yield
+        finally:
+            self._ends = before
+
     def detach(self) -> None:
         """Give the model object back as it was; doing so twice is harmless."""
         while self._shadows:
@@ -164,7 +160,7 @@ class Handle:
             return shadow.stock(*args, **kwargs)
         arguments = shadow.by_name(args, kwargs)
         settings = {
-            name: value for name, value in arguments.items() if name not in shadow.signature.parameters
+            name: value for name, value in arguments.items() if name not in shadow.__signature__.parameters
         }
         config, _ = self.model._prepare_generation_config(arguments.get("generation_config"), **settings)
         check_generation(config, arguments)
@@ -174,8 +170,27 @@ class Handle:
         if self.policy.draws and pixels is not None:
             digests = pixel_digests(self._backbone, pixels, arguments.get("image_sizes"))
         repeats = max(config.num_beams or 1, config.num_return_sequences or 1)
-        arguments.update({CACHE: BlinkCache(repeats, digests), "cache_implementation": None})
+        arguments[CACHE] = BlinkCache(repeats, digests)
+        if config.cache_implementation is not None:
+            # A cache and the name of one are refused together. Beside a generation_config keywords are deprecated.
+            given = arguments.get("generation_config")
+            if given is not None:
+                given = arguments["generation_config"] = copy.copy(given)
+                given.cache_implementation = None
+            if given is None or self.model.generation_config.cache_implementation is not None:
+                arguments["cache_implementation"] = None
+            else:
+                arguments.pop("cache_implementation", None)
         return shadow.stock(**arguments)
+
+    def _remember_labels(self, *args: Any, **kwargs: Any) -> Any:
+        """Shadows the model's forward: the multimodal forward inside it will ask where the prompt ends."""
+        shadow = self._shadows["model"]
+        token = _labels.set(shadow.by_name(args, kwargs).get("labels"))
+        try:
+            return shadow.stock(*args, **kwargs)
+        finally:
+            _labels.reset(token)
 
     def _find_spans(self, *args: Any, **kwargs: Any) -> Any:
         """Shadows the multimodal forward: find a prompt's spans and pass them on."""
@@ -250,16 +265,24 @@ class Handle:
         valid_BS = check_prompt(inputs)
         ids_BS = inputs["input_ids"]
         B = ids_BS.shape[0]
-        spans = find_spans(ids_BS, valid_BS, self._backbone.image_token_id)
-        check_images(self._backbone, (spans.visual_end_B - spans.visual_start_B).tolist(), inputs)
         cache = inputs.get(CACHE)
         repeats = cache.repeats if isinstance(cache, BlinkCache) else 1
         distinct = list(range(0, B, repeats))
+        ends = self._ends
+        if ends is not None:
+            if len(ends) != len(distinct):
+                raise ValueError(
+                    f"prompt_end names {len(ends)} columns, the prompt has {len(distinct)} rows; give one per row"
+                )
+            ends = [end for end in ends for _ in range(repeats)]
+        spans = find_spans(ids_BS, valid_BS, self._backbone.image_token_id, ends, _labels.get())
+        check_images(self._backbone, (spans.visual_end_B - spans.visual_start_B).tolist(), inputs)
+        spans = spans.select(distinct)
         digests = cache.pixel_digests if isinstance(cache, BlinkCache) else None
         if self.policy.draws and digests is None and inputs.get("pixel_values") is not None:
             digests = pixel_digests(self._backbone, inputs["pixel_values"], inputs.get("image_sizes"))
-        rows = [ids_BS[row] if valid_BS is None else ids_BS[row][valid_BS[row]] for row in distinct]
-        return _Prompt(spans.select(distinct), self._sample_keys(rows, digests), repeats)
+        rows = [ids_BS[row][seen_S] for row, seen_S in zip(distinct, spans.seen_by_last(), strict=True)]
+        return _Prompt(spans, self._sample_keys(rows, digests), repeats)
 
     def _sample_keys(self, rows: list[Tensor], digests: Sequence[str] | None) -> list[str]:
         """Names of the distinct prompts: the caller's, or hashes of unpadded ids and pixels; empty if none is drawn."""
@@ -289,7 +312,7 @@ def attach(
     `model(...)` and `model.generate(...)` then follow `policy`. Nothing but this object changes. For
     LLaVA-NeXT the scan and the regions are those of the base view, and an extension goes after the whole visual
     span, tiles and newlines included. With `output_hidden_states=True` the states are those of the input tokens,
-    extensions left out.
+    extensions left out. A copy of the model (`copy.deepcopy`) is a stock model; attach to it, too, if need be.
 
     Args:
         model: a LlavaForConditionalGeneration or LlavaNextForConditionalGeneration, eager, sdpa or flash attention, or
@@ -300,7 +323,7 @@ def attach(
             are, get no gradient, and later changes of them have no effect.
 
     Returns:
-        A handle with `trace`, `disabled()`, `sample_keys()` and `detach()`.
+        A handle with `trace`, `disabled()`, `prompt_end()`, `sample_keys()` and `detach()`.
 
     Raises:
         ValueError: if the model is of another kind, attached already or offloaded, `policy` is no policy, a scanned layer
@@ -310,7 +333,7 @@ def attach(
     check_policy(policy)
     backbone = Backbone.of(model)
     backbone.check_weights()
-    if isinstance(getattr(vars(backbone.model).get("generate"), "__self__", None), Handle):
+    if any(is_shadowed(module) for module in (backbone.model, backbone.core, backbone.decoder)):
         raise ValueError("Blink is attached to this model already; call detach() on the handle first")
     return Handle(backbone, policy, Run(policy, token_sr).resolve(backbone))
 

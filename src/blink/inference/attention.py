@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from threading import Lock
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor, nn
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMaskInterface
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, AttentionInterface
@@ -126,9 +127,19 @@ def _hooked(stock: str) -> Callable[..., tuple[Tensor, Any]]:
             output: tuple[Tensor, Any] = function(of_module, query, key, value, mask, **kwargs)
             return output
 
-        return stock_output() if hook is None else hook(query, key, value, kwargs["scaling"], stock_output)
+        return (
+            stock_output()
+            if hook is None
+            else _call(hook, query, key, value, kwargs["scaling"], stock_output)
+        )
 
     return attend
+
+
+@torch.compiler.disable
+def _call(hook: Hook, *args: Any) -> tuple[Tensor, Any]:
+    """Call a hook, which waits for numbers and may raise: a layer that is compiled by itself is split here."""
+    return hook(*args)
 
 
 class _Named:

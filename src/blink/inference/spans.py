@@ -1,12 +1,14 @@
 """Where the spans of a prompt lie in a padded batch, and what changes when an extension is inserted (Eq. 5 and 6).
 
-A row is [padding; system; visual; extension; text; padding]. Positions count the tokens of the row as it stands,
+A row is [padding; system; visual; extension; text; padding], where the text may hold the rest of the prompt and an answer
+to it. Positions count the tokens of the row as it stands,
 0 .. n-1; padding takes none. Pure index arithmetic: this file knows token ids and columns, no models.
 
 Axes: B rows, S columns of the input, N columns at one layer (S, or S + X with an extension), X tokens of an
 extension, d hidden width.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -23,7 +25,7 @@ class Spans:
         valid_BN: bool, False at padding; None if no row is padded.
         visual_start_B: int64, first column of the visual span.
         visual_end_B: int64, column after the visual span, where an extension begins.
-        last_B: int64, column of the last prompt token.
+        last_B: int64, column of the last prompt token; behind it an answer may follow.
         extension: X, 0 without one.
     """
 
@@ -76,10 +78,13 @@ class Spans:
         return self.visual_start_B[:, None] + torch.arange(count, device=self.last_B.device)
 
     def last(self, of_BNd: Tensor) -> Tensor:
-        """What stands at the last prompt token of each row: [B, d], or [1, d] of what all rows share."""
-        if self.valid_BN is None:
-            return of_BNd[:, -1]
+        """What stands at the last prompt token of each row: [B, d]."""
         return _take(of_BNd, self.last_B[:, None])[:, 0]
+
+    def seen_by_last(self) -> Tensor:
+        """Bool [B, N]: the columns that the last prompt token attends to, neither padding nor what follows the prompt."""
+        seen_BN = torch.arange(self.columns, device=self.last_B.device) <= self.last_B[:, None]
+        return seen_BN if self.valid_BN is None else seen_BN & self.valid_BN
 
     def insert(self, hidden_BSd: Tensor, extension_BXd: Tensor) -> Tensor:
         """Insert an extension right after the visual span of every row: [B, S + X, d]."""
@@ -121,17 +126,26 @@ def positions(valid_BN: Tensor | None, columns: int, device: torch.device) -> Te
     return (valid_BN.long().cumsum(dim=1) - 1).masked_fill(~valid_BN, 0)
 
 
-def find_spans(ids_BS: Tensor, valid_BS: Tensor | None, image_token_id: int) -> Spans:
+def find_spans(
+    ids_BS: Tensor,
+    valid_BS: Tensor | None,
+    image_token_id: int,
+    ends: Sequence[int] | None = None,
+    labels_BS: Tensor | None = None,
+) -> Spans:
     """Find system, visual and text spans of every row.
 
     Args:
         ids_BS: token ids, with one image token per visual token.
         valid_BS: bool, False at padding, which may stand before or after a row; None if there is none.
         image_token_id: the id that stands for a visual token.
+        ends: column of the last prompt token of each row, where an answer follows.
+        labels_BS: without `ends`: the prompt ends before the first label that is not -100; None, or a row without such
+            a label: at the row's last token.
 
     Raises:
-        ValueError: unless each row has one unbroken run of image tokens with text after it, and its padding
-            lies outside its text.
+        ValueError: unless each row has one unbroken run of image tokens with text after it, its padding lies outside
+            its text, and its prompt ends within that text.
     """
     S = ids_BS.shape[1]
     visual_BS = ids_BS == image_token_id
@@ -153,7 +167,42 @@ def find_spans(ids_BS: Tensor, valid_BS: Tensor | None, image_token_id: int) -> 
     for row, empty in enumerate((last_B < end_B).tolist()):
         if empty:
             raise ValueError(f"row {row} of the prompt ends at its image; put the question after the image")
+    if ends is not None:
+        last_B = _checked_ends(ends, end_B, last_B)
+    elif labels_BS is not None:
+        last_B = _ends_before_labels(labels_BS, ids_BS, end_B, last_B)
     return Spans(columns=S, valid_BN=valid_BS, visual_start_B=start_B, visual_end_B=end_B, last_B=last_B)
+
+
+def _checked_ends(ends: Sequence[int], visual_end_B: Tensor, last_B: Tensor) -> Tensor:
+    """Columns at which prompts end, int64 [B]; ValueError unless each lies in its row's text."""
+    for row, (end, first, last) in enumerate(zip(ends, visual_end_B.tolist(), last_B.tolist(), strict=True)):
+        if not first <= end <= last:
+            raise ValueError(
+                f"prompt_end: row {row} is said to end at column {end}; its text behind the image lies in columns "
+                f"{first} to {last}, padding left out: name the column of the prompt's last token, which is one of them"
+            )
+    return torch.tensor(ends, device=last_B.device)
+
+
+def _ends_before_labels(labels_BS: Tensor, ids_BS: Tensor, visual_end_B: Tensor, last_B: Tensor) -> Tensor:
+    """Columns before each row's first label that counts, int64 [B]; ValueError unless they lie in the text."""
+    if labels_BS.shape != ids_BS.shape:
+        raise ValueError(
+            f"labels are {list(labels_BS.shape)} and input_ids {list(ids_BS.shape)}: where the prompt ends cannot be read "
+            "from them; give labels for every column, or say it with `with handle.prompt_end([...])`"
+        )
+    counts_BS = (labels_BS != -100).to(last_B.device)
+    before_B = counts_BS.int().argmax(dim=1) - 1
+    end_B = torch.where(counts_BS.any(dim=1), before_B, last_B).minimum(last_B)
+    for row, (end, first) in enumerate(zip(end_B.tolist(), visual_end_B.tolist(), strict=True)):
+        if end < first:
+            raise ValueError(
+                f"row {row}: the first label that counts (not -100) is that of column {end + 1}, and the prompt ends "
+                f"before it; expected one behind column {first}, for text of the prompt must follow the image: set labels "
+                "of the prompt to -100, or say where it ends with `with handle.prompt_end([...])`"
+            )
+    return end_B
 
 
 def _check_unbroken(valid_BS: Tensor) -> None:

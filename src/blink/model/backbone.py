@@ -60,7 +60,7 @@ class Backbone:
     """A model with its processor and where both come from; methods read the model and never change it.
 
     Args:
-        model: a LlavaForConditionalGeneration or LlavaNextForConditionalGeneration.
+        model: a LlavaForConditionalGeneration or LlavaNextForConditionalGeneration, or what torch.compile made of one.
         processor: its processor, if one is at hand.
         name: folder or hub id that it comes from, as given by the user.
         revision: its commit on the hub; None for a folder.
@@ -79,6 +79,7 @@ class Backbone:
     def __init__(
         self, model: Any, processor: Any = None, *, name: str = "", revision: str | None = None
     ) -> None:
+        model = getattr(model, "_orig_mod", model)  # of what torch.compile returns
         families = [family for kind, family in FAMILIES.items() if isinstance(model, kind)]
         if not families:
             known = " or ".join(kind.__name__ for kind in FAMILIES)

@@ -93,10 +93,10 @@ def run(
     """Run Algorithm 1 on one unpadded sequence.
 
     Args:
-        ids_S: prompt tokens and, behind them, tokens that were generated so far.
+        ids_S: prompt tokens and, behind them, tokens that were generated so far, or an answer that is given.
         features_TD: the image's features, one for each image token of the prompt.
         modules: layer -> module [1, D, H, W] -> same shape; a layer without one inserts its input as it is.
-        prompt_length: tokens of the prompt; None: all of `ids_S`.
+        prompt_length: tokens of the prompt, whose last one scans; None: all of `ids_S`.
         replay: layer -> (action, region) that must be taken whatever the scan says.
     """
     config = model.config
