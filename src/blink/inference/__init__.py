@@ -10,7 +10,6 @@ Read from top to bottom: a file imports only from files above it.
     streams.py    rows of a batch whose sequences are of one kind, and runs of one layer on them
     algorithm.py  Run; scan, decide, expand or drop, layer by layer (Algorithm 1)
     refusals.py   what of forward and generate is refused, and why
-    shadow.py     methods of one model object, replaced and put back
     attach.py     the same behind a stock model's generate(): attach, trace, detach
     trunk.py      KV caches that all questions about a picture share: of the trunk, and of extensions
     rows.py       text behind a trunk, each piece of work once

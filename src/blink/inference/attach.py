@@ -1,6 +1,6 @@
 """Blink behind a stock model's `forward` and `generate`: attach, read the trace, disable, detach.
 
-Four methods of one model object are shadowed (`shadow.py`); their classes stay as they are, as do all other models.
+Four methods of one model object are shadowed (`model/shadow.py`); their classes stay as they are, as do all other models.
 
     LlavaForConditionalGeneration.generate   checks the request; brings a BlinkCache in place of a DynamicCache
     LlavaForConditionalGeneration.forward    remembers the labels, which no other forward is given
@@ -35,10 +35,10 @@ from blink.inference.refusals import (
     check_prompt,
     check_step,
 )
-from blink.inference.shadow import Shadow, is_shadowed
 from blink.inference.spans import Spans, find_spans
 from blink.model.backbone import CACHE, Backbone
 from blink.model.image_inputs import check_images, pixel_digests
+from blink.model.shadow import Shadow, is_shadowed
 
 _PROMPT = "blink_prompt"
 """Keyword under which a prompt's spans travel from the multimodal model's forward to the language model's."""

@@ -6,6 +6,7 @@ Read from top to bottom: a file imports only from files above it.
     text_model.py    what a text model must be, and what is refused
     dimensions.py    the sizes in a config from which costs are computed
     backbone.py      wraps a LLaVA or LLaVA-NeXT: its sizes, one decoder layer at a time, its visual states
+    shadow.py        methods of one model object, replaced and put back
     image_inputs.py  pictures and prompts -> inputs, embeddings, visual tokens; checks that they fit
     checkpoints.py   load a backbone and its processor, whole or its lower layers, or its outline without weights
     prompts.py       conversation templates
