@@ -1,8 +1,8 @@
 """Where the spans of a prompt lie in a padded batch, and what changes when an extension is inserted (Eq. 5 and 6).
 
 A row is [padding; system; visual; extension; text; padding], where the text may hold the rest of the prompt and an answer
-to it. Positions count the tokens of the row as it stands,
-0 .. n-1; padding takes none. Pure index arithmetic: this file knows token ids and columns, no models.
+to it. Positions count the tokens of the row as it stands, 0 .. n-1; padding takes none. Pure index arithmetic: this
+file knows token ids and columns, no models.
 
 Axes: B rows, S columns of the input, N columns at one layer (S, or S + X with an extension), X tokens of an
 extension, d hidden width.

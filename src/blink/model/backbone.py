@@ -230,7 +230,8 @@ class Backbone:
 
     def attention_configs(self) -> list[Any]:
         """The configs that name the attention implementation of the decoder's layers, each once."""
-        parts = (self.decoder, *self.decoder.layers.modules())
+        # Asked for at every prompt: attention is a child of its layer, so that no deeper module need be looked at.
+        parts = (self.decoder, *(child for layer in self.decoder.layers for child in layer.children()))
         return list({id(part.config): part.config for part in parts if hasattr(part, "config")}.values())
 
     def final_norm(self, hidden_BNd: Tensor) -> Tensor:
