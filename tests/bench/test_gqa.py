@@ -62,13 +62,13 @@ def test_measures_by_hand() -> None:
 
 
 def test_tally_adds_up_over_pictures() -> None:
-    """Catches a tally that is not a sum: resampling pictures would then be wrong."""
+    """Catches a tally that is not a sum: metrics over pictures would then be wrong."""
     first, second = [marked(structural="logical")], [marked(structural="compare", response="no"), marked()]
     benchmark = GQA()
     np.testing.assert_array_equal(
         benchmark.tally(first + second), benchmark.tally(first) + benchmark.tally(second)
     )
-    assert benchmark.metrics(benchmark.tally(second))["accuracy"] == 50
+    assert benchmark.metrics(benchmark.tally(second)[None])["accuracy"].value == 50
 
 
 def entries() -> dict[str, dict[str, Any]]:

@@ -285,7 +285,7 @@ def test_lmms_evals_words(tmp_path: Path, benchmark: MMBench, closing: str) -> N
 
 
 def test_rotations_that_show_other_files_stay_together(tmp_path: Path) -> None:
-    """Would catch a question torn apart when pictures are resampled because its picture was stored twice, in two
+    """Would catch a question torn apart into two clusters because its picture was stored twice, in two
     files; the picture that is shown stays each row's own."""
     rows = official(hint="", last="")
     rows[3]["image"] = Image.new("RGB", (8, 8), (11, 0, 0))

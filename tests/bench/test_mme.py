@@ -12,6 +12,7 @@ from PIL import Image
 from blink.bench import MME, Row, Sample, make_row, score
 from blink.bench.base import SHORT_ANSWER
 from blink.bench.mme import COGNITION, PERCEPTION, SUBTASKS
+from blink.bench.statistics import estimates
 from tests.bench.files import write_parquet
 
 
@@ -139,15 +140,20 @@ def test_missing_subtasks_and_halves_of_pairs_are_said() -> None:
     assert "1 pairs have more than two questions" in score(MME(), triple).warnings[-1]
 
 
-def test_sums_without_a_subtask_that_others_have_do_not_count() -> None:
-    """Catches intervals pulled down by resamples that missed a subtask: sums over fewer are not the same measure."""
+def test_pictures_of_one_subtask_do_not_narrow_another() -> None:
+    """Catches pictures counted for subtasks that they are not of: with one picture a subtask has no interval.
+
+    The sums leave out subtasks that nobody asked.
+    """
     benchmark = MME()
-    both = pair("count", 1, "Yes", "No") + pair("OCR", 1, "Yes", "No")
-    tally_RK = [benchmark.tally(both), benchmark.tally(both[:2])]
-    found = benchmark.metrics(np.stack(tally_RK))
-    assert found["perception"][0] == pytest.approx(400)
-    assert np.isnan(found["perception"][1])
-    assert found["count"].tolist() == pytest.approx([200, 200])
+    asked = [pair("count", picture, "Yes", "No") for picture in (1, 2)] + [pair("OCR", 1, "Yes", "Yes")]
+    found = estimates(benchmark.metrics(np.stack([benchmark.tally(each) for each in asked])))
+    assert found["perception"].value == pytest.approx(250)
+    assert found["count"].value == pytest.approx(200)
+    assert found["count"].low < 200
+    assert found["OCR"].value == pytest.approx(50)
+    assert np.isnan(found["OCR"].low)
+    assert np.isnan(found["color"].value)
 
 
 def test_intervals_hold_the_value_in_points() -> None:

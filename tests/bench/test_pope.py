@@ -116,7 +116,7 @@ def test_split_that_was_not_asked_is_left_out_and_said() -> None:
 
 
 def test_tally_adds_up_over_pictures() -> None:
-    """Catches a tally that is not a sum: resampling pictures would then be wrong."""
+    """Catches a tally that is not a sum: metrics over pictures would then be wrong."""
     benchmark = Pope()
     first = outcomes(benchmark, "random", 1, 2, 3, 4, "a")
     second = outcomes(benchmark, "popular", 5, 6, 7, 8, "b")

@@ -1,21 +1,38 @@
-"""Intervals and paired tests against hand-computed values, closed forms and simulation."""
+"""Intervals and paired tests against hand-computed values and closed forms; `test_coverage.py` simulates."""
 
 import math
 
 import numpy as np
 import pytest
 
-from blink.bench.statistics import Floats, bootstrap, mcnemar, paired_bootstrap, resampled
+from blink.bench.statistics import (
+    PRIOR_CORRELATION,
+    PRIOR_FLIP_CORRELATION,
+    PRIOR_GROUPS,
+    Estimate,
+    Floats,
+    Metric,
+    bounds,
+    estimates,
+    mcnemar,
+    paired_bounds,
+    paired_estimates,
+)
 
 
-def share(tally: Floats) -> dict[str, Floats]:
-    """Right answers over questions, for tallies of (right, questions)."""
-    return {"share": tally[..., 0] / tally[..., 1]}
+def estimate(metric: Metric, level: float = 0.95) -> Estimate:
+    """One metric's estimate."""
+    return estimates({"it": metric}, level=level)["it"]
 
 
-def f1(tally: Floats) -> dict[str, Floats]:
-    """F1 for tallies of (true positives, false positives, false negatives)."""
-    return {"f1": 2 * tally[..., 0] / (2 * tally[..., 0] + tally[..., 1] + tally[..., 2])}
+def difference(first: Metric, second: Metric) -> Estimate:
+    """One metric's paired difference."""
+    return paired_estimates({"it": first}, {"it": second})["it"]
+
+
+def share(right: list[float] | Floats, asked: list[float] | Floats | float) -> Metric:
+    """The share of right answers; a single number of questions is every picture's."""
+    return Metric.share(np.asarray(right, dtype=float), np.full(len(right), asked, dtype=float))
 
 
 def test_mcnemar_by_hand() -> None:
@@ -42,123 +59,138 @@ def test_mcnemar_refuses_other_questions() -> None:
         mcnemar(np.ones(3, bool), np.ones(1, bool))
 
 
-def test_every_resample_draws_as_many_groups_as_there_are() -> None:
-    """Catches resamples of questions in place of whole groups: each group's sums move together."""
-    tally = np.array([[1.0, 2.0], [10.0, 20.0], [100.0, 200.0]])
-    sums = resampled(tally, resamples=2_500)
-    assert sums.shape == (2_500, 2)
-    np.testing.assert_allclose(sums[:, 1], 2 * sums[:, 0])
-    digits = np.stack([sums[:, 0] // 100, sums[:, 0] % 100 // 10, sums[:, 0] % 10])
-    np.testing.assert_array_equal(digits.sum(axis=0), 3)
+def test_interval_at_the_top_by_hand() -> None:
+    """Catches [100, 100] where every answer is right, which claims certainty, and a prior in the wrong unit.
+
+    20 pictures with 5 questions: 1 / A_0 = 100 / (1 + 4 * correlation) questions, and Wilson's interval of n right
+    answers of n begins at n / (n + z^2).
+    """
+    found = estimate(Metric.percent(np.full(20, 5.0), np.full(20, 5.0)))
+    questions = 100 / (1 + 4 * PRIOR_CORRELATION)
+    assert found == pytest.approx((100, 100 * questions / (questions + 1.959964**2), 100))
+    none = estimate(Metric.percent(np.zeros(20), np.full(20, 5.0)))
+    assert none == pytest.approx((0, 0, 100 - found.low))
 
 
 def test_interval_of_two_groups_by_hand() -> None:
-    """Catches quantiles taken at the wrong ends: of 2 groups 1/4 of the resamples hold only one of them."""
-    tally = np.array([[0.0, 4.0], [4.0, 4.0]])
-    estimate = bootstrap(tally, share, level=0.95)["share"]
-    assert estimate == (0.5, 0.0, 1.0)
-    assert bootstrap(tally, share, level=0.4)["share"] == (0.5, 0.5, 0.5)
+    """Catches a variance over G in place of G - 1, degrees of freedom and weights of the prior.
+
+    Of two pictures with 4 questions, one is all right and one all wrong: residuals are -1/4 and 1/4, and v = 1/4 /
+    2^2 * 2 / 1 * 2 = 1/4, p (1 - p) = 1/4, so A = 1. k is 2, and at most G - 1 = 1; Student's 97.5 % quantile for
+    4 degrees of freedom is 2.776445.
+    """
+    found = estimate(share([0, 4], 4))
+    prior = (1 + 3 * PRIOR_CORRELATION) / 8
+    spread = (2.776445**2 + PRIOR_GROUPS * 1.959964**2 * prior) / (1 + PRIOR_GROUPS)
+    half = math.sqrt(spread / 4 + spread**2 / 4) / (1 + spread)
+    assert found == pytest.approx((0.5, 0.5 - half, 0.5 + half), rel=1e-5)
+    assert estimate(share([0, 4], 4), level=0.4).high < found.high
 
 
 def test_interval_of_independent_questions_is_the_binomial_one() -> None:
     """Catches a wrong scale: with one question per group the width must follow sqrt(p (1 - p) / n)."""
-    right = np.arange(400) % 5 != 0
-    estimate = bootstrap(np.stack([right, np.ones(400)], axis=1).astype(float), share)["share"]
+    found = estimate(share((np.arange(400) % 5 != 0).astype(float), 1))
     half = 1.96 * math.sqrt(0.8 * 0.2 / 400)
-    assert estimate.value == pytest.approx(0.8)
-    assert estimate.low == pytest.approx(0.8 - half, abs=0.006)
-    assert estimate.high == pytest.approx(0.8 + half, abs=0.006)
+    assert found.value == pytest.approx(0.8)
+    assert found.low == pytest.approx(0.8 - half, abs=0.005)
+    assert found.high == pytest.approx(0.8 + half, abs=0.005)
 
 
-def test_same_seed_same_interval() -> None:
-    """Catches global random state in the bootstrap."""
-    tally = np.random.default_rng(1).integers(0, 5, (30, 3)).astype(float)
-    assert bootstrap(tally, f1, seed=3) == bootstrap(tally, f1, seed=3)
-    assert bootstrap(tally, f1, seed=3) != bootstrap(tally, f1, seed=4)
+def test_interval_of_many_pictures_goes_by_pictures() -> None:
+    """Catches questions taken as independent: where all 10 about a picture go together, n is that of pictures."""
+    right = 10.0 * (np.arange(400) % 5 != 0)
+    tied, alone = estimate(share(right, 10)), estimate(share(right / 10, 1))
+    assert tied == pytest.approx(alone, abs=0.003)
 
 
-def test_f1_is_recomputed_per_resample() -> None:
+def test_f1_is_of_the_summed_counts() -> None:
     """Catches averaging F1 over groups: the value is that of the summed counts, 2*3/(2*3+1+2)."""
-    tally = np.array([[3.0, 0.0, 0.0], [0.0, 1.0, 2.0]])
-    assert bootstrap(tally, f1, resamples=50)["f1"].value == pytest.approx(6 / 9)
+    tp, fp, fn = np.array([[3.0, 0.0], [0.0, 1.0], [0.0, 2.0]])
+    assert Metric.share(2 * tp, 2 * tp + fp + fn).value == pytest.approx(6 / 9)
+
+
+def test_sum_and_mean_of_shares() -> None:
+    """Catches shares pooled where each counts alike: 1/2 and 4/4 have the mean 75 %, and are 150 points.
+
+    A picture that has to do with one of them only moves that one.
+    """
+    part, whole = np.array([[1.0, 0.0], [0.0, 4.0]]), np.array([[2.0, 0.0], [0.0, 4.0]])
+    assert Metric.mean_percent(part, whole).value == pytest.approx(75)
+    assert Metric.points(part, whole).value == pytest.approx(150)
+    assert estimate(Metric.points(part, whole)).high <= 200
+
+
+def test_few_pictures_in_each_share_are_few() -> None:
+    """Catches a variance that is right for many pictures in all where each share has two of them.
+
+    20 shares of two pictures with a question, one of them right: A of each is 1, as in two groups alone, and that of
+    their mean is 1/20; the prior's is 1/40. k is G - 1 = 39; Student's quantile for 42 degrees of freedom is 2.018082.
+    """
+    right = np.tile([0.0, 1.0], 20)
+    of_share = np.repeat(np.eye(20), 2, axis=0)
+    found = estimate(Metric.mean_percent(right[:, None] * of_share, of_share))
+    spread = (39 * 2.018082**2 / 20 + PRIOR_GROUPS * 1.959964**2 / 40) / (39 + PRIOR_GROUPS)
+    half = 100 * math.sqrt(spread / 4 + spread**2 / 4) / (1 + spread)
+    assert found == pytest.approx((50, 50 - half, 50 + half), rel=1e-5)
+
+
+def test_no_flip_is_not_no_difference_by_hand() -> None:
+    """Catches [0, 0] from two runs that answer alike: unseen flips may be as many as z^2 effective questions."""
+    alike = Metric.percent(np.full(20, 3.0), np.full(20, 5.0))
+    reach = 100 * 1.959964**2 * (1 + 4 * PRIOR_FLIP_CORRELATION) / 100
+    assert difference(alike, alike) == pytest.approx((0, -reach, reach))
 
 
 def test_pairs_cancel_what_the_groups_share() -> None:
-    """Catches unpaired resampling: a run that gains one answer in every group has no spread at all."""
-    rng = np.random.default_rng(0)
-    right = rng.integers(0, 9, 50).astype(float)
-    first = np.stack([right, np.full(50, 10.0)], axis=1)
-    second = np.stack([right + 1, np.full(50, 10.0)], axis=1)
-    assert paired_bootstrap([first, second], [(0, 1)], share)[0]["share"] == pytest.approx((0.1, 0.1, 0.1))
-    assert paired_bootstrap([first, second], [(1, 0)], share)[0]["share"] == pytest.approx((-0.1, -0.1, -0.1))
+    """Catches unpaired intervals: a run that gains one answer in every group differs by that, whatever the groups."""
+    right = np.random.default_rng(0).integers(0, 9, 50).astype(float)
+    first, second = share(right, 10), share(right + 1, 10)
+    gained, lost = difference(first, second), difference(second, first)
+    assert gained.value == pytest.approx(0.1)
+    assert 0.085 < gained.low < 0.1 < gained.high < 0.115
+    assert lost == pytest.approx((-gained.value, -gained.high, -gained.low))
+    alone = estimate(second)
+    assert gained.high - gained.low < (alone.high - alone.low) / 4
+
+
+def test_difference_of_f1_is_of_both_values() -> None:
+    """Catches a difference of quotients that is only right where both have one denominator."""
+    rng = np.random.default_rng(1)
+    counts = rng.integers(0, 4, (2, 3, 30)).astype(float)
+    first, second = (Metric.percent(2 * tp, 2 * tp + fp + fn) for tp, fp, fn in counts)
+    found = difference(first, second)
+    assert found.value == pytest.approx(float(second.value - first.value))
+    assert found.low < found.value < found.high
 
 
 def test_pairs_need_the_same_groups() -> None:
     """Catches two runs of different length compared as if they were pairs."""
-    with pytest.raises(ValueError, match=r"\(3, 2\), \(4, 2\)"):
-        paired_bootstrap([np.ones((3, 2)), np.ones((4, 2))], [(0, 1)], share)
+    with pytest.raises(ValueError, match=r"\(3, 1\), \(4, 1\)"):
+        paired_bounds(share(np.ones(3), 1), share(np.ones(4), 1))
 
 
 def test_one_group_has_no_interval() -> None:
-    """Catches an interval of width zero, which would claim certainty, from a single picture."""
-    estimate = bootstrap(np.array([[3.0, 4.0]]), share)["share"]
-    assert estimate.value == 0.75
-    assert math.isnan(estimate.low)
-    assert math.isnan(estimate.high)
+    """Catches an interval from a single picture, be it all there is or all that a metric is about."""
+    for metric in (share([3], 4), Metric.share(np.array([3.0, 0.0]), np.array([4.0, 0.0]))):
+        for found in (estimate(metric), difference(metric, metric)._replace(value=0.75)):
+            assert found.value == 0.75
+            assert math.isnan(found.low)
+            assert math.isnan(found.high)
 
 
-def test_metric_that_no_resample_has_is_without_interval() -> None:
-    """Catches numpy's warning, an error here, where every resample misses a part that the metric needs."""
-
-    def whole(tally: Floats) -> dict[str, Floats]:
-        return {"whole": np.full(tally.shape[:-1], 5.0 if tally.ndim == 1 else np.nan)}
-
-    found = bootstrap(np.ones((3, 1)), whole)["whole"]
-    assert found.value == 5
-    assert math.isnan(found.low)
-    assert math.isnan(found.high)
+def test_share_of_nothing() -> None:
+    """Catches numpy's warning, an error here, and a value from questions that were not asked."""
+    nothing = np.zeros(3)
+    assert all(math.isnan(each) for each in estimate(Metric.percent(nothing, nothing)))
+    assert all(math.isnan(each) for each in estimate(Metric.points(np.zeros((3, 0)), np.zeros((3, 0)))))
+    assert estimate(Metric.percent(nothing, nothing, empty=0.0)).value == 0
 
 
-def test_no_group_is_an_error() -> None:
-    """Catches an empty benchmark scored as nan."""
-    with pytest.raises(ValueError, match="no questions"):
-        resampled(np.empty((0, 2)))
-
-
-def test_interval_covers_the_truth_as_often_as_it_says() -> None:
-    """Catches resampling questions as if independent: with correlated questions that covers far below 95 %.
-
-    80 pictures with 6 questions each; a picture is easy or hard, so its answers go together. In 400 repetitions
-    the 95 % interval over pictures must hold the true accuracy in 92 to 98 % of them (three standard errors),
-    while the interval over questions must fall short by far.
-    """
-    rng = np.random.default_rng(7)
-    over_pictures = over_questions = 0
-    repetitions = 400
-    for repetition in range(repetitions):
-        easy_G1 = rng.random((80, 1)) < 0.5
-        right_GQ = rng.random((80, 6)) < np.where(easy_G1, 0.95, 0.45)
-        pictures = np.stack([right_GQ.sum(axis=1), np.full(80, 6)], axis=1).astype(float)
-        questions = np.stack([right_GQ.reshape(-1), np.ones(480)], axis=1).astype(float)
-        low, high = bootstrap(pictures, share, resamples=500, seed=repetition)["share"][1:]
-        over_pictures += low <= 0.7 <= high
-        low, high = bootstrap(questions, share, resamples=500, seed=repetition)["share"][1:]
-        over_questions += low <= 0.7 <= high
-    assert 0.92 <= over_pictures / repetitions <= 0.98
-    assert over_questions / repetitions < 0.88
-
-
-def test_interval_of_a_difference_covers_zero_when_nothing_differs() -> None:
-    """Catches a paired interval that is too narrow: two runs with the same true accuracy, 400 repetitions."""
-    rng = np.random.default_rng(8)
-    covered = 0
-    repetitions = 400
-    for repetition in range(repetitions):
-        chance_G1 = rng.uniform(0.4, 0.9, (60, 1))
-        runs = [(rng.random((60, 5)) < chance_G1).sum(axis=1) for _ in range(2)]
-        first, second = (np.stack([run, np.full(60, 5)], axis=1).astype(float) for run in runs)
-        low, high = paired_bootstrap([first, second], [(0, 1)], share, resamples=500, seed=repetition)[0][
-            "share"
-        ][1:]
-        covered += low <= 0 <= high
-    assert 0.91 <= covered / repetitions <= 0.98
+def test_many_data_sets_at_once() -> None:
+    """Catches sums over the wrong axis where data sets are stacked: each must have the interval it has alone."""
+    rng = np.random.default_rng(2)
+    right, asked = rng.integers(0, 4, (5, 30)).astype(float), np.full((5, 30), 4.0)
+    together = bounds(Metric.share(right, asked))
+    for number in range(5):
+        alone = bounds(Metric.share(right[number], asked[number]))
+        assert [edge[number] for edge in together] == pytest.approx([float(edge) for edge in alone])

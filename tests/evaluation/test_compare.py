@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from blink.bench import MME, Benchmark, MMBench, Pope, Row
+from blink.bench.statistics import PRIOR_FLIP_CORRELATION, PRIOR_GROUPS
 from blink.compare import main
 from blink.evaluation.compare import (
     FinishedRun,
@@ -53,7 +54,8 @@ def test_difference_by_hand(folders: tuple[Path, Path]) -> None:
     assert pair.differences["popular_accuracy"].value == pytest.approx(-12.5)
     assert pair.differences["accuracy"].value == pytest.approx(12.5 / 3)
     low, high = pair.differences["random_accuracy"][1:]
-    assert 0 <= low < 25 < high <= 50
+    assert -100 <= low < 25 < high <= 100
+    assert low + high == pytest.approx(50)
     assert pair.flips == (1, 2, 1.0)
     assert pair.expanded == (0.5, 0.5)
 
@@ -162,7 +164,8 @@ def test_pairs_of_mme_stay_whole(tmp_path: Path) -> None:
     """Would catch MME compared in percent, and the two questions of a picture drawn apart.
 
     Four pictures; the second run gets one more question right in the first, and so its pair: 100/8 + 100/4 points.
-    Drawn whole, a resample that holds the first picture k times differs by 37.5 k points, and by nothing between.
+    Taken whole, the first picture is the only one that flipped: its share of 200 points is the rate of flips, 3/16,
+    residuals are 3/4 of it and three times 1/4 the other way, and (3/16)^2 (9/16 + 3/16) 4/3 is the variance, so A = 3/16.
     """
 
     def rows(wrong: set[int]) -> list[Row]:
@@ -181,9 +184,12 @@ def test_pairs_of_mme_stay_whole(tmp_path: Path) -> None:
     runs = [run_by_hand(tmp_path / name, MME(), rows(wrong)) for name, wrong in (("a", {0}), ("b", set()))]
     found = compare(*runs)
     assert found.differences["perception"].value == pytest.approx(37.5)
-    low, high = found.differences["total"][1:]
-    assert low == 0
-    assert high / 37.5 == pytest.approx(round(high / 37.5))
+    value, low, high = found.differences["total"]
+    rate = seen = 37.5 / 200
+    prior = (1 - PRIOR_FLIP_CORRELATION) * 4 * 2 * (1 / 8) ** 2 + PRIOR_FLIP_CORRELATION * 4 * (1 / 4) ** 2
+    spread = (2.776445**2 * seen + PRIOR_GROUPS * 1.959964**2 * prior) / (1 + PRIOR_GROUPS)
+    assert value - low == pytest.approx(200 * (rate * spread + spread**2) ** 0.5, rel=1e-5)
+    assert high == 200  # more than all points cannot be gained
     assert found.flips[:2] == (0, 1)
 
 

@@ -2,7 +2,7 @@
 
 Read from top to bottom: a file imports only from files above it.
 
-    statistics.py   bootstrap over pictures, paired differences, exact McNemar
+    statistics.py   score intervals over pictures, paired differences, exact McNemar
     sources.py      where rows come from: the hub, parquet, JSON and JSONL files, picture folders
     tables.py       cells and tables as files: tab-separated text with base64 pictures, Excel
     base.py         the class `Benchmark`: facts, loading, what a scorer is; samples and answers

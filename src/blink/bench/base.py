@@ -7,7 +7,7 @@ A row is one line of `predictions.jsonl`: id, split, image, question, response, 
 flops, events, and whatever else a benchmark's scorer reads. It keeps the raw response *and* the answer read from it, so
 that a scorer can be run again on the file alone.
 
-Axes: K sums in a tally.
+Axes: G pictures, K sums in a tally.
 """
 
 from abc import ABC, abstractmethod
@@ -20,7 +20,7 @@ from typing import Any, ClassVar, NamedTuple
 from PIL import Image
 
 from blink.bench.sources import Entry, hub_table, in_memory, parquet_files, parquet_table, table_entries
-from blink.bench.statistics import Floats
+from blink.bench.statistics import Floats, Metric
 from blink.runs import values
 
 Row = dict[str, Any]
@@ -38,7 +38,7 @@ class Sample:
 
     Attributes:
         id: unique in the benchmark.
-        image: name of the picture; samples that share it stay together when scores are resampled.
+        image: name of the picture; samples that share it are one cluster of the intervals.
         question: the user's text as the backbone gets it, the benchmark's instruction included.
         label: the correct answer.
         split: the part of the benchmark that the question belongs to.
@@ -223,14 +223,14 @@ class Benchmark(ABC):
 
     @abstractmethod
     def tally(self, rows: Sequence[Row]) -> Floats:
-        """Reduce the marked rows of one picture to the sums [K] that the metrics are functions of."""
+        """Reduce the marked rows of one picture to the sums [K] that parts and wholes of the metrics are made of."""
 
     @abstractmethod
-    def metrics(self, tally_K: Floats) -> dict[str, Floats]:
-        """Compute every metric from sums [..., K]; nan where nothing was asked."""
+    def metrics(self, tally_GK: Floats) -> dict[str, Metric]:
+        """Return every metric over pictures; the value is nan where nothing was asked."""
 
     def clusters(self, rows: Sequence[Row], pictures: Sequence[str]) -> list[str]:
-        """Name what each marked row is resampled with, which is its picture unless rows are tied in other ways, too.
+        """Name the cluster of each marked row, which is its picture unless rows are tied in other ways, too.
 
         Raises:
             ValueError: rows that are tied do not fit one another.

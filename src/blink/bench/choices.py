@@ -92,10 +92,10 @@ def by_question(rows: Sequence[Row]) -> dict[int, list[Row]]:
 
 
 def clusters_of(groups: Sequence[int], pictures: Sequence[str]) -> list[str]:
-    """Name the cluster that each row is resampled with: its picture, or one name for all pictures that share a question.
+    """Name the cluster that each row belongs to: its picture, or one name for all pictures that share a question.
 
     The rows of a question show one picture; where it comes under several names (its files differ), pictures are joined
-    into one cluster, since CircularEval needs all rows of a question in the same resample.
+    into one cluster, since CircularEval needs all rows of a question in one cluster.
 
     Args:
         groups: the question of each row.

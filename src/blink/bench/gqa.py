@@ -25,7 +25,7 @@ from blink.bench.sources import (
     table_entries,
     table_rows,
 )
-from blink.bench.statistics import Floats, percent
+from blink.bench.statistics import Floats, Metric
 from blink.scenes.gqa import gqa_rows
 
 SPLIT = "testdev_balanced"
@@ -124,20 +124,16 @@ class GQA(Benchmark):
             sums_T2[position] += (bool(row["correct"]), 1)
         return sums_T2.reshape(-1)
 
-    def metrics(self, tally_K: Floats) -> dict[str, Floats]:
-        """Accuracy over all questions, over open ones (`query`) and the others (`binary`), and per structural type.
+    def metrics(self, tally_GK: Floats) -> dict[str, Metric]:
+        """Accuracy in percent over all questions, over open ones (`query`) and the others (`binary`), and per structural type.
 
         nan where nothing was asked. Questions whose type is not known count for `accuracy` alone.
         """
-        right_T, n_T = np.moveaxis(tally_K.reshape(*tally_K.shape[:-1], -1, 2), -1, 0)
+        right_GT, n_GT = np.moveaxis(tally_GK.reshape(len(tally_GK), -1, 2), -1, 0)
         parts = {"accuracy": np.ones_like(_IS_OPEN_T), "binary": _IS_BINARY_T, "open": _IS_OPEN_T} | {
             name: np.arange(len(STRUCTURAL) + 1) == position for position, name in enumerate(STRUCTURAL)
         }
-        found = {}
-        for name, part_T in parts.items():
-            right, n = right_T[..., part_T].sum(axis=-1), n_T[..., part_T].sum(axis=-1)
-            found[name] = percent(right, n, empty=np.nan)
-        return found
+        return {name: Metric.percent(right_GT @ part_T, n_GT @ part_T) for name, part_T in parts.items()}
 
     def export(self, rows: Sequence[Row], folder: Path) -> list[Path]:
         """Write what GQA's `eval.py` reads: `testdev_balanced_predictions.json`."""

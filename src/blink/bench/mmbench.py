@@ -28,7 +28,7 @@ from blink.bench.choices import (
     options_of,
 )
 from blink.bench.sources import Entry, parquet_files
-from blink.bench.statistics import Floats, percent
+from blink.bench.statistics import Floats, Metric
 from blink.bench.tables import base64_pictures, cell_number, cell_text, read_tsv, text_of, write_xlsx
 from blink.scenes.formats import LETTER, LETTER_ZH, LETTER_ZH_LMMS, SEVERAL, lettered
 from blink.scenes.mmbench import ROTATION, mmbench_rows
@@ -132,7 +132,7 @@ class MMBench(Benchmark):
         return [Entry(*entry) for entry in zip(rows, *base64_pictures(rows), strict=True)]
 
     def samples(self, entries: Iterable[Entry]) -> list[Sample]:
-        """Samples of a source's rows, the rotations of a question side by side and resampled together."""
+        """Samples of a source's rows, the rotations of a question side by side and in one cluster."""
         read = list(entries)
         questions = [cell_number(entry.row["index"], "index") % ROTATION for entry in read]
         clusters = clusters_of(questions, [str(entry.image) for entry in read])
@@ -184,19 +184,18 @@ class MMBench(Benchmark):
         right = sum(row["correct"] for row in rows)
         return np.concatenate([[right, len(rows)], counts_P2.reshape(-1)])
 
-    def metrics(self, tally_K: Floats) -> dict[str, Floats]:
+    def metrics(self, tally_GK: Floats) -> dict[str, Metric]:
         """CircularEval accuracy, overall and in each part that was asked, and the rows' own accuracy, in percent."""
-        counts = tally_K.reshape(*tally_K.shape[:-1], 2 + len(_PARTS), 2)
-        right, asked = np.moveaxis(counts, -1, 0)
-        share = percent(right, asked, empty=np.nan)
+        right, asked = np.moveaxis(tally_GK.reshape(len(tally_GK), 2 + len(_PARTS), 2), -1, 0)
         names = [f"{ABILITIES.get(part, part)}_accuracy" for part in _PARTS]
         found = {
-            name: share[..., position] for position, name in enumerate(("rows_accuracy", "accuracy", *names))
+            name: Metric.percent(right[:, i], asked[:, i])
+            for i, name in enumerate(("rows_accuracy", "accuracy", *names))
         }
         return {"accuracy": found.pop("accuracy")} | found
 
     def clusters(self, rows: Sequence[Row], pictures: Sequence[str]) -> list[str]:
-        """Rows of one question are resampled together, whatever their pictures are called.
+        """Rows of one question are one cluster, whatever their pictures are called.
 
         Raises:
             ValueError: an index comes twice.

@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from blink.bench.base import SHORT_ANSWER, Benchmark, Mark, Row, Sample, make_sample
 from blink.bench.choices import yes_or_no
 from blink.bench.mme_release import CLOSING, find_release, labelled, release_rows
 from blink.bench.sources import Entry, picture_file, read_jsonl
-from blink.bench.statistics import Floats, percent
+from blink.bench.statistics import Floats, Metric
 from blink.scenes.mme import mme_rows
 
 PERCEPTION = (
@@ -130,28 +131,36 @@ class MME(Benchmark):
             sums_S5[SUBTASKS.index(subtask)] += (right, len(pair), both, 1, other)
         return sums_S5.reshape(-1)
 
-    def metrics(self, tally_K: Floats) -> dict[str, Floats]:
+    def metrics(self, tally_GK: Floats) -> dict[str, Metric]:
         """Points: of perception, cognition and both, and of each subtask (at most 200). In percent: all questions
         answered right (`accuracy`), and answered neither yes nor no (`other`).
 
-        A subtask without questions is nan. The sums leave out a subtask that none of the tallies has; where some have
-        it, they are nan for those without, since less than the same sum would not compare.
+        A subtask without questions is nan, and left out of the sums. Answers count half where they are parts, as both
+        about a picture are scored together.
         """
-        sums = tally_K.reshape(*tally_K.shape[:-1], len(SUBTASKS), _SUMS)
-        right, n, both, pairs, other = np.moveaxis(sums, -1, 0)
-        points = percent(right, n, empty=np.nan) + percent(both, pairs, empty=np.nan)
-        asked_S = (n > 0).reshape(-1, len(SUBTASKS)).any(axis=0)
+        right, n, both, pairs, other = np.moveaxis(
+            tally_GK.reshape(len(tally_GK), len(SUBTASKS), _SUMS), -1, 0
+        )
+        part_GS2, whole_GS2 = np.stack([right / 2, both], axis=-1), np.stack([n / 2, pairs], axis=-1)
+        asked_S = n.sum(axis=0) > 0
+
+        def points(chosen_S: NDArray[np.bool_]) -> Metric:
+            return Metric.points(
+                *(sums[:, chosen_S].reshape(len(sums), -1) for sums in (part_GS2, whole_GS2))
+            )
+
         parts = {
             "perception": _IS_PERCEPTION_S,
             "cognition": ~_IS_PERCEPTION_S,
             "total": np.ones_like(_IS_PERCEPTION_S),
         }
-        totals = {name: _sum(points[..., asked_S & part_S]) for name, part_S in parts.items()}
+        totals = {name: points(asked_S & part_S) for name, part_S in parts.items()}
         shares = {
-            "accuracy": percent(right.sum(axis=-1), n.sum(axis=-1)),
-            "other": percent(other.sum(axis=-1), n.sum(axis=-1)),
+            "accuracy": Metric.percent(right.sum(axis=-1), n.sum(axis=-1)),
+            "other": Metric.percent(other.sum(axis=-1), n.sum(axis=-1)),
         }
-        return totals | shares | {name: points[..., i] for i, name in enumerate(SUBTASKS)}
+        only_SS = np.eye(len(SUBTASKS), dtype=bool)
+        return totals | shares | {name: points(only_SS[i]) for i, name in enumerate(SUBTASKS)}
 
     def warnings(self, rows: Sequence[Row]) -> list[str]:
         """Say which subtasks the sums lack, and which pictures have other than two questions."""
@@ -227,11 +236,6 @@ def _pairs(rows: Iterable[Row]) -> dict[tuple[str, str], list[Row]]:
 def _name(key: tuple[str, str]) -> str:
     subtask, image = key
     return image if image.startswith(f"{subtask}/") else f"{image} ({subtask})"
-
-
-def _sum(points: Floats) -> Floats:
-    """The sum over the last axis; nan if that is empty."""
-    return np.asarray(points.sum(axis=-1) if points.shape[-1] else np.full(points.shape[:-1], np.nan))
 
 
 def _line(row: Row) -> str:

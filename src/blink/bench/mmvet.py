@@ -17,7 +17,7 @@ import numpy as np
 from blink.bench.base import Graded, Mark, Row, Sample, make_sample
 from blink.bench.judges import UNNAMED, Asked, Grade, Judge, LocalJudge
 from blink.bench.sources import Entry, picture_file, read_json
-from blink.bench.statistics import Floats, percent
+from blink.bench.statistics import Floats, Metric
 from blink.runs.files import write_json
 from blink.scenes.formats import STEPS
 from blink.scenes.mmvet import mmvet_rows
@@ -130,17 +130,17 @@ class MMVet(Graded):
             sums_2I[:, _members(row) - 1] += (row["score"], 1)
         return sums_2I.reshape(-1)
 
-    def metrics(self, tally_K: Floats) -> dict[str, Floats]:
+    def metrics(self, tally_GK: Floats) -> dict[str, Metric]:
         """Mean scores in percent: `total`, the six capabilities, and `only_rec_know_gen` and the like for each set.
 
         A capability or set without questions is nan.
         """
-        scores, questions = np.moveaxis(tally_K.reshape(*tally_K.shape[:-1], 2, len(_SETS)), -2, 0)
-        means = {"total": percent(scores.sum(axis=-1), questions.sum(axis=-1), empty=np.nan)}
+        scores_GI, questions_GI = np.moveaxis(tally_GK.reshape(len(tally_GK), 2, len(_SETS)), 1, 0)
+        means = {"total": Metric.percent(scores_GI.sum(axis=-1), questions_GI.sum(axis=-1))}
         for capability, needs_I in zip(CAPABILITIES, _NEEDS_IC.T, strict=True):
-            means[capability] = percent(scores @ needs_I, questions @ needs_I, empty=np.nan)
+            means[capability] = Metric.percent(scores_GI @ needs_I, questions_GI @ needs_I)
         for members in _SETS:
-            alone = percent(scores[..., members - 1], questions[..., members - 1], empty=np.nan)
+            alone = Metric.percent(scores_GI[:, members - 1], questions_GI[:, members - 1])
             means["_".join(("only", *_names(members)))] = alone
         return means
 

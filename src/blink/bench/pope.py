@@ -16,7 +16,7 @@ import numpy as np
 from blink.bench.base import SHORT_ANSWER, Benchmark, Mark, Row, Sample, make_sample
 from blink.bench.choices import yes_or_no
 from blink.bench.sources import Entry, json_lines, picture_file, read_jsonl
-from blink.bench.statistics import Floats, percent
+from blink.bench.statistics import Floats, Metric
 from blink.scenes.pope import pope_rows
 
 SPLITS = ("adversarial", "popular", "random")
@@ -117,27 +117,30 @@ class Pope(Benchmark):
             counts_S4[self.splits.index(row["split"]), 2 * negative + (not row["correct"])] += 1
         return counts_S4.reshape(-1)
 
-    def metrics(self, tally_K: Floats) -> dict[str, Floats]:
+    def metrics(self, tally_GK: Floats) -> dict[str, Metric]:
         """Per split accuracy, precision, recall, F1 and yes ratio, and the means of F1 and accuracy, in percent.
 
         A quotient without a denominator is 0, as nothing was found; all of a split without questions is nan.
         """
-        counts = tally_K.reshape(*tally_K.shape[:-1], len(self.splits), _COUNTS)
-        tp, fp, tn, fn = np.moveaxis(counts, -1, 0)
-        n = counts.sum(axis=-1)
-        per_split = {
-            "accuracy": percent(tp + tn, n),
-            "precision": percent(tp, tp + fp),
-            "recall": percent(tp, tp + fn),
-            "f1": percent(2 * tp, 2 * tp + fp + fn),
-            "yes_ratio": percent(tp + fp, n),
+        counts_GS4 = tally_GK.reshape(len(tally_GK), len(self.splits), _COUNTS)
+        tp, fp, tn, fn = np.moveaxis(counts_GS4, -1, 0)
+        n = counts_GS4.sum(axis=-1)
+        asked_S = n.sum(axis=0) > 0
+        shares = {
+            "accuracy": (tp + tn, n),
+            "precision": (tp, tp + fp),
+            "recall": (tp, tp + fn),
+            "f1": (2 * tp, 2 * tp + fp + fn),
+            "yes_ratio": (tp + fp, n),
         }
-        asked = {name: np.where(n > 0, values, np.nan) for name, values in per_split.items()}
-        means = {name: np.asarray(np.nanmean(asked[name], axis=-1)) for name in ("f1", "accuracy")}
+        means = {
+            name: Metric.mean_percent(*(sums[:, asked_S] for sums in shares[name]), empty=0.0)
+            for name in ("f1", "accuracy")
+        }
         parts = {
-            f"{split}_{name}": values[..., position]
-            for position, split in enumerate(self.splits)
-            for name, values in asked.items()
+            f"{split}_{name}": Metric.percent(part[:, i], whole[:, i], empty=0.0 if asked_S[i] else np.nan)
+            for i, split in enumerate(self.splits)
+            for name, (part, whole) in shares.items()
         }
         return means | parts
 

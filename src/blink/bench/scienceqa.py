@@ -19,7 +19,7 @@ from PIL import Image
 from blink.bench.base import Benchmark, Mark, Row, Sample, make_sample
 from blink.bench.choices import OPTION_LETTERS, UNDECIDED, check_label
 from blink.bench.sources import Entry, content_name, parquet_files, picture_path, read_json
-from blink.bench.statistics import Floats, percent
+from blink.bench.statistics import Floats, Metric
 from blink.bench.tables import cell_number, cell_text, text_of
 from blink.runs.files import write_json
 from blink.scenes.formats import LETTER, lettered
@@ -133,12 +133,11 @@ class ScienceQA(Benchmark):
             counts_P2[counted] += (row["correct"], 1)
         return counts_P2.reshape(-1)
 
-    def metrics(self, tally_K: Floats) -> dict[str, Floats]:
+    def metrics(self, tally_GK: Floats) -> dict[str, Metric]:
         """Accuracy overall, per subject and per range of grades where they are known, in percent."""
-        right, asked = np.moveaxis(tally_K.reshape(*tally_K.shape[:-1], 1 + len(_PARTS), 2), -1, 0)
-        share = percent(right, asked, empty=np.nan)
+        right, asked = np.moveaxis(tally_GK.reshape(len(tally_GK), 1 + len(_PARTS), 2), -1, 0)
         names = ("accuracy", *(f"{part}_accuracy" for part in _PARTS))
-        return {name: share[..., position] for position, name in enumerate(names)}
+        return {name: Metric.percent(right[:, i], asked[:, i]) for i, name in enumerate(names)}
 
     def warnings(self, rows: Sequence[Row]) -> list[str]:
         """Say how many responses name no choice."""

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from blink.bench.base import Benchmark, Row, Sample, check_unique
-from blink.bench.statistics import Estimate, Floats, bootstrap
+from blink.bench.statistics import Estimate, Floats, estimates
 from blink.inference.policy import Event
 
 
@@ -87,6 +87,6 @@ def score(benchmark: Benchmark, rows: Sequence[Row]) -> Score:
         raise ValueError(f"no rows to score for {benchmark.name}")
     check_unique([row["id"] for row in rows], "row ids")
     tally_GK = tallies(benchmark, rows)
-    estimates = bootstrap(tally_GK, benchmark.metrics)
-    asked = {name: estimate for name, estimate in estimates.items() if not np.isnan(estimate.value)}
+    found = estimates(benchmark.metrics(tally_GK))
+    asked = {name: estimate for name, estimate in found.items() if not np.isnan(estimate.value)}
     return Score(asked, len(rows), tally_GK.shape[0], benchmark.warnings(rows))

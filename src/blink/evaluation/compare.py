@@ -18,7 +18,7 @@ from rich.table import Table
 
 from blink.bench import BENCHMARKS, Row, tallies
 from blink.bench.sources import read_jsonl
-from blink.bench.statistics import Estimate, McNemar, mcnemar, paired_bootstrap
+from blink.bench.statistics import Estimate, McNemar, mcnemar, paired_estimates
 from blink.evaluation.predict import PREDICTIONS, SCORES
 from blink.evaluation.scores import Result
 
@@ -95,10 +95,10 @@ def compare_pairs(runs: Sequence[FinishedRun], pairs: Sequence[tuple[int, int]])
     for run, part in zip(runs, rows, strict=True):
         check_comparable(runs[0], rows[0], run, part)
     benchmark = BENCHMARKS[runs[0].result.benchmark]()
-    tallies_GK = [tallies(benchmark, part) for part in rows]
-    differences = paired_bootstrap(tallies_GK, pairs, benchmark.metrics)
+    metrics = [benchmark.metrics(tallies(benchmark, part)) for part in rows]
     found = []
-    for (i, j), estimates in zip(pairs, differences, strict=True):
+    for i, j in pairs:
+        estimates = paired_estimates(metrics[i], metrics[j])
         marks = [(a["correct"], b["correct"]) for a, b in zip(rows[i], rows[j], strict=True)]
         scored = np.array([mark for mark in marks if None not in mark], dtype=bool).reshape(-1, 2)
         found.append(

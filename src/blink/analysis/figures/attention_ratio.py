@@ -15,7 +15,7 @@ from blink.analysis.cases import choose_cases
 from blink.analysis.figures.base import BackboneFigure, Subject, layers_setting
 from blink.analysis.probe import Prober
 from blink.bench import Sample
-from blink.bench.statistics import Estimate, Floats, bootstrap
+from blink.bench.statistics import Estimate, Floats, Metric, estimates
 from blink.inference.saliency import focus
 from blink.model.token_sr_files import TokenSRConfig
 from blink.runs.style import BLACK, BLUE, GREY, ORANGE, PURPLE, VERMILLION, Drawn, plain
@@ -33,7 +33,7 @@ class Ratios(NamedTuple):
         hottest_NL: that region, row-major.
         right_N: the region that holds the centre of the ground-truth box, -1 where none is known.
         patches: p.
-        samples: (id, picture) of each; samples of one picture are resampled together.
+        samples: (id, picture) of each; intervals are over pictures.
     """
 
     layers: list[int]
@@ -83,14 +83,12 @@ def correct_shares(ratios: Ratios) -> list[Estimate]:
     correct_NL = (ratios.hottest_NL == ratios.right_N[:, None])[known_N].astype(np.float64)
     pictures = [picture for (_, picture), known in zip(ratios.samples, known_N, strict=True) if known]
     groups = {picture: number for number, picture in enumerate(dict.fromkeys(pictures))}
-    tally_GK = np.zeros((len(groups), len(ratios.layers) + 1))
+    correct_GL, asked_G = np.zeros((len(groups), len(ratios.layers))), np.zeros(len(groups))
     for picture, correct_L in zip(pictures, correct_NL, strict=True):
-        tally_GK[groups[picture]] += [*correct_L, 1]
-    names = [str(layer) for layer in ratios.layers]
-    found = bootstrap(
-        tally_GK, lambda sums: {name: sums[..., i] / sums[..., -1] for i, name in enumerate(names)}
-    )
-    return [found[name] for name in names]
+        correct_GL[groups[picture]] += correct_L
+        asked_G[groups[picture]] += 1
+    found = estimates({str(i): Metric.share(correct_G, asked_G) for i, correct_G in enumerate(correct_GL.T)})
+    return list(found.values())
 
 
 def unrelated_shares(ratios: Ratios) -> Floats:

@@ -135,7 +135,7 @@ def notes(
 ) -> list[str]:
     """Explain the cells, differences from the paper's setting, and warnings of the runs."""
     remarks = [
-        "under each score: its 95 % interval by bootstrap over pictures; in points on MME, else in %. expanded: share "
+        "under each score: its 95 % interval over pictures; in points on MME, else in %. expanded: share "
         "of samples with at least one expansion"
     ]
     if any(entry.line.noise for entry in entries):
