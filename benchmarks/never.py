@@ -13,9 +13,8 @@ from blink.inference.policy import Event
 BAR = 1.03
 
 WHY = (
-    "A scan projects the keys of the whole sequence once more, 8 % of a layer; the model's own attention could lend it "
-    "them only at the price of changing that attention. It also launches some 70 small operations, half of them views, "
-    "which weigh on tiny; docs/log.md has what was tried. Passes of one kind differ among themselves: where the brackets "
+    "A scan is one row of attention, from the q and k that the layer has at hand, and some small operations behind it, which "
+    "weigh on tiny; docs/log.md has what was tried. Passes of one kind differ among themselves: where the brackets "
     "are wider than the bar, this row decides nothing either way, and `python -m benchmarks.scans`, which times scans "
     "inside a pass, says what they add."
 )

@@ -29,7 +29,9 @@ _MOST_PICTURES = 8
 def main() -> None:
     """Draw the panels of every kind of run below a folder."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m tools.wandb_panels",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("folder", type=Path, help="of a run, a sweep, or several")
     parser.add_argument("--to", type=Path, default=Path("panels"), help="where the PNG files go (panels)")

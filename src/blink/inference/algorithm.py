@@ -256,6 +256,7 @@ class Scan:
 
     def decide(self, saliency_bV: Tensor) -> None:
         """Take the decisions; leave the layer if one of them changes a row's sequence."""
+        # Lines 3, 4, 6 and 10: saliency of each of the p x p regions, the ratio rho, and its two thresholds.
         named = zip(self._stream.rows, self._keys, strict=True)
         decisions = [Decision(row, self._policy, key, sample) for row, (sample, key) in enumerate(named)]
         self.events = scan_and_decide(self._layer, self._grid, lambda _: saliency_bV, decisions)

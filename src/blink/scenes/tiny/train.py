@@ -172,7 +172,9 @@ class Trainer:
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m blink.scenes.tiny.train",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
         "--folder", type=Path, default=Path("outputs/tiny"), help="state and result (default: %(default)s)"
