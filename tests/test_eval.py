@@ -2,13 +2,14 @@
 
 import csv
 import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import LlavaForConditionalGeneration
 
 from blink import TokenSR, save_token_sr
@@ -380,3 +381,30 @@ def test_jobs_are_those_of_hydras_sweeper() -> None:
         ["layer=3", "patches=2", "seed=1"],
         ["layer=3", "patches=3", "seed=1"],
     ]
+
+
+@pytest.mark.parametrize("sweep", [(), ("method=vanilla,interp", "--multirun")])
+@pytest.mark.parametrize("reuse", ["full", "none"])
+def test_a_damaged_backbone_has_no_score(
+    reuse: str,
+    sweep: tuple[str, ...],
+    llava_folder: Path,
+    working_directory: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Catches empty answers that POPE counts as right: a norm of nan gave F1 80."""
+    damaged = shutil.copytree(llava_folder, working_directory / "damaged")
+    [file] = damaged.glob("*.safetensors")
+    weights = load_file(file)
+    [norm] = [name for name in weights if name.endswith("model.norm.weight")]
+    weights[norm][0] = float("nan")
+    save_file(weights, file, metadata={"format": "pt"})
+    settings = [f"model.path={damaged}", *SMALL, "layer=1", f"engine.reuse={reuse}"]
+    with pytest.raises(SystemExit) as stopped:
+        command(monkeypatch, *settings, *(sweep or ["method=vanilla"]))
+    said = f"{stopped.value.code}{capsys.readouterr().err}"
+    assert "final norm, question" in said
+    assert not list(working_directory.rglob("scores.json"))
+    [predictions, *_] = working_directory.rglob("predictions.jsonl")
+    assert predictions.read_text() == ""

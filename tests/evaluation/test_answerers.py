@@ -12,6 +12,7 @@ from blink.inference.engine import Answer
 from blink.model.backbone import Backbone
 from blink.model.checkpoints import load_backbone
 from blink.model.prompts import TEMPLATES
+from blink.runs.values import NotFiniteError
 from tests import models
 
 TEMPLATE = TEMPLATES["vicuna_v1"]
@@ -129,3 +130,50 @@ def test_one_by_one_leaves_the_model_as_it_was(backbone: Backbone) -> None:
     with pytest.raises(ValueError, match="it must keep the shape"):
         asked(failing, [sample(0)], [0])
     assert asked(answerer, [sample(0)], [0]) == before
+
+
+def _damaged(backbone: Backbone, part: str) -> None:
+    """Write nan into a row of a part's weights, as a torn or badly converted checkpoint has it."""
+    model, decoder = backbone.model, backbone.decoder
+    weight = {
+        "vision tower": model.model.vision_tower.encoder.layers[0].mlp.fc1.weight,
+        "projector": model.model.multi_modal_projector.linear_1.weight,
+        "layer 2": decoder.layers[2].mlp.down_proj.weight,
+        "final norm": decoder.norm.weight,
+        "language modelling head": model.lm_head.weight,
+    }[part]
+    weight.data.view(-1)[:32] = float("nan")
+
+
+@pytest.mark.parametrize("alone", [False, True])
+@pytest.mark.parametrize(
+    "part", ["vision tower", "projector", "layer 2", "final norm", "language modelling head"]
+)
+def test_the_part_that_is_not_finite_is_named(part: str, alone: bool, backbone: Backbone) -> None:
+    """Catches empty answers of a damaged backbone, which some scorers count as right."""
+    _damaged(backbone, part)
+    answerer = BackboneAnswerer(backbone, TEMPLATE, runs(), max_new_tokens=2, alone=alone)
+    with pytest.raises(NotFiniteError, match=f"^{part}, question 2: "):
+        asked(answerer, [sample(2), sample(1)], [0])
+    hooks = [hook for module in backbone.model.modules() for hook in module._forward_hooks.values()]
+    assert not any("first_not_finite" in hook.__qualname__ for hook in hooks)
+
+
+@pytest.mark.parametrize("alone", [False, True])
+def test_modules_that_are_not_finite_are_named(alone: bool, backbone: Backbone) -> None:
+    """Catches nan of a TokenSR module above the last scan, laid to the backbone."""
+    module = TokenSR(32)
+    next(module.parameters()).data.view(-1)[0] = float("nan")
+    answerer = BackboneAnswerer(
+        backbone, TEMPLATE, [Run(), Run(Policy([3], 0, 0), {3: module})], max_new_tokens=2, alone=alone
+    )
+    with pytest.raises(NotFiniteError, match="^TokenSR modules.*, question 1: "):
+        asked(answerer, [sample(1)], [0, 1])
+
+
+def test_a_scan_names_its_layer(backbone: Backbone) -> None:
+    """Catches a scan's own layer, which comes before the damaged one is found, lost on the way."""
+    _damaged(backbone, "layer 2")
+    answerer = BackboneAnswerer(backbone, TEMPLATE, [Run(Policy([3], 0, 0))], max_new_tokens=2)
+    with pytest.raises(NotFiniteError, match="^layer 3, question 0: "):
+        asked(answerer, [sample(0)], [0])

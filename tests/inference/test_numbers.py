@@ -8,8 +8,10 @@ from torch import Tensor
 
 import blink
 from blink.inference.algorithm import Run
+from blink.inference.decoding import NOT_FINITE, largest
 from blink.inference.engine import Engine
 from blink.inference.saliency import Decision, attention_row, scan_and_decide, similarity_row
+from blink.runs.values import NotFiniteError
 from tests import models
 
 LAYERS = range(4)
@@ -118,7 +120,58 @@ def test_engine_names_layer_and_sample(model: Any, policy: blink.Policy) -> None
     prompts = [models.prompt(seed) for seed in range(2)]
     with pytest.raises(ValueError, match="layer 1, sample 0"):
         engine.answer(models.picture(1), prompts, [Run(policy)], max_new_tokens=2)
-    assert engine.answer(models.picture(1), prompts, [Run()], max_new_tokens=1)
+
+
+def _damage(model: Any, part: str, value: float) -> Any:
+    """The model, with a row of bad numbers among the weights of a part, as a torn or badly converted checkpoint has."""
+    language = model.model.language_model
+    places = {
+        "norm": language.norm.weight,
+        "mlp": language.layers[2].mlp.down_proj.weight,
+        "head": model.lm_head.weight,
+        "vision": model.model.vision_tower.encoder.layers[0].mlp.fc1.weight,
+        "projector": model.model.multi_modal_projector.linear_1.weight,
+    }
+    places[part].data.view(-1)[:48] = value
+    return model
+
+
+@pytest.mark.parametrize("alone", [False, True])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("part", ["norm", "mlp", "head", "vision", "projector"])
+def test_an_answer_of_bad_numbers_is_no_answer(model: Any, part: str, value: float, alone: bool) -> None:
+    """Catches the first token of the vocabulary taken for an answer where no logit is a number: POPE counts it as right."""
+    engine = Engine(_damage(model, part, value), models.processor(model))
+    image, prompts = models.picture(1), [models.prompt(seed) for seed in range(2)]
+    for run in (Run(), Run(blink.Policy.never([1]))):
+        with pytest.raises(NotFiniteError, match="sample [01] .*(nan|inf)"):
+            if alone:
+                engine.answer_alone(image, prompts[0], run, max_new_tokens=2)
+            else:
+                engine.answer(image, prompts, [run], max_new_tokens=2)
+
+
+@pytest.mark.parametrize("alone", [False, True])
+def test_bad_modules_stop_the_answer(model: Any, alone: bool) -> None:
+    """Catches an extension of TokenSR's nan that text attends to, in the last scanned layer, which no later scan sees."""
+    module = blink.TokenSR(48)
+    next(module.parameters()).data.view(-1)[0] = float("nan")
+    engine = Engine(model, models.processor(model))
+    image, prompts = models.picture(1), [models.prompt(seed) for seed in range(2)]
+    run = Run(blink.Policy([3], tau_exp=0), {3: module})
+    with pytest.raises(NotFiniteError, match="sample 0"):
+        if alone:
+            engine.answer_alone(image, prompts[0], run, max_new_tokens=2)
+        else:
+            engine.answer(image, prompts, [Run(), run], max_new_tokens=2)
+
+
+def test_largest_logit() -> None:
+    """Catches a nan beside larger numbers, and masked tokens (-inf) taken for bad ones."""
+    nan, inf = float("nan"), float("inf")
+    logits = torch.tensor([[1.0, 3, -inf, 3], [nan, 5, 1, 0], [2, inf, 1, 0], [-inf, -inf, -inf, -inf]])
+    assert largest(logits).tolist() == [1, NOT_FINITE, NOT_FINITE, NOT_FINITE]
+    assert largest(logits.bfloat16()).tolist() == [1, NOT_FINITE, NOT_FINITE, NOT_FINITE]
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])

@@ -1,11 +1,14 @@
 """A backbone as an answerer: samples about one picture in, each run's greedy answers out, and what each question costs."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
+from typing import Any
 
 import torch
 from PIL import Image
+from torch import Tensor, nn
 
 from blink.bench import Sample
 from blink.evaluation.checks import outlined
@@ -15,7 +18,9 @@ from blink.inference.algorithm import Run
 from blink.inference.engine import Answer, Engine
 from blink.model.backbone import Backbone
 from blink.model.checkpoints import load_backbone
+from blink.model.image_inputs import prompt_inputs
 from blink.model.prompts import Template
+from blink.runs.values import NotFiniteError
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +51,7 @@ class BackboneAnswerer:
         memory_gb: float = 4.0,
         alone: bool = False,
     ) -> None:
+        self.backbone = backbone
         self.engine = Engine(backbone, memory_gb=memory_gb)
         self.template = template
         self.runs = [run.resolve(backbone) for run in runs] if alone else runs
@@ -59,23 +65,80 @@ class BackboneAnswerer:
     def answer(
         self, image: Image.Image, samples: Sequence[Sample], runs: Sequence[int]
     ) -> list[list[Answer]]:
-        """Answer samples about one picture: for each run, one answer per sample in their order."""
+        """Answer samples about one picture: for each run, one answer per sample in their order.
+
+        Raises:
+            NotFiniteError: nan or infinity among the numbers that an answer follows from; names layer and sample.
+        """
         prompts = [self.template.prompt(sample.question) for sample in samples]
         chosen = [self.runs[run] for run in runs]
         if not self.alone:
-            return self.engine.answer(image, prompts, chosen, max_new_tokens=self.max_new_tokens)
+            with self._named(image, prompts, samples):
+                return self.engine.answer(image, prompts, chosen, max_new_tokens=self.max_new_tokens)
         return [
-            [
-                self.engine.answer_alone(image, prompt, run, max_new_tokens=self.max_new_tokens)
-                for prompt in prompts
-            ]
+            [self._alone(image, *asked, run) for asked in zip(prompts, samples, strict=True)]
             for run in chosen
         ]
+
+    def _alone(self, image: Image.Image, prompt: str, sample: Sample, run: Run) -> Answer:
+        with self._named(image, [prompt], [sample]):
+            return self.engine.answer_alone(image, prompt, run, max_new_tokens=self.max_new_tokens)
+
+    @contextmanager
+    def _named(self, image: Image.Image, prompts: Sequence[str], samples: Sequence[Sample]) -> Iterator[None]:
+        """Context of a call to the engine: errors about numbers that are not finite name the question, and the layer."""
+        try:
+            yield
+        except NotFiniteError as error:
+            number = int(error.sample or 0)
+            layer = (
+                error.layer
+                if error.layer is not None
+                else first_not_finite(self.backbone, image, prompts[number])
+            )
+            raise NotFiniteError(error.what, layer=layer, sample=f"question {samples[number].id}") from error
 
     def flops(self, size: tuple[int, int], sample: Sample, answer: Answer, run: int) -> int:
         """FLOPs of a question answered alone, about a picture of (width, height)."""
         prompt = self.template.prompt(sample.question)
         return self.meters[run](size, prompt, answer.events, len(answer.ids))
+
+
+@torch.inference_mode()
+def first_not_finite(backbone: Backbone, image: Image.Image, prompt: str) -> int | str:
+    """Return where the stock model first makes nan or infinity of a prompt: a decoder layer, or another part in words.
+
+    Where it makes none, modules of TokenSR do, as no other part is Blink's own.
+    """
+    model, decoder = backbone.model, backbone.decoder
+    parts: dict[nn.Module, int | str] = {
+        backbone.core.vision_tower: "vision tower",
+        backbone.core.multi_modal_projector: "projector",
+        decoder.embed_tokens: "embeddings",
+        **{layer: number for number, layer in enumerate(decoder.layers)},
+        decoder.norm: "final norm",
+        model.lm_head: "language modelling head",
+    }
+    found: list[int | str] = []
+
+    def note(part: nn.Module, _: Any, output: Any) -> None:
+        tensors = (
+            output.values()
+            if isinstance(output, Mapping)
+            else output
+            if isinstance(output, tuple)
+            else [output]
+        )
+        if not all(tensor.isfinite().all() for tensor in tensors if isinstance(tensor, Tensor)):
+            found.append(parts[part])
+
+    hooks = [part.register_forward_hook(note) for part in parts]
+    try:
+        model(**prompt_inputs(backbone, [image], [prompt]))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return found[0] if found else "TokenSR modules, since the backbone alone is finite"
 
 
 def load_answerer(plans: Sequence[Plan]) -> BackboneAnswerer:

@@ -3,7 +3,7 @@
 Every token attends to what each layer holds: the trunk, the extension that lived there at the prompt, and the row's
 own text and answer so far, at the position that follows in that layer.
 
-Legend: R rows, r unfinished rows, T columns of text, M columns of a row's own keys, K key heads, E width of one head,
+Legend: R rows, r unfinished rows, V the vocabulary, T columns of text, M columns of a row's own keys, K key heads, E width of one head,
 d hidden width.
 """
 
@@ -15,11 +15,15 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from transformers.generation import GenerationConfig
+from transformers.generation import GenerationConfig, LogitsProcessor
 
 from blink.inference.cache import KeysValues, OneCall
 from blink.inference.rows import Blocks, Rows, Shared
 from blink.inference.trunk import Extension
+from blink.runs.values import NotFiniteError
+
+NOT_FINITE = -1
+"""Stands for the id of a token that cannot be chosen."""
 
 
 @dataclass
@@ -51,7 +55,11 @@ class _Unfinished:
 
 
 def decode(shared: Shared, rows: Rows, *, closing: Collection[int], max_new_tokens: int) -> list[list[int]]:
-    """The answer's ids of each row, up to a closing token or `max_new_tokens`; `rows` stay as they are."""
+    """The answer's ids of each row, up to a closing token or `max_new_tokens`; `rows` stay as they are.
+
+    Raises:
+        NotFiniteError: the largest logit of a row is no number, or infinite; names the row's prompt.
+    """
     unfinished = _Unfinished(
         rows=list(range(len(rows))),
         own=[layer.gather() for layer in rows.cache],
@@ -63,6 +71,10 @@ def decode(shared: Shared, rows: Rows, *, closing: Collection[int], max_new_toke
     answers: list[list[int]] = [[] for _ in unfinished.rows]
     while True:
         ids = _largest(shared, hidden_rd)
+        if NOT_FINITE in ids:
+            raise NotFiniteError(
+                "the logits of its next token", sample=rows.prompts[unfinished.rows[ids.index(NOT_FINITE)]]
+            )
         for row, token in zip(unfinished.rows, ids, strict=True):
             answers[row].append(token)
         indices = [index for index, token in enumerate(ids) if token not in closing]
@@ -98,10 +110,28 @@ def closing_ids(config: GenerationConfig) -> frozenset[int]:
     return frozenset(() if ids is None else ids if isinstance(ids, Sequence) else (ids,))
 
 
+class FiniteLogits(LogitsProcessor):  # type: ignore[misc]  # transformers is not typed
+    """For `generate`: raises NotFiniteError where a row's largest logit is nan or infinite, and changes nothing."""
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """Return the scores [B, vocabulary] as they are."""
+        ids: list[int] = largest(scores).tolist()
+        if NOT_FINITE in ids:
+            raise NotFiniteError("the logits of its next token", sample=ids.index(NOT_FINITE))
+        return scores
+
+
+def largest(logits_rV: Tensor) -> Tensor:
+    """The id of the largest logit of each row, int64 [r]: `NOT_FINITE` where one is nan, or the largest infinite."""
+    logits_rV = logits_rV.float()
+    ids_r = logits_rV.argmax(dim=-1)  # nan counts as larger than any number
+    largest_r = logits_rV.gather(-1, ids_r[:, None])[:, 0]
+    return ids_r.where(largest_r.isfinite(), NOT_FINITE)
+
+
 def _largest(shared: Shared, hidden_rd: Tensor) -> list[int]:
-    """The id of the largest logit of each row."""
-    logits = shared.backbone.logits(shared.backbone.final_norm(hidden_rd))
-    ids: list[int] = logits.float().argmax(dim=-1).tolist()
+    """The id of the largest logit of each row, `NOT_FINITE` where that is nan or infinite."""
+    ids: list[int] = largest(shared.backbone.logits(shared.backbone.final_norm(hidden_rd))).tolist()
     return ids
 
 

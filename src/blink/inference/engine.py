@@ -18,12 +18,13 @@ from typing import Any, NamedTuple
 import torch
 from PIL import Image
 from torch import Tensor, nn
+from transformers.generation import LogitsProcessorList
 
 from blink.inference.algorithm import Run, sample_key
 from blink.inference.attach import attach
 from blink.inference.attention import hooks_enabled
 from blink.inference.branching import advance
-from blink.inference.decoding import closing_ids, closing_tokens, decode
+from blink.inference.decoding import FiniteLogits, closing_ids, closing_tokens, decode
 from blink.inference.policy import Event, Policy
 from blink.inference.rows import Rows, Shared, start
 from blink.inference.trunk import ExtensionCache, run_trunk
@@ -111,6 +112,7 @@ class Engine:
         Raises:
             ValueError: there is no prompt or no run, a prompt has not one image with text behind it, a run is none or does
                 not fit the model, or the model's generation config changes logits.
+            NotFiniteError: a saliency ratio or the largest logit is nan or infinite; names the prompt.
         """
         _check_texts("prompts", prompts)
         _check_runs(runs)
@@ -144,6 +146,7 @@ class Engine:
         Raises:
             ValueError: the prompt has not one image with text behind it, the run does not fit the model, or Blink is
                 attached to the model already.
+            NotFiniteError: as `answer` raises it.
         """
         _check_texts("prompts", [prompt])
         _check_runs([run])
@@ -153,7 +156,12 @@ class Engine:
         handle = None if run.policy is None else attach(self._backbone, run.policy, run.token_sr)
         try:
             with torch.inference_mode():
-                ids_1S = model.generate(**inputs, **GREEDY, max_new_tokens=max_new_tokens)
+                ids_1S = model.generate(
+                    **inputs,
+                    **GREEDY,
+                    max_new_tokens=max_new_tokens,
+                    logits_processor=LogitsProcessorList([FiniteLogits()]),
+                )
             events = () if handle is None else tuple(handle.trace[0])
         finally:
             if handle is not None:

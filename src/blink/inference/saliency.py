@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from blink.inference.policy import Event, Policy, decide
+from blink.runs.values import NotFiniteError
 
 
 class Focus(NamedTuple):
@@ -138,7 +139,7 @@ def scan_and_decide(
         saliency: computes the saliency of all rows, [B, V] float32, from its kind as `Policy.saliency` names it.
 
     Raises:
-        ValueError: a ratio is not a finite number, which compares with no threshold.
+        NotFiniteError: a ratio is not a finite number, which compares with no threshold.
     """
     ratio_and_region: dict[tuple[str, int], list[list[float]]] = {}
     for kind in dict.fromkeys(decision.policy.saliency for decision in decisions):
@@ -151,10 +152,10 @@ def scan_and_decide(
     for row, policy, key, sample in decisions:
         ratio, region = ratio_and_region[policy.saliency, policy.patches][row]
         if not math.isfinite(ratio):
-            raise ValueError(
-                f"layer {layer}, sample {sample} (row of the prompts, from 0): the saliency ratio is {ratio}, for the "
-                "hidden states that enter the layer are not finite or too large for their dtype; expected a finite ratio: "
-                "check pixels and weights, and run a model that was trained in bfloat16 in bfloat16 or float32"
+            raise NotFiniteError(
+                f"the saliency ratio is {ratio}, for the hidden states that enter the layer",
+                layer=layer,
+                sample=sample,
             )
         events.append(decide(policy, layer, ratio, int(region), key))
     return events

@@ -15,6 +15,27 @@ from typing import Any, Concatenate, ParamSpec, TypeGuard, TypeVar
 T = TypeVar("T")
 P = ParamSpec("P")
 
+
+class NotFiniteError(ValueError):
+    """A model's numbers are nan or infinite: its weights or pixels are damaged, or its dtype too narrow.
+
+    Args:
+        what: which numbers, in the plural.
+        layer: of the decoder, or where else it was, in words; None if it is not known.
+        sample: number of the row among the prompts, or the name of a question; None if it is not known.
+    """
+
+    def __init__(self, what: str, *, layer: int | str | None = None, sample: int | str | None = None) -> None:
+        self.what, self.layer, self.sample = what, layer, sample
+        places = [f"layer {layer}" if isinstance(layer, int) else layer]
+        places += [f"sample {sample} (row of the prompts, from 0)" if isinstance(sample, int) else sample]
+        place = ", ".join(filter(None, places))
+        super().__init__(
+            f"{place}{place and ': '}{what} are nan, infinite or too large for their dtype: check pixels and weights, and "
+            "run a model that was trained in bfloat16 in bfloat16 or float32"
+        )
+
+
 QUOTES = "put quotes around one that reads as a number"
 """Overrides on a command line are typed: `token_sr=12` is a number and `token_sr='12'` a text."""
 
