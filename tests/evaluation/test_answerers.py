@@ -167,7 +167,7 @@ def test_modules_that_are_not_finite_are_named(alone: bool, backbone: Backbone) 
     answerer = BackboneAnswerer(
         backbone, TEMPLATE, [Run(), Run(Policy([3], 0, 0), {3: module})], max_new_tokens=2, alone=alone
     )
-    with pytest.raises(NotFiniteError, match="^TokenSR modules.*, question 1: "):
+    with pytest.raises(NotFiniteError, match=r"^TokenSR modules.*, question 1: "):
         asked(answerer, [sample(1)], [0, 1])
 
 
@@ -175,5 +175,5 @@ def test_a_scan_names_its_layer(backbone: Backbone) -> None:
     """Catches a scan's own layer, which comes before the damaged one is found, lost on the way."""
     _damaged(backbone, "layer 2")
     answerer = BackboneAnswerer(backbone, TEMPLATE, [Run(Policy([3], 0, 0))], max_new_tokens=2)
-    with pytest.raises(NotFiniteError, match="^layer 3, question 0: "):
+    with pytest.raises(NotFiniteError, match=r"^layer 3, question 0: "):
         asked(answerer, [sample(0)], [0])

@@ -1,5 +1,6 @@
 """Numbers that are hard on a scan: autocast, and states that are not finite."""
 
+import itertools
 from typing import Any
 
 import pytest
@@ -136,19 +137,24 @@ def _damage(model: Any, part: str, value: float) -> Any:
     return model
 
 
+def _answer(engine: Engine, alone: bool, runs: list[Run]) -> None:
+    """Two prompts under some runs, together or each by itself."""
+    image, prompts = models.picture(1), [models.prompt(seed) for seed in range(2)]
+    if not alone:
+        engine.answer(image, prompts, runs, max_new_tokens=2)
+    for prompt, run in itertools.product(prompts, runs) if alone else ():
+        engine.answer_alone(image, prompt, run, max_new_tokens=2)
+
+
 @pytest.mark.parametrize("alone", [False, True])
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 @pytest.mark.parametrize("part", ["norm", "mlp", "head", "vision", "projector"])
 def test_an_answer_of_bad_numbers_is_no_answer(model: Any, part: str, value: float, alone: bool) -> None:
     """Catches the first token of the vocabulary taken for an answer where no logit is a number: POPE counts it as right."""
     engine = Engine(_damage(model, part, value), models.processor(model))
-    image, prompts = models.picture(1), [models.prompt(seed) for seed in range(2)]
     for run in (Run(), Run(blink.Policy.never([1]))):
-        with pytest.raises(NotFiniteError, match="sample [01] .*(nan|inf)"):
-            if alone:
-                engine.answer_alone(image, prompts[0], run, max_new_tokens=2)
-            else:
-                engine.answer(image, prompts, [run], max_new_tokens=2)
+        with pytest.raises(NotFiniteError, match=r"sample [01] .*(nan|inf)"):
+            _answer(engine, alone, [run])
 
 
 @pytest.mark.parametrize("alone", [False, True])
@@ -157,13 +163,9 @@ def test_bad_modules_stop_the_answer(model: Any, alone: bool) -> None:
     module = blink.TokenSR(48)
     next(module.parameters()).data.view(-1)[0] = float("nan")
     engine = Engine(model, models.processor(model))
-    image, prompts = models.picture(1), [models.prompt(seed) for seed in range(2)]
-    run = Run(blink.Policy([3], tau_exp=0), {3: module})
+    runs = [Run(), Run(blink.Policy([3], tau_exp=0), {3: module})]
     with pytest.raises(NotFiniteError, match="sample 0"):
-        if alone:
-            engine.answer_alone(image, prompts[0], run, max_new_tokens=2)
-        else:
-            engine.answer(image, prompts, [Run(), run], max_new_tokens=2)
+        _answer(engine, alone, runs)
 
 
 def test_largest_logit() -> None:

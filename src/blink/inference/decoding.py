@@ -110,7 +110,7 @@ def closing_ids(config: GenerationConfig) -> frozenset[int]:
     return frozenset(() if ids is None else ids if isinstance(ids, Sequence) else (ids,))
 
 
-class FiniteLogits(LogitsProcessor):  # type: ignore[misc]  # transformers is not typed
+class FiniteLogits(LogitsProcessor):
     """For `generate`: raises NotFiniteError where a row's largest logit is nan or infinite, and changes nothing."""
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
