@@ -18,6 +18,7 @@ from torch import Tensor, nn
 import blink
 from tests import models
 from tests.inference.oracle import literal as oracle
+from tests.inference.oracle.pictures import Picture, alone, see
 
 MARGIN = 1e-5
 """Events whose ratio is this close to a threshold or a tie are undecided in float32 and set aside."""
@@ -68,10 +69,10 @@ class Rig(NamedTuple):
 
 
 class Sample(NamedTuple):
-    """One row of a batch without its padding, with the image's features from the twin."""
+    """One row of a batch without its padding, with its picture as the twin sees it."""
 
     ids_S: Tensor
-    features_TD: Tensor
+    picture: Picture
     inputs: dict[str, Tensor]
 
 
@@ -114,7 +115,9 @@ def modules_of(model: Any) -> dict[int, nn.Module]:
 
 def policy(plan: oracle.Plan, **random: Any) -> blink.Policy:
     """The blink.Policy that says what `plan` says; `random` holds the fields that the oracle leaves out."""
-    return blink.Policy(**{**asdict(plan), **random})
+    usual = asdict(oracle.Plan(()))
+    said = {name: value for name, value in asdict(plan).items() if value != usual[name]}
+    return blink.Policy(**{"layers": plan.layers, **said, **random})
 
 
 @contextmanager
@@ -128,15 +131,11 @@ def attached(model: Any, plan: oracle.Plan | blink.Policy, token_sr: Any = None)
 
 
 def samples(twin: Any, inputs: dict[str, Tensor]) -> list[Sample]:
-    """Each row of `inputs` alone: unpadded ids, features, and the tensors of a batch of one."""
+    """Each row of `inputs` alone: unpadded ids, the picture, and the tensors of a batch of one."""
     rows = []
-    for row, (ids, mask) in enumerate(zip(inputs["input_ids"], inputs["attention_mask"], strict=True)):
-        ids_S = ids[mask.bool()]
-        alone = {name: tensor[row : row + 1] for name, tensor in inputs.items()}
-        alone["input_ids"] = ids_S[None]
-        alone["attention_mask"] = torch.ones_like(ids_S[None])
-        features_TD = oracle.image_features(twin, alone["pixel_values"], alone.get("image_sizes"))
-        rows.append(Sample(ids_S, features_TD, alone))
+    for row in range(len(inputs["input_ids"])):
+        single = alone(twin, inputs, row)
+        rows.append(Sample(single["input_ids"][0], see(twin, single), single))
     return rows
 
 
@@ -195,7 +194,7 @@ def check_prompt(
     assert len(trace) == len(rows)
     compared = []
     for row, sample in enumerate(rows):
-        outcome = oracle.run(pair.twin, sample.ids_S, sample.features_TD, plan, modules)
+        outcome = oracle.run(pair.twin, sample.ids_S, sample.picture, plan, modules)
         if undecided(outcome):
             continue
         check_events(trace[row], outcome)
@@ -224,7 +223,7 @@ def check_generation(
     end, pad = pair.model.generation_config.eos_token_id, pair.model.generation_config.pad_token_id
     compared = []
     for row, sample in enumerate(samples(pair.twin, inputs)):
-        outcome = oracle.run(pair.twin, sample.ids_S, sample.features_TD, plan, modules)
+        outcome = oracle.run(pair.twin, sample.ids_S, sample.picture, plan, modules)
         if undecided(outcome):
             continue
         check_events(trace[row], outcome)
@@ -236,7 +235,7 @@ def check_generation(
         want = oracle.run(
             pair.twin,
             whole_S,
-            sample.features_TD,
+            sample.picture,
             plan,
             modules,
             len(sample.ids_S),
@@ -256,7 +255,7 @@ def ratios(family: str, patches: int, saliency: str, **settings: Any) -> np.ndar
     found = [
         step.ratio
         for sample in samples(twin, models.batch(twin, [901, 902, 903, 904]))
-        for step in oracle.run(twin, sample.ids_S, sample.features_TD, plan).steps
+        for step in oracle.run(twin, sample.ids_S, sample.picture, plan).steps
     ]
     return np.sort(found)
 

@@ -8,6 +8,8 @@ from torch.nn import functional as F
 
 from tests import models
 from tests.inference.oracle import literal as oracle
+from tests.inference.oracle.extension import Extension, bilinear_weights, extend, positions, region_box
+from tests.inference.oracle.pictures import Picture, see
 
 NEVER = oracle.Plan(layers=(0, 2, 4), tau_exp=1.0, tau_drop=0.0)
 SHAPES: dict[str, dict[str, Any]] = {
@@ -27,8 +29,8 @@ def test_never_firing_oracle_is_the_stock_model(shape: str, attention: str) -> N
         inputs = models.batch(model, [seed])
         with torch.no_grad():
             stock = model(**inputs).logits[0]
-        features = oracle.image_features(model, inputs["pixel_values"])
-        ours = oracle.run(model, inputs["input_ids"][0], features, NEVER)
+        picture = see(model, inputs)
+        ours = oracle.run(model, inputs["input_ids"][0], picture, NEVER)
         assert [step.action for step in ours.steps] == ["keep"] * 3
         assert (ours.logits_SW - stock).abs().max() < 1e-5 * stock.abs().max()
 
@@ -40,9 +42,9 @@ def test_never_firing_oracle_is_the_stock_llava_next(size: tuple[int, int]) -> N
     inputs = models.batch(model, [1], [size])
     with torch.no_grad():
         stock = model(**inputs).logits[0]
-    features = oracle.image_features(model, inputs["pixel_values"], inputs["image_sizes"])
-    assert len(features) > 36
-    ours = oracle.run(model, inputs["input_ids"][0], features, NEVER)
+    picture = see(model, inputs)
+    assert len(picture.features_TD) > 36
+    ours = oracle.run(model, inputs["input_ids"][0], picture, NEVER)
     assert (ours.logits_SW - stock).abs().max() < 1e-5 * stock.abs().max()
 
 
@@ -53,8 +55,8 @@ def test_saliency_is_the_row_of_eager_attention(shape: str) -> None:
     inputs = models.batch(model, [5])
     with torch.no_grad():
         maps = model(**inputs, output_attentions=True).attentions
-    features = oracle.image_features(model, inputs["pixel_values"])
-    ours = oracle.run(model, inputs["input_ids"][0], features, NEVER)
+    picture = see(model, inputs)
+    ours = oracle.run(model, inputs["input_ids"][0], picture, NEVER)
     visual = inputs["input_ids"][0] == model.config.image_token_id
     for layer in NEVER.layers:
         torch.testing.assert_close(ours.rows[layer], maps[layer][0, :, -1].mean(0)[visual], rtol=0, atol=1e-6)
@@ -64,13 +66,13 @@ def test_similarity_is_equation_2() -> None:
     """Catches a rotary embedding or a softmax over other tokens in the similarity reading of Eq. 1-2."""
     model = models.llava(grid=6, kv_heads=2)
     inputs = models.batch(model, [3])
-    features = oracle.image_features(model, inputs["pixel_values"])
+    picture = see(model, inputs)
     plan = oracle.Plan(layers=(0,), tau_exp=1.0, tau_drop=0.0, saliency="similarity")
-    row = oracle.run(model, inputs["input_ids"][0], features, plan).rows[0]
+    row = oracle.run(model, inputs["input_ids"][0], picture, plan).rows[0]
     layer = model.model.language_model.layers[0]
     last = model.model.language_model.embed_tokens(inputs["input_ids"][0, -1:])
     query = layer.self_attn.q_proj(layer.input_layernorm(last))[0].view(4, 12)
-    keys = layer.self_attn.k_proj(layer.input_layernorm(features)).view(36, 2, 12)
+    keys = layer.self_attn.k_proj(layer.input_layernorm(picture.features_TD)).view(36, 2, 12)
     scores = sum(keys[:, head // 2] @ query[head] for head in range(4)) / 48**0.5
     torch.testing.assert_close(row, scores.softmax(0), rtol=1e-5, atol=1e-7)
 
@@ -80,8 +82,8 @@ def test_generate_without_events_is_stock_generate() -> None:
     model: Any = models.llava(grid=6)
     inputs = models.batch(model, [2])
     stock = model.generate(**inputs, max_new_tokens=8, do_sample=False)[0, inputs["input_ids"].shape[1] :]
-    features = oracle.image_features(model, inputs["pixel_values"])
-    tokens, lead = oracle.generate(model, inputs["input_ids"][0], features, NEVER, None, 8)
+    picture = see(model, inputs)
+    tokens, lead = oracle.generate(model, inputs["input_ids"][0], picture, NEVER, None, 8)
     assert lead > 1e-4
     assert tokens == stock.tolist()
 
@@ -101,8 +103,8 @@ def test_beam_search_without_events_is_stock_beam_search() -> None:
         output_scores=True,
         return_dict_in_generate=True,
     )
-    features = oracle.image_features(model, inputs["pixel_values"])
-    beams = oracle.beam_search(model, inputs["input_ids"][0], features, NEVER, None, 6, 3)
+    picture = see(model, inputs)
+    beams = oracle.beam_search(model, inputs["input_ids"][0], picture, NEVER, None, 6, 3)
     assert out.sequences[:, inputs["input_ids"].shape[1] :].tolist() == [tokens for tokens, _ in beams]
     assert out.sequences_scores.tolist() == pytest.approx([score for _, score in beams], abs=1e-4)
 
@@ -111,7 +113,7 @@ def test_beam_search_without_events_is_stock_beam_search() -> None:
 def test_bilinear_weights_are_those_of_torch(small: int, large: int) -> None:
     """Catches aligned corners, or edges that fade, in the oracle's own bilinear resize."""
     picture = torch.randn(2, small, small, generator=torch.Generator().manual_seed(small))
-    weights = oracle.bilinear_weights(small, large)
+    weights = bilinear_weights(small, large)
     expected = F.interpolate(picture[None], (large, large), mode="bilinear", align_corners=False)[0]
     torch.testing.assert_close(torch.einsum("Yy,dyx,Xx->dYX", weights, picture, weights), expected)
 
@@ -119,9 +121,54 @@ def test_bilinear_weights_are_those_of_torch(small: int, large: int) -> None:
 def test_extension_by_hand() -> None:
     """Catches regions numbered by columns, or an extension flattened by columns."""
     visual_GD = torch.arange(16.0)[:, None]
-    plan = oracle.Plan(layers=(0,), interpolate=False)
-    assert oracle.extend(visual_GD, 4, 1, plan, None)[:, 0].tolist() == [2, 3, 6, 7]
-    assert oracle.extend(visual_GD, 4, 2, plan, None)[:, 0].tolist() == [8, 9, 12, 13]
+    for region, tokens in enumerate([[0, 1, 4, 5], [2, 3, 6, 7], [8, 9, 12, 13], [10, 11, 14, 15]]):
+        made = extend(visual_GD, (4, 4), region_box((4, 4), 2, region), False, None)
+        assert made.tokens_ND[:, 0].tolist() == tokens
+
+
+def test_uneven_regions_by_hand() -> None:
+    """Catches cuts that round up or leave a rest out: they lie at floor(i n / p) of each side."""
+    boxes = [region_box((5, 7), 3, region) for region in range(9)]
+    assert [(top, h) for top, _, h, _ in boxes[::3]] == [(0, 1), (1, 2), (3, 2)]
+    assert [(left, w) for _, left, _, w in boxes[:3]] == [(0, 2), (2, 2), (4, 3)]
+    assert [(left, w) for _, left, _, w in boxes[6:]] == [(0, 2), (2, 2), (4, 3)]
+    made = extend(torch.arange(35.0)[:, None], (5, 7), boxes[5], False, None)
+    assert made.grid == (2, 3)
+    assert made.tokens_ND[:, 0].tolist() == [11, 12, 13, 18, 19, 20]
+    assert extend(torch.zeros(35, 1), (5, 7), boxes[5], True, None).grid == (5, 7)
+
+
+def test_positions_by_hand() -> None:
+    """Catches a cell that is rounded to the wrong neighbour, and text that moves or stays where it must not."""
+    line = Picture(torch.zeros(8, 1), (2, 3), base=2)
+    plane = Picture(torch.zeros(6, 1), (2, 3), base=0, planar=True)
+    grown = Extension(torch.zeros(6, 1), (2, 3), box=(1, 1, 1, 2))
+
+    def places(picture: Picture, extension: Extension | None, scheme: str) -> list[list[int]]:
+        visual = len(picture.features_TD)
+        shown = torch.arange(picture.base, visual)
+        return positions(picture, shown, 4, visual, extension, 2, scheme).tolist()
+
+    assert places(line, None, "region") == [list(range(14))] * 3
+    assert places(line, grown, "append") == [list(range(20))] * 3
+    # the region is the last two cells of the lower row, at 10 and 11
+    refining = [10, 11, 11, 10, 11, 11]
+    assert places(line, grown, "region") == [[*range(12), *refining, 12, 13]] * 3
+    assert places(plane, None, "append") == [
+        [0, 1, 2, 3, 4, 4, 4, 4, 4, 4, 7, 8],
+        [0, 1, 2, 3, 4, 4, 4, 5, 5, 5, 7, 8],
+        [0, 1, 2, 3, 4, 5, 6, 4, 5, 6, 7, 8],
+    ]
+    assert places(plane, grown, "append") == [
+        [0, 1, 2, 3, 4, 4, 4, 4, 4, 4, 7, 7, 7, 7, 7, 7, 10, 11],
+        [0, 1, 2, 3, 4, 4, 4, 5, 5, 5, 7, 7, 7, 8, 8, 8, 10, 11],
+        [0, 1, 2, 3, 4, 5, 6, 4, 5, 6, 7, 8, 9, 7, 8, 9, 10, 11],
+    ]
+    assert places(plane, grown, "region") == [
+        [0, 1, 2, 3, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 7, 8],
+        [0, 1, 2, 3, 4, 4, 4, 5, 5, 5, 5, 5, 5, 5, 5, 5, 7, 8],
+        [0, 1, 2, 3, 4, 5, 6, 4, 5, 6, 5, 6, 6, 5, 6, 6, 7, 8],
+    ]
 
 
 def test_decision_by_hand() -> None:
@@ -129,7 +176,7 @@ def test_decision_by_hand() -> None:
     row = torch.tensor([1.0, 1, 3, 3, 1, 1, 3, 3, 0, 0, 3, 3, 0, 0, 3, 3]) / 28
 
     def decide(**settings: Any) -> oracle.Step:
-        return oracle.decide(oracle.Plan(layers=(0,), **settings), 0, 0, row, 4, False, None)
+        return oracle.decide(oracle.Plan(layers=(0,), **settings), 0, 0, row, (4, 4), False, None)
 
     tie = decide(tau_exp=0.4, tau_drop=0.1)
     assert (tie.region, tie.action, tie.margin) == (1, "expand", 0.0)

@@ -78,8 +78,8 @@ def test_an_answer_changes_neither_events_nor_earlier_logits(seed: int, side: st
         trace = handle.trace
     for row, whole in enumerate(samples(pair.twin, batch.inputs)):
         length = len(whole.ids_S) - len(batch.answers[row])
-        alone = oracle.run(pair.twin, whole.ids_S[:length], whole.features_TD, plan, modules)
-        outcome = oracle.run(pair.twin, whole.ids_S, whole.features_TD, plan, modules, length)
+        alone = oracle.run(pair.twin, whole.ids_S[:length], whole.picture, plan, modules)
+        outcome = oracle.run(pair.twin, whole.ids_S, whole.picture, plan, modules, length)
         assert [step.region for step in outcome.steps] == [step.region for step in alone.steps]
         if comparison.undecided(outcome):
             continue
@@ -99,9 +99,9 @@ def test_the_cases_above_would_tell_a_scan_from_the_answer() -> None:
         batch = forced(pair, [700 + 10 * seed + row for row in range(4)], "left")
         for whole, answer in zip(samples(pair.twin, batch.inputs), batch.answers, strict=True):
             prompt = oracle.run(
-                pair.twin, whole.ids_S, whole.features_TD, plan, None, len(whole.ids_S) - len(answer)
+                pair.twin, whole.ids_S, whole.picture, plan, None, len(whole.ids_S) - len(answer)
             )
-            late = oracle.run(pair.twin, whole.ids_S, whole.features_TD, plan)
+            late = oracle.run(pair.twin, whole.ids_S, whole.picture, plan)
             differing += oracle.replay_of(prompt) != oracle.replay_of(late)
             rows += 1
     assert differing >= rows // 3

@@ -53,7 +53,7 @@ def test_the_cases_above_expand_and_live_on() -> None:
         modules = modules_of(twin) if seed % 3 else None
         inputs = models.batch(twin, [300 + 10 * seed + row for row in range(1 + seed % 4)])
         for sample in samples(twin, inputs):
-            seen |= comparison.transitions(oracle.run(twin, sample.ids_S, sample.features_TD, plan, modules))
+            seen |= comparison.transitions(oracle.run(twin, sample.ids_S, sample.picture, plan, modules))
     assert seen >= {"alive at the end", "drop living", "expand living", "expand nothing", "drop nothing"}
 
 
@@ -69,7 +69,7 @@ def test_greedy_ids(attention: str) -> None:
     for row, sample in zip(
         ids[:, inputs["input_ids"].shape[1] :].tolist(), samples(pair.twin, inputs), strict=True
     ):
-        want, lead = oracle.generate(pair.twin, sample.ids_S, sample.features_TD, CYCLE, modules, 12)
+        want, lead = oracle.generate(pair.twin, sample.ids_S, sample.picture, CYCLE, modules, 12)
         if lead > 1e-3:
             assert row[: len(want)] == want
             compared += 1
@@ -125,9 +125,9 @@ def test_beams(attention: str) -> None:
         trace = handle.trace
     tokens = out.sequences[:, inputs["input_ids"].shape[1] :].tolist()
     for row, sample in enumerate(samples(pair.twin, inputs)):
-        outcome = oracle.run(pair.twin, sample.ids_S, sample.features_TD, CYCLE, modules)
+        outcome = oracle.run(pair.twin, sample.ids_S, sample.picture, CYCLE, modules)
         comparison.check_events(trace[row], outcome)
-        want = oracle.beam_search(pair.twin, sample.ids_S, sample.features_TD, CYCLE, modules, 6, 3)
+        want = oracle.beam_search(pair.twin, sample.ids_S, sample.picture, CYCLE, modules, 6, 3)
         assert tokens[3 * row : 3 * row + 3] == [beam for beam, _ in want]
         scores = out.sequences_scores[3 * row : 3 * row + 3].tolist()
         assert scores == pytest.approx([score for _, score in want], abs=1e-3)
@@ -171,15 +171,13 @@ def test_sampling(returned: int) -> None:
         assert [len(row) for row in handle.trace] == [3, 3]
     rows = [sample for sample in samples(pair.twin, inputs) for _ in range(returned)]
     replays = [
-        oracle.replay_of(oracle.run(pair.twin, row.ids_S, row.features_TD, CYCLE, modules)) for row in rows
+        oracle.replay_of(oracle.run(pair.twin, row.ids_S, row.picture, CYCLE, modules)) for row in rows
     ]
     wholes = [row.ids_S for row in rows]
     torch.manual_seed(5)
     for _ in range(6):
         logits = [
-            oracle.run(pair.twin, whole, row.features_TD, CYCLE, modules, len(row.ids_S), replay).logits_SW[
-                -1
-            ]
+            oracle.run(pair.twin, whole, row.picture, CYCLE, modules, len(row.ids_S), replay).logits_SW[-1]
             for whole, row, replay in zip(wholes, rows, replays, strict=True)
         ]
         drawn = torch.multinomial(torch.stack(logits).softmax(-1), num_samples=1)
@@ -253,13 +251,13 @@ def test_interleaved_caches() -> None:
                 steps[side].append(out.logits[:, -1])
     for side, inputs in enumerate(sides):
         for row, sample in enumerate(samples(pair.twin, inputs)):
-            outcome = oracle.run(pair.twin, sample.ids_S, sample.features_TD, CYCLE, modules)
+            outcome = oracle.run(pair.twin, sample.ids_S, sample.picture, CYCLE, modules)
             if comparison.undecided(outcome):
                 continue
             whole_S = torch.cat([sample.ids_S, tokens[side][row]])
             replay = oracle.replay_of(outcome)
             want = oracle.run(
-                pair.twin, whole_S, sample.features_TD, CYCLE, modules, len(sample.ids_S), replay
+                pair.twin, whole_S, sample.picture, CYCLE, modules, len(sample.ids_S), replay
             ).logits_SW[-4:]
             comparison.check_logits(torch.stack([step[row] for step in steps[side]]), want)
 
@@ -275,10 +273,10 @@ def test_several_tokens_on_a_cache() -> None:
         mask = torch.cat([inputs["attention_mask"], torch.ones_like(new)], dim=1)
         got = pair.model(input_ids=new, attention_mask=mask, **{CACHE: cache}).logits
     for row, sample in enumerate(samples(pair.twin, inputs)):
-        outcome = oracle.run(pair.twin, sample.ids_S, sample.features_TD, CYCLE, modules)
+        outcome = oracle.run(pair.twin, sample.ids_S, sample.picture, CYCLE, modules)
         whole_S = torch.cat([sample.ids_S, new[row]])
         replay = oracle.replay_of(outcome)
-        want = oracle.run(pair.twin, whole_S, sample.features_TD, CYCLE, modules, len(sample.ids_S), replay)
+        want = oracle.run(pair.twin, whole_S, sample.picture, CYCLE, modules, len(sample.ids_S), replay)
         comparison.check_logits(got[row], want.logits_SW[-5:])
 
 

@@ -54,8 +54,7 @@ def test_random_policies_cover_every_transition() -> None:
         twin = rig("llava_next", **settings).twin
         modules = modules_of(twin) if seed % 3 else None
         outcomes = [
-            oracle.run(twin, sample.ids_S, sample.features_TD, plan, modules)
-            for sample in samples(twin, inputs)
+            oracle.run(twin, sample.ids_S, sample.picture, plan, modules) for sample in samples(twin, inputs)
         ]
         for outcome in outcomes:
             seen |= comparison.transitions(outcome)
@@ -94,7 +93,7 @@ def test_beams() -> None:
     with attached(pair.model, plan, modules):
         ids = pair.model.generate(**inputs, **settings)[:, inputs["input_ids"].shape[1] :].tolist()
     for row, sample in enumerate(samples(pair.twin, inputs)):
-        want = oracle.beam_search(pair.twin, sample.ids_S, sample.features_TD, plan, modules, 4, 2)
+        want = oracle.beam_search(pair.twin, sample.ids_S, sample.picture, plan, modules, 4, 2)
         assert ids[row] == want[0][0]
 
 

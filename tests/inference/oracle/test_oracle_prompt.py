@@ -61,8 +61,7 @@ def test_random_policies_cover_every_transition() -> None:
         modules = modules_of(twin) if trained else None
         inputs = models.batch(twin, [100 + 10 * seed + row for row in range(2 + seed % 4)])
         outcomes = [
-            oracle.run(twin, sample.ids_S, sample.features_TD, plan, modules)
-            for sample in samples(twin, inputs)
+            oracle.run(twin, sample.ids_S, sample.picture, plan, modules) for sample in samples(twin, inputs)
         ]
         rows += len(outcomes)
         padded += not inputs["attention_mask"].all()
@@ -254,8 +253,8 @@ def test_bfloat16_rounds_like_the_stock_model() -> None:
     for row, sample in enumerate(samples(exact, {**inputs, "pixel_values": inputs["pixel_values"].float()})):
         real = inputs["attention_mask"][row].bool()
         replay = {event.layer: (event.action, event.region) for event in trace[row]}
-        want = oracle.run(exact, sample.ids_S, sample.features_TD, plan, float_modules, replay=replay)
-        plain = oracle.run(exact, sample.ids_S, sample.features_TD, never).logits_SW
+        want = oracle.run(exact, sample.ids_S, sample.picture, plan, float_modules, replay=replay)
+        plain = oracle.run(exact, sample.ids_S, sample.picture, never).logits_SW
         our_error += float((ours[row][real].float() - want.logits_SW).square().mean())
         stock_error += float((stock[row][real].float() - plain).square().mean())
         for event, step in zip(trace[row], want.steps, strict=True):

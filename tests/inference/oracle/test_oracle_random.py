@@ -40,7 +40,7 @@ def test_drawn_events_are_carried_out(selector: str, schedule: str) -> None:
     elsewhere = 0
     for row, sample in enumerate(samples(pair.twin, inputs)):
         replay = {event.layer: (event.action, event.region) for event in trace[row]}
-        outcome = oracle.run(pair.twin, sample.ids_S, sample.features_TD, plan, modules, replay=replay)
+        outcome = oracle.run(pair.twin, sample.ids_S, sample.picture, plan, modules, replay=replay)
         if comparison.undecided(outcome):
             continue
         comparison.check_events(trace[row], outcome)
