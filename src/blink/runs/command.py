@@ -26,6 +26,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from blink.runs.folder import run_name
 from blink.runs.machine import default_dtype
+from blink.runs.signals import ending_on_signals
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 CONF_DIR = _PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAGE.parents[1] / "conf"
@@ -64,7 +65,8 @@ def hydra_command(name: str) -> Callable[[Callable[[DictConfig], Any]], Callable
             elif not (given.config_path or given.config_name or given.config_dir):  # of our config only
                 with one_line_errors():
                     check_keys(name, given.overrides)
-            run()
+            with ending_on_signals():
+                run()
 
         return command
 
