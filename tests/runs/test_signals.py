@@ -135,11 +135,17 @@ def test_workers_leave_signals_to_the_process_that_reads_them(number: int) -> No
 def test_handlers_are_put_back(tmp_path: Path) -> None:
     """Would catch a test suite, or a program that calls a command, whose own Ctrl-C no longer works."""
     before = signal.getsignal(signal.SIGINT)
-    with pytest.raises(Stopped) as stopped, ending_on_signals():
-        assert signal.getsignal(signal.SIGINT) != before
-        with finishing_first():
-            os.kill(os.getpid(), signal.SIGTERM)
-            (tmp_path / "saved").touch()
+
+
+    def command() -> None:
+        with ending_on_signals():
+            assert signal.getsignal(signal.SIGINT) != before
+            with finishing_first():
+                os.kill(os.getpid(), signal.SIGTERM)
+                (tmp_path / "saved").touch()
+
+    with pytest.raises(Stopped) as stopped:
+        command()
     assert (tmp_path / "saved").exists()
     assert stopped.value.code == 143
     assert signal.getsignal(signal.SIGINT) == before
