@@ -136,7 +136,6 @@ def test_handlers_are_put_back(tmp_path: Path) -> None:
     """Would catch a test suite, or a program that calls a command, whose own Ctrl-C no longer works."""
     before = signal.getsignal(signal.SIGINT)
 
-
     def command() -> None:
         with ending_on_signals():
             assert signal.getsignal(signal.SIGINT) != before
