@@ -1,10 +1,25 @@
 """Files written whole, and records as CSV."""
 
+import errno
+import resource
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from blink.runs.files import read_json, whole_file, write_csv, write_json
+
+
+@pytest.fixture
+def file_size_limit() -> Iterator[Callable[[int], None]]:
+    """Lets no file grow beyond some bytes, as a full disk does, until the test ends."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def limit(size: int) -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+
+    yield limit
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def test_json_is_written_whole(tmp_path: Path) -> None:
@@ -28,6 +43,19 @@ def test_a_file_whose_writing_fails_stays_as_it_was(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError):
         interrupted()
     assert kept.read_text() == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_a_full_disk_is_named(tmp_path: Path, file_size_limit: Callable[[int], None]) -> None:
+    """Would catch "No space left on device" without a word where, and the half of a file that stays behind."""
+    kept = tmp_path / "a.json"
+    write_json(kept, ["old"])
+    file_size_limit(4096)
+    with pytest.raises(OSError, match=r"a\.json") as failed:
+        write_json(kept, ["new"] * 4096)
+    assert failed.value.errno == errno.EFBIG
+    assert read_json(kept) == ["old"]
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
 
 
 def test_records_have_a_column_for_every_key(tmp_path: Path) -> None:

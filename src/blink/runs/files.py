@@ -1,11 +1,12 @@
-"""Files that other processes never see half written: text, JSON, CSV."""
+"""Files that neither other processes nor a start after a power failure see half written: text, JSON, CSV."""
 
 import csv
+import errno
 import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,48 @@ _PARTIAL = ".partial"
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """Context that gives a temporary path to write to and renames it to `path` at the end, so that readers never see half a file."""
+    """Context that gives a temporary path beside `path` to write to, and at the end renames it to `path`.
+
+    So readers see the old content or the new, also after a kill, a full disk or a power failure. After an error the
+    temporary file is removed; that of a killed process is left to `remove_partial`.
+
+    Raises:
+        OSError: it cannot be written; names the path.
+    """
     partial = path.with_name(f"{path.name}.{os.getpid()}{_PARTIAL}")
-    yield partial
-    partial.replace(path)
+    try:
+        with place_named(path):
+            yield partial
+            flush_to_disk(partial)  # before its name is, or a power failure leaves the name without the content
+            partial.replace(path)
+            flush_to_disk(path.parent)
+    except BaseException:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def place_named(path: Path) -> Iterator[None]:
+    """Context whose OSErrors name `path` where they name no file, as that of a write to a full disk."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno is not None:
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        raise
+
+
+def flush_to_disk(path: Path) -> None:
+    """Wait until a file's content, or the names in a folder, are on the disk, where the file system can tell."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network file systems do not flush folders
+            raise
+    finally:
+        os.close(handle)
 
 
 def write_text(path: Path, text: str) -> None:
