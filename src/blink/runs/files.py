@@ -27,7 +27,9 @@ def whole_file(path: Path) -> Iterator[Path]:
     try:
         with place_named(path):
             yield partial
-            flush_to_disk(partial)  # before its name is, or a power failure leaves the name without the content
+            flush_to_disk(
+                partial
+            )  # before its name is, or a power failure leaves the name without the content
             partial.replace(path)
             flush_to_disk(path.parent)
     except BaseException:
