@@ -19,7 +19,6 @@ from omegaconf import DictConfig
 from blink.runs.command import hydra_command, one_line_errors, plain
 from blink.runs.files import short_digest, whole_file
 from blink.runs.folder import open_run
-from blink.runs.values import NotFiniteError
 
 if TYPE_CHECKING:
     from blink.bench import Row
@@ -59,7 +58,7 @@ def main(config: DictConfig) -> float | None:
             else instantiate(config.logger, folder=str(folder), kind="evaluation", group=group)
         )
     log.info("%s: %d questions, files in %s", plan.setup.method, len(plan.samples), folder)
-    with one_line_errors(GradingError, NotFiniteError), board:
+    with one_line_errors(GradingError), board:
         result = _run(plan, rows, folder, board, plain(config))
     if board.logger is not None:
         note_logged(folder, config.logger._target_, group, _digest(folder))

@@ -6,7 +6,6 @@ Heavy imports wait until they are needed, so that `--help` is quick.
 from __future__ import annotations
 
 import logging
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from blink.runs.command import hydra_command, one_line_errors, plain, reject_added_keys
+from blink.runs.command import FAILURE, end, hydra_command, one_line_errors, plain, reject_added_keys
 from blink.runs.files import write_json
-from blink.runs.values import optional, path
+from blink.runs.values import UserError, optional, path
 
 if TYPE_CHECKING:
     from blink.bench import Benchmark, Judge, Row
@@ -38,7 +37,7 @@ def main(config: DictConfig) -> None:
             optional(path, key, settings[key]) for key in ("predictions", "output", "export")
         )
         if rows_file is None:
-            raise ValueError("say which rows to score with predictions=FILE.jsonl")
+            raise UserError("say which rows to score with predictions=FILE.jsonl")
         output = output or rows_file.with_name(
             f"{rows_file.name.removesuffix('.gz').removesuffix('.jsonl')}.scores.json"
         )
@@ -49,7 +48,7 @@ def main(config: DictConfig) -> None:
         try:
             completed = judged(benchmark, completed, output.parent)
         except EndpointError as error:
-            sys.exit(f"error: {error}; replies so far are kept, and the same command goes on from them")
+            end(f"error: {error}; replies so far are kept, and the same command goes on from them", FAILURE)
         result = score_file(benchmark, completed, rows_file)
         write_json(output, result.written())
         written = [output]
@@ -73,7 +72,7 @@ def make_benchmark(settings: Mapping[str, Any], rows: Sequence[Row]) -> Benchmar
     from blink.bench import BENCHMARKS, JUDGED, make_judge
 
     if "bench" not in settings:
-        raise ValueError(f"say whose rows these are with bench=, one of {', '.join(BENCHMARKS)}")
+        raise UserError(f"say whose rows these are with bench=, one of {', '.join(BENCHMARKS)}")
     arguments = dict(settings["bench"])
     name: str = arguments.pop("name")
     if name in JUDGED:
@@ -95,11 +94,11 @@ def _given_judge(rows: Sequence[Row]) -> Judge:
     if not names:
         return LocalJudge()
     if without:
-        raise ValueError(
+        raise UserError(
             f"{len(rows) - len(without)} rows have a score and {len(without)} have none; choose a judge= to grade all"
         )
     if len(names) > 1:
-        raise ValueError(
+        raise UserError(
             f"the scores are of several judges ({', '.join(sorted(names))}); choose a judge= to grade all"
         )
     name = names.pop()
@@ -110,7 +109,7 @@ def _make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as cause:
-        raise ValueError(f"cannot write into {folder}: {cause}") from cause
+        raise UserError(f"cannot write into {folder}: {cause}") from cause
 
 
 if __name__ == "__main__":

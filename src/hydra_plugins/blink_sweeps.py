@@ -4,7 +4,6 @@ Hydra finds plugins in packages called `hydra_plugins` alone, and imports them a
 classes are thin and this file imports nothing heavy; the work is done in `blink.evaluation.sweeps`.
 """
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -58,6 +57,7 @@ class OnePassLauncher(BasicLauncher):
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Answer, then run the jobs one after another: each finds its answers and scores them."""
         from blink.evaluation.sweeps.one_pass import answer_together, without_fresh
+        from blink.runs.command import end
 
         context = self.hydra_context
         assert context is not None, "Hydra sets a launcher up before it launches"
@@ -70,7 +70,7 @@ class OnePassLauncher(BasicLauncher):
                 context.config_loader.load_sweep_config(self.config, list(job)) for job in job_overrides
             ]
         except HydraException as error:
-            sys.exit(f"error: {' '.join(str(error).split())}")
+            end(f"error: {error}")
         answer_together(configs)
         composed = _Composed(context.config_loader, job_overrides, configs)
         self.hydra_context = HydraContext(composed, context.callbacks)

@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 from hydra.core.global_hydra import GlobalHydra
+from omegaconf import DictConfig
 
 from blink.runs.command import CONF_DIR, check_keys, hydra_command, one_line_errors, reject_added_keys
+from blink.runs.values import UserError
 
 
 @pytest.mark.parametrize(
@@ -64,8 +66,8 @@ def test_a_command_ends_with_one_line_and_a_failing_exit_code(
     monkeypatch.setattr(sys, "argv", ["blink.eval", "metod=vanilla,interp", "--multirun"])
     with pytest.raises(SystemExit) as stopped:
         command()
-    assert "\n" not in str(stopped.value.code)
-    assert "did you mean method" in str(stopped.value.code)
+    assert "\n" not in str(stopped.value)
+    assert "did you mean method" in str(stopped.value)
     assert not ran
 
 
@@ -94,8 +96,32 @@ def test_added_keys_are_refused() -> None:
 def test_a_users_mistake_is_one_line(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Catches tracebacks and line breaks in what a user reads about a bad argument."""
+    """Catches tracebacks and line breaks in what a user reads about a bad argument, and an exit code of success or of a bug."""
     monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
     with pytest.raises(SystemExit) as stopped, one_line_errors():
-        raise ValueError("layer 40:\n  the model has 16")
-    assert stopped.value.code == "error: layer 40: the model has 16"
+        raise UserError("layer 40:\n  the model has 16")
+    assert stopped.value.code == 2
+    assert capsys.readouterr().err == "error: layer 40: the model has 16\n"
+
+
+def test_a_bug_keeps_its_traceback() -> None:
+    """Catches a ValueError of our own internals, of torch or of NumPy that is told as if the user had made a mistake."""
+    with pytest.raises(ValueError, match="expected axis"), one_line_errors():
+        raise ValueError("expected axis 3")
+
+
+def test_a_command_shows_the_traceback_of_a_bug_alone(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """Catches a mistake found in the middle of the work that ends with a traceback, and a bug that ends without."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["blink.eval"])
+    for error, code, shown in ((UserError, 2, "error: step 3\n"), (ValueError, 1, "Error executing job")):
+
+        def job(config: DictConfig, error: type[ValueError] = error) -> None:
+            raise error("step 3")
+
+        with pytest.raises(SystemExit) as stopped:
+            hydra_command("eval")(job)()
+        assert stopped.value.code == code
+        assert capsys.readouterr().err.startswith(shown)

@@ -22,6 +22,7 @@ from PIL import Image
 from blink.bench.base import Sample, check_unique
 from blink.bench.sources import read_jsonl
 from blink.model.views import ViewMaker
+from blink.runs.values import UserError
 from blink.training.images import read_image
 
 Box = tuple[float, float, float, float]
@@ -59,11 +60,11 @@ def folder_cases(questions: Path, pictures: Path | None = None) -> list[Sample]:
         ValueError: the file is missing, empty or has a line that is not as above, or a picture is missing.
     """
     if not questions.is_file():
-        raise ValueError(f"questions={questions} is not a file; give a file of one JSON object per line")
+        raise UserError(f"questions={questions} is not a file; give a file of one JSON object per line")
     folder = questions.parent if pictures is None else pictures
     rows = read_jsonl(questions)
     if not rows:
-        raise ValueError(f"{questions} holds no questions")
+        raise UserError(f"{questions} holds no questions")
     samples = [_sample(folder, row, f"{questions}, line {line}") for line, row in enumerate(rows, start=1)]
     check_unique([sample.id for sample in samples], "question ids")
     return samples
@@ -76,7 +77,7 @@ def one_case(image: Path, question: str, box: Sequence[float] | None = None) -> 
         ValueError: the picture cannot be read, the question is blank, or the box is not four numbers in order.
     """
     if not image.is_file():
-        raise ValueError(f"image={image} is not a file")
+        raise UserError(f"image={image} is not a file")
     read_image(image, f"image={image}")
     row = {"image": image.name, "question": question, "box": box, "id": image.stem}
     return [_sample(image.parent, row, "the command")]
@@ -99,7 +100,7 @@ def choose_cases(samples: Sequence[Sample], count: int, ids: Sequence[str] | Non
         by_id = {sample.id: sample for sample in samples}
         missing = [name for name in ids if name not in by_id]
         if missing:
-            raise ValueError(
+            raise UserError(
                 f"figure.ids={missing}: not among the {len(samples)} questions looked at, such as {next(iter(by_id))}; "
                 "samples= takes more of them"
             )
@@ -151,19 +152,19 @@ def region_of(box: Box, window: tuple[int, int, int, int], patches: int) -> int 
 
 def _sample(folder: Path, row: Mapping[str, Any], where: str) -> Sample:
     if not isinstance(row, dict) or not all(isinstance(row.get(key), str) for key in ("image", "question")):
-        raise ValueError(f"{where}: expected an object with the texts 'image' and 'question'")
+        raise UserError(f"{where}: expected an object with the texts 'image' and 'question'")
     if not row["question"].strip():
-        raise ValueError(f"{where}: the question is blank")
+        raise UserError(f"{where}: the question is blank")
     path = folder / row["image"]
     if not path.is_file():
-        raise ValueError(f"{where}: there is no picture {path}")
+        raise UserError(f"{where}: there is no picture {path}")
     box = row.get("box")
     if box is not None:
         numbers = isinstance(box, list | tuple) and all(
             isinstance(edge, int | float) and not isinstance(edge, bool) for edge in box
         )
         if not numbers or len(box) != 4 or not (box[0] < box[2] and box[1] < box[3]):
-            raise ValueError(
+            raise UserError(
                 f"{where}: box={box!r}; expected [left, top, right, bottom] in pixels of the picture"
             )
     return Sample(

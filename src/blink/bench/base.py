@@ -22,6 +22,7 @@ from PIL import Image
 from blink.bench.sources import Entry, hub_table, in_memory, parquet_files, parquet_table, table_entries
 from blink.bench.statistics import Floats, Metric
 from blink.runs import values
+from blink.runs.values import UserError
 
 Row = dict[str, Any]
 
@@ -63,9 +64,7 @@ class Sample:
         try:
             return self.open_image().convert("RGB")
         except Exception as cause:  # Pillow's decoders raise almost any type on a damaged file
-            raise ValueError(
-                f"cannot read the picture {self.image} of question {self.id}: {cause}"
-            ) from cause
+            raise UserError(f"cannot read the picture {self.image} of question {self.id}: {cause}") from cause
 
 
 class Mark(NamedTuple):
@@ -171,7 +170,7 @@ class Benchmark(ABC):
             entries = self.authors_entries(root)
         if entries is None:
             layouts = self.layouts.replace("HUB_ID", self.hub_id)
-            raise ValueError(f"{root} holds no {self.title}: put there either {layouts}")
+            raise UserError(f"{root} holds no {self.title}: put there either {layouts}")
         return self.samples(entries)
 
     def samples(self, entries: Iterable[Entry]) -> list[Sample]:
@@ -296,4 +295,4 @@ def check_unique(ids: Sequence[str], what: str) -> None:
     twice = [key for key, count in Counter(ids).items() if count > 1]
     if twice:
         shown = ", ".join(twice[:5])
-        raise ValueError(f"{len(twice)} {what} come more than once: {shown}{' ...' if twice[5:] else ''}")
+        raise UserError(f"{len(twice)} {what} come more than once: {shown}{' ...' if twice[5:] else ''}")

@@ -10,6 +10,7 @@ from typing import Any
 
 from blink.bench.base import Row
 from blink.bench.tables import cell_number, cell_text
+from blink.runs.values import UserError
 from blink.scenes.mmbench import ROTATION
 
 OPTION_LETTERS = ("A", "B", "C", "D", "E")
@@ -50,14 +51,14 @@ def yes_or_no(label: Any, key: str) -> str:
     """
     found = str(label).strip().lower()
     if found not in ("yes", "no"):
-        raise ValueError(f"question {key} has the label {label!r}; expected yes or no")
+        raise UserError(f"question {key} has the label {label!r}; expected yes or no")
     return found
 
 
 def check_label(label: Any, key: str, letters: Sequence[str] = OPTION_LETTERS) -> None:
     """Raise a ValueError that names the question unless its label is one of the letters."""
     if label not in letters:
-        raise ValueError(f"question {key} has the label {label!r}; expected one of {', '.join(letters)}")
+        raise UserError(f"question {key} has the label {label!r}; expected one of {', '.join(letters)}")
 
 
 def infer(response: str, options: Mapping[str, str]) -> str:

@@ -26,6 +26,7 @@ from blink.bench.sources import (
     table_rows,
 )
 from blink.bench.statistics import Floats, Metric
+from blink.runs.values import UserError
 from blink.scenes.gqa import gqa_rows
 
 SPLIT = "testdev_balanced"
@@ -111,7 +112,7 @@ class GQA(Benchmark):
             ValueError: the label is no text; names the row.
         """
         if not isinstance(row["label"], str):
-            raise ValueError(f"question {row['id']} has the label {row['label']!r}; expected a text")
+            raise UserError(f"question {row['id']} has the label {row['label']!r}; expected a text")
         answer = _prediction(row["response"])
         return Mark(answer, answer == row["label"])
 
@@ -151,7 +152,7 @@ class GQA(Benchmark):
             if not row["isBalanced"]:
                 continue
             if image not in openers:
-                raise ValueError(
+                raise UserError(
                     f"the picture {image} of question {row['id']} is missing from the pictures of {self.hub_id}"
                 )
             entries.append(Entry(row, image, openers[image]))
@@ -166,13 +167,13 @@ def _labelled(row: Mapping[str, Any], known: Mapping[str, dict[str, Any]], path:
     """The entry of GQA's file that a row of LLaVA's question file is about."""
     key = str(row["question_id"])
     if key not in known:
-        raise ValueError(
+        raise UserError(
             f"{path} has no question {key}, which {QUESTIONS} asks; take both files of testdev balanced"
         )
     found = known[key]
     text = str(row["text"]).removesuffix(SHORT_ANSWER)
     if (found["question"], f"{found['imageId']}.jpg") != (text, row["image"]):
-        raise ValueError(
+        raise UserError(
             f"question {key} of {QUESTIONS} is {text!r} about {row['image']}, and in {path} "
             f"{found['question']!r} about {found['imageId']}"
         )

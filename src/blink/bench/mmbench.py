@@ -30,6 +30,7 @@ from blink.bench.choices import (
 from blink.bench.sources import Entry, parquet_files
 from blink.bench.statistics import Floats, Metric
 from blink.bench.tables import base64_pictures, cell_number, cell_text, read_tsv, text_of, write_xlsx
+from blink.runs.values import UserError
 from blink.scenes.formats import LETTER, LETTER_ZH, LETTER_ZH_LMMS, SEVERAL, lettered
 from blink.scenes.mmbench import ROTATION, mmbench_rows
 
@@ -102,7 +103,7 @@ class MMBench(Benchmark):
         parquet = ["parquet files"] if self.find_parquet(root) else []
         editions = [*map(str, self._find_tables(root)), *parquet]
         if len(editions) > 1:
-            raise ValueError(
+            raise UserError(
                 f"{root} holds {len(editions)} editions of {self.name} ({', '.join(editions)}), which differ in their "
                 "questions; leave one of them there"
             )
@@ -128,7 +129,7 @@ class MMBench(Benchmark):
         rows = read_tsv(tables[0])
         missing = [name for name in (*self.columns, "image") if not rows or name not in rows[0]]
         if missing:
-            raise ValueError(f"{tables[0]} has no rows, or lacks the columns {', '.join(missing)}")
+            raise UserError(f"{tables[0]} has no rows, or lacks the columns {', '.join(missing)}")
         return [Entry(*entry) for entry in zip(rows, *base64_pictures(rows), strict=True)]
 
     def samples(self, entries: Iterable[Entry]) -> list[Sample]:

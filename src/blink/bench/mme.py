@@ -22,6 +22,7 @@ from blink.bench.choices import yes_or_no
 from blink.bench.mme_release import CLOSING, find_release, labelled, release_rows
 from blink.bench.sources import Entry, picture_file, read_jsonl
 from blink.bench.statistics import Floats, Metric
+from blink.runs.values import UserError
 from blink.scenes.mme import mme_rows
 
 PERCEPTION = (
@@ -115,7 +116,7 @@ class MME(Benchmark):
         """
         _check_subtask(row["category"], row["id"])
         if row["image"] is None:
-            raise ValueError(f"question {row['id']} names no image, by which MME's pairs are found")
+            raise UserError(f"question {row['id']} names no image, by which MME's pairs are found")
         label = yes_or_no(row["label"], row["id"])
         start = row["response"].lower()[:4]
         answer = "yes" if "yes" in start else "no" if "no" in start else "other"
@@ -200,11 +201,11 @@ class MME(Benchmark):
         """
         for row in rows:
             if not isinstance(row.get("question"), str):
-                raise ValueError(f"row {row['id']} lacks its question, which MME's files hold")
+                raise UserError(f"row {row['id']} lacks its question, which MME's files hold")
         pairs = _pairs(rows)
         odd = [_name(key) for key, pair in pairs.items() if len(pair) != 2]
         if odd:
-            raise ValueError(
+            raise UserError(
                 f"{len(odd)} pictures have other than two answers, and MME's files pair consecutive lines: "
                 f"{', '.join(odd[:3])}{' ...' if odd[3:] else ''}; answer all questions first"
             )
@@ -250,4 +251,4 @@ def _line(row: Row) -> str:
 
 def _check_subtask(subtask: str, key: str) -> None:
     if subtask not in SUBTASKS:
-        raise ValueError(f"question {key} is of category {subtask!r}; MME has {', '.join(SUBTASKS)}")
+        raise UserError(f"question {key} is of category {subtask!r}; MME has {', '.join(SUBTASKS)}")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from blink.bench.base import SHORT_ANSWER
+from blink.runs.values import UserError
 
 CLOSING = "Please answer yes or no."
 """What every question of MME ends with, after a space (in seven of them after two)."""
@@ -49,7 +50,7 @@ def labelled(asked: Iterable[Mapping[str, Any]], rows: Iterable[Mapping[str, Any
         key = row["category"], Path(row["question_id"]).stem
         match = known.get((*key, f"{text} {CLOSING}")) or known.get((*key, f"{text}  {CLOSING}"))
         if match is None:
-            raise ValueError(
+            raise UserError(
                 f"llava_mme.jsonl asks {text!r} about {row['question_id']}, which the release's text files do not; "
                 "take both from one edition"
             )
@@ -64,13 +65,13 @@ def _rows(release: Path, subtask: str) -> Iterator[dict[str, Any]]:
     names = {path.stem: path for path in sorted(pictures.iterdir()) if path.suffix.lower() in _PICTURES}
     for path in sorted(texts.glob("*.txt")):
         if path.stem not in names:
-            raise ValueError(f"{path} asks about a picture that is missing in {pictures}")
+            raise UserError(f"{path} asks about a picture that is missing in {pictures}")
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
             if not line.strip():
                 continue
             fields = line.strip().split("\t")
             if len(fields) != 2:
-                raise ValueError(f"{path}, line {number} is not a question, a tab and an answer: {line!r}")
+                raise UserError(f"{path}, line {number} is not a question, a tab and an answer: {line!r}")
             yield {
                 "question_id": names[path.stem].relative_to(release).as_posix(),
                 "question": fields[0],

@@ -19,6 +19,7 @@ from blink.bench.judges import UNNAMED, Asked, Grade, Judge, LocalJudge
 from blink.bench.sources import Entry, picture_file, read_json
 from blink.bench.statistics import Floats, Metric
 from blink.runs.files import write_json
+from blink.runs.values import UserError
 from blink.scenes.formats import STEPS
 from blink.scenes.mmvet import mmvet_rows
 
@@ -74,7 +75,7 @@ class MMVet(Graded):
         for key, row in read_json(path).items():
             missing = [name for name in ("imagename", "question", "answer", "capability") if name not in row]
             if missing:
-                raise ValueError(f"{path}: {key} lacks {', '.join(missing)}")
+                raise UserError(f"{path}: {key} lacks {', '.join(missing)}")
             picture = picture_file((folder / "images", folder), row["imagename"])
             entries.append(Entry(row | {"question_id": key}, row["imagename"], picture))
         return entries
@@ -85,7 +86,7 @@ class MMVet(Graded):
         key = str(row["question_id"])
         key = f"v1_{key}" if key.isdigit() else key
         if entry.image is None:
-            raise ValueError(f"question {key} has no picture")
+            raise UserError(f"question {key} has no picture")
         capability = row["capability"]
         listed = capability.split(",") if isinstance(capability, str) else list(capability)
         details = {"capability": sorted((name.strip() for name in listed), key=_rank)}
@@ -104,7 +105,7 @@ class MMVet(Graded):
         if score is None:
             return Mark(row["response"], None)
         if type(score) not in (int, float) or not 0 <= score <= 1:
-            raise ValueError(f"question {row['id']} has the score {score!r}; expected a number in [0, 1]")
+            raise UserError(f"question {row['id']} has the score {score!r}; expected a number in [0, 1]")
         return Mark(row["response"], score == 1)
 
     def check_gradable(self, ids: Sequence[str]) -> None:
@@ -176,7 +177,7 @@ def _members(row: Mapping[str, Any]) -> int:
     listed = given.split(",") if isinstance(given, str) else given
     names = [str(name).strip() for name in listed] if isinstance(listed, list | tuple) else []
     if not names or any(name not in CAPABILITIES for name in names):
-        raise ValueError(
+        raise UserError(
             f"question {row['id']} needs the capabilities {given!r}; MM-Vet's are {', '.join(CAPABILITIES)}"
         )
     return sum(1 << CAPABILITIES.index(name) for name in set(names))
@@ -190,7 +191,7 @@ def _asked(row: Row) -> Asked:
     """A row as the judge gets it: the question without lmms-eval's lead."""
     missing = [name for name in ("question", "label") if not isinstance(row.get(name), str)]
     if missing:
-        raise ValueError(f"question {row['id']} cannot be graded without its {' and '.join(missing)}")
+        raise UserError(f"question {row['id']} cannot be graded without its {' and '.join(missing)}")
     question: str = row["question"]
     bare = question.removeprefix(STEPS).lstrip() if question.startswith(STEPS) else question
     return Asked(row["id"], bare, row["label"], row["response"])

@@ -17,6 +17,7 @@ from blink.bench.base import SHORT_ANSWER, Benchmark, Mark, Row, Sample, make_sa
 from blink.bench.choices import yes_or_no
 from blink.bench.sources import Entry, json_lines, picture_file, read_jsonl
 from blink.bench.statistics import Floats, Metric
+from blink.runs.values import UserError
 from blink.scenes.pope import pope_rows
 
 SPLITS = ("adversarial", "popular", "random")
@@ -60,7 +61,7 @@ class Pope(Benchmark):
         super().__init__(**common)
         named = (splits,) if isinstance(splits, str) else splits
         if not isinstance(named, Sequence) or not named or any(split not in SPLITS for split in named):
-            raise ValueError(f"POPE splits {splits!r}: choose one or more of {', '.join(SPLITS)}")
+            raise UserError(f"POPE splits {splits!r}: choose one or more of {', '.join(SPLITS)}")
         self.splits = tuple(dict.fromkeys(named))
         per_split = (f"{split}_{metric}" for metric in ("f1", "accuracy") for split in self.splits)
         self.headline = ("f1", "accuracy", *per_split)
@@ -182,24 +183,24 @@ def _by_id(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def _check_split(split: str, key: str) -> None:
     if split not in SPLITS:
-        raise ValueError(f"question {key} is of split {split!r}; POPE has {', '.join(SPLITS)}")
+        raise UserError(f"question {key} is of split {split!r}; POPE has {', '.join(SPLITS)}")
 
 
 def _labels(root: Path, split: str, questions: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """The label rows of a split, checked to be about the same pictures and objects as the questions."""
     path = root / "coco" / f"coco_pope_{split}.json"
     if not path.is_file():
-        raise ValueError(f"{path} is missing: it holds POPE's labels for llava_pope_test.jsonl")
+        raise UserError(f"{path} is missing: it holds POPE's labels for llava_pope_test.jsonl")
     labels = read_jsonl(path)
     asked = [row for row in questions if row["category"] == split]
     if len(labels) != len(asked):
-        raise ValueError(
+        raise UserError(
             f"{path} has {len(labels)} rows and llava_pope_test.jsonl {len(asked)} of that split: they are of "
             "different editions (LLaVA's has 2,910 random ones); take both from one"
         )
     for question, label in zip(asked, labels, strict=True):
         if (question["image"], _object(question)) != (label["image"], _object(label)):
-            raise ValueError(
+            raise UserError(
                 f"{path}: its question {label['question_id']} is not question {question['question_id']} of "
                 "llava_pope_test.jsonl; take both files from one edition"
             )

@@ -22,6 +22,7 @@ from blink.bench.sources import Entry, content_name, parquet_files, picture_path
 from blink.bench.statistics import Floats, Metric
 from blink.bench.tables import cell_number, cell_text, text_of
 from blink.runs.files import write_json
+from blink.runs.values import UserError
 from blink.scenes.formats import LETTER, lettered
 from blink.scenes.scienceqa import scienceqa_rows
 
@@ -66,7 +67,7 @@ class ScienceQA(Benchmark):
             if entry.image is not None
         ]
         if not kept:
-            raise ValueError(
+            raise UserError(
                 f"none of the table's {len(entries)} rows has a picture; ScienceQA-IMG needs them"
             )
         return kept
@@ -87,7 +88,7 @@ class ScienceQA(Benchmark):
         questions = _chosen(root, problems)
         unknown = [key for key in questions if key not in problems]
         if unknown:
-            raise ValueError(f"{root / 'problems.json'} lacks {len(unknown)} problems, {unknown[0]} for one")
+            raise UserError(f"{root / 'problems.json'} lacks {len(unknown)} problems, {unknown[0]} for one")
         folders = (root / "images" / "test", root / "test", root / "images", root)
         entries = []
         for key, text in questions.items():
@@ -102,7 +103,7 @@ class ScienceQA(Benchmark):
         choices = [str(choice) for choice in row["choices"]]
         right = cell_number(row["answer"], f"the answer of question {key}")
         if len(choices) > len(OPTION_LETTERS) or not 0 <= right < len(choices):
-            raise ValueError(f"question {key} has {len(choices)} choices and the answer {right}")
+            raise UserError(f"question {key} has {len(choices)} choices and the answer {right}")
         hint = cell_text(row.get("hint"))
         context = f"Context: {hint}\n" if hint else ""
         text = row.get("text") or f"{context}{row['question']}\n{lettered(tuple(choices))}"
@@ -167,7 +168,7 @@ def _chosen(root: Path, problems: Mapping[str, Mapping[str, Any]]) -> dict[str, 
     if (root / "pid_splits.json").is_file():
         chosen = read_json(root / "pid_splits.json")["test"]
         return {key: None for key in chosen if key not in problems or problems[key]["image"]}
-    raise ValueError(
+    raise UserError(
         f"{root} has problems.json, and neither pid_splits.json nor {_ANSWERS} to say which are asked"
     )
 

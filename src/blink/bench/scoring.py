@@ -11,6 +11,7 @@ import numpy as np
 from blink.bench.base import Benchmark, Row, Sample, check_unique
 from blink.bench.statistics import Estimate, Floats, estimates
 from blink.inference.policy import Event
+from blink.runs.values import UserError
 
 
 class Score(NamedTuple):
@@ -84,7 +85,7 @@ def score(benchmark: Benchmark, rows: Sequence[Row]) -> Score:
         ValueError: there are no rows, or an id comes twice.
     """
     if not rows:
-        raise ValueError(f"no rows to score for {benchmark.name}")
+        raise UserError(f"no rows to score for {benchmark.name}")
     check_unique([row["id"] for row in rows], "row ids")
     tally_GK = tallies(benchmark, rows)
     found = estimates(benchmark.metrics(tally_GK))

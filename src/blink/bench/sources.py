@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from PIL import Image
 
 from blink.runs.files import short_digest
+from blink.runs.values import UserError
 
 Opener = Callable[[], Image.Image]
 
@@ -47,7 +48,7 @@ def hub_table(hub_id: str, revision: str | None, split: str, config: str | None 
         return datasets.load_dataset(hub_id, config, split=split, revision=revision)
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as cause:
         folder = f"data/{hub_id.rpartition('/')[2]}"
-        raise ValueError(
+        raise UserError(
             f"cannot load {hub_id} from the Hugging Face hub ({_reason(cause)}); check the network, or fetch it elsewhere "
             f"with `hf download --repo-type dataset {hub_id} --local-dir {folder}` and pass data.root={folder}"
         ) from cause
@@ -77,7 +78,7 @@ def parquet_table(files: Sequence[Path]) -> Any:
     try:
         return datasets.load_dataset("parquet", data_files=names, split="train")
     except (OSError, ValueError, TypeError, datasets.exceptions.DatasetsError) as cause:
-        raise ValueError(
+        raise UserError(
             f"cannot read {' or '.join(names)} ({_reason(cause)}); a damaged file has to be fetched again"
         ) from cause
 
@@ -136,7 +137,7 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8-sig"))
     except ValueError as cause:
-        raise ValueError(f"{path} is not JSON: {cause}") from cause
+        raise UserError(f"{path} is not JSON: {cause}") from cause
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
@@ -152,7 +153,7 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
         with opened(path, "rt", encoding="utf-8-sig") as file:
             lines = list(file)  # str.splitlines would also cut at U+2028, which JSON allows inside texts
     except (OSError, EOFError, UnicodeDecodeError, zlib.error) as cause:
-        raise ValueError(f"cannot read {path}: {cause}") from cause
+        raise UserError(f"cannot read {path}: {cause}") from cause
     return parse_jsonl(path, lines)
 
 
@@ -172,9 +173,9 @@ def parse_jsonl(path: Path, lines: Iterable[str | bytes]) -> list[dict[str, Any]
         try:
             row = json.loads(line)
         except ValueError as cause:  # no JSON, or bytes that are no text
-            raise ValueError(f"{path}, line {number} is not JSON: {cause}") from cause
+            raise UserError(f"{path}, line {number} is not JSON: {cause}") from cause
         if not isinstance(row, dict):
-            raise ValueError(f"{path}, line {number} is no JSON object but {json.dumps(row)[:40]}")
+            raise UserError(f"{path}, line {number} is no JSON object but {json.dumps(row)[:40]}")
         rows.append(row)
     return rows
 
@@ -202,7 +203,7 @@ def picture_path(folders: Sequence[Path], name: str) -> Path:
     for folder in folders:
         if (folder / name).is_file():
             return folder / name
-    raise ValueError(f"the picture {name} is missing; looked in {', '.join(map(str, folders))}")
+    raise UserError(f"the picture {name} is missing; looked in {', '.join(map(str, folders))}")
 
 
 def in_memory(image: Image.Image) -> Opener:
@@ -213,7 +214,7 @@ def in_memory(image: Image.Image) -> Opener:
 def _check_columns(table: Any, columns: Sequence[str]) -> None:
     missing = [name for name in columns if name not in table.column_names]
     if missing:
-        raise ValueError(f"the table lacks {', '.join(missing)}; it has {', '.join(table.column_names)}")
+        raise UserError(f"the table lacks {', '.join(missing)}; it has {', '.join(table.column_names)}")
 
 
 def _reason(error: BaseException) -> str:

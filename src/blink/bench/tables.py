@@ -19,6 +19,7 @@ from openpyxl.cell.cell import ILLEGAL_CHARACTERS_RE
 from PIL import Image
 
 from blink.bench.sources import Opener, content_name
+from blink.runs.values import UserError
 
 _LONGEST_CELL = 2**31 - 1
 _LONGEST_REFERENCE = 64
@@ -49,7 +50,7 @@ def cell_number(value: Any, what: str) -> int:
     except (TypeError, ValueError):
         number = math.nan
     if not number.is_integer():
-        raise ValueError(f"{what} is {value!r}; expected a whole number")
+        raise UserError(f"{what} is {value!r}; expected a whole number")
     return int(number)
 
 
@@ -64,12 +65,12 @@ def read_tsv(path: Path) -> list[dict[str, Any]]:
         with path.open(encoding="utf-8-sig", newline="") as file:
             rows: list[dict[str, Any]] = list(csv.DictReader(file, delimiter="\t"))
     except (csv.Error, UnicodeDecodeError) as cause:
-        raise ValueError(f"{path} is not a table of tab-separated text: {cause}") from cause
+        raise UserError(f"{path} is not a table of tab-separated text: {cause}") from cause
     finally:
         csv.field_size_limit(limit)
     for number, row in enumerate(rows, start=1):
         if None in row or None in row.values():
-            raise ValueError(f"{path}: row {number} has another number of cells than the first line")
+            raise UserError(f"{path}: row {number} has another number of cells than the first line")
     return rows
 
 
@@ -122,13 +123,13 @@ def _resolve(index: int, cells: Mapping[int, str]) -> str:
     while len(cell) <= _LONGEST_REFERENCE:
         other = cell_number(cell, f"row {seen[-1]}: the image, too short for a picture,")
         if other in seen or other not in cells:
-            raise ValueError(f"row {index}: its image refers to row {other}, which has none")
+            raise UserError(f"row {index}: its image refers to row {other}, which has none")
         seen.append(other)
         cell = cells[other]
     try:
         base64.b64decode(cell)
     except binascii.Error as cause:
-        raise ValueError(f"row {seen[-1]}: its image is not base64 ({cause})") from cause
+        raise UserError(f"row {seen[-1]}: its image is not base64 ({cause})") from cause
     return cell
 
 

@@ -19,7 +19,7 @@ from blink.model.backbone import Backbone
 from blink.model.checkpoints import check_device_map, outline
 from blink.model.fingerprint import TINY
 from blink.model.token_sr_files import check_token_sr, token_sr_config, token_sr_digest
-from blink.runs.values import choice, number, text, whole_number
+from blink.runs.values import UserError, choice, number, text, whole_number
 from blink.scenes.draw import SPLIT_SIZE
 
 _TEXTS = (
@@ -86,14 +86,14 @@ def check_values(settings: Mapping[str, Any]) -> None:
     for key, value in settings.get("bench", {}).items():
         parts = value if isinstance(value, list) else [value]
         if not all(part is None or isinstance(part, int | str) for part in parts):
-            raise ValueError(f"bench.{key}={value!r}: expected a text, a whole number or a list of these")
+            raise UserError(f"bench.{key}={value!r}: expected a text, a whole number or a list of these")
     if values["model.attn_implementation"] == "flash_attention_2" and not is_flash_attn_2_available():
-        raise ValueError(
+        raise UserError(
             "model.attn_implementation=flash_attention_2 needs a GPU and the package flash-attn; "
             "sdpa works everywhere"
         )
     if values.get("scenes.images", 0) > SPLIT_SIZE:
-        raise ValueError(f"scenes.images={values['scenes.images']}: a split has {SPLIT_SIZE:,} pictures")
+        raise UserError(f"scenes.images={values['scenes.images']}: a split has {SPLIT_SIZE:,} pictures")
     _check_device(values["model.device"])
     check_device_map(values.get("model.device_map"))
 
@@ -106,7 +106,7 @@ def reject_training_keys(overrides: Sequence[str]) -> None:
     """
     given = [key for key in (override.partition("=")[0] for override in overrides) if key in _TRAINING_KEYS]
     if given:
-        raise ValueError(
+        raise UserError(
             f"{', '.join(given)}: only blink.train reads that; a benchmark has a split and columns of its own "
             "(bench=; data.id= takes another data set of its layout, bench.revision= a revision)"
         )
@@ -123,7 +123,7 @@ def check_depth(family: str, backbone: Backbone) -> None:
     """
     layers, expected = backbone.num_layers, LAYER_STUDIES[family].num_layers
     if layers != expected:
-        raise ValueError(
+        raise UserError(
             f"{backbone.name} has {layers} decoder layers, and the preset ones of model.family={family} are those of a "
             f"backbone with {expected}; say which to scan, such as layer={layers // 2}"
         )
@@ -152,7 +152,7 @@ def modules_folder(token_sr: str | None, path: str, layers: Sequence[int]) -> st
     if path == "tiny" and shipped.is_dir():
         return str(shipped)
     train = f"python -m blink.train model.path={path} layer=[{','.join(map(str, layers))}]"
-    raise ValueError(
+    raise UserError(
         f"method=blink needs TokenSR modules for {path}, and none ship with it: train them with `{train}` and pass "
         "token_sr=FOLDER, or evaluate without training by method=interp"
     )
@@ -197,9 +197,9 @@ def _check_device(name: str) -> None:
     try:
         device = torch.device("cpu" if name == "auto" else name)
     except RuntimeError as error:
-        raise ValueError(f"model.device={name!r}: expected auto, cpu, cuda or cuda:1") from error
+        raise UserError(f"model.device={name!r}: expected auto, cpu, cuda or cuda:1") from error
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ValueError(f"model.device={name}: this machine has {torch.cuda.device_count()} such devices")
+        raise UserError(f"model.device={name}: this machine has {torch.cuda.device_count()} such devices")
 
 
 def _value(settings: Mapping[str, Any], key: str) -> Any:

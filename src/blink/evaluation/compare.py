@@ -21,6 +21,7 @@ from blink.bench.sources import read_jsonl
 from blink.bench.statistics import Estimate, McNemar, mcnemar, paired_estimates
 from blink.evaluation.predict import PREDICTIONS, SCORES
 from blink.evaluation.scores import Result
+from blink.runs.values import UserError
 
 _SIDE_BY_SIDE = 4
 """How many runs fit beside each other on a screen."""
@@ -70,7 +71,7 @@ def read_run(folder: Path, label: str | None = None) -> FinishedRun:
     """
     path = folder / SCORES
     if not path.is_file():
-        raise ValueError(f"{folder} holds no {SCORES}: give the folder of a finished `python -m blink.eval`")
+        raise UserError(f"{folder} holds no {SCORES}: give the folder of a finished `python -m blink.eval`")
     result = Result.read(path)
     return FinishedRun(label or str(result.method), folder, result)
 
@@ -209,13 +210,13 @@ def check_comparable(
     for key in ("benchmark", "version"):
         one, other = getattr(first.result, key), getattr(second.result, key)
         if one != other:
-            raise ValueError(
+            raise UserError(
                 f"{first.folder} has {key} {one} and {second.folder} {other}; "
                 "only runs of the same benchmark compare"
             )
     asked = [[(row["id"], row["image"], row["label"]) for row in part] for part in (rows, others)]
     if asked[0] != asked[1]:
-        raise ValueError(
+        raise UserError(
             f"{first.folder} ({len(rows)} rows) and {second.folder} ({len(others)} rows) are not about the "
             "same questions; evaluate both with the same benchmark, data and limit"
         )

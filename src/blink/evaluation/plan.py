@@ -28,6 +28,7 @@ from blink.model.backbone import Backbone
 from blink.model.checkpoints import pads
 from blink.model.prompts import Template, template_named
 from blink.runs.command import plain, reject_added_keys
+from blink.runs.values import UserError
 
 log = logging.getLogger(__name__)
 
@@ -92,7 +93,7 @@ def make_plan(config: DictConfig, overrides: Sequence[str]) -> Plan:
     reject_added_keys(overrides)
     reject_training_keys(overrides)
     if "experiment" in config:
-        raise ValueError(
+        raise UserError(
             "experiment= stands for several evaluations: add --multirun (with hydra/sweeper=rows, the default)"
         )
     check_values(plain(config))
@@ -100,7 +101,7 @@ def make_plan(config: DictConfig, overrides: Sequence[str]) -> Plan:
     backbone = outlined(model.path, revision=model.revision)
     padded = pads(backbone.family, model.pad)
     if data.root and data.get("id"):
-        raise ValueError(
+        raise UserError(
             f"data.root={data.root} and data.id={data.id} are both given; questions come from one of them"
         )
     _note_unused(overrides, method, config.bench.name, "local" if data.root else data.source)

@@ -29,6 +29,7 @@ from blink.inference.engine import Answer
 from blink.runs.files import read_json, short_digest, write_json, write_text
 from blink.runs.folder import INPUTS, check_inputs
 from blink.runs.machine import peak_memory_mb
+from blink.runs.values import UserError
 
 log = logging.getLogger(__name__)
 
@@ -106,10 +107,10 @@ def resume(folder: Path, samples: Sequence[Sample], *, inputs: Mapping[str, Any]
     )
     try:
         rows: list[Row] = parse_jsonl(path, lines[:whole])
-    except ValueError as cause:
-        raise ValueError(f"{cause}: the file is damaged; fresh=true starts a new run") from cause
+    except UserError as cause:
+        raise UserError(f"{cause}: the file is damaged; fresh=true starts a new run") from cause
     if [row["id"] for row in rows] != [sample.id for sample in samples[:whole]]:
-        raise ValueError(
+        raise UserError(
             f"{path} has {len(lines)} answers to other questions than these {len(samples)}; "
             "fresh=true starts a new run"
         )
@@ -243,7 +244,7 @@ def graded(benchmark: Benchmark, rows: list[Row], folder: Path) -> list[Row]:
         return rows
     try:
         judged = benchmark.grade(rows, folder)
-    except (EndpointError, ValueError) as cause:
+    except (EndpointError, UserError) as cause:
         path = folder / PREDICTIONS
         raise GradingError(
             f"the judge failed: {cause}. All {len(rows):,} answers and what was graded are kept: the same command goes on "

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from blink.inference.policy import Policy, parse_layers
+from blink.runs.values import UserError
 
 
 class Preset(NamedTuple):
@@ -202,7 +203,7 @@ def resolve(
     }
     if layer is None:
         if found is None:
-            raise ValueError(
+            raise UserError(
                 f"no layers are preset for {benchmark} on this backbone; say which to scan, such as layer=18 or "
                 "layer=12-18"
             )

@@ -13,6 +13,7 @@ from rich.progress import track
 
 from blink.bench import BENCHMARKS, Benchmark, Judge, Sample
 from blink.bench.base import Graded
+from blink.runs.values import UserError
 
 Setting = tuple[str, int | str | tuple[str, ...] | Judge | None]
 """A key of a benchmark's config and its value, hashable."""
@@ -60,7 +61,7 @@ def read_questions(
         ValueError: an unknown benchmark or source, a missing folder, an unreadable picture, or no question left.
     """
     if name not in BENCHMARKS:
-        raise ValueError(f"unknown benchmark {name!r}; choose one of {', '.join(BENCHMARKS)}")
+        raise UserError(f"unknown benchmark {name!r}; choose one of {', '.join(BENCHMARKS)}")
     arguments: dict[str, Any] = dict(settings) | (
         {"hub_id": location} if source == "hub" and location else {}
     )
@@ -68,7 +69,7 @@ def read_questions(
     samples, data = _read(benchmark, source, location, scenes_split, scenes_images)
     chosen = samples if limit is None else samples[: max(0, limit)]
     if not chosen:
-        raise ValueError(
+        raise UserError(
             f"{name} has no questions left: {len(samples)} in {data}, limit={limit}; raise the limit, or loosen the "
             "benchmark's filters"
         )
@@ -107,15 +108,22 @@ def _read(
     if source == "local":
         folder = None if location is None else Path(location).expanduser()
         if folder is None or not folder.is_dir():
-            raise ValueError(
+            raise UserError(
                 f"data.root={location} is not a folder; give the one that holds {benchmark.name} (data/README.md says what "
                 "to put where, and data=hub fetches it)"
             )
         try:
             return benchmark.from_folder(folder), str(location)
-        except (KeyError, TypeError, AttributeError) as cause:  # as when a list stands where names should
-            raise ValueError(
+        except UserError:
+            raise
+        except (
+            KeyError,
+            TypeError,
+            AttributeError,
+            ValueError,
+        ) as cause:  # as a list where names should stand
+            raise UserError(
                 f"a file in {location} is not as the authors of {benchmark.name} write it: {cause!r}; data/README.md says "
                 "what belongs there"
             ) from cause
-    raise ValueError(f"unknown data source {source!r}; choose scenes, hub or local")
+    raise UserError(f"unknown data source {source!r}; choose scenes, hub or local")

@@ -17,6 +17,7 @@ from blink.bench.sources import read_jsonl
 from blink.bench.tables import cell_text
 from blink.inference.policy import Policy
 from blink.runs.files import read_json
+from blink.runs.values import UserError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +106,7 @@ class Result(Setup):
         try:
             return cls(**values)
         except TypeError as cause:
-            raise ValueError(f"{path} is not the result of an evaluation: {cause}") from cause
+            raise UserError(f"{path} is not the result of an evaluation: {cause}") from cause
 
     def written(self) -> dict[str, Any]:
         """The attributes as JSON values, as they stand in the file of an evaluation or of `blink.score`."""
@@ -207,10 +208,10 @@ def read_rows(path: Path) -> list[Row]:
         ValueError: there is no such file, it cannot be read, a line is no JSON object, or it holds none; says which.
     """
     if not path.is_file():
-        raise ValueError(f"predictions={path} is not a file")
+        raise UserError(f"predictions={path} is not a file")
     rows = read_jsonl(path)
     if not rows:
-        raise ValueError(f"{path} holds no rows")
+        raise UserError(f"{path} holds no rows")
     return rows
 
 
@@ -228,7 +229,7 @@ def complete(benchmark: Benchmark, rows: Sequence[Row]) -> Completed:
     check_unique([row["id"] for row in named], "row ids")
     for row in named:
         if not isinstance(row.get("response"), str):
-            raise ValueError(f"row {row['id']} has the response {row.get('response')!r}; expected a text")
+            raise UserError(f"row {row['id']} has the response {row.get('response')!r}; expected a text")
     marked = [mark(benchmark, row) for row in named]
     pictures = [row["id"] if row.get("image") is None else str(row["image"]) for row in named]
     pictures = benchmark.clusters(marked, pictures)
@@ -254,7 +255,7 @@ def mark(benchmark: Benchmark, row: Row) -> Row:
     try:
         found = benchmark.mark(row)
     except KeyError as missing:
-        raise ValueError(f"row {row['id']} lacks {missing}, which {benchmark.name} needs") from missing
+        raise UserError(f"row {row['id']} lacks {missing}, which {benchmark.name} needs") from missing
     return {**row, "answer": found.answer, "correct": found.correct}
 
 
@@ -281,7 +282,7 @@ def score_file(benchmark: Benchmark, completed: Completed, path: Path) -> Result
     try:
         result = score_rows(benchmark, rows, Setup(data=path.name), edition, predictions=str(path))
     except KeyError as missing:
-        raise ValueError(f"some rows lack {missing}, which {benchmark.name} needs") from missing
+        raise UserError(f"some rows lack {missing}, which {benchmark.name} needs") from missing
     return replace(result, warnings=[*result.warnings, *completed.warnings])
 
 
@@ -308,7 +309,7 @@ def _id(number: int, row: Row) -> str:
         found = _key(row.get(name))
         if found is not None:
             return f"{row['split']}/{found}" if row.get("split") else found
-    raise ValueError(f"row {number} has no id")
+    raise UserError(f"row {number} has no id")
 
 
 def _key(value: Any) -> str | None:

@@ -27,6 +27,7 @@ from blink.inference.streams import LayerOutput, Stream, extensions_of, join, me
 from blink.model.backbone import Backbone, Frame
 from blink.model.token_sr import check_modules, check_patches, expand, placed
 from blink.model.token_sr_files import load_token_sr
+from blink.runs.values import UserError
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ class Run:
         if isinstance(self.token_sr, Mapping):
             modules, source = self.token_sr, "the mapping"
         elif not isinstance(self.token_sr, str | os.PathLike):
-            raise ValueError(
+            raise UserError(
                 f"token_sr is of type {type(self.token_sr).__name__}; expected None, a folder, a hub id, or a mapping from "
                 "layer to module, as in {12: module}"
             )

@@ -39,6 +39,7 @@ from blink.inference.spans import Spans, find_spans
 from blink.model.backbone import CACHE, Backbone
 from blink.model.image_inputs import check_images, pixel_digests
 from blink.model.shadow import Shadow, is_shadowed
+from blink.runs.values import UserError
 
 _PROMPT = "blink_prompt"
 """Keyword under which a prompt's spans travel from the multimodal model's forward to the language model's."""
@@ -119,7 +120,7 @@ class Handle:
         pixels is taken.
         """
         if isinstance(keys, str):
-            raise ValueError(f"sample_keys={keys!r}: expected a list with a key per row")
+            raise UserError(f"sample_keys={keys!r}: expected a list with a key per row")
         before, self._keys = self._keys, [str(key) for key in keys]
         try:
             yield
@@ -141,7 +142,7 @@ class Handle:
         try:
             ends = [operator.index(column) for column in listed]
         except TypeError:
-            raise ValueError(f"prompt_end={columns!r}: expected a list with a column (int) per row") from None
+            raise UserError(f"prompt_end={columns!r}: expected a list with a column (int) per row") from None
         before, self._ends = self._ends, ends
         try:
             yield
@@ -271,7 +272,7 @@ class Handle:
         ends = self._ends
         if ends is not None:
             if len(ends) != len(distinct):
-                raise ValueError(
+                raise UserError(
                     f"prompt_end names {len(ends)} columns, the prompt has {len(distinct)} rows; give one per row"
                 )
             ends = [end for end in ends for _ in range(repeats)]
@@ -288,14 +289,14 @@ class Handle:
         """Names of the distinct prompts: the caller's, or hashes of unpadded ids and pixels; empty if none is drawn."""
         if self._keys is not None:
             if len(self._keys) != len(rows):
-                raise ValueError(
+                raise UserError(
                     f"sample_keys names {len(self._keys)} samples, the prompt has {len(rows)} rows"
                 )
             return self._keys
         if not self.policy.draws:
             return [""] * len(rows)
         if digests is None:
-            raise ValueError(
+            raise UserError(
                 "a random selector or schedule needs a key per sample, and the pixels to hash are not among the "
                 "inputs (mm_encoder_outputs are features): give keys with `with handle.sample_keys([...])`"
             )
@@ -334,7 +335,7 @@ def attach(
     backbone = Backbone.of(model)
     backbone.check_weights()
     if any(is_shadowed(module) for module in (backbone.model, backbone.core, backbone.decoder)):
-        raise ValueError("Blink is attached to this model already; call detach() on the handle first")
+        raise UserError("Blink is attached to this model already; call detach() on the handle first")
     return Handle(backbone, policy, Run(policy, token_sr).resolve(backbone))
 
 

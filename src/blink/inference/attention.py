@@ -20,6 +20,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, AttentionInterf
 
 from blink.model.backbone import HOOK, Backbone
 from blink.model.text_model import eager_attention
+from blink.runs.values import UserError
 
 _PREFIX = "blink_"
 
@@ -113,7 +114,7 @@ def _hooked(stock: str) -> Callable[..., tuple[Tensor, Any]]:
         hook: Hook | None = kwargs.pop(HOOK, None)
         other = {name for name, value in kwargs.items() if value is not None} - _PLAIN
         if hook is not None and other:
-            raise ValueError(
+            raise UserError(
                 f"{type(module).__name__} attends with {', '.join(sorted(other))}; Blink needs a plain softmax of scaled "
                 "scores over all tokens so far"
             )

@@ -20,7 +20,7 @@ from transformers.generation import GenerationConfig, LogitsProcessor
 from blink.inference.cache import KeysValues, OneCall
 from blink.inference.rows import Blocks, Rows, Shared
 from blink.inference.trunk import Extension
-from blink.runs.values import NotFiniteError
+from blink.runs.values import NotFiniteError, UserError
 
 NOT_FINITE = -1
 """Stands for the id of a token that cannot be chosen."""
@@ -97,7 +97,7 @@ def closing_tokens(model: Any) -> frozenset[int]:
     changes = model._get_logits_processor(config, input_ids_seq_length=1, device="cpu")
     if changes:
         names = ", ".join(type(change).__name__ for change in changes)
-        raise ValueError(
+        raise UserError(
             f"the model's generation_config asks for {names}; the engine takes the largest logit as it is: unset that, "
             "or use attach and generate (engine.reuse=none)"
         )

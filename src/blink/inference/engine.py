@@ -32,7 +32,7 @@ from blink.model.backbone import Backbone
 from blink.model.image_inputs import encode_image, pixel_digests, prompt_inputs
 from blink.model.token_sr import placed
 from blink.model.token_sr_files import load_token_sr
-from blink.runs.values import number, whole_number
+from blink.runs.values import UserError, number, whole_number
 
 log = logging.getLogger(__name__)
 
@@ -81,7 +81,7 @@ class Engine:
         self._backbone = Backbone.of(model, processor)
         self._backbone.check_weights()
         if self._backbone.processor is None:
-            raise ValueError(
+            raise UserError(
                 "processor is missing: Engine(model, processor) needs what turns prompts into tokens"
             )
         self._bytes = int(memory_gb * 2**30)
@@ -120,11 +120,9 @@ class Engine:
             _check_texts("sample_keys", sample_keys)
         max_new_tokens = whole_number("max_new_tokens", max_new_tokens)
         if not prompts or not runs:
-            raise ValueError(f"{len(prompts)} prompts, {len(runs)} runs: expected at least 1 each")
+            raise UserError(f"{len(prompts)} prompts, {len(runs)} runs: expected at least 1 each")
         if sample_keys is not None and len(sample_keys) != len(prompts):
-            raise ValueError(
-                f"sample_keys names {len(sample_keys)} samples, there are {len(prompts)} prompts"
-            )
+            raise UserError(f"sample_keys names {len(sample_keys)} samples, there are {len(prompts)} prompts")
         closing = closing_tokens(self._backbone.model)
         resolved = [self._resolve(run) for run in runs]
         with torch.inference_mode(), hooks_enabled(self._backbone):
@@ -280,11 +278,9 @@ class Engine:
         """
         columns = [column for column, token in enumerate(ids) if token == self._backbone.image_token_id]
         if len(columns) != 1:
-            raise ValueError(
-                f"prompt {number} has {len(columns)} image tokens; expected one, for one picture"
-            )
+            raise UserError(f"prompt {number} has {len(columns)} image tokens; expected one, for one picture")
         if columns[0] == len(ids) - 1:
-            raise ValueError(f"prompt {number} ends at its image; put the question after the image")
+            raise UserError(f"prompt {number} ends at its image; put the question after the image")
         return tuple(ids[: columns[0]]), ids[columns[0] + 1 :]
 
     def _hash(self, inputs: _Inputs) -> list[str]:
@@ -332,16 +328,16 @@ def _check_texts(name: str, texts: Sequence[str]) -> None:
         or not isinstance(texts, Sequence)
         or not all(isinstance(t, str) for t in texts)
     ):
-        raise ValueError(f"{name}={texts!r}: expected a list of texts")
+        raise UserError(f"{name}={texts!r}: expected a list of texts")
 
 
 def _check_runs(runs: Sequence[Run]) -> None:
     """Raise ValueError for anything but a list of runs."""
     if isinstance(runs, str) or not isinstance(runs, Sequence):
-        raise ValueError(f"runs={runs!r}: expected a list of blink.Run")
+        raise UserError(f"runs={runs!r}: expected a list of blink.Run")
     for place, run in enumerate(runs):
         if not isinstance(run, Run):
-            raise ValueError(
+            raise UserError(
                 f"runs[{place}]={run!r} is of type {type(run).__name__}; expected a blink.Run, which is "
                 "blink.Run(policy, token_sr), or blink.Run() for the model as it is"
             )

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from blink.runs.values import is_number, is_whole
+from blink.runs.values import UserError, is_number, is_whole
 
 Old = TypeVar("Old")
 New = TypeVar("New")
@@ -80,20 +80,20 @@ class Policy:
         for name in ("tau_exp", "tau_drop"):
             tau = getattr(self, name)
             if not is_number(tau) or not 0 <= tau <= 1:
-                raise ValueError(f"{name}={tau!r} is not a number in [0, 1]; ratios of saliency lie there")
+                raise UserError(f"{name}={tau!r} is not a number in [0, 1]; ratios of saliency lie there")
             object.__setattr__(self, name, int(tau) if is_whole(tau) else float(tau))
         if not is_whole(self.patches) or self.patches < 2:
-            raise ValueError(f"patches={self.patches!r} is not an integer of at least 2 (p of p x p regions)")
+            raise UserError(f"patches={self.patches!r} is not an integer of at least 2 (p of p x p regions)")
         for name in ("interpolate", "scale_tau"):
             if not isinstance(getattr(self, name), bool):
-                raise ValueError(f"{name}={getattr(self, name)!r} is neither true nor false")
+                raise UserError(f"{name}={getattr(self, name)!r} is neither true nor false")
         if not is_whole(self.seed):
-            raise ValueError(f"seed={self.seed!r} is not an integer")
+            raise UserError(f"seed={self.seed!r} is not an integer")
         for name in ("patches", "seed"):
             object.__setattr__(self, name, int(getattr(self, name)))
         for name, choices in (("saliency", SALIENCIES), ("selector", SELECTORS), ("schedule", SCHEDULES)):
             if not isinstance(getattr(self, name), str) or getattr(self, name) not in choices:
-                raise ValueError(
+                raise UserError(
                     f"{name}={getattr(self, name)!r} is unknown; choose one of {', '.join(choices)}"
                 )
 
@@ -117,7 +117,7 @@ class Policy:
 def check_policy(policy: object) -> None:
     """Raise ValueError, with an example, for anything but a `Policy`: a text of layers, or None."""
     if not isinstance(policy, Policy):
-        raise ValueError(
+        raise UserError(
             f"policy={policy!r} is of type {type(policy).__name__}; expected a blink.Policy, such as "
             "blink.Policy(layers=range(12, 19))"
         )
@@ -176,9 +176,9 @@ def parse_layers(layers: int | str | Iterable[int]) -> tuple[int, ...]:
     for part in layers.split(","):
         first, dash, last = part.strip().partition("-")
         if not first.isdecimal() or (dash and not last.isdecimal()):
-            raise ValueError(f"layers {layers!r} cannot be read; write 12, 12-18 or [12,14]")
+            raise UserError(f"layers {layers!r} cannot be read; write 12, 12-18 or [12,14]")
         if dash and int(last) < int(first):
-            raise ValueError(f"layers {layers!r} run backwards; write {last}-{first}")
+            raise UserError(f"layers {layers!r} run backwards; write {last}-{first}")
         found += range(int(first), int(last) + 1) if dash else [int(first)]
     return _checked_layers(found)
 
@@ -187,7 +187,7 @@ def check_layers(layers: Collection[int], num_layers: int) -> None:
     """Raise ValueError unless a backbone of `num_layers` decoder layers has all of `layers`."""
     beyond = [layer for layer in layers if layer >= num_layers]
     if beyond:
-        raise ValueError(
+        raise UserError(
             f"the policy scans layers {beyond}; this model has decoder layers 0 to {num_layers - 1}"
         )
 
@@ -203,12 +203,12 @@ def _by_threshold(policy: Policy, ratio: float) -> str:
 def _checked_layers(layers: Iterable[int]) -> tuple[int, ...]:
     """Sort and deduplicate `layers`, or say what is wrong with them."""
     if isinstance(layers, str) or not isinstance(layers, Iterable):
-        raise ValueError(
+        raise UserError(
             f"layers={layers!r} is not an iterable of integers; give e.g. range(12, 19) or [12, 14]"
         )
     listed = list(layers)
     if not listed:
-        raise ValueError("layers is empty; name at least one layer to scan")
+        raise UserError("layers is empty; name at least one layer to scan")
     if not all(is_whole(layer) and layer >= 0 for layer in listed):
-        raise ValueError(f"layers={listed!r} must be integers of at least 0")
+        raise UserError(f"layers={listed!r} must be integers of at least 0")
     return tuple(sorted({int(layer) for layer in listed}))

@@ -15,6 +15,7 @@ from transformers.generation import GenerationConfig, GenerationMode
 from blink.inference.cache import BlinkCache
 from blink.inference.spans import positions
 from blink.model.backbone import CACHE
+from blink.runs.values import UserError
 
 MODES = (
     GenerationMode.GREEDY_SEARCH,
@@ -47,14 +48,14 @@ def check_generation(config: GenerationConfig, arguments: dict[str, Any]) -> Non
     }
     found = [name for name, is_found in refused.items() if is_found]
     if found:
-        raise ValueError(
+        raise UserError(
             f"generate was asked for {', '.join(found)}, which Blink does not support: expected input_ids, a dynamic "
             f"cache, and greedy search, sampling or beams; {REMEDY}"
         )
     check_empty_cache(arguments.get(CACHE))
     mask = arguments.get("attention_mask")
     if isinstance(mask, Tensor) and mask.dim() == 2 and (padded := (mask[:, -1] == 0).nonzero()).numel():
-        raise ValueError(
+        raise UserError(
             f"row {int(padded[0])} of attention_mask is padded on the right, where generate puts the answer; pad on the "
             "left (processor.tokenizer.padding_side = 'left')"
         )
@@ -68,12 +69,12 @@ def check_empty_cache(cache: Any) -> None:
     if cache is None:
         return
     if type(cache) not in (DynamicCache, BlinkCache) or cache.offloading:
-        raise ValueError(
+        raise UserError(
             f"{CACHE} is a {type(cache).__name__}; Blink keeps keys of different lengths per layer, which only "
             f"its own cache can: leave {CACHE} out, {REMEDY}"
         )
     if cache.get_seq_length():
-        raise ValueError(
+        raise UserError(
             f"{CACHE} holds {cache.get_seq_length()} tokens at the prompt; Blink takes its actions on a whole "
             f"prompt: pass all of it at once, without {CACHE}, {REMEDY}"
         )
@@ -91,7 +92,7 @@ def check_prompt(inputs: dict[str, Any]) -> Tensor | None:
     cache = inputs.get(CACHE)
     check_empty_cache(cache)
     if cache is not None and not isinstance(cache, BlinkCache):
-        raise ValueError(
+        raise UserError(
             f"{CACHE} is an empty {type(cache).__name__}, which Blink cannot fill: leave {CACHE} out and "
             "use the returned one, or call `generate` as an attribute of the attached model (taken from it earlier it "
             f"brings such a cache); {REMEDY}"
@@ -99,7 +100,7 @@ def check_prompt(inputs: dict[str, Any]) -> Tensor | None:
     check_outputs(inputs)
     ids_BS = inputs.get("input_ids")
     if ids_BS is None:
-        raise ValueError(
+        raise UserError(
             "the prompt has no input_ids; Blink finds the image's place by its token id, so inputs_embeds alone will "
             f"not do: pass input_ids with pixel_values, {REMEDY}"
         )
@@ -107,7 +108,7 @@ def check_prompt(inputs: dict[str, Any]) -> Tensor | None:
     mask = inputs.get("attention_mask")
     if mask is not None and (not isinstance(mask, Tensor) or mask.shape != ids_BS.shape):
         shape = list(mask.shape) if isinstance(mask, Tensor) else type(mask).__name__
-        raise ValueError(
+        raise UserError(
             f"attention_mask is {shape}; expected [{B}, {S}] as input_ids, 1 for tokens and 0 for padding"
         )
     valid_BS = None if mask is None or bool((mask != 0).all()) else mask.to(ids_BS.device) != 0
@@ -121,7 +122,7 @@ def check_step(cache: BlinkCache, hidden_BNd: Tensor, inputs: dict[str, Any]) ->
     check_outputs(inputs)
     B, N = hidden_BNd.shape[:2]
     if len(cache.events) != B:
-        raise ValueError(f"{B} rows of new tokens and {CACHE} of {len(cache.events)} rows; expected as many")
+        raise UserError(f"{B} rows of new tokens and {CACHE} of {len(cache.events)} rows; expected as many")
     valid_BS, length = cache.valid_BS, cache.get_seq_length() + N
     mask = inputs.get("attention_mask")
     if mask is not None:
@@ -129,7 +130,7 @@ def check_step(cache: BlinkCache, hidden_BNd: Tensor, inputs: dict[str, Any]) ->
         if valid_BS is not None:
             expected[:, : cache.input_length] = valid_BS.to(mask.device)
         if mask.shape != expected.shape or not torch.equal(mask != 0, expected):
-            raise ValueError(
+            raise UserError(
                 f"attention_mask {list(mask.shape)} does not continue the prompt's: expected [{B}, {length}], the "
                 "prompt's own mask with a one for every token since"
             )
@@ -145,7 +146,7 @@ def check_no_image(inputs: dict[str, Any]) -> None:
         inputs.get("pixel_values") is not None
         or (inputs.get("mm_encoder_outputs") or {}).get("image") is not None
     ):
-        raise ValueError(
+        raise UserError(
             f"an image comes with {CACHE} that hold a prompt already; Blink takes exactly one image per sample, "
             f"in the prompt: start anew without {CACHE}, {REMEDY}"
         )
@@ -154,13 +155,13 @@ def check_no_image(inputs: dict[str, Any]) -> None:
 def check_outputs(inputs: dict[str, Any]) -> None:
     """Refuse outputs that do not exist here."""
     if inputs.get("output_attentions"):
-        raise ValueError(
+        raise UserError(
             "output_attentions=True asks for full attention maps, which are never formed and whose size differs "
             f"between layers; {REMEDY}"
         )
     wanted = inputs.get("output_hidden_states")
     if wanted is not None and not isinstance(wanted, bool):
-        raise ValueError(f"output_hidden_states={wanted!r}; with Blink attached it is True or False")
+        raise UserError(f"output_hidden_states={wanted!r}; with Blink attached it is True or False")
 
 
 def _check_positions(given: Tensor | None, expected_BN: Tensor, valid_BN: Tensor | None) -> None:
@@ -173,7 +174,7 @@ def _check_positions(given: Tensor | None, expected_BN: Tensor, valid_BN: Tensor
         differs_BN = given.to(expected_BN.device) != expected_BN
         fits = not bool((differs_BN if valid_BN is None else differs_BN & valid_BN).any())
     if not fits:
-        raise ValueError(
+        raise UserError(
             f"position_ids {list(given.shape)} are not those that attention_mask gives (0 .. n-1 over the tokens of "
             "each row, padding left out); Blink sets positions per layer: leave position_ids out"
         )

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from blink.runs.values import UserError
+
 
 @dataclass(frozen=True)
 class Spans:
@@ -156,7 +158,7 @@ def find_spans(
     for row, runs in enumerate(runs_B.tolist()):
         if runs != 1:
             found = "no image" if runs == 0 else f"{runs} separate images"
-            raise ValueError(
+            raise UserError(
                 f"row {row} of the prompt holds {found}; Blink takes exactly one image per sample"
             )
     start_B = visual_BS.int().argmax(dim=1)
@@ -166,7 +168,7 @@ def find_spans(
         last_B = S - 1 - valid_BS.flip(1).int().argmax(dim=1)
     for row, empty in enumerate((last_B < end_B).tolist()):
         if empty:
-            raise ValueError(f"row {row} of the prompt ends at its image; put the question after the image")
+            raise UserError(f"row {row} of the prompt ends at its image; put the question after the image")
     if ends is not None:
         last_B = _checked_ends(ends, end_B, last_B)
     elif labels_BS is not None:
@@ -178,7 +180,7 @@ def _checked_ends(ends: Sequence[int], visual_end_B: Tensor, last_B: Tensor) -> 
     """Columns at which prompts end, int64 [B]; ValueError unless each lies in its row's text."""
     for row, (end, first, last) in enumerate(zip(ends, visual_end_B.tolist(), last_B.tolist(), strict=True)):
         if not first <= end <= last:
-            raise ValueError(
+            raise UserError(
                 f"prompt_end: row {row} is said to end at column {end}; its text behind the image lies in columns "
                 f"{first} to {last}, padding left out: name the column of the prompt's last token, which is one of them"
             )
@@ -188,7 +190,7 @@ def _checked_ends(ends: Sequence[int], visual_end_B: Tensor, last_B: Tensor) -> 
 def _ends_before_labels(labels_BS: Tensor, ids_BS: Tensor, visual_end_B: Tensor, last_B: Tensor) -> Tensor:
     """Columns before each row's first label that counts, int64 [B]; ValueError unless they lie in the text."""
     if labels_BS.shape != ids_BS.shape:
-        raise ValueError(
+        raise UserError(
             f"labels are {list(labels_BS.shape)} and input_ids {list(ids_BS.shape)}: where the prompt ends cannot be read "
             "from them; give labels for every column, or say it with `with handle.prompt_end([...])`"
         )
@@ -197,7 +199,7 @@ def _ends_before_labels(labels_BS: Tensor, ids_BS: Tensor, visual_end_B: Tensor,
     end_B = torch.where(counts_BS.any(dim=1), before_B, last_B).minimum(last_B)
     for row, (end, first) in enumerate(zip(end_B.tolist(), visual_end_B.tolist(), strict=True)):
         if end < first:
-            raise ValueError(
+            raise UserError(
                 f"row {row}: the first label that counts (not -100) is that of column {end + 1}, and the prompt ends "
                 f"before it; expected one behind column {first}, for text of the prompt must follow the image: set labels "
                 "of the prompt to -100, or say where it ends with `with handle.prompt_end([...])`"
@@ -209,7 +211,7 @@ def _check_unbroken(valid_BS: Tensor) -> None:
     """Raise unless the valid columns of each row form one run."""
     for row, runs in enumerate(_run_starts(valid_BS).sum(dim=1).tolist()):
         if runs != 1:
-            raise ValueError(
+            raise UserError(
                 f"row {row} of attention_mask has {runs} separate runs of ones; pad before or after a prompt only"
             )
 

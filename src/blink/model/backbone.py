@@ -18,6 +18,7 @@ from transformers.masking_utils import create_causal_mask
 from blink.model.dimensions import attention_widths
 from blink.model.fingerprint import Fingerprint
 from blink.model.text_model import check_text_model, fixed_rotary_length
+from blink.runs.values import UserError
 
 FAMILIES = {LlavaForConditionalGeneration: "llava", LlavaNextForConditionalGeneration: "llava_next"}
 
@@ -83,7 +84,7 @@ class Backbone:
         families = [family for kind, family in FAMILIES.items() if isinstance(model, kind)]
         if not families:
             known = " or ".join(kind.__name__ for kind in FAMILIES)
-            raise ValueError(f"the model is a {type(model).__name__}; expected a {known} of transformers")
+            raise UserError(f"the model is a {type(model).__name__}; expected a {known} of transformers")
         self.model = model
         self.processor = processor
         self.name = name
@@ -94,7 +95,7 @@ class Backbone:
         check_text_model(self.decoder)
         devices = sorted({str(weight.device) for weight in self.model.parameters()})
         if len(devices) > 1:
-            raise ValueError(
+            raise UserError(
                 f"the model lies on several devices ({', '.join(devices)}); Blink needs it on one: load it without a "
                 "device_map, or with one that names a single device that holds all of it"
             )
@@ -140,7 +141,7 @@ class Backbone:
         tensors = (*self.model.named_parameters(), *self.model.named_buffers())
         on_meta = [name for name, tensor in tensors if tensor.is_meta]
         if on_meta:
-            raise ValueError(
+            raise UserError(
                 f"{len(on_meta)} weights of the model are on the meta device, {on_meta[0]} among them, as an offloaded "
                 "model has them (accelerate.cpu_offload, a device_map with 'cpu' or 'disk'); Blink needs them in memory: "
                 "load the model onto one device"
@@ -149,7 +150,7 @@ class Backbone:
     def check_layer(self, layer: int) -> None:
         """Raise ValueError if this model has no such layer (it may have been loaded without)."""
         if not 0 <= layer < self.num_layers:
-            raise ValueError(
+            raise UserError(
                 f"layer {layer} is not loaded; this model has decoder layers 0 to {self.num_layers - 1}"
             )
 
@@ -162,7 +163,7 @@ class Backbone:
         self.check_layer(layer)
         norm: nn.Module | None = getattr(self.decoder.layers[layer], "input_layernorm", None)
         if norm is None:
-            raise ValueError(
+            raise UserError(
                 f"layer {layer} of the text model ({self.decoder.config.model_type!r}) has no input_layernorm, no norm "
                 "of what enters it"
             )
@@ -174,7 +175,7 @@ class Backbone:
         places = {"input_layernorm": block, "q_proj": block.self_attn, "k_proj": block.self_attn}
         missing = [name for name, place in places.items() if not hasattr(place, name)]
         if missing:
-            raise ValueError(
+            raise UserError(
                 f"saliency='similarity' needs {', '.join(places)} in a scanned layer, and layer {layer} of the text model "
                 f"({self.decoder.config.model_type!r}) has no {', no '.join(missing)}; use saliency='attention'"
             )
@@ -301,7 +302,7 @@ class Backbone:
         """
         wanted = sorted(set(layers))
         if not wanted or wanted[0] < 0 or wanted[-1] > self.num_layers:
-            raise ValueError(
+            raise UserError(
                 f"layers {wanted}: this model can give the states that enter layers 0 to {self.num_layers}"
             )
         embedded_BPd = self.embed(prefix_ids_BP)
@@ -321,7 +322,7 @@ class Backbone:
         """Raise ValueError where a rotary embedding would change for all tokens, those before them included."""
         fixed = fixed_rotary_length(self.decoder.config)
         if fixed is not None and position_ids.numel() and (last := int(position_ids.max())) >= fixed:
-            raise ValueError(
+            raise UserError(
                 f'the sequence has {last + 1} tokens, and rotary embeddings of type "longrope" change for all of them '
                 f"beyond {fixed} (original_max_position_embeddings), so that a prompt would depend on its batch; use a "
                 "shorter one"
@@ -344,7 +345,7 @@ class Backbone:
         """Raise unless one view of a picture gives one token per cell of the grid."""
         H, W = self.grid
         if tokens != H * W:
-            raise ValueError(
+            raise UserError(
                 f"the vision tower gives {tokens} tokens for an image, its {H} x {W} grid has {H * W}; "
                 "Blink needs one token per cell (vision_feature_select_strategy='default' drops a class token)"
             )

@@ -22,6 +22,7 @@ from transformers.utils import cached_file, logging
 
 from blink.model.backbone import Backbone
 from blink.model.fingerprint import checkpoint_source
+from blink.runs.values import UserError
 
 CLASSES: dict[str, Any] = {
     "llava": LlavaForConditionalGeneration,
@@ -66,7 +67,7 @@ def load_backbone(
             lacks weights, a `device_map` without accelerate or over several devices, or padding of LLaVA-NeXT.
     """
     if dtype != "auto" and not isinstance(getattr(torch, dtype, None), torch.dtype):
-        raise ValueError(f"dtype={dtype!r} is not a torch dtype; use float32, bfloat16, float16 or auto")
+        raise UserError(f"dtype={dtype!r} is not a torch dtype; use float32, bfloat16, float16 or auto")
     check_device_map(device_map)
     outlined = _outline_of(path, revision)
     name, revision = outlined.name, outlined.revision or revision
@@ -96,9 +97,12 @@ def load_processor(path: str | Path, *, revision: str | None = None, pad: bool |
             checkpoints crop the centre instead. None does so for LLaVA-1.5; LLaVA-NeXT keeps its tiles (anyres).
 
     Raises:
-        ValueError: padding is asked for with LLaVA-NeXT.
+        ValueError: padding is asked for with LLaVA-NeXT, or there is no processor.
     """
-    processor = AutoProcessor.from_pretrained(checkpoint_source(str(path)), revision=revision)
+    try:
+        processor = AutoProcessor.from_pretrained(checkpoint_source(str(path)), revision=revision)
+    except (OSError, ValueError) as error:
+        raise UserError(f"no processor at {str(path)!r}: {error}") from error
     processor.tokenizer.padding_side = "left"
     tiled = hasattr(processor.image_processor, "image_grid_pinpoints")
     if not tiled:
@@ -119,7 +123,7 @@ def pads(family: str, pad: bool | None) -> bool:
         ValueError: padding is asked for with LLaVA-NeXT.
     """
     if family == "llava_next" and pad:
-        raise ValueError(
+        raise UserError(
             "model.pad=true is for LLaVA-1.5; LLaVA-NeXT sees the whole picture squashed to a square and then its tiles "
             "(model.pad=null or false)"
         )
@@ -129,7 +133,7 @@ def pads(family: str, pad: bool | None) -> bool:
 def check_device_map(device_map: str | None) -> None:
     """Raise ValueError where a device_map is given and accelerate, which carries it out, is not installed."""
     if device_map is not None and find_spec("accelerate") is None:
-        raise ValueError(
+        raise UserError(
             f"model.device_map={device_map} needs the package accelerate (pip install accelerate); "
             "model.device=cuda:0 does without"
         )
@@ -171,7 +175,7 @@ def load_input_norms(
             shard = next((file for key, file in files.items() if key.endswith(ending)), "model.safetensors")
             weights = _found_file(name, shard, revision)
             if weights is None:
-                raise ValueError(
+                raise UserError(
                     f"{name!r} has no {shard}: its norms cannot be read without loading all of it"
                 )
             with safe_open(weights, framework="pt") as tensors:
@@ -200,9 +204,9 @@ def _read_config(name: str, revision: str | None) -> Any:
     try:
         config: Any = AutoConfig.from_pretrained(checkpoint_source(name), revision=revision)
     except (OSError, ValueError) as error:
-        raise ValueError(f"no backbone at {name!r}: {error}") from error
+        raise UserError(f"no backbone at {name!r}: {error}") from error
     if config.model_type not in CLASSES:
-        raise ValueError(
+        raise UserError(
             f"{name!r} is of architecture {config.model_type!r}; expected one of {', '.join(CLASSES)}"
         )
     return config
@@ -212,7 +216,7 @@ def _keep_lower_layers(text_config: Any, num_layers: int, name: str) -> None:
     """Cut the text config to its first `num_layers` layers."""
     available = text_config.num_hidden_layers
     if not 0 <= num_layers <= available:
-        raise ValueError(f"num_layers={num_layers}: {name!r} has {available} decoder layers, numbered from 0")
+        raise UserError(f"num_layers={num_layers}: {name!r} has {available} decoder layers, numbered from 0")
     text_config.num_hidden_layers = num_layers
     if getattr(text_config, "layer_types", None):
         text_config.layer_types = text_config.layer_types[:num_layers]
@@ -238,7 +242,7 @@ def _needed_files(name: str, revision: str | None, num_layers: int | None) -> It
             if found is not None:
                 (folder / file).symlink_to(found.resolve())
             elif file in shards:
-                raise ValueError(f"{name!r} has no {file}, which its {_INDEX} names")
+                raise UserError(f"{name!r} has no {file}, which its {_INDEX} names")
         (folder / _INDEX).write_text(json.dumps({"metadata": {}, "weight_map": needed}))
         yield made
 
@@ -280,10 +284,10 @@ def _load_model(
             output_loading_info=True,
         )
     except OSError as error:
-        raise ValueError(f"the weights of {name!r} cannot be read: {error}") from error
+        raise UserError(f"the weights of {name!r} cannot be read: {error}") from error
     finally:
         logging.set_verbosity(verbosity)
     if report["missing_keys"]:
         missing = sorted(report["missing_keys"])
-        raise ValueError(f"the checkpoint {name!r} lacks {len(missing)} weights, {missing[0]} among them")
+        raise UserError(f"the checkpoint {name!r} lacks {len(missing)} weights, {missing[0]} among them")
     return model

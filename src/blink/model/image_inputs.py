@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers.models.llava_next.modeling_llava_next import image_size_to_num_patches
 
 from blink.model.backbone import Backbone
+from blink.runs.values import UserError
 
 
 def prompt_inputs(backbone: Backbone, images: Sequence[Image.Image], prompts: Sequence[str]) -> Any:
@@ -42,7 +43,7 @@ def check_images(backbone: Backbone, tokens: list[int], inputs: dict[str, Any]) 
     else:
         counts = [0] * (0 if pixels is None else len(pixels if sizes is None else sizes))
     if len(counts) != len(tokens):
-        raise ValueError(
+        raise UserError(
             f"the prompt has {len(tokens)} rows and {len(counts)} images; Blink takes exactly one image per sample"
         )
     for row, (in_prompt, count) in enumerate(zip(tokens, counts, strict=True)):
@@ -51,7 +52,7 @@ def check_images(backbone: Backbone, tokens: list[int], inputs: dict[str, Any]) 
         # not encoded yet, a LLaVA-NeXT picture has at least its base view; how many tiles follow, its size decides
         fits = in_prompt == (count or H * W) if count or backbone.family == "llava" else in_prompt >= H * W
         if not fits:
-            raise ValueError(
+            raise UserError(
                 f"row {row} of the prompt has {in_prompt} image tokens, its image has {count or f'{H * W} or more'}; "
                 "let the processor put them in, for exactly one image per sample"
             )

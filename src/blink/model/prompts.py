@@ -8,6 +8,8 @@ Source: `llava/conversation.py` of LLaVA; its evaluation scripts pass `--conv-mo
 
 from dataclasses import dataclass
 
+from blink.runs.values import UserError
+
 IMAGE_TOKEN = "<image>"
 
 
@@ -33,11 +35,9 @@ class Template:
             ValueError: the question is blank or holds `<image>` itself.
         """
         if not question.strip():
-            raise ValueError("the question is blank; a prompt needs text after the picture")
+            raise UserError("the question is blank; a prompt needs text after the picture")
         if IMAGE_TOKEN in question:
-            raise ValueError(
-                f"the question holds {IMAGE_TOKEN!r}; the template places the one picture itself"
-            )
+            raise UserError(f"the question holds {IMAGE_TOKEN!r}; the template places the one picture itself")
         return f"{self.prefix}{IMAGE_TOKEN}\n{question}{self.suffix}"
 
 
@@ -62,5 +62,5 @@ def template_named(name: str) -> Template:
         ValueError: there is none of that name.
     """
     if name not in TEMPLATES:
-        raise ValueError(f"unknown prompt template {name!r}; choose one of {', '.join(TEMPLATES)}")
+        raise UserError(f"unknown prompt template {name!r}; choose one of {', '.join(TEMPLATES)}")
     return TEMPLATES[name]

@@ -9,6 +9,8 @@ import inspect
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from blink.runs.values import UserError
+
 PARTS = ("embed_tokens", "layers", "norm", "rotary_emb")
 """Of the text model: the stages of its forward, in this order, but that `rotary_emb` comes before `layers`."""
 
@@ -26,7 +28,7 @@ EAGER = "eager_attention_forward"
 def check_text_model(decoder: Any) -> None:
     """Raise ValueError, in one line that names what was found and why it will not do, unless Blink can run the layers."""
     for found in _mismatches(decoder):
-        raise ValueError(f"the text model is of type {decoder.config.model_type!r} {found}")
+        raise UserError(f"the text model is of type {decoder.config.model_type!r} {found}")
 
 
 def eager_attention(kind: Any) -> Callable[..., Any] | None:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from blink.runs.values import is_whole, whole_number
+from blink.runs.values import UserError, is_whole, whole_number
 
 
 class TokenSR(nn.Module):
@@ -46,13 +46,11 @@ class TokenSR(nn.Module):
         kernels = _numbers("kernels", kernels)
         widths = (channels, *hidden, channels)
         if len(kernels) != len(hidden) + 1:
-            raise ValueError(
-                f"kernels={kernels} and hidden={hidden}: give one kernel more than hidden widths"
-            )
+            raise UserError(f"kernels={kernels} and hidden={hidden}: give one kernel more than hidden widths")
         if any(kernel < 1 or kernel % 2 == 0 for kernel in kernels):
-            raise ValueError(f"kernels={kernels}: only odd sizes keep the grid with symmetric padding")
+            raise UserError(f"kernels={kernels}: only odd sizes keep the grid with symmetric padding")
         if min(widths) < 1:
-            raise ValueError(f"channels={channels}, hidden={hidden}: every width must be at least 1")
+            raise UserError(f"channels={channels}, hidden={hidden}: every width must be at least 1")
         self.channels = channels
         self.hidden = hidden
         self.kernels = kernels
@@ -77,7 +75,7 @@ def check_patches(patches: int, grid: tuple[int, int]) -> None:
     H, W = grid
     if patches < 2 or H % patches or W % patches:
         fitting = [p for p in range(2, min(H, W) + 1) if H % p == 0 and W % p == 0]
-        raise ValueError(
+        raise UserError(
             f"patches={patches} does not divide the {H} x {W} grid of visual tokens; "
             f"use one of {', '.join(map(str, fitting)) or '(none fits)'}"
         )
@@ -134,7 +132,7 @@ def expand(
     if module is not None:
         refined: Tensor = module(tokens)
         if refined.shape != tokens.shape:
-            raise ValueError(
+            raise UserError(
                 f"the token_sr module made {list(refined.shape)} of {list(tokens.shape)}; it must keep the shape"
             )
         tokens = refined.to(visual_BVd.dtype)
@@ -145,16 +143,14 @@ def check_layer_keys(modules: Mapping[Any, Any]) -> None:
     """Raise ValueError unless all keys of a mapping are layers: whole numbers from 0."""
     wrong = [layer for layer in modules if not is_whole(layer) or layer < 0]
     if wrong:
-        raise ValueError(
-            f"token_sr names layers {wrong}; expected whole numbers from 0, as in {{12: module}}"
-        )
+        raise UserError(f"token_sr names layers {wrong}; expected whole numbers from 0, as in {{12: module}}")
 
 
 def check_has_layers(available: Collection[int], layers: Collection[int], source: str) -> None:
     """Raise ValueError unless every one of `layers` is among those that have a module."""
     missing = [layer for layer in layers if layer not in available]
     if missing:
-        raise ValueError(
+        raise UserError(
             f"{source} has token_sr modules for layers {sorted(available)}, but layers {missing} are scanned too; "
             "train those with `python -m blink.train` or scan fewer layers"
         )
@@ -167,12 +163,12 @@ def check_modules(modules: Mapping[Any, Any], layers: Collection[int], channels:
     for layer in layers:
         module = modules[layer]
         if not isinstance(module, nn.Module):
-            raise ValueError(
+            raise UserError(
                 f"token_sr of layer {layer} is {module!r}; expected a torch.nn.Module that makes [B, d, H, W] of "
                 "[B, d, H, W] (torch.nn.Identity() for none)"
             )
         if isinstance(module, TokenSR) and module.channels != channels:
-            raise ValueError(
+            raise UserError(
                 f"the token_sr module of layer {layer} has {module.channels} channels, "
                 f"the backbone's hidden width is {channels}; train modules for this backbone"
             )
@@ -187,7 +183,7 @@ def placed(module: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Mo
     if all((tensor.device, tensor.dtype) == (device, dtype) for tensor in tensors):
         return module
     if device.type == "meta":
-        raise ValueError(
+        raise UserError(
             "the model's weights are on the meta device, as an offloaded model has them (accelerate.cpu_offload); Blink "
             "needs them in memory"
         )
@@ -209,5 +205,5 @@ def _numbers(name: str, values: Any) -> tuple[int, ...]:
     """
     listed = () if isinstance(values, str) or not hasattr(values, "__iter__") else tuple(values)
     if not listed or not all(is_whole(value) for value in listed):
-        raise ValueError(f"{name}={values!r}: expected whole numbers, such as (5, 3, 1)")
+        raise UserError(f"{name}={values!r}: expected whole numbers, such as (5, 3, 1)")
     return tuple(int(value) for value in listed)

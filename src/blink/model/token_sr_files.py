@@ -21,7 +21,7 @@ from torch import Tensor
 from blink.model.fingerprint import files_digest
 from blink.model.token_sr import TokenSR, check_has_layers, check_layer_keys
 from blink.runs.files import read_json, write_json
-from blink.runs.values import is_whole
+from blink.runs.values import UserError, is_whole
 
 CONFIG = "config.json"
 FORMAT = 1
@@ -80,18 +80,16 @@ def save_token_sr(
             be; nothing is written then.
     """
     if not isinstance(modules, Mapping):
-        raise ValueError(f"modules is a {type(modules).__name__}; expected a mapping, as in {{12: module}}")
+        raise UserError(f"modules is a {type(modules).__name__}; expected a mapping, as in {{12: module}}")
     check_layer_keys(modules)
     other = {
         layer: type(module).__name__ for layer, module in modules.items() if not isinstance(module, TokenSR)
     }
     if other:
-        raise ValueError(f"a token_sr folder holds blink.TokenSR modules; got {other}")
+        raise UserError(f"a token_sr folder holds blink.TokenSR modules; got {other}")
     shapes = {(module.channels, tuple(module.hidden), tuple(module.kernels)) for module in modules.values()}
     if len(shapes) != 1:
-        raise ValueError(
-            f"a token_sr folder holds modules of one shape; got {sorted(shapes) or 'no modules'}"
-        )
+        raise UserError(f"a token_sr folder holds modules of one shape; got {sorted(shapes) or 'no modules'}")
     channels, hidden, kernels = shapes.pop()
     config = TokenSRConfig(
         backbone=backbone,
@@ -109,7 +107,7 @@ def save_token_sr(
     try:
         _check_config(json.loads(json.dumps(record)), CONFIG)
     except TypeError as error:
-        raise ValueError(f"what {CONFIG} is to hold is not JSON: {error}") from error
+        raise UserError(f"what {CONFIG} is to hold is not JSON: {error}") from error
     folder = Path(path)
     folder.mkdir(parents=True, exist_ok=True)
     for layer, module in modules.items():
@@ -152,10 +150,10 @@ def token_sr_config(path: str | os.PathLike[str]) -> TokenSRConfig:
     try:
         config = read_json(file)
     except (OSError, ValueError) as error:  # a ValueError: not JSON, or not UTF-8
-        raise ValueError(f"{path} is not a token_sr folder: {CONFIG} cannot be read ({error})") from error
+        raise UserError(f"{path} is not a token_sr folder: {CONFIG} cannot be read ({error})") from error
     needed = {"format", "backbone", "layers", "channels", "hidden", "kernels"}
     if not isinstance(config, dict) or needed - config.keys() or config["format"] != FORMAT:
-        raise ValueError(
+        raise UserError(
             f"{file} is not a token_sr config of format {FORMAT} with {', '.join(sorted(needed))}; "
             "write it with save_token_sr"
         )
@@ -179,22 +177,22 @@ def _check_config(config: Mapping[str, Any], file: str) -> None:
     for key in ("layers", "hidden", "kernels"):
         value = config[key]
         if not isinstance(value, list) or not all(is_whole(number) for number in value):
-            raise ValueError(f"{file}: {key}={value!r} is not a list of whole numbers")
+            raise UserError(f"{file}: {key}={value!r} is not a list of whole numbers")
     if any(layer < 0 for layer in config["layers"]):
-        raise ValueError(f"{file}: layers={config['layers']!r} count from 0")
+        raise UserError(f"{file}: layers={config['layers']!r} count from 0")
     if not is_whole(config["channels"]):
-        raise ValueError(f"{file}: channels={config['channels']!r} is not a whole number")
+        raise UserError(f"{file}: channels={config['channels']!r} is not a whole number")
     channels, hidden, kernels = (config[key] for key in ("channels", "hidden", "kernels"))
     pairs = zip((channels, *hidden), (*hidden, channels), kernels, strict=False)
     if any(before * after * kernel**2 > LARGEST for before, after, kernel in pairs):
-        raise ValueError(
+        raise UserError(
             f"{file}: {channels=}, {hidden=}, {kernels=} make a convolution of more than {LARGEST:.0e} weights"
         )
     texts = ("revision", "objective", "prompt_prefix")
     kinds: dict[str, Any] = {"backbone": str, **dict.fromkeys(texts, str | None), "steps": int | None}
     for key, kind in {**kinds, "settings": dict | None}.items():
         if not isinstance(config.get(key), kind):
-            raise ValueError(
+            raise UserError(
                 f"{file}: {key}={config.get(key)!r} is not of type {getattr(kind, '__name__', kind)}"
             )
 
@@ -208,11 +206,11 @@ def token_sr_folder(path: str | os.PathLike[str]) -> Path:
     if Path(path).is_dir():
         return Path(path)
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", str(path)):
-        raise ValueError(f"token_sr={str(path)!r} is neither a folder nor a hub id (owner/name)")
+        raise UserError(f"token_sr={str(path)!r} is neither a folder nor a hub id (owner/name)")
     try:
         return Path(snapshot_download(str(path), allow_patterns=[CONFIG, "layer_*.safetensors"]))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        raise ValueError(
+        raise UserError(
             f"token_sr={str(path)!r} is not a folder and not found on the hub: {error}"
         ) from error
 
@@ -238,7 +236,7 @@ def _fill(
     wanted = config.layers if layers is None else sorted(layers)
     check_has_layers(config.layers, wanted, str(path))
     if channels is not None and config.channels != channels:
-        raise ValueError(
+        raise UserError(
             f"the token_sr modules in {path} are for hidden width {config.channels} "
             f"(backbone {config.backbone}), this backbone has {channels}; "
             "train modules for it with `python -m blink.train`"
@@ -249,11 +247,11 @@ def _fill(
             with torch.device("meta"):  # the file's tensors take the place of all weights
                 module = TokenSR(config.channels, config.hidden, config.kernels)
         except ValueError as error:
-            raise ValueError(f"{folder / CONFIG}: {error}") from error
+            raise UserError(f"{folder / CONFIG}: {error}") from error
         try:
             module.load_state_dict(read(folder / _weights_name(layer)), assign=True)
         except (OSError, SafetensorError, RuntimeError) as error:
-            raise ValueError(
+            raise UserError(
                 f"{folder / _weights_name(layer)} does not hold the module that {CONFIG} lists: {error}"
             ) from error
         modules[layer] = module.requires_grad_(False).eval()

@@ -12,6 +12,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from blink.runs.values import UserError
+
 QUADRANTS = 4
 
 
@@ -120,5 +122,5 @@ def prefix_ids(processor: Any, prefix: str) -> Tensor:
     ids: list[int] = tokenizer(prefix + image_token)["input_ids"]
     image_id = tokenizer.convert_tokens_to_ids(image_token)
     if image_id not in ids:
-        raise ValueError(f"the tokenizer does not know the processor's image token {image_token!r}")
+        raise UserError(f"the tokenizer does not know the processor's image token {image_token!r}")
     return torch.tensor([ids[: ids.index(image_id)]])

@@ -12,7 +12,7 @@ import numpy as np
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 from PIL import Image
 
-from blink.runs.values import whole_number
+from blink.runs.values import UserError, whole_number
 
 
 class Axis(NamedTuple):
@@ -55,7 +55,7 @@ class Board:
         for name, value in sizes.items():
             whole_number(f"logger.{name}", value, least=0)
         if table_rows and not table_pixels:
-            raise ValueError(
+            raise UserError(
                 f"logger.table_pixels=0 with logger.table_rows={table_rows}: table_rows=0 leaves the table out"
             )
         self.logger = logger

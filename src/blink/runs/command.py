@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from difflib import get_close_matches
 from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import hydra
 from hydra import compose, initialize_config_dir
@@ -27,10 +27,15 @@ from omegaconf.errors import OmegaConfBaseException
 from blink.runs.folder import run_name
 from blink.runs.machine import default_dtype
 from blink.runs.signals import ending_on_signals
+from blink.runs.values import UserError
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 CONF_DIR = _PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAGE.parents[1] / "conf"
 """The Hydra configs: inside the package in a wheel, beside `src/` in a source checkout."""
+
+
+FAILURE, MISTAKE = 1, 2
+"""Exit codes of commands that end with one line: because of something outside, or of what the user gave."""
 
 
 OmegaConf.register_new_resolver("blink_run_name", run_name, use_cache=True, replace=True)
@@ -45,7 +50,7 @@ OmegaConf.register_new_resolver("blink_dtype", default_dtype, use_cache=True, re
 
 
 def hydra_command(name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], None]]:
-    """Make a function of a composed config a command: `hydra.main`, with names of keys checked before.
+    """Make a function of a composed config a command: `hydra.main`, with names of keys checked before, and `one_line_errors`.
 
     Heavy imports belong inside that function: `--help`, `--cfg` and tab completion do not call it.
 
@@ -54,7 +59,12 @@ def hydra_command(name: str) -> Callable[[Callable[[DictConfig], Any]], Callable
     """
 
     def decorate(task: Callable[[DictConfig], Any]) -> Callable[[], None]:
-        run = hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name=name)(task)
+        @wraps(task)
+        def job(config: DictConfig) -> Any:
+            with one_line_errors():
+                return task(config)
+
+        run = hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name=name)(job)
 
         @wraps(task)
         def command() -> None:
@@ -89,23 +99,42 @@ def _multirun_last(arguments: Sequence[str]) -> list[str]:
     return sorted(arguments, key=lambda argument: argument in flags)
 
 
+class Ended(SystemExit):
+    """Ends the process with an exit code; its one line is on stderr already, and its text here."""
+
+    def __init__(self, line: str, code: int) -> None:
+        super().__init__(line)
+        self.code = code
+
+
+def end(line: str, code: int = MISTAKE) -> NoReturn:
+    """Say one line on stderr and end the process.
+
+    Raises:
+        Ended: always; it is a SystemExit.
+    """
+    line = " ".join(line.split())
+    print(line, file=sys.stderr, flush=True)
+    raise Ended(line, code)
+
+
 @contextmanager
 def one_line_errors(*kinds: type[Exception]) -> Iterator[None]:
-    """Turn a user's mistake (ValueError, or a config that does not resolve) into one line and exit code 1.
+    """Turn a user's mistake (UserError, or a config that does not resolve) into one line and exit code 2.
 
-    Put it around the checks before heavy work, not around the work: there a traceback is wanted. With
-    Hydra's own switch HYDRA_FULL_ERROR=1 the traceback is shown here, too.
+    Whatever else is raised, a ValueError included, is a bug or a failing machine and keeps its traceback. With Hydra's
+    own switch HYDRA_FULL_ERROR=1 the traceback is shown in any case.
 
     Args:
-        kinds: exception types to report like this instead of these two.
+        kinds: exception types that are reported in one line, too, with exit code 1.
     """
-    caught = kinds or (ValueError, OmegaConfBaseException)
+    caught: tuple[type[Exception], ...] = (UserError, OmegaConfBaseException, *kinds)
     try:
         yield
     except caught as error:
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
-        sys.exit(f"error: {' '.join(str(error).split())}")
+        end(f"error: {error}", FAILURE if isinstance(error, kinds) else MISTAKE)
 
 
 def plain(config: DictConfig, *, complete: bool = False) -> dict[str, Any]:
@@ -133,7 +162,7 @@ def reject_added_keys(overrides: Sequence[str], *, open_groups: Sequence[str] = 
     for override in overrides:
         key = override.partition("=")[0].lstrip("+").partition("@")[0]
         if override.startswith("+") and key.partition(".")[0] not in open_groups:
-            raise ValueError(f"unknown key {key!r} in override {override!r}; --help lists the keys")
+            raise UserError(f"unknown key {key!r} in override {override!r}; --help lists the keys")
 
 
 def check_keys(command: str, overrides: Sequence[str]) -> None:
@@ -167,7 +196,7 @@ def check_keys(command: str, overrides: Sequence[str]) -> None:
     for override in named:
         if override.key_or_group not in keys:
             close = _meant(override.key_or_group, sorted(keys))
-            raise ValueError(f"unknown key {override.key_or_group!r}{close}; --help lists the keys")
+            raise UserError(f"unknown key {override.key_or_group!r}{close}; --help lists the keys")
 
 
 def _check_choices(override: Override, options: Sequence[str]) -> list[str]:
@@ -181,7 +210,7 @@ def _check_choices(override: Override, options: Sequence[str]) -> list[str]:
     names = [value for value in values if isinstance(value, str)]
     for name in names:
         if name not in options:
-            raise ValueError(
+            raise UserError(
                 f"{override.key_or_group}={name}: there is no such option{_meant(name, options)}; "
                 f"choose one of {', '.join(options)}"
             )

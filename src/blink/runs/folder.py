@@ -17,6 +17,7 @@ from omegaconf import OmegaConf
 
 from blink.runs.files import read_json, remove_partial, write_json, write_text
 from blink.runs.machine import is_first_process
+from blink.runs.values import UserError
 
 log = logging.getLogger(__name__)
 
@@ -99,7 +100,7 @@ def open_run(
         _refuse_another_config(folder, OmegaConf.to_container(OmegaConf.load(saved)), config)
         return folder
     if folder.exists() and any(folder.iterdir()):
-        raise ValueError(f"{folder} holds files but no {CONFIG_FILE}, so it is not a run: move it away")
+        raise UserError(f"{folder} holds files but no {CONFIG_FILE}, so it is not a run: move it away")
     folder.mkdir(parents=True, exist_ok=True)
     write_text(saved, OmegaConf.to_yaml(OmegaConf.create(dict(config))))
     return folder
@@ -124,7 +125,7 @@ def check_inputs(path: Path, inputs: Mapping[str, Any], *, begun: bool = True) -
     before = read_json(path)
     changed = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
     if changed:
-        raise ValueError(
+        raise UserError(
             f"{path.parent} was begun with another {', '.join(changed)} "
             f"({'; '.join(f'{key}: {before.get(key)} then, {now.get(key)} now' for key in changed)}); "
             "fresh=true keeps it under another name and starts anew"
@@ -146,7 +147,7 @@ def _refuse_another_config(folder: Path, saved: Any, config: Mapping[str, Any]) 
         if there.get(key, "absent") != here.get(key, "absent")
     ]
     if differing:
-        raise ValueError(
+        raise UserError(
             f"{folder} holds a run of another configuration ({'; '.join(differing)}); "
             "fresh=true keeps it under another name and starts a new one"
         )

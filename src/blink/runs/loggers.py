@@ -28,6 +28,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger, WandbLogger
 from blink.runs.board import Board
 from blink.runs.files import read_json, write_json
 from blink.runs.machine import is_first_process
+from blink.runs.values import UserError
 
 log = logging.getLogger(__name__)
 
@@ -89,12 +90,12 @@ def wandb_logger(
     try:
         import wandb
     except ImportError as error:
-        raise ValueError("logger=wandb needs `pip install wandb`; logger=none does without") from error
+        raise UserError("logger=wandb needs `pip install wandb`; logger=none does without") from error
     if not is_first_process():
         return Board(WandbLogger(save_dir=folder, project=project), **sizes)  # Lightning keeps it silent
     requested = mode or os.environ.get("WANDB_MODE")
     if requested == "online" and not _has_key():
-        raise ValueError(
+        raise UserError(
             "W&B in mode online needs a key: WANDB_API_KEY, or `wandb login`; logger.mode=offline needs none"
         )
     chosen = requested or ("online" if _has_key() and _reachable(_server()) else "offline")
@@ -102,7 +103,7 @@ def wandb_logger(
         run = _started(Path(folder), project, chosen, kind, group)
     except wandb.Error as error:
         if requested:
-            raise ValueError(f"W&B does not start in mode {requested!r}: {error}") from error
+            raise UserError(f"W&B does not start in mode {requested!r}: {error}") from error
         log.warning("W&B does not answer within %d s; logging offline", _START_SECONDS)
         run = _started(Path(folder), project, "offline", kind, group)
     log.info("W&B logs in mode %s, files in %s", run.settings.mode, Path(folder) / "wandb")
@@ -123,7 +124,7 @@ def tensorboard_logger(
     try:
         import torch.utils.tensorboard  # noqa: F401
     except ImportError as error:
-        raise ValueError(
+        raise UserError(
             "logger=tensorboard needs `pip install tensorboard`; logger=csv does without"
         ) from error
     return Board(

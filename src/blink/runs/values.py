@@ -1,7 +1,8 @@
 """Checks of single values that a user gave: each returns the value, typed, or raises what was expected.
 
-Every message reads `name=value: expected ...`, with the value as Python writes it and `name` as the user writes it,
-"engine.memory_gb" for instance. A `hint` goes behind the expectation: why, or what to give instead.
+What they raise is a `UserError`, as does whatever else checks what a user gave. Every message reads `name=value:
+expected ...`, with the value as Python writes it and `name` as the user writes it, "engine.memory_gb" for instance. A
+`hint` goes behind the expectation: why, or what to give instead.
 NumPy's numbers are numbers. A bool is none here, although Python counts with it; infinity and nan are none, either.
 """
 
@@ -12,11 +13,16 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeGuard, TypeVar
 
-T = TypeVar("T")
-P = ParamSpec("P")
+
+class UserError(ValueError):
+    """What was given does not fit: raised by checks of values, files and settings, with what was got, expected and to do.
+
+    Commands show it as one line. Any other ValueError comes from a place that expected no such value, which is a bug,
+    and keeps its traceback.
+    """
 
 
-class NotFiniteError(ValueError):
+class NotFiniteError(UserError):
     """A model's numbers are nan or infinite: its weights or pixels are damaged, or its dtype too narrow.
 
     Args:
@@ -34,6 +40,10 @@ class NotFiniteError(ValueError):
             f"{place}{place and ': '}{what} are nan, infinite or too large for their dtype: check pixels and weights, and "
             "run a model that was trained in bfloat16 in bfloat16 or float32"
         )
+
+
+T = TypeVar("T")
+P = ParamSpec("P")
 
 
 QUOTES = "put quotes around one that reads as a number"
@@ -185,5 +195,5 @@ def _range(above: float | None, least: float | None, most: float | None) -> str:
     return words and f" {words}"
 
 
-def _mistake(name: str, value: Any, expected: str, hint: str) -> ValueError:
-    return ValueError(f"{name}={value!r}: expected {expected}{hint and f'; {hint}'}")
+def _mistake(name: str, value: Any, expected: str, hint: str) -> UserError:
+    return UserError(f"{name}={value!r}: expected {expected}{hint and f'; {hint}'}")

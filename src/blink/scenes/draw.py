@@ -16,6 +16,8 @@ from typing import overload
 import numpy as np
 from PIL import Image, ImageDraw
 
+from blink.runs.values import UserError
+
 SIZE = 192
 """Side of a drawn picture in pixels."""
 
@@ -174,13 +176,13 @@ def scene(split: str, index: int, difficulty: str | None = None) -> Scene:
         ValueError: for an unknown split or difficulty.
     """
     if split not in SPLITS:
-        raise ValueError(f"split is {split!r}; expected one of {', '.join(SPLITS)}")
+        raise UserError(f"split is {split!r}; expected one of {', '.join(SPLITS)}")
     rng = random.Random(f"blink/scenes/{split}/{index}")
     drawn = rng.choices(DIFFICULTIES, [d.share for d in DIFFICULTIES])[0]
     if difficulty is not None:
         named = {d.name: d for d in DIFFICULTIES}
         if difficulty not in named:
-            raise ValueError(f"difficulty is {difficulty!r}; expected one of {', '.join(named)}")
+            raise UserError(f"difficulty is {difficulty!r}; expected one of {', '.join(named)}")
         drawn = named[difficulty]
     while True:  # a crowded draw that found no room, or one with too few kinds, is drawn again
         objects = _sample_objects(rng, drawn)
@@ -200,9 +202,9 @@ class SceneImages(Sequence[Image.Image]):
 
     def __init__(self, split: str, count: int, start: int = 0) -> None:
         if split not in SPLITS:
-            raise ValueError(f"split is {split!r}; expected one of {', '.join(SPLITS)}")
+            raise UserError(f"split is {split!r}; expected one of {', '.join(SPLITS)}")
         if count < 0 or start < 0:
-            raise ValueError(f"count {count} and start {start} must not be negative")
+            raise UserError(f"count {count} and start {start} must not be negative")
         self.split, self.length, self.start = split, count, start
 
     def __len__(self) -> int:

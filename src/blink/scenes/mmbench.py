@@ -4,6 +4,7 @@ import random
 from collections.abc import Iterator
 from typing import Any
 
+from blink.runs.values import UserError
 from blink.scenes.ask import Question, ask
 from blink.scenes.draw import scene
 from blink.scenes.formats import LETTERS, choices
@@ -40,7 +41,7 @@ def mmbench_rows(split: str, images: int, start: int = 0) -> Iterator[dict[str, 
     """
     most = ROTATION // QUESTIONS_PER_PICTURE
     if start + images > most:
-        raise ValueError(f"pictures up to {start + images} asked for; MMBench's numbering ends at {most}")
+        raise UserError(f"pictures up to {start + images} asked for; MMBench's numbering ends at {most}")
     for index in range(start, start + images):
         drawn = scene(split, index)
         seen = view(drawn)

@@ -17,6 +17,7 @@ from lightning import LightningDataModule
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from blink.model.views import QUADRANTS, ViewMaker, Views
+from blink.runs.values import UserError
 from blink.training.feature_store import FeatureStore
 from blink.training.features import Features
 from blink.training.images import Images
@@ -34,7 +35,7 @@ def images_per_batch(global_pairs: int, processes: int, accumulate: int = 1) -> 
     """
     share = QUADRANTS * processes * accumulate
     if global_pairs < 1 or global_pairs % share:
-        raise ValueError(
+        raise UserError(
             f"global_pairs={global_pairs} cannot be shared out: {processes} process(es) x {accumulate} batch(es) "
             f"per step x {QUADRANTS} quadrants per image need a multiple of {share}"
         )
@@ -49,7 +50,7 @@ def steps_per_epoch(images: int, global_pairs: int) -> int:
     """
     steps = images * QUADRANTS // global_pairs
     if not steps:
-        raise ValueError(
+        raise UserError(
             f"{images} training image(s), but one optimizer step takes {global_pairs // QUADRANTS} "
             f"(global_pairs={global_pairs}): give more images or fewer pairs"
         )
@@ -242,7 +243,7 @@ class PairData(LightningDataModule):
         here = {"images": self._fingerprint, "seed": self.seed}
         there = {key: state_dict[key] for key in here}
         if there != here:
-            raise ValueError(
+            raise UserError(
                 f"the checkpoint belongs to other training images or another seed ({there} there, {here} here); "
                 "fresh=true starts a new run"
             )

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from blink.runs.files import read_json, write_json
+from blink.runs.values import UserError
 
 RECIPE = "recipe.json"
 PICTURES = "pictures.txt"
@@ -55,13 +56,13 @@ class FeatureStore:
         self._written: list[tuple[int, int, int]] = []
         compared = {"format": _FORMAT, **recipe, "shape": list(shape)}
         if folder.exists() and not folder.is_dir():
-            raise ValueError(f"data.cache_features={folder} is a file; expected a folder")
+            raise UserError(f"data.cache_features={folder} is a file; expected a folder")
         with self._locked():
             file = folder / RECIPE
             if not file.exists():
                 others = sorted(path.name for path in folder.iterdir() if path.name != _LOCK)
                 if others:
-                    raise ValueError(
+                    raise UserError(
                         f"data.cache_features={folder} holds other files ({others[0]}, for instance); give a new folder"
                     )
                 write_json(file, {**notes, **compared})
@@ -111,7 +112,7 @@ class FeatureStore:
         needed = self.row_bytes * sum(len(layers) for layers in lacking.values())
         free = shutil.disk_usage(self.folder).free
         if needed > free:
-            raise ValueError(
+            raise UserError(
                 f"data.cache_features={self.folder} needs {in_words(needed)} more for {pictures:,} pictures "
                 f"({in_words(self.row_bytes)} for each of them and each layer), and {in_words(free)} are free there; "
                 "take fewer images or layers, or another disk"
@@ -214,7 +215,7 @@ def _refuse_other_recipe(folder: Path, there: Mapping[str, Any], here: Mapping[s
         if there.get(key) != value
     ]
     if differing:
-        raise ValueError(
+        raise UserError(
             f"data.cache_features={folder} holds features that are not this run's ({'; '.join(differing)}); "
             "give another folder, or delete that one"
         )

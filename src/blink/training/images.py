@@ -15,6 +15,8 @@ from typing import Any, Protocol
 
 from PIL import Image
 
+from blink.runs.values import UserError
+
 ENDINGS = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 """File name endings that a folder is searched for, in lower case."""
 
@@ -34,7 +36,7 @@ class Images(Protocol):
     def read(self, index: int) -> Image.Image: ...
 
 
-class UnreadableImageError(ValueError):
+class UnreadableImageError(UserError):
     """An image file that is missing or cannot be decoded; says which, and why."""
 
 
@@ -171,13 +173,11 @@ def local_images(roots: Iterable[Path]) -> ImageFiles:
     roots = list(roots)
     for root in roots:
         if not root.exists():
-            raise ValueError(
-                f"data.root: {root} does not exist; expected a folder of images or an image file"
-            )
+            raise UserError(f"data.root: {root} does not exist; expected a folder of images or an image file")
     mixtures = [root for root in roots if root.suffix == ".json"]
     folders = [root for root in roots if root.is_dir()]
     if len(mixtures) > 1:
-        raise ValueError(f"data.root names {len(mixtures)} JSON files; expected one llava_v1_5_mix665k.json")
+        raise UserError(f"data.root names {len(mixtures)} JSON files; expected one llava_v1_5_mix665k.json")
     if mixtures:
         return mixture_images(mixtures[0], folders or [mixtures[0].parent])
     paths: list[Path] = []
@@ -188,7 +188,7 @@ def local_images(roots: Iterable[Path]) -> ImageFiles:
             continue
         found = sorted(path for path in root.rglob("*") if path.suffix.lower() in ENDINGS and path.is_file())
         if not found:
-            raise ValueError(f"data.root: {root} holds no images ({', '.join(sorted(ENDINGS))})")
+            raise UserError(f"data.root: {root} holds no images ({', '.join(sorted(ENDINGS))})")
         paths += found
     return ImageFiles(tuple(dict.fromkeys(paths)))
 
@@ -208,12 +208,12 @@ def mixture_images(annotations: Path, roots: Sequence[Path]) -> ImageFiles:
     try:
         entries: Any = json.loads(annotations.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{annotations} is not JSON: {error}") from error
+        raise UserError(f"{annotations} is not JSON: {error}") from error
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
-        raise ValueError(f"{annotations} is not a JSON list of entries, as llava_v1_5_mix665k.json is")
+        raise UserError(f"{annotations} is not a JSON list of entries, as llava_v1_5_mix665k.json is")
     names = list(dict.fromkeys(str(entry["image"]) for entry in entries if entry.get("image")))
     if not names:
-        raise ValueError(f"{annotations}: none of its {len(entries)} entries has an 'image'")
+        raise UserError(f"{annotations}: none of its {len(entries)} entries has an 'image'")
     return ImageFiles(tuple(_in_first_root(name, roots) for name in names))
 
 
@@ -235,16 +235,16 @@ def hub_images(
     try:
         table = datasets.load_dataset(id, name, split=split)
     except (OSError, ValueError) as error:
-        raise ValueError(f"data.id={id!r} (split {split!r}) cannot be loaded: {error}") from error
+        raise UserError(f"data.id={id!r} (split {split!r}) cannot be loaded: {error}") from error
     columns = [key for key, feature in table.features.items() if isinstance(feature, datasets.Image)]
     chosen = column or next(iter(columns), None)
     if chosen not in columns:
-        raise ValueError(
+        raise UserError(
             f"data.id={id!r} has the image columns {columns} and data.column is {column!r}; "
             f"its columns are {list(table.features)}"
         )
     if not len(table):
-        raise ValueError(f"data.id={id!r} (split {split!r}) has no rows")
+        raise UserError(f"data.id={id!r} (split {split!r}) has no rows")
     undecoded = table.select_columns([chosen]).cast_column(chosen, datasets.Image(decode=False))
 
     def encoded(row: int) -> bytes | Path:

@@ -17,6 +17,7 @@ from rich.progress import track
 
 from blink.runs.files import read_json, write_json
 from blink.runs.machine import is_first_process
+from blink.runs.values import UserError
 from blink.training.images import Images, ImageSubset, UnreadableImageError, local_images
 
 log = logging.getLogger(__name__)
@@ -108,7 +109,7 @@ def split(images: Images, manifest: Manifest, *, held_out: int, limit: int | Non
     """
     readable = manifest.readable
     if len(readable) < 2:
-        raise ValueError(
+        raise UserError(
             f"{len(readable)} readable image(s); training needs at least two, one of them to measure on"
         )
     order = [readable[i] for i in np.random.default_rng([seed, 0]).permutation(len(readable))]
@@ -161,7 +162,7 @@ def _stop_if_too_many(manifest: Manifest, total: int, file: Path) -> None:
     allowed = max(1, total // 100)
     shown = "; ".join(list(manifest.unreadable.values())[:_SHOWN])
     if count > allowed:
-        raise ValueError(
+        raise UserError(
             f"{count} of {total} images cannot be read, at most {allowed} may: {shown}; all are listed in {file}"
         )
     if count:

@@ -10,6 +10,8 @@ from typing import NamedTuple
 from torch import Tensor
 from torch.nn import functional as F
 
+from blink.runs.values import UserError
+
 
 class Distances(NamedTuple):
     """Means over tokens, float32 scalars.
@@ -45,7 +47,7 @@ def token_kl(student_d: Tensor, teacher_d: Tensor, temperature: float = 1.0) -> 
         ValueError: for a temperature of 0 or below.
     """
     if temperature <= 0:
-        raise ValueError(f"temperature={temperature}: expected a number above 0")
+        raise UserError(f"temperature={temperature}: expected a number above 0")
     student_log_d = (student_d.float() / temperature).log_softmax(-1).flatten(0, -2)
     teacher_log_d = (teacher_d.float() / temperature).log_softmax(-1).flatten(0, -2)
     return F.kl_div(student_log_d, teacher_log_d, log_target=True, reduction="batchmean")

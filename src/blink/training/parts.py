@@ -23,6 +23,7 @@ from blink.model.checkpoints import load_backbone, load_input_norms, outline, pa
 from blink.model.fingerprint import TINY
 from blink.model.token_sr import TokenSR, check_patches
 from blink.model.token_sr_files import load_token_sr, save_token_sr, token_sr_config
+from blink.runs.values import UserError
 from blink.scenes.draw import SPLIT_SIZE, SceneImages
 from blink.training.data import StoredFeatures, images_per_batch
 from blink.training.feature_fill import open_store
@@ -53,7 +54,7 @@ def outlined_backbone(plan: Plan) -> Backbone:
     outlined = outline(plan.backbone, revision=plan.revision)
     pads(outlined.family, plan.pad)
     if plan.layers[-1] >= outlined.num_layers:
-        raise ValueError(
+        raise UserError(
             f"layer={plan.config['layer']}: {plan.backbone} has layers 0 to {outlined.num_layers - 1}"
         )
     check_patches(PATCHES, outlined.grid)
@@ -98,11 +99,11 @@ def make_trainer(plan: Plan, folder: Path) -> Trainer:
             enable_model_summary=False,
         )
     except InstantiationException as error:
-        raise ValueError(f"trainer: {error.__cause__ or error}") from error
+        raise UserError(f"trainer: {error.__cause__ or error}") from error
     if type(trainer.strategy) is DeepSpeedStrategy and not isinstance(trainer.accelerator, CUDAAccelerator):
-        raise ValueError("trainer=deepspeed needs CUDA GPUs; trainer=ddp_cpu runs two processes on CPUs")
+        raise UserError("trainer=deepspeed needs CUDA GPUs; trainer=ddp_cpu runs two processes on CPUs")
     if isinstance(trainer.strategy, DeepSpeedStrategy) and trainer.gradient_clip_val and len(plan.layers) > 1:
-        raise ValueError(
+        raise UserError(
             "trainer.gradient_clip_val with DeepSpeed clips all layers as one, which couples them; "
             "train one layer at a time, or use trainer=ddp"
         )
@@ -130,9 +131,9 @@ def load_references(plan: Plan, width: int) -> dict[int, TokenSR]:
     earlier = token_sr_config(folder)
     shared = [layer for layer in plan.layers if layer in earlier.layers]
     if not shared:
-        raise ValueError(f"reference={plan.reference} has modules of layers {sorted(earlier.layers)} only")
+        raise UserError(f"reference={plan.reference} has modules of layers {sorted(earlier.layers)} only")
     if earlier.channels != width:
-        raise ValueError(f"reference={plan.reference}: width {earlier.channels}; the backbone's is {width}")
+        raise UserError(f"reference={plan.reference}: width {earlier.channels}; the backbone's is {width}")
     return load_token_sr(folder, layers=shared)
 
 
@@ -151,7 +152,7 @@ def newest_checkpoint(folder: Path, start_from: str) -> Path | None:
     if start_from == "last":
         return None
     if not Path(start_from).is_file():
-        raise ValueError(f"ckpt={start_from} does not exist; expected a checkpoint file, or last")
+        raise UserError(f"ckpt={start_from} does not exist; expected a checkpoint file, or last")
     return Path(start_from)
 
 

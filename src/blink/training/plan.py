@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from blink.inference.policy import parse_layers
 from blink.model.prompts import template_named
-from blink.runs.values import choice, number, optional, path, paths, whole_number, whole_numbers
+from blink.runs.values import UserError, choice, number, optional, path, paths, whole_number, whole_numbers
 from blink.scenes.draw import SPLIT_SIZE
 
 _BY_BACKBONE: dict[str, dict[tuple[str, str], float]] = {
@@ -111,7 +111,7 @@ def make_plan(config: Mapping[str, Any]) -> Plan:
     if not roots and data_set is None:
         for key, count in (("images", images), ("held_out", held_out)):
             if (count or 0) > SPLIT_SIZE:
-                raise ValueError(f"{key}={count}: data=scenes has {SPLIT_SIZE:,} pictures for it")
+                raise UserError(f"{key}={count}: data=scenes has {SPLIT_SIZE:,} pictures for it")
     hidden = optional(whole_numbers, "token_sr.hidden", token_sr["hidden"])
     return Plan(
         config=config,
@@ -169,15 +169,15 @@ def _image_source(data: Mapping[str, Any]) -> tuple[tuple[Path, ...], HubDataSet
     if data["root"] is not None:
         for key in ("id", "name", "column"):
             if data.get(key) is not None:
-                raise ValueError(
+                raise UserError(
                     f"data.root={data['root']} and data.{key}={data[key]} are both given; images come from files or "
                     "from a data set"
                 )
         return tuple(paths("data.root", data["root"])), None
     if data["source"] == "hub":
         if data["id"] is None:
-            raise ValueError("data=hub needs data.id, the id of a data set on the hub or a folder of one")
+            raise UserError("data=hub needs data.id, the id of a data set on the hub or a folder of one")
         return (), HubDataSet(data["id"], data["name"], data["split"], data["column"])
     if data["source"] != "scenes":
-        raise ValueError(f"data.source={data['source']!r} needs data.root, a folder of images")
+        raise UserError(f"data.source={data['source']!r} needs data.root, a folder of images")
     return (), None

@@ -21,6 +21,7 @@ from blink.inference.algorithm import Run
 from blink.inference.policy import Event
 from blink.runs.files import write_csv, write_text
 from blink.runs.folder import CONFIG_FILE
+from blink.runs.values import UserError
 
 INDEX = "index.html"
 PAGES = "pages"
@@ -100,7 +101,7 @@ def find_flips(folders: Sequence[Path], limit: int) -> Flips:
             were answered from has changed since, or they do not differ.
     """
     if len(folders) != 2:
-        raise ValueError(
+        raise UserError(
             f"runs names {len(folders)} folders; expected [FOLDER,FOLDER], two finished evaluations"
         )
     first, second = (read_run(folder) for folder in folders)
@@ -113,7 +114,7 @@ def find_flips(folders: Sequence[Path], limit: int) -> Flips:
     check_comparable(first, rows[0], second, rows[1])
     plans = _plan(first), _plan(second)
     if plans[0].backbone != plans[1].backbone or plans[0].template != plans[1].template:
-        raise ValueError(
+        raise UserError(
             f"{first.folder} and {second.folder} are of different backbones ({plans[0].backbone}, "
             f"{plans[0].template.name}; {plans[1].backbone}, {plans[1].template.name}); their answers differ by more than "
             "Blink"
@@ -122,7 +123,7 @@ def find_flips(folders: Sequence[Path], limit: int) -> Flips:
     scored = [(sample, (a, b)) for sample, a, b in pairs if None not in (a["correct"], b["correct"])]
     flips = [Flip(sample, both) for sample, both in scored if both[0]["correct"] != both[1]["correct"]]
     if not flips:
-        raise ValueError(
+        raise UserError(
             f"{first.folder} and {second.folder} have the same {len(scored)} questions right: there is no flip to explain"
         )
     chosen = [flips[n * len(flips) // limit] for n in range(limit)] if len(flips) > limit else flips
@@ -166,7 +167,7 @@ def _plan(run: FinishedRun) -> Plan:
     """
     path = run.folder / CONFIG_FILE
     if not path.is_file():
-        raise ValueError(f"{run.folder} holds no {CONFIG_FILE}, by which its questions could be asked again")
+        raise UserError(f"{run.folder} holds no {CONFIG_FILE}, by which its questions could be asked again")
     config: Any = OmegaConf.load(path)
     plan = make_plan(config, [])
     resume(run.folder, plan.samples, inputs=plan.inputs)

@@ -19,7 +19,7 @@ from blink.evaluation.plan import Checkpoint, policy_of
 from blink.inference.algorithm import Run
 from blink.model.prompts import Template, template_named
 from blink.runs.command import plain
-from blink.runs.values import choice, whole_number
+from blink.runs.values import UserError, choice, whole_number
 
 log = logging.getLogger(__name__)
 
@@ -46,18 +46,18 @@ def make_plan(config: DictConfig, overrides: Sequence[str]) -> OneQuestion | Fli
     given = [override.partition("=")[0] for override in overrides]
     if settings["explain"] == "flips":
         if unread := [key for key in given if key not in (*_OF_FLIPS, *_OF_BOTH)]:
-            raise ValueError(
+            raise UserError(
                 f"explain=flips takes backbone, policies and questions from the runs; {', '.join(unread)} would change nothing"
             )
         limit, runs = whole_number("limit", settings["limit"]), settings["runs"]
         if not isinstance(runs, list):
-            raise ValueError(
+            raise UserError(
                 f"runs={runs!r}: give the folders of two finished evaluations, runs=[FOLDER,FOLDER]"
             )
         return find_flips([Path(str(run)).expanduser() for run in runs], limit)
     choice("explain", settings["explain"], ("one", "flips"))
     if unread := [key for key in given if key in _OF_FLIPS]:
-        raise ValueError(f"{', '.join(unread)}: only explain=flips reads that")
+        raise UserError(f"{', '.join(unread)}: only explain=flips reads that")
     return _one_question(config, settings)
 
 
@@ -65,11 +65,11 @@ def _one_question(config: DictConfig, settings: dict[str, Any]) -> OneQuestion:
     check_values(settings)
     model, method = settings["model"], settings["method"]
     if not method["scans"]:
-        raise ValueError("method=vanilla: it is what the answer is held against; choose blink or interp")
+        raise UserError("method=vanilla: it is what the answer is held against; choose blink or interp")
     choice("preset", settings["preset"], BENCHMARKS)
     for key in ("image", "question"):
         if not isinstance(settings[key], str):
-            raise ValueError(f"{key}={settings[key]!r}: give image=FILE and question='...'")
+            raise UserError(f"{key}={settings[key]!r}: give image=FILE and question='...'")
     longest = whole_number("max_new_tokens", settings["max_new_tokens"])
     template = template_named(model["template"])
     [sample] = one_case(Path(settings["image"]).expanduser(), settings["question"], settings["box"])

@@ -17,6 +17,7 @@ from blink.model.prompts import Template
 from blink.model.token_sr_files import TokenSRConfig
 from blink.model.views import ViewMaker
 from blink.runs.style import Drawn
+from blink.runs.values import UserError
 
 LayerSetting = int | str | Iterable[int] | None
 """Layers as a user writes them (see `parse_layers`); None: a default."""
@@ -102,7 +103,7 @@ def layers_setting(
     """
     layers = parse_layers(default if given is None else given)
     if layers[-1] >= num_layers:
-        raise ValueError(f"{name}={given}: this backbone has decoder layers 0 to {num_layers - 1}")
+        raise UserError(f"{name}={given}: this backbone has decoder layers 0 to {num_layers - 1}")
     return layers
 
 
@@ -116,7 +117,7 @@ def expansion_layer(given: LayerSetting, family: str, num_layers: int) -> int:
     default = parse_layers(study.birth) if study is not None else (num_layers * 12 // 32,)
     layers = layers_setting("figure.layer", given, default, num_layers)
     if len(layers) != 1:
-        raise ValueError(f"figure.layer={given!r}: expected one layer")
+        raise UserError(f"figure.layer={given!r}: expected one layer")
     return layers[0]
 
 

@@ -12,7 +12,7 @@ from blink.bench import BENCHMARKS
 from blink.bench.statistics import Estimate
 from blink.evaluation.compare import compare_pairs
 from blink.runs.style import BLUE, ORANGE, PURPLE, VANILLA, VERMILLION, Drawn, plain
-from blink.runs.values import choice
+from blink.runs.values import UserError, choice
 
 SCALES = ("difference", "score")
 
@@ -38,12 +38,12 @@ def choose(points: Sequence[Point]) -> list[tuple[str, Point]]:
         or any(len(found) != 1 for found in layers)
         or len(set(layers)) < len(layers)
     ):
-        raise ValueError(
+        raise UserError(
             f"copy_radar needs one vanilla run and runs that each copy at one layer of its own; the runs scan {layers} "
             f"and {len(vanilla)} are vanilla"
         )
     if len(copies) > len(_STYLES):
-        raise ValueError(
+        raise UserError(
             f"copy_radar shows {len(_STYLES)} layers at most, the runs have {len(copies)}: give fewer"
         )
     return [*vanilla[:1], *((f"copy @{point.layers[0]}", point) for point in copies)]
@@ -64,9 +64,9 @@ def subtasks(points: Sequence[Point], named: Sequence[str] | None) -> list[str]:
         found = list(named)
         missing = [name for name in found if name not in result.metrics]
         if missing:
-            raise ValueError(f"figure.metrics={missing}: the runs have {', '.join(result.metrics)}")
+            raise UserError(f"figure.metrics={missing}: the runs have {', '.join(result.metrics)}")
     if len(found) < _FEWEST:
-        raise ValueError(
+        raise UserError(
             f"a radar needs {_FEWEST} metrics at least, got {found}; name them with figure.metrics="
         )
     return found

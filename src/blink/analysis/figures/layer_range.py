@@ -22,6 +22,7 @@ from blink.evaluation.compare import FinishedRun
 from blink.evaluation.presets import LAYER_STUDIES
 from blink.inference.policy import parse_layers
 from blink.runs.style import BLUE, GREY, ORANGE, Drawn, plain
+from blink.runs.values import UserError
 
 Measure = Callable[[FinishedRun], Estimate]
 
@@ -56,10 +57,10 @@ def sort_ranges(points: Sequence[Point], first: int | None = None, last: int | N
     """
     for point in points:
         if point.layers != tuple(range(point.layers[0], point.layers[-1] + 1)):
-            raise ValueError(f"{point.run.folder} scans layers {list(point.layers)}, which are no range")
+            raise UserError(f"{point.run.folder} scans layers {list(point.layers)}, which are no range")
     twice = [layers for layers, count in Counter(point.layers for point in points).items() if count > 1]
     if twice:
-        raise ValueError(
+        raise UserError(
             f"several runs scan layers {list(twice[0])}; give runs that differ in nothing but their layers"
         )
     ranges = [point for point in points if len(point.layers) > 1]
@@ -73,7 +74,7 @@ def sort_ranges(points: Sequence[Point], first: int | None = None, last: int | N
         {p.layers[0]: p.run for p in sorted(points, key=_layers) if len(p.layers) == 1},
     )
     if max(len(line) for line in (found.starting, found.ending, found.single)) < 2:
-        raise ValueError(
+        raise UserError(
             "no two runs differ in their first, last or only layer; sweep layer=, such as layer=2-8,3-8,4-8"
         )
     return found
@@ -149,7 +150,7 @@ def figure_of_runs(points: Sequence[Point], settings: Mapping[str, Any], family:
     level = None if vanilla is None else estimate(vanilla, metric)
     if settings["difference"]:
         if vanilla is None:
-            raise ValueError("figure.difference=true needs a method=vanilla run among figure.runs")
+            raise UserError("figure.difference=true needs a method=vanilla run among figure.runs")
         base = vanilla
         label, measure = (
             f"{with_unit(points, metric)} less vanilla's\n95 % interval",

@@ -32,7 +32,7 @@ from blink.model.token_sr_files import check_token_sr, load_token_sr, token_sr_c
 from blink.runs.command import plain
 from blink.runs.files import short_digest
 from blink.runs.style import Drawn, look
-from blink.runs.values import whole_number
+from blink.runs.values import UserError, whole_number
 
 log = logging.getLogger(__name__)
 
@@ -146,15 +146,15 @@ def _samples(
     """The questions to run, and where they come from in words."""
     image, questions = settings["image"], settings["questions"]
     if image is not None and questions is not None:
-        raise ValueError("image= and questions= are both given; a figure looks at one or the other")
+        raise UserError("image= and questions= are both given; a figure looks at one or the other")
     if image is None and (settings["question"] is not None or settings["box"] is not None):
-        raise ValueError("question= and box= go with image=, which is not given")
+        raise UserError("question= and box= go with image=, which is not given")
     if image is not None:
         question = settings["question"]
         if question is None and not kind.reads_questions:
             question = "none"
         if not isinstance(question, str):
-            raise ValueError(f"question={question!r}: give the question to ask about image={image}")
+            raise UserError(f"question={question!r}: give the question to ask about image={image}")
         path = Path(str(image)).expanduser()
         return one_case(path, question, settings["box"]), path.name
     if questions is not None:

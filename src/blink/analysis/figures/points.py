@@ -14,6 +14,7 @@ from blink.evaluation.compare import FinishedRun, compare, read_run
 from blink.evaluation.predict import SCORES
 from blink.evaluation.sweeps.report import read_jobs
 from blink.inference.policy import Policy
+from blink.runs.values import UserError
 
 _MUST_AGREE = ("benchmark", "version", "backbone", "data", "n")
 
@@ -41,7 +42,7 @@ def read_points(folders: Sequence[Path], bench: str) -> list[Point]:
         ValueError: none is given, one is neither, or the runs are of different benchmarks, data or backbones.
     """
     if not folders:
-        raise ValueError(
+        raise UserError(
             "runs= is empty; give folders of finished evaluations or sweeps, such as runs=outputs/sweeps/NAME"
         )
     runs: dict[Path, FinishedRun] = {}
@@ -51,13 +52,13 @@ def read_points(folders: Sequence[Path], bench: str) -> list[Point]:
         elif (folder / "jobs").is_dir():
             found = [job.run for job in read_jobs(folder)]
         else:
-            raise ValueError(f"{folder} is neither a finished run (no {SCORES}) nor a sweep (no jobs/)")
+            raise UserError(f"{folder} is neither a finished run (no {SCORES}) nor a sweep (no jobs/)")
         runs |= {run.folder.resolve(): run for run in found}
     # a sweep may go over several benchmarks, a figure shows one
     benchmarks = list(dict.fromkeys(run.result.benchmark for run in runs.values()))
     if len(benchmarks) > 1:
         if bench not in benchmarks:
-            raise ValueError(
+            raise UserError(
                 f"the runs are of {', '.join(benchmarks)}, and bench={bench} is none of them; choose one"
             )
         runs = {folder: run for folder, run in runs.items() if run.result.benchmark == bench}
@@ -70,7 +71,7 @@ def read_points(folders: Sequence[Path], bench: str) -> list[Point]:
         for key in _MUST_AGREE:
             one, other = getattr(first.result, key), getattr(point.run.result, key)
             if one != other:
-                raise ValueError(
+                raise UserError(
                     f"{first.folder} has {key} {one} and {point.run.folder} {other}; a "
                     "figure needs runs over the same questions and backbone"
                 )
@@ -88,7 +89,7 @@ def the_method(points: Sequence[Point], method: str | None) -> list[Point]:
     if method is None and len(methods) == 1:
         return acting
     if method is None or method not in methods:
-        raise ValueError(
+        raise UserError(
             f"the runs are of methods {', '.join(methods) or '(vanilla only)'}; choose one with figure.method=, "
             f"got {method}"
         )
@@ -109,7 +110,7 @@ def main_metric(points: Sequence[Point], metric: str | None) -> str:
     result = points[0].run.result
     chosen = metric or BENCHMARKS[result.benchmark].main
     if chosen not in result.metrics:
-        raise ValueError(f"figure.metric={chosen!r}: the runs have {', '.join(result.metrics)}")
+        raise UserError(f"figure.metric={chosen!r}: the runs have {', '.join(result.metrics)}")
     return str(chosen)
 
 

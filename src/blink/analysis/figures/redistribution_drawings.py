@@ -28,7 +28,7 @@ from blink.bench.statistics import Floats
 from blink.evaluation.presets import LAYER_STUDIES
 from blink.model.token_sr_files import TokenSRConfig
 from blink.runs.style import BLACK, GREY, Drawn, Line, plain
-from blink.runs.values import flag, whole_number
+from blink.runs.values import UserError, flag, whole_number
 
 
 def draw(found: Redistribution, title: str) -> Figure:
@@ -195,7 +195,7 @@ class RedistributionFigure(BackboneFigure):
         default = tuple(each for each in default if each < num_layers) or (layer,)
         show = layers_setting("figure.show", settings["show"], default, num_layers)
         if show[0] < layer:
-            raise ValueError(
+            raise UserError(
                 f"figure.show={list(show)}: the extension is made at layer {layer}; show later layers"
             )
         refine = flag("figure.refine", settings["refine"])

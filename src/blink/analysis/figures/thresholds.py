@@ -18,6 +18,7 @@ from blink.analysis.figures.points import (
 from blink.bench.statistics import Floats
 from blink.evaluation.compare import FinishedRun
 from blink.runs.style import Drawn, plain
+from blink.runs.values import UserError
 
 _MOST_WRITTEN = 8
 """Rows or columns up to which cells carry their value."""
@@ -54,13 +55,13 @@ def sort_grid(points: Sequence[Point]) -> Grid:
         assert point.policy is not None, "the backbone as it is has no thresholds"
         key = (float(point.policy.tau_exp), float(point.policy.tau_drop))
         if key in runs:
-            raise ValueError(
+            raise UserError(
                 f"several runs have tau_exp={key[0]} and tau_drop={key[1]} ({runs[key].folder} and "
                 f"{point.run.folder}); give runs that differ in nothing but the thresholds"
             )
         runs[key] = point.run
     if len(runs) < 2:
-        raise ValueError(
+        raise UserError(
             "one run is no grid; sweep the thresholds, such as tau_exp=0.4,0.5,0.6 tau_drop=0.2,0.3,0.4"
         )
     return Grid(sorted({up for up, _ in runs}), sorted({down for _, down in runs}), runs)

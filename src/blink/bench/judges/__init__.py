@@ -18,6 +18,7 @@ from blink.bench.judges.chat import ChatEndpoint, EndpointError
 from blink.bench.judges.official import EndpointJudge
 from blink.bench.judges.stored import UNNAMED, GivenScores, StoredGrades
 from blink.runs import values
+from blink.runs.values import UserError
 
 __all__ = [
     "UNNAMED",
@@ -45,7 +46,7 @@ def make_judge(settings: Mapping[str, Any]) -> Judge:
     """
     kind = settings.get("kind")
     if kind == "given":
-        raise ValueError(
+        raise UserError(
             "judge=given is for scoring a file that has scores; new answers need local, grades or endpoint"
         )
     if values.choice("judge.kind", kind, ("local", "grades", "endpoint")) == "local":
@@ -54,7 +55,7 @@ def make_judge(settings: Mapping[str, Any]) -> Judge:
         return StoredGrades(values.path("judge.file", settings["file"], "a file"))
     base_url = values.text("judge.base_url", settings["base_url"])
     if urlsplit(base_url).scheme not in ("http", "https") or not urlsplit(base_url).netloc:
-        raise ValueError(
+        raise UserError(
             f"judge.base_url={base_url!r}: expected a URL such as https://api.openai.com/v1 or http://localhost:8000/v1"
         )
     return EndpointJudge(
@@ -78,9 +79,9 @@ def _key(variable: Any) -> str | None:
         return None
     key = os.environ.get(name, "").strip()
     if not key.isascii() or not key.isprintable():
-        raise ValueError(f"the environment variable {name} holds characters that no key has")
+        raise UserError(f"the environment variable {name} holds characters that no key has")
     if not key:
-        raise ValueError(
+        raise UserError(
             f"the judge needs a key: set the environment variable {name}, name another one with judge.key_variable=, "
             "or give judge.key_variable=null for an endpoint that needs none"
         )

@@ -16,6 +16,7 @@ from urllib.error import HTTPError
 from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 from blink.runs.files import read_json, write_json
+from blink.runs.values import UserError
 
 log = logging.getLogger(__name__)
 
@@ -158,7 +159,7 @@ def _kept_reply(path: Path) -> Reply:
         found = read_json(path)
         return Reply(found["content"], found["model"])
     except (ValueError, LookupError, TypeError) as cause:
-        raise ValueError(f"{path} is damaged ({cause}); delete it to have it asked again") from cause
+        raise UserError(f"{path} is damaged ({cause}); delete it to have it asked again") from cause
 
 
 def _seconds(header: str | None) -> float | None:

@@ -11,6 +11,7 @@ from typing import Any
 
 from blink.bench.judges.base import Asked, Grade
 from blink.runs.files import read_json
+from blink.runs.values import UserError
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class StoredGrades:
         missing = [key for key in ids if key not in grades]
         if missing:
             shown = f"{', '.join(missing[:5])}{' ...' if missing[5:] else ''}"
-            raise ValueError(f"{self.file} has no grade for {len(missing)} of {len(ids)} answers: {shown}")
+            raise UserError(f"{self.file} has no grade for {len(missing)} of {len(ids)} answers: {shown}")
 
     def grade(self, answers: Sequence[Asked], folder: Path) -> list[Grade]:
         """Look the answers up by id.
@@ -85,7 +86,7 @@ class GivenScores:
     def check(self, ids: Sequence[str]) -> None:
         """Raise a ValueError if there is anything to grade."""
         if ids:
-            raise ValueError(f"{len(ids)} answers have no score, among them {ids[0]}; choose a judge=")
+            raise UserError(f"{len(ids)} answers have no score, among them {ids[0]}; choose a judge=")
 
     def grade(self, answers: Sequence[Asked], folder: Path) -> list[Grade]:
         """Refuse to grade: all rows should have scores.
@@ -100,12 +101,12 @@ class GivenScores:
 @lru_cache(maxsize=2)
 def _read(path: Path) -> dict[str, Grade]:
     if not path.is_file():
-        raise ValueError(f"judge.file={path} is not a file; give the grades that MM-Vet's evaluator wrote")
+        raise UserError(f"judge.file={path} is not a file; give the grades that MM-Vet's evaluator wrote")
     try:
         found = read_json(path)
         return {key: _grade(path, key, entry) for key, entry in found.items()}
     except (json.JSONDecodeError, AttributeError, TypeError, KeyError) as cause:
-        raise ValueError(
+        raise UserError(
             f"{path} holds no grades: expected {{id: {{model: [..], content: [..], score: [..]}}}} ({cause!r})"
         ) from cause
 
@@ -113,7 +114,7 @@ def _read(path: Path) -> dict[str, Grade]:
 def _grade(path: Path, key: str, entry: Any) -> Grade:
     scores = [float(score) for score in entry["score"]]
     if not scores or not all(0 <= score <= 1 for score in scores):  # nan is not
-        raise ValueError(f"{path}: the scores of {key} are {entry['score']}; expected numbers in [0, 1]")
+        raise UserError(f"{path}: the scores of {key} are {entry['score']}; expected numbers in [0, 1]")
     models = sorted(set(map(str, entry.get("model", ())))) or ["unnamed"]
     mean = fmean(scores)
     assert math.isfinite(mean)

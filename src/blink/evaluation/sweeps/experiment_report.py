@@ -34,6 +34,7 @@ from blink.evaluation.sweeps.report import COMPARISONS, read_jobs
 from blink.evaluation.sweeps.text_tables import markdown, on_screen, transposed
 from blink.runs.files import write_csv, write_text
 from blink.runs.folder import CONFIG_FILE, run_name
+from blink.runs.values import UserError
 
 MARKDOWN, CSV, PLOT = "table.md", "table.csv", "table.png"
 _MOST_COLUMNS = 7
@@ -86,7 +87,7 @@ def read_entries(folder: Path, lines: Sequence[Line]) -> list[Entry]:
     for line in lines:
         run = runs.get(run_name(line.overrides))
         if run is None:
-            raise ValueError(f"{folder}: the row {line.label!r} on {line.bench} has no finished run")
+            raise UserError(f"{folder}: the row {line.label!r} on {line.bench} has no finished run")
         entries.append(Entry(line, run._replace(label=line.label)))
     return entries
 

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from blink.evaluation.plan import POLICY_KEYS
 from blink.evaluation.presets import LAYER_STUDIES, preset
 from blink.evaluation.sweeps.paper import TABLES
+from blink.runs.values import UserError
 
 Names = Mapping[str, str | tuple[str, ...]]
 """What stands in braces in an experiment's settings -> its value, or the values that `each` goes through."""
@@ -106,7 +107,7 @@ def read_experiment(content: Mapping[str, Any]) -> Experiment:
     unknown = content.keys() - {field.name for field in fields(Experiment)}
     missing = {"title", "bench", "rows"} - content.keys()
     if unknown or missing:
-        raise ValueError(
+        raise UserError(
             f"experiment: unknown keys {sorted(unknown)}, missing keys {sorted(missing)}; "
             "files in conf/experiment show what belongs there"
         )
@@ -122,9 +123,9 @@ def read_experiment(content: Mapping[str, Any]) -> Experiment:
     )
     names = [row.name for row in rows]
     if len(set(names)) < len(names) or experiment.baseline not in names:
-        raise ValueError(f"experiment {experiment.title!r}: rows {names} must differ and hold the baseline")
+        raise UserError(f"experiment {experiment.title!r}: rows {names} must differ and hold the baseline")
     if experiment.paper is not None and experiment.paper not in TABLES:
-        raise ValueError(
+        raise UserError(
             f"experiment {experiment.title!r}: the paper has no {experiment.paper!r}, but {list(TABLES)}"
         )
     return experiment
@@ -244,7 +245,7 @@ def _combinations(row: Row, known: Names, given: Mapping[str, str]) -> Iterable[
 
 def _known(name: str, known: Names) -> str | tuple[str, ...]:
     if name not in known:
-        raise ValueError(
+        raise UserError(
             f"the experiment's {name!r} is not known for this backbone; name a model.family of "
             f"{', '.join(LAYER_STUDIES)}, or give layer=, tau_exp= and tau_drop="
         )
@@ -282,7 +283,7 @@ def _settings(row: Row, values: Names, given: Mapping[str, str]) -> dict[str, st
 def _read_row(content: Mapping[str, Any]) -> Row:
     unknown = content.keys() - {field.name for field in fields(Row)}
     if unknown or "name" not in content:
-        raise ValueError(f"experiment: a row has a name and no {sorted(unknown)}: {dict(content)}")
+        raise UserError(f"experiment: a row has a name and no {sorted(unknown)}: {dict(content)}")
     each: dict[str, str | Sequence[Any]] = content.get("each", {})
     return Row(
         name=content["name"],

@@ -25,9 +25,10 @@ from blink.evaluation.sweeps import report as sweep
 from blink.evaluation.sweeps.dashboard import log_sweep
 from blink.evaluation.sweeps.experiments import Experiment, Line, lines_of, names, read_experiment
 from blink.runs.board import Board
-from blink.runs.command import one_line_errors, plain
+from blink.runs.command import end, one_line_errors, plain
 from blink.runs.files import short_digest
 from blink.runs.loggers import already_logged, note_logged
+from blink.runs.values import UserError
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +66,7 @@ def check_jobs(config: DictConfig) -> None:
             for overrides in [] if _checked_by_launcher(config) else planned.jobs:
                 make_plan(hydra.compose("eval", overrides), overrides)
     except HydraException as error:
-        sys.exit(f"error: {' '.join(str(error).split())}")
+        end(f"error: {error}")
     except Exception:
         log.exception("the sweep's settings could not be checked; no job was started")
         sys.exit(1)
@@ -105,7 +106,7 @@ def sweep_of(overrides: tuple[str, ...]) -> Sweep:
     others = [text for text in overrides if _key(text) not in (_EXPERIMENT, _BENCH)]
     chosen = [text for text in overrides if _key(text) == _BENCH]
     if len(list(jobs_of(wanted))) > 1:
-        raise ValueError(f"{', '.join(wanted)}: one experiment at a time, since each has a table of its own")
+        raise UserError(f"{', '.join(wanted)}: one experiment at a time, since each has a table of its own")
     experiment = read_experiment(plain(hydra.compose("eval", wanted[-1:])[_EXPERIMENT]))
     benches = [job[0].partition("=")[2] for job in jobs_of(chosen[-1:])] if chosen else experiment.bench
     combinations = [_values(job) for job in jobs_of(others)]

@@ -17,7 +17,6 @@ from blink.evaluation.plan import POLICY_KEYS, Plan, make_plan
 from blink.evaluation.predict import Task, predict, resume
 from blink.runs.command import one_line_errors, plain
 from blink.runs.folder import open_run
-from blink.runs.values import NotFiniteError
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +41,7 @@ def answer_together(configs: Sequence[DictConfig]) -> None:
             rows = resume(folder, plan.samples, inputs=plan.inputs)
             if plan.reuse == "full" and len(rows) < len(plan.samples):
                 passes.setdefault(_shared(config), {})[folder] = (plan, Task(folder, rows))
-    with one_line_errors(NotFiniteError):
+    with one_line_errors():
         for together in passes.values():
             if len(together) > 1:
                 _answer(*zip(*together.values(), strict=True))

@@ -26,6 +26,7 @@ from blink.evaluation.compare import (
 from blink.evaluation.scores import Result
 from blink.inference.policy import Policy
 from blink.runs.files import read_json, remove_partial, write_csv, write_json
+from blink.runs.values import UserError
 
 TABLE = "sweep.csv"
 PLOT = "sweep.png"
@@ -91,7 +92,7 @@ def read_jobs(sweep: Path) -> list[Job]:
         pairs = (override.lstrip("+").partition("=") for override in note["overrides"])
         jobs.append(Job({key: value for key, _, value in pairs}, read_run(Path(note["folder"]))))
     if not jobs:
-        raise ValueError(f"no job of the sweep {sweep} has finished")
+        raise UserError(f"no job of the sweep {sweep} has finished")
     return jobs
 
 

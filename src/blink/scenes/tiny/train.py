@@ -30,6 +30,7 @@ from safetensors.torch import load_model, save_model
 from torch.utils.data import DataLoader, Subset
 from transformers import LlavaForConditionalGeneration
 
+from blink.runs.values import UserError
 from blink.scenes.ask import QUESTION_KINDS
 from blink.scenes.tiny.lessons import PatchLessons, QuestionLessons
 from blink.scenes.tiny.losses import Learner
@@ -112,7 +113,7 @@ class Trainer:
         """
         kept = self.folder / f"{stage}.safetensors"
         if not kept.is_file():
-            raise ValueError(
+            raise UserError(
                 f"{kept} is missing: begin with stage {stage} or before, or put its weights there"
             )
         now = {name: weight.clone() for name, weight in self.model.state_dict().items()}
