@@ -1,5 +1,7 @@
 """Commands: where their configs are, misspelt keys and options and what was meant, and mistakes in one line."""
 
+import errno
+import os
 import sys
 from pathlib import Path
 
@@ -125,3 +127,22 @@ def test_a_command_shows_the_traceback_of_a_bug_alone(
             hydra_command("eval")(job)()
         assert stopped.value.code == code
         assert capsys.readouterr().err.startswith(shown)
+
+
+@pytest.mark.parametrize(
+    ("number", "remedy"), [(errno.ENOSPC, "make room there"), (errno.EACCES, "the right to it"), (errno.EIO, "disk")]
+)
+def test_a_place_that_cannot_be_used_is_one_line(
+    number: int, remedy: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Would catch a traceback where a disk is full or read-only, and one line for a bug that is an OSError."""
+    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+    with pytest.raises(SystemExit) as stopped, one_line_errors():
+        raise OSError(number, os.strerror(number), "outputs/a.json")
+    said = capsys.readouterr().err
+    assert stopped.value.code == 1
+    assert said.startswith(f"error: outputs/a.json: {os.strerror(number)}; ")
+    assert remedy in said
+    for bug in (OSError(number, os.strerror(number)), OSError(errno.EBADF, "Bad file descriptor", "a")):
+        with pytest.raises(OSError, match=str(bug.strerror)), one_line_errors():
+            raise bug

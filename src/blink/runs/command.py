@@ -24,6 +24,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from blink.runs.files import place_error
 from blink.runs.folder import run_name
 from blink.runs.machine import default_dtype
 from blink.runs.signals import ending_on_signals
@@ -122,6 +123,7 @@ def end(line: str, code: int = MISTAKE) -> NoReturn:
 def one_line_errors(*kinds: type[Exception]) -> Iterator[None]:
     """Turn a user's mistake (UserError, or a config that does not resolve) into one line and exit code 2.
 
+    A place that cannot be written or read (`place_error`: a full disk, no permission) is one line and exit code 1.
     Whatever else is raised, a ValueError included, is a bug or a failing machine and keeps its traceback. With Hydra's
     own switch HYDRA_FULL_ERROR=1 the traceback is shown in any case.
 
@@ -131,10 +133,12 @@ def one_line_errors(*kinds: type[Exception]) -> Iterator[None]:
     caught: tuple[type[Exception], ...] = (UserError, OmegaConfBaseException, *kinds)
     try:
         yield
-    except caught as error:
-        if os.environ.get("HYDRA_FULL_ERROR") == "1":
+    except (*caught, OSError) as error:
+        place = place_error(error) if isinstance(error, OSError) else None
+        if os.environ.get("HYDRA_FULL_ERROR") == "1" or not (place or isinstance(error, caught)):
             raise
-        end(f"error: {error}", FAILURE if isinstance(error, kinds) else MISTAKE)
+        mistake = isinstance(error, caught) and not isinstance(error, kinds)
+        end(f"error: {place or error}", MISTAKE if mistake else FAILURE)
 
 
 def plain(config: DictConfig, *, complete: bool = False) -> dict[str, Any]:

@@ -5,12 +5,22 @@ import errno
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 _PARTIAL = ".partial"
+
+_REMEDIES = {
+    (errno.ENOSPC, errno.EDQUOT, errno.EFBIG): "make room there",
+    (errno.EACCES, errno.EPERM, errno.EROFS): "give this user the right to it",
+    (errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY): "move away what lies there",
+    (errno.EIO, errno.ESTALE, errno.ENXIO, errno.ENODEV, errno.ETIMEDOUT, errno.ENOTCONN): "see to that disk",
+    (errno.ENAMETOOLONG, errno.ELOOP): "give another path",
+}
+"""Error numbers that tell of a place, and not of the program, and what helps."""
 
 
 @contextmanager
@@ -49,6 +59,12 @@ def place_named(path: Path) -> Iterator[None]:
         raise
 
 
+def place_error(error: OSError) -> str | None:
+    """What to say of a file or folder that cannot be used as it is; None for other errors, and without the place's name."""
+    remedy = next((remedy for numbers, remedy in _REMEDIES.items() if error.errno in numbers), None)
+    return error.filename and remedy and f"{error.filename}: {error.strerror}; {remedy}, and the same command goes on"
+
+
 def flush_to_disk(path: Path) -> None:
     """Wait until a file's content, or the names in a folder, are on the disk, where the file system can tell."""
     handle = os.open(path, os.O_RDONLY)
@@ -68,13 +84,16 @@ def write_text(path: Path, text: str) -> None:
 
 
 def remove_partial(folder: Path, name: str = "*") -> None:
-    """Remove temporary files that killed processes left in a folder, while no other process writes there.
+    """Remove temporary files and folders that killed processes left in a folder, while no other process writes there.
 
     Args:
         name: of the file that was to be written; all files by default.
     """
     for partial in folder.glob(f"{name}.[0-9]*{_PARTIAL}"):
-        partial.unlink(missing_ok=True)
+        if partial.is_dir():
+            shutil.rmtree(partial)
+        else:
+            partial.unlink(missing_ok=True)
 
 
 def short_digest(content: str | bytes) -> str:

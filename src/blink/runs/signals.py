@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 from blink.runs.machine import is_first_process
 
@@ -78,6 +78,15 @@ class Pending:
     def requested(self) -> bool:
         return _requests is not None and _requests.number is not None
 
+    def end(self, reached: str = "") -> NoReturn:
+        """End here, whether or not it was this one of several processes that the signal came to.
+
+        Raises:
+            Stopped: always.
+        """
+        number = None if _requests is None else _requests.number
+        raise Stopped(number or signal.SIGTERM, reached)
+
     def check(self, reached: str = "") -> None:
         """End here if that was asked for.
 
@@ -87,8 +96,8 @@ class Pending:
         Raises:
             Stopped: a signal has arrived since the command began.
         """
-        if _requests is not None and _requests.number is not None:
-            raise Stopped(_requests.number, reached)
+        if self.requested:
+            self.end(reached)
 
 
 @contextmanager
@@ -110,6 +119,8 @@ def ending_on_signals() -> Iterator[None]:
     except Stopped as stopped:
         if is_first_process():
             print(stopped, file=sys.stderr, flush=True)
+        else:
+            stopped.code = 0  # or a launcher kills the first process, which is about to say so
         raise
     finally:
         for number, handler in before.items():
