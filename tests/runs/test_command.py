@@ -130,7 +130,8 @@ def test_a_command_shows_the_traceback_of_a_bug_alone(
 
 
 @pytest.mark.parametrize(
-    ("number", "remedy"), [(errno.ENOSPC, "make room there"), (errno.EACCES, "the right to it"), (errno.EIO, "disk")]
+    ("number", "remedy"),
+    [(errno.ENOSPC, "make room there"), (errno.EACCES, "the right to it"), (errno.EIO, "disk")],
 )
 def test_a_place_that_cannot_be_used_is_one_line(
     number: int, remedy: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

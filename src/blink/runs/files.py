@@ -62,7 +62,11 @@ def place_named(path: Path) -> Iterator[None]:
 def place_error(error: OSError) -> str | None:
     """What to say of a file or folder that cannot be used as it is; None for other errors, and without the place's name."""
     remedy = next((remedy for numbers, remedy in _REMEDIES.items() if error.errno in numbers), None)
-    return error.filename and remedy and f"{error.filename}: {error.strerror}; {remedy}, and the same command goes on"
+    return (
+        error.filename
+        and remedy
+        and f"{error.filename}: {error.strerror}; {remedy}, and the same command goes on"
+    )
 
 
 def flush_to_disk(path: Path) -> None:
