@@ -133,12 +133,15 @@ def one_line_errors(*kinds: type[Exception]) -> Iterator[None]:
     caught: tuple[type[Exception], ...] = (UserError, OmegaConfBaseException, *kinds)
     try:
         yield
-    except (*caught, OSError) as error:
-        place = place_error(error) if isinstance(error, OSError) else None
-        if os.environ.get("HYDRA_FULL_ERROR") == "1" or not (place or isinstance(error, caught)):
+    except caught as error:
+        if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
-        mistake = isinstance(error, caught) and not isinstance(error, kinds)
-        end(f"error: {place or error}", MISTAKE if mistake else FAILURE)
+        end(f"error: {error}", FAILURE if isinstance(error, kinds) else MISTAKE)
+    except OSError as error:
+        place = place_error(error)
+        if place is None or os.environ.get("HYDRA_FULL_ERROR") == "1":
+            raise
+        end(f"error: {place}", FAILURE)
 
 
 def plain(config: DictConfig, *, complete: bool = False) -> dict[str, Any]:
