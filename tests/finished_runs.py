@@ -37,14 +37,18 @@ class Rule:
 
     Args:
         wrong: ids of samples to answer wrongly.
+        silent: ids of samples to answer with nothing.
         fails_at: id of a sample whose batch raises a RuntimeError.
 
     Attributes:
         batches: ids of the samples of every batch so far.
     """
 
-    def __init__(self, wrong: Sequence[str] = (), fails_at: str | None = None) -> None:
+    def __init__(
+        self, wrong: Sequence[str] = (), fails_at: str | None = None, silent: Sequence[str] = ()
+    ) -> None:
         self.wrong = set(wrong)
+        self.silent = set(silent)
         self.fails_at = fails_at
         self.batches: list[list[str]] = []
 
@@ -58,7 +62,8 @@ class Rule:
         says_yes = (sample.label == "yes") != (sample.id in self.wrong)
         expands = int(sample.image[-1]) % 2 == 0
         events = (Event(2, 0.25, 1, "drop"), Event(3, 0.123456789, 0, "expand" if expands else "keep"))
-        return Answer((1, 2), "Yes, 是" if says_yes else "No.", events)
+        text = "" if sample.id in self.silent else "Yes, 是" if says_yes else "No."
+        return Answer((1, 2), text, events)
 
     def flops(self, size: tuple[int, int], sample: Sample, answer: Answer, run: int) -> int:
         return 1000

@@ -4,7 +4,6 @@ Files of the room that are tested where they are used; the tests of the benchmar
 
     base.py          test_pope.py, test_gqa.py, test_mme.py
     mme_release.py   test_mme.py
-    scoring.py       test_pope.py, test_mmbench.py, test_statistics.py
 """
 
 from pathlib import Path

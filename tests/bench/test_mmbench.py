@@ -108,7 +108,6 @@ def test_what_is_lost_is_said() -> None:
     ]
     rows.append(marked(benchmark, 3, "A", label="B", B="none"))
     assert benchmark.warnings(rows) == [
-        "2 of 6 responses name no option: counted as wrong, no judge was asked",
         "1 of 3 questions have fewer rows than options, which makes them easier to get right",
         "1 of 6 rows lack the option that is their answer, and cannot be got right",
         "not MMBench's categories, and so not scored apart: cooking",

@@ -44,6 +44,7 @@ def row(number: int, capability: Any, score: float | None, **columns: Any) -> Ro
         "question": "What is it?",
         "label": "a cat",
         "response": "a dog",
+        "answer": "a dog",
         "capability": capability,
         "score": score,
     } | columns

@@ -83,6 +83,34 @@ def test_tables_show_value_interval_and_share(folders: tuple[Path, Path]) -> Non
     assert "-0.0" not in pairs
 
 
+def test_tables_say_what_fell_to_the_default(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    """Catches scores whose empty responses, each a yes of POPE, nobody sees: on screen, in files, beside another run."""
+    silent = ["random/0yes", "popular/1yes"]
+    finish(tmp_path / "s", Rule(silent=silent), samples(), method="interp")
+    runs = [read_run(folders[0]), read_run(tmp_path / "s")]
+    assert (runs[1].result.empty, runs[1].result.unread, runs[1].result.unread_as) == (2, 2, "yes")
+    assert "2 of 24 responses (8.3 %, 2 of them empty)" in runs[1].result.warnings[-1]
+    for shown in (text(score_table(runs)), text(score_table(runs * 3))):
+        assert "empty / unread" in shown
+        assert "0 / 0" in shown
+        assert "2 / 2 (8.3 %)" in shown
+        assert "reads nothing counts as yes" in shown
+    record = comparison_record(compare(*runs))
+    assert (record["first_unread"], record["second_unread"]) == (0, 2)
+
+
+def test_results_of_earlier_versions_can_be_shown(folders: tuple[Path, Path]) -> None:
+    """Catches a zero for what was not counted, and a result that cannot be read any more."""
+    path = folders[0] / "scores.json"
+    old = {
+        key: value
+        for key, value in json.loads(path.read_text()).items()
+        if "unread" not in key and key != "empty"
+    }
+    path.write_text(json.dumps(old))
+    assert "0 / 0" not in text(score_table([read_run(folders[0])]))
+
+
 def test_many_runs_become_lines(folders: tuple[Path, Path]) -> None:
     """Catches a sweep's table too wide for any screen."""
     runs = [read_run(folders[0], f"tau_exp=0.{i}") for i in range(6)]

@@ -42,6 +42,7 @@ def test_a_finished_run_as_w_and_b_gets_it(tmp_path: Path) -> None:
     assert run.column("scores/main") == run.column("scores/f1")
     assert run.column("intervals/f1_low") == [pytest.approx(low)]
     assert run.column("scores/expanded_percent") == [50]
+    assert run.column("scores/empty_percent") == run.column("scores/unread_percent") == [0]
     assert run.column("cost/gflops_per_question") == [pytest.approx(1e-6)]
     assert run.column("cost/answer_tokens_per_question") == [2]
     assert [

@@ -95,6 +95,7 @@ class Benchmark(ABC):
         wordings_differ: whether the two prompts do; if so, `version` names the one that is not LLaVA's.
         version: written into every result; results of different versions do not compare.
         editions: the known editions by their number of rows.
+        default: what a response counts as that says nothing which the scorer reads, in words.
         judged: whether answers have to be judged; the class is then a `Graded` and takes a `judge`.
         headline: metrics that a result shows, the main one first.
         main: the metric where there is room for one only.
@@ -117,6 +118,7 @@ class Benchmark(ABC):
     scorer: ClassVar[int] = 1
     wordings_differ: ClassVar[bool] = False
     editions: ClassVar[Mapping[int, str]]
+    default: ClassVar[str] = "no answer, which is wrong"
     judged: ClassVar[bool] = False
     headline: tuple[str, ...]
     main: ClassVar[str]
@@ -219,6 +221,10 @@ class Benchmark(ABC):
             KeyError: the row lacks a column that the scorer needs.
             ValueError: a column has an invalid value; names the row.
         """
+
+    def unread(self, row: Mapping[str, Any]) -> bool:
+        """Whether a marked row's response says nothing that the scorer reads, so that its `default` counts."""
+        return not str(row["answer"]).strip()
 
     @abstractmethod
     def tally(self, rows: Sequence[Row]) -> Floats:

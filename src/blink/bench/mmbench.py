@@ -68,6 +68,7 @@ class MMBench(Benchmark):
 
     name = "mmbench"
     title = "MMBench"
+    default = "no option, which is wrong"
     language: ClassVar[str] = "en"
     closings: ClassVar[Mapping[str, str]] = {"llava": LETTER, "lmms_eval": LETTER}
     tables: ClassVar[tuple[str, ...]] = (
@@ -175,6 +176,10 @@ class MMBench(Benchmark):
         answer = infer(row["response"], options)
         return Mark(answer, answer == row["label"])
 
+    def unread(self, row: Mapping[str, Any]) -> bool:
+        """Whether a response names no option: no judge is asked which it means."""
+        return row["answer"] in (UNDECIDED, REFUSED)
+
     def tally(self, rows: Sequence[Row]) -> Floats:
         """Count right rows, and the questions all of whose rows are right, overall and in each part, [K]."""
         counts_P2 = np.zeros((1 + len(_PARTS), 2))
@@ -206,13 +211,8 @@ class MMBench(Benchmark):
         return clusters_of([index % ROTATION for index in indices], pictures)
 
     def warnings(self, rows: Sequence[Row]) -> list[str]:
-        """Count responses that name no option, questions that lack rows, rows that lack options; name unknown categories."""
+        """Count questions that lack rows, and rows that lack options; name unknown categories."""
         found = []
-        lost = sum(row["answer"] in (UNDECIDED, REFUSED) for row in rows)
-        if lost:
-            found.append(
-                f"{lost} of {len(rows)} responses name no option: counted as wrong, no judge was asked"
-            )
         questions = by_question(rows)
         short = sum(len(question) < len(options_of(question[0])) for question in questions.values())
         if short and (short, len(questions)) != _SHORT_QUESTIONS:

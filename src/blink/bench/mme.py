@@ -39,6 +39,8 @@ PERCEPTION = (
 )
 COGNITION = ("commonsense_reasoning", "numerical_calculation", "text_translation", "code_reasoning")
 SUBTASKS = PERCEPTION + COGNITION
+OTHER = "other"
+"""What a response is read as that begins neither with yes nor with no: always wrong."""
 _SUMS = 5
 _IS_PERCEPTION_S = np.array([subtask in PERCEPTION for subtask in SUBTASKS])
 
@@ -49,6 +51,7 @@ class MME(Benchmark):
 
     name = "mme"
     title = "MME"
+    default = "neither yes nor no, which is wrong"
     hub_id = "lmms-lab/MME"
     max_new_tokens = 128
     wordings_differ = True
@@ -119,8 +122,12 @@ class MME(Benchmark):
             raise UserError(f"question {row['id']} names no image, by which MME's pairs are found")
         label = yes_or_no(row["label"], row["id"])
         start = row["response"].lower()[:4]
-        answer = "yes" if "yes" in start else "no" if "no" in start else "other"
+        answer = "yes" if "yes" in start else "no" if "no" in start else OTHER
         return Mark(answer, answer == label)
+
+    def unread(self, row: Mapping[str, Any]) -> bool:
+        """Whether a response begins neither with yes nor with no."""
+        return bool(row["answer"] == OTHER)
 
     def tally(self, rows: Sequence[Row]) -> Floats:
         """Add up answers and pairs of each subtask, [K]. A pair with an answer missing is not right in both."""
@@ -128,7 +135,7 @@ class MME(Benchmark):
         for (subtask, _), pair in _pairs(rows).items():
             right = sum(row["correct"] for row in pair)
             both = len(pair) > 1 and right == len(pair)
-            other = sum(row["answer"] == "other" for row in pair)
+            other = sum(row["answer"] == OTHER for row in pair)
             sums_S5[SUBTASKS.index(subtask)] += (right, len(pair), both, 1, other)
         return sums_S5.reshape(-1)
 

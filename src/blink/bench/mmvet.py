@@ -16,6 +16,7 @@ import numpy as np
 
 from blink.bench.base import Graded, Mark, Row, Sample, make_sample
 from blink.bench.judges import UNNAMED, Asked, Grade, Judge, LocalJudge
+from blink.bench.judges.official import read_score
 from blink.bench.sources import Entry, picture_file, read_json
 from blink.bench.statistics import Floats, Metric
 from blink.runs.files import write_json
@@ -43,6 +44,7 @@ class MMVet(Graded):
 
     name = "mmvet"
     title = "MM-Vet"
+    default = "what the judge makes of it, and 0 where its reply is no score"
     hub_id = "lmms-lab/MMVet"
     max_new_tokens = 1024
     wordings_differ = True
@@ -107,6 +109,11 @@ class MMVet(Graded):
         if type(score) not in (int, float) or not 0 <= score <= 1:
             raise UserError(f"question {row['id']} has the score {score!r}; expected a number in [0, 1]")
         return Mark(row["response"], score == 1)
+
+    def unread(self, row: Mapping[str, Any]) -> bool:
+        """Whether a response is empty, or its judge replied with no score, which the official procedure takes for 0."""
+        reply = row.get("judge_said")
+        return super().unread(row) or (row.get("score") == 0 and bool(reply) and read_score(reply) is None)
 
     def check_gradable(self, ids: Sequence[str]) -> None:
         """Raise a ValueError if the judge has grades of its own and lacks some of these questions."""

@@ -7,6 +7,7 @@ three splits' F1 (`f1` here).
 Axes: S splits, K = 4 S sums in a tally: true positives, false positives, true negatives, false negatives per split.
 """
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -46,6 +47,7 @@ class Pope(Benchmark):
         3000: "one split of 3,000",
         2910: "LLaVA's random split",
     }
+    default = "yes"
     main = "f1"
     compared = ("f1", "accuracy", "adversarial_accuracy")
     tabled = ("adversarial_accuracy", "popular_accuracy", "random_accuracy", "f1")
@@ -106,9 +108,14 @@ class Pope(Benchmark):
         """
         _check_split(row["split"], row["id"])
         label = yes_or_no(row["label"], row["id"])
-        words = row["response"].split(".")[0].replace(",", "").split(" ")
+        words = _first_sentence(row["response"]).split(" ")
         answer = "no" if _NO.intersection(words) else "yes"
         return Mark(answer, answer == label)
+
+    def unread(self, row: Mapping[str, Any]) -> bool:
+        """Whether a response counts as yes although no word of its first sentence is one, as an empty one does."""
+        said = re.findall(r"\w+", _first_sentence(row["response"]).lower())
+        return row["answer"] == "yes" and "yes" not in said
 
     def tally(self, rows: Sequence[Row]) -> Floats:
         """Count the four outcomes of each split, [K]."""
@@ -173,6 +180,11 @@ class Pope(Benchmark):
         for name, part in files.items():
             (folder / name).write_text(json_lines(part), encoding="utf-8")
         return [folder / name for name in files]
+
+
+def _first_sentence(response: str) -> str:
+    """What the scorer reads of a response: all before the first full stop, without commas."""
+    return response.split(".")[0].replace(",", "")
 
 
 def _by_id(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -39,6 +39,7 @@ class ScienceQA(Benchmark):
 
     name = "scienceqa"
     title = "SQA-IMG"
+    default = "no choice, which is wrong"
     hub_id = "lmms-lab/ScienceQA"
     hub_config = "ScienceQA-IMG"
     max_new_tokens = 1024
@@ -139,11 +140,6 @@ class ScienceQA(Benchmark):
         right, asked = np.moveaxis(tally_GK.reshape(len(tally_GK), 1 + len(_PARTS), 2), -1, 0)
         names = ("accuracy", *(f"{part}_accuracy" for part in _PARTS))
         return {name: Metric.percent(right[:, i], asked[:, i]) for i, name in enumerate(names)}
-
-    def warnings(self, rows: Sequence[Row]) -> list[str]:
-        """Say how many responses name no choice."""
-        lost = sum(row["answer"] == UNDECIDED for row in rows)
-        return [f"{lost} of {len(rows)} responses name no choice: counted as wrong"] if lost else []
 
     def export(self, rows: Sequence[Row], folder: Path) -> list[Path]:
         """Write the result as LLaVA's `eval_science_qa.py --output-result` does: choice by number, -1 for none."""

@@ -14,6 +14,10 @@ from blink.inference.policy import Event
 from blink.runs.values import UserError
 
 
+_FEW_DEFAULTS = 0.01
+"""Share of the responses that may fall to the scorer's default without a warning."""
+
+
 class Score(NamedTuple):
     """Metrics of one set of rows.
 
@@ -21,12 +25,17 @@ class Score(NamedTuple):
         metrics: each with its 95 % interval over pictures; metrics of parts that were not asked are left out.
         n: number of questions.
         images: number of pictures.
+        empty: number of responses without a character that shows.
+        unread: number of responses from which the scorer reads nothing, the empty ones among them, so that the
+            benchmark's `default` counts.
         warnings: what to know about these rows.
     """
 
     metrics: dict[str, Estimate]
     n: int
     images: int
+    empty: int
+    unread: int
     warnings: list[str]
 
 
@@ -90,4 +99,12 @@ def score(benchmark: Benchmark, rows: Sequence[Row]) -> Score:
     tally_GK = tallies(benchmark, rows)
     found = estimates(benchmark.metrics(tally_GK))
     asked = {name: estimate for name, estimate in found.items() if not np.isnan(estimate.value)}
-    return Score(asked, len(rows), tally_GK.shape[0], benchmark.warnings(rows))
+    empty = sum(not row["response"].strip() for row in rows)
+    unread = sum(map(benchmark.unread, rows))
+    warnings = benchmark.warnings(rows)
+    if unread > _FEW_DEFAULTS * len(rows):
+        warnings.append(
+            f"{unread:,} of {len(rows):,} responses ({100 * unread / len(rows):.1f} %, {empty:,} of them empty) say "
+            f"nothing that the scorer of {benchmark.title} reads: each counts as {benchmark.default}"
+        )
+    return Score(asked, len(rows), tally_GK.shape[0], empty, unread, warnings)

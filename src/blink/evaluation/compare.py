@@ -23,6 +23,9 @@ from blink.evaluation.predict import PREDICTIONS, SCORES
 from blink.evaluation.scores import Result
 from blink.runs.values import UserError
 
+UNREAD = "empty / unread"
+"""Heading of how many responses are empty, and from how many the scorer reads nothing, so that its default counts."""
+
 _SIDE_BY_SIDE = 4
 """How many runs fit beside each other on a screen."""
 
@@ -54,6 +57,7 @@ class Comparison(NamedTuple):
             percentages: percentage points).
         flips: answers that only the first, or only the second run has right, and McNemar's exact p.
         expanded: share of samples that expanded in each run.
+        unread: number of responses from which the scorer read nothing in each run.
     """
 
     first: str
@@ -61,6 +65,7 @@ class Comparison(NamedTuple):
     differences: dict[str, Estimate]
     flips: McNemar
     expanded: tuple[float | None, float | None]
+    unread: tuple[int | None, int | None] = (None, None)
 
 
 def read_run(folder: Path, label: str | None = None) -> FinishedRun:
@@ -109,35 +114,43 @@ def compare_pairs(runs: Sequence[FinishedRun], pairs: Sequence[tuple[int, int]])
                 {name: estimate for name, estimate in estimates.items() if not np.isnan(estimate.value)},
                 mcnemar(scored[:, 0], scored[:, 1]),
                 (runs[i].result.expanded, runs[j].result.expanded),
+                (runs[i].result.unread, runs[j].result.unread),
             )
         )
     return found
 
 
 def score_table(runs: Sequence[FinishedRun]) -> Table:
-    """The scores with 95 % intervals, and what expanded; few runs side by side, many as lines.
+    """The scores with 95 % intervals, what expanded, and how many responses are empty or unread; few runs side by side,
+    many as lines.
 
     Lines show the main two metrics only.
     """
     result = runs[0].result
     title = f"{result.benchmark} ({result.version}), {result.data}, {result.n} questions"
+    caption = (
+        result.unread_as and f"a response from which the scorer reads nothing counts as {result.unread_as}"
+    )
     if len(runs) > _SIDE_BY_SIDE:
         names = result.headline[:2]
-        table = Table("run", title=title)
+        table = Table("run", title=title, caption=caption)
         for name in names:
             table.add_column(_heading(result, name), justify="right")
         table.add_column("expanded", justify="right")
+        table.add_column(UNREAD, justify="right")
         for run in runs:
-            table.add_row(run.label, *(_score(run, name) for name in names), _percent(run.result.expanded))
+            scores = (_score(run, name) for name in names)
+            table.add_row(run.label, *scores, _percent(run.result.expanded), run.result.unread_responses)
         return table
-    table = Table("", title=title, min_width=len(title))
+    table = Table("", title=title, caption=caption, min_width=len(title))
     for run in runs:
         table.add_column(run.label, justify="right")
     for name in result.headline:
         table.add_row(_heading(result, name), *(_score(run, name) for run in runs))
     if any(run.result.expanded is not None for run in runs):
         table.add_row("expanded", *(_percent(run.result.expanded) for run in runs))
-    for name, cell in (("questions/s", _rate), ("GFLOP per question, alone", _gigaflops)):
+    unread = (UNREAD, lambda run: run.result.unread_responses)
+    for name, cell in (unread, ("questions/s", _rate), ("GFLOP per question, alone", _gigaflops)):
         cells = [cell(run) for run in runs]
         if any(cells):
             table.add_row(name, *cells)
@@ -195,6 +208,8 @@ def comparison_record(pair: Comparison) -> dict[str, Any]:
         "mcnemar_p": pair.flips.p,
         "first_expanded": pair.expanded[0],
         "second_expanded": pair.expanded[1],
+        "first_unread": pair.unread[0],
+        "second_unread": pair.unread[1],
     }
 
 

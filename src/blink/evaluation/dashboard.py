@@ -117,7 +117,8 @@ def log_result(
 
 
 def scores(result: Result) -> dict[str, float | None]:
-    """All metrics; the main one under a name that all benchmarks share, too; intervals of the headline metrics."""
+    """All metrics; the main one under a name that all benchmarks share, too; intervals of the headline metrics; shares of
+    responses that are empty, and from which the scorer reads nothing."""
     found: dict[str, float | None] = {f"scores/{name}": value for name, value in result.metrics.items()}
     for name in result.headline:
         low, high = result.intervals[name] or (None, None)
@@ -125,7 +126,12 @@ def scores(result: Result) -> dict[str, float | None]:
     main = next(iter(result.headline), None)
     if main is not None:
         found["scores/main"] = result.metrics[main]
-    return found | {"scores/expanded_percent": result.expanded_percent}
+    unread = {"empty": result.empty, "unread": result.unread}
+    shares = {name: None if count is None else 100 * count / result.n for name, count in unread.items()}
+    return found | {
+        "scores/expanded_percent": result.expanded_percent,
+        **{f"scores/{name}_percent": share for name, share in shares.items()},
+    }
 
 
 def cost(result: Result, rows: Sequence[Row]) -> dict[str, float | None]:

@@ -67,6 +67,9 @@ class Result(Setup):
         metrics: name -> value.
         intervals: name -> [low, high], the 95 % interval over pictures; None where it cannot be estimated.
         units: metric -> its unit where that is not percent.
+        empty: number of empty responses; None in results of earlier versions.
+        unread: number of responses from which the scorer reads nothing, the empty ones among them; None likewise.
+        unread_as: what each of these counts as, in words.
         headline: metrics that tables show, the main one first.
         expanded: share of rows with at least one expansion, in [0, 1]; None for rows without events.
         events: scanned layer -> action -> number of rows; None for rows without events.
@@ -86,6 +89,9 @@ class Result(Setup):
     intervals: Mapping[str, Sequence[float] | None]
     units: Mapping[str, str] = field(default_factory=dict)
     headline: Sequence[str]
+    empty: int | None = None
+    unread: int | None = None
+    unread_as: str | None = None
     expanded: float | None
     events: Mapping[str, Mapping[str, int]] | None
     flops: int | None = None
@@ -119,6 +125,14 @@ class Result(Setup):
         return math.nan if self.expanded is None else 100 * self.expanded
 
     @property
+    def unread_responses(self) -> str:
+        """How many responses were empty, and from how many nothing was read, in words; "" where it is not known."""
+        if self.empty is None or self.unread is None:
+            return ""
+        share = f" ({100 * self.unread / self.n:.2g} %)" if self.unread else ""
+        return f"{self.empty:,} / {self.unread:,}{share}"
+
+    @property
     def gflops_per_question(self) -> float | None:
         """Mean over the questions, each answered alone; None if some were not counted."""
         return None if self.flops is None else self.flops / self.n / 1e9
@@ -128,7 +142,20 @@ class Result(Setup):
         return self.units.get(metric, "%")
 
 
-_OF_ROWS = ("benchmark", "version", "edition", "n", "images", "metrics", "intervals", "units", "headline")
+_OF_ROWS = (
+    "benchmark",
+    "version",
+    "edition",
+    "n",
+    "images",
+    "metrics",
+    "intervals",
+    "units",
+    "headline",
+    "empty",
+    "unread",
+    "unread_as",
+)
 _OF_COST = ("flops", "seconds", "questions_per_second", "peak_memory_mb")
 _OF_A_RUN = (*(field.name for field in fields(Setup)), *_OF_ROWS, "expanded", "events", *_OF_COST)
 _OF_A_FILE = ("method", "data", "predictions", "policy", *_OF_ROWS, "warnings", "expanded", "events")
@@ -166,6 +193,9 @@ def score_rows(
             for name, estimate in found.metrics.items()
         },
         units=dict(benchmark.units),
+        empty=found.empty,
+        unread=found.unread,
+        unread_as=benchmark.default,
         headline=[name for name in benchmark.headline if name in found.metrics],
         expanded=expanded_share(rows) if traced else None,
         events=events_per_layer(rows) if traced else None,

@@ -180,6 +180,8 @@ def records(entries: Sequence[Entry], paper: PaperTable | None, unlike: Unlike) 
                     "differs_from_paper": "; ".join(unlike[line.bench]),
                     "expanded": result.expanded,
                     "events": json.dumps(result.events),
+                    "empty": result.empty,
+                    "unread": result.unread,
                     "n": result.n,
                     "images": result.images,
                     "version": result.version,

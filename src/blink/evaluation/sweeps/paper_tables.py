@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from blink.bench import BENCHMARKS
-from blink.evaluation.compare import Comparison, FinishedRun
+from blink.evaluation.compare import UNREAD, Comparison, FinishedRun
 from blink.evaluation.scores import Result
 from blink.evaluation.sweeps.experiments import Experiment, Line
 from blink.evaluation.sweeps.paper import TABLES, PaperTable, Scores
@@ -101,7 +101,7 @@ def main_grids(experiment: Experiment, entries: Sequence[Entry], unlike: Unlike)
 
 
 def what_happened(entries: Sequence[Entry]) -> Grid:
-    """Share of samples that expanded, and per scanned layer the shares that expanded, kept and dropped."""
+    """Responses that are empty or unread, share of samples that expanded, and per scanned layer the shares that expanded, kept and dropped."""
     rows = []
     for line, run in entries:
         n = run.result.n
@@ -113,9 +113,10 @@ def what_happened(entries: Sequence[Entry]) -> Grid:
         lines = ["   ".join(events[i : i + _EVENTS_A_LINE]) for i in range(0, len(events), _EVENTS_A_LINE)]
         bench = BENCHMARKS[line.bench].title
         share = f"{run.result.expanded_percent:.1f} %"
-        rows.append(GridRow(line.label, [bench, str(n), share, "\n".join(lines) or "-"]))
-    heading = "layer: % expand/keep/drop"
-    return Grid("What happened", "row", ["benchmark", "n", _EXPANDED, heading], [""] * 4, rows, numbers=False)
+        unread = run.result.unread_responses or "-"
+        rows.append(GridRow(line.label, [bench, str(n), unread, share, "\n".join(lines) or "-"]))
+    headings = ["benchmark", "n", UNREAD, _EXPANDED, "layer: % expand/keep/drop"]
+    return Grid("What happened", "row", headings, [""] * len(headings), rows, numbers=False)
 
 
 def difference_grid(differences: Sequence[Difference], paper: PaperTable | None, unlike: Unlike) -> Grid:

@@ -181,7 +181,7 @@ def _record(job: Job, keys: Sequence[str]) -> dict[str, Any]:
     for name, value in result.metrics.items():
         low, high = result.intervals[name] or (math.nan, math.nan)
         record |= {name: round(value, 4), f"{name}_low": round(low, 4), f"{name}_high": round(high, 4)}
-    costs = ("n", "images", "expanded", "flops", "seconds", "peak_memory_mb")
+    costs = ("n", "images", "empty", "unread", "expanded", "flops", "seconds", "peak_memory_mb")
     record |= {name: getattr(result, name) for name in costs}
     return record | {"folder": str(job.run.folder)}
 
