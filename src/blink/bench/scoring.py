@@ -13,7 +13,6 @@ from blink.bench.statistics import Estimate, Floats, estimates
 from blink.inference.policy import Event
 from blink.runs.values import UserError
 
-
 _FEW_DEFAULTS = 0.01
 """Share of the responses that may fall to the scorer's default without a warning."""
 
