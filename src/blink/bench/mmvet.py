@@ -112,7 +112,7 @@ class MMVet(Graded):
 
     def unread(self, row: Mapping[str, Any]) -> bool:
         """Whether a response is empty, or its judge replied with no score, which the official procedure takes for 0."""
-        reply = row.get("judge_said")
+        reply = str(row.get("judge_said") or "")
         return super().unread(row) or (row.get("score") == 0 and bool(reply) and read_score(reply) is None)
 
     def check_gradable(self, ids: Sequence[str]) -> None:
