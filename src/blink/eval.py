@@ -81,7 +81,7 @@ def _run(plan: Plan, rows: Sequence[Row], folder: Path, board: Board, config: di
     from blink.evaluation.dashboard import Progress, log_result
     from blink.evaluation.example import example
     from blink.evaluation.predict import evaluate
-    from blink.model.checkpoints import load_processor
+    from blink.model.processors import load_processor
     from blink.model.views import ViewMaker
 
     if board.logger is not None:

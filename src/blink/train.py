@@ -75,7 +75,7 @@ def train(plan: Plan, overrides: list[str], group: str | None = None) -> Summary
     Returns:
         None in all processes but the first, which gathers the measures.
     """
-    from blink.model.checkpoints import load_processor
+    from blink.model.processors import load_processor
     from blink.model.views import ViewMaker, prefix_ids
     from blink.training import parts
     from blink.training.dashboard import TrainingMonitor, kl_chart

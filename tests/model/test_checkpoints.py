@@ -4,15 +4,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from blink.model import checkpoints
 from blink.model.backbone import Backbone
-from blink.model.checkpoints import load_backbone, load_input_norms, load_processor, outline
-from blink.model.fingerprint import TINY
+from blink.model.checkpoints import load_backbone, load_input_norms, outline
 from tests import models
 
 
@@ -157,41 +154,3 @@ def test_a_model_on_several_devices_is_refused() -> None:
     model.model.language_model.layers[1].to("meta")
     with pytest.raises(ValueError, match=r"lies on several devices \(cpu, meta\)"):
         Backbone(model)
-
-
-def padded_by_hand(image: Image.Image, side: int) -> np.ndarray:
-    """LLaVA's expand2square in CLIP's mean colour, then CLIP's bicubic resize and normalisation: float64 [3, h, w]."""
-    width, height = image.size
-    square = Image.new("RGB", (max(image.size),) * 2, (122, 116, 104))
-    square.paste(image, ((square.width - width) // 2, (square.height - height) // 2))
-    pixels = np.asarray(square.resize((side, side), Image.Resampling.BICUBIC)) / 255
-    mean, std = [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]
-    return ((pixels - mean) / std).transpose(2, 0, 1)
-
-
-@pytest.mark.parametrize("size", [(640, 427), (333, 500), (901, 64), (336, 336)])
-def test_llava15_pads_to_a_square(size: tuple[int, int], tmp_path: Path) -> None:
-    """Would catch the hub's centre crop, black borders, or a picture that is off its place by a pixel."""
-    models.published_processor().save_pretrained(tmp_path)
-    image = models.picture(1, size)
-    seen = load_processor(tmp_path).image_processor(image, return_tensors="pt")["pixel_values"][0]
-    expected = torch.from_numpy(padded_by_hand(image, 336))
-    torch.testing.assert_close(seen.double(), expected, atol=1e-6, rtol=0)
-    as_saved = load_processor(tmp_path, pad=False).image_processor(image, return_tensors="pt")[
-        "pixel_values"
-    ][0]
-    assert torch.equal(seen, as_saved) == (size[0] == size[1])
-
-
-def test_padding_is_for_llava15_alone(llava_next_folder: Path) -> None:
-    """Would catch padding that switches off anyres, or that is asked for and silently left out."""
-    assert load_processor(TINY).image_processor.do_pad is True
-    kept = load_processor(llava_next_folder).image_processor
-    image = models.picture(2, (90, 40))
-    made = models.processor(models.llava_next(grid=6, layers=1, hidden=32)).image_processor
-    assert torch.equal(
-        kept(image, return_tensors="pt")["pixel_values"], made(image, return_tensors="pt")["pixel_values"]
-    )
-    for load in (load_processor, load_backbone):
-        with pytest.raises(ValueError, match=r"model.pad=true is for LLaVA-1.5"):
-            load(llava_next_folder, pad=True)

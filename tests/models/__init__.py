@@ -1,19 +1,23 @@
-"""Random LLaVA and LLaVA-NeXT models, their processors, and pictures and prompts to feed them.
+"""Random models of all families, their processors, and pictures and prompts to feed them.
 
-For tests and benchmarks alike: `from tests import models`. Three sizes: `llava` and `llava_next` are small, `true_width`
-has the published 7B models' width and few layers, `published` writes small checkpoints in the published ones' layout.
-Everything follows from its arguments and a seed; nothing is read from disk or network, and nothing here imports pytest
-or blink. In reading order:
+For tests and benchmarks alike: `from tests import models`. Three sizes: `family` (and of it `llava` and `llava_next`) is
+small, `true_width` has the published 7B LLaVAs' width and few layers, `published` writes small checkpoints in the published
+ones' layout. Everything follows from its arguments and a seed; nothing is read from disk or network, and nothing here
+imports pytest, or of blink more than its placeholder for video processors. In reading order:
 
-    tokenizers.py   a word per token, or byte-pair merges as Llama's
-    backbones.py    configs and random weights
-    processors.py   tokenizer and image processor of a backbone
-    inputs.py       pictures, prompts, batches
-    checkpoints.py  folders as Hugging Face lays them out
+    tokenizers.py      a word per token, or byte-pair merges as Llama's
+    weights.py         random weights of any model
+    backbones.py       LLaVA-1.5 and LLaVA-NeXT: small, or of true width
+    families.py        the other families, small
+    chat_templates.py  the conversation templates of those
+    processors.py      tokenizer and image processor of a model
+    inputs.py          pictures, prompts, batches
+    checkpoints.py     folders as Hugging Face lays them out, now and earlier
 """
 
 from .backbones import FAMILIES, PATCH, TEXT_MODELS, Model, llava, llava_next, published_config, true_width
-from .checkpoints import PUBLISHED, published, save
+from .checkpoints import PUBLISHED, published, save, save_as_before
+from .families import SMALL, family
 from .inputs import batch, noise, picture, prompt
 from .processors import processor, published_processor
 from .tokenizers import SPECIAL, SYSTEM, WORDS, tokenizer
@@ -22,12 +26,14 @@ __all__ = [
     "FAMILIES",
     "PATCH",
     "PUBLISHED",
+    "SMALL",
     "SPECIAL",
     "SYSTEM",
     "TEXT_MODELS",
     "WORDS",
     "Model",
     "batch",
+    "family",
     "llava",
     "llava_next",
     "noise",
@@ -38,6 +44,7 @@ __all__ = [
     "published_config",
     "published_processor",
     "save",
+    "save_as_before",
     "tokenizer",
     "true_width",
 ]

@@ -5,8 +5,7 @@ pictures and questions, and thresholds split the actions. What a model of true w
 costs does.
 """
 
-import copy
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias
 
 import torch
 from transformers import (
@@ -19,10 +18,13 @@ from transformers import (
     LlavaNextConfig,
     LlavaNextForConditionalGeneration,
     PreTrainedConfig,
+    PreTrainedModel,
+    SiglipVisionConfig,
 )
 from transformers.initialization import no_init_weights
 
-from .tokenizers import BOS, EOS, IMAGE, PAD, SPECIAL, tokenizer
+from .tokenizers import IMAGE, SPECIAL, chat_tokenizer, tokenizer
+from .weights import IDS, repeat_block, small
 
 PATCH = 4
 """Pixels per side of one visual token of the small models."""
@@ -32,13 +34,6 @@ PUBLISHED_PATCH, PUBLISHED_SIDE = 14, 336
 """Pixels per side of a visual token and of a picture or tile: 24 x 24 visual tokens."""
 
 PINPOINTS = [[336, 672], [672, 336], [672, 672], [1008, 336], [336, 1008]]
-
-IDS: dict[str, Any] = {
-    "pad_token_id": SPECIAL.index(PAD),
-    "bos_token_id": SPECIAL.index(BOS),
-    "eos_token_id": SPECIAL.index(EOS),
-}
-"""As configs name the special tokens of `tokenizer`."""
 
 TEXT_MODELS: dict[str, dict[str, Any]] = {
     "llama": {},
@@ -56,10 +51,8 @@ TEXT_MODELS: dict[str, dict[str, Any]] = {
 }
 """Text models with full attention, and what their small configs need beside the common numbers."""
 
-Model: TypeAlias = LlavaForConditionalGeneration | LlavaNextForConditionalGeneration
-M = TypeVar("M", LlavaForConditionalGeneration, LlavaNextForConditionalGeneration)
-
-_BLOCK = 1_000_003
+Model: TypeAlias = PreTrainedModel
+"""A model of any of these classes."""
 
 
 def llava(
@@ -74,12 +67,14 @@ def llava(
     sliding_window: int | None = None,
     attention_bias: bool = False,
     rope_parameters: dict[str, Any] | None = None,
+    tower: str = "clip",
+    select: str = "default",
     attention: str = "sdpa",
     dtype: torch.dtype = torch.float32,
     gain: float = 1.6,
     seed: int = 0,
 ) -> LlavaForConditionalGeneration:
-    """A small random LLaVA-1.5 in evaluation mode.
+    """A small random LLaVA-1.5 in evaluation mode, or with another vision tower a LLaVA of its kind.
 
     Args:
         grid: visual tokens per side; the picture has `grid * PATCH` pixels per side.
@@ -89,11 +84,16 @@ def llava(
         sliding_window: for those that know one, such as "mistral"; None is full attention.
         attention_bias: biases on the attention projections, for "llama" only.
         rope_parameters: of the rotary embeddings, as in transformers' configs; None is the plain kind.
+        tower: "clip" or "siglip", the latter with the conversation template of LLaVA-Interleave.
+        select: "default" takes the tower's tokens but the first, "full" all of them; CLIP's first is a class token, and
+            SigLIP has none.
         attention: transformers' `attn_implementation`.
         gain: spread of queries and keys; attention scores have about its square as standard deviation.
     """
-    words = _text(
+    siglip = tower == "siglip"
+    words = text_config(
         text,
+        vocabulary=len(chat_tokenizer("llava") if siglip else tokenizer()),
         layers=layers,
         hidden=hidden,
         heads=heads,
@@ -103,8 +103,9 @@ def llava(
         attention_bias=attention_bias,
         rope_parameters=rope_parameters,
     )
-    config = llava_config(small_vision(grid * PATCH, PATCH), words)
-    return _small(LlavaForConditionalGeneration, config, attention, dtype, gain, seed)
+    vision = small_siglip(grid * PATCH, PATCH) if siglip else small_vision(grid * PATCH, PATCH)
+    config = llava_config(vision, words, select=select)
+    return small(LlavaForConditionalGeneration, config, attention, dtype, gain, seed)
 
 
 def llava_next(
@@ -126,7 +127,7 @@ def llava_next(
 
     The arguments are those of `llava`.
     """
-    words = _text(
+    words = text_config(
         text,
         layers=layers,
         hidden=hidden,
@@ -138,7 +139,7 @@ def llava_next(
     side = grid * PATCH
     pinpoints = [[a * side, b * side] for a, b in ((1, 2), (2, 1), (2, 2), (1, 3), (3, 1))]
     config = llava_config(small_vision(side, PATCH), words, pinpoints=pinpoints)
-    return _small(LlavaNextForConditionalGeneration, config, attention, dtype, gain, seed)
+    return small(LlavaNextForConditionalGeneration, config, attention, dtype, gain, seed)
 
 
 def true_width(
@@ -166,7 +167,7 @@ def true_width(
     settings = published_config(family, layers=layers, vision_layers=vision_layers, hidden=hidden)
     with no_init_weights():
         model = kind._from_config(settings, dtype=dtype, attn_implementation=attention)
-    _repeat_block(model, seed)
+    repeat_block(model, seed)
     model.generation_config = GenerationConfig(**IDS)
     return model.requires_grad_(False).eval()
 
@@ -204,17 +205,19 @@ def published_config(
 
 
 def llava_config(
-    vision: CLIPVisionConfig,
+    vision: CLIPVisionConfig | SiglipVisionConfig,
     text: PreTrainedConfig,
     *,
     image_token: int = SPECIAL.index(IMAGE),
     pinpoints: list[list[int]] | None = None,
+    select: str = "default",
 ) -> LlavaConfig | LlavaNextConfig:
     """LLaVA-1.5's config of a vision tower and a text model, or with `pinpoints` LLaVA-NeXT's.
 
     Args:
         image_token: id of <image>.
         pinpoints: [height, width] of each arrangement of tiles, in pixels.
+        select: as in `llava`.
     """
     parts: dict[str, Any] = {
         "vision_config": vision,
@@ -222,6 +225,7 @@ def llava_config(
         "image_token_index": image_token,
         "image_seq_length": (vision.image_size // vision.patch_size) ** 2,
         "vision_feature_layer": -2,
+        "vision_feature_select_strategy": select,
     }
     return (
         LlavaConfig(**parts)
@@ -243,20 +247,35 @@ def small_vision(side: int, patch: int) -> CLIPVisionConfig:
     )
 
 
-def _text(
+def small_siglip(side: int, patch: int) -> SiglipVisionConfig:
+    """As `small_vision`, a SigLIP, which has no class token."""
+    return SiglipVisionConfig(
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        image_size=side,
+        patch_size=patch,
+        vision_use_head=False,
+    )
+
+
+def text_config(
     kind: str,
     *,
+    vocabulary: int | None = None,
     layers: int,
     hidden: int,
     heads: int,
-    kv_heads: int | None,
-    head_dim: int | None,
-    sliding_window: int | None,
+    kv_heads: int | None = None,
+    head_dim: int | None = None,
+    sliding_window: int | None = None,
     attention_bias: bool = False,
     rope_parameters: dict[str, Any] | None = None,
 ) -> PreTrainedConfig:
+    """The config of a small text model. Arguments as in `llava`; `vocabulary` None: as many words as `tokenizer` has."""
     common: dict[str, Any] = {
-        "vocab_size": len(tokenizer()),
+        "vocab_size": vocabulary or len(tokenizer()),
         "hidden_size": hidden,
         "intermediate_size": 2 * hidden,
         "num_hidden_layers": layers,
@@ -275,61 +294,3 @@ def _text(
         assert hasattr(config, "sliding_window"), f"{kind} knows no window"
         config.sliding_window = sliding_window
     return config
-
-
-def random_weights(model: Model, *, gain: float = 1.6, seed: int = 0) -> None:
-    """Draw all weights of a small model; the same seed gives the same weights for any dtype.
-
-    Args:
-        gain: as in `llava`.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for name, weight in model.named_parameters():
-            weight.copy_(_draw(name, weight.shape, gain, generator))
-
-
-def _small(
-    kind: type[M], config: PreTrainedConfig, attention: str, dtype: torch.dtype, gain: float, seed: int
-) -> M:
-    model = kind._from_config(copy.deepcopy(config), attn_implementation=attention)
-    random_weights(model, gain=gain, seed=seed)
-    model.generation_config = GenerationConfig(**IDS)
-    return model.to(dtype).eval()
-
-
-def _draw(name: str, shape: torch.Size, gain: float, generator: torch.Generator) -> torch.Tensor:
-    values = torch.randn(shape, generator=generator)
-    if "norm" in name and name.endswith("weight"):
-        return 1 + 0.2 * values
-    if len(shape) == 1:
-        return 0.2 * values
-    if "embed" in name:
-        return values
-    fan_in = shape[1:].numel()
-    spread = (
-        gain
-        if "language_model" in name and any(f".{part}." in name for part in ("q_proj", "k_proj", "qkv_proj"))
-        else 1.0
-    )
-    return spread * values / fan_in**0.5
-
-
-def _repeat_block(model: Model, seed: int) -> None:
-    """Fill the weights: norms with ones, biases with zeros, all else with numbers of spread 0.02.
-
-    One block of random numbers is repeated, since drawing billions takes minutes; its length is a prime, so that
-    no two rows of a matrix are alike.
-    """
-    block = 0.02 * torch.randn(_BLOCK, generator=torch.Generator().manual_seed(seed))
-    start = 0
-    with torch.no_grad():
-        for name, weight in model.named_parameters():
-            if name.endswith("bias"):
-                weight.zero_()
-            elif "norm" in name:
-                weight.fill_(1)
-            else:
-                repeated = block.to(weight.dtype).repeat(weight.numel() // _BLOCK + 2)
-                weight.copy_(repeated[start : start + weight.numel()].view_as(weight))
-                start = (start + weight.numel()) % _BLOCK

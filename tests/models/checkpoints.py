@@ -1,5 +1,6 @@
 """Folders as Hugging Face lays them out: of any model, and small checkpoints in the layout of the published LLaVAs."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,10 @@ from .backbones import (
     PUBLISHED_SIDE,
     Model,
     llava_config,
-    random_weights,
     small_vision,
 )
 from .processors import processor, published_processor
+from .weights import random_weights
 
 PUBLISHED = ("llava15_7b", "llava15_13b", "llava_next_7b", "llava_next_mistral_7b")
 """As the options of conf/model."""
@@ -31,6 +32,40 @@ def save(model: Model, folder: Path) -> Path:
     model.save_pretrained(folder)
     processor(model).save_pretrained(folder)
     return folder
+
+
+def save_as_before(model: Model, folder: Path, *, named: bool = True) -> Path:
+    """As `save`, in the layout of checkpoints from before processor_config.json held all settings.
+
+    The image processor's settings are in preprocessor_config.json, those of videos in video_preprocessor_config.json, the
+    conversation template with the tokenizer.
+
+    Args:
+        named: whether a processor_config.json says how many visual tokens a picture becomes; the oldest have none.
+    """
+    save(model, folder)
+    settings = json.loads((folder / "processor_config.json").read_text())
+    pictures, videos = settings.pop("image_processor"), settings.pop("video_processor", None)
+    # named for torchvision's, as the hub's are, whatever is installed
+    pictures["image_processor_type"] = pictures["image_processor_type"].removesuffix("Pil")
+    pictures["processor_class"] = settings["processor_class"]
+    _write(folder / "preprocessor_config.json", pictures)
+    if videos is not None:
+        _write(folder / "video_preprocessor_config.json", videos)
+    if named:
+        _write(folder / "processor_config.json", settings)
+    else:
+        (folder / "processor_config.json").unlink()
+    template = folder / "chat_template.jinja"
+    if template.exists():
+        tokenizer = json.loads((folder / "tokenizer_config.json").read_text())
+        _write(folder / "tokenizer_config.json", {**tokenizer, "chat_template": template.read_text()})
+        template.unlink()
+    return folder
+
+
+def _write(file: Path, content: dict[str, Any]) -> None:
+    file.write_text(json.dumps(content, indent=2))
 
 
 def published(kind: str, folder: Path, *, layers: int = 3, **text_settings: Any) -> Path:

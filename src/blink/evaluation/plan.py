@@ -25,7 +25,7 @@ from blink.evaluation.questions import Questions, read_questions
 from blink.evaluation.scores import Setup
 from blink.inference.policy import Policy, check_layers, parse_layers
 from blink.model.backbone import Backbone
-from blink.model.checkpoints import pads
+from blink.model.processors import pads
 from blink.model.prompts import Template, template_named
 from blink.runs.command import plain, reject_added_keys
 from blink.runs.values import UserError
@@ -99,7 +99,7 @@ def make_plan(config: DictConfig, overrides: Sequence[str]) -> Plan:
     check_values(plain(config))
     model, method, data = config.model, config.method, config.data
     backbone = outlined(model.path, revision=model.revision)
-    padded = pads(backbone.family, model.pad)
+    padded = pads(backbone.model.config, model.pad)
     if data.root and data.get("id"):
         raise UserError(
             f"data.root={data.root} and data.id={data.id} are both given; questions come from one of them"

@@ -8,7 +8,8 @@ Read from top to bottom: a file imports only from files above it.
     backbone.py      wraps a LLaVA or LLaVA-NeXT: its sizes, one decoder layer at a time, its visual states
     shadow.py        methods of one model object, replaced and put back
     image_inputs.py  pictures and prompts -> inputs, embeddings, visual tokens; checks that they fit
-    checkpoints.py   load a backbone and its processor, whole or its lower layers, or its outline without weights
+    processors.py    load a checkpoint's processor, also without torchvision
+    checkpoints.py   load a backbone, whole or its lower layers, or its outline without weights
     prompts.py       conversation templates
     views.py         image -> full view and quadrants, as the backbone sees them
     token_sr.py      TokenSR, regions and their resizing (Eq. 4, App. A)

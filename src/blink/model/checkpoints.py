@@ -14,7 +14,6 @@ from safetensors import safe_open
 from torch import nn
 from transformers import (
     AutoConfig,
-    AutoProcessor,
     LlavaForConditionalGeneration,
     LlavaNextForConditionalGeneration,
 )
@@ -22,6 +21,7 @@ from transformers.utils import cached_file, logging
 
 from blink.model.backbone import Backbone
 from blink.model.fingerprint import checkpoint_source
+from blink.model.processors import load_processor, pads
 from blink.runs.values import UserError
 
 CLASSES: dict[str, Any] = {
@@ -60,7 +60,7 @@ def load_backbone(
         num_layers: load decoder layers 0 .. num_layers - 1 only; weights above them are never read, and shards that
             hold nothing else are neither fetched nor opened. Training a module of layer L needs L of them. None
             loads all. Such a model answers nothing sensible.
-        pad: see `load_processor`.
+        pad: as for `blink.model.processors.load_processor`.
 
     Raises:
         ValueError: for another architecture, an unknown dtype, more layers than the checkpoint has, a checkpoint that
@@ -71,8 +71,8 @@ def load_backbone(
     check_device_map(device_map)
     outlined = _outline_of(path, revision)
     name, revision = outlined.name, outlined.revision or revision
-    pads(outlined.family, pad)
     config = _read_config(name, revision)
+    pads(config, pad)
     if num_layers is not None:
         _keep_lower_layers(config.text_config, num_layers, name)
     with _needed_files(name, revision, num_layers) as source:
@@ -87,47 +87,6 @@ def load_backbone(
     )
     backbone.check_weights()
     return backbone
-
-
-def load_processor(path: str | Path, *, revision: str | None = None, pad: bool | None = None) -> Any:
-    """Load the processor of a checkpoint, padding texts on the left.
-
-    Args:
-        pad: whether LLaVA-1.5 pads a picture to a square in the mean colour, as its authors evaluate it; the hub's
-            checkpoints crop the centre instead. None does so for LLaVA-1.5; LLaVA-NeXT keeps its tiles (anyres).
-
-    Raises:
-        ValueError: padding is asked for with LLaVA-NeXT, or there is no processor.
-    """
-    try:
-        processor = AutoProcessor.from_pretrained(checkpoint_source(str(path)), revision=revision)
-    except (OSError, ValueError) as error:
-        raise UserError(f"no processor at {str(path)!r}: {error}") from error
-    processor.tokenizer.padding_side = "left"
-    tiled = hasattr(processor.image_processor, "image_grid_pinpoints")
-    if not tiled:
-        processor.image_processor.do_pad = pads("llava", pad)
-    else:
-        pads("llava_next", pad)
-    return processor
-
-
-def pads(family: str, pad: bool | None) -> bool:
-    """Whether a model pads pictures to a square.
-
-    Args:
-        family: "llava" or "llava_next".
-        pad: the user's setting; None is the family's default, True for LLaVA-1.5.
-
-    Raises:
-        ValueError: padding is asked for with LLaVA-NeXT.
-    """
-    if family == "llava_next" and pad:
-        raise UserError(
-            "model.pad=true is for LLaVA-1.5; LLaVA-NeXT sees the whole picture squashed to a square and then its tiles "
-            "(model.pad=null or false)"
-        )
-    return family == "llava" if pad is None else pad
 
 
 def check_device_map(device_map: str | None) -> None:

@@ -19,8 +19,9 @@ from lightning.pytorch.strategies import DeepSpeedStrategy
 from torch import Tensor, nn
 
 from blink.model.backbone import Backbone
-from blink.model.checkpoints import load_backbone, load_input_norms, outline, pads
+from blink.model.checkpoints import load_backbone, load_input_norms, outline
 from blink.model.fingerprint import TINY
+from blink.model.processors import pads
 from blink.model.token_sr import TokenSR, check_patches
 from blink.model.token_sr_files import load_token_sr, save_token_sr, token_sr_config
 from blink.runs.values import UserError
@@ -52,7 +53,7 @@ def outlined_backbone(plan: Plan) -> Backbone:
         ValueError: there is none, it lacks a layer, its grid has no quadrants, or the modules' widths do not fit.
     """
     outlined = outline(plan.backbone, revision=plan.revision)
-    pads(outlined.family, plan.pad)
+    pads(outlined.model.config, plan.pad)
     if plan.layers[-1] >= outlined.num_layers:
         raise UserError(
             f"layer={plan.config['layer']}: {plan.backbone} has layers 0 to {outlined.num_layers - 1}"
