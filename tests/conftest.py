@@ -79,3 +79,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     )
     counts = ", ".join(f"{name} {count}" for name, count in sorted(ledger.transitions.items()))
     terminalreporter.write_line(counts)
+    for name, (samples, worst, worst_ratio) in sorted(ledger.families.items()):
+        terminalreporter.write_line(
+            f"{name:<18}{samples:>5} samples, logits {worst:.1e}, ratios {worst_ratio:.1e}"
+        )

@@ -38,6 +38,7 @@ class Ledger:
         worst: largest difference of a logit, over the sample's largest logit.
         worst_ratio: largest difference of a saliency ratio.
         transitions: what an event did to what was alive before -> how often.
+        families: name as in `family_of` -> samples, worst logit and worst ratio.
     """
 
     samples: int = 0
@@ -46,6 +47,12 @@ class Ledger:
     worst: float = 0.0
     worst_ratio: float = 0.0
     transitions: dict[str, int] = field(default_factory=dict)
+    families: dict[str, tuple[int, float, float]] = field(default_factory=dict)
+
+    def of_family(self, family: str, samples: int = 0, worst: float = 0.0, worst_ratio: float = 0.0) -> None:
+        """Count samples and differences for one family."""
+        before, logit, ratio = self.families.get(family, (0, 0.0, 0.0))
+        self.families[family] = (before + samples, max(logit, worst), max(ratio, worst_ratio))
 
     def add(self, other: "Ledger") -> None:
         """Add what another process compared."""
@@ -56,6 +63,8 @@ class Ledger:
         self.worst_ratio = max(self.worst_ratio, other.worst_ratio)
         for name, count in other.transitions.items():
             self.transitions[name] = self.transitions.get(name, 0) + count
+        for name, compared in other.families.items():
+            self.of_family(name, *compared)
 
 
 LEDGER = Ledger()
@@ -78,8 +87,9 @@ class Sample(NamedTuple):
 
 @cache
 def rig(family: str = "llava", **settings: Any) -> Rig:
-    """One model and its twin per combination of `models.llava` or `models.llava_next` arguments."""
-    model = getattr(models, family)(**settings)
+    """One model and its twin per combination of a family and arguments of `models.llava`, `llava_next` or `family`."""
+    plain = {"llava": models.llava, "llava_next": models.llava_next}
+    model: Any = plain[family](**settings) if family in plain else models.family(family, **settings)
     return Rig(model, copy.deepcopy(model))
 
 
@@ -157,7 +167,13 @@ def undecided(outcome: oracle.Outcome) -> bool:
     return close
 
 
-def check_events(events: Iterable[Any], outcome: oracle.Outcome) -> None:
+def family_of(model: Any) -> str:
+    """The family as transformers names it, with the vision tower where a family has several."""
+    kind, tower = model.config.model_type, model.config.vision_config.model_type
+    return f"{kind} {tower.split('_')[0]}" if kind == "llava" else kind
+
+
+def check_events(events: Iterable[Any], outcome: oracle.Outcome, family: str | None = None) -> None:
     """Layer, action and region must be the oracle's; the ratio to 1e-5."""
     events = list(events)
     assert all(isinstance(event, blink.Event) for event in events)
@@ -165,18 +181,22 @@ def check_events(events: Iterable[Any], outcome: oracle.Outcome) -> None:
     assert got == [(step.layer, step.action, step.region) for step in outcome.steps]
     for event, step in zip(events, outcome.steps, strict=True):
         LEDGER.worst_ratio = max(LEDGER.worst_ratio, abs(event.ratio - step.ratio))
+        if family is not None:
+            LEDGER.of_family(family, worst_ratio=abs(event.ratio - step.ratio))
         assert math.isclose(event.ratio, step.ratio, abs_tol=MARGIN), (event, step)
     LEDGER.steps += len(events)
     for transition in transitions(outcome):
         LEDGER.transitions[transition] = LEDGER.transitions.get(transition, 0) + 1
 
 
-def check_logits(got_SW: Tensor, want_SW: Tensor) -> None:
+def check_logits(got_SW: Tensor, want_SW: Tensor, family: str | None = None) -> None:
     """Every logit within `TOLERANCE` of the sample's largest."""
     assert got_SW.shape == want_SW.shape
     difference = float((got_SW.float() - want_SW).abs().max() / want_SW.abs().max())
     LEDGER.worst = max(LEDGER.worst, difference)
     LEDGER.samples += 1
+    if family is not None:
+        LEDGER.of_family(family, 1, difference)
     assert difference <= TOLERANCE, f"logits differ by {difference:.2e} of the largest"
 
 
@@ -197,8 +217,9 @@ def check_prompt(
         outcome = oracle.run(pair.twin, sample.ids_S, sample.picture, plan, modules)
         if undecided(outcome):
             continue
-        check_events(trace[row], outcome)
-        check_logits(logits_BSW[row][inputs["attention_mask"][row].bool()], outcome.logits_SW)
+        check_events(trace[row], outcome, family_of(pair.model))
+        real_S = inputs["attention_mask"][row].bool()
+        check_logits(logits_BSW[row][real_S], outcome.logits_SW, family_of(pair.model))
         compared.append(outcome)
     return compared
 
@@ -226,7 +247,7 @@ def check_generation(
         outcome = oracle.run(pair.twin, sample.ids_S, sample.picture, plan, modules)
         if undecided(outcome):
             continue
-        check_events(trace[row], outcome)
+        check_events(trace[row], outcome, family_of(pair.model))
         tokens_M = out.sequences[row, start:]
         ended = (tokens_M == end).nonzero()[:, 0].tolist()
         count = ended[0] + 1 if ended else len(tokens_M)
@@ -241,30 +262,47 @@ def check_generation(
             len(sample.ids_S),
             oracle.replay_of(outcome),
         )
-        check_logits(logits_BMW[row, :count], want.logits_SW[len(sample.ids_S) - 1 :])
+        check_logits(logits_BMW[row, :count], want.logits_SW[len(sample.ids_S) - 1 :], family_of(pair.model))
         compared.append(outcome)
     return compared
 
 
+Sizes = tuple[tuple[int, int], ...]
+"""Width and height of each picture."""
+
+
 @cache
-def ratios(family: str, patches: int, saliency: str, **settings: Any) -> np.ndarray:
+def ratios(
+    family: str, patches: int, saliency: str, sizes: Sizes | None = None, **settings: Any
+) -> np.ndarray:
     """Sorted ratios of a few samples at all layers when nothing fires: where thresholds split the actions."""
     twin = rig(family, **settings).twin
     layers = tuple(range(twin.config.text_config.num_hidden_layers))
     plan = oracle.Plan(layers, tau_exp=1.0, tau_drop=0.0, patches=patches, saliency=saliency, scale_tau=False)
+    shapes = None if sizes is None else [sizes[i % len(sizes)] for i in range(4)]
     found = [
         step.ratio
-        for sample in samples(twin, models.batch(twin, [901, 902, 903, 904]))
+        for sample in samples(twin, models.batch(twin, [901, 902, 903, 904], shapes))
         for step in oracle.run(twin, sample.ids_S, sample.picture, plan).steps
     ]
     return np.sort(found)
 
 
-def random_plan(seed: int, family: str, choices: tuple[int, ...], **settings: Any) -> oracle.Plan:
+def random_plan(
+    seed: int,
+    family: str,
+    choices: tuple[int, ...],
+    *,
+    sizes: Sizes | None = None,
+    schemes: tuple[str, ...] = ("append",),
+    **settings: Any,
+) -> oracle.Plan:
     """A plan drawn from `seed`, its thresholds among the ratios that the model really has.
 
     Args:
-        choices: patch counts to draw from; each divides the grid.
+        choices: patch counts to draw from.
+        sizes: of the pictures whose ratios are taken.
+        schemes: of positions, to draw from.
     """
     rng = np.random.default_rng(seed)
     count = rig(family, **settings).twin.config.text_config.num_hidden_layers
@@ -273,7 +311,7 @@ def random_plan(seed: int, family: str, choices: tuple[int, ...], **settings: An
     saliency = "similarity" if rng.random() < 0.25 else "attention"
     scale_tau = bool(rng.random() < 0.7)
     share_drop, share_exp = (float(share) for share in rng.uniform(0.1, 0.9, 2))
-    found = ratios(family, patches, saliency, **settings)
+    found = ratios(family, patches, saliency, sizes, **settings)
     unit = patches * patches / 4 if scale_tau else 1.0
     return oracle.Plan(
         layers=tuple(sorted(int(layer) for layer in rng.choice(count, size, replace=False))),
@@ -284,4 +322,5 @@ def random_plan(seed: int, family: str, choices: tuple[int, ...], **settings: An
         interpolate=bool(rng.random() < 0.8),
         schedule="cycle" if rng.random() < 0.15 else "threshold",
         scale_tau=scale_tau,
+        positions=str(rng.choice(schemes)),
     )

@@ -62,15 +62,21 @@ class Step:
 
 @dataclass(frozen=True)
 class Outcome:
-    """Logits for the S input tokens, one step per scanned layer, and each scan's saliency row.
+    """What Algorithm 1 gives for one sample.
 
-    `rows[layer]` is the saliency over the base grid; `alive` tells whether an extension reached the end.
+    Attributes:
+        logits_SW: for the S input tokens.
+        steps: one per scanned layer.
+        rows: scanned layer -> saliency over the base grid.
+        alive: whether an extension reached the end.
+        entering: the base view's tokens [G, D] as they enter each layer.
     """
 
     logits_SW: Tensor
     steps: tuple[Step, ...]
     rows: dict[int, Tensor]
     alive: bool
+    entering: tuple[Tensor, ...]
 
 
 Replay = Mapping[int, tuple[str, int]]
@@ -115,7 +121,9 @@ def run(
 
     steps: list[Step] = []
     rows: dict[int, Tensor] = {}
+    entering: list[Tensor] = []
     for number, layer in enumerate(decoder.layers):
+        entering.append(visual_ND[cells_G])
         if number in plan.layers:
             inserted_ND = nothing_ND if extension is None else extension.tokens_ND
             prompt_ND = torch.cat([system_ND, visual_ND, inserted_ND, text_ND[:asked]])
@@ -129,7 +137,7 @@ def run(
             if step.action == "expand":
                 module = None if modules is None else modules.get(number)
                 box = region_box(picture.grid, plan.patches, step.region)
-                extension = extend(visual_ND[cells_G], picture.grid, box, plan.interpolate, module)
+                extension = extend(entering[number], picture.grid, box, plan.interpolate, module)
             elif step.action == "drop":
                 extension = None
         inserted_ND = nothing_ND if extension is None else extension.tokens_ND
@@ -146,7 +154,8 @@ def run(
             visual_ND = visual_ND.index_add(0, shown, picture.deepstack[number])
 
     hidden_SD = normalise(decoder.norm, torch.cat([system_ND, visual_ND, text_ND]))
-    return Outcome(hidden_SD @ model.lm_head.weight.T, tuple(steps), rows, extension is not None)
+    logits_SW = hidden_SD @ model.lm_head.weight.T
+    return Outcome(logits_SW, tuple(steps), rows, extension is not None, tuple(entering))
 
 
 def generate(
