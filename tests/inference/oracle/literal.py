@@ -2,7 +2,7 @@
 
 It takes the weights of a stock vision-language model and does everything after the projector by itself: the decoder
 (decoder.py), expansion and positions (extension.py), scan and decision. It is slow and small on purpose, and it is validated against the
-stock models in test_oracle.py and test_oracle_families.py.
+stock models in test_oracle.py and test_oracle_stock.py.
 
 A living extension is recomputed with the whole sequence at every step of decoding. It sits before the text
 and attention is causal, so it comes out as it was at the prompt.

@@ -52,8 +52,16 @@ def test_never_firing_oracle_is_the_stock_model(case: str, scheme: str) -> None:
         want = stock[row][inputs["attention_mask"][row].bool()]
         assert (ours.logits_SW - want).abs().max() < 1e-5 * want.abs().max()
         with torch.no_grad():
-            single = twin(**sample.inputs).logits[0]
-        assert (ours.logits_SW - single).abs().max() < 1e-5 * single.abs().max()
+            single = twin(**sample.inputs, output_hidden_states=True)
+        assert (ours.logits_SW - single.logits[0]).abs().max() < 1e-5 * single.logits.abs().max()
+        visual = (sample.ids_S == twin.config.image_token_id).nonzero()[:, 0]
+        base = slice(sample.picture.base, sample.picture.base + len(ours.entering[0]))
+        for number, states_GD in enumerate(ours.entering):
+            entering_GD = single.hidden_states[number][0, visual[base]]
+            if 0 < number <= len(sample.picture.deepstack):
+                # recorded as it leaves a layer, before the tower's features are added
+                entering_GD = entering_GD + sample.picture.deepstack[number - 1][base]
+            assert (states_GD - entering_GD).abs().max() < 1e-5 * entering_GD.abs().max()
 
 
 @pytest.mark.parametrize("case", CASES)
