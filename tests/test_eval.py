@@ -15,6 +15,7 @@ from transformers import LlavaForConditionalGeneration
 from blink import TokenSR, save_token_sr
 from blink.eval import main
 from blink.evaluation.sweeps.multirun import jobs_of
+from blink.score import main as score_main
 from tests.bench.judges.server import Act, reply, serving
 
 SMALL = ("scenes.images=2", "scenes.split=validation", "bench.max_new_tokens=2", "logger=none")
@@ -117,8 +118,10 @@ def test_run_writes_everything_and_comes_back(
     assert result["token_sr"] == modules.removeprefix("token_sr=")
     assert result["data"] == "scenes validation, 2 pictures"
     assert result["expanded"] > 0
-    [warning] = result["warnings"]
-    assert "were trained on the backbone b, and this one is" in warning
+    trained, unread = result["warnings"]
+    assert "were trained on the backbone b, and this one is" in trained
+    assert unread.startswith("36 of 36 responses (100.0 %, 0 of them empty)")
+    assert (result["empty"], result["unread"], result["unread_as"]) == (0, 36, "yes")
     assert "expanded" in capsys.readouterr().out
     predictions = (folder / "predictions.jsonl").read_bytes()
     (folder / "predictions.jsonl").write_bytes(predictions[: len(predictions) // 2])
@@ -408,3 +411,34 @@ def test_a_damaged_backbone_has_no_score(
     assert not list(working_directory.rglob("scores.json"))
     [predictions, *_] = working_directory.rglob("predictions.jsonl")
     assert predictions.read_text() == ""
+
+
+def test_a_run_and_a_sweep_lie_where_hydra_says(
+    backbone: str, working_directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches results below outputs/ beside an empty folder that the user named, and a sweep torn in two places."""
+    settings = (backbone, *SMALL, "layer=1", "limit=4")
+    command(monkeypatch, "hydra.run.dir=mine", "method=vanilla", *settings)
+    assert (working_directory / "mine" / "scores.json").exists()
+    first = (working_directory / "mine" / "scores.json").stat().st_mtime_ns
+    command(monkeypatch, "hydra.run.dir=mine", "method=vanilla", *settings)
+    assert (working_directory / "mine" / "scores.json").stat().st_mtime_ns == first
+    with pytest.raises(SystemExit, match="another configuration"):
+        command(monkeypatch, "hydra.run.dir=mine", "method=interp", *settings)
+    command(monkeypatch, "hydra.sweep.dir=both", "method=vanilla,interp", *settings, "--multirun")
+    assert (working_directory / "both" / "sweep.csv").exists()
+    assert len(list((working_directory / "both").glob("*/scores.json"))) == 2
+    assert sorted(path.name for path in working_directory.iterdir()) == ["both", "mine"]
+
+
+def test_scores_of_a_file_lie_where_hydra_says(
+    working_directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches scores beside the answers, and an empty folder where the user wants them."""
+    row = {"id": "1", "split": "random", "image": "a", "label": "yes", "response": "Yes"}
+    (working_directory / "answers.jsonl").write_text(json.dumps(row))
+    monkeypatch.setattr(
+        sys, "argv", ["blink.score", "bench=pope", "predictions=answers.jsonl", "hydra.run.dir=there"]
+    )
+    score_main()
+    assert [path.name for path in (working_directory / "there").iterdir()] == ["answers.scores.json"]

@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 
 from blink.runs.command import hydra_command, one_line_errors, plain, reject_added_keys
 from blink.runs.files import read_json, write_json
-from blink.runs.folder import INPUTS, open_run
+from blink.runs.folder import INPUTS, given_folder, open_run
 
 log = logging.getLogger("blink.analyze")  # not __main__, which `python -m` calls it
 
@@ -33,7 +33,14 @@ def main(config: DictConfig) -> None:
         reject_added_keys(overrides)
         reject_training_keys(overrides)
         plan = make_plan(config)
-        folder = open_run(Path(config.outputs), "analyze", overrides, plain(config), fresh=config.fresh)
+        folder = open_run(
+            Path(config.outputs),
+            "analyze",
+            overrides,
+            plain(config),
+            fresh=config.fresh,
+            given=given_folder(HydraConfig.get()),
+        )
         files = drawn_before(folder, plan.inputs)
     if files is None:
         drawn = plan.draw()

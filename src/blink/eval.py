@@ -18,7 +18,7 @@ from omegaconf import DictConfig
 
 from blink.runs.command import hydra_command, one_line_errors, plain
 from blink.runs.files import short_digest, whole_file
-from blink.runs.folder import open_run
+from blink.runs.folder import given_folder, open_run
 
 if TYPE_CHECKING:
     from blink.bench import Row
@@ -50,7 +50,14 @@ def main(config: DictConfig) -> float | None:
     group = Path(job.sweep.dir).name if job.mode == RunMode.MULTIRUN else None
     with one_line_errors():
         plan = make_plan(config, overrides)
-        folder = open_run(Path(config.outputs), "eval", overrides, plain(config), fresh=config.fresh)
+        folder = open_run(
+            Path(config.outputs),
+            "eval",
+            overrides,
+            plain(config),
+            fresh=config.fresh,
+            given=given_folder(job),
+        )
         rows = resume(folder, plan.samples, inputs=plan.inputs)
         board: Board = (
             Board()

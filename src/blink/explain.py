@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 
 from blink.runs.command import hydra_command, one_line_errors, plain, reject_added_keys
 from blink.runs.files import write_json, write_text
-from blink.runs.folder import open_run
+from blink.runs.folder import given_folder, open_run
 
 if TYPE_CHECKING:
     from blink.analysis.explain.flips import Flips
@@ -34,7 +34,14 @@ def main(config: DictConfig) -> None:
     with one_line_errors():
         reject_added_keys(overrides)
         plan = make_plan(config, overrides)
-        folder = open_run(Path(config.outputs), "explain", overrides, plain(config), fresh=config.fresh)
+        folder = open_run(
+            Path(config.outputs),
+            "explain",
+            overrides,
+            plain(config),
+            fresh=config.fresh,
+            given=given_folder(HydraConfig.get()),
+        )
     if isinstance(plan, Flips):
         _explain_flips(plan, folder)
     else:

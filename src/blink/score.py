@@ -15,6 +15,7 @@ from omegaconf import DictConfig
 
 from blink.runs.command import FAILURE, end, hydra_command, one_line_errors, plain, reject_added_keys
 from blink.runs.files import write_json
+from blink.runs.folder import given_folder
 from blink.runs.values import UserError, optional, path
 
 if TYPE_CHECKING:
@@ -38,9 +39,8 @@ def main(config: DictConfig) -> None:
         )
         if rows_file is None:
             raise UserError("say which rows to score with predictions=FILE.jsonl")
-        output = output or rows_file.with_name(
-            f"{rows_file.name.removesuffix('.gz').removesuffix('.jsonl')}.scores.json"
-        )
+        name = f"{rows_file.name.removesuffix('.gz').removesuffix('.jsonl')}.scores.json"
+        output = output or (given_folder(HydraConfig.get()) or rows_file.parent) / name
         rows = read_rows(rows_file)
         benchmark = make_benchmark(settings, rows)
         completed = complete(benchmark, rows)

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from hydra.utils import instantiate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, read_write
 
 from blink.runs.command import hydra_command, one_line_errors, plain, reject_added_keys
-from blink.runs.folder import INPUTS, check_inputs, open_run, run_folder
+from blink.runs.folder import INPUTS, check_inputs, given_folder, open_run, run_folder
 from blink.runs.machine import is_first_process, one_job
 
 if TYPE_CHECKING:
@@ -48,15 +48,20 @@ def main(config: DictConfig) -> float:
     from blink.training.report import print_summary
 
     job = HydraConfig.get()
-    overrides = list(job.overrides.task)
+    overrides, given = list(job.overrides.task), given_folder(job)
     with one_line_errors():
         reject_added_keys(overrides, open_groups=("trainer",))
         plan = make_plan(plain(config, complete=True))
-        summary = _finished(plan, overrides)
+        summary = _finished(plan, overrides, given)
     if summary is None:
-        with one_job(overrides) if job.mode == RunMode.MULTIRUN else nullcontext():
-            group = Path(job.sweep.dir).name if job.mode == RunMode.MULTIRUN else None
-            summary = train(plan, overrides, group)
+        multirun = job.mode == RunMode.MULTIRUN
+        if multirun and given is not None:
+            with read_write(
+                job
+            ):  # Lightning hands it to the further processes, each of which runs this job alone
+                job.run.dir = str(given)
+        with one_job(overrides) if multirun else nullcontext():
+            summary = train(plan, overrides, Path(job.sweep.dir).name if multirun else None, given)
     if summary is None:
         return float("nan")
     if is_first_process():
@@ -64,13 +69,16 @@ def main(config: DictConfig) -> float:
     return summary.mean_kl_token_sr
 
 
-def train(plan: Plan, overrides: list[str], group: str | None = None) -> Summary | None:
+def train(
+    plan: Plan, overrides: list[str], group: str | None = None, given: Path | None = None
+) -> Summary | None:
     """Do what `plan` says in the run folder of `overrides`, and return the run's summary.
 
     What cannot work ends the process with one line before any weight is loaded.
 
     Args:
         group: name of the sweep that the run is a point of.
+        given: the run's folder, where the user names one.
 
     Returns:
         None in all processes but the first, which gathers the measures.
@@ -89,10 +97,10 @@ def train(plan: Plan, overrides: list[str], group: str | None = None) -> Summary
         warnings.filterwarnings("ignore", message)
     with one_line_errors():
         outlined = parts.outlined_backbone(plan)
-        trainer = parts.make_trainer(plan, run_folder(plan.outputs, "train", overrides))
+        trainer = parts.make_trainer(plan, run_folder(plan.outputs, "train", overrides, given))
         images = parts.open_images(plan)
         references = parts.load_references(plan, outlined.hidden_size)
-        folder = open_run(plan.outputs, "train", overrides, plan.config, fresh=plan.fresh)
+        folder = open_run(plan.outputs, "train", overrides, plan.config, fresh=plan.fresh, given=given)
         checkpoint = parts.newest_checkpoint(folder, plan.start_from)
         processor = load_processor(plan.backbone, revision=plan.revision, pad=plan.pad)
         ids, views = prefix_ids(processor, plan.prefix), ViewMaker(processor)
@@ -166,15 +174,16 @@ def train(plan: Plan, overrides: list[str], group: str | None = None) -> Summary
         return summary
 
 
-def _finished(plan: Plan, overrides: list[str]) -> Summary | None:
+def _finished(plan: Plan, overrides: list[str], given: Path | None) -> Summary | None:
     """Return the summary of this very run if it is done already."""
     from blink.training.manifest import MANIFEST, changed_since
     from blink.training.report import SUMMARY, Summary
 
-    folder = run_folder(plan.outputs, "train", overrides)
+    folder = run_folder(plan.outputs, "train", overrides, given)
     if plan.fresh or not (folder / SUMMARY).exists():
         return None
-    open_run(plan.outputs, "train", overrides, plan.config)  # refuses if the config is another one
+    # refuses if the config is another one
+    open_run(plan.outputs, "train", overrides, plan.config, given=given)
     log.info("this run is done (fresh=true starts a new one)")
     if changed_since(folder / MANIFEST, plan.roots):
         log.warning("files of data.root are newer than this run, which is returned as it was")

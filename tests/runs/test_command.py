@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from blink.runs.command import CONF_DIR, check_keys, hydra_command, one_line_errors, reject_added_keys
+from blink.runs.folder import given_folder, open_run
 from blink.runs.values import UserError
 
 
@@ -147,3 +149,75 @@ def test_a_place_that_cannot_be_used_is_one_line(
     for bug in (OSError(number, os.strerror(number)), OSError(errno.EBADF, "Bad file descriptor", "a")):
         with pytest.raises(OSError, match=str(bug.strerror)), one_line_errors():
             raise bug
+
+
+def _places(monkeypatch: pytest.MonkeyPatch, command: str, *overrides: str) -> list[Path | None]:
+    """Where the jobs of a command are to lie, as far as the user says so; each leaves a file there if it does."""
+    found: list[Path | None] = []
+
+    def task(config: DictConfig) -> None:
+        given = given_folder(HydraConfig.get())
+        found.append(given)
+        if given is not None:
+            folder = open_run(Path("outputs"), command, [], {"layer": config.get("layer")}, given=given)
+            (folder / "result").touch()
+
+    monkeypatch.setattr(sys, "argv", [f"blink.{command}", *overrides])
+    hydra_command(command)(task)()
+    return found
+
+
+@pytest.mark.parametrize("command", ["train", "eval", "analyze", "explain", "score"])
+def test_hydras_own_keys_say_where_a_run_lies(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches results below outputs/ although the user named a folder by Hydra's key, and that folder left empty."""
+    monkeypatch.chdir(tmp_path)
+    assert _places(monkeypatch, command) == [None]
+    assert _places(monkeypatch, command, "hydra.run.dir=.") == [None]
+    assert not list(tmp_path.iterdir())
+    assert _places(monkeypatch, command, "hydra.run.dir=a/b") == [tmp_path / "a" / "b"]
+    assert _places(monkeypatch, command, f"hydra.run.dir='{tmp_path}/a b=c'") == [tmp_path / "a b=c"]
+    own = ("hydra.output_subdir=.hydra", "hydra/job_logging=default", "hydra.job.chdir=true")
+    assert _places(monkeypatch, command, "hydra.run.dir=d", *own) == [tmp_path / "d"]
+    for folder in ("a/b", "a b=c", "d"):
+        assert {"config.yaml", "result"} <= {path.name for path in (tmp_path / folder).iterdir()}
+    assert not (tmp_path / "outputs").exists()
+
+
+def test_hydras_own_keys_say_where_a_sweep_lies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches jobs of a sweep that lie elsewhere than their sweep, or all in one folder."""
+    monkeypatch.chdir(tmp_path)
+    swept, names = ("layer=1,2", "--multirun"), ("layer-1", "layer-2")
+    assert _places(monkeypatch, "train", *swept) == [None, None]
+    found = _places(monkeypatch, "train", "hydra.sweep.dir=s", *swept)
+    assert found == [tmp_path / "s" / name for name in names]
+    numbered = ("hydra.sweep.dir=t", "hydra.sweep.subdir=job${hydra.job.num}")
+    found = _places(monkeypatch, "train", *numbered, *swept)
+    assert found == [tmp_path / "t" / f"job{number}" for number in range(2)]
+    for folder in (*(f"s/{name}" for name in names), "t/job0", "t/job1"):
+        assert (tmp_path / folder / "result").exists()
+
+
+def test_a_mistake_leaves_no_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches the folder that Hydra makes before anything is checked."""
+    monkeypatch.chdir(tmp_path)
+
+    def task(config: DictConfig) -> None:
+        raise UserError("tau_exp=9")
+
+    monkeypatch.setattr(sys, "argv", ["blink.eval", "hydra.run.dir=gone"])
+    with pytest.raises(SystemExit):
+        hydra_command("eval")(task)()
+    assert not (tmp_path / "gone").exists()
+
+
+@pytest.mark.parametrize(
+    "override", ["hydra.run.dir=null", "hydra.sweep.dir=1", "hydra.run.dir=''", "hydra.sweep.subdir=[a]"]
+)
+def test_hydras_folders_are_texts(override: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches a folder that is called None."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit, match=override.partition("=")[0]):
+        _places(monkeypatch, "eval", override)
+    assert not list(tmp_path.iterdir())

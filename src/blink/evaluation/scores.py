@@ -129,7 +129,7 @@ class Result(Setup):
         """How many responses were empty, and from how many nothing was read, in words; "" where it is not known."""
         if self.empty is None or self.unread is None:
             return ""
-        share = f" ({100 * self.unread / self.n:.2g} %)" if self.unread else ""
+        share = f" ({100 * self.unread / self.n:.1f} %)" if self.unread else ""
         return f"{self.empty:,} / {self.unread:,}{share}"
 
     @property

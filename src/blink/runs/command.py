@@ -9,7 +9,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from difflib import get_close_matches
 from functools import wraps
 from pathlib import Path
@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 import hydra
 from hydra import compose, initialize_config_dir
 from hydra._internal.utils import get_args
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, Override, OverrideType
 from hydra.errors import HydraException
@@ -25,10 +26,10 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from blink.runs.files import place_error
-from blink.runs.folder import run_name
+from blink.runs.folder import given_folder, run_name
 from blink.runs.machine import default_dtype
 from blink.runs.signals import ending_on_signals
-from blink.runs.values import UserError
+from blink.runs.values import UserError, is_whole, text
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 CONF_DIR = _PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAGE.parents[1] / "conf"
@@ -62,8 +63,16 @@ def hydra_command(name: str) -> Callable[[Callable[[DictConfig], Any]], Callable
     def decorate(task: Callable[[DictConfig], Any]) -> Callable[[], None]:
         @wraps(task)
         def job(config: DictConfig) -> Any:
-            with one_line_errors():
-                return task(config)
+            given = given_folder(HydraConfig.get())
+            try:
+                with one_line_errors():
+                    return task(config)
+            finally:
+                if given is not None:
+                    with suppress(
+                        OSError
+                    ):  # Hydra made it before anything was checked: nothing stays there empty
+                        given.rmdir()
 
         run = hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name=name)(job)
 
@@ -75,6 +84,7 @@ def hydra_command(name: str) -> Callable[[Callable[[DictConfig], Any]], Callable
                 _name_console_script(name)
             elif not (given.config_path or given.config_name or given.config_dir):  # of our config only
                 with one_line_errors():
+                    check_hydra_folders(given.overrides)
                     check_keys(name, given.overrides)
             with ending_on_signals():
                 run()
@@ -170,6 +180,23 @@ def reject_added_keys(overrides: Sequence[str], *, open_groups: Sequence[str] = 
         key = override.partition("=")[0].lstrip("+").partition("@")[0]
         if override.startswith("+") and key.partition(".")[0] not in open_groups:
             raise UserError(f"unknown key {key!r} in override {override!r}; --help lists the keys")
+
+
+def check_hydra_folders(overrides: Sequence[str]) -> None:
+    """Check Hydra's own keys that name folders, which Hydra takes as they come: null would make a folder "None".
+
+    Raises:
+        UserError: the value of one is no text; a subdir may be a number.
+    """
+    try:
+        parsed = OverridesParser.create().parse_overrides(list(overrides))
+    except HydraException:
+        return  # not an override; Hydra reports where parsing fails
+    for override in parsed:
+        key, value = override.key_or_group, override.value()
+        number = key == "hydra.sweep.subdir" and is_whole(value)
+        if key in ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir") and not number:
+            text(key, getattr(value, "text", value))
 
 
 def check_keys(command: str, overrides: Sequence[str]) -> None:

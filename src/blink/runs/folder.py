@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from omegaconf import OmegaConf
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
 
 from blink.runs.files import read_json, remove_partial, write_json, write_text
 from blink.runs.machine import is_first_process
@@ -32,6 +33,12 @@ _HOW_NOT_WHAT = ("fresh", "logger", "outputs")
 
 _OWN_CHECKPOINT = ("last", "null", None)
 """Values of `ckpt` that resume a run from its own checkpoints; with a checkpoint of another run it is a different run."""
+
+HYDRA_DEFAULT = "."
+"""`hydra.run.dir` and `hydra.sweep.subdir` as `conf/` has them."""
+
+_NAMED_BY_US = "${blink_run_name:"
+"""In `hydra.sweep.dir` as `conf/` has it."""
 
 _LONGEST_NAME = 120
 
@@ -68,13 +75,40 @@ def run_name(overrides: Sequence[str]) -> str:
     return f"{name}-{hashlib.sha256(full.encode()).hexdigest()[:8]}"
 
 
-def run_folder(root: Path, command: str, overrides: Sequence[str]) -> Path:
-    """Return where the run of a command lies or will lie: `<root>/<command>/<run_name>`."""
-    return root / command / run_name(overrides)
+def run_folder(root: Path, command: str, overrides: Sequence[str], given: Path | None = None) -> Path:
+    """Return where the run of a command lies or will lie: `<root>/<command>/<run_name>`, or the folder that is given."""
+    return given or root / command / run_name(overrides)
+
+
+def given_folder(hydra: DictConfig) -> Path | None:
+    """Return the folder that a user gave a run by Hydra's own keys; None where it lies below `outputs`.
+
+    That is `hydra.run.dir`; in a multirun `hydra.sweep.subdir` in `hydra.sweep.dir`, and without a subdir a folder there
+    that is named after the job's overrides.
+
+    Args:
+        hydra: the part `hydra` of a composed config.
+    """
+    written: Any = OmegaConf.to_container(hydra, resolve=False)
+    if hydra.mode != RunMode.MULTIRUN:
+        given = None if written["run"]["dir"] == HYDRA_DEFAULT else Path(hydra.run.dir)
+    elif written["sweep"]["subdir"] != HYDRA_DEFAULT:
+        given = Path(hydra.sweep.dir) / str(hydra.sweep.subdir)
+    elif _NAMED_BY_US in str(written["sweep"]["dir"]):
+        given = None
+    else:
+        given = Path(hydra.sweep.dir) / run_name(list(hydra.overrides.task))
+    return None if given is None else Path(hydra.runtime.cwd) / given
 
 
 def open_run(
-    root: Path, command: str, overrides: Sequence[str], config: Mapping[str, Any], *, fresh: bool = False
+    root: Path,
+    command: str,
+    overrides: Sequence[str],
+    config: Mapping[str, Any],
+    *,
+    fresh: bool = False,
+    given: Path | None = None,
 ) -> Path:
     """Return the folder of a run, made if need be, with its config saved.
 
@@ -83,14 +117,15 @@ def open_run(
 
     Args:
         config: the composed config, resolved, as plain containers.
+        given: the folder itself, where `given_folder` names one. What Hydra writes there by its own keys may be in it.
 
     Raises:
         ValueError: the folder holds a run of another configuration, or files that are no run.
     """
-    folder = run_folder(root, command, overrides)
+    folder = run_folder(root, command, overrides, given)
     if not is_first_process():
         return folder
-    if fresh and folder.exists():
+    if fresh and _contents(folder, given):
         kept = _unused_sibling(folder)
         folder.rename(kept)
         log.info("fresh=true: the earlier run is kept in %s", kept)
@@ -99,7 +134,7 @@ def open_run(
     if saved.exists():
         _refuse_another_config(folder, OmegaConf.to_container(OmegaConf.load(saved)), config)
         return folder
-    if folder.exists() and any(folder.iterdir()):
+    if _contents(folder, given):
         raise UserError(f"{folder} holds files but no {CONFIG_FILE}, so it is not a run: move it away")
     folder.mkdir(parents=True, exist_ok=True)
     write_text(saved, OmegaConf.to_yaml(OmegaConf.create(dict(config))))
@@ -130,6 +165,17 @@ def check_inputs(path: Path, inputs: Mapping[str, Any], *, begun: bool = True) -
             f"({'; '.join(f'{key}: {before.get(key)} then, {now.get(key)} now' for key in changed)}); "
             "fresh=true keeps it under another name and starts anew"
         )
+
+
+def _contents(folder: Path, given: Path | None) -> list[Path]:
+    """Files and folders in a folder; in one that the user gave without those that are Hydra's own."""
+    found = list(folder.iterdir()) if folder.exists() else []
+    return found if given is None else [path for path in found if not _is_hydras(path)]
+
+
+def _is_hydras(path: Path) -> bool:
+    """Whether a file or folder is one that Hydra writes by `hydra.output_subdir` or `hydra/job_logging=default`."""
+    return path.suffix == ".log" or (path / "overrides.yaml").is_file()
 
 
 def _unused_sibling(folder: Path) -> Path:

@@ -124,7 +124,7 @@ def test_what_happened_gives_shares_per_layer() -> None:
     )
     assert list(grid.columns)[2:4] == ["empty / unread", "expanded"]
     assert list(grid.rows[0].cells) == ["POPE", "200", "-", "25.0 %", "7: 25/60/15   8: 0/100/0"]
-    assert list(grid.rows[1].cells) == ["POPE", "200", "1 / 4 (2 %)", "25.0 %", "-"]
+    assert list(grid.rows[1].cells) == ["POPE", "200", "1 / 4 (2.0 %)", "25.0 %", "-"]
 
 
 def test_differences_stand_beside_the_papers() -> None:

@@ -16,7 +16,7 @@ from blink.evaluation.answerers import load_answerer
 from blink.evaluation.plan import POLICY_KEYS, Plan, make_plan
 from blink.evaluation.predict import Task, predict, resume
 from blink.runs.command import one_line_errors, plain
-from blink.runs.folder import open_run
+from blink.runs.folder import given_folder, open_run
 
 log = logging.getLogger(__name__)
 
@@ -34,10 +34,14 @@ def answer_together(configs: Sequence[DictConfig]) -> None:
     """
     passes: dict[str, dict[Path, tuple[Plan, Task]]] = {}
     with one_line_errors():
-        jobs = [(_of_the_job(config), list(config.hydra.overrides.task)) for config in configs]
-        plans = [make_plan(config, overrides) for config, overrides in jobs]
-        for plan, (config, overrides) in zip(plans, jobs, strict=True):
-            folder = open_run(Path(config.outputs), "eval", overrides, plain(config), fresh=config.fresh)
+        jobs = [
+            (_of_the_job(config), list(config.hydra.overrides.task), given_folder(config.hydra))
+            for config in configs
+        ]
+        plans = [make_plan(config, overrides) for config, overrides, _ in jobs]
+        for plan, (config, overrides, given) in zip(plans, jobs, strict=True):
+            root, settings = Path(config.outputs), plain(config)
+            folder = open_run(root, "eval", overrides, settings, fresh=config.fresh, given=given)
             rows = resume(folder, plan.samples, inputs=plan.inputs)
             if plan.reuse == "full" and len(rows) < len(plan.samples):
                 passes.setdefault(_shared(config), {})[folder] = (plan, Task(folder, rows))
