@@ -1,5 +1,7 @@
 """The cache's bookkeeping: lengths per layer and row, and what beams do to them."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
@@ -7,6 +9,7 @@ from transformers import DynamicCache
 
 from blink.inference.cache import BlinkCache, Piece
 from blink.inference.policy import Event
+from blink.inference.spans import Placement, find_spans
 
 
 def tokens(rows: int, columns: int, first: float) -> Tensor:
@@ -16,18 +19,20 @@ def tokens(rows: int, columns: int, first: float) -> Tensor:
 
 def filled() -> BlinkCache:
     """Three rows of 4 columns, row 0 padded by one; at layer 1 row 1 holds an extension of 2."""
-    valid = torch.tensor([[False, True, True, True], [True] * 4, [True] * 4])
+    ids = torch.tensor([[0, 9, 9, 5], [1, 9, 9, 5], [1, 9, 9, 5]])
+    valid = ids != 0
+    spans = replace(find_spans(ids, valid, 9), grids=((1, 2),) * 3)
     cache = BlinkCache()
     keys = tokens(3, 4, 0)
-    cache.store([Piece([0, 1, 2], keys, -keys, valid)])
+    cache.store([Piece([0, 1, 2], keys, -keys, spans)])
     short, long = tokens(2, 4, 100), tokens(1, 6, 200)
     cache.store(
         [
-            Piece([0, 2], short, -short, valid[[0, 2]]),
-            Piece([1], long, -long, None),
+            Piece([0, 2], short, -short, spans.select([0, 2])),
+            Piece([1], long, -long, spans.select([1]).extended([Placement((1, 2))])),
         ]
     )
-    cache.store([Piece([0, 1, 2], keys, -keys, valid)])
+    cache.store([Piece([0, 1, 2], keys, -keys, spans)])
     cache.finish_prompt(valid, 4, [[Event(1, 0.5, row, "expand")] for row in range(3)])
     return cache
 
@@ -45,7 +50,7 @@ def test_rows_of_different_lengths() -> None:
     layout = cache.key_layouts[cache.layout_of_layer[1]]
     assert layout.valid_BM is not None
     assert layout.valid_BM.int().tolist() == [[0, 0, 0, 1, 1, 1], [1] * 6, [0, 0, 1, 1, 1, 1]]
-    assert layout.length_B.tolist() == [3, 6, 4]
+    assert layout.next_B.tolist() == [3, 6, 4]
 
 
 def test_layers_of_one_layout_share_it() -> None:
@@ -66,7 +71,7 @@ def test_beams_take_everything_along() -> None:
     cache.reorder_cache(torch.tensor([1, 1, 0]))
     assert cache.layers[1].keys[:, 0, 2, 0].tolist() == [202, 202, 100]
     layout = cache.key_layouts[1]
-    assert layout.length_B.tolist() == [6, 6, 3]
+    assert layout.next_B.tolist() == [6, 6, 3]
     assert layout.valid_BM is not None
     assert layout.valid_BM[:, 0].tolist() == [True, True, False]
     assert cache.valid_BS is not None
@@ -79,11 +84,11 @@ def test_repeat_and_select() -> None:
     cache = filled()
     cache.batch_repeat_interleave(2)
     assert [events[0].region for events in cache.events] == [0, 0, 1, 1, 2, 2]
-    assert cache.key_layouts[1].length_B.tolist() == [3, 3, 6, 6, 4, 4]
+    assert cache.key_layouts[1].next_B.tolist() == [3, 3, 6, 6, 4, 4]
     assert len(cache.layers[0].keys) == 6
     cache.batch_select_indices(torch.tensor([False, False, False, True, True, False]))
     assert [events[0].region for events in cache.events] == [1, 2]
-    assert cache.key_layouts[0].length_B.tolist() == [4, 4]
+    assert cache.key_layouts[0].next_B.tolist() == [4, 4]
 
 
 def test_crop_stops_at_the_prompt() -> None:

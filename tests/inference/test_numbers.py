@@ -5,13 +5,12 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 import blink
 from blink.inference.algorithm import Run
 from blink.inference.decoding import NOT_FINITE, largest
 from blink.inference.engine import Engine
-from blink.inference.saliency import Decision, attention_row, scan_and_decide, similarity_row
+from blink.inference.saliency import Decision, RowsOfSaliency, attention_row, scan_and_decide, similarity_row
 from blink.runs.values import NotFiniteError
 from tests import models
 
@@ -183,9 +182,9 @@ def test_a_decision_names_its_sample(bad: float) -> None:
     saliency_BV[1, 5] = bad
     policy = blink.Policy([3])
 
-    def saliency(_: str) -> Tensor:
-        return saliency_BV
+    def saliency(_: str) -> list[RowsOfSaliency]:
+        return [RowsOfSaliency([0, 1], (4, 4), saliency_BV)]
 
-    assert scan_and_decide(3, (4, 4), saliency, [Decision(0, policy, "", 6)])[0].ratio == 0.25
+    assert scan_and_decide(3, saliency, [Decision(0, policy, "", 6)])[0].ratio == 0.25
     with pytest.raises(ValueError, match=r"layer 3, sample 7.*(nan|inf)"):
-        scan_and_decide(3, (4, 4), saliency, [Decision(0, policy, "", 6), Decision(1, policy, "", 7)])
+        scan_and_decide(3, saliency, [Decision(0, policy, "", 6), Decision(1, policy, "", 7)])

@@ -8,6 +8,7 @@ import torch
 from blink.inference.policy import Policy
 from blink.inference.saliency import (
     Decision,
+    RowsOfSaliency,
     attention_row,
     focus,
     region_sums,
@@ -92,6 +93,26 @@ def test_no_saliency_at_all_is_an_even_spread() -> None:
     assert focus(torch.zeros(1, 9), (3, 3), 3).ratio_B.item() == pytest.approx(1 / 9)
 
 
+def test_rows_of_different_grids() -> None:
+    """Catches a row whose saliency is read with another row's grid, and rows taken in the order of their grids."""
+    wide, high = torch.zeros(1, 12), torch.zeros(2, 6)
+    wide[0, 3] = high[0, 5] = high[1, 2] = 1.0
+    groups = [RowsOfSaliency([1], (2, 6), wide), RowsOfSaliency([2, 0], (3, 2), high)]
+    policy = Policy([0])
+    decisions = [Decision(row, policy, "", row) for row in range(3)]
+    events = scan_and_decide(0, lambda _: groups, decisions)
+    assert [event.region for event in events] == [2, 1, 3]
+
+
+def test_regions_of_an_uneven_grid_share_all_saliency() -> None:
+    """Catches cells that count twice or nowhere."""
+    saliency_BV = torch.rand(2, 35)
+    sums = region_sums(saliency_BV, (7, 5), 3)
+    torch.testing.assert_close(sums.sum(dim=1), saliency_BV.sum(dim=1))
+    torch.testing.assert_close(sums[:, 0], saliency_BV[:, [0, 5]].sum(dim=1))
+    torch.testing.assert_close(sums[:, 8], saliency_BV.view(2, 7, 5)[:, 4:, 3:].sum(dim=(1, 2)))
+
+
 def test_decisions_of_many_policies_on_shared_rows() -> None:
     """Catches a decision on another row, kind of saliency or patch count than its policy's, and work done twice."""
     even, corner = torch.full((36,), 1 / 36), torch.zeros(36)
@@ -99,15 +120,15 @@ def test_decisions_of_many_policies_on_shared_rows() -> None:
     rows = {"attention": torch.stack((even, corner)), "similarity": torch.stack((corner, even))}
     asked: list[str] = []
 
-    def saliency(kind: str) -> torch.Tensor:
+    def saliency(kind: str) -> list[RowsOfSaliency]:
         asked.append(kind)
-        return rows[kind]
+        return [RowsOfSaliency([0, 1], (6, 6), rows[kind])]
 
     by_attention, in_nine = Policy([2], 0.9, 0.3), Policy([2], 0.9, 0.3, patches=3)
     by_similarity = Policy([2], 0.9, 0.3, saliency="similarity")
     policies = (by_attention, in_nine, by_similarity)
     decisions = [Decision(row, policy, "", row) for row in (1, 0) for policy in policies]
-    events = scan_and_decide(2, (6, 6), saliency, decisions)
+    events = scan_and_decide(2, saliency, decisions)
     assert [(event.region, event.action) for event in events] == [
         *((3, "expand"), (8, "expand"), (0, "drop")),
         *((0, "drop"), (0, "drop"), (3, "expand")),

@@ -19,7 +19,7 @@ BUILDERS = {"llava": models.llava, "llava_next": models.llava_next}
 def test_facts(family: str) -> None:
     """Catches constants where the config should speak."""
     backbone = Backbone(BUILDERS[family](grid=6, layers=3, hidden=48))
-    assert (backbone.family, backbone.grid) == (family, (6, 6))
+    assert (backbone.family.name, backbone.grid) == (family, (6, 6))
     assert (backbone.hidden_size, backbone.num_layers) == (48, 3)
 
 
@@ -60,13 +60,15 @@ def test_visual_states_run_no_layer_too_many() -> None:
         backbone.visual_states(prefix, pixels, [])
 
 
-def test_class_token_is_refused() -> None:
-    """Catches a grid that is shifted by a class token."""
+def test_a_class_token_is_no_cell() -> None:
+    """Catches a grid that is shifted by the class token which "full" keeps."""
     model = models.llava(grid=4)
     pixels = models.batch(model, [1])["pixel_values"]
+    want = Backbone(model).visual_states(torch.tensor([[1]]), pixels, [0])[0]
     model.config.vision_feature_select_strategy = "full"
-    with pytest.raises(ValueError, match=r"17 tokens.*4 x 4 grid has 16"):
-        Backbone(model).visual_states(torch.tensor([[1]]), pixels, [0])
+    backbone = Backbone(model)
+    assert backbone.family.tokens_per_view == 17
+    assert torch.equal(backbone.visual_states(torch.tensor([[1]]), pixels, [0])[0], want)
 
 
 def test_other_models_are_refused() -> None:

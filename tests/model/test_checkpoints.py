@@ -76,7 +76,7 @@ def test_outline_and_norms(request: pytest.FixtureRequest, family: str) -> None:
     """Catches an outline that reads weights, and a norm that is another layer's."""
     folder = request.getfixturevalue(f"{family}_folder")
     view = outline(folder)
-    assert (view.family, view.grid, view.num_layers) == (family, (6, 6), 4)
+    assert (view.family.name, view.grid, view.num_layers) == (family, (6, 6), 4)
     assert view.device.type == "meta"
     layers: Any = load_backbone(folder).model.model.language_model.layers
     norms = load_input_norms(folder, [1, 3])

@@ -26,7 +26,7 @@ def test_prompts_are_embedded_as_the_stock_model_does(family: str) -> None:
     inputs = models.batch(backbone.model, [5, 3], sizes=[(60, 40), (30, 30)])
     with torch.no_grad():
         want = backbone.model(**inputs, output_hidden_states=True).hidden_states[0]
-        embedded_BSd = embed_prompt(backbone, inputs)
+        embedded_BSd = embed_prompt(backbone, inputs["input_ids"], encode_image(backbone, inputs)).hidden_BSd
     valid_BS = inputs["attention_mask"] != 0
     torch.testing.assert_close(embedded_BSd[valid_BS], want[valid_BS])
 
@@ -52,11 +52,12 @@ def test_a_picture_is_encoded_to_the_tokens_of_its_prompt(family: str) -> None:
     backbone = backbone_of(family)
     inputs = prompt_inputs(backbone, [models.picture(0, (60, 40))], [PROMPT])
     with torch.no_grad():
-        features_Td = encode_image(backbone, inputs)
+        encoded = encode_image(backbone, inputs)
         visual_BS = inputs["input_ids"] == backbone.image_token_id
-        assert torch.equal(features_Td, embed_prompt(backbone, inputs)[visual_BS])
+        embedded = embed_prompt(backbone, inputs["input_ids"], encoded)
+        assert torch.equal(encoded.features_Td, embedded.hidden_BSd[visual_BS])
         fewer: Any = {**inputs, "input_ids": inputs["input_ids"][:, : -int(visual_BS.sum())]}
-        with pytest.raises(ValueError, match="image tokens, its image has"):
+        with pytest.raises(ValueError, match="image tokens, its image"):
             encode_image(backbone, fewer)
 
 
@@ -75,8 +76,12 @@ def test_names_of_pictures_do_not_depend_on_their_dtype() -> None:
     """Catches draws that differ where a caller casts pixels to the model's dtype, as the engine does, and where not."""
     backbone = Backbone(models.llava(grid=6).bfloat16())
     pixels = torch.rand(2, 3, 24, 24)
-    assert pixel_digests(backbone, pixels, None) == pixel_digests(backbone, pixels.bfloat16(), None)
-    assert pixel_digests(backbone, pixels, None) == pixel_digests(backbone, pixels.double(), None)
+    ids = torch.full((2, 37), backbone.image_token_id)
+    digests = [
+        pixel_digests(backbone, {"input_ids": ids, "pixel_values": pixels.to(dtype)})
+        for dtype in (torch.float32, torch.bfloat16, torch.float64)
+    ]
+    assert digests[0] == digests[1] == digests[2]
 
 
 @pytest.mark.parametrize("family", BUILDERS)
@@ -87,7 +92,7 @@ def test_names_of_pictures_do_not_depend_on_the_batch(family: str) -> None:
 
     def digests(*numbers: int) -> list[str]:
         inputs = prompt_inputs(backbone, [pictures[i] for i in numbers], [PROMPT] * len(numbers))
-        return pixel_digests(backbone, inputs["pixel_values"], inputs.get("image_sizes"))
+        return pixel_digests(backbone, inputs)
 
     first, second = digests(0, 1)
     assert first != second

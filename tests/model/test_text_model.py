@@ -73,11 +73,6 @@ def test_text_models_that_will_do(kind: str) -> None:
         ("stablelm", {}, "layer 0 drops keyword arguments"),
         ("diffllama", {}, "attends twice in each layer"),
         ("nanochat", {}, "normalises embeddings before its first layer"),
-        (
-            "llama",
-            {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}},
-            'type "dynamic".*longest prompt of a batch.*same in every batch',
-        ),
     ],
 )
 def test_text_models_that_will_not_do(kind: str, settings: dict[str, Any], message: str) -> None:
@@ -109,14 +104,10 @@ def test_attention_in_both_directions_or_to_another_sequence() -> None:
         check_text_model(decoder)
 
 
-@pytest.mark.parametrize("refuse", [lambda m: blink.attach(m, blink.Policy([1])), blink.Engine])
-def test_rotary_embeddings_that_depend_on_the_batch_are_refused_everywhere(refuse: Any) -> None:
-    """Catches a prompt whose answer changes with its neighbours, at attach, in the engine and in an outline."""
-    model = models.llava(grid=6, layers=2)
-    dynamic = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}
-    model.model.language_model.config.rope_parameters = dynamic
-    with pytest.raises(ValueError, match="dynamic"):
-        refuse(model)
+def dynamic(fixed: int) -> Any:
+    """A small LLaVA whose rotary embeddings change for a batch with more than `fixed` tokens."""
+    rotary = {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}
+    return models.llava(grid=6, layers=3, rope_parameters=rotary, max_positions=fixed)
 
 
 def longrope(fixed: int) -> Any:
@@ -132,11 +123,12 @@ def longrope(fixed: int) -> Any:
     return models.llava(grid=6, layers=3, rope_parameters=rotary)
 
 
-def test_longrope_up_to_its_original_length() -> None:
+@pytest.mark.parametrize("make", [longrope, dynamic])
+def test_rotary_embeddings_that_depend_on_the_length_serve_up_to_it(make: Any) -> None:
     """Catches a prompt that changes a neighbour's answer by its length, and a model refused whose prompts are short."""
     settings: Any = {"max_new_tokens": 3, "do_sample": False}
     policy = blink.Policy([1], tau_exp=0.0, tau_drop=0.0)
-    model = longrope(200)
+    model = make(200)
     inputs = models.batch(model, [1], words=5)
     handle = blink.attach(model, policy)
     model.generate(**inputs, **settings)
@@ -144,15 +136,15 @@ def test_longrope_up_to_its_original_length() -> None:
     engine = blink.Engine(model, models.processor(model))
     [[answer]] = engine.answer(models.picture(1), [models.prompt(1)], [blink.Run(policy)], max_new_tokens=3)
     assert answer.events[0].action == "expand"
-    with pytest.raises(ValueError, match=r"longrope.*beyond 200.*original_max_position_embeddings"):
+    with pytest.raises(ValueError, match=rf"{make.__name__}.*beyond 200.*depend on its batch"):
         engine.answer(models.picture(1), [models.prompt(1)], [blink.Run(policy)], max_new_tokens=150)
 
-    model = longrope(60)
+    model = make(60)
     backbone, inputs = Backbone(model), models.batch(model, [1], words=5)
     assert 36 < inputs["input_ids"].shape[1] < 60
     blink.attach(backbone, blink.Policy.never([1])).detach()
     with torch.no_grad():
         model(**inputs)
     blink.attach(model, policy)
-    with pytest.raises(ValueError, match=r"longrope.*beyond 60"):
+    with pytest.raises(ValueError, match=rf"{make.__name__}.*beyond 60"):
         model.generate(**inputs, **settings)

@@ -14,6 +14,7 @@ from blink.model.token_sr import (
     cut_region,
     expand,
     placed,
+    region_box,
 )
 
 
@@ -92,13 +93,38 @@ def test_numbers_of_numpy_are_numbers() -> None:
 def test_cut_region_by_hand() -> None:
     """Catches columns for rows, and one sample's region used for all."""
     visual_BdHW = torch.arange(24.0).view(1, 1, 4, 6).expand(3, 1, 4, 6)
-    cut = cut_region(visual_BdHW, torch.tensor([0, 1, 2]), 2)
-    assert cut[:, 0].tolist() == [
+    cut = [cut_region(visual_BdHW, region, 2)[2, 0].tolist() for region in range(3)]
+    assert cut == [
         [[0, 1, 2], [6, 7, 8]],
         [[3, 4, 5], [9, 10, 11]],
         [[12, 13, 14], [18, 19, 20]],
     ]
-    assert torch.equal(cut_region(visual_BdHW, 1, 2)[2], cut[1])
+
+
+def test_regions_of_an_uneven_grid() -> None:
+    """Catches cells that no region holds, or two do: sides are cut at floor(i n / p), so sizes differ by one at most."""
+    assert [region_box(region, 2, (27, 27)) for region in range(4)] == [
+        (0, 0, 13, 13),
+        (0, 13, 13, 14),
+        (13, 0, 14, 13),
+        (13, 13, 14, 14),
+    ]
+    for patches, grid in ((3, (7, 5)), (4, (27, 9)), (5, (5, 5))):
+        cells = torch.arange(float(grid[0] * grid[1])).view(1, 1, *grid)
+        parts = [cut_region(cells, region, patches).flatten().tolist() for region in range(patches**2)]
+        assert sorted(cell for part in parts for cell in part) == list(range(grid[0] * grid[1]))
+
+
+def test_uneven_regions_are_resized_each_from_its_own_size() -> None:
+    """Catches a region that takes another's size, and tokens of one sample in another's place."""
+    visual_BVd = torch.randn(3, 15, 4)  # 3 x 5
+    tokens = expand(visual_BVd, [3, 0, 3], (3, 5), 2, interpolate=False)
+    assert [len(one) for one in tokens] == [6, 2, 6]
+    assert torch.equal(tokens[1], visual_BVd[1, [0, 1]])
+    assert torch.equal(tokens[2], visual_BVd[2, [7, 8, 9, 12, 13, 14]])
+    grown = expand(visual_BVd, [3, 0, 3], (3, 5), 2)
+    for row, region in enumerate([3, 0, 3]):
+        torch.testing.assert_close(grown[row], expand(visual_BVd[row : row + 1], [region], (3, 5), 2)[0])
 
 
 def test_expand_interpolates_then_refines_then_flattens() -> None:
@@ -106,39 +132,39 @@ def test_expand_interpolates_then_refines_then_flattens() -> None:
     visual_BVd = torch.tensor([0.0, 4, 0, 0] + [0] * 12).view(
         1, 16, 1
     )  # 4 x 4, region 0 holds [[0, 4], [0, 0]]
-    region_B = torch.tensor([0])
-    plain = expand(visual_BVd, region_B, (4, 4), 2)
+    [plain] = expand(visual_BVd, [0], (4, 4), 2)
     line = torch.tensor([0.0, 1, 3, 4])  # 2 -> 4 samples, corners not aligned
     fade = torch.tensor([1.0, 0.75, 0.25, 0])
     torch.testing.assert_close(plain.view(4, 4), fade[:, None] * line[None])
-    flipped = expand(visual_BVd, region_B, (4, 4), 2, module=Flip())
+    [flipped] = expand(visual_BVd, [0], (4, 4), 2, module=Flip())
     torch.testing.assert_close(flipped.view(4, 4), plain.view(4, 4).flip(0))
 
 
 def test_expand_without_interpolation_keeps_the_tokens() -> None:
     """Catches a resize that should not happen, or TokenSR left out of it (Table 7)."""
     visual_BVd = torch.arange(32.0).view(1, 16, 2)
-    tokens = expand(visual_BVd, torch.tensor([3]), (4, 4), 2, interpolate=False)
+    tokens = expand(visual_BVd, [3], (4, 4), 2, interpolate=False)
     assert torch.equal(tokens[0], visual_BVd[0, [10, 11, 14, 15]])
-    flipped = expand(visual_BVd, torch.tensor([3]), (4, 4), 2, interpolate=False, module=Flip())
+    flipped = expand(visual_BVd, [3], (4, 4), 2, interpolate=False, module=Flip())
     assert torch.equal(flipped[0], visual_BVd[0, [14, 15, 10, 11]])
 
 
 def test_expand_keeps_the_dtype_and_refuses_another_shape() -> None:
     """Catches float32 extensions in a bfloat16 sequence, and modules that change the grid."""
     visual_BVd = torch.randn(1, 16, 2).bfloat16()
-    assert expand(visual_BVd, torch.tensor([0]), (4, 4), 2).dtype == torch.bfloat16
+    assert expand(visual_BVd, [0], (4, 4), 2)[0].dtype == torch.bfloat16
     with pytest.raises(ValueError, match="keep the shape"):
-        expand(visual_BVd, torch.tensor([0]), (4, 4), 2, module=nn.AvgPool2d(2))
+        expand(visual_BVd, [0], (4, 4), 2, module=nn.AvgPool2d(2))
 
 
 def test_check_patches() -> None:
-    """Catches a patch count that cuts through tokens; the message names those that fit."""
-    check_patches(3, (12, 24))
-    with pytest.raises(ValueError, match="2, 3, 4, 6, 12"):
-        check_patches(5, (12, 24))
-    with pytest.raises(ValueError, match="none fits"):
-        check_patches(2, (3, 4))
+    """Catches regions without a cell; the message names what fits."""
+    check_patches(5, (12, 24))
+    check_patches(3, (3, 4))
+    with pytest.raises(ValueError, match="use a number from 2 to 3"):
+        check_patches(4, (3, 4))
+    with pytest.raises(ValueError, match=r"row 2: the 1 x 20 grid .* too narrow"):
+        check_patches(2, (1, 20), "row 2: ")
 
 
 def test_check_modules() -> None:

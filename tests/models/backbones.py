@@ -69,6 +69,7 @@ def llava(
     rope_parameters: dict[str, Any] | None = None,
     tower: str = "clip",
     select: str = "default",
+    max_positions: int = 2048,
     attention: str = "sdpa",
     dtype: torch.dtype = torch.float32,
     gain: float = 1.6,
@@ -87,6 +88,7 @@ def llava(
         tower: "clip" or "siglip", the latter with the conversation template of LLaVA-Interleave.
         select: "default" takes the tower's tokens but the first, "full" all of them; CLIP's first is a class token, and
             SigLIP has none.
+        max_positions: tokens that the text model says it was trained for.
         attention: transformers' `attn_implementation`.
         gain: spread of queries and keys; attention scores have about its square as standard deviation.
     """
@@ -102,6 +104,7 @@ def llava(
         sliding_window=sliding_window,
         attention_bias=attention_bias,
         rope_parameters=rope_parameters,
+        max_positions=max_positions,
     )
     vision = small_siglip(grid * PATCH, PATCH) if siglip else small_vision(grid * PATCH, PATCH)
     config = llava_config(vision, words, select=select)
@@ -272,6 +275,7 @@ def text_config(
     sliding_window: int | None = None,
     attention_bias: bool = False,
     rope_parameters: dict[str, Any] | None = None,
+    max_positions: int = 2048,
 ) -> PreTrainedConfig:
     """The config of a small text model. Arguments as in `llava`; `vocabulary` None: as many words as `tokenizer` has."""
     common: dict[str, Any] = {
@@ -282,7 +286,7 @@ def text_config(
         "num_attention_heads": heads,
         "num_key_value_heads": kv_heads or heads,
         "head_dim": head_dim or hidden // heads,
-        "max_position_embeddings": 2048,
+        "max_position_embeddings": max_positions,
         **IDS,
     }
     if attention_bias:

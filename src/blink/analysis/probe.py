@@ -24,15 +24,15 @@ from blink.inference.algorithm import (
     Run,
     Stream,
     last_row,
+    on_picture,
     run_prompt,
     saliency_of,
-    sample_key,
 )
 from blink.inference.policy import Event, Policy, living
-from blink.inference.saliency import focus
-from blink.inference.spans import Spans, find_spans
+from blink.inference.saliency import RowsOfSaliency, focus
+from blink.inference.spans import Spans, prompt_spans
 from blink.model.backbone import Backbone
-from blink.model.image_inputs import embed_prompt, pixel_digests, prompt_inputs
+from blink.model.image_inputs import embed_prompt, encode_image, pixel_digests, prompt_inputs, sample_key
 from blink.model.prompts import Template
 
 STOCK = Run()
@@ -91,6 +91,7 @@ class LayerRecord:
 
     Attributes:
         layer: counted from 0.
+        grid: (H, W) of the (base) picture.
         saliency_V: float32, saliency of the (base) picture's tokens, row-major, in the sequence as it enters the layer,
             before any action: what a scan sees, also at layers that are not scanned.
         ratio: saliency ratio of it (Eq. 3).
@@ -105,6 +106,7 @@ class LayerRecord:
     """
 
     layer: int
+    grid: tuple[int, int]
     saliency_V: Tensor
     ratio: float
     region: int
@@ -138,7 +140,7 @@ def probe(
     def before_layer(layer: int, streams: list[Stream]) -> None:
         if layer in layers:
             for stream in streams:
-                found = _picture_attention(backbone, stream.spans, last_row(backbone, layer, stream))
+                found = _picture_attention(stream.spans, last_row(backbone, layer, stream))
                 for row, one in zip(stream.rows, found, strict=True):
                     attention[row][layer] = one
 
@@ -205,8 +207,7 @@ def record(
     Raises:
         ValueError: the prompt has not exactly one picture with text after it.
     """
-    V = backbone.grid[0] * backbone.grid[1]
-    saliency: list[Tensor] = []
+    saliency: list[RowsOfSaliency] = []
     columns: list[int] = []
     shares: list[Shares] = []
     extensions: list[Tensor] = []
@@ -214,16 +215,16 @@ def record(
 
     def before_scan(layer: int, streams: list[Stream]) -> None:
         [stream] = streams
-        saliency.append(saliency_of(backbone, scan_like.saliency, layer, stream)[0].cpu())
+        saliency.extend(saliency_of(backbone, scan_like.saliency, layer, stream))
         if layer:  # the input of a layer is the output of the one before it
             normed_d.append(backbone.final_norm(stream.hidden_bNd[0, stream.spans.last_B[0]]))
 
     def before_layer(layer: int, streams: list[Stream]) -> None:
         [stream] = streams
         row_1N = last_row(backbone, layer, stream)
-        [attention] = _picture_attention(backbone, stream.spans, row_1N)
+        [attention] = _picture_attention(stream.spans, row_1N)
         columns.append(stream.spans.columns)
-        shares.append(_shares(row_1N[0], stream.spans, V))
+        shares.append(_shares(row_1N[0], stream.spans))
         extensions.append(attention.extension_X)
 
     passed = _run(backbone, inputs, run, before_layer, before_scan)
@@ -232,12 +233,14 @@ def record(
     alive = living(passed.events[0], backbone.num_layers)
     records = []
     for layer in range(backbone.num_layers):
-        found = focus(saliency[layer][None], backbone.grid, scan_like.patches)
+        _, grid, saliency_1V = saliency[layer]
+        found = focus(saliency_1V, grid, scan_like.patches)
         words, top = _words(backbone, normed_d[layer], watched)
         records.append(
             LayerRecord(
                 layer=layer,
-                saliency_V=saliency[layer],
+                grid=grid,
+                saliency_V=saliency_1V[0].cpu(),
                 ratio=float(found.ratio_B[0]),
                 region=int(found.region_B[0]),
                 event=events.get(layer),
@@ -262,32 +265,47 @@ def _run(
     """Run prompts as an attached model would, with observers before each scan and each layer."""
     ids_BS, mask_BS = inputs["input_ids"], inputs.get("attention_mask")
     valid_BS = torch.ones_like(ids_BS, dtype=torch.bool) if mask_BS is None else mask_BS != 0
-    spans = find_spans(ids_BS, None if bool(valid_BS.all()) else valid_BS, backbone.image_token_id)
+    spans = prompt_spans(backbone, inputs, None if bool(valid_BS.all()) else valid_BS)
     keys = [""] * len(ids_BS)
     if run.policy is not None and run.policy.draws:
-        digests = pixel_digests(backbone, inputs["pixel_values"], inputs.get("image_sizes"))
+        digests = pixel_digests(backbone, inputs)
         keys = [
             sample_key(ids_S[valid_S], digest)
             for ids_S, valid_S, digest in zip(ids_BS, valid_BS, digests, strict=True)
         ]
-    embedded_BSd = embed_prompt(backbone, inputs)
+    embedded = embed_prompt(backbone, ids_BS, encode_image(backbone, inputs))
     return run_prompt(
-        backbone, run, embedded_BSd, spans, keys, before_layer=before_layer, before_scan=before_scan
+        backbone,
+        run,
+        embedded.hidden_BSd,
+        spans,
+        keys,
+        added=embedded.added,
+        before_layer=before_layer,
+        before_scan=before_scan,
     )
 
 
-def _picture_attention(backbone: Backbone, spans: Spans, row_bN: Tensor) -> list[PictureAttention]:
+def _picture_attention(spans: Spans, row_bN: Tensor) -> list[PictureAttention]:
     """Split each row of attention into its parts on picture and extension."""
-    original_bV = row_bN.take_along_dim(spans.visual_columns(backbone.grid[0] * backbone.grid[1]), dim=1)
-    extension_bX = spans.take_extension(row_bN[:, :, None])[:, :, 0]
-    return [PictureAttention(*pair) for pair in zip(original_bV.cpu(), extension_bX.cpu(), strict=True)]
+    original = {
+        row: row_V
+        for rows, _, row_gV in on_picture(row_bN, spans)
+        for row, row_V in zip(rows, row_gV.cpu(), strict=True)
+    }
+    extension_bX = spans.take_extension(row_bN[:, :, None])[:, :, 0].cpu()
+    return [PictureAttention(original[row], extension_X) for row, extension_X in enumerate(extension_bX)]
 
 
-def _shares(row_N: Tensor, spans: Spans, V: int) -> Shares:
+def _shares(row_N: Tensor, spans: Spans) -> Shares:
     """Sum a row of attention over the spans; `spans` is of this one row."""
     start, end = int(spans.visual_start_B[0]), int(spans.visual_end_B[0])
-    borders = (0, start, start + V, end, end + spans.extension, spans.columns)
-    return Shares(*(float(row_N[first:last].sum()) for first, last in pairwise(borders)))
+    [(H, W)] = spans.grids
+    picture = slice(int(spans.base_start_B[0]), int(spans.base_start_B[0]) + H * W)
+    borders = (0, start, end, end + spans.extension, spans.columns)
+    system, visual, extension, text = (float(row_N[first:last].sum()) for first, last in pairwise(borders))
+    on_base = float(row_N[picture].sum())
+    return Shares(system, on_base, visual - on_base, extension, text)
 
 
 def _words(backbone: Backbone, normed_d: Tensor, watched: Sequence[int]) -> tuple[tuple[Word, ...], Word]:

@@ -7,11 +7,11 @@ Axes: B rows, b rows of one stream, S columns of the input, N columns at one lay
 X tokens of an extension, d hidden width.
 """
 
-import hashlib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
@@ -21,11 +21,27 @@ from torch.nn import functional as F
 from blink.inference.attention import LeaveLayer, hooks_enabled
 from blink.inference.cache import BlinkCache, KeyLayout
 from blink.inference.policy import Event, Policy, check_layers, check_policy
-from blink.inference.saliency import Decision, attention_row, scan_and_decide, similarity_row
-from blink.inference.spans import Spans
-from blink.inference.streams import LayerOutput, Stream, extensions_of, join, merge, run_stream, split
+from blink.inference.saliency import (
+    Decision,
+    RowsOfSaliency,
+    attention_row,
+    scan_and_decide,
+    similarity_row,
+)
+from blink.inference.spans import Placement, Spans, check_grids
+from blink.inference.streams import (
+    LayerOutput,
+    LivingExtension,
+    Stream,
+    extensions_of,
+    join,
+    merge,
+    run_stream,
+    split,
+)
 from blink.model.backbone import Backbone, Frame
-from blink.model.token_sr import check_modules, check_patches, expand, placed
+from blink.model.families import Grid
+from blink.model.token_sr import check_modules, check_patches, expand, placed, region_box
 from blink.model.token_sr_files import load_token_sr
 from blink.runs.values import UserError
 
@@ -62,14 +78,15 @@ class Run:
             A run whose `token_sr` is a mapping with a module for each scanned layer and no others, or None.
 
         Raises:
-            ValueError: a scanned layer does not exist or lacks a module, patches do not divide the grid, modules are of
+            ValueError: a scanned layer does not exist or lacks a module, patches do not fit the grid, modules are of
                 another width or none, or "similarity" needs projections that the layers do not have.
         """
         if self.policy is None:
             return Run()
         check_policy(self.policy)
         layers, width = self.policy.layers, backbone.hidden_size
-        check_patches(self.policy.patches, backbone.grid)
+        if backbone.grid is not None:  # else it is each prompt's
+            check_patches(self.policy.patches, backbone.grid)
         check_layers(layers, backbone.num_layers)
         if self.policy.saliency == "similarity":
             for layer in layers:
@@ -123,6 +140,7 @@ def run_prompt(
     keys: Sequence[str],
     cache: BlinkCache | None = None,
     keep_states: bool = False,
+    added: Mapping[int, Tensor] = MappingProxyType({}),
     before_scan: Observer | None = None,
     before_layer: Observer | None = None,
 ) -> PassOutput:
@@ -135,9 +153,12 @@ def run_prompt(
         keys: names of the samples, for policies that draw at random.
         cache: an empty cache to fill, or None.
         keep_states: fill `PassOutput.states`.
+        added: what the model adds behind some layers (DeepStack): layer -> [B, S, d].
         before_scan: called at every layer with the sequence as a scan sees it.
         before_layer: called at every layer with the sequence that the layer runs on, after expansion or drop.
     """
+    if run.policy is not None:
+        check_grids(spans, run.policy.patches)
     events: list[list[Event]] = [[] for _ in keys]
     states: list[Tensor] = []
     keep = cache is not None
@@ -151,13 +172,13 @@ def run_prompt(
             if run.policy is not None and run.scans(layer):  # line 1: for L in L_sel
                 # Lines 3 to 15: scan, decide, expand or drop, and run the layer on what came of it.
                 entering, outputs, actions = run_scanned_layer(
-                    backbone, run, layer, spans, streams, keys, keep
+                    backbone, run, layer, spans, streams, keys, keep, added
                 )
                 for of_row, event in zip(events, actions, strict=True):
                     of_row.append(event)
             else:
                 entering = streams
-                outputs = [run_stream(backbone, layer, stream, keep) for stream in streams]
+                outputs = [run_stream(backbone, layer, stream, keep, added) for stream in streams]
             if before_layer is not None:
                 before_layer(layer, entering)
             streams = merge(backbone, spans, [output.stream for output in outputs], known=entering)
@@ -186,6 +207,7 @@ def run_scanned_layer(
     streams: list[Stream],
     keys: Sequence[str],
     keep: bool,
+    added: Mapping[int, Tensor],
 ) -> ScannedLayer:
     """Scan, decide, expand or drop, and run the layer (Algorithm 1, lines 3 to 15).
 
@@ -202,13 +224,13 @@ def run_scanned_layer(
     changing: list[Stream] = []
     outputs: list[LayerOutput] = []
     for stream in streams:
-        scan = Scan(backbone.grid, run.policy, layer, stream, [keys[row] for row in stream.rows])
+        scan = Scan(run.policy, layer, stream, [keys[row] for row in stream.rows])
         try:
             if run.policy.saliency == "similarity":
                 scan.decide(similarity(backbone, layer, stream))
-                outputs.append(run_stream(backbone, layer, stream, keep))
+                outputs.append(run_stream(backbone, layer, stream, keep, added))
             else:
-                outputs.append(run_stream(backbone, layer, stream, keep, scan))
+                outputs.append(run_stream(backbone, layer, stream, keep, added, scan))
             unchanged.append(stream)
         except LeaveLayer:
             changing.append(stream)
@@ -218,7 +240,7 @@ def run_scanned_layer(
     if changing:
         # Lines 7, 8, 11, 12 and 14: [hs_s; hs_v; hs_SR; hs_t] or [hs_s; hs_v; hs_t]; line 15: mask and positions.
         changed = act(backbone, run, layer, spans, changing, events, known=streams)
-        outputs += [run_stream(backbone, layer, stream, keep) for stream in changed]
+        outputs += [run_stream(backbone, layer, stream, keep, added) for stream in changed]
     return ScannedLayer([*unchanged, *changed], outputs, [events[row] for row in sorted(events)])
 
 
@@ -229,11 +251,9 @@ class Scan:
         events: one per row of the stream, once the layer's attention was reached.
     """
 
-    def __init__(
-        self, grid: tuple[int, int], policy: Policy, layer: int, stream: Stream, keys: Sequence[str]
-    ) -> None:
+    def __init__(self, policy: Policy, layer: int, stream: Stream, keys: Sequence[str]) -> None:
         self.events: list[Event] = []
-        self._grid, self._policy, self._layer = grid, policy, layer
+        self._policy, self._layer = policy, layer
         self._stream, self._keys = stream, keys
 
     def __call__(
@@ -253,14 +273,14 @@ class Scan:
     def look(self, query_bANE: Tensor, keys_bKNE: Tensor, scaling: float) -> None:
         """Decide by the attention of the last prompt token; leave the layer if that changes a row's sequence."""
         row_bN = row_of_last(self._stream.spans, query_bANE, keys_bKNE, scaling)
-        self.decide(on_picture(row_bN, self._stream.spans, self._grid))
+        self.decide(on_picture(row_bN, self._stream.spans))
 
-    def decide(self, saliency_bV: Tensor) -> None:
+    def decide(self, saliency: Sequence[RowsOfSaliency]) -> None:
         """Take the decisions; leave the layer if one of them changes a row's sequence."""
         # Lines 3, 4, 6 and 10: saliency of each of the p x p regions, the ratio rho, and its two thresholds.
         named = zip(self._stream.rows, self._keys, strict=True)
         decisions = [Decision(row, self._policy, key, sample) for row, (sample, key) in enumerate(named)]
-        self.events = scan_and_decide(self._layer, self._grid, lambda _: saliency_bV, decisions)
+        self.events = scan_and_decide(self._layer, lambda _: saliency, decisions)
         living = self._stream.spans.extension > 0
         if any(event.action == "expand" or (living and event.action == "drop") for event in self.events):
             raise LeaveLayer
@@ -274,17 +294,25 @@ def row_of_last(spans: Spans, query_bANE: Tensor, keys_bKNE: Tensor, scaling: fl
     return attention_row(spans.last(query_bANE.transpose(1, 2)), [keys_bKNE], spans.seen_by_last(), scaling)
 
 
-def on_picture(row_bN: Tensor, spans: Spans, grid: tuple[int, int]) -> Tensor:
-    """The part of rows of attention that lies on the base grid's tokens: [b, V]."""
-    return row_bN.take_along_dim(spans.visual_columns(grid[0] * grid[1]), dim=1)
+def on_picture(row_bN: Tensor, spans: Spans) -> list[RowsOfSaliency]:
+    """The part of rows of attention that lies on the base views."""
+    found = []
+    for grid, rows in spans.rows_by_grid().items():
+        own, row_gN = spans.select(rows), row_bN if len(rows) == len(row_bN) else row_bN[rows]
+        found.append(RowsOfSaliency(rows, grid, row_gN.take_along_dim(own.visual_columns(grid), dim=1)))
+    return found
 
 
-def similarity(backbone: Backbone, layer: int, stream: Stream) -> Tensor:
-    """Saliency of the base grid's tokens by Eq. 1 and 2 as they are written: [b, V] float32."""
-    spans = stream.spans
-    normed_bNd = backbone.input_norm(layer)(stream.hidden_bNd)
-    visual_bVd = spans.visual(normed_bNd, backbone.grid[0] * backbone.grid[1])
-    return similarity_row(backbone.query(layer, spans.last(normed_bNd)), backbone.keys(layer, visual_bVd))
+def similarity(backbone: Backbone, layer: int, stream: Stream) -> list[RowsOfSaliency]:
+    """Saliency of the base views by Eq. 1 and 2 as they are written."""
+    found = []
+    for grid, rows in stream.spans.rows_by_grid().items():
+        own = stream.spans.select(rows)
+        normed_gNd = backbone.input_norm(layer)(stream.hidden_bNd[rows])
+        query_gAE = backbone.query(layer, own.last(normed_gNd))
+        keys_gKVE = backbone.keys(layer, own.visual(normed_gNd, grid))
+        found.append(RowsOfSaliency(rows, grid, similarity_row(query_gAE, keys_gKVE)))
+    return found
 
 
 def last_row(backbone: Backbone, layer: int, stream: Stream) -> Tensor:
@@ -296,19 +324,19 @@ def last_row(backbone: Backbone, layer: int, stream: Stream) -> Tensor:
         raise LeaveLayer
 
     with hooks_enabled(backbone), suppress(LeaveLayer):
-        run_stream(backbone, layer, stream, False, hook)
+        run_stream(backbone, layer, stream, False, {}, hook)
     return rows[0]
 
 
-def saliency_of(backbone: Backbone, kind: str, layer: int, stream: Stream) -> Tensor:
-    """Saliency of the base grid's tokens in the sequence as it stands: [b, V] float32 (Eq. 1 and 2).
+def saliency_of(backbone: Backbone, kind: str, layer: int, stream: Stream) -> list[RowsOfSaliency]:
+    """Saliency of the base views in the sequence as it stands (Eq. 1 and 2).
 
     Args:
         kind: "attention" or "similarity", as in `Policy.saliency`.
     """
     if kind == "similarity":
         return similarity(backbone, layer, stream)
-    return on_picture(last_row(backbone, layer, stream), stream.spans, backbone.grid)
+    return on_picture(last_row(backbone, layer, stream), stream.spans)
 
 
 def act(
@@ -333,18 +361,42 @@ def act(
     rows = sorted(row for stream in streams for row in stream.rows)
     hidden_bSd = join(streams)
     expanding = [row for row in rows if events[row].action == "expand"]
-    expanded: dict[int, Tensor] = {}
-    if expanding:
+    expanded: dict[int, LivingExtension] = {}
+    for grid, group in spans.select(expanding).rows_by_grid().items():
         # hs_SR is made of the visual tokens themselves, never of those of an extension that it replaces.
-        indices = [rows.index(row) for row in expanding]
-        visual_eVd = spans.select(expanding).visual(hidden_bSd[indices], backbone.grid[0] * backbone.grid[1])
-        region_e = torch.tensor([events[row].region for row in expanding], device=hidden_bSd.device)
-        policy, module = run.policy, run.modules.get(layer)
-        tokens_eXd = expand(visual_eVd, region_e, backbone.grid, policy.patches, policy.interpolate, module)
-        expanded = dict(zip(expanding, tokens_eXd, strict=True))
+        of_group = [expanding[index] for index in group]
+        hidden_gSd = hidden_bSd[[rows.index(row) for row in of_group]]
+        regions = [events[row].region for row in of_group]
+        made = make_extensions(run, layer, spans.select(of_group).visual(hidden_gSd, grid), regions, grid)
+        expanded |= zip(of_group, made, strict=True)
     after = {row: events[row].apply_to(living.get(row), expanded.get(row)) for row in rows}
-    extensions = {row: tokens for row, tokens in after.items() if tokens is not None}
+    extensions = {row: extension for row, extension in after.items() if extension is not None}
     return split(backbone, hidden_bSd, rows, spans, extensions, known)
+
+
+def make_extensions(
+    run: Run, layer: int, visual_BVd: Tensor, regions: Sequence[int], grid: Grid
+) -> list[LivingExtension]:
+    """The extensions that a run's policy and module make of regions at a layer, and where they stand.
+
+    Args:
+        visual_BVd: the base views' tokens that enter the layer, all of one grid.
+        regions: one per row.
+    """
+    policy = run.policy
+    assert policy is not None, "only a policy expands"
+    tokens = expand(visual_BVd, regions, grid, policy.patches, policy.interpolate, run.modules.get(layer))
+    return [
+        LivingExtension(tokens_Xd, placement_of(policy, region, grid))
+        for tokens_Xd, region in zip(tokens, regions, strict=True)
+    ]
+
+
+def placement_of(policy: Policy, region: int, grid: Grid) -> Placement:
+    """Where an extension of a region stands."""
+    box = region_box(region, policy.patches, grid)
+    size = grid if policy.interpolate else (box.height, box.width)
+    return Placement(size, box if policy.positions == "region" else None)
 
 
 def run_step(
@@ -365,16 +417,12 @@ def run_step(
     return PassOutput(hidden_BNd, cache.events, (*states, hidden_BNd) if keep_states else ())
 
 
-def sample_key(ids_S: Tensor, pixel_digest: str) -> str:
-    """Name a prompt, for policies that draw: a hash of its unpadded ids (int64) and of its picture's."""
-    return hashlib.sha256(ids_S.long().cpu().numpy().tobytes() + pixel_digest.encode()).hexdigest()
-
-
 def _step_frame(backbone: Backbone, hidden_BNd: Tensor, keys: KeyLayout, generated: int) -> Frame:
     """Mask and positions of N tokens after `generated` others, in the layers of one layout."""
     N = hidden_BNd.shape[1]
     valid_BM = keys.valid_BM
     if valid_BM is not None:
         valid_BM = F.pad(valid_BM, (0, generated + N), value=True)
-    position_ids = keys.length_B[:, None] + generated + torch.arange(N, device=hidden_BNd.device)
-    return backbone.frame(hidden_BNd, valid_BM, position_ids, past=keys.columns + generated)
+    position_BN = keys.next_B[:, None] + generated + torch.arange(N, device=hidden_BNd.device)
+    position_CBN = position_BN.expand(backbone.family.axes, -1, -1)
+    return backbone.frame(hidden_BNd, valid_BM, position_CBN, past=keys.columns + generated)

@@ -4,8 +4,10 @@ Four methods of one model object are shadowed (`model/shadow.py`); their classes
 
     LlavaForConditionalGeneration.generate   checks the request; brings a BlinkCache in place of a DynamicCache
     LlavaForConditionalGeneration.forward    remembers the labels, which no other forward is given
-        LlavaModel.forward                   at a prompt: finds the spans of each row and passes them on as a keyword
+        LlavaModel.forward                   at a prompt: finds the spans of each row and remembers them
             LlamaModel.forward               at a prompt: `run_prompt`, Algorithm 1; at a later token: `run_step`
+
+(So the classes of LLaVA are called; those of the other families are nested alike.)
 
 Each calls the stock method, but for the last, which replaces the language model's loop over layers. Embedding, vision
 tower, head, loss, sampling and beams remain the stock model's. What a generation needs after its prompt is in its
@@ -25,30 +27,29 @@ import torch
 from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
-from blink.inference.algorithm import PassOutput, Run, run_prompt, run_step, sample_key
+from blink.inference.algorithm import PassOutput, Run, run_prompt, run_step
 from blink.inference.cache import BlinkCache
 from blink.inference.policy import Event, Policy, check_policy
 from blink.inference.refusals import (
     check_generation,
     check_no_image,
     check_outputs,
+    check_positions,
     check_prompt,
     check_step,
 )
-from blink.inference.spans import Spans, find_spans
+from blink.inference.spans import Spans, prompt_spans
 from blink.model.backbone import CACHE, Backbone
-from blink.model.image_inputs import check_images, pixel_digests
+from blink.model.image_inputs import check_images, pixel_digests, sample_key
 from blink.model.shadow import Shadow, is_shadowed
 from blink.runs.values import UserError
-
-_PROMPT = "blink_prompt"
-"""Keyword under which a prompt's spans travel from the multimodal model's forward to the language model's."""
 
 _OUTPUTS = ("use_cache", "output_attentions", "output_hidden_states")
 """Arguments for which the language model's config has defaults."""
 
+# What travels between the nested forwards of a call. As keywords they would reach vision towers and loss functions, too.
 _labels: ContextVar[Tensor | None] = ContextVar("blink_labels", default=None)
-"""Labels [B, S] of the model's forward that is under way. As one more keyword they would reach its loss function, too."""
+_prompt: ContextVar["_Prompt | None"] = ContextVar("blink_prompt", default=None)
 
 
 @dataclass(frozen=True)
@@ -165,11 +166,11 @@ class Handle:
         }
         config, _ = self.model._prepare_generation_config(arguments.get("generation_config"), **settings)
         check_generation(config, arguments)
-        pixels = arguments.get("pixel_values")
         digests = None
         # Hashed here, for the forward may see features in place of pixels (transformers 5 encodes pictures first).
-        if self.policy.draws and pixels is not None:
-            digests = pixel_digests(self._backbone, pixels, arguments.get("image_sizes"))
+        ids_BS = arguments.get("input_ids", arguments.get("inputs"))
+        if self.policy.draws and arguments.get("pixel_values") is not None and ids_BS is not None:
+            digests = pixel_digests(self._backbone, {**arguments, "input_ids": ids_BS})
         repeats = max(config.num_beams or 1, config.num_return_sequences or 1)
         arguments[CACHE] = BlinkCache(repeats, digests)
         if config.cache_implementation is not None:
@@ -201,16 +202,17 @@ class Handle:
             check_no_image(inputs)
             return shadow.stock(**inputs)
         self._trace = []  # also where disabled: the trace is that of the last prompt
-        if self._enabled:
-            inputs[_PROMPT] = self._prompt(inputs)
-        return shadow.stock(**inputs)
+        token = _prompt.set(self._prompt(inputs) if self._enabled else None)
+        try:
+            return shadow.stock(**inputs)
+        finally:
+            _prompt.reset(token)
 
     def _run_layers(self, *args: Any, **kwargs: Any) -> Any:
         """Shadows the language model's forward: Algorithm 1 at a prompt, its layers over our cache after it."""
         shadow = self._shadows["decoder"]
         inputs = shadow.by_name(args, kwargs)
-        prompt: _Prompt | None = inputs.pop(_PROMPT, None)
-        cache = inputs.get(CACHE)
+        prompt, cache = _prompt.get(), inputs.get(CACHE)
         if prompt is None and not _continues(cache):
             return shadow.stock(**inputs)
         outputs = {name: getattr(shadow.module.config, name, False) for name in _OUTPUTS}
@@ -222,14 +224,15 @@ class Handle:
             hidden_BNd = self._backbone.decoder.embed_tokens(inputs["input_ids"])
         hidden_BNd = self._backbone.entering(hidden_BNd)
         if prompt is not None:
+            added = self._backbone.family.added(inputs, hidden_BNd)
             # Checkpointed layers run twice and fill no cache: transformers then does without one, too.
             checkpointing = self._backbone.checkpoints_activations and torch.is_grad_enabled()
             wanted = (inputs["use_cache"] or cache is not None) and not checkpointing
             cache = BlinkCache() if wanted else None
-            passed = self._run_prompt(prompt, hidden_BNd, cache, keep_states)
+            passed = self._run_prompt(prompt, hidden_BNd, added, cache, keep_states)
         else:
             assert cache is not None, "only a cache can continue"
-            check_step(cache, hidden_BNd, inputs)
+            check_step(cache, hidden_BNd, inputs, self._backbone.family.axes)
             passed = run_step(self._backbone, hidden_BNd, cache, keep_states)
         return BaseModelOutputWithPast(
             last_hidden_state=passed.hidden_BSd,
@@ -238,7 +241,12 @@ class Handle:
         )
 
     def _run_prompt(
-        self, prompt: _Prompt, hidden_BSd: Tensor, cache: BlinkCache | None, keep_states: bool
+        self,
+        prompt: _Prompt,
+        hidden_BSd: Tensor,
+        added: Mapping[int, Tensor],
+        cache: BlinkCache | None,
+        keep_states: bool,
     ) -> PassOutput:
         """Run each distinct prompt once and repeat hidden states and cache for the rows that share it."""
         self._run = self._run.placed(self._backbone)  # the model may have moved since the last prompt
@@ -250,6 +258,7 @@ class Handle:
             prompt.keys,
             cache,
             keep_states,
+            {layer: of_layer_BSd[:: prompt.repeats] for layer, of_layer_BSd in added.items()},
         )
         self._trace = passed.events
         if prompt.repeats == 1:
@@ -276,12 +285,14 @@ class Handle:
                     f"prompt_end names {len(ends)} columns, the prompt has {len(distinct)} rows; give one per row"
                 )
             ends = [end for end in ends for _ in range(repeats)]
-        spans = find_spans(ids_BS, valid_BS, self._backbone.image_token_id, ends, _labels.get())
-        check_images(self._backbone, (spans.visual_end_B - spans.visual_start_B).tolist(), inputs)
+        spans = prompt_spans(self._backbone, inputs, valid_BS, ends, _labels.get())
+        visual_BS = ids_BS == self._backbone.image_token_id
+        check_images(self._backbone, visual_BS.sum(dim=1).tolist(), inputs)
+        check_positions(inputs.get("position_ids"), spans.position_CBN, valid_BS)
         spans = spans.select(distinct)
         digests = cache.pixel_digests if isinstance(cache, BlinkCache) else None
         if self.policy.draws and digests is None and inputs.get("pixel_values") is not None:
-            digests = pixel_digests(self._backbone, inputs["pixel_values"], inputs.get("image_sizes"))
+            digests = pixel_digests(self._backbone, inputs)
         rows = [ids_BS[row][seen_S] for row, seen_S in zip(distinct, spans.seen_by_last(), strict=True)]
         return _Prompt(spans, self._sample_keys(rows, digests), repeats)
 
@@ -308,16 +319,15 @@ def attach(
     policy: Policy,
     token_sr: str | os.PathLike[str] | Mapping[int, nn.Module] | None = None,
 ) -> Handle:
-    """Put Blink into a LLaVA or LLaVA-NeXT of transformers, in place and reversibly.
+    """Put Blink into a vision-language model of transformers, in place and reversibly.
 
-    `model(...)` and `model.generate(...)` then follow `policy`. Nothing but this object changes. For
-    LLaVA-NeXT the scan and the regions are those of the base view, and an extension goes after the whole visual
-    span, tiles and newlines included. With `output_hidden_states=True` the states are those of the input tokens,
+    `model(...)` and `model.generate(...)` then follow `policy`. Nothing but this object changes. The scan and the regions
+    are those of the picture's base view, and an extension goes after the whole visual span, tiles and separators
+    included (`model/families/` says which is which). With `output_hidden_states=True` the states are those of the input tokens,
     extensions left out. A copy of the model (`copy.deepcopy`) is a stock model; attach to it, too, if need be.
 
     Args:
-        model: a LlavaForConditionalGeneration or LlavaNextForConditionalGeneration, eager, sdpa or flash attention, or
-            the `Backbone` of one.
+        model: one of the classes of `blink.model.families`, with eager, sdpa or flash attention, or the `Backbone` of one.
         token_sr: None for interpolation only (Blink-interp); a folder or hub id of `save_token_sr`; or a mapping
             from layer to any module [B, d, H, W] -> [B, d, H, W]. Modules of another dtype or device than the model's
             are copied at the first prompt, with a warning if their weights require grad: the caller's stay as they
@@ -328,7 +338,7 @@ def attach(
 
     Raises:
         ValueError: if the model is of another kind, attached already or offloaded, `policy` is no policy, a scanned layer
-            does not exist or lacks a module, patches do not divide the grid, modules are of another width, or
+            does not exist or lacks a module, patches do not fit the grid, modules are of another width, or
             saliency="similarity" needs projections that the layers do not have.
     """
     check_policy(policy)

@@ -14,10 +14,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from blink.inference.algorithm import placement_of
 from blink.inference.attention import LeaveLayer
 from blink.inference.policy import Event
 from blink.inference.rows import Member, Rows, Shared, group_by_extension, run_layer
-from blink.inference.saliency import Decision, attention_row, scan_and_decide, similarity_row
+from blink.inference.saliency import (
+    Decision,
+    RowsOfSaliency,
+    attention_row,
+    scan_and_decide,
+    similarity_row,
+)
 from blink.inference.trunk import Extension, ExtensionKey
 
 
@@ -63,12 +70,15 @@ class _Scan:
         """Decide, and leave the layer if any row changes."""
         shared, rows = self._shared, self._rows
 
-        def saliency(kind: str) -> Tensor:
-            if kind == "similarity":
-                return _similarity_saliency(shared, rows)
-            return _attention_saliency(shared, rows, query_RATE, keys_RKTE, scaling)
+        def saliency(kind: str) -> list[RowsOfSaliency]:
+            saliency_RV = (
+                _similarity_saliency(shared, rows)
+                if kind == "similarity"
+                else _attention_saliency(shared, rows, query_RATE, keys_RKTE, scaling)
+            )
+            return [RowsOfSaliency(range(len(rows)), shared.trunk.grid, saliency_RV)]
 
-        events = scan_and_decide(rows.layer, shared.backbone.grid, saliency, list(self._decisions.values()))
+        events = scan_and_decide(rows.layer, saliency, list(self._decisions.values()))
         self.events = dict(zip(self._decisions, events, strict=True))
         if any(
             event.action == "expand" or (event.action == "drop" and rows.extensions[row] is not None)
@@ -80,10 +90,10 @@ class _Scan:
 def _attention_saliency(
     shared: Shared, rows: Rows, query_RATE: Tensor, keys_RKTE: Tensor, scaling: float
 ) -> Tensor:
-    """Saliency of the base grid by attention, [R, V] float32, in the sequence as it stands."""
+    """Saliency of the base view by attention, [R, V] float32, in the sequence as it stands."""
     layer, trunk = rows.layer, shared.trunk
     last_RAE = rows.last(query_RATE.transpose(1, 2))
-    valid_RT, V = rows.valid(), shared.backbone.grid[0] * shared.backbone.grid[1]
+    valid_RT, V = rows.valid(), trunk.cell_CV.shape[1]
     saliency_RV = torch.empty(len(rows), V, device=valid_RT.device)
     for extension, group in group_by_extension(rows.extensions).items():
         blocks = [trunk.keys_values(layer).keys]
@@ -91,12 +101,12 @@ def _attention_saliency(
             blocks.append(extension.keys_values(layer).keys)
         valid_bN = F.pad(valid_RT[group], (sum(block.shape[1] for block in blocks), 0), value=True)
         row_bN = attention_row(last_RAE[group], [*blocks, keys_RKTE[group]], valid_bN, scaling)
-        saliency_RV[group] = row_bN[:, trunk.visual_start : trunk.visual_start + V]
+        saliency_RV[group] = row_bN[:, trunk.base_start : trunk.base_start + V]
     return saliency_RV
 
 
 def _similarity_saliency(shared: Shared, rows: Rows) -> Tensor:
-    """Saliency of the base grid by Eq. 1-2, [R, V] float32; extensions do not matter."""
+    """Saliency of the base view by Eq. 1-2, [R, V] float32; extensions do not matter."""
     layer, backbone = rows.layer, shared.backbone
     norm = backbone.input_norm(layer)
     keys_1KVE = backbone.keys(layer, norm(shared.trunk.visual[layer][None]))
@@ -147,5 +157,11 @@ def _key(shared: Shared, member: Member, event: Event) -> ExtensionKey:
     """Cache key of the extension that this event inserts if it expands."""
     run = shared.runs[member.run]
     assert run.policy is not None, "only a policy makes events"
-    module = run.modules.get(event.layer)
-    return ExtensionKey(event.layer, event.region, run.policy.patches, run.policy.interpolate, module)
+    return ExtensionKey(
+        layer=event.layer,
+        region=event.region,
+        patches=run.policy.patches,
+        placement=placement_of(run.policy, event.region, shared.trunk.grid),
+        interpolate=run.policy.interpolate,
+        module=run.modules.get(event.layer),
+    )

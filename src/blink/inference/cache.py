@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from blink.inference.policy import Event
+from blink.inference.spans import Spans
 
 
 @dataclass
@@ -28,26 +29,33 @@ class KeyLayout:
     Attributes:
         columns: M at the prompt, generated tokens not counted.
         valid_BM: bool, False at padding; None if there is none.
-        length_B: int64, tokens of each row: the position of the first generated token.
+        next_B: int64, position of the first generated token.
     """
 
     columns: int
     valid_BM: Tensor | None
-    length_B: Tensor
+    next_B: Tensor
 
     def select(self, rows: Tensor) -> None:
         """Keep `rows` (int64), in that order."""
         self.valid_BM = None if self.valid_BM is None else self.valid_BM[rows.to(self.valid_BM.device)]
-        self.length_B = self.length_B[rows.to(self.length_B.device)]
+        self.next_B = self.next_B[rows.to(self.next_B.device)]
 
 
 class Piece(NamedTuple):
-    """Keys and values [b, K, M, E] of the rows of one stream; `valid_bM` is None where none is padded."""
+    """Keys and values [b, K, M, E] of the rows of one stream, and the spans of these rows."""
 
     rows: list[int]
     keys: Tensor
     values: Tensor
-    valid_bM: Tensor | None
+    spans: Spans
+
+    @property
+    def shape(self) -> list[tuple[int, int, int]]:
+        """(row, M, by how much an extension moves its text): rows of equal shapes share masks and positions."""
+        axes, M = len(self.spans.position_CBN), self.keys.shape[2]
+        shifts = [placement.shift(axes) for placement in self.spans.placements] or [0] * len(self.rows)
+        return [(row, M, shift) for row, shift in zip(self.rows, shifts, strict=True)]
 
 
 class KeysValues(NamedTuple):
@@ -93,14 +101,14 @@ class BlinkCache(DynamicCache):
         self.events: list[list[Event]] = []
         self.key_layouts: list[KeyLayout] = []
         self.layout_of_layer: list[int] = []
-        self._shapes: list[list[tuple[int, int]]] = []
+        self._shapes: list[list[tuple[int, int, int]]] = []
         self.valid_BS: Tensor | None = None
         self.input_length = 0
         self.generated = 0
 
     def store(self, pieces: list[Piece]) -> None:
         """Append one layer's keys and values at the prompt; `pieces` cover every row once."""
-        shape = sorted((row, piece.keys.shape[2]) for piece in pieces for row in piece.rows)
+        shape = sorted(of_row for piece in pieces for of_row in piece.shape)
         if shape not in self._shapes:
             self._shapes.append(shape)
             self.key_layouts.append(_merge_layouts(pieces))
@@ -168,19 +176,18 @@ class BlinkCache(DynamicCache):
 
 def _merge_layouts(pieces: list[Piece]) -> KeyLayout:
     """The layout of all rows, shorter ones padded in front."""
-    rows, columns = sum(len(piece.rows) for piece in pieces), max(piece.keys.shape[2] for piece in pieces)
-    device = pieces[0].keys.device
-    if len(pieces) == 1 and pieces[0].valid_bM is None:
-        return KeyLayout(columns, None, torch.full((rows,), columns, device=device))
+    columns, device = max(piece.keys.shape[2] for piece in pieces), pieces[0].keys.device
+    next_B = _in_row_order(pieces, [piece.spans.next_position() for piece in pieces])
+    if len(pieces) == 1 and pieces[0].spans.valid_BN is None:
+        return KeyLayout(columns, None, next_B)
     masks = []
     for piece in pieces:
         b, _, M, _ = piece.keys.shape
-        valid_bM = (
-            torch.ones(b, M, dtype=torch.bool, device=device) if piece.valid_bM is None else piece.valid_bM
-        )
+        valid_bM = piece.spans.valid_BN
+        if valid_bM is None:
+            valid_bM = torch.ones(b, M, dtype=torch.bool, device=device)
         masks.append(F.pad(valid_bM, (columns - M, 0)))
-    valid_BM = _in_row_order(pieces, masks)
-    return KeyLayout(columns, valid_BM, valid_BM.sum(dim=1))
+    return KeyLayout(columns, _in_row_order(pieces, masks), next_B)
 
 
 def _merge(pieces: list[Piece], tensors: list[Tensor]) -> Tensor:

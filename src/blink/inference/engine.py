@@ -7,7 +7,8 @@ Memory beside the weights: one trunk, and about `memory_gb`, half of it for rows
 by an estimate from the model's widths. Rows beyond that wait; when a GPU runs out of memory all the same, the number
 of rows at once is halved from there on.
 
-Legend: S columns of a prompt and its answer, T visual tokens, d hidden width.
+Legend: S columns of a prompt and its answer, P of a trunk, V = H x W of the base view, C axes of positions, E width of a
+head.
 """
 
 import logging
@@ -20,17 +21,19 @@ from PIL import Image
 from torch import Tensor, nn
 from transformers.generation import LogitsProcessorList
 
-from blink.inference.algorithm import Run, sample_key
+from blink.inference.algorithm import Run
 from blink.inference.attach import attach
 from blink.inference.attention import hooks_enabled
 from blink.inference.branching import advance
 from blink.inference.decoding import FiniteLogits, closing_ids, closing_tokens, decode
 from blink.inference.policy import Event, Policy
 from blink.inference.rows import Rows, Shared, start
+from blink.inference.spans import prompt_spans
 from blink.inference.trunk import ExtensionCache, run_trunk
 from blink.model.backbone import Backbone
-from blink.model.image_inputs import encode_image, pixel_digests, prompt_inputs
-from blink.model.token_sr import placed
+from blink.model.families import Encoded, Grid
+from blink.model.image_inputs import embed_prompt, encode_image, pixel_digests, prompt_inputs, sample_key
+from blink.model.token_sr import check_patches, placed
 from blink.model.token_sr_files import load_token_sr
 from blink.runs.values import UserError, number, whole_number
 
@@ -49,16 +52,22 @@ class Answer(NamedTuple):
 
 
 class _Inputs(NamedTuple):
-    """One picture, encoded, and the prompts about it, split at it.
+    """One picture, and the prompts about it, split at it.
 
     Attributes:
-        features_Td: all visual tokens.
-        prefixes: ids before the picture, per prompt.
+        tensors: the processor's output for the picture, without ids.
+        encoded: its visual tokens.
+        grid: (H, W) of its base view.
+        span: ids of the visual span, tiles and separators included.
+        prefixes: ids before it, per prompt.
         texts: ids behind it, per prompt.
         digest: hash of the pixels.
     """
 
-    features_Td: Tensor
+    tensors: dict[str, Tensor]
+    encoded: Encoded
+    grid: Grid
+    span: list[int]
     prefixes: list[tuple[int, ...]]
     texts: list[list[int]]
     digest: str
@@ -68,7 +77,7 @@ class Engine:
     """Answers many prompts about one picture under many runs; it changes nothing of the model.
 
     Args:
-        model: a LlavaForConditionalGeneration or LlavaNextForConditionalGeneration, or the `Backbone` of one.
+        model: one of the classes of `blink.model.families`, or the `Backbone` of one.
         processor: its processor; None is the one that the `Backbone` carries.
         memory_gb: how much memory rows and extensions may take, in GiB, by estimate (see above).
 
@@ -223,12 +232,21 @@ class Engine:
     ) -> Shared:
         """Run the trunk of some prompts that share a prefix, and prepare what their rows share."""
         backbone = self._backbone
-        scanned = {layer for run in runs if run.policy is not None for layer in run.policy.layers}
-        trunk = run_trunk(backbone, inputs.prefixes[group[0]], inputs.features_Td, scanned)
+        policies = [run.policy for run in runs if run.policy is not None]
+        for patches in {policy.patches for policy in policies}:
+            check_patches(patches, inputs.grid)
+        scanned = {layer for policy in policies for layer in policy.layers}
+        ids_1P = torch.tensor([[*inputs.prefixes[group[0]], *inputs.span]], device=backbone.device)
+        position_C1P = backbone.family.positions(ids_1P, None, inputs.tensors)
+        V = inputs.grid[0] * inputs.grid[1]
+        start = ids_1P.shape[1] - V if backbone.family.base_view_last else ids_1P.shape[1] - len(inputs.span)
+        embedded = embed_prompt(backbone, ids_1P, inputs.encoded)
+        trunk = run_trunk(backbone, embedded, position_C1P, start, inputs.grid, scanned)
         extensions = ExtensionCache(backbone, trunk, max_tokens=tokens_at_once, max_bytes=self._bytes // 2)
-        positions = trunk.columns + backbone.grid[0] * backbone.grid[1] + own_tokens
-        cos_1NE, sin_1NE = backbone.rotary(torch.arange(positions, device=backbone.device)[None])
-        return Shared(backbone, trunk, extensions, (cos_1NE[0], sin_1NE[0]), runs, keys)
+        positions = trunk.next_position + V + own_tokens
+        every_C1N = torch.arange(positions, device=backbone.device).expand(len(trunk.cell_CV), 1, -1)
+        cos, sin = (part.squeeze(-3) for part in backbone.rotary(every_C1N))
+        return Shared(backbone, trunk, extensions, (cos, sin), runs, keys)
 
     def _collect(self, rows: Rows, ids: list[list[int]]) -> dict[tuple[int, int], Answer]:
         """The answers of finished rows, for every run that shared one."""
@@ -248,16 +266,17 @@ class Engine:
 
         The text's keys count twice: decoding copies them, and rows keep theirs lest memory runs out meanwhile.
         """
-        H, W = self._backbone.grid
-        keys = max(map(len, inputs.prefixes)) + len(inputs.features_Td) + H * W + longest
+        H, W = inputs.grid
+        keys = max(map(len, inputs.prefixes)) + len(inputs.span) + H * W + longest
         token = self._backbone.token_bytes(keys)
         row = (2 * longest + max_new_tokens) * token.kept + longest * token.passing
         return max(1, self._bytes // 2 // row)
 
     def _prepare(self, image: Image.Image, prompts: Sequence[str]) -> _Inputs:
-        """Encode the picture, once, and split every prompt at it.
+        """Process the picture, once, and split every prompt at it.
 
-        The processor's part in a prompt is to repeat its image token; all but the first are split without that.
+        The processor's part in a prompt is to write the picture's tokens in place of one: those of the first prompt,
+        which it gets, stand in the others, too.
 
         Raises:
             ValueError: a prompt has not one image, or no text behind it.
@@ -265,12 +284,36 @@ class Engine:
         backbone = self._backbone
         tokenized = backbone.processor.tokenizer(list(prompts))["input_ids"]
         split = [self._split(number, ids) for number, ids in enumerate(tokenized)]
-        inputs = prompt_inputs(backbone, [image], prompts[:1])
-        [digest] = pixel_digests(backbone, inputs["pixel_values"], inputs.get("image_sizes"))
-        prefixes, texts = zip(*split, strict=True)
-        return _Inputs(encode_image(backbone, inputs), list(prefixes), list(texts), digest)
+        inputs = dict(prompt_inputs(backbone, [image], prompts[:1]))
+        [digest] = pixel_digests(backbone, inputs)
+        before, after = split[0]
+        ids: list[int] = inputs["input_ids"][0].tolist()
+        written = ids[len(before) : len(ids) - len(after)]
+        if ids != [*before, *written, *after]:
+            raise ValueError(
+                f"prompt 0: the processor ({type(backbone.processor).__name__}) changes the text around a picture; Blink "
+                "needs it to put the picture's tokens in place of one image token, and nothing else: use attach and generate"
+            )
+        image_token = backbone.image_token_id
+        lead = written.index(image_token)
+        end = len(written) - written[::-1].index(image_token)
+        grid = prompt_spans(backbone, inputs, None).grids[0]
+        tensors = {
+            name: tensor
+            for name, tensor in inputs.items()
+            if name not in ("input_ids", "attention_mask", "mm_token_type_ids")
+        }
+        return _Inputs(
+            tensors,
+            encode_image(backbone, inputs),
+            grid,
+            span=written[lead:end],
+            prefixes=[(*prefix, *written[:lead]) for prefix, _ in split],
+            texts=[[*written[end:], *text] for _, text in split],
+            digest=digest,
+        )
 
-    def _split(self, number: int, ids: list[int]) -> tuple[tuple[int, ...], list[int]]:
+    def _split(self, number: int, ids: list[int]) -> tuple[list[int], list[int]]:
         """Ids before and behind the picture.
 
         Raises:
@@ -281,13 +324,12 @@ class Engine:
             raise UserError(f"prompt {number} has {len(columns)} image tokens; expected one, for one picture")
         if columns[0] == len(ids) - 1:
             raise UserError(f"prompt {number} ends at its image; put the question after the image")
-        return tuple(ids[: columns[0]]), ids[columns[0] + 1 :]
+        return ids[: columns[0]], ids[columns[0] + 1 :]
 
     def _hash(self, inputs: _Inputs) -> list[str]:
         """Sample keys of the prompts, as `attach` makes them."""
-        picture = [self._backbone.image_token_id] * len(inputs.features_Td)
         return [
-            sample_key(torch.tensor([*prefix, *picture, *text]), inputs.digest)
+            sample_key(torch.tensor([*prefix, *inputs.span, *text]), inputs.digest)
             for prefix, text in zip(inputs.prefixes, inputs.texts, strict=True)
         ]
 

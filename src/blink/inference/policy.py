@@ -16,6 +16,7 @@ New = TypeVar("New")
 SALIENCIES = ("attention", "similarity")
 SELECTORS = ("saliency", "random")
 SCHEDULES = ("threshold", "cycle", "random")
+POSITIONS = ("append", "region")
 
 
 @dataclass(frozen=True)
@@ -51,12 +52,15 @@ class Policy:
         layers: layers to scan, any iterable of int; kept sorted and unique.
         tau_exp: expand above this ratio, in [0, 1], in units of a 2 x 2 split.
         tau_drop: drop below this ratio, in [0, 1], same units; may exceed `tau_exp`. 0 never drops.
-        patches: p of the p x p regions, at least 2; must divide the backbone's grid.
+        patches: p of the p x p regions, at least 2 and at most the grid's shorter side; where it does not divide a side
+            of n cells, that is cut at floor(i n / p).
         saliency: "attention" (row of the layer's attention) or "similarity" (Eq. 1-2 without rotary embedding).
         interpolate: resize the region to the full grid before TokenSR (False: Table 7).
         selector: region to expand: "saliency" (the highest) or "random" (uniform).
         schedule: action: "threshold" (by ratio), "cycle" (expand, drop, expand, ... over the scanned layers)
             or "random" (expand or drop, uniform).
+        positions: "append" (the paper): an extension stands behind the picture, and text moves on; "region": its tokens
+            take the positions of the cells that they refine, and text stays where the stock model has it.
         scale_tau: scale both thresholds by (1 / p^2) / (1 / 4) (App. E).
         seed: seeds the draws of a random selector or schedule.
 
@@ -72,6 +76,7 @@ class Policy:
     interpolate: bool = True
     selector: str = "saliency"
     schedule: str = "threshold"
+    positions: str = "append"
     scale_tau: bool = True
     seed: int = 0
 
@@ -91,7 +96,13 @@ class Policy:
             raise UserError(f"seed={self.seed!r} is not an integer")
         for name in ("patches", "seed"):
             object.__setattr__(self, name, int(getattr(self, name)))
-        for name, choices in (("saliency", SALIENCIES), ("selector", SELECTORS), ("schedule", SCHEDULES)):
+        choices_of = {
+            "saliency": SALIENCIES,
+            "selector": SELECTORS,
+            "schedule": SCHEDULES,
+            "positions": POSITIONS,
+        }
+        for name, choices in choices_of.items():
             if not isinstance(getattr(self, name), str) or getattr(self, name) not in choices:
                 raise UserError(
                     f"{name}={getattr(self, name)!r} is unknown; choose one of {', '.join(choices)}"

@@ -13,7 +13,6 @@ from transformers.cache_utils import DynamicCache
 from transformers.generation import GenerationConfig, GenerationMode
 
 from blink.inference.cache import BlinkCache
-from blink.inference.spans import positions
 from blink.model.backbone import CACHE
 from blink.runs.values import UserError
 
@@ -111,13 +110,10 @@ def check_prompt(inputs: dict[str, Any]) -> Tensor | None:
         raise UserError(
             f"attention_mask is {shape}; expected [{B}, {S}] as input_ids, 1 for tokens and 0 for padding"
         )
-    valid_BS = None if mask is None or bool((mask != 0).all()) else mask.to(ids_BS.device) != 0
-    expected_BS = positions(valid_BS, S, ids_BS.device).expand(B, S)
-    _check_positions(inputs.get("position_ids"), expected_BS, valid_BS)
-    return valid_BS
+    return None if mask is None or bool((mask != 0).all()) else mask.to(ids_BS.device) != 0
 
 
-def check_step(cache: BlinkCache, hidden_BNd: Tensor, inputs: dict[str, Any]) -> None:
+def check_step(cache: BlinkCache, hidden_BNd: Tensor, inputs: dict[str, Any], axes: int) -> None:
     """Refuse new tokens that do not simply follow what the cache holds, row by row."""
     check_outputs(inputs)
     B, N = hidden_BNd.shape[:2]
@@ -134,10 +130,13 @@ def check_step(cache: BlinkCache, hidden_BNd: Tensor, inputs: dict[str, Any]) ->
                 f"attention_mask {list(mask.shape)} does not continue the prompt's: expected [{B}, {length}], the "
                 "prompt's own mask with a one for every token since"
             )
+    if axes > 1:
+        # Stock models keep what these positions follow from on the model, where another generation may have changed it.
+        return
     tokens_B = torch.full((B,), cache.input_length) if valid_BS is None else valid_BS.sum(dim=1)
     first_B = (tokens_B + cache.generated).to(hidden_BNd.device)
     follow_BN = first_B[:, None] + torch.arange(N, device=hidden_BNd.device)
-    _check_positions(inputs.get("position_ids"), follow_BN, None)
+    check_positions(inputs.get("position_ids"), follow_BN[None], None)
 
 
 def check_no_image(inputs: dict[str, Any]) -> None:
@@ -164,17 +163,24 @@ def check_outputs(inputs: dict[str, Any]) -> None:
         raise UserError(f"output_hidden_states={wanted!r}; with Blink attached it is True or False")
 
 
-def _check_positions(given: Tensor | None, expected_BN: Tensor, valid_BN: Tensor | None) -> None:
-    """Refuse position ids other than those that the attention mask gives; padding may have any."""
+def check_positions(given: Tensor | None, expected_CBN: Tensor, valid_BN: Tensor | None) -> None:
+    """Refuse position ids other than those that the stock model derives from its inputs; padding may have any.
+
+    Args:
+        given: [B, N], or [C, B, N]; stock `generate` puts those of a plain text before M-RoPE's: [4, B, N].
+        expected_CBN: [C, 1, N] if rows do not differ.
+    """
     if given is None:
         return
-    B, N = expected_BN.shape
-    fits = given.shape in ((1, N), (B, N))
+    C, _, N = expected_CBN.shape
+    given_CBN = given[None] if given.dim() == 2 else given[1:] if len(given) == C + 1 else given
+    fits = given_CBN.dim() == 3 and given_CBN.shape[0] in (1, C) and given_CBN.shape[2] == N
     if fits:
-        differs_BN = given.to(expected_BN.device) != expected_BN
-        fits = not bool((differs_BN if valid_BN is None else differs_BN & valid_BN).any())
+        differs_CBN = given_CBN.to(expected_CBN.device) != expected_CBN
+        fits = not bool((differs_CBN if valid_BN is None else differs_CBN & valid_BN).any())
     if not fits:
         raise UserError(
-            f"position_ids {list(given.shape)} are not those that attention_mask gives (0 .. n-1 over the tokens of "
-            "each row, padding left out); Blink sets positions per layer: leave position_ids out"
+            f"position_ids {list(given.shape)} are not those that the model derives from attention_mask and pictures (for "
+            "most families 0 .. n-1 over the tokens of each row, padding left out); Blink sets positions per layer: leave "
+            "position_ids out"
         )

@@ -125,7 +125,7 @@ class Shared(NamedTuple):
     """All that the rows behind one trunk share.
 
     Attributes:
-        rotary: cosine and sine of every position that may come, each [positions, E].
+        rotary: cosine and sine of every position that may come behind the trunk, each [positions, E].
         runs: by number; resolved, their modules placed on their layers.
         sample_keys: the prompts' names by number, for policies that draw.
     """
@@ -138,11 +138,15 @@ class Shared(NamedTuple):
     sample_keys: Sequence[str]
 
     def frame_at(self, extensions: Sequence[Extension | None], offsets_RT: Tensor) -> Frame:
-        """Positions of tokens that stand `offsets_RT` behind the trunk and a row's extension; no mask (see `Blocks`)."""
-        lengths = [0 if extension is None else extension.columns for extension in extensions]
-        behind_R1 = torch.tensor(lengths, device=offsets_RT.device)[:, None]
-        position_RT = offsets_RT + self.trunk.columns + behind_R1
-        return Frame(None, position_RT, (self.rotary[0][position_RT], self.rotary[1][position_RT]))
+        """Rotary embeddings of tokens that stand `offsets_RT` behind the trunk and a row's extension; no mask (see `Blocks`)."""
+        axes = len(self.trunk.cell_CV)
+        shifts = [0 if extension is None else extension.placement.shift(axes) for extension in extensions]
+        position_RT = (
+            offsets_RT + self.trunk.next_position + torch.tensor(shifts, device=offsets_RT.device)[:, None]
+        )
+        # The position is the second axis from the right also where a rotary embedding has one for M-RoPE's axes.
+        cos, sin = (part[..., position_RT, :] for part in self.rotary)
+        return Frame(None, (cos, sin))
 
 
 def start(

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from blink.inference.policy import Event, Policy, decide
+from blink.model.token_sr import region_box
 from blink.runs.values import NotFiniteError
 
 
@@ -90,7 +91,7 @@ def focus(saliency_BV: Tensor, grid: tuple[int, int], patches: int) -> Focus:
 
     Args:
         saliency_BV: non-negative saliency of the H x W visual tokens, row-major.
-        grid: (H, W), both divisible by `patches`.
+        grid: (H, W).
 
     Returns:
         The ratio and the region; the lowest index wins ties. No saliency anywhere counts as an even spread.
@@ -104,10 +105,21 @@ def focus(saliency_BV: Tensor, grid: tuple[int, int], patches: int) -> Focus:
 
 
 def region_sums(saliency_BV: Tensor, grid: tuple[int, int], patches: int) -> Tensor:
-    """Aggregate the saliency of V = H x W tokens over p x p equal regions: [B, R] float32, row-major."""
+    """Aggregate the saliency of V = H x W tokens over p x p regions: [B, R] float32, row-major."""
     H, W = grid
-    blocks = saliency_BV.float().view(-1, patches, H // patches, patches, W // patches)
-    return blocks.sum(dim=(2, 4)).flatten(1)
+    saliency_BV = saliency_BV.float()
+    if H % patches == W % patches == 0:
+        blocks = saliency_BV.view(-1, patches, H // patches, patches, W // patches)
+        return blocks.sum(dim=(2, 4)).flatten(1)
+    saliency_BHW = saliency_BV.unflatten(1, grid)
+    boxes = (region_box(region, patches, grid) for region in range(patches**2))
+    return torch.stack(
+        [
+            saliency_BHW[:, box.top : box.top + box.height, box.left : box.left + box.width].sum(dim=(1, 2))
+            for box in boxes
+        ],
+        dim=1,
+    )
 
 
 class Decision(NamedTuple):
@@ -126,9 +138,23 @@ class Decision(NamedTuple):
     sample: int
 
 
+class RowsOfSaliency(NamedTuple):
+    """Saliency of some rows whose base views have one grid.
+
+    Attributes:
+        rows: their numbers.
+        grid: (H, W).
+        saliency_bV: [b, V] float32.
+    """
+
+    rows: Sequence[int]
+    grid: tuple[int, int]
+    saliency_bV: Tensor
+
+
 @torch.no_grad()
 def scan_and_decide(
-    layer: int, grid: tuple[int, int], saliency: Callable[[str], Tensor], decisions: Sequence[Decision]
+    layer: int, saliency: Callable[[str], Sequence[RowsOfSaliency]], decisions: Sequence[Decision]
 ) -> list[Event]:
     """From saliency to the event of each decision, in their order: Eq. 3 and the thresholds (Algorithm 1, 3 to 10).
 
@@ -136,21 +162,23 @@ def scan_and_decide(
 
     Args:
         layer: the layer about to run, scanned by every policy of `decisions`.
-        saliency: computes the saliency of all rows, [B, V] float32, from its kind as `Policy.saliency` names it.
+        saliency: computes the saliency of all rows, from its kind as `Policy.saliency` names it.
 
     Raises:
         NotFiniteError: a ratio is not a finite number, which compares with no threshold.
     """
-    ratio_and_region: dict[tuple[str, int], list[list[float]]] = {}
+    ratio_and_region: dict[tuple[str, int, int], list[float]] = {}
     for kind in dict.fromkeys(decision.policy.saliency for decision in decisions):
-        saliency_BV = saliency(kind)
+        groups = saliency(kind)
         for patches in dict.fromkeys(d.policy.patches for d in decisions if d.policy.saliency == kind):
-            ratio_B, region_B = focus(saliency_BV, grid, patches)
-            # Events are plain numbers, for which a GPU has to be waited for: once per kind and patches.
-            ratio_and_region[kind, patches] = torch.stack((ratio_B, region_B.float()), dim=1).tolist()
+            for rows, grid, saliency_bV in groups:
+                ratio_b, region_b = focus(saliency_bV, grid, patches)
+                # Events are plain numbers, for which a GPU has to be waited for: once per kind, patches and grid.
+                found = torch.stack((ratio_b, region_b.float()), dim=1).tolist()
+                ratio_and_region |= {(kind, patches, row): one for row, one in zip(rows, found, strict=True)}
     events = []
     for row, policy, key, sample in decisions:
-        ratio, region = ratio_and_region[policy.saliency, policy.patches][row]
+        ratio, region = ratio_and_region[policy.saliency, policy.patches, row]
         if not math.isfinite(ratio):
             raise NotFiniteError(
                 f"the saliency ratio is {ratio}, for the hidden states that enter the layer",

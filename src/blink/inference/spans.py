@@ -1,19 +1,64 @@
 """Where the spans of a prompt lie in a padded batch, and what changes when an extension is inserted (Eq. 5 and 6).
 
 A row is [padding; system; visual; extension; text; padding], where the text may hold the rest of the prompt and an answer
-to it. Positions count the tokens of the row as it stands, 0 .. n-1; padding takes none. Pure index arithmetic: this
-file knows token ids and columns, no models.
+to it. The visual span reaches from the first to the last visual token of a picture, tiles and separators included; the
+*base view* is its part that shows the whole picture as a grid.
 
 Axes: B rows, S columns of the input, N columns at one layer (S, or S + X with an extension), X tokens of an
-extension, d hidden width.
+extension, V = H x W cells of a base view, C axes of positions (1, or 3 of M-RoPE), d hidden width.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
+
+from blink.model.backbone import Backbone
+from blink.model.families import Grid, text_positions
+from blink.model.families.base import run_starts
+from blink.model.token_sr import Box, check_patches
+
+
+class Placement(NamedTuple):
+    """Where the tokens of an extension stand.
+
+    Attributes:
+        size: rows and columns of the extension.
+        refines: the cells of the base view whose positions they take (`Policy.positions="region"`); None: they stand
+            behind the picture as a second one would ("append", the paper).
+    """
+
+    size: Grid
+    refines: Box | None = None
+
+    def positions(self, cell_CV: Tensor, grid: Grid, end: int | Tensor) -> Tensor:
+        """Position ids of the extension: int64 [C, X].
+
+        Args:
+            cell_CV: position ids of the base view, row-major.
+            grid: of the base view.
+            end: position of the token behind the visual span, on all axes.
+        """
+        (h, w), box, device = self.size, self.refines, cell_CV.device
+        if box is not None:
+            # The nearest cell: its centre, and that of the token, as shares of the region's height and width.
+            row_h = box.top + (2 * torch.arange(h, device=device) + 1) * box.height // (2 * h)
+            column_w = box.left + (2 * torch.arange(w, device=device) + 1) * box.width // (2 * w)
+            return cell_CV[:, (row_h[:, None] * grid[1] + column_w).flatten()]
+        if len(cell_CV) == 1:
+            return end + torch.arange(h * w, device=device)[None]
+        # As transformers' get_rope_index places a picture: one time, a row and a column for each token.
+        i_X = torch.arange(h, device=device).repeat_interleave(w)
+        j_X = torch.arange(w, device=device).repeat(h)
+        return end + torch.stack((torch.zeros_like(i_X), i_X, j_X))
+
+    def shift(self, axes: int) -> int:
+        """By how much the positions of the text behind it grow."""
+        if self.refines is not None:
+            return 0
+        return self.size[0] * self.size[1] if axes == 1 else max(self.size)
 
 from blink.runs.values import UserError
 
@@ -28,7 +73,10 @@ class Spans:
         visual_start_B: int64, first column of the visual span.
         visual_end_B: int64, column after the visual span, where an extension begins.
         last_B: int64, column of the last prompt token; behind it an answer may follow.
-        extension: X, 0 without one.
+        base_start_B: int64, first column of the base view, whose H x W tokens stand side by side.
+        grids: (H, W) of each row's base view.
+        position_CBN: int64 position ids, [C, 1, N] if rows do not differ.
+        placements: where each row's extension stands; empty without one.
     """
 
     columns: int
@@ -36,23 +84,44 @@ class Spans:
     visual_start_B: Tensor
     visual_end_B: Tensor
     last_B: Tensor
-    extension: int = 0
+    base_start_B: Tensor
+    grids: tuple[Grid, ...]
+    position_CBN: Tensor
+    placements: tuple[Placement, ...] = ()
+
+    @property
+    def extension(self) -> int:
+        """X, tokens of the extension; 0 without one."""
+        return self.placements[0].size[0] * self.placements[0].size[1] if self.placements else 0
 
     def select(self, rows: list[int]) -> "Spans":
         """The spans of some rows, in the order given."""
         if rows == list(range(len(self.last_B))):
             return self
+        one = self.position_CBN.shape[1] == 1
         return replace(
             self,
             valid_BN=None if self.valid_BN is None else self.valid_BN[rows],
             visual_start_B=self.visual_start_B[rows],
             visual_end_B=self.visual_end_B[rows],
             last_B=self.last_B[rows],
+            base_start_B=self.base_start_B[rows],
+            grids=tuple(self.grids[row] for row in rows),
+            position_CBN=self.position_CBN if one else self.position_CBN[:, rows],
+            placements=tuple(self.placements[row] for row in rows) if self.placements else (),
         )
 
-    def extended(self, extension: int) -> "Spans":
-        """The spans once `extension` tokens stand after the visual span of every row."""
-        assert self.extension == 0, "at most one extension is alive"
+    def rows_by_grid(self) -> dict[Grid, list[int]]:
+        """Rows whose base views have one grid."""
+        rows: dict[Grid, list[int]] = {}
+        for row, grid in enumerate(self.grids):
+            rows.setdefault(grid, []).append(row)
+        return rows
+
+    def extended(self, placements: Sequence[Placement]) -> "Spans":
+        """The spans once an extension stands after the visual span of every row, all of one length."""
+        assert not self.placements, "at most one extension is alive"
+        extension = placements[0].size[0] * placements[0].size[1]
         valid_BN = self.valid_BN
         if valid_BN is not None:
             valid_BN = valid_BN.take_along_dim(
@@ -64,20 +133,24 @@ class Spans:
             columns=self.columns + extension,
             valid_BN=valid_BN,
             last_B=self.last_B + extension,
-            extension=extension,
+            position_CBN=self._extended_positions(placements, extension),
+            placements=tuple(placements),
         )
 
-    def positions(self) -> Tensor:
-        """Position ids [1, N] without padding, else [B, N] with 0 at padding."""
-        return positions(self.valid_BN, self.columns, self.last_B.device)
+    def next_position(self) -> Tensor:
+        """Position of the token that follows each row: int64 [B], the same on all axes."""
+        position_CBN = self.position_CBN
+        if self.valid_BN is not None:
+            position_CBN = position_CBN.masked_fill(~self.valid_BN, 0)
+        return (position_CBN.amax(dim=(0, 2)) + 1).expand(len(self.last_B))
 
-    def visual(self, hidden_BNd: Tensor, count: int) -> Tensor:
-        """The first `count` visual tokens of each row, [B, count, d]."""
-        return _take(hidden_BNd, self.visual_columns(count))
+    def visual(self, hidden_BNd: Tensor, grid: Grid) -> Tensor:
+        """The base view's tokens of each row, all of this grid: [B, V, d]."""
+        return _take(hidden_BNd, self.visual_columns(grid))
 
-    def visual_columns(self, count: int) -> Tensor:
-        """Columns of the first `count` visual tokens: int64 [B, count]."""
-        return self.visual_start_B[:, None] + torch.arange(count, device=self.last_B.device)
+    def visual_columns(self, grid: Grid) -> Tensor:
+        """Columns of the base view's tokens: int64 [B, V]."""
+        return self.base_start_B[:, None] + torch.arange(grid[0] * grid[1], device=self.last_B.device)
 
     def last(self, of_BNd: Tensor) -> Tensor:
         """What stands at the last prompt token of each row: [B, d]."""
@@ -107,6 +180,25 @@ class Spans:
             hidden_BNd, self.visual_end_B[:, None] + torch.arange(self.extension, device=hidden_BNd.device)
         )
 
+    def _extended_positions(self, placements: Sequence[Placement], extension: int) -> Tensor:
+        """Position ids [C, B, N + X] with an extension in every row; the text behind it moves on by its shift."""
+        B, C = len(self.grids), len(self.position_CBN)
+        position_CBN = self.position_CBN.expand(-1, B, -1)
+        end_CB1 = position_CBN.gather(2, self.visual_end_B[None, :, None].expand(C, -1, -1))
+        parts, shifts = [], []
+        for row, (placement, (H, W)) in enumerate(zip(placements, self.grids, strict=True)):
+            start = self.base_start_B[row]
+            cell_CV = position_CBN[:, row, start : start + H * W]
+            parts.append(placement.positions(cell_CV, (H, W), end_CB1[0, row]))
+            shifts.append(placement.shift(C))
+        column_N = torch.arange(self.columns, device=position_CBN.device)
+        text_BN = column_N >= self.visual_end_B[:, None]
+        if self.valid_BN is not None:
+            text_BN = text_BN & self.valid_BN
+        moved_CBN = position_CBN + text_BN * torch.tensor(shifts, device=position_CBN.device)[:, None]
+        joined_CBM = torch.cat((moved_CBN, torch.stack(parts, dim=1)), dim=2)
+        return joined_CBM.gather(2, self._source_columns(extension).expand(C, -1, -1))
+
     def _is_extension(self, extension: int) -> Tensor:
         """Bool [B, N + X]: the columns that `extension` tokens after the visual span would take."""
         column = torch.arange(self.columns + extension, device=self.last_B.device)
@@ -121,11 +213,40 @@ class Spans:
         return torch.where(self._is_extension(extension), self.columns + column - end_B1, shifted)
 
 
-def positions(valid_BN: Tensor | None, columns: int, device: torch.device) -> Tensor:
-    """Position ids 0 .. n-1 over the valid columns: [1, N] without padding, else [B, N] with 0 at padding."""
-    if valid_BN is None:
-        return torch.arange(columns, device=device)[None]
-    return (valid_BN.long().cumsum(dim=1) - 1).masked_fill(~valid_BN, 0)
+def prompt_spans(
+    backbone: Backbone,
+    inputs: Mapping[str, Any],
+    valid_BS: Tensor | None,
+    ends: Sequence[int] | None = None,
+    labels_BS: Tensor | None = None,
+) -> Spans:
+    """The spans of prompts with one picture each, with base views and positions as the backbone's family has them.
+
+    Args:
+        inputs: the processor's output, or the arguments of the model's forward.
+        valid_BS, ends, labels_BS: see `find_spans`.
+
+    Raises:
+        ValueError: as `find_spans`.
+    """
+    family, ids_BS = backbone.family, inputs["input_ids"]
+    spans = find_spans(ids_BS, valid_BS, family.image_token_id, ends, labels_BS, pictures=family.pictures)
+    grids = tuple(family.grids(inputs, len(ids_BS)))
+    start_B = spans.visual_start_B
+    if len(grids) != len(ids_BS):
+        raise ValueError(
+            f"the prompt has {len(ids_BS)} rows and {len(grids)} images; Blink takes exactly one image per sample"
+        )
+    if family.base_view_last:
+        start_B = spans.visual_end_B - torch.tensor([H * W for H, W in grids], device=start_B.device)
+    positions_CBS = family.positions(ids_BS, valid_BS, inputs)
+    return replace(spans, base_start_B=start_B, grids=grids, position_CBN=positions_CBS)
+
+
+def check_grids(spans: Spans, patches: int) -> None:
+    """Raise ValueError, which names the row, where a base view is too narrow to be split into p x p regions."""
+    for row, grid in enumerate(spans.grids):
+        check_patches(patches, grid, f"row {row} of the prompt: ")
 
 
 def find_spans(
@@ -134,8 +255,10 @@ def find_spans(
     image_token_id: int,
     ends: Sequence[int] | None = None,
     labels_BS: Tensor | None = None,
+    *,
+    pictures: Callable[[Tensor, Tensor], int] | None = None,
 ) -> Spans:
-    """Find system, visual and text spans of every row.
+    """Find system, visual and text spans of every row; no base views, and positions 0 .. n-1.
 
     Args:
         ids_BS: token ids, with one image token per visual token.
@@ -144,25 +267,26 @@ def find_spans(
         ends: column of the last prompt token of each row, where an answer follows.
         labels_BS: without `ends`: the prompt ends before the first label that is not -100; None, or a row without such
             a label: at the row's last token.
+        pictures: counts the pictures of a row from its ids and where its image tokens are; None: unbroken runs of them.
 
     Raises:
-        ValueError: unless each row has one unbroken run of image tokens with text after it, its padding lies outside
-            its text, and its prompt ends within that text.
+        ValueError: unless each row has one picture with text after it, its padding lies outside its text, and its prompt
+            ends within that text.
     """
-    S = ids_BS.shape[1]
+    B, S = ids_BS.shape
     visual_BS = ids_BS == image_token_id
     if valid_BS is not None:
         visual_BS = visual_BS & valid_BS
         _check_unbroken(valid_BS)
-    runs_B = _run_starts(visual_BS).sum(dim=1)
-    for row, runs in enumerate(runs_B.tolist()):
-        if runs != 1:
-            found = "no image" if runs == 0 else f"{runs} separate images"
+    for row, count in enumerate(run_starts(visual_BS).sum(dim=1).tolist()):
+        found = count if pictures is None or count < 2 else pictures(ids_BS[row], visual_BS[row])
+        if found != 1:
+            said = "no image" if found == 0 else f"{found} separate images"
             raise UserError(
-                f"row {row} of the prompt holds {found}; Blink takes exactly one image per sample"
+                f"row {row} of the prompt holds {said}; Blink takes exactly one image per sample"
             )
     start_B = visual_BS.int().argmax(dim=1)
-    end_B = start_B + visual_BS.sum(dim=1)
+    end_B = S - visual_BS.flip(1).int().argmax(dim=1)
     last_B = torch.full_like(start_B, S - 1)
     if valid_BS is not None:
         last_B = S - 1 - valid_BS.flip(1).int().argmax(dim=1)
@@ -173,7 +297,16 @@ def find_spans(
         last_B = _checked_ends(ends, end_B, last_B)
     elif labels_BS is not None:
         last_B = _ends_before_labels(labels_BS, ids_BS, end_B, last_B)
-    return Spans(columns=S, valid_BN=valid_BS, visual_start_B=start_B, visual_end_B=end_B, last_B=last_B)
+    return Spans(
+        columns=S,
+        valid_BN=valid_BS,
+        visual_start_B=start_B,
+        visual_end_B=end_B,
+        last_B=last_B,
+        base_start_B=start_B,
+        grids=((0, 0),) * B,
+        position_CBN=text_positions(valid_BS, S, ids_BS.device)[None],
+    )
 
 
 def _checked_ends(ends: Sequence[int], visual_end_B: Tensor, last_B: Tensor) -> Tensor:
@@ -209,16 +342,11 @@ def _ends_before_labels(labels_BS: Tensor, ids_BS: Tensor, visual_end_B: Tensor,
 
 def _check_unbroken(valid_BS: Tensor) -> None:
     """Raise unless the valid columns of each row form one run."""
-    for row, runs in enumerate(_run_starts(valid_BS).sum(dim=1).tolist()):
+    for row, runs in enumerate(run_starts(valid_BS).sum(dim=1).tolist()):
         if runs != 1:
             raise UserError(
                 f"row {row} of attention_mask has {runs} separate runs of ones; pad before or after a prompt only"
             )
-
-
-def _run_starts(flags_BS: Tensor) -> Tensor:
-    """Bool [B, S]: where a run of True begins."""
-    return flags_BS & ~F.pad(flags_BS, (1, 0))[:, :-1]
 
 
 def _take(hidden_BNd: Tensor, columns_BM: Tensor) -> Tensor:

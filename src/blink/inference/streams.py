@@ -20,8 +20,15 @@ from torch import Tensor
 
 from blink.inference.attention import Hook
 from blink.inference.cache import OneCall, Piece
-from blink.inference.spans import Spans
+from blink.inference.spans import Placement, Spans
 from blink.model.backbone import Backbone, Frame
+
+
+class LivingExtension(NamedTuple):
+    """The extension of one row as it stands: tokens [X, d], and where they stand."""
+
+    tokens_Xd: Tensor
+    placement: Placement
 
 
 @dataclass(frozen=True)
@@ -31,7 +38,7 @@ class Stream:
     Attributes:
         rows: which rows of the batch, ascending.
         spans: of these rows.
-        frame: mask, positions and rotary embedding of those spans.
+        frame: mask and rotary embedding of those spans.
         hidden_bNd: what enters the next layer.
     """
 
@@ -49,12 +56,27 @@ class LayerOutput(NamedTuple):
 
 
 def run_stream(
-    backbone: Backbone, layer: int, stream: Stream, keep: bool, hook: Hook | None = None
+    backbone: Backbone,
+    layer: int,
+    stream: Stream,
+    keep: bool,
+    added: Mapping[int, Tensor],
+    hook: Hook | None = None,
 ) -> LayerOutput:
-    """Run one layer on a stream, and keep its new keys and values if asked to."""
+    """Run one layer on a stream, and keep its new keys and values if asked to.
+
+    Args:
+        added: what the model adds behind some layers, at the input's tokens: layer -> [B, S, d] of the whole batch.
+    """
     call = OneCall()
     hidden_bNd = backbone.run_layer(layer, stream.hidden_bNd, stream.frame, call if keep else None, hook)
-    piece = Piece(stream.rows, *call.new, stream.spans.valid_BN) if keep else None
+    if layer in added:
+        own_bSd = added[layer][stream.rows]
+        X = stream.spans.extension
+        if X:  # an extension gets nothing after its birth
+            own_bSd = stream.spans.insert(own_bSd, own_bSd.new_zeros(len(own_bSd), X, own_bSd.shape[2]))
+        hidden_bNd = hidden_bNd + own_bSd
+    piece = Piece(stream.rows, *call.new, stream.spans) if keep else None
     return LayerOutput(replace(stream, hidden_bNd=hidden_bNd), piece)
 
 
@@ -63,26 +85,27 @@ def split(
     hidden_bSd: Tensor,
     rows: list[int],
     spans: Spans,
-    extensions: Mapping[int, Tensor],
+    extensions: Mapping[int, LivingExtension],
     known: list[Stream],
 ) -> list[Stream]:
-    """Split rows by the length of their extension, [X, d] or none, and insert it.
+    """Split rows by the length of their extension, if any, and insert it.
 
     Args:
         rows: which rows of the batch `hidden_bSd` holds, ascending.
         spans: of the whole prompt, without extensions.
-        extensions: row -> tokens, for the rows that have one.
+        extensions: by row, of the rows that have one.
         known: streams whose masks and positions may serve again.
     """
-    lengths = {row: len(extensions[row]) if row in extensions else 0 for row in rows}
+    lengths = {row: len(extensions[row].tokens_Xd) if row in extensions else 0 for row in rows}
     streams = []
     for X in sorted(set(lengths.values())):
         group = [row for row in rows if lengths[row] == X]
         hidden_gNd = hidden_bSd if group == rows else hidden_bSd[[rows.index(row) for row in group]]
+        placements = tuple(extensions[row].placement for row in group) if X else ()
         if X:
-            extension_gXd = torch.stack([extensions[row] for row in group])
+            extension_gXd = torch.stack([extensions[row].tokens_Xd for row in group])
             hidden_gNd = spans.select(group).insert(hidden_gNd, extension_gXd)
-        streams.append(_stream(backbone, spans, group, X, hidden_gNd, known))
+        streams.append(_stream(backbone, spans, group, placements, hidden_gNd, known))
     return streams
 
 
@@ -94,22 +117,33 @@ def merge(backbone: Backbone, spans: Spans, streams: list[Stream], known: list[S
     for X in sorted({stream.spans.extension for stream in streams}):
         alike = [stream for stream in streams if stream.spans.extension == X]
         rows = sorted(row for stream in alike for row in stream.rows)
+        placements = {
+            row: placement
+            for stream in alike
+            for row, placement in zip(stream.rows, stream.spans.placements, strict=bool(X))
+        }
         hidden_gNd = _in_row_order(alike, [stream.hidden_bNd for stream in alike])
-        merged.append(_stream(backbone, spans, rows, X, hidden_gNd, known))
+        of_rows = tuple(placements[row] for row in rows) if X else ()
+        merged.append(_stream(backbone, spans, rows, of_rows, hidden_gNd, known))
     return merged
 
 
 def _stream(
-    backbone: Backbone, spans: Spans, rows: list[int], X: int, hidden_gNd: Tensor, known: list[Stream]
+    backbone: Backbone,
+    spans: Spans,
+    rows: list[int],
+    placements: tuple[Placement, ...],
+    hidden_gNd: Tensor,
+    known: list[Stream],
 ) -> Stream:
-    """Rows that all have an extension of X tokens, or none, as a stream; mask and positions from a known one if it fits."""
+    """Rows with extensions of one length, or none, as a stream; mask and positions from a known one if it fits."""
     for stream in known:
-        if stream.rows == rows and stream.spans.extension == X:
+        if stream.rows == rows and stream.spans.placements == placements:
             return replace(stream, hidden_bNd=hidden_gNd)
     own = spans.select(rows)
-    if X:
-        own = own.extended(X)
-    return Stream(rows, own, backbone.frame(hidden_gNd, own.valid_BN, own.positions()), hidden_gNd)
+    if placements:
+        own = own.extended(placements)
+    return Stream(rows, own, backbone.frame(hidden_gNd, own.valid_BN, own.position_CBN), hidden_gNd)
 
 
 def join(streams: list[Stream]) -> Tensor:
@@ -117,11 +151,15 @@ def join(streams: list[Stream]) -> Tensor:
     return _in_row_order(streams, [stream.spans.remove(stream.hidden_bNd) for stream in streams])
 
 
-def extensions_of(stream: Stream) -> dict[int, Tensor]:
-    """The extension of each row of a stream, as it stands: row -> [X, d]."""
+def extensions_of(stream: Stream) -> dict[int, LivingExtension]:
+    """The extension of each row of a stream, as it stands."""
     if not stream.spans.extension:
         return {}
-    return dict(zip(stream.rows, stream.spans.take_extension(stream.hidden_bNd), strict=True))
+    tokens_bXd = stream.spans.take_extension(stream.hidden_bNd)
+    return {
+        row: LivingExtension(*of_row)
+        for row, *of_row in zip(stream.rows, tokens_bXd, stream.spans.placements, strict=True)
+    }
 
 
 def _in_row_order(streams: list[Stream], parts: list[Tensor]) -> Tensor:

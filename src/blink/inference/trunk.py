@@ -1,24 +1,27 @@
 """KV caches that all questions about a picture share: of the trunk (system and visual tokens), and of extensions.
 
 Attention is causal and the visual span precedes the text. So keys and values of system and visual tokens depend on
-the prefix and the pixels alone, and those of an extension on the trunk, the layer and region that was expanded, and
-the module that did it. Neither depends on any text. An extension's positions follow those of the visual span.
+the prefix and the pixels alone, and those of an extension on the trunk, the layer and region that was expanded, where
+its tokens stand, and the module that made them. Neither depends on any text.
 
-Axes: P tokens of the trunk, T visual tokens (tiles and newlines included), V = H x W of the base grid, X tokens of an
-extension, b extensions run together, K key heads, E width of one head, d hidden width.
+Axes: P tokens of the trunk, V = H x W of the base view, X tokens of an extension, b extensions run together, C axes of
+positions, K key heads, E width of one head, d hidden width.
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from blink.inference.attention import LeaveLayer, leave
 from blink.inference.cache import KeysValues, OneCall
+from blink.inference.spans import Placement
 from blink.model.backbone import Backbone, Frame
+from blink.model.families import Grid
+from blink.model.image_inputs import Embedded
 from blink.model.token_sr import expand
 
 
@@ -28,13 +31,19 @@ class Trunk:
 
     Attributes:
         columns: P.
-        visual_start: column of the first visual token.
+        base_start: column of the base view's first token.
+        grid: (H, W) of the base view.
+        cell_CV: position ids of the base view.
+        next_position: position of a token behind the trunk, on all axes.
         layers: keys and values per layer, [1, K, P, E].
-        visual: layer -> base grid's tokens that enter it, [V, d], for the layers that some policy scans.
+        visual: layer -> base view's tokens that enter it, [V, d], for the layers that some policy scans.
     """
 
     columns: int
-    visual_start: int
+    base_start: int
+    grid: Grid
+    cell_CV: Tensor
+    next_position: int
     layers: tuple[KeysValues, ...]
     visual: Mapping[int, Tensor]
 
@@ -44,26 +53,40 @@ class Trunk:
 
 
 def run_trunk(
-    backbone: Backbone, prefix_ids: Sequence[int], features_Td: Tensor, layers: Collection[int]
+    backbone: Backbone,
+    embedded: Embedded,
+    position_C1P: Tensor,
+    base_start: int,
+    grid: Grid,
+    layers: Collection[int],
 ) -> Trunk:
     """Run system and visual tokens through every layer.
 
     Args:
-        prefix_ids: ids before the picture; may be none.
-        features_Td: the picture's visual tokens, base view first.
+        embedded: prefix and visual span of one prompt, [1, P, d].
+        position_C1P: position ids of the stock model.
+        base_start: column of the base view's first token.
         layers: at which to keep the visual tokens, for expansion and for scans by similarity.
     """
-    prefix_P = torch.tensor(prefix_ids, dtype=torch.long, device=features_Td.device)
-    hidden_1Pd = torch.cat((backbone.embed(prefix_P), features_Td))[None]
-    start, P = len(prefix_ids), hidden_1Pd.shape[1]
-    frame = backbone.frame(hidden_1Pd, None, torch.arange(P, device=features_Td.device)[None])
+    hidden_1Pd, end = embedded.hidden_BSd, base_start + grid[0] * grid[1]
+    frame = backbone.frame(hidden_1Pd, None, position_C1P)
     caches, visual = [], {}
     for layer in range(backbone.num_layers):
         if layer in layers:
-            visual[layer] = hidden_1Pd[0, start : start + backbone.grid[0] * backbone.grid[1]].clone()
+            visual[layer] = hidden_1Pd[0, base_start:end].clone()
         hidden_1Pd, new = _run_layer(backbone, layer, hidden_1Pd, frame)
+        if layer in embedded.added:
+            hidden_1Pd = hidden_1Pd + embedded.added[layer]
         caches.append(new)
-    return Trunk(P, start, tuple(caches), visual)
+    return Trunk(
+        columns=hidden_1Pd.shape[1],
+        base_start=base_start,
+        grid=grid,
+        cell_CV=position_C1P[:, 0, base_start:end],
+        next_position=int(position_C1P.max()) + 1,
+        layers=tuple(caches),
+        visual=visual,
+    )
 
 
 class ExtensionKey(NamedTuple):
@@ -75,6 +98,7 @@ class ExtensionKey(NamedTuple):
     layer: int
     region: int
     patches: int
+    placement: Placement
     interpolate: bool
     module: nn.Module | None
 
@@ -84,12 +108,14 @@ class Extension:
 
     Attributes:
         columns: X.
+        placement: where they stand.
         layer: the next layer to run; at first the one that expanded.
         hidden_Xd: what enters that layer.
     """
 
-    def __init__(self, layer: int, hidden_Xd: Tensor) -> None:
+    def __init__(self, layer: int, hidden_Xd: Tensor, placement: Placement) -> None:
         self.columns = len(hidden_Xd)
+        self.placement = placement
         self.layer = layer
         self.hidden_Xd = hidden_Xd
         self._layers: dict[int, KeysValues] = {}
@@ -120,7 +146,8 @@ class ExtensionCache:
         self._max_bytes = max_bytes
         self._bytes = 0
         self._extensions: dict[ExtensionKey, Extension] = {}
-        self._frames: dict[int, Frame] = {}
+        self._rotary: dict[Placement, tuple[Tensor, Tensor]] = {}
+        self._masks: dict[int, Any] = {}
 
     def get(self, keys: Iterable[ExtensionKey]) -> dict[ExtensionKey, Extension]:
         """The extensions of some keys; those that are new have not run through any layer."""
@@ -128,8 +155,9 @@ class ExtensionCache:
         groups: dict[ExtensionKey, list[ExtensionKey]] = {}
         for key in wanted:
             if key not in self._extensions:
-                groups.setdefault(key._replace(region=0), []).append(key)
-        size = max(1, self._max_tokens // (self._backbone.grid[0] * self._backbone.grid[1]))
+                alike = key._replace(region=0, placement=key.placement._replace(refines=None, size=(0, 0)))
+                groups.setdefault(alike, []).append(key)
+        size = max(1, self._max_tokens // (self._trunk.grid[0] * self._trunk.grid[1]))
         for group in groups.values():
             for first in range(0, len(group), size):
                 self._expand(group[first : first + size])
@@ -156,30 +184,41 @@ class ExtensionCache:
         """Make extensions whose keys differ in the region only."""
         shared = group[0]
         visual_Vd = self._trunk.visual[shared.layer]
-        extension_bXd = expand(
+        tokens = expand(
             visual_Vd.expand(len(group), -1, -1),
-            torch.tensor([key.region for key in group], device=visual_Vd.device),
-            self._backbone.grid,
+            [key.region for key in group],
+            self._trunk.grid,
             shared.patches,
             shared.interpolate,
             shared.module,
         )
-        for key, hidden_Xd in zip(group, extension_bXd, strict=True):
-            self._extensions[key] = Extension(key.layer, hidden_Xd)
+        for key, hidden_Xd in zip(group, tokens, strict=True):
+            self._extensions[key] = Extension(key.layer, hidden_Xd, key.placement)
 
     def _run(self, layer: int, group: Sequence[Extension]) -> None:
         """Run one layer on extensions of one length, each a row of its own behind the trunk."""
         hidden_bXd = torch.stack([extension.hidden_Xd for extension in group])
-        X, P = hidden_bXd.shape[1], self._trunk.columns
-        if X not in self._frames:
-            position_ids = torch.arange(P, P + X, device=hidden_bXd.device)[None]
-            self._frames[X] = self._backbone.frame(hidden_bXd[:1], None, position_ids, past=P)
-        hidden_bXd, new = _run_layer(
-            self._backbone, layer, hidden_bXd, self._frames[X], self._trunk.layers[layer]
-        )
+        frame = self._frame(hidden_bXd, [extension.placement for extension in group])
+        hidden_bXd, new = _run_layer(self._backbone, layer, hidden_bXd, frame, self._trunk.layers[layer])
         self._bytes += 2 * new.keys.nbytes
         for extension, keys, values, hidden_Xd in zip(group, *new, hidden_bXd, strict=True):
             extension.append(KeysValues(keys, values), hidden_Xd)
+
+    def _frame(self, hidden_bXd: Tensor, placements: Sequence[Placement]) -> Frame:
+        """Mask, which depends on the length alone, and rotary embeddings, kept for each place."""
+        trunk, X = self._trunk, hidden_bXd.shape[1]
+        for placement in placements:
+            if placement not in self._rotary:
+                position_CX = placement.positions(trunk.cell_CV, trunk.grid, trunk.next_position)
+                self._rotary[placement] = self._backbone.rotary(position_CX[:, None])
+        if X not in self._masks:
+            behind_C1X = torch.arange(X, device=hidden_bXd.device).expand(len(trunk.cell_CV), 1, -1)
+            frame = self._backbone.frame(hidden_bXd[:1], None, behind_C1X, past=trunk.columns)
+            self._masks[X] = frame.mask
+        if len(set(placements)) == 1:
+            return Frame(self._masks[X], self._rotary[placements[0]])
+        cos, sin = zip(*(self._rotary[placement] for placement in placements), strict=True)
+        return Frame(self._masks[X], (torch.cat(cos, dim=-3), torch.cat(sin, dim=-3)))
 
 
 def _run_layer(

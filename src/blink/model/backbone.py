@@ -1,9 +1,10 @@
-"""One Hugging Face LLaVA or LLaVA-NeXT, taken apart: its sizes, one decoder layer at a time, its visual states.
+"""One vision-language model of Hugging Face, taken apart: its sizes, one decoder layer at a time, its visual states.
 
-The only file that knows how transformers lays these models out. It knows nothing of policies or extensions.
+Knows how transformers runs a decoder; what differs between the multimodal classes is in `families/`. It knows nothing of
+policies or extensions.
 
 Axes: B samples, S columns of a prompt, N columns at one layer, M columns of keys, P tokens of a prefix, V = H x W
-visual tokens of the (base) picture, A query heads, K key heads, E width of one head, d hidden width.
+visual tokens of the base view, C axes of positions, A query heads, K key heads, E width of one head, d hidden width.
 """
 
 import inspect
@@ -12,15 +13,13 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
-from transformers import LlavaForConditionalGeneration, LlavaNextForConditionalGeneration
 from transformers.masking_utils import create_causal_mask
 
 from blink.model.dimensions import attention_widths
+from blink.model.families import Grid, family_of, text_positions
 from blink.model.fingerprint import Fingerprint
 from blink.model.text_model import check_text_model, fixed_rotary_length
 from blink.runs.values import UserError
-
-FAMILIES = {LlavaForConditionalGeneration: "llava", LlavaNextForConditionalGeneration: "llava_next"}
 
 OLD_CACHE = "past_key_values"
 CACHE = "cache" if "cache" in inspect.signature(create_causal_mask).parameters else OLD_CACHE
@@ -43,10 +42,13 @@ class Past(Protocol):
 
 
 class Frame(NamedTuple):
-    """Arguments that all decoder layers share: mask as their attention expects it, positions, cosine and sine."""
+    """Arguments that all decoder layers share: mask as their attention expects it, cosine and sine of the positions.
+
+    Position ids themselves do not go along: layers read the cosine and sine, and flash attention would take ids that do
+    not count up by one for several sequences in a row.
+    """
 
     mask: Any
-    position_ids: Tensor
     rotary: tuple[Tensor, Tensor]
 
 
@@ -61,15 +63,15 @@ class Backbone:
     """A model with its processor and where both come from; methods read the model and never change it.
 
     Args:
-        model: a LlavaForConditionalGeneration or LlavaNextForConditionalGeneration, or what torch.compile made of one.
+        model: a model of one of the `families`, or what torch.compile made of one.
         processor: its processor, if one is at hand.
         name: folder or hub id that it comes from, as given by the user.
         revision: its commit on the hub; None for a folder.
 
     Attributes:
         model, processor, name, revision: as above.
-        family: "llava" or "llava_next".
-        grid: (H, W) of the visual tokens, of the base picture for LLaVA-NeXT.
+        family: how models of this class place a picture in a prompt.
+        grid: (H, W) of the base view's visual tokens; None where it depends on the picture.
         num_layers, hidden_size: of the decoder.
         image_token_id: id of the tokens that stand for visual tokens in a prompt.
 
@@ -81,17 +83,13 @@ class Backbone:
         self, model: Any, processor: Any = None, *, name: str = "", revision: str | None = None
     ) -> None:
         model = getattr(model, "_orig_mod", model)  # of what torch.compile returns
-        families = [family for kind, family in FAMILIES.items() if isinstance(model, kind)]
-        if not families:
-            known = " or ".join(kind.__name__ for kind in FAMILIES)
-            raise UserError(f"the model is a {type(model).__name__}; expected a {known} of transformers")
+        self.family = family_of(model)
         self.model = model
         self.processor = processor
         self.name = name
         self.revision = revision
-        self.family = families[0]
-        self.core = self.model.model
-        self.decoder = self.core.language_model
+        self.core = self.family.core
+        self.decoder = self.family.decoder
         check_text_model(self.decoder)
         devices = sorted({str(weight.device) for weight in self.model.parameters()})
         if len(devices) > 1:
@@ -101,12 +99,8 @@ class Backbone:
             )
         self.hidden_size: int = self.decoder.config.hidden_size
         self.num_layers = len(self.decoder.layers)
-        self.image_token_id: int = self.model.config.image_token_id
-        vision = self.model.config.vision_config
-        self.grid: tuple[int, int] = (
-            _side(vision.image_size, 0) // vision.patch_size,
-            _side(vision.image_size, 1) // vision.patch_size,
-        )
+        self.image_token_id = self.family.image_token_id
+        self.grid: Grid | None = self.family.grid
 
     @classmethod
     def of(cls, model: Any, processor: Any = None) -> "Backbone":
@@ -181,7 +175,7 @@ class Backbone:
             )
 
     def frame(
-        self, hidden_BNd: Tensor, valid_BM: Tensor | None, position_ids: Tensor, past: int = 0
+        self, hidden_BNd: Tensor, valid_BM: Tensor | None, position_CBN: Tensor, past: int = 0
     ) -> Frame:
         """Make mask and rotary embedding for N new tokens after `past` columns of cached keys.
 
@@ -191,16 +185,15 @@ class Backbone:
         Args:
             hidden_BNd: the new tokens, of which only shape, dtype and device are read.
             valid_BM: bool over past and new columns, False at padding; None if there is none.
-            position_ids: [1, N] or [B, N] of the new tokens.
+            position_CBN: of the new tokens, [C, 1, N] or [C, B, N].
         """
-        self._check_positions(position_ids)
         mask = create_causal_mask(
             config=self.decoder.config,
             inputs_embeds=hidden_BNd,
             attention_mask=valid_BM,
             **{CACHE: _PastColumns(past)},
         )
-        return Frame(mask, position_ids, self.decoder.rotary_emb(hidden_BNd, position_ids=position_ids))
+        return Frame(mask, self.rotary(position_CBN))
 
     def run_layer(
         self, layer: int, hidden_BNd: Tensor, frame: Frame, past: Past | None, hook: Any = None
@@ -215,7 +208,7 @@ class Backbone:
         hidden: Tensor = self.decoder.layers[layer](
             hidden_BNd,
             attention_mask=frame.mask,
-            position_ids=frame.position_ids,
+            position_ids=None,
             use_cache=past is not None,
             position_embeddings=frame.rotary,
             **{CACHE: past},
@@ -250,11 +243,12 @@ class Backbone:
         factor = getattr(self.decoder, "embedding_multiplier", None)
         return embedded if factor is None else embedded * factor
 
-    def rotary(self, position_ids: Tensor) -> tuple[Tensor, Tensor]:
-        """Cosine and sine of the rotary embedding at [B, N] positions, each [B, N, E]."""
-        self._check_positions(position_ids)
-        like = torch.empty(0, dtype=self.dtype, device=position_ids.device)
-        rotary: tuple[Tensor, Tensor] = self.decoder.rotary_emb(like, position_ids=position_ids)
+    def rotary(self, position_CBN: Tensor) -> tuple[Tensor, Tensor]:
+        """Cosine and sine of the rotary embedding at [C, B, N] positions, each [B, N, E]."""
+        self._check_positions(position_CBN)
+        like = torch.empty(0, dtype=self.dtype, device=position_CBN.device)
+        ids = position_CBN if self.family.axes > 1 else position_CBN[0]
+        rotary: tuple[Tensor, Tensor] = self.decoder.rotary_emb(like, position_ids=ids)
         return rotary
 
     def logits(self, normed_Bd: Tensor) -> Tensor:
@@ -306,48 +300,37 @@ class Backbone:
                 f"layers {wanted}: this model can give the states that enter layers 0 to {self.num_layers}"
             )
         embedded_BPd = self.embed(prefix_ids_BP)
-        visual_BVd = self.entering(self.project_image(pixels_BCHW).to(embedded_BPd.dtype))
-        hidden_BNd = torch.cat((embedded_BPd, visual_BVd), dim=1)
-        position_ids = torch.arange(hidden_BNd.shape[1], device=hidden_BNd.device)[None]
-        frame = self.frame(hidden_BNd, None, position_ids)
+        visual_BTd = self.entering(self.family.views(pixels_BCHW).to(embedded_BPd.dtype))
+        H, W = self.common_grid
+        hidden_BNd = torch.cat((embedded_BPd, visual_BTd), dim=1)
+        position_1N = text_positions(None, hidden_BNd.shape[1], hidden_BNd.device)
+        frame = self.frame(hidden_BNd, None, position_1N[None])
         states = {}
         for layer in range(wanted[-1] + 1):
             if layer in wanted:
-                states[layer] = hidden_BNd[:, -visual_BVd.shape[1] :].transpose(1, 2).unflatten(2, self.grid)
+                states[layer] = hidden_BNd[:, -H * W :].transpose(1, 2).unflatten(2, (H, W))
             if layer < wanted[-1]:
                 hidden_BNd = self.run_layer(layer, hidden_BNd, frame, None)
         return states
 
-    def _check_positions(self, position_ids: Tensor) -> None:
+    @property
+    def common_grid(self) -> Grid:
+        """The grid of every picture's base view; ValueError where it depends on the picture."""
+        if self.grid is None:
+            raise ValueError(
+                f"pictures of a {self.family.name} have no grid in common: it follows from their size"
+            )
+        return self.grid
+
+    def _check_positions(self, position_CBN: Tensor) -> None:
         """Raise ValueError where a rotary embedding would change for all tokens, those before them included."""
         fixed = fixed_rotary_length(self.decoder.config)
-        if fixed is not None and position_ids.numel() and (last := int(position_ids.max())) >= fixed:
+        if fixed is not None and position_CBN.numel() and (last := int(position_CBN.max())) >= fixed:
+            kind = self.decoder.config.rope_parameters["rope_type"]
             raise UserError(
-                f'the sequence has {last + 1} tokens, and rotary embeddings of type "longrope" change for all of them '
-                f"beyond {fixed} (original_max_position_embeddings), so that a prompt would depend on its batch; use a "
-                "shorter one"
-            )
-
-    def project_image(self, pixels_BCHW: Tensor) -> Tensor:
-        """Vision tower and projector on one view per sample: [B, V, d]."""
-        config = self.model.config
-        outputs = self.core.vision_tower(pixels_BCHW, output_hidden_states=True, return_dict=True)
-        chosen = config.vision_feature_layer
-        picked = [outputs.hidden_states[layer] for layer in ([chosen] if isinstance(chosen, int) else chosen)]
-        features = torch.cat(picked, dim=-1)
-        if config.vision_feature_select_strategy == "default":
-            features = features[:, 1:]
-        projected: Tensor = self.core.multi_modal_projector(features)
-        self.check_cells(projected.shape[1])
-        return projected
-
-    def check_cells(self, tokens: int) -> None:
-        """Raise unless one view of a picture gives one token per cell of the grid."""
-        H, W = self.grid
-        if tokens != H * W:
-            raise UserError(
-                f"the vision tower gives {tokens} tokens for an image, its {H} x {W} grid has {H * W}; "
-                "Blink needs one token per cell (vision_feature_select_strategy='default' drops a class token)"
+                f'the sequence has {last + 1} tokens, and rotary embeddings of type "{kind}" change for all of them beyond '
+                f"{fixed} (the length that the text model was trained for), so that a prompt would depend on its batch; "
+                "use a shorter one"
             )
 
 
@@ -364,7 +347,3 @@ class _PastColumns:
 
     def get_mask_sizes(self, query_length: int, layer_idx: int) -> tuple[int, int]:
         return self.columns + query_length, 0
-
-
-def _side(image_size: int | tuple[int, int], axis: int) -> int:
-    return image_size if isinstance(image_size, int) else image_size[axis]

@@ -14,20 +14,14 @@ from safetensors import safe_open
 from torch import nn
 from transformers import (
     AutoConfig,
-    LlavaForConditionalGeneration,
-    LlavaNextForConditionalGeneration,
 )
 from transformers.utils import cached_file, logging
 
 from blink.model.backbone import Backbone
+from blink.model.families import ARCHITECTURES
 from blink.model.fingerprint import checkpoint_source
 from blink.model.processors import load_processor, pads
 from blink.runs.values import UserError
-
-CLASSES: dict[str, Any] = {
-    "llava": LlavaForConditionalGeneration,
-    "llava_next": LlavaNextForConditionalGeneration,
-}
 
 _INDEX = "model.safetensors.index.json"
 _LAYER = re.compile(r"(?:^|\.)language_model\.(?:model\.)?layers\.(\d+)\.")
@@ -106,7 +100,7 @@ def outline(path: str | Path, *, revision: str | None = None) -> Backbone:
     """
     config = _read_config(str(path), revision)
     with torch.device("meta"):
-        model = CLASSES[config.model_type]._from_config(config)
+        model = ARCHITECTURES[config.model_type]._from_config(config)
     return Backbone(model, name=str(path), revision=getattr(config, "_commit_hash", None))
 
 
@@ -164,9 +158,9 @@ def _read_config(name: str, revision: str | None) -> Any:
         config: Any = AutoConfig.from_pretrained(checkpoint_source(name), revision=revision)
     except (OSError, ValueError) as error:
         raise UserError(f"no backbone at {name!r}: {error}") from error
-    if config.model_type not in CLASSES:
+    if config.model_type not in ARCHITECTURES:
         raise UserError(
-            f"{name!r} is of architecture {config.model_type!r}; expected one of {', '.join(CLASSES)}"
+            f"{name!r} is of architecture {config.model_type!r}; expected one of {', '.join(ARCHITECTURES)}"
         )
     return config
 
@@ -232,7 +226,7 @@ def _load_model(
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()  # weights above the last kept layer would be reported as unexpected
     try:
-        model, report = CLASSES[config.model_type].from_pretrained(
+        model, report = ARCHITECTURES[config.model_type].from_pretrained(
             source,
             config=config,
             revision=revision,

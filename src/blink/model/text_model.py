@@ -53,9 +53,12 @@ def passes_on_keywords(kind: Any) -> bool:
 
 
 def fixed_rotary_length(config: Any) -> int | None:
-    """Tokens up to which "longrope" keeps its frequencies: beyond, those of all tokens change; None for other kinds."""
+    """Tokens up to which rotary embeddings keep their frequencies: beyond, those of all tokens change; None: always."""
     rotary = getattr(config, "rope_parameters", None) or {}
-    return rotary["original_max_position_embeddings"] if rotary.get("rope_type") == "longrope" else None
+    if rotary.get("rope_type") == "longrope":
+        length: int = rotary["original_max_position_embeddings"]
+        return length
+    return config.max_position_embeddings if rotary.get("rope_type") == "dynamic" else None
 
 
 def _mismatches(decoder: Any) -> Iterator[str]:
@@ -134,8 +137,3 @@ def _rotary(config: Any) -> Iterator[str]:
     rotary = getattr(config, "rope_parameters", None) or {}
     if any(isinstance(value, dict) for value in rotary.values()):
         yield f"with a rotary embedding per kind of layer ({', '.join(rotary)}); Blink needs one for all layers"
-    if rotary.get("rope_type") == "dynamic":
-        yield (
-            'with rotary embeddings of type "dynamic", which depend on the longest prompt of a batch; Blink needs those '
-            "of a token to be the same in every batch"
-        )

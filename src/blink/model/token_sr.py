@@ -3,14 +3,14 @@
 Training and inference cut and resize regions with the same functions. Knows visual tokens as grids of vectors,
 and no backbone.
 
-Axes: B samples, V = H x W visual tokens, d hidden width, h x w one region (h = H / p, w = W / p), X tokens of an
-extension (H x W, or h x w where the region is not resized).
+Axes: B samples, V = H x W visual tokens, d hidden width, h x w one region, X tokens of an extension (H x W, or h x w where
+the region is not resized).
 """
 
 import warnings
 from collections.abc import Collection, Mapping, Sequence
 from copy import deepcopy
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -70,30 +70,49 @@ class TokenSR(nn.Module):
         return refined_BdHW
 
 
-def check_patches(patches: int, grid: tuple[int, int]) -> None:
-    """Raise ValueError unless `grid` (H, W) divides into `patches` x `patches` equal regions, p >= 2."""
+class Box(NamedTuple):
+    """A rectangle of cells of a grid: row and column of its first cell, and how many there are."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+
+def check_patches(patches: int, grid: tuple[int, int], where: str = "") -> None:
+    """Raise ValueError unless `grid` (H, W) splits into `patches` x `patches` regions, 2 <= p <= min(H, W).
+
+    Args:
+        where: names the sample in the message, where grids depend on pictures.
+    """
     H, W = grid
-    if patches < 2 or H % patches or W % patches:
-        fitting = [p for p in range(2, min(H, W) + 1) if H % p == 0 and W % p == 0]
+    if not 2 <= patches <= min(H, W):
         raise UserError(
-            f"patches={patches} does not divide the {H} x {W} grid of visual tokens; "
-            f"use one of {', '.join(map(str, fitting)) or '(none fits)'}"
+            f"{where}patches={patches} does not fit the {H} x {W} grid of visual tokens; use a number from 2 to "
+            f"{min(H, W)}"
+            if min(H, W) > 1
+            else f"{where}the {H} x {W} grid of visual tokens cannot be split into {patches} x {patches} regions: the "
+            "picture is too narrow"
         )
 
 
-def cut_region(visual_BdHW: Tensor, region: int | Tensor, patches: int) -> Tensor:
+def region_box(region: int, patches: int, grid: tuple[int, int]) -> Box:
+    """The cells of one region, by its row-major index; a side of n cells is cut at floor(i n / p)."""
+    (row, column), (H, W) = divmod(region, patches), grid
+    top, bottom = row * H // patches, (row + 1) * H // patches
+    left, right = column * W // patches, (column + 1) * W // patches
+    return Box(top, left, bottom - top, right - left)
+
+
+def cut_region(visual_BdHW: Tensor, region: int, patches: int) -> Tensor:
     """Cut one of the p x p regions out of each sample: [B, d, h, w].
 
     Args:
         visual_BdHW: visual tokens as a grid.
-        region: row-major index in [0, p^2), one for all samples or a tensor [B] of int64.
+        region: row-major index in [0, p^2).
     """
-    B, d, H, W = visual_BdHW.shape
-    h, w = H // patches, W // patches
-    region_B = torch.as_tensor(region, device=visual_BdHW.device).expand(B)
-    cells = visual_BdHW.view(B, d, patches, h, patches, w)
-    rows = torch.arange(B, device=visual_BdHW.device)
-    return cells[rows, :, region_B // patches, :, region_B % patches]
+    box = region_box(region, patches, (visual_BdHW.shape[2], visual_BdHW.shape[3]))
+    return visual_BdHW[:, :, box.top : box.top + box.height, box.left : box.left + box.width]
 
 
 def upsample(region_Bdhw: Tensor, size: tuple[int, int]) -> Tensor:
@@ -104,39 +123,53 @@ def upsample(region_Bdhw: Tensor, size: tuple[int, int]) -> Tensor:
 
 def expand(
     visual_BVd: Tensor,
-    region_B: Tensor,
+    regions: Sequence[int],
     grid: tuple[int, int],
     patches: int,
     interpolate: bool = True,
     module: nn.Module | None = None,
-) -> Tensor:
-    """Make the extension of one layer: cut, resize, TokenSR, flatten (Sec. 3.2.1).
+) -> list[Tensor]:
+    """Make the extensions of one layer: cut, resize, TokenSR, flatten (Sec. 3.2.1).
 
     Args:
         visual_BVd: the original visual tokens that enter the layer, row-major.
-        region_B: int64, region to expand per sample.
+        regions: region to expand per sample.
         grid: (H, W) of the visual tokens.
-        interpolate: resize the region to H x W; otherwise its h x w tokens go on as they are (Table 7).
+        interpolate: resize the region to H x W; otherwise its h x w tokens go on as they are (Table 7), and where p does
+            not divide the grid regions differ in size.
         module: TokenSR of the layer; None leaves the resized tokens (Blink-interp).
 
     Returns:
-        [B, X, d] in the dtype of `visual_BVd`.
+        One [X, d] per sample in the dtype of `visual_BVd`.
 
     Raises:
         ValueError: if the module changes the shape of its input.
     """
     visual_BdHW = visual_BVd.transpose(1, 2).unflatten(2, grid)
-    tokens = cut_region(visual_BdHW, region_B, patches)
-    if interpolate:
-        tokens = upsample(tokens, grid)
-    if module is not None:
-        refined: Tensor = module(tokens)
-        if refined.shape != tokens.shape:
-            raise UserError(
-                f"the token_sr module made {list(refined.shape)} of {list(tokens.shape)}; it must keep the shape"
-            )
-        tokens = refined.to(visual_BVd.dtype)
-    return tokens.flatten(2).transpose(1, 2)
+    sizes: dict[tuple[int, int], list[int]] = {}
+    for row, region in enumerate(regions):
+        box = region_box(region, patches, grid)
+        sizes.setdefault((box.height, box.width), []).append(row)
+    extensions: dict[int, Tensor] = {}
+    for rows in sizes.values():
+        cut = [cut_region(visual_BdHW[row : row + 1], regions[row], patches) for row in rows]
+        tokens_bdhw = torch.cat(cut)
+        if interpolate:
+            tokens_bdhw = upsample(tokens_bdhw, grid)
+        if module is not None:
+            tokens_bdhw = _refined(module, tokens_bdhw)
+        extensions |= zip(rows, tokens_bdhw.flatten(2).transpose(1, 2), strict=True)
+    return [extensions[row] for row in range(len(regions))]
+
+
+def _refined(module: nn.Module, tokens_Bdhw: Tensor) -> Tensor:
+    """What a TokenSR makes of tokens, in their dtype; ValueError if it changes their shape."""
+    refined: Tensor = module(tokens_Bdhw)
+    if refined.shape != tokens_Bdhw.shape:
+        raise UserError(
+            f"the token_sr module made {list(refined.shape)} of {list(tokens_Bdhw.shape)}; it must keep the shape"
+        )
+    return refined.to(tokens_Bdhw.dtype)
 
 
 def check_layer_keys(modules: Mapping[Any, Any]) -> None:

@@ -47,7 +47,7 @@ def open_store(
         "prefix_ids": prefix_ids_1P[0].tolist(),
         "views": short_digest(views),
     }
-    shape = (VIEWS, *outlined.grid, outlined.hidden_size)
+    shape = (VIEWS, *outlined.common_grid, outlined.hidden_size)
     return FeatureStore(folder, recipe, shape, notes={"backbone": outlined.name})
 
 

@@ -79,7 +79,7 @@ class TokenSRTraining(LightningModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        check_patches(PATCHES, backbone.grid)
+        check_patches(PATCHES, backbone.common_grid)
         self.backbone = backbone  # not an nn.Module, so nothing of it is registered here
         self.prefix_ids = prefix_ids
         self.layers = tuple(sorted(set(layers)))

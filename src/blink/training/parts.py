@@ -58,7 +58,7 @@ def outlined_backbone(plan: Plan) -> Backbone:
         raise UserError(
             f"layer={plan.config['layer']}: {plan.backbone} has layers 0 to {outlined.num_layers - 1}"
         )
-    check_patches(PATCHES, outlined.grid)
+    check_patches(PATCHES, outlined.common_grid)
     with torch.device("meta"):
         TokenSR(outlined.hidden_size, plan.hidden, plan.kernels)
     return outlined

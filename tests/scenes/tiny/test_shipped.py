@@ -69,7 +69,7 @@ def test_modules_beat_interpolation_at_every_layer(model: LlavaForConditionalGen
         coarse = backbone.visual_states(ids_BP, full, modules)
         teacher = backbone.visual_states(ids_BP, quadrants, modules)
         for layer, module in modules.items():
-            plain = upsample(cut_region(coarse[layer], region, 2), backbone.grid)
+            plain = upsample(cut_region(coarse[layer], region, 2), backbone.common_grid)
             with torch.no_grad():
                 refined = module.float()(plain)
             kl, kl_plain = (

@@ -146,7 +146,7 @@ class Explainer:
         return Explanation(
             sample=sample,
             backbone=self._backbone.name,
-            grid=self._backbone.grid,
+            grid=self._backbone.common_grid,
             picture=shown[0].picture,
             box=shown[0].box,
             patches=patches,

@@ -31,7 +31,7 @@ def measure(
     prober: Prober, shown: Sequence[Shown], layers: Sequence[int], patches: int
 ) -> list[list[LayerMap]]:
     """Probe each sample at each layer."""
-    H, W = prober.backbone.grid
+    H, W = prober.backbone.common_grid
     cases = []
     for probed in prober([case.sample for case in shown], layers):
         maps = []

@@ -64,7 +64,7 @@ def measure(
     ratios, regions = [], []
     for probed in prober(samples, layers):
         saliency_LV = torch.stack([probed.attention[layer].original_V for layer in layers])
-        found = focus(saliency_LV, prober.backbone.grid, patches)
+        found = focus(saliency_LV, prober.backbone.common_grid, patches)
         ratios.append(found.ratio_B.double().numpy())
         regions.append(found.region_B.numpy())
     return Ratios(

@@ -96,7 +96,7 @@ def _plan_of_backbone(config: DictConfig, settings: Mapping[str, Any]) -> Plan:
         whole_number(key, settings[key], least)
     template = template_named(model["template"])
     backbone = outlined(model["path"], revision=model["revision"])
-    check_patches(settings["patches"], backbone.grid)
+    check_patches(settings["patches"], backbone.common_grid)
     kind = BACKBONE_FIGURES[figure["name"]]
     token_sr = None
     if kind.needs_modules(figure):

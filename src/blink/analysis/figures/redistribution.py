@@ -97,7 +97,7 @@ def measure(
             attention = [probed.attention[layer] for layer in layers]
             rows.append([_measures(one) for one in attention])
             originals_LV = torch.stack([one.original_V for one in attention])
-            hottest.append(focus(originals_LV, prober.backbone.grid, patches).region_B.numpy())
+            hottest.append(focus(originals_LV, prober.backbone.common_grid, patches).region_B.numpy())
             expanded.append(-1 if run.policy is None else probed.events[0].region)
             maps += [probed.attention] if number < keep_maps else []
         values_NLM = np.array(rows, dtype=np.float64)

@@ -219,7 +219,7 @@ class RedistributionFigure(BackboneFigure):
         title = f"Attention after the hottest region was expanded at layer {self.layer}\n{subject.about}"
         figures = {
             "redistribution": draw(found, title),
-            "redistribution_cases": draw_cases(singles, found, self.show, prober.backbone.grid, title),
+            "redistribution_cases": draw_cases(singles, found, self.show, prober.backbone.common_grid, title),
         }
         numbers = {"layer": self.layer, "samples": len(found.ids), "cases": case_table(singles, found)}
         return Drawn(figures, table(found), numbers)

@@ -1,0 +1,47 @@
+"""The classes of vision-language models that Blink knows, a short file for each way to place a picture in a prompt.
+
+base.py         what most models do: spans, base view, grid, positions, visual tokens
+llava.py        LLaVA: one view (CLIP or SigLIP)
+llava_next.py   LLaVA-NeXT, LLaVA-OneVision: a view, then tiles
+internvl.py     InternVL: tiles, then a thumbnail
+smolvlm.py      SmolVLM, Idefics3: tiles that stand apart, then a view
+qwen_vl.py      Qwen2-VL, Qwen2.5-VL, Qwen3-VL: one view of any shape, M-RoPE
+"""
+
+from typing import Any
+
+from .base import Encoded, Family, Grid, text_positions
+from .internvl import InternVL
+from .llava import Llava
+from .llava_next import LlavaNext
+from .qwen_vl import QwenVL
+from .smolvlm import SmolVLM
+
+FAMILIES: tuple[type[Family], ...] = (Llava, LlavaNext, InternVL, SmolVLM, QwenVL)
+
+ARCHITECTURES: dict[str, Any] = {
+    kind.config_class.model_type: kind for family in FAMILIES for kind in family.architectures
+}
+"""Model type in a checkpoint's config -> class of transformers."""
+
+
+def family_of(model: Any) -> Family:
+    """The family of a model.
+
+    Raises:
+        ValueError: for a model of another class, or a config that the family cannot work with.
+    """
+    for family in FAMILIES:
+        if isinstance(model, family.architectures):
+            return family(model)
+    inner = getattr(model, "get_base_model", None)
+    if inner is not None:
+        raise ValueError(
+            f"the model is a {type(model).__name__} of PEFT; give Blink the model inside, with its adapters in place: "
+            "model.get_base_model()"
+        )
+    known = ", ".join(kind.__name__ for kind in ARCHITECTURES.values())
+    raise ValueError(f"the model is a {type(model).__name__}; expected one of {known}")
+
+
+__all__ = ["ARCHITECTURES", "FAMILIES", "Encoded", "Family", "Grid", "family_of", "text_positions"]

@@ -1,0 +1,169 @@
+"""What Blink has to know of a vision-language model beside its decoder layers: how it places a picture in a prompt.
+
+`Family` holds what most models do; a family's own file says where it differs. `docs/new_backbone.md` walks through one.
+
+Axes: B rows of a prompt, one picture each, S columns, C axes of positions (1, or 3 of M-RoPE), T visual tokens of a
+picture, tiles, newlines and separators included, V = H x W of the base view, P views, w x h pixels, d hidden width.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+Grid = tuple[int, int]
+"""Rows and columns (H, W) of visual tokens."""
+
+
+class Encoded(NamedTuple):
+    """Visual tokens of some pictures.
+
+    Attributes:
+        features_Td: of all pictures, one after the other, as the model puts them at its image tokens.
+        added: for models that add visual features to hidden states behind decoder layers 0, 1, ... (DeepStack): as
+            many rows as `features_Td`, per layer.
+    """
+
+    features_Td: Tensor
+    added: tuple[Tensor, ...] = ()
+
+
+class Family:
+    """Models of one class. Each picture's *base view* is the part of its visual tokens that shows all of it as a grid.
+
+    Args:
+        model: the transformers model; it is read, never changed.
+
+    Attributes:
+        architectures: classes of transformers that belong here.
+        image_inputs: what of a processor's output goes to `get_image_features`.
+        text_model: name of the decoder in `model.model`.
+        base_view_last: whether the base view is the end of the visual tokens, rather than their beginning.
+        axes: of position ids: 1, or 3 where they count time, rows and columns (M-RoPE).
+
+    Raises:
+        ValueError: the model's config is one that Blink cannot work with; the message says why.
+    """
+
+    architectures: ClassVar[tuple[Any, ...]] = ()
+    image_inputs: ClassVar[tuple[str, ...]] = ("pixel_values", "image_sizes")
+    text_model: ClassVar[str] = "language_model"
+    base_view_last: ClassVar[bool] = False
+    axes: ClassVar[int] = 1
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        self.config: Any = model.config
+        self.core: Any = model.model
+        self.decoder: Any = getattr(self.core, self.text_model)
+        self.image_token_id: int = self.config.image_token_id
+        self.check()
+
+    @property
+    def name(self) -> str:
+        """As configs name the model's type: "llava", "qwen2_5_vl"."""
+        name: str = self.config.model_type
+        return name
+
+    def check(self) -> None:
+        """Raise ValueError unless the config is one that the family's other methods are right for."""
+
+    @property
+    def grid(self) -> Grid | None:
+        """Grid of every picture's base view; None where it depends on the picture."""
+        vision = self.config.vision_config
+        return side(vision.image_size, 0) // vision.patch_size, side(
+            vision.image_size, 1
+        ) // vision.patch_size
+
+    @property
+    def tokens_per_view(self) -> int:
+        """Visual tokens that the vision tower makes of one view, where all are alike."""
+        assert self.grid is not None, "this family's views differ in size"
+        return self.grid[0] * self.grid[1]
+
+    def grids(self, inputs: Mapping[str, Any], rows: int) -> list[Grid]:
+        """Grid of the base view of each row's picture.
+
+        Args:
+            inputs: the processor's output, or the arguments of the model's forward.
+        """
+        assert self.grid is not None, "a family whose grids differ says how"
+        return [self.grid] * rows
+
+    def pictures(self, ids_S: Tensor, visual_S: Tensor) -> int:
+        """How many pictures a row holds; most families write the tokens of one picture side by side.
+
+        Args:
+            visual_S: bool, where the image tokens are.
+        """
+        return int(run_starts(visual_S[None]).sum())
+
+    def image_tokens(self, inputs: Mapping[str, Any], in_prompt: Sequence[int]) -> list[int | None]:
+        """How many image tokens each picture needs; None for at least those of its base view.
+
+        Args:
+            inputs: arguments of the model's forward. After transformers has encoded pictures ahead of a generation
+                they are in `mm_encoder_outputs`, and no pixels are left.
+            in_prompt: image tokens of each row.
+        """
+        encoded = encoded_before(inputs)
+        if encoded is not None:
+            return [len(features) for features in encoded.pooler_output]
+        return [None] * (0 if inputs.get("pixel_values") is None else len(inputs["pixel_values"]))
+
+    def encode(self, inputs: Mapping[str, Any]) -> Encoded:
+        """Vision tower and projector on all pictures of `inputs`, in the order of their image tokens."""
+        named = {name: inputs[name] for name in self.image_inputs if inputs.get(name) is not None}
+        output = self.core.get_image_features(**named, return_dict=True)
+        added = getattr(output, "deepstack_features", None) or ()
+        return Encoded(flat(output.pooler_output), tuple(flat(features) for features in added))
+
+    def views(self, pixels_PChw: Tensor) -> Tensor:
+        """Vision tower and projector on whole views, without tiles: [P, T, d]."""
+        return self.encode({"pixel_values": pixels_PChw}).features_Td.unflatten(0, (len(pixels_PChw), -1))
+
+    def positions(self, ids_BS: Tensor, valid_BS: Tensor | None, inputs: Mapping[str, Any]) -> Tensor:
+        """Position ids of the stock model: int64 [C, 1, S] without padding, else [C, B, S].
+
+        Args:
+            valid_BS: bool, False at padding; None if there is none.
+        """
+        return text_positions(valid_BS, ids_BS.shape[1], ids_BS.device)[None]
+
+    def added(self, inputs: Mapping[str, Any], hidden_BSd: Tensor) -> dict[int, Tensor]:
+        """What the decoder adds behind some layers, 0 at text: layer -> [B, S, d]; `inputs` are its own arguments."""
+        return {}
+
+    def pixels_by_picture(self, inputs: Mapping[str, Any], in_prompt: Sequence[int]) -> list[Tensor]:
+        """Pixels of each picture as the vision tower sees them, padding left out."""
+        return list(inputs["pixel_values"])
+
+
+def side(size: int | Sequence[int], axis: int) -> int:
+    """Height (axis 0) or width of an image size, which configs give as one number or two."""
+    return size if isinstance(size, int) else size[axis]
+
+
+def flat(features: Tensor | Sequence[Tensor]) -> Tensor:
+    """Features of several pictures or tiles, in one tensor or a list, as rows: [T, d]."""
+    joined = features if isinstance(features, Tensor) else torch.cat(list(features))
+    return joined.reshape(-1, joined.shape[-1])
+
+
+def encoded_before(inputs: Mapping[str, Any]) -> Any:
+    """The image encoder's output that transformers passes along, or None."""
+    return (inputs.get("mm_encoder_outputs") or {}).get("image")
+
+
+def text_positions(valid_BN: Tensor | None, columns: int, device: torch.device) -> Tensor:
+    """Position ids 0 .. n-1 over the valid columns: [1, N] without padding, else [B, N] with 0 at padding."""
+    if valid_BN is None:
+        return torch.arange(columns, device=device)[None]
+    return (valid_BN.long().cumsum(dim=1) - 1).masked_fill(~valid_BN, 0)
+
+
+def run_starts(flags_BS: Tensor) -> Tensor:
+    """Bool [B, S]: where a run of True begins."""
+    return flags_BS & ~nn.functional.pad(flags_BS, (1, 0))[:, :-1]

@@ -1,0 +1,51 @@
+"""LLaVA-NeXT and LLaVA-OneVision: the whole picture as one view, then tiles of it with newline tokens (anyres)."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import LlavaNextForConditionalGeneration, LlavaOnevisionForConditionalGeneration
+from transformers.models.llava_next.modeling_llava_next import image_size_to_num_patches
+
+from .base import Family
+
+
+class LlavaNext(Family):
+    """The base view's grid comes first, so its tokens do not depend on the tiles."""
+
+    architectures = (LlavaNextForConditionalGeneration, LlavaOnevisionForConditionalGeneration)
+
+    def image_tokens(self, inputs: Mapping[str, Any], in_prompt: Sequence[int]) -> list[int | None]:
+        """Known once encoded; before, the picture's size decides how many follow the base view's."""
+        sizes = inputs.get("image_sizes")
+        if inputs.get("pixel_values") is not None and sizes is not None:
+            return [None] * len(sizes)
+        return super().image_tokens(inputs, in_prompt)
+
+    def views(self, pixels_PChw: Tensor) -> Tensor:
+        """The base view alone, without the newline that a packed picture ends with."""
+        config = self.config
+        outputs = self.core.vision_tower(pixels_PChw, output_hidden_states=True, return_dict=True)
+        chosen = config.vision_feature_layer
+        layers = [chosen] if isinstance(chosen, int) else chosen
+        features = torch.cat([outputs.hidden_states[layer] for layer in layers], dim=-1)
+        if config.vision_feature_select_strategy == "default":
+            features = features[:, 1:]
+        projected: Tensor = self.core.multi_modal_projector(features)
+        return projected
+
+    def pixels_by_picture(self, inputs: Mapping[str, Any], in_prompt: Sequence[int]) -> list[Tensor]:
+        """A batch pads pictures to the most tiles."""
+        pixels, sizes = inputs["pixel_values"], inputs.get("image_sizes")
+        if sizes is None:
+            return list(pixels)
+        tiles = [
+            image_size_to_num_patches(
+                size, self.config.image_grid_pinpoints, self.config.vision_config.image_size
+            )
+            for size in sizes
+        ]
+        if pixels.dim() == 4:
+            return list(pixels.split(tiles))
+        return [picture[:count] for picture, count in zip(pixels, tiles, strict=True)]

@@ -1,0 +1,87 @@
+"""Qwen2-VL, Qwen2.5-VL and Qwen3-VL: one view of any shape, whose positions count rows and columns (M-RoPE)."""
+
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import (
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen2VLForConditionalGeneration,
+    Qwen3VLForConditionalGeneration,
+)
+
+from .base import Family, Grid
+
+
+class QwenVL(Family):
+    """All visual tokens are the grid, which follows from the picture's size. Qwen3-VL adds to them behind its first layers."""
+
+    architectures = (
+        Qwen2VLForConditionalGeneration,
+        Qwen2_5_VLForConditionalGeneration,
+        Qwen3VLForConditionalGeneration,
+    )
+    image_inputs = ("pixel_values", "image_grid_thw")
+    axes = 3
+
+    @property
+    def grid(self) -> None:
+        """Depends on the picture."""
+        return None
+
+    def grids(self, inputs: Mapping[str, Any], rows: int) -> list[Grid]:
+        """Patches of each picture over the merge size; ValueError for a video."""
+        merge = self.config.vision_config.spatial_merge_size
+        if inputs.get("video_grid_thw") is not None or inputs.get("pixel_values_videos") is not None:
+            raise ValueError("the prompt has a video; Blink takes exactly one image per sample")
+        thw: Tensor | None = inputs.get("image_grid_thw")
+        if thw is None:
+            raise ValueError(
+                "the prompt has no image_grid_thw, which says how a picture's tokens lie; pass on all that the processor "
+                "returns"
+            )
+        return [(height // merge, width // merge) for _, height, width in thw.tolist()]
+
+    def image_tokens(self, inputs: Mapping[str, Any], in_prompt: Sequence[int]) -> list[int | None]:
+        """As many as the grid has cells."""
+        if inputs.get("image_grid_thw") is None:
+            return super().image_tokens(inputs, in_prompt)
+        return [height * width for height, width in self.grids(inputs, len(in_prompt))]
+
+    def views(self, pixels_PChw: Tensor) -> Tensor:
+        """Not possible: this tower takes patches."""
+        raise NotImplementedError("views of this family have no common size")
+
+    def positions(self, ids_BS: Tensor, valid_BS: Tensor | None, inputs: Mapping[str, Any]) -> Tensor:
+        """Time, row and column of each token, by the model's own `get_rope_index`."""
+        kinds = {}
+        if "mm_token_type_ids" in inspect.signature(self.core.get_rope_index).parameters:
+            kinds["mm_token_type_ids"] = (ids_BS == self.image_token_id).int()
+        position_CBS: Tensor
+        position_CBS, _ = self.core.get_rope_index(
+            ids_BS,
+            image_grid_thw=inputs["image_grid_thw"],
+            attention_mask=None if valid_BS is None else valid_BS.long(),
+            **kinds,
+        )
+        if valid_BS is not None:
+            position_CBS = position_CBS.masked_fill(~valid_BS, 0)
+        return position_CBS
+
+    def added(self, inputs: Mapping[str, Any], hidden_BSd: Tensor) -> dict[int, Tensor]:
+        """DeepStack's features, at the places of the visual tokens."""
+        features = inputs.get("deepstack_visual_embeds") or ()
+        visual_BS1 = (
+            None if not len(features) else inputs["visual_pos_masks"].to(hidden_BSd.device)[..., None]
+        )
+        return {
+            layer: torch.zeros_like(hidden_BSd).masked_scatter(visual_BS1, of_layer_Td.to(hidden_BSd))
+            for layer, of_layer_Td in enumerate(features)
+            if visual_BS1 is not None
+        }
+
+    def pixels_by_picture(self, inputs: Mapping[str, Any], in_prompt: Sequence[int]) -> list[Tensor]:
+        """Patches of all pictures come in one tensor."""
+        return list(inputs["pixel_values"].split(inputs["image_grid_thw"].prod(dim=-1).tolist()))

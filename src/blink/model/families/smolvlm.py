@@ -1,0 +1,57 @@
+"""SmolVLM and Idefics3: tiles of the picture with tokens between them, and behind them the whole picture."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import Idefics3ForConditionalGeneration, SmolVLMForConditionalGeneration
+
+from .base import Encoded, Family, Grid, encoded_before, run_starts, side
+
+
+class SmolVLM(Family):
+    """The global view's grid is the end of the visual span. The tokens between tiles belong to that span.
+
+    A picture is written as `<fake> <row_1_col_1> <image> ... <image> <fake> <row_1_col_2> <image> ...`, a line break
+    behind each row of tiles, then `<fake> <global-img> <image> ... <image> <fake>`; uncut, as the last of these alone.
+    """
+
+    architectures = (SmolVLMForConditionalGeneration, Idefics3ForConditionalGeneration)
+    image_inputs = ("pixel_values", "pixel_attention_mask")
+    text_model = "text_model"
+    base_view_last = True
+
+    @property
+    def grid(self) -> Grid:
+        """The connector joins neighbouring patches of the vision tower."""
+        vision, scale = self.config.vision_config, self.config.scale_factor
+        H, W = (side(vision.image_size, axis) // vision.patch_size // scale for axis in (0, 1))
+        return H, W
+
+    def pictures(self, ids_S: Tensor, visual_S: Tensor) -> int:
+        """Tiles of one picture have a single `<fake>` between them; a picture ends with one, and the next begins with one."""
+        starts = run_starts(visual_S[None])[0].nonzero()[:, 0].tolist()
+        ends = (run_starts(visual_S.flip(0)[None])[0].flip(0).nonzero()[:, 0] + 1).tolist()
+        if not starts or starts[0] < 2:
+            return len(starts)
+        fake = ids_S[starts[0] - 2]
+        gaps = [ids_S[end:start] for end, start in zip(ends[:-1], starts[1:], strict=True)]
+        return 1 + sum(int((gap_N == fake).sum()) != 1 for gap_N in gaps)
+
+    def image_tokens(self, inputs: Mapping[str, Any], in_prompt: Sequence[int]) -> list[int | None]:
+        """Tiles are padded to the most of any row with pictures of zeros, as the model itself takes them out."""
+        if encoded_before(inputs) is not None or inputs.get("pixel_values") is None:
+            return super().image_tokens(inputs, in_prompt)
+        return [len(tiles) * self.tokens_per_view for tiles in self.pixels_by_picture(inputs, in_prompt)]
+
+    def views(self, pixels_PChw: Tensor) -> Tensor:
+        """One uncut picture per row."""
+        encoded: Encoded = self.encode({"pixel_values": pixels_PChw[:, None]})
+        return encoded.features_Td.unflatten(0, (len(pixels_PChw), -1))
+
+    def pixels_by_picture(self, inputs: Mapping[str, Any], in_prompt: Sequence[int]) -> list[Tensor]:
+        """Without the padding."""
+        pixels_BPChw: Tensor = inputs["pixel_values"]
+        real_BP = (pixels_BPChw != 0).flatten(2).any(dim=2)
+        return [tiles[real_P] for tiles, real_P in zip(pixels_BPChw, torch.atleast_2d(real_BP), strict=True)]
