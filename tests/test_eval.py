@@ -295,7 +295,7 @@ def test_sweep_with_a_mistyped_point_starts_no_job(
         (("layer=1", "tau_drop=2"), "tau_drop=2 is not a number in"),
         (("layer=1", "tau_exp=high"), "tau_exp='high' is not a number in"),
         (("layer=1", "patches=1"), "patches=1 is not an integer of at least 2"),
-        (("layer=1", "patches=4"), "patches=4 does not divide the 6 x 6 grid"),
+        (("layer=1", "patches=7"), "patches=7 does not fit the 6 x 6 grid"),
         (("layer=1", "saliency=gradient"), "saliency='gradient' is unknown"),
         (("layer=1", "method=blink"), "method=blink needs TokenSR modules"),
         (

@@ -15,7 +15,7 @@ from tests import models
     ("layers", "patches", "message"),
     [
         ((2, 4), 2, r"layers \[4\]; this model has decoder layers 0 to 3"),
-        ((2,), 4, "patches=4 does not divide the 6 x 6 grid"),
+        ((2,), 7, "patches=7 does not fit the 6 x 6 grid"),
     ],
 )
 def test_policy_that_does_not_fit_the_backbone(

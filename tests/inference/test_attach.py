@@ -96,7 +96,7 @@ def test_attach_twice_is_refused(model: Any) -> None:
     ("policy", "token_sr", "message"),
     [
         (blink.Policy([4]), None, r"\[4\].*0 to 3"),
-        (blink.Policy([1], patches=4), None, "patches=4.*6 x 6"),
+        (blink.Policy([1], patches=7), None, "patches=7.*6 x 6"),
         (blink.Policy([1, 2]), {1: nn.Identity()}, r"\[2\]"),
         (blink.Policy([1]), {1: blink.TokenSR(32)}, "32.*48"),
         (blink.Policy([1]), "no/such/folder", "no/such/folder"),

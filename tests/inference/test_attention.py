@@ -246,7 +246,7 @@ def test_a_hook_may_leave_the_layer(model: Any) -> None:
     """Catches an exit that loses the keys and values, which the trunk takes from its last layer."""
     backbone = Backbone(model)
     hidden = torch.randn(1, 5, backbone.hidden_size)
-    frame, call, left = backbone.frame(hidden, None, torch.arange(5)[None]), OneCall(), OneCall()
+    frame, call, left = backbone.frame(hidden, None, torch.arange(5)[None, None]), OneCall(), OneCall()
     with torch.no_grad(), hooks_enabled(backbone):
         backbone.run_layer(0, hidden, frame, call)
         with pytest.raises(LeaveLayer):

@@ -412,7 +412,7 @@ def test_it_leaves_the_model_alone() -> None:
         ([], [Run()], "0 prompts, 1 runs"),
         (["<image> a?"], [], "1 prompts, 0 runs"),
         (["<image> a?"], [Run(blink.Policy([9]))], "decoder layers 0 to 4"),
-        (["<image> a?"], [Run(blink.Policy([1], patches=4))], "patches=4 does not divide"),
+        (["<image> a?"], [Run(blink.Policy([1], patches=7))], "patches=7 does not fit"),
         (["<image> a?"], [Run(blink.Policy([1]), {2: nn.Identity()})], "layers .1. are scanned too"),
     ],
 )

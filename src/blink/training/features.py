@@ -22,6 +22,15 @@ PATCHES = 2
 """Quadrants are the regions of a 2 x 2 split."""
 
 
+def check_quadrants(grid: tuple[int, int]) -> None:
+    """Raise ValueError unless the four quadrants of a grid are equal."""
+    H, W = grid
+    if H % PATCHES or W % PATCHES:
+        raise ValueError(
+            f"patches={PATCHES} does not divide the {H} x {W} grid of visual tokens into equal quadrants"
+        )
+
+
 class Features(NamedTuple):
     """Visual hidden states as they enter some layers: layer -> [B, 5, H, W, d], or [5, H, W, d] of one image."""
 

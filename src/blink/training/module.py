@@ -19,12 +19,12 @@ from torchmetrics import MeanMetric
 from transformers import get_cosine_schedule_with_warmup
 
 from blink.model.backbone import Backbone
-from blink.model.token_sr import TokenSR, check_patches
+from blink.model.token_sr import TokenSR
 from blink.model.views import Views
 from blink.training.features import (
-    PATCHES,
     Features,
     QuadrantFeatures,
+    check_quadrants,
     quadrant_features,
     refine,
     trunk_features,
@@ -79,7 +79,7 @@ class TokenSRTraining(LightningModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        check_patches(PATCHES, backbone.common_grid)
+        check_quadrants(backbone.common_grid)
         self.backbone = backbone  # not an nn.Module, so nothing of it is registered here
         self.prefix_ids = prefix_ids
         self.layers = tuple(sorted(set(layers)))

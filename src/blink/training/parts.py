@@ -22,13 +22,13 @@ from blink.model.backbone import Backbone
 from blink.model.checkpoints import load_backbone, load_input_norms, outline
 from blink.model.fingerprint import TINY
 from blink.model.processors import pads
-from blink.model.token_sr import TokenSR, check_patches
+from blink.model.token_sr import TokenSR
 from blink.model.token_sr_files import load_token_sr, save_token_sr, token_sr_config
 from blink.runs.values import UserError
 from blink.scenes.draw import SPLIT_SIZE, SceneImages
 from blink.training.data import StoredFeatures, images_per_batch
 from blink.training.feature_fill import open_store
-from blink.training.features import PATCHES
+from blink.training.features import check_quadrants
 from blink.training.images import DrawnImages, Images, all_of, hub_images, local_images
 from blink.training.manifest import MANIFEST, Portions, check_images, split
 from blink.training.module import TokenSRTraining
@@ -58,7 +58,7 @@ def outlined_backbone(plan: Plan) -> Backbone:
         raise UserError(
             f"layer={plan.config['layer']}: {plan.backbone} has layers 0 to {outlined.num_layers - 1}"
         )
-    check_patches(PATCHES, outlined.common_grid)
+    check_quadrants(outlined.common_grid)
     with torch.device("meta"):
         TokenSR(outlined.hidden_size, plan.hidden, plan.kernels)
     return outlined

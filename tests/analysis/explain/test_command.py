@@ -129,7 +129,7 @@ def test_runs_that_cannot_be_explained(
         ((*ONE, "box=[5,5,1,1]"), r"box=\[5, 5, 1, 1\]; expected"),
         ((*ONE, "method=vanilla"), "method=vanilla: it is what the answer is held against"),
         ((*ONE, "layer=16"), r"the policy scans layers \[16\]; this model has decoder layers 0 to 15"),
-        ((*ONE, "patches=5"), "patches=5 does not divide the 12 x 12 grid"),
+        ((*ONE, "patches=13"), "patches=13 does not fit the 12 x 12 grid"),
         ((*ONE, "tau_exp=2"), "tau_exp=2 is not a number in"),
         ((*ONE, "preset=vqa"), "preset='vqa': expected one of"),
         ((*ONE, "max_new_tokens=0"), "max_new_tokens=0: expected a whole number"),
