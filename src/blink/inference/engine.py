@@ -290,7 +290,7 @@ class Engine:
         ids: list[int] = inputs["input_ids"][0].tolist()
         written = ids[len(before) : len(ids) - len(after)]
         if ids != [*before, *written, *after]:
-            raise ValueError(
+            raise UserError(
                 f"prompt 0: the processor ({type(backbone.processor).__name__}) changes the text around a picture; Blink "
                 "needs it to put the picture's tokens in place of one image token, and nothing else: use attach and generate"
             )

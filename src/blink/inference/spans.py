@@ -19,6 +19,7 @@ from blink.model.backbone import Backbone
 from blink.model.families import Grid, text_positions
 from blink.model.families.base import run_starts
 from blink.model.token_sr import Box, check_patches
+from blink.runs.values import UserError
 
 
 class Placement(NamedTuple):
@@ -59,8 +60,6 @@ class Placement(NamedTuple):
         if self.refines is not None:
             return 0
         return self.size[0] * self.size[1] if axes == 1 else max(self.size)
-
-from blink.runs.values import UserError
 
 
 @dataclass(frozen=True)
@@ -234,7 +233,7 @@ def prompt_spans(
     grids = tuple(family.grids(inputs, len(ids_BS)))
     start_B = spans.visual_start_B
     if len(grids) != len(ids_BS):
-        raise ValueError(
+        raise UserError(
             f"the prompt has {len(ids_BS)} rows and {len(grids)} images; Blink takes exactly one image per sample"
         )
     if family.base_view_last:
@@ -282,9 +281,7 @@ def find_spans(
         found = count if pictures is None or count < 2 else pictures(ids_BS[row], visual_BS[row])
         if found != 1:
             said = "no image" if found == 0 else f"{found} separate images"
-            raise UserError(
-                f"row {row} of the prompt holds {said}; Blink takes exactly one image per sample"
-            )
+            raise UserError(f"row {row} of the prompt holds {said}; Blink takes exactly one image per sample")
     start_B = visual_BS.int().argmax(dim=1)
     end_B = S - visual_BS.flip(1).int().argmax(dim=1)
     last_B = torch.full_like(start_B, S - 1)

@@ -317,7 +317,7 @@ class Backbone:
     def common_grid(self) -> Grid:
         """The grid of every picture's base view; ValueError where it depends on the picture."""
         if self.grid is None:
-            raise ValueError(
+            raise UserError(
                 f"pictures of a {self.family.name} have no grid in common: it follows from their size"
             )
         return self.grid

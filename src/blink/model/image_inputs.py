@@ -77,7 +77,7 @@ def encode_image(backbone: Backbone, inputs: Mapping[str, Any]) -> Encoded:
     check_images(backbone, in_prompt, inputs)
     encoded = backbone.family.encode(inputs)
     if len(encoded.features_Td) != sum(in_prompt):
-        raise ValueError(
+        raise UserError(
             f"the prompt has {sum(in_prompt)} image tokens, its images have {len(encoded.features_Td)} visual tokens; let "
             "the processor put them in, for exactly one image per sample"
         )

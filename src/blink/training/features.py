@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from blink.model.backbone import Backbone
 from blink.model.token_sr import cut_region, upsample
 from blink.model.views import QUADRANTS, Views
+from blink.runs.values import UserError
 
 VIEWS = 1 + QUADRANTS
 
@@ -26,7 +27,7 @@ def check_quadrants(grid: tuple[int, int]) -> None:
     """Raise ValueError unless the four quadrants of a grid are equal."""
     H, W = grid
     if H % PATCHES or W % PATCHES:
-        raise ValueError(
+        raise UserError(
             f"patches={PATCHES} does not divide the {H} x {W} grid of visual tokens into equal quadrants"
         )
 

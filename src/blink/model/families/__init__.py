@@ -10,6 +10,8 @@ qwen_vl.py      Qwen2-VL, Qwen2.5-VL, Qwen3-VL: one view of any shape, M-RoPE
 
 from typing import Any
 
+from blink.runs.values import UserError
+
 from .base import Encoded, Family, Grid, text_positions
 from .internvl import InternVL
 from .llava import Llava
@@ -36,12 +38,12 @@ def family_of(model: Any) -> Family:
             return family(model)
     inner = getattr(model, "get_base_model", None)
     if inner is not None:
-        raise ValueError(
+        raise UserError(
             f"the model is a {type(model).__name__} of PEFT; give Blink the model inside, with its adapters in place: "
             "model.get_base_model()"
         )
     known = ", ".join(kind.__name__ for kind in ARCHITECTURES.values())
-    raise ValueError(f"the model is a {type(model).__name__}; expected one of {known}")
+    raise UserError(f"the model is a {type(model).__name__}; expected one of {known}")
 
 
 __all__ = ["ARCHITECTURES", "FAMILIES", "Encoded", "Family", "Grid", "family_of", "text_positions"]

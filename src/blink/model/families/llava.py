@@ -4,6 +4,8 @@ from typing import Any
 
 from transformers import LlavaForConditionalGeneration
 
+from blink.runs.values import UserError
+
 from .base import Family
 
 
@@ -18,13 +20,13 @@ class Llava(Family):
         """Raise ValueError for a Pixtral tower, and for a selection of features that leaves no grid."""
         vision = self.config.vision_config
         if vision.model_type == "pixtral":
-            raise ValueError(
+            raise UserError(
                 "the vision tower is Pixtral's, which puts a break token behind every row of visual tokens; Blink needs a "
                 "picture's tokens as one unbroken grid, as CLIP and SigLIP towers give it"
             )
         assert self.grid is not None
         if self.tokens_per_view < self.grid[0] * self.grid[1]:
-            raise ValueError(
+            raise UserError(
                 f"the vision tower ({vision.model_type}) has no class token, and vision_feature_select_strategy='default' "
                 f"drops the first of its {self.grid[0]} x {self.grid[1]} tokens, which leaves no grid; a checkpoint of "
                 "this tower needs 'full'"
@@ -44,7 +46,7 @@ class Llava(Family):
         if other:
             assert self.grid is not None
             H, W = self.grid
-            raise ValueError(
+            raise UserError(
                 f"the vision tower gives {other[0]} tokens for an image, its {H} x {W} grid has {H * W}; "
                 "Blink needs one token per cell (vision_feature_select_strategy='default' drops a class token)"
             )

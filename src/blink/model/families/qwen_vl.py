@@ -12,6 +12,8 @@ from transformers import (
     Qwen3VLForConditionalGeneration,
 )
 
+from blink.runs.values import UserError
+
 from .base import Family, Grid
 
 
@@ -35,10 +37,10 @@ class QwenVL(Family):
         """Patches of each picture over the merge size; ValueError for a video."""
         merge = self.config.vision_config.spatial_merge_size
         if inputs.get("video_grid_thw") is not None or inputs.get("pixel_values_videos") is not None:
-            raise ValueError("the prompt has a video; Blink takes exactly one image per sample")
+            raise UserError("the prompt has a video; Blink takes exactly one image per sample")
         thw: Tensor | None = inputs.get("image_grid_thw")
         if thw is None:
-            raise ValueError(
+            raise UserError(
                 "the prompt has no image_grid_thw, which says how a picture's tokens lie; pass on all that the processor "
                 "returns"
             )
