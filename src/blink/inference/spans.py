@@ -165,6 +165,14 @@ class Spans:
         joined = torch.cat((hidden_BSd, extension_BXd), dim=1)
         return _take(joined, self._source_columns(extension_BXd.shape[1]))
 
+    def spread(self, of_BSd: Tensor) -> Tensor:
+        """What belongs to the input's tokens, at their columns in the sequence as it stands, 0 at the extension: [B, N, d]."""
+        if not self.extension:
+            return of_BSd
+        without = replace(self, columns=self.columns - self.extension, placements=())
+        B, _, d = of_BSd.shape
+        return without.insert(of_BSd, of_BSd.new_zeros(B, self.extension, d))
+
     def remove(self, hidden_BNd: Tensor) -> Tensor:
         """Take the extension, if any, out of every row: [B, S, d]."""
         if not self.extension:

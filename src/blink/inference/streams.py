@@ -71,11 +71,7 @@ def run_stream(
     call = OneCall()
     hidden_bNd = backbone.run_layer(layer, stream.hidden_bNd, stream.frame, call if keep else None, hook)
     if layer in added:
-        own_bSd = added[layer][stream.rows]
-        X = stream.spans.extension
-        if X:  # an extension gets nothing after its birth
-            own_bSd = stream.spans.insert(own_bSd, own_bSd.new_zeros(len(own_bSd), X, own_bSd.shape[2]))
-        hidden_bNd = hidden_bNd + own_bSd
+        hidden_bNd = hidden_bNd + stream.spans.spread(added[layer][stream.rows])  # an extension gets nothing
     piece = Piece(stream.rows, *call.new, stream.spans) if keep else None
     return LayerOutput(replace(stream, hidden_bNd=hidden_bNd), piece)
 

@@ -39,6 +39,11 @@ class QwenVL(Family):
         if inputs.get("video_grid_thw") is not None or inputs.get("pixel_values_videos") is not None:
             raise UserError("the prompt has a video; Blink takes exactly one image per sample")
         thw: Tensor | None = inputs.get("image_grid_thw")
+        ids_BS, position = inputs.get("input_ids"), inputs.get("position_ids")
+        if thw is None and ids_BS is not None and position is not None and position.dim() == 3:
+            # `generate` has encoded the picture, and dropped its shape; its positions tell it.
+            visual_BS = ids_BS == self.image_token_id
+            return [_extent(position[-2:, row, visual_BS[row]]) for row in range(rows)]
         if thw is None:
             raise UserError(
                 "the prompt has no image_grid_thw, which says how a picture's tokens lie; pass on all that the processor "
@@ -48,8 +53,6 @@ class QwenVL(Family):
 
     def image_tokens(self, inputs: Mapping[str, Any], in_prompt: Sequence[int]) -> list[int | None]:
         """As many as the grid has cells."""
-        if inputs.get("image_grid_thw") is None:
-            return super().image_tokens(inputs, in_prompt)
         return [height * width for height, width in self.grids(inputs, len(in_prompt))]
 
     def views(self, pixels_PChw: Tensor) -> Tensor:
@@ -58,10 +61,13 @@ class QwenVL(Family):
 
     def positions(self, ids_BS: Tensor, valid_BS: Tensor | None, inputs: Mapping[str, Any]) -> Tensor:
         """Time, row and column of each token, by the model's own `get_rope_index`."""
+        position: Tensor | None = inputs.get("position_ids")
+        if inputs.get("image_grid_thw") is None and position is not None:
+            position_CBS = position[-3:]
+            return position_CBS if valid_BS is None else position_CBS.masked_fill(~valid_BS, 0)
         kinds = {}
         if "mm_token_type_ids" in inspect.signature(self.core.get_rope_index).parameters:
             kinds["mm_token_type_ids"] = (ids_BS == self.image_token_id).int()
-        position_CBS: Tensor
         position_CBS, _ = self.core.get_rope_index(
             ids_BS,
             image_grid_thw=inputs["image_grid_thw"],
@@ -87,3 +93,9 @@ class QwenVL(Family):
     def pixels_by_picture(self, inputs: Mapping[str, Any], in_prompt: Sequence[int]) -> list[Tensor]:
         """Patches of all pictures come in one tensor."""
         return list(inputs["pixel_values"].split(inputs["image_grid_thw"].prod(dim=-1).tolist()))
+
+
+def _extent(position_2T: Tensor) -> Grid:
+    """Rows and columns of a picture from the positions of its tokens."""
+    height, width = (position_2T.amax(dim=1) - position_2T.amin(dim=1) + 1).tolist()
+    return height, width
