@@ -1,5 +1,7 @@
 """The classes of vision-language models that Blink knows, a short file for each way to place a picture in a prompt.
 
+Read from top to bottom; each of the others imports the first alone.
+
 base.py         what most models do: spans, base view, grid, positions, visual tokens
 llava.py        LLaVA: one view (CLIP or SigLIP)
 llava_next.py   LLaVA-NeXT, LLaVA-OneVision: a view, then tiles
