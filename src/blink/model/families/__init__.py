@@ -2,12 +2,12 @@
 
 Read from top to bottom; each of the others imports the first alone.
 
-base.py         what most models do: spans, base view, grid, positions, visual tokens
-llava.py        LLaVA: one view (CLIP or SigLIP)
-llava_next.py   LLaVA-NeXT, LLaVA-OneVision: a view, then tiles
-internvl.py     InternVL: tiles, then a thumbnail
-smolvlm.py      SmolVLM, Idefics3: tiles that stand apart, then a view
-qwen_vl.py      Qwen2-VL, Qwen2.5-VL, Qwen3-VL: one view of any shape, M-RoPE
+    base.py         what most models do: spans, base view, grid, positions, visual tokens
+    llava.py        LLaVA: one view (CLIP or SigLIP)
+    llava_next.py   LLaVA-NeXT, LLaVA-OneVision: a view, then tiles
+    internvl.py     InternVL: tiles, then a thumbnail
+    smolvlm.py      SmolVLM, Idefics3: tiles that stand apart, then a view
+    qwen_vl.py      Qwen2-VL, Qwen2.5-VL, Qwen3-VL: one view of any shape, M-RoPE
 """
 
 from typing import Any
