@@ -39,6 +39,7 @@ def main(config: DictConfig) -> None:
             overrides,
             plain(config),
             fresh=config.fresh,
+            wait=config.wait,
             given=given_folder(HydraConfig.get()),
         )
         files = drawn_before(folder, plan.inputs)

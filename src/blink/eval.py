@@ -56,6 +56,7 @@ def main(config: DictConfig) -> float | None:
             overrides,
             plain(config),
             fresh=config.fresh,
+            wait=config.wait,
             given=given_folder(job),
         )
         rows = resume(folder, plan.samples, inputs=plan.inputs)

@@ -40,6 +40,7 @@ def main(config: DictConfig) -> None:
             overrides,
             plain(config),
             fresh=config.fresh,
+            wait=config.wait,
             given=given_folder(HydraConfig.get()),
         )
     if isinstance(plan, Flips):

@@ -16,7 +16,8 @@ from omegaconf import DictConfig
 from blink.runs.command import FAILURE, end, hydra_command, one_line_errors, plain, reject_added_keys
 from blink.runs.files import write_json
 from blink.runs.folder import given_folder
-from blink.runs.values import UserError, optional, path
+from blink.runs.lock import lock
+from blink.runs.values import UserError, flag, optional, path
 
 if TYPE_CHECKING:
     from blink.bench import Benchmark, Judge, Row
@@ -37,6 +38,7 @@ def main(config: DictConfig) -> None:
         rows_file, output, export = (
             optional(path, key, settings[key]) for key in ("predictions", "output", "export")
         )
+        wait = flag("wait", settings["wait"])
         if rows_file is None:
             raise UserError("say which rows to score with predictions=FILE.jsonl")
         name = f"{rows_file.name.removesuffix('.gz').removesuffix('.jsonl')}.scores.json"
@@ -44,6 +46,9 @@ def main(config: DictConfig) -> None:
         rows = read_rows(rows_file)
         benchmark = make_benchmark(settings, rows)
         completed = complete(benchmark, rows)
+        for target in (output, export):
+            if target is not None:
+                lock(target, wait=wait)
         _make_folder(output.parent)
         try:
             completed = judged(benchmark, completed, output.parent)

@@ -20,7 +20,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, read_write
 
 from blink.runs.command import hydra_command, one_line_errors, plain, reject_added_keys
-from blink.runs.folder import INPUTS, check_inputs, given_folder, open_run, run_folder
+from blink.runs.folder import INPUTS, check_inputs, given_folder, lock_run, open_run, run_folder
 from blink.runs.machine import is_first_process, one_job
 
 if TYPE_CHECKING:
@@ -52,6 +52,7 @@ def main(config: DictConfig) -> float:
     with one_line_errors():
         reject_added_keys(overrides, open_groups=("trainer",))
         plan = make_plan(plain(config, complete=True))
+        lock_run(plan.outputs, "train", overrides, given, wait=config.wait)
         summary = _finished(plan, overrides, given)
     if summary is None:
         multirun = job.mode == RunMode.MULTIRUN

@@ -18,6 +18,19 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig
 
 
+class LockCallback(Callback):
+    """Locks the folder of a multirun while its jobs run; each of them locks its own."""
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Lock the folder until the command ends."""
+        from blink.runs.command import one_line_errors
+        from blink.runs.lock import lock
+        from blink.runs.values import flag
+
+        with one_line_errors():  # Hydra would turn what a callback raises into a warning
+            lock(Path(config.hydra.sweep.dir), wait=flag("wait", config.wait))
+
+
 class SweepCallback(Callback):
     """Checks every job of a multirun before the first one starts, and reports after the last one."""
 
@@ -58,6 +71,7 @@ class OnePassLauncher(BasicLauncher):
         """Answer, then run the jobs one after another: each finds its answers and scores them."""
         from blink.evaluation.sweeps.one_pass import answer_together, without_fresh
         from blink.runs.command import end
+        from blink.runs.lock import lock_scope
 
         context = self.hydra_context
         assert context is not None, "Hydra sets a launcher up before it launches"
@@ -71,15 +85,16 @@ class OnePassLauncher(BasicLauncher):
             ]
         except HydraException as error:
             end(f"error: {error}")
-        answer_together(configs)
-        composed = _Composed(context.config_loader, job_overrides, configs)
-        self.hydra_context = HydraContext(composed, context.callbacks)
-        try:
-            returned: Sequence[JobReturn] = super().launch(
-                [without_fresh(job) for job in job_overrides], initial_job_idx
-            )
-        finally:
-            self.hydra_context = context
+        with lock_scope():
+            answer_together(configs)
+            composed = _Composed(context.config_loader, job_overrides, configs)
+            self.hydra_context = HydraContext(composed, context.callbacks)
+            try:
+                returned: Sequence[JobReturn] = super().launch(
+                    [without_fresh(job) for job in job_overrides], initial_job_idx
+                )
+            finally:
+                self.hydra_context = context
         return returned
 
 

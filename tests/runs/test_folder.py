@@ -6,6 +6,7 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from blink.runs import folder as outputs
+from blink.runs.lock import lock_scope
 from blink.runs.machine import RANK_VARIABLES
 
 
@@ -107,7 +108,8 @@ def test_fresh_keeps_the_earlier_runs(tmp_path: Path) -> None:
 
 def test_later_processes_do_not_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Catches a second DDP process that moves away the folder its first one just made (fresh=true)."""
-    first = outputs.open_run(tmp_path, "train", ["layer=12"], {"layer": 12}, fresh=True)
+    with lock_scope():
+        first = outputs.open_run(tmp_path, "train", ["layer=12"], {"layer": 12}, fresh=True)
     monkeypatch.setenv("LOCAL_RANK", "1")
     assert outputs.open_run(tmp_path, "train", ["layer=12"], {"layer": 12}, fresh=True) == first
     assert [path.name for path in (tmp_path / "train").iterdir()] == ["layer-12"]

@@ -6,6 +6,7 @@ Read from top to bottom: a file imports only from files above it.
     machine.py   fast dtypes, memory, and which of several processes this is
     signals.py   Ctrl-C and SIGTERM: a safe point, one line, exit code 130 or 143
     files.py     files that are never half written: text, JSON, CSV
+    lock.py      one process at a time in a run folder
     folder.py    one folder per run, named after its overrides
     command.py   Hydra commands: their configs, misspelt keys, mistakes in one line
     board.py     numbers, pictures and tables for whatever logger there is

@@ -27,6 +27,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from blink.runs.files import place_error
 from blink.runs.folder import given_folder, run_name
+from blink.runs.lock import lock_scope
 from blink.runs.machine import default_dtype
 from blink.runs.signals import ending_on_signals
 from blink.runs.values import UserError, is_whole, text
@@ -65,7 +66,7 @@ def hydra_command(name: str) -> Callable[[Callable[[DictConfig], Any]], Callable
         def job(config: DictConfig) -> Any:
             given = given_folder(HydraConfig.get())
             try:
-                with one_line_errors():
+                with one_line_errors(), lock_scope():
                     return task(config)
             finally:
                 if given is not None:
@@ -86,7 +87,7 @@ def hydra_command(name: str) -> Callable[[Callable[[DictConfig], Any]], Callable
                 with one_line_errors():
                     check_hydra_folders(given.overrides)
                     check_keys(name, given.overrides)
-            with ending_on_signals():
+            with ending_on_signals(), lock_scope():
                 run()
 
         return command

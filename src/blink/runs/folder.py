@@ -17,8 +17,9 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from blink.runs.files import read_json, remove_partial, write_json, write_text
+from blink.runs.lock import LOCK, lock
 from blink.runs.machine import is_first_process
-from blink.runs.values import UserError
+from blink.runs.values import UserError, flag
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +29,7 @@ CONFIG_FILE = "config.yaml"
 INPUTS = "inputs.json"
 """Fingerprints of what a run depends on beyond its config, such as weights and pictures, in its folder."""
 
-_HOW_NOT_WHAT = ("fresh", "logger", "outputs")
+_HOW_NOT_WHAT = ("fresh", "logger", "outputs", "wait")
 """Keys that change how a run is stored or reported, not what it computes: runs that differ in these alone are the same."""
 
 _OWN_CHECKPOINT = ("last", "null", None)
@@ -54,7 +55,7 @@ def run_name(overrides: Sequence[str]) -> str:
 
     Args:
         overrides: as Hydra lists them in `hydra.overrides.task`; the last one for a key counts. Overrides of
-            `fresh`, `outputs`, `logger` and `ckpt=last` are left out.
+            `fresh`, `wait`, `outputs`, `logger` and `ckpt=last` are left out.
     """
     by_key = {}
     for override in OverridesParser.create().parse_overrides(list(overrides)):
@@ -101,6 +102,24 @@ def given_folder(hydra: DictConfig) -> Path | None:
     return None if given is None else Path(hydra.runtime.cwd) / given
 
 
+def lock_run(
+    root: Path, command: str, overrides: Sequence[str], given: Path | None = None, *, wait: bool = False
+) -> Path:
+    """Return the folder of a run, locked until the innermost `lock_scope` ends; the first of several processes has the lock.
+
+    Args:
+        given: the folder itself, where `given_folder` names one.
+        wait: until another process that has it is done.
+
+    Raises:
+        ValueError: another process has it, and `wait` is false; says which.
+    """
+    folder = run_folder(root, command, overrides, given)
+    if is_first_process():
+        lock(folder, wait=flag("wait", wait))
+    return folder
+
+
 def open_run(
     root: Path,
     command: str,
@@ -109,8 +128,9 @@ def open_run(
     *,
     fresh: bool = False,
     given: Path | None = None,
+    wait: bool = False,
 ) -> Path:
-    """Return the folder of a run, made if need be, with its config saved.
+    """Return the folder of a run, made if need be, with its config saved, and locked as by `lock_run`.
 
     An existing folder is continued. With `fresh` it is kept under a numbered name and a new one begins.
     In a run of several processes only the first one writes.
@@ -118,14 +138,15 @@ def open_run(
     Args:
         config: the composed config, resolved, as plain containers.
         given: the folder itself, where `given_folder` names one. What Hydra writes there by its own keys may be in it.
+        wait: see `lock_run`.
 
     Raises:
-        ValueError: the folder holds a run of another configuration, or files that are no run.
+        ValueError: the folder holds a run of another configuration, or files that are no run, or another process has it.
     """
-    folder = run_folder(root, command, overrides, given)
+    folder = lock_run(root, command, overrides, given, wait=wait)
     if not is_first_process():
         return folder
-    if fresh and _contents(folder, given):
+    if flag("fresh", fresh) and _contents(folder, given):
         kept = _unused_sibling(folder)
         folder.rename(kept)
         log.info("fresh=true: the earlier run is kept in %s", kept)
@@ -168,8 +189,8 @@ def check_inputs(path: Path, inputs: Mapping[str, Any], *, begun: bool = True) -
 
 
 def _contents(folder: Path, given: Path | None) -> list[Path]:
-    """Files and folders in a folder; in one that the user gave without those that are Hydra's own."""
-    found = list(folder.iterdir()) if folder.exists() else []
+    """Files and folders in a folder but its lock; in one that the user gave without those that are Hydra's own."""
+    found = [path for path in folder.glob("*") if not path.name.startswith(LOCK)]
     return found if given is None else [path for path in found if not _is_hydras(path)]
 
 

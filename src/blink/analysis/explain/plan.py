@@ -24,7 +24,7 @@ from blink.runs.values import UserError, choice, whole_number
 log = logging.getLogger(__name__)
 
 _OF_FLIPS = ("runs", "limit")
-_OF_BOTH = ("explain", "outputs", "fresh")
+_OF_BOTH = ("explain", "outputs", "fresh", "wait")
 
 
 class OneQuestion(NamedTuple):

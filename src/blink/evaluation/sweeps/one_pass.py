@@ -16,18 +16,18 @@ from blink.evaluation.answerers import load_answerer
 from blink.evaluation.plan import POLICY_KEYS, Plan, make_plan
 from blink.evaluation.predict import Task, predict, resume
 from blink.runs.command import one_line_errors, plain
-from blink.runs.folder import given_folder, open_run
+from blink.runs.folder import given_folder, lock_run, open_run, run_folder
 
 log = logging.getLogger(__name__)
 
-_OWN_KEYS = (*POLICY_KEYS, "method", "token_sr", "logger", "outputs", "fresh")
+_OWN_KEYS = (*POLICY_KEYS, "method", "token_sr", "logger", "outputs", "fresh", "wait")
 """Keys in which the jobs of one pass may differ; whatever else there is, jobs that differ in it go apart."""
 
 
 def answer_together(configs: Sequence[DictConfig]) -> None:
     """Answer the questions of all jobs that share a pass with another; leave the rest to the jobs themselves.
 
-    A job with `engine.reuse=none` shares nothing. The settings of all jobs are checked before anything is done.
+    The folders of all jobs are locked until the scope ends in which this is called. A job with `engine.reuse=none` shares nothing. The settings of all jobs are checked before anything is done.
 
     Args:
         configs: the composed config of each job, Hydra's own part included.
@@ -39,6 +39,9 @@ def answer_together(configs: Sequence[DictConfig]) -> None:
             for config in configs
         ]
         plans = [make_plan(config, overrides) for config, overrides, _ in jobs]
+        # all, in one order, before any is opened: two sweeps that share jobs must not wait for each other
+        for job in sorted(jobs, key=lambda job: run_folder(Path(job[0].outputs), "eval", *job[1:]).resolve()):
+            lock_run(Path(job[0].outputs), "eval", *job[1:], wait=job[0].wait)
         for plan, (config, overrides, given) in zip(plans, jobs, strict=True):
             root, settings = Path(config.outputs), plain(config)
             folder = open_run(root, "eval", overrides, settings, fresh=config.fresh, given=given)

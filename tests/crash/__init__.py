@@ -1,0 +1,1 @@
+"""Commands in the middle of which something happens: kills, signals, full disks, a second command."""
