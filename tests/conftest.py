@@ -24,6 +24,7 @@ from typing import Any
 import pytest
 import torch
 
+from blink.runs.machine import RANK_VARIABLES
 from tests import models
 
 
@@ -46,6 +47,25 @@ def llava_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def llava_next_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random LLaVA-NeXT with its processor on disk: 6 x 6 base grid, as small. Do not write into it."""
     return models.save(models.llava_next(grid=6, layers=4, hidden=32), tmp_path_factory.mktemp("llava_next"))
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of 24 small pictures, of which 22 are trained on and two held out. Do not write into it."""
+    folder = tmp_path_factory.mktemp("pictures")
+    for seed in range(24):
+        models.picture(seed, (48, 40)).save(folder / f"{seed:02d}.png")
+    return folder
+
+
+@pytest.fixture
+def in_empty_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """Work in an empty folder, as the first process."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+    for variable in RANK_VARIABLES:
+        monkeypatch.delenv(variable, raising=False)
+    return tmp_path
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

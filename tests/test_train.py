@@ -19,61 +19,18 @@ from hydra.errors import HydraException
 from blink import load_token_sr
 from blink.runs.command import CONF_DIR
 from blink.runs.folder import run_name
-from blink.runs.machine import RANK_VARIABLES
-from blink.train import main, train
+from blink.train import main
 from blink.training.images import local_images
 from blink.training.manifest import changed_since, check_images
 from blink.training.module import TokenSRTraining
-from blink.training.parts import newest_checkpoint
 from tests import models
 from tests.processes import python
-from tests.training.conftest import planned
+from tests.training_runs import common, folder_of, run, same_weights
 
 pytestmark = [
+    pytest.mark.usefixtures("in_empty_folder"),
     pytest.mark.filterwarnings("ignore:.*LeafSpec.*is deprecated:FutureWarning"),  # Lightning's use of torch
 ]
-
-
-@pytest.fixture(autouse=True)
-def alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Work in an empty folder, as the first process."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
-    for variable in RANK_VARIABLES:
-        monkeypatch.delenv(variable, raising=False)
-
-
-@pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("pictures")
-    for seed in range(24):
-        models.picture(seed, (48, 40)).save(folder / f"{seed:02d}.png")
-    return folder
-
-
-def common(backbone: Path, pictures: Path) -> list[str]:
-    """Overrides for a short and quiet run on a small random backbone."""
-    return [
-        f"model.path={backbone}",
-        f"data.root={pictures}",
-        "logger=none",
-        "workers=0",
-        "checkpoint_every=4",
-        "trainer.accelerator=cpu",
-        "trainer.enable_progress_bar=false",
-        "trainer.deterministic=false",
-    ]
-
-
-def run(*overrides: str) -> dict[str, Any]:
-    """`python -m blink.train` in this process; gives what its summary.json holds."""
-    summary = train(planned(*overrides), list(overrides))
-    assert summary is not None
-    return asdict(summary)
-
-
-def folder_of(*overrides: str) -> Path:
-    return Path("outputs") / "train" / run_name(overrides)
 
 
 def command(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -81,24 +38,15 @@ def command(*arguments: str) -> subprocess.CompletedProcess[str]:
     return python("-m", "blink.train", *arguments)
 
 
-def same_weights(one: Path, other: Path, rtol: float = 0, atol: float = 0) -> None:
-    first, second = load_token_sr(one), load_token_sr(other)
-    assert first.keys() == second.keys()
-    for layer in first:
-        expected = second[layer].state_dict()
-        for name, value in first[layer].state_dict().items():
-            torch.testing.assert_close(value, expected[name], rtol=rtol, atol=atol)
-
-
 def test_a_run_leaves_modules_and_a_summary(llava_folder: Path, pictures: Path) -> None:
     """Catches modules that `load_token_sr` cannot read, or that do not say what they belong to."""
     overrides = [*common(llava_folder, pictures), "layer=1-2", "held_out=2", "token_sr.dtype=bfloat16"]
     summary = run(*overrides)
     folder = folder_of(*overrides)
-    assert json.loads((folder / "summary.json").read_text()) == summary
-    assert summary["steps"] == 11  # 22 images, two per step
+    assert json.loads((folder / "summary.json").read_text()) == asdict(summary)
+    assert summary.steps == 11  # 22 images, two per step
     for layer in ("1", "2"):
-        entry = summary["layers"][layer]
+        entry = summary.layers[layer]
         assert entry["kl_reduction"] == pytest.approx(1 - entry["kl_token_sr"] / entry["kl_interpolation"])
     modules = load_token_sr(folder / "token_sr")
     assert sorted(modules) == [1, 2]
@@ -118,8 +66,8 @@ def test_scenes_are_the_default(llava_folder: Path) -> None:
     overrides = [one for one in common(llava_folder, Path("unused")) if "data.root" not in one]
     overrides = [*overrides, "layer=1", "held_out=3", "logger=csv", "optimizer.learning_rate=0.0"]
     few, more = (run(*overrides, f"images={count}") for count in (4, 6))
-    assert few["layers"] == more["layers"]  # untrained, and measured on the same scenes
-    assert (few["train_images"], more["train_images"], few["held_out_images"]) == (4, 6, 3)
+    assert few.layers == more.layers  # untrained, and measured on the same scenes
+    assert (few.train_images, more.train_images, few.held_out_images) == (4, 6, 3)
     (logged,) = folder_of(*overrides, "images=4").glob("csv/*/metrics.csv")
     assert "held_out/layer_1/kl_token_sr" in logged.read_text()
 
@@ -155,7 +103,7 @@ def test_a_killed_run_ends_like_one_that_was_not(
     assert not (folder_of(*overrides) / "summary.json").exists()
     continued = run(*overrides)
     assert steps == [*range(15), *range(12, 20)]
-    assert continued["layers"] == whole["layers"]
+    assert continued.layers == whole.layers
     same_weights(
         folder_of(*overrides) / "token_sr",
         Path("whole") / folder_of(*overrides).relative_to("outputs") / "token_sr",
@@ -168,8 +116,8 @@ def test_checkpoints_hold_the_sampler_and_no_backbone(llava_folder: Path, pictur
     run(*overrides)
     (file,) = (folder_of(*overrides) / "checkpoints").glob("*.ckpt")
     checkpoint = torch.load(file, weights_only=True)
-    assert file.name == "step-8.ckpt"
-    assert checkpoint["PairData"]["position"] == 8
+    assert file.name == "step-11.ckpt"
+    assert checkpoint["PairData"]["position"] == 11
     assert all(name.startswith("token_sr.2.") for name in checkpoint["state_dict"])
     kept = sum(value.numel() for value in checkpoint["state_dict"].values())
     moments = checkpoint["optimizer_states"][0]["state"]
@@ -253,8 +201,8 @@ def test_earlier_modules_are_measured_beside_the_new(llava_folder: Path, picture
     reference = folder_of(*overrides) / "token_sr"
     again = run(*overrides, f"reference={reference}", "optimizer.learning_rate=0.0")
     for layer in ("1", "2"):
-        assert again["layers"][layer]["kl_reference"] == first["layers"][layer]["kl_token_sr"]
-        assert again["layers"][layer]["kl_token_sr"] != first["layers"][layer]["kl_token_sr"]
+        assert again.layers[layer]["kl_reference"] == first.layers[layer]["kl_token_sr"]
+        assert again.layers[layer]["kl_token_sr"] != first.layers[layer]["kl_token_sr"]
     with pytest.raises(SystemExit, match=r"has modules of layers \[1, 2\] only"):
         run(*overrides, "layer=3", f"reference={reference}")
 
@@ -280,7 +228,7 @@ def test_a_broken_image_among_many_is_left_out(llava_folder: Path, pictures: Pat
         (folder / path.name).write_bytes(path.read_bytes())
     (folder / "00.png").write_bytes(b"no image")
     overrides = [*common(llava_folder, folder), "layer=1"]
-    assert run(*overrides)["unreadable_images"] == 1
+    assert run(*overrides).unreadable_images == 1
     listed = json.loads((folder_of(*overrides) / "manifest.json").read_text())["unreadable"]
     assert list(listed) == [str(folder / "00.png")]
 
@@ -297,8 +245,8 @@ def test_features_on_disk_replace_the_backbone(
     cached = run(*overrides, "data.cache_features=f", "epochs=2")
     for layer in ("1", "2"):
         for name in ("kl_interpolation", "cosine_interpolation"):
-            assert cached["layers"][layer][name] == pytest.approx(plain["layers"][layer][name], rel=5e-3)
-        assert cached["layers"][layer]["kl_token_sr"] < plain["layers"][layer]["kl_token_sr"]
+            assert cached.layers[layer][name] == pytest.approx(plain.layers[layer][name], rel=5e-3)
+        assert cached.layers[layer]["kl_token_sr"] < plain.layers[layer]["kl_token_sr"]
 
     def unwanted(*_: Any, **__: Any) -> None:
         raise AssertionError("not needed")
@@ -306,9 +254,9 @@ def test_features_on_disk_replace_the_backbone(
     monkeypatch.setattr("blink.training.parts.load_backbone", unwanted)
     monkeypatch.setattr("blink.training.images.ImageFiles.read", unwanted)
     again = run(*overrides, "data.cache_features=f")
-    assert again["steps"] == 11
-    for name, value in plain["layers"]["2"].items():
-        assert again["layers"]["2"][name] == pytest.approx(value, rel=2e-2, abs=1e-3)
+    assert again.steps == 11
+    for name, value in plain.layers["2"].items():
+        assert again.layers["2"][name] == pytest.approx(value, rel=2e-2, abs=1e-3)
     run(*overrides, "data.cache_features=f", "layer=2", "token_sr.kernels=[3,3,1]", "images=10")
     with pytest.raises(SystemExit, match=r"data\.cache_features=f holds features that are not this run"):
         run(*overrides, "data.cache_features=f", "model.template=mistral_instruct")
@@ -456,7 +404,7 @@ def test_a_changed_picture_or_backbone_is_noticed(
     with pytest.raises(SystemExit, match="begun with another images"):
         run(*overrides)
     models.picture(3, (48, 40)).save(tmp_path / "pictures" / "3.png")
-    assert run(*overrides)["steps"] == 3
+    assert run(*overrides).steps == 3
 
 
 def test_newer_pictures_of_a_finished_run_are_told(tmp_path: Path) -> None:
@@ -472,19 +420,3 @@ def test_newer_pictures_of_a_finished_run_are_told(tmp_path: Path) -> None:
     shutil.rmtree(path.parent)
     assert not changed_since(manifest, [path.parent])
     assert not changed_since(manifest, [])
-
-
-def test_a_run_continues_from_its_own_newest_checkpoint(tmp_path: Path) -> None:
-    """Catches step-8 taken for newer than step-100, and a named file that a killed run begins from again."""
-    other = tmp_path / "other.ckpt"
-    other.touch()
-    assert newest_checkpoint(tmp_path, "last") is None
-    assert newest_checkpoint(tmp_path, str(other)) == other
-    own = tmp_path / "checkpoints"
-    own.mkdir()
-    for step in (8, 100):
-        (own / f"step-{step}.ckpt").touch()
-    for start_from in ("last", str(other)):
-        assert newest_checkpoint(tmp_path, start_from) == own / "step-100.ckpt"
-    with pytest.raises(ValueError, match="ckpt=None does not exist"):
-        newest_checkpoint(tmp_path / "empty", "None")

@@ -20,8 +20,10 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, read_write
 
 from blink.runs.command import hydra_command, one_line_errors, plain, reject_added_keys
+from blink.runs.files import remove_partial
 from blink.runs.folder import INPUTS, check_inputs, given_folder, lock_run, open_run, run_folder
 from blink.runs.machine import is_first_process, one_job
+from blink.runs.signals import finishing_first
 
 if TYPE_CHECKING:
     from blink.runs.board import Board
@@ -87,6 +89,7 @@ def train(
     from blink.model.processors import load_processor
     from blink.model.views import ViewMaker, prefix_ids
     from blink.training import parts
+    from blink.training.checkpoints import CHECKPOINTS, checkpoint_to_continue, numbered_checkpoints
     from blink.training.dashboard import TrainingMonitor, kl_chart
     from blink.training.data import PairData, steps_per_epoch
     from blink.training.feature_fill import FillFeatures, report_lacking
@@ -102,7 +105,12 @@ def train(
         images = parts.open_images(plan)
         references = parts.load_references(plan, outlined.hidden_size)
         folder = open_run(plan.outputs, "train", overrides, plan.config, fresh=plan.fresh, given=given)
-        checkpoint = parts.newest_checkpoint(folder, plan.start_from)
+        if is_first_process():
+            for part in (CHECKPOINTS, TOKEN_SR):
+                remove_partial(folder / part)
+        checkpoint = checkpoint_to_continue(
+            folder / CHECKPOINTS, plan.start_from, parts.weight_shapes(plan, outlined)
+        )
         processor = load_processor(plan.backbone, revision=plan.revision, pad=plan.pad)
         ids, views = prefix_ids(processor, plan.prefix), ViewMaker(processor)
         stored = parts.stored_features(plan, outlined, processor, ids)
@@ -111,13 +119,13 @@ def train(
         check_inputs(
             folder / INPUTS,
             {**inputs, "images": portions.train.content},
-            begun=any(folder.glob(f"{parts.CHECKPOINTS}/*.ckpt")),
+            begun=bool(numbered_checkpoints(folder / CHECKPOINTS)),
         )
         steps_per_epoch(len(portions.train), plan.global_pairs)
         lacking = plan.layers if stored is None else report_lacking(stored, portions)
         board: Board = instantiate(plan.config["logger"], folder=str(folder), kind="training", group=group)
 
-    with board:
+    with board, parts.ending_children(trainer):
         callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]  # Lightning sets it elsewhere
         trainer.logger = board.logger
         if board.logger is not None:
@@ -151,10 +159,11 @@ def train(
             folder,
         )
         started = time.monotonic()
-        trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
-        steps = trainer.global_step
-        (metrics,) = trainer.validate(module, datamodule=data, verbose=False)
-        trainer.strategy.barrier()  # no process leaves while another still measures
+        with finishing_first():
+            trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+            steps = trainer.global_step
+            (metrics,) = trainer.validate(module, datamodule=data, verbose=False)
+            trainer.strategy.barrier()  # no process leaves while another still measures
         log.info("%d steps in %.0f s", steps, time.monotonic() - started)
         if not trainer.is_global_zero:
             return None

@@ -50,11 +50,11 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def place_named(path: Path) -> Iterator[None]:
-    """Context whose OSErrors name `path` where they name no file, as that of a write to a full disk."""
+    """Context whose OSErrors name `path` where they name no file, as that of a write to a full disk, or a temporary one."""
     try:
         yield
     except OSError as error:
-        if error.filename is None and error.errno is not None:
+        if error.errno is not None and str(error.filename or _PARTIAL).endswith(_PARTIAL):
             raise OSError(error.errno, error.strerror, str(path)) from error
         raise
 

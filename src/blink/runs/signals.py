@@ -27,6 +27,8 @@ STOPPING = tuple(
 _SAME_REQUEST_SECONDS = 2.0
 """`timeout` and schedulers signal a process and then its group: what comes within this time is no second request."""
 
+_PARENT = os.getppid()
+
 
 class Stopped(SystemExit):
     """Raised when a signal asks the command to end; its exit code is 128 + the signal's number: 130, 143.
@@ -155,6 +157,19 @@ def finishing_first() -> Iterator[Pending]:
             requests.deferrals -= 1
     if requests is not None and not requests.deferrals:
         Pending().check()
+
+
+def wait_for_others(seconds: float) -> None:
+    """Sleep while another of several processes does the work, before looking again.
+
+    Raises:
+        Stopped: a signal asks this process to end.
+        SystemExit: the process that started this one is gone, so that nobody may be at work any more.
+    """
+    time.sleep(seconds)
+    if os.getppid() != _PARENT:
+        sys.exit("error: the process that started this one has ended")
+    Pending().check()
 
 
 @contextmanager

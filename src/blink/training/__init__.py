@@ -10,6 +10,7 @@ Read from top to bottom: a file imports only from files above it.
     feature_store.py    hidden states on disk
     data.py             the LightningDataModule: pairs of a full view and a quadrant, in a resumable order
     feature_fill.py     which features a run lacks on disk, and the callback that computes them
+    checkpoints.py      when a run's state is saved, and which one it continues from
     objective.py        the KL loss, and the distances that are logged beside it
     module.py           the LightningModule: one TokenSR per layer
     report.py           what a run achieved, as table and JSON

@@ -17,6 +17,7 @@ from lightning import LightningDataModule
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from blink.model.views import QUADRANTS, ViewMaker, Views
+from blink.runs.signals import leave_to_parent, signals_blocked
 from blink.runs.values import UserError
 from blink.training.feature_store import FeatureStore
 from blink.training.features import Features
@@ -143,7 +144,18 @@ class TrainingOrder(Sampler[list[int]]):
             yield order[start : start + self.batch_size].tolist()
 
 
-class ResumableLoader(DataLoader[Any]):
+class ShieldedLoader(DataLoader[Any]):
+    """A loader whose workers leave signals, such as Ctrl-C, to the process that started them."""
+
+    def __init__(self, *arguments: Any, **settings: Any) -> None:
+        super().__init__(*arguments, worker_init_fn=leave_to_parent, **settings)
+
+    def __iter__(self) -> Any:
+        with signals_blocked():
+            return super().__iter__()
+
+
+class ResumableLoader(ShieldedLoader):
     """A loader whose saved position counts the batches handed out, without those that workers have only prefetched."""
 
     order: TrainingOrder
@@ -157,7 +169,7 @@ class ResumableLoader(DataLoader[Any]):
         loader.order = order
         return loader
 
-    def __iter__(self) -> Iterator[Views | Features]:  # type: ignore[override]  # a generator is all that Lightning needs
+    def __iter__(self) -> Iterator[Views | Features]:
         for batch in super().__iter__():
             self.order.position += 1
             yield batch
@@ -205,8 +217,16 @@ class PairData(LightningDataModule):
         self._position = 0
         self._order: TrainingOrder | None = None
 
+    @property
+    def batches(self) -> int:
+        """Training batches of this process in all epochs."""
+        return len(self._training_order())
+
     def train_dataloader(self) -> ResumableLoader:
         """Load from the position that the run has reached; loaders that are made and never used do not move it."""
+        return ResumableLoader.over(self._train, self._training_order(), self.workers)
+
+    def _training_order(self) -> TrainingOrder:
         if self._order is None:
             processes, rank = self._processes_and_rank()
             self._order = TrainingOrder(
@@ -219,11 +239,11 @@ class PairData(LightningDataModule):
                 seed=self.seed,
                 position=self._position,
             )
-        return ResumableLoader.over(self._train, self._order, self.workers)
+        return self._order
 
-    def val_dataloader(self) -> DataLoader[Any]:
+    def val_dataloader(self) -> ShieldedLoader:
         processes, rank = self._processes_and_rank()
-        return DataLoader(
+        return ShieldedLoader(
             self._held_out,
             batch_size=images_per_batch(self.global_pairs, processes, self.accumulate),
             sampler=range(rank, len(self.held_out), processes),

@@ -6,7 +6,6 @@ design, do not load the backbone.
 
 import json
 import logging
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,12 +14,13 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
-from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset
+from torch.utils.data import ConcatDataset, Dataset, Subset
 
 from blink.model.backbone import Backbone
 from blink.model.views import ViewMaker, Views
 from blink.runs.files import short_digest
-from blink.training.data import ImageViews, StoredFeatures
+from blink.runs.signals import Pending, wait_for_others
+from blink.training.data import ImageViews, ShieldedLoader, StoredFeatures
 from blink.training.feature_store import FeatureStore, in_words
 from blink.training.features import VIEWS, trunk_features
 from blink.training.images import Images
@@ -114,8 +114,8 @@ class FillFeatures(Callback):
             self._backbone.model.to(pl_module.device)
             self._fill(rows, {row: lacking[row] for row in own}, shown=trainer.is_global_zero)
             self._backbone = None
-        while self.store.lacking(rows, self.layers):  # ends with the launcher, should another process die
-            time.sleep(0.5)
+        while self.store.lacking(rows, self.layers):
+            wait_for_others(0.5)
 
     def _fill(self, rows: Sequence[int], lacking: Mapping[int, tuple[int, ...]], *, shown: bool) -> None:
         """Compute the lacking layers of some rows and write them; rows that lack the same layers go together."""
@@ -134,10 +134,17 @@ class FillFeatures(Callback):
                         self.store.write(row, self.identities[index_of[row]], image_states)
                     done += len(batch.full_Chw)
                     progress.update(task, advance=len(batch.full_Chw))
+                    if Pending().requested:
+                        self.store.commit()
+                        Pending().end(
+                            f"features are saved in {self.store.folder} as far as they are computed"
+                        )
         self.store.commit()
 
-    def _batches(self, indices: Sequence[int]) -> DataLoader[Views]:
-        return DataLoader(Subset(self.views, indices), batch_size=self.batch_size, num_workers=self.workers)
+    def _batches(self, indices: Sequence[int]) -> ShieldedLoader:
+        return ShieldedLoader(
+            Subset(self.views, indices), batch_size=self.batch_size, num_workers=self.workers
+        )
 
     def _states(self, batch: Views, layers: Sequence[int]) -> dict[int, Tensor]:
         assert self._backbone is not None, "the backbone was freed"

@@ -17,6 +17,7 @@ from rich.progress import track
 
 from blink.runs.files import read_json, write_json
 from blink.runs.machine import is_first_process
+from blink.runs.signals import wait_for_others
 from blink.runs.values import UserError
 from blink.training.images import Images, ImageSubset, UnreadableImageError, local_images
 
@@ -69,8 +70,8 @@ def check_images(images: Images, file: Path) -> Manifest:
     fingerprint = images.fingerprint
     decoded = _kept(file, fingerprint)
     if decoded is None and not is_first_process():
-        while decoded is None:  # ends with the launcher, should the first process die
-            time.sleep(0.2)
+        while decoded is None:
+            wait_for_others(0.2)
             decoded = _kept(file, fingerprint)
     if decoded is None:
         decoded = _checked(images)
@@ -144,7 +145,8 @@ def _checked(images: Images) -> _Decoded:
 
     start = time.monotonic()
     unreadable, pixels = {}, hashlib.sha256()
-    with ThreadPoolExecutor(_THREADS) as pool:
+    pool = ThreadPoolExecutor(_THREADS)
+    try:
         decoded = pool.map(decode, range(len(images)))
         for index, (reason, digest) in enumerate(
             track(decoded, "Checking images", total=len(images), transient=True)
@@ -152,6 +154,8 @@ def _checked(images: Images) -> _Decoded:
             pixels.update(digest or b"unreadable")
             if reason is not None:
                 unreadable[index] = reason
+    finally:
+        pool.shutdown(cancel_futures=True)  # or Ctrl-C would wait for all images
     seconds = time.monotonic() - start
     log.info("checked %d images in %.1f s: %d unreadable", len(images), seconds, len(unreadable))
     return _Decoded(unreadable, pixels.hexdigest()[:16])

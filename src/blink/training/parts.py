@@ -5,7 +5,9 @@ A file of its own, since `plan.py` imports neither torch nor Lightning.
 
 import copy
 import logging
-from collections.abc import Mapping, Sequence
+import signal
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from lightning import Trainer
 from lightning.pytorch.accelerators import CUDAAccelerator
-from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
+from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.strategies import DeepSpeedStrategy
 from torch import Tensor, nn
 
@@ -26,6 +28,7 @@ from blink.model.token_sr import TokenSR
 from blink.model.token_sr_files import load_token_sr, save_token_sr, token_sr_config
 from blink.runs.values import UserError
 from blink.scenes.draw import SPLIT_SIZE, SceneImages
+from blink.training.checkpoints import CHECKPOINTS, CheckpointFiles, Checkpoints
 from blink.training.data import StoredFeatures, images_per_batch
 from blink.training.feature_fill import open_store
 from blink.training.features import check_quadrants
@@ -35,9 +38,6 @@ from blink.training.module import TokenSRTraining
 from blink.training.plan import Plan
 
 log = logging.getLogger(__name__)
-
-CHECKPOINTS = "checkpoints"
-"""Folder of a run's checkpoints, in its folder."""
 
 _SCENES = 2000
 """Scenes to train on unless `images` says otherwise."""
@@ -59,9 +59,23 @@ def outlined_backbone(plan: Plan) -> Backbone:
             f"layer={plan.config['layer']}: {plan.backbone} has layers 0 to {outlined.num_layers - 1}"
         )
     check_quadrants(outlined.common_grid)
-    with torch.device("meta"):
-        TokenSR(outlined.hidden_size, plan.hidden, plan.kernels)
+    weight_shapes(plan, outlined)
     return outlined
+
+
+def weight_shapes(plan: Plan, outlined: Backbone) -> dict[str, tuple[int, ...]]:
+    """Return name -> shape of all that is trained, as checkpoints hold it.
+
+    Raises:
+        UserError: widths and kernels do not fit each other.
+    """
+    with torch.device("meta"):
+        weights = TokenSR(outlined.hidden_size, plan.hidden, plan.kernels).state_dict()
+    return {
+        f"token_sr.{layer}.{name}": tuple(weight.shape)
+        for layer in plan.layers
+        for name, weight in weights.items()
+    }
 
 
 def make_trainer(plan: Plan, folder: Path) -> Trainer:
@@ -75,15 +89,7 @@ def make_trainer(plan: Plan, folder: Path) -> Trainer:
     """
     arguments = dict(plan.trainer)
     arguments["precision"] = _precision(arguments["precision"], arguments["accelerator"])
-    callbacks: list[Any] = [
-        ModelCheckpoint(
-            dirpath=folder / CHECKPOINTS,
-            filename="step-{step}",
-            auto_insert_metric_name=False,
-            every_n_train_steps=plan.checkpoint_every,
-            save_on_train_epoch_end=False,
-        )
-    ]
+    callbacks: list[Any] = [Checkpoints(folder / CHECKPOINTS, plan.checkpoint_every)]
     if arguments["enable_progress_bar"]:
         callbacks.append(RichProgressBar())
     for chatty in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.distributed"):
@@ -109,7 +115,20 @@ def make_trainer(plan: Plan, folder: Path) -> Trainer:
             "train one layer at a time, or use trainer=ddp"
         )
     images_per_batch(plan.global_pairs, trainer.world_size, trainer.accumulate_grad_batches)
+    trainer.strategy.checkpoint_io = CheckpointFiles()
     return trainer
+
+
+@contextmanager
+def ending_children(trainer: Trainer) -> Iterator[None]:
+    """Context that, after an error, ends the processes that the trainer has started: they would wait for this one."""
+    try:
+        yield
+    except BaseException:
+        launcher: Any = trainer.strategy.launcher
+        if hasattr(launcher, "kill"):
+            launcher.kill(signal.SIGKILL)
+        raise
 
 
 def _precision(precision: str, accelerator: str) -> str:
@@ -136,25 +155,6 @@ def load_references(plan: Plan, width: int) -> dict[int, TokenSR]:
     if earlier.channels != width:
         raise UserError(f"reference={plan.reference}: width {earlier.channels}; the backbone's is {width}")
     return load_token_sr(folder, layers=shared)
-
-
-def newest_checkpoint(folder: Path, start_from: str) -> Path | None:
-    """Return the checkpoint to continue from: the newest in a run's folder, else the file to begin from, else none.
-
-    Raises:
-        ValueError: there is no file where `start_from` points, which is not "last".
-    """
-    by_step = {
-        int(path.stem.removeprefix("step-")): path for path in folder.glob(f"{CHECKPOINTS}/step-*.ckpt")
-    }
-    if by_step:
-        log.info("continuing from step %d", max(by_step))
-        return by_step[max(by_step)]
-    if start_from == "last":
-        return None
-    if not Path(start_from).is_file():
-        raise UserError(f"ckpt={start_from} does not exist; expected a checkpoint file, or last")
-    return Path(start_from)
 
 
 def open_images(plan: Plan) -> Images | None:
