@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from dataclasses import asdict
@@ -24,6 +25,7 @@ from blink.training.images import local_images
 from blink.training.manifest import changed_since, check_images
 from blink.training.module import TokenSRTraining
 from tests import models
+from tests.crash import kills
 from tests.processes import python
 from tests.training_runs import common, folder_of, run, same_weights
 
@@ -340,7 +342,7 @@ def test_deepspeed_equals_one_process(llava_folder: Path, pictures: Path) -> Non
     Lightning and DeepSpeed run for real, on CPUs; only Lightning's checks for CUDA are taken out.
     """
     pytest.importorskip("deepspeed", reason="deepspeed is not installed")
-    arguments = [*common(llava_folder, pictures), "layer=[1,3]", "images=8", "checkpoint_every=3"]
+    arguments = [*common(llava_folder, pictures), "layer=[1,3]", "images=8", "epochs=5", "checkpoint_every=6"]
     run(*arguments)
     on_cpus = [
         "trainer=deepspeed",
@@ -348,15 +350,16 @@ def test_deepspeed_equals_one_process(llava_folder: Path, pictures: Path) -> Non
         "trainer.devices=2",
         "trainer.precision=32-true",
     ]
-    ended = command(*arguments, *on_cpus)
-    assert ended.returncode == 0, ended.stderr
     sharded = folder_of(*arguments, *on_cpus)
-    same_weights(sharded / "token_sr", folder_of(*arguments) / "token_sr", rtol=1e-4, atol=1e-6)
-    (sharded / "token_sr").rename("unbroken")
-    (sharded / "summary.json").unlink()
+    killed = ["-m", "blink.train", *arguments, *on_cpus]
+    ended = kills.command(*killed, until=kills.once_there(sharded, "step-6.ckpt"), number=signal.SIGTERM)
+    assert ended.code == 143, ended.said
+    assert len(list(sharded.glob("checkpoints/*"))) == 1
     again = command(*arguments, *on_cpus)
-    assert "continuing from step 3" in again.stdout, again.stderr
-    same_weights(sharded / "token_sr", Path("unbroken"))
+    assert again.returncode == 0, again.stderr
+    assert "continuing from step" in again.stdout
+    same_weights(sharded / "token_sr", folder_of(*arguments) / "token_sr", rtol=1e-4, atol=1e-6)
+    assert [path.name for path in sharded.glob("checkpoints/*")] == ["step-20.ckpt"]
 
 
 @pytest.mark.slow
