@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.crash.kills import at_random, command, files_in, in_writing, once_there, said_in_one_line
+from tests.crash.kills import at_random, command, files_in, in_writing
 from tests.training_runs import common, folder_of, run, same_weights
 
 SECONDS = 12.0
