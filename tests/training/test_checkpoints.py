@@ -42,7 +42,8 @@ def damage(path: Path, how: str) -> None:
     if how == "zeros":
         middle = len(content) // 2
         content[middle : middle + 512] = bytes(512)
-    path.write_bytes({"empty": b"", "cut": content[:-100], "garbage": b"no archive"}.get(how, content))
+    damaged = {"empty": b"", "cut": bytes(content[:-100]), "garbage": b"no archive"}
+    path.write_bytes(damaged.get(how, bytes(content)))
 
 
 @pytest.mark.parametrize("how", ["empty", "cut", "garbage", "zeros"])

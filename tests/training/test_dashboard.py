@@ -10,11 +10,10 @@ from blink.runs.folder import run_name
 from blink.training.dashboard import STEP, TrainingMonitor
 from tests import models
 from tests.offline_runs import closed_runs
-from tests.test_train import alone, run, same_weights
-
-__all__ = ["alone"]  # works in an empty folder, for every test here
+from tests.training_runs import run, same_weights
 
 pytestmark = [
+    pytest.mark.usefixtures("in_empty_folder"),
     pytest.mark.filterwarnings("ignore:.*LeafSpec.*is deprecated:FutureWarning"),  # Lightning's use of torch
 ]
 
@@ -94,7 +93,7 @@ def test_a_killed_run_goes_on_as_the_same_run(
     assert pictured == [[0, 4], [8]]
     with Image.open(continued.picture(continued.column("features/layer_2")[-1])) as picture:
         assert picture.size == (496, 196)
-    means = [summary["layers"][layer]["kl_token_sr"] for layer in ("1", "2")]
+    means = [summary.layers[layer]["kl_token_sr"] for layer in ("1", "2")]
     assert continued.column("held_out/kl_token_sr")[-1] == pytest.approx(sum(means) / 2, rel=1e-4)
     lines = continued.table("Custom Chart Tables/held_out/kl_per_layer_table")["data"]
     assert {(row[0], row[1]) for row in lines} == {

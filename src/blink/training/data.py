@@ -147,8 +147,8 @@ class TrainingOrder(Sampler[list[int]]):
 class ShieldedLoader(DataLoader[Any]):
     """A loader whose workers leave signals, such as Ctrl-C, to the process that started them."""
 
-    def __init__(self, *arguments: Any, **settings: Any) -> None:
-        super().__init__(*arguments, worker_init_fn=leave_to_parent, **settings)
+    def __init__(self, dataset: Dataset[Any], **settings: Any) -> None:
+        super().__init__(dataset, **{**settings, "worker_init_fn": leave_to_parent})
 
     def __iter__(self) -> Any:
         with signals_blocked():
@@ -169,7 +169,7 @@ class ResumableLoader(ShieldedLoader):
         loader.order = order
         return loader
 
-    def __iter__(self) -> Iterator[Views | Features]:
+    def __iter__(self) -> Any:
         for batch in super().__iter__():
             self.order.position += 1
             yield batch
