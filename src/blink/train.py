@@ -87,6 +87,7 @@ def train(
         None in all processes but the first, which gathers the measures.
     """
     from blink.model.processors import load_processor
+    from blink.model.prompts import template_of
     from blink.model.views import ViewMaker, prefix_ids
     from blink.training import parts
     from blink.training.checkpoints import CHECKPOINTS, checkpoint_to_continue, numbered_checkpoints
@@ -112,7 +113,8 @@ def train(
             folder / CHECKPOINTS, plan.start_from, parts.weight_shapes(plan, outlined)
         )
         processor = load_processor(plan.backbone, revision=plan.revision, pad=plan.pad)
-        ids, views = prefix_ids(processor, plan.prefix), ViewMaker(processor)
+        prefix = template_of(processor, plan.template).prefix
+        ids, views = prefix_ids(processor, prefix), ViewMaker(processor)
         stored = parts.stored_features(plan, outlined, processor, ids)
         portions, unreadable = parts.image_portions(plan, images, folder, stored)
         inputs = {"backbone": outlined.fingerprint.files, "revision": outlined.revision}
@@ -167,7 +169,7 @@ def train(
         log.info("%d steps in %.0f s", steps, time.monotonic() - started)
         if not trainer.is_global_zero:
             return None
-        parts.save_modules(plan, outlined.revision, module, folder / TOKEN_SR, steps)
+        parts.save_modules(plan, outlined.revision, prefix, module, folder / TOKEN_SR, steps)
         summary = summarise(
             metrics,
             plan.layers,

@@ -1,8 +1,14 @@
 """Prompts reach the backbone letter by letter as LLaVA wrote them."""
 
+from typing import Any
+
 import pytest
 
-from blink.model.prompts import TEMPLATES, template_named
+from blink.model.prompts import TEMPLATES, template_named, template_of
+from tests import models
+
+CHATTING = [name for name in models.SMALL if name not in ("llava", "llava_next")]
+QUESTIONS = ("Is there a dog?", "  What\n{{ 1 }} 'is' <b>that</b> & \"this\"?\\n\n")
 
 
 def test_vicuna_is_llavas_prompt_to_the_letter() -> None:
@@ -36,5 +42,97 @@ def test_question_that_breaks_the_prompt_is_refused(question: str, message: str)
 
 def test_unknown_template_names_the_known_ones() -> None:
     """Catches a bare KeyError for a misspelt template."""
-    with pytest.raises(ValueError, match=r"vicuna_v2.*vicuna_v1, mistral_instruct"):
+    with pytest.raises(ValueError, match=r"vicuna_v2.*vicuna_v1, mistral_instruct, chat"):
         template_named("vicuna_v2")
+
+
+def processor_of(name: str, template: str | None = "") -> Any:
+    """A family's processor, or with another conversation template."""
+    made = models.processor(models.family(name, layers=1))
+    if template != "":
+        made.chat_template = template
+    return made
+
+
+@pytest.mark.parametrize("question", QUESTIONS)
+@pytest.mark.parametrize("name", CHATTING)
+def test_chat_is_the_prompt_of_the_processor(name: str, question: str) -> None:
+    """Catches a question that is escaped, stripped or put before the picture, a start token that is there twice, and a
+    system text that is lost.
+    """
+    made = processor_of(name)
+    parts = [{"type": "image", "image": models.picture(0)}, {"type": "text", "text": question}]
+    expected = made.apply_chat_template(
+        [{"role": "user", "content": parts}],
+        add_generation_prompt=True,
+        tokenize=True,
+        return_dict=True,
+        return_tensors="pt",
+    )
+    template = template_of(made, "chat")
+    text = template.prompt(question)
+    found = made(images=[[models.picture(0)]], text=[text], return_tensors="pt")
+    assert found["input_ids"].tolist() == expected["input_ids"].tolist()
+    assert text.startswith(template.prefix + made.image_token)
+    assert template_of(made) == template  # null: the checkpoint's own
+
+
+def test_system_text_of_a_template_is_part_of_the_prefix() -> None:
+    """Catches Qwen2-VL asked without its default system text, and a prefix that the training would not know."""
+    assert template_of(processor_of("qwen2_vl"), "chat").prefix == (
+        "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n<|vision_start|>"
+    )
+    assert template_of(processor_of("qwen3_vl"), "chat").prefix == "<|im_start|>user\n<|vision_start|>"
+
+
+@pytest.mark.parametrize(
+    ("name", "token"), [("qwen2_vl", "<|image_pad|>"), ("internvl", "<video>"), ("smolvlm", "<image>")]
+)
+def test_question_with_a_token_of_the_processor_is_refused(name: str, token: str) -> None:
+    """Catches a question that smuggles in a second picture, or a video that is not there."""
+    with pytest.raises(ValueError, match="places the one picture itself"):
+        template_of(processor_of(name), "chat").prompt(f"What is {token}?")
+
+
+def test_null_asks_a_llava_on_vicuna_as_its_authors_do() -> None:
+    """Catches the hub's template of LLaVA-1.5, which lacks the system text, and a Mistral that is asked as a Vicuna."""
+    turns = "{% for message in messages %}{{ message['role'].upper() }}: <image>\n{{ message['content'][1]['text'] }}{% endfor %}"
+    hub = turns + "{% if add_generation_prompt %}{{ ' ASSISTANT:' }}{% endif %}"
+    mistral = "[INST] <image>\n{{ messages[0]['content'][1]['text'] }} [/INST]"
+    for template in (None, hub):
+        assert template_of(processor_of("llava", template)) == TEMPLATES["vicuna_v1"]
+        assert template_of(processor_of("llava_next", template)) == TEMPLATES["vicuna_v1"]
+    assert template_of(processor_of("llava", hub), "chat").prompt("Why?") == "USER: <image>\nWhy? ASSISTANT:"
+    found = template_of(processor_of("llava_next", mistral))
+    assert found.prompt("Why?") == TEMPLATES["mistral_instruct"].prompt("Why?")
+
+
+def test_template_that_strips_questions_is_followed() -> None:
+    """Catches white space that the checkpoint was never asked with."""
+    stripping = "Q: <image>{{ messages[0]['content'][1]['text'] | trim }} A:"
+    assert template_of(processor_of("llava", stripping), "chat").prompt(" Why?\n") == "Q: <image>Why? A:"
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        (None, "has no conversation template; choose model.template=vicuna_v1 or mistral_instruct"),
+        ("{{ messages[0]['content'] | string }}", "expected one '<image>' and then the question"),
+        ("{{ messages[0]['content'][1]['text'] }}<image>", "expected one '<image>' and then the question"),
+        ("{{ raise_exception('no pictures') }}", "fails on a picture and a question: no pictures"),
+        (
+            "<image>{{ messages[0]['content'][1]['text'] | lower | capitalize }}",
+            "changes the text of a question",
+        ),
+    ],
+)
+def test_template_that_will_not_do_is_told(template: str | None, message: str) -> None:
+    """Catches prompts without picture or question, and an error from within jinja."""
+    with pytest.raises(ValueError, match=message):
+        template_of(processor_of("llava", template), "chat")
+
+
+def test_written_out_template_needs_its_image_token() -> None:
+    """Catches Qwen asked about the word "<image>"."""
+    with pytest.raises(ValueError, match=r"takes '<\|image_pad\|>'; choose model.template=chat"):
+        template_of(processor_of("qwen2_vl"), "vicuna_v1")

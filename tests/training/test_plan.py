@@ -28,7 +28,7 @@ def test_values_come_from_their_keys() -> None:
     assert (plan.hidden, plan.kernels, plan.saved_dtype) == ((8, 4), (5, 3, 1), "bfloat16")
     assert (plan.normed, plan.warmup, plan.weight_decay) == (True, 0.5, 0.25)
     assert plan.trainer["devices"] == 2
-    assert plan.prefix.endswith("USER: ")
+    assert plan.template == "vicuna_v1"
 
 
 def test_images_have_one_source() -> None:

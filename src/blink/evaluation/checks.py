@@ -18,6 +18,8 @@ from blink.inference.policy import Policy
 from blink.model.backbone import Backbone
 from blink.model.checkpoints import check_device_map, outline
 from blink.model.fingerprint import TINY
+from blink.model.processors import load_processor
+from blink.model.prompts import Template, template_of
 from blink.model.token_sr_files import check_token_sr, token_sr_config, token_sr_digest
 from blink.runs.values import UserError, choice, number, text, whole_number
 from blink.scenes.draw import SPLIT_SIZE
@@ -56,6 +58,7 @@ _CHECKS: Mapping[str, Callable[[str, Any], object]] = {
 _OPTIONAL = (
     "limit",
     "model.revision",
+    "model.template",
     "model.device_map",
     "bench.revision",
     "data.root",
@@ -68,6 +71,12 @@ _TRAINING_KEYS = ("data.name", "data.split", "data.column")
 
 outlined = lru_cache(maxsize=4)(outline)
 """A backbone without weights, made from its config; the jobs of a sweep share it."""
+
+
+@lru_cache(maxsize=4)
+def prompt_template(path: str, name: str | None, *, revision: str | None = None) -> Template:
+    """How a checkpoint is asked: see `template_of`."""
+    return template_of(load_processor(path, revision=revision), name)
 
 
 def check_values(settings: Mapping[str, Any]) -> None:

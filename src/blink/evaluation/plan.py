@@ -16,6 +16,7 @@ from blink.evaluation.checks import (
     check_values,
     modules_folder,
     outlined,
+    prompt_template,
     provenance,
     reject_training_keys,
     training_differs,
@@ -26,7 +27,7 @@ from blink.evaluation.scores import Setup
 from blink.inference.policy import Policy, check_layers, parse_layers
 from blink.model.backbone import Backbone
 from blink.model.processors import pads
-from blink.model.prompts import Template, template_named
+from blink.model.prompts import Template
 from blink.runs.command import plain, reject_added_keys
 from blink.runs.values import UserError
 
@@ -105,7 +106,7 @@ def make_plan(config: DictConfig, overrides: Sequence[str]) -> Plan:
             f"data.root={data.root} and data.id={data.id} are both given; questions come from one of them"
         )
     _note_unused(overrides, method, config.bench.name, "local" if data.root else data.source)
-    template = template_named(model.template)
+    template = prompt_template(model.path, model.template, revision=model.revision)
     policy, sources = (
         policy_of(config, config.bench.name, backbone) if method.scans else _no_policy(config, backbone)
     )

@@ -11,7 +11,7 @@ Read from top to bottom: a file imports only from files above it.
     image_inputs.py  pictures and prompts -> inputs, embeddings, visual tokens; checks that they fit
     processors.py    load a checkpoint's processor, also without torchvision
     checkpoints.py   load a backbone, whole or its lower layers, or its outline without weights
-    prompts.py       conversation templates
+    prompts.py       conversation templates: two written out, and that of a processor
     views.py         image -> full view and quadrants, as the backbone sees them
     token_sr.py      TokenSR, regions and their resizing (Eq. 4, App. A)
     token_sr_files.py  the folder that TokenSR modules are saved in

@@ -254,7 +254,9 @@ def training_module(
     )
 
 
-def save_modules(plan: Plan, revision: str | None, module: TokenSRTraining, folder: Path, steps: int) -> None:
+def save_modules(
+    plan: Plan, revision: str | None, prefix: str, module: TokenSRTraining, folder: Path, steps: int
+) -> None:
     """Write the trained modules and their config into a folder that `blink.attach` loads."""
     dtype = getattr(torch, plan.saved_dtype)
     save_token_sr(
@@ -264,6 +266,6 @@ def save_modules(plan: Plan, revision: str | None, module: TokenSRTraining, fold
         revision=revision,
         objective="kl",
         steps=steps,
-        prompt_prefix=plan.prefix,
+        prompt_prefix=prefix,
         settings={key: plan.config[key] for key in _RECORDED},
     )

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from blink.inference.policy import parse_layers
-from blink.model.prompts import template_named
+from blink.model.prompts import check_name
 from blink.runs.values import UserError, choice, number, optional, path, paths, whole_number, whole_numbers
 from blink.scenes.draw import SPLIT_SIZE
 
@@ -42,7 +42,7 @@ class Plan:
         config: all of it as plain containers, null filled in where it stands for a value of the backbone.
         layers: to train, ascending.
         backbone, revision: folder or hub id, and its branch, tag or commit.
-        prefix: the prompt before the image.
+        template: name of the prompt template, as for `blink.model.prompts.template_of`.
         dtype, attn_implementation, pad: as for `load_backbone`.
         roots: files and folders of images; without them images come from `data_set`, or else from drawn scenes.
         cache_features: folder of features on disk.
@@ -63,7 +63,7 @@ class Plan:
     layers: tuple[int, ...]
     backbone: str
     revision: str | None
-    prefix: str
+    template: str | None
     dtype: str
     attn_implementation: str
     pad: bool | None
@@ -103,6 +103,7 @@ def make_plan(config: Mapping[str, Any]) -> Plan:
         config[group] for group in ("model", "token_sr", "optimizer", "objective", "trainer")
     )
     choice("model.device", model["device"], ("auto",), hint="training takes trainer.accelerator")
+    check_name(model["template"])
     choice("model.device_map", model["device_map"], (None,))
     whole_number("trainer.accumulate_grad_batches", trainer["accumulate_grad_batches"])
     roots, data_set = _image_source(config["data"])
@@ -118,7 +119,7 @@ def make_plan(config: Mapping[str, Any]) -> Plan:
         layers=parse_layers(config["layer"]),
         backbone=model["path"],
         revision=model["revision"],
-        prefix=template_named(model["template"]).prefix,
+        template=model["template"],
         dtype=choice("model.dtype", model["dtype"], (*_FLOATS, "auto")),
         attn_implementation=model["attn_implementation"],
         pad=choice("model.pad", model["pad"], (True, False, None)),

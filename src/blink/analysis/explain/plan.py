@@ -14,10 +14,17 @@ from blink.analysis.cases import one_case
 from blink.analysis.explain.answers import Side
 from blink.analysis.explain.flips import Flips, find_flips
 from blink.bench import BENCHMARKS, Sample
-from blink.evaluation.checks import check_fit, check_values, modules_folder, outlined, training_differs
+from blink.evaluation.checks import (
+    check_fit,
+    check_values,
+    modules_folder,
+    outlined,
+    prompt_template,
+    training_differs,
+)
 from blink.evaluation.plan import Checkpoint, policy_of
 from blink.inference.algorithm import Run
-from blink.model.prompts import Template, template_named
+from blink.model.prompts import Template
 from blink.runs.command import plain
 from blink.runs.values import UserError, choice, whole_number
 
@@ -71,10 +78,10 @@ def _one_question(config: DictConfig, settings: dict[str, Any]) -> OneQuestion:
         if not isinstance(settings[key], str):
             raise UserError(f"{key}={settings[key]!r}: give image=FILE and question='...'")
     longest = whole_number("max_new_tokens", settings["max_new_tokens"])
-    template = template_named(model["template"])
     [sample] = one_case(Path(settings["image"]).expanduser(), settings["question"], settings["box"])
-    template.prompt(sample.question)  # raises where the question holds an image token
     backbone = outlined(model["path"], revision=model["revision"])
+    template = prompt_template(model["path"], model["template"], revision=model["revision"])
+    template.prompt(sample.question)  # raises where the question holds an image token
     policy, sources = policy_of(config, settings["preset"], backbone)
     layers = tuple(policy.layers)
     token_sr = modules_folder(settings["token_sr"], model["path"], layers) if method["trained"] else None

@@ -23,10 +23,16 @@ from blink.analysis.figures.redistribution_drawings import RedistributionFigure
 from blink.analysis.figures.tokensr import TokenSRFigure
 from blink.bench import Sample
 from blink.evaluation.answerers import load_checkpoint
-from blink.evaluation.checks import check_values, modules_folder, outlined, provenance, training_differs
+from blink.evaluation.checks import (
+    check_values,
+    modules_folder,
+    outlined,
+    prompt_template,
+    provenance,
+    training_differs,
+)
 from blink.evaluation.plan import Checkpoint, family_of, questions_of
 from blink.evaluation.predict import SCORES, samples_digest
-from blink.model.prompts import template_named
 from blink.model.token_sr import check_patches
 from blink.model.token_sr_files import check_token_sr, load_token_sr, token_sr_config
 from blink.runs.command import plain
@@ -94,8 +100,8 @@ def _plan_of_backbone(config: DictConfig, settings: Mapping[str, Any]) -> Plan:
     model, figure = settings["model"], settings["figure"]
     for key, least in (("samples", 1), ("batch_size", 1), ("patches", 2)):
         whole_number(key, settings[key], least)
-    template = template_named(model["template"])
     backbone = outlined(model["path"], revision=model["revision"])
+    template = prompt_template(model["path"], model["template"], revision=model["revision"])
     check_patches(settings["patches"], backbone.common_grid)
     kind = BACKBONE_FIGURES[figure["name"]]
     token_sr = None
