@@ -153,7 +153,7 @@ def test_options_of_the_model_group(kind: str) -> None:
     settings = OmegaConf.load(CONF_DIR / "model" / f"{kind}.yaml")
     assert settings.keys() == OmegaConf.load(CONF_DIR / "model" / "tiny.yaml").keys()
     assert settings.family == kind
-    assert settings.template == TEMPLATES.get(kind, "vicuna_v1")
+    assert settings.template == {"tiny": None, **TEMPLATES}.get(kind, "vicuna_v1")
     assert settings.revision is None
     hub = {
         "llava15_7b": "llava-hf/llava-1.5-7b-hf",
