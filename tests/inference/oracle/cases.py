@@ -1,6 +1,8 @@
-"""What the other families are tried on: text models and vision towers that go together, and shapes of pictures."""
+"""What the families are tried on: text models and vision towers that go together, shapes of pictures, plans."""
 
 from typing import Any
+
+from tests.inference.oracle.comparison import Rig, rig
 
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "llava_clip_full": ("llava", {"grid": 6, "select": "full", "text": "qwen2", "kv_heads": 2}),
@@ -20,3 +22,23 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
 
 SIZES = ((60, 60), (100, 40), (36, 90), (50, 60), (130, 70))
 """Width and height: square, wide, tall, nearly square, large. Qwen's grids have four cells or more on a side."""
+
+SCHEMES = ("append", "region")
+"""Of positions."""
+
+CYCLE: dict[str, Any] = {"layers": (0, 2, 3), "schedule": "cycle"}
+"""Expand, drop, expand: caches of four lengths, and an extension that lives to the end."""
+
+UNEVEN: dict[str, Any] = {"patches": 4, "interpolate": False}
+"""Regions of several sizes, left as they are: extensions of a batch differ in length."""
+
+
+def named(case: str, **settings: Any) -> Rig:
+    """The rig of a case."""
+    family, usual = CASES[case]
+    return rig(family, **{**usual, **settings})
+
+
+def scheme_of(case: str, turn: int = 0) -> str:
+    """Every other case has the other scheme of positions; the next turn has them the other way round."""
+    return SCHEMES[(list(CASES).index(case) + turn) % 2]
