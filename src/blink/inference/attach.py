@@ -200,6 +200,15 @@ class Handle:
         inputs = shadow.by_name(args, kwargs)
         if _continues(inputs.get(CACHE)):
             check_no_image(inputs)
+            axes = self._backbone.family.axes
+            if axes > 1 and inputs.get("position_ids") is None:
+                # Not read, for the cache knows where its rows stand. Left out, the stock model derives them from what the
+                # latest prompt has left on it, and fails where that had more rows.
+                new: Any = inputs.get("input_ids")
+                new = inputs.get("inputs_embeds") if new is None else new
+                inputs["position_ids"] = torch.zeros(
+                    axes, *new.shape[:2], dtype=torch.long, device=new.device
+                )
             return shadow.stock(**inputs)
         self._trace = []  # also where disabled: the trace is that of the last prompt
         token = _prompt.set(self._prompt(inputs) if self._enabled else None)
