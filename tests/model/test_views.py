@@ -5,6 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
+from blink.model.families import family_of
 from blink.model.views import ViewMaker, prefix_ids, quadrants
 from tests import models
 
@@ -55,6 +56,34 @@ def test_padding_is_centred_in_the_mean_colour() -> None:
     seen = ViewMaker(llava_processor(do_pad=True)).seen(Image.new("RGB", (4, 2), (255, 0, 0)))
     red, grey = [255, 0, 0], [122, 116, 104]
     assert np.asarray(seen).tolist() == [[grey] * 4, [red] * 4, [red] * 4, [grey] * 4]
+
+
+@pytest.mark.parametrize("name", [name for name in models.SMALL if name != "llava"])
+def test_base_views_of_other_families_show_the_whole_picture(name: str) -> None:
+    """Catches settings that fill up batches (do_pad) taken for padding to a square, and a corner that is cut off."""
+    model = models.family(name, layers=1)
+    image = Image.new("RGB", (120, 44), (200, 200, 200))
+    for left, top in ((0, 0), (108, 32)):
+        image.paste((255, 0, 0), (left, top, left + 12, top + 12))
+    processor = models.processor(model)
+    maker = ViewMaker(processor)
+    assert maker.window(image.size) == (0, 0, 120, 44)
+    assert maker.seen(image).tobytes() == image.tobytes()
+    text = models.prompt(0, processor=processor)
+    inputs = processor(images=[[image]], text=[text], return_tensors="pt")
+    family = family_of(model)
+    tokens = int((inputs["input_ids"] == family.image_token_id).sum())
+    [pixels] = family.pixels_by_picture(inputs, [tokens])
+    if name.startswith(
+        "qwen"
+    ):  # patches in rows of their pixels, colours first: of all, the first and the last pixel
+        corners = pixels.unflatten(1, (3, -1))
+        first, last = corners[0, :, 0], corners[-1, :, -1]
+    else:
+        view = pixels if pixels.dim() == 3 else pixels[-1 if family.base_view_last else 0]
+        first, last = view[:, 0, 0], view[:, -1, -1]
+    for red, green, blue in (first.tolist(), last.tolist()):
+        assert red > max(green, blue) + 0.5
 
 
 def test_quadrants_are_row_major() -> None:

@@ -28,8 +28,9 @@ class ViewMaker:
     """Makes the full view and the quadrants of an image as one processor would.
 
     What the backbone sees is, for a LLaVA-1.5 processor, the image padded to a square (`do_pad`), or the
-    centre that it crops (`do_center_crop`), or the image squashed to a square (neither); for LLaVA-NeXT the
-    base view, which is the image squashed to a square, whatever tiles come after it.
+    centre that it crops (`do_center_crop`), or the image squashed to a square (neither); for all others the
+    base view, which is the whole image, squashed to a square or (Qwen) to a multiple of a visual token, whatever tiles
+    come before or after it.
 
     Args:
         processor: of the backbone; its image processor alone is used.
@@ -38,13 +39,16 @@ class ViewMaker:
     def __init__(self, processor: Any) -> None:
         self._images = processor.image_processor
         self._tiled = hasattr(self._images, "image_grid_pinpoints")
-        self._crops = bool(self._images.do_center_crop) and not self._tiled
+        crops = bool(getattr(self._images, "do_center_crop", False))
+        self._crops = crops and not self._tiled
+        # elsewhere do_pad fills up batches: with pictures of fewer tiles, or smaller ones
         self._pads = bool(getattr(self._images, "do_pad", False)) and not self._tiled
+        self._pads = self._pads and hasattr(self._images, "pad_to_square")
         size = dict(self._images.size)
-        self._shortest = size.get("shortest_edge") or size["height"]
-        target = dict(self._images.crop_size) if self._images.do_center_crop else size
-        self._height = target.get("height") or target["shortest_edge"]
-        self._width = target.get("width") or target["shortest_edge"]
+        self._shortest = size.get("shortest_edge") or size.get("height")
+        target = dict(self._images.crop_size) if crops else size
+        self._height = target.get("height") or target.get("shortest_edge")
+        self._width = target.get("width") or target.get("shortest_edge")
 
     def __call__(self, image: Image.Image) -> Views:
         """Make the views of an RGB image: float32 pixels, normalised by the processor."""
