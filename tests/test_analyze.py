@@ -129,7 +129,8 @@ def test_figure_of_runs(monkeypatch: pytest.MonkeyPatch, working_directory: Path
     [
         (("figure.layers=16",), "figure.layers=16: this backbone has decoder layers 0 to 15"),
         (("figure.singles=-1",), "figure.singles=-1: expected a whole number of at least 0"),
-        (("patches=5",), "patches=5 does not divide the 12 x 12 grid"),
+        (("patches=13",), "patches=13 does not fit the 12 x 12 grid"),
+        (("positions=beside",), "positions='beside': expected one of append, region"),
         (("samples=0",), "samples=0: expected a whole number"),
         (("image=nowhere.png", "question=What?"), "image=nowhere.png is not a file"),
         (("question=What?",), "question= and box= go with image="),

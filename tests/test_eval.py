@@ -99,7 +99,16 @@ def test_run_writes_everything_and_comes_back(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Catches settings that do not reach the result, and a second run where the first should be continued."""
-    overrides = (backbone, modules, *SMALL, "layer=1-2", "tau_exp=0.2", "patches=3", "seed=5")
+    overrides = (
+        backbone,
+        modules,
+        *SMALL,
+        "layer=1-2",
+        "tau_exp=0.2",
+        "patches=3",
+        "seed=5",
+        "positions=region",
+    )
     command(monkeypatch, *overrides)
     [folder] = (working_directory / "outputs" / "eval").iterdir()
     assert {path.name for path in folder.iterdir()} == {
@@ -114,6 +123,7 @@ def test_run_writes_everything_and_comes_back(
     assert (result["method"], result["n"], result["images"]) == ("blink", 36, 2)
     assert result["policy"]["layers"] == [1, 2]
     assert (result["policy"]["patches"], result["policy"]["seed"]) == (3, 5)
+    assert (result["policy"]["positions"], "positions-region" in folder.name) == ("region", True)
     assert result["sources"] == {"layers": "override", "tau_exp": "override", "tau_drop": "Policy's default"}
     assert result["token_sr"] == modules.removeprefix("token_sr=")
     assert result["data"] == "scenes validation, 2 pictures"
@@ -337,6 +347,7 @@ def test_sweep_with_a_mistyped_point_starts_no_job(
             "attn_implementation='foo': expected one of eager, sdpa",
         ),
         (("layer=1", "interpolate=maybe"), "interpolate='maybe' is neither true nor false"),
+        (("layer=1", "positions=beside"), "positions='beside' is unknown; choose one of append, region"),
         (("method=vanilla", "tau_exp=7"), "tau_exp=7 is not a number in"),
         (("method=vanilla", "layer=99"), "layers .99.; this model has decoder layers 0 to 3"),
         (("layer=1", "bench.splits=[often]"), "choose one or more of adversarial"),

@@ -76,6 +76,15 @@ def test_another_config_is_refused(tmp_path: Path) -> None:
         )
 
 
+def test_a_run_from_before_a_key_goes_on_at_what_it_did(tmp_path: Path) -> None:
+    """Would catch a new key of the config that leaves runs of earlier versions behind, or takes them for anything."""
+    config = {"layer": 1, "positions": "append"}
+    folder = outputs.open_run(tmp_path, "eval", ["layer=1"], {"layer": 1})
+    assert outputs.open_run(tmp_path, "eval", ["layer=1"], config) == folder
+    with pytest.raises(ValueError, match=r"positions: append there, region now"):
+        outputs.open_run(tmp_path, "eval", ["layer=1"], config | {"positions": "region"})
+
+
 def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
     """Catches a run that writes among a user's own files."""
     (tmp_path / "train" / "layer-12").mkdir(parents=True)

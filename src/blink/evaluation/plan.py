@@ -34,7 +34,16 @@ from blink.runs.values import UserError
 log = logging.getLogger(__name__)
 
 _SCAN_KEYS = ("layer", "tau_exp", "tau_drop")
-_OTHER_POLICY_KEYS = ("patches", "saliency", "interpolate", "selector", "schedule", "scale_tau", "seed")
+_OTHER_POLICY_KEYS = (
+    "patches",
+    "saliency",
+    "interpolate",
+    "selector",
+    "schedule",
+    "positions",
+    "scale_tau",
+    "seed",
+)
 
 
 POLICY_KEYS = (*_SCAN_KEYS, *_OTHER_POLICY_KEYS)
@@ -205,8 +214,7 @@ def policy_of(config: DictConfig, benchmark: str, backbone: Backbone) -> tuple[P
     if given["layer"] is None and family in LAYER_STUDIES:
         check_depth(family, backbone)
     scan = resolve(family, benchmark, **{key: given[key] for key in _SCAN_KEYS})
-    others = {key: given[key] for key in _OTHER_POLICY_KEYS}
-    return Policy(scan.layers, scan.tau_exp, scan.tau_drop, **others), scan.sources
+    return Policy(scan.layers, scan.tau_exp, scan.tau_drop, **_others(given)), scan.sources
 
 
 def _no_policy(config: DictConfig, backbone: Backbone) -> tuple[None, None]:
@@ -217,7 +225,12 @@ def _no_policy(config: DictConfig, backbone: Backbone) -> tuple[None, None]:
     """
     given = plain(config)
     thresholds = {key: given[key] for key in ("tau_exp", "tau_drop") if given[key] is not None}
-    others = {key: given[key] for key in _OTHER_POLICY_KEYS}
-    policy = Policy(parse_layers(0 if given["layer"] is None else given["layer"]), **thresholds, **others)
+    layers = parse_layers(0 if given["layer"] is None else given["layer"])
+    policy = Policy(layers, **thresholds, **_others(given))
     check_layers(policy.layers, backbone.num_layers)
     return None, None
+
+
+def _others(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The policy's keys beside layers and thresholds; a config of an earlier version may lack some, which are defaults."""
+    return {key: given[key] for key in _OTHER_POLICY_KEYS if key in given}

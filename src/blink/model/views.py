@@ -44,7 +44,7 @@ class ViewMaker:
         # elsewhere do_pad fills up batches: with pictures of fewer tiles, or smaller ones
         self._pads = bool(getattr(self._images, "do_pad", False)) and not self._tiled
         self._pads = self._pads and hasattr(self._images, "pad_to_square")
-        size = dict(self._images.size)
+        size: dict[str, Any] = dict(self._images.size)
         self._shortest = size.get("shortest_edge") or size.get("height")
         target = dict(self._images.crop_size) if crops else size
         self._height = target.get("height") or target.get("shortest_edge")

@@ -32,6 +32,9 @@ INPUTS = "inputs.json"
 _HOW_NOT_WHAT = ("fresh", "logger", "outputs", "wait")
 """Keys that change how a run is stored or reported, not what it computes: runs that differ in these alone are the same."""
 
+_ADDED = {"positions": "append"}
+"""Keys that configs of earlier versions lack -> the value that says what these did."""
+
 _OWN_CHECKPOINT = ("last", "null", None)
 """Values of `ckpt` that resume a run from its own checkpoints; with a checkpoint of another run it is a different run."""
 
@@ -207,7 +210,8 @@ def _unused_sibling(folder: Path) -> Path:
 
 
 def _refuse_another_config(folder: Path, saved: Any, config: Mapping[str, Any]) -> None:
-    there, here = _leaves(saved), _leaves(OmegaConf.to_container(OmegaConf.create(dict(config))))
+    here = _leaves(OmegaConf.to_container(OmegaConf.create(dict(config))))
+    there = {key: value for key, value in _ADDED.items() if key in here} | _leaves(saved)
     differing = [
         f"{key}: {there.get(key, 'absent')} there, {here.get(key, 'absent')} now"
         for key in sorted(there.keys() | here.keys())

@@ -131,6 +131,7 @@ def test_runs_that_cannot_be_explained(
         ((*ONE, "layer=16"), r"the policy scans layers \[16\]; this model has decoder layers 0 to 15"),
         ((*ONE, "patches=13"), "patches=13 does not fit the 12 x 12 grid"),
         ((*ONE, "tau_exp=2"), "tau_exp=2 is not a number in"),
+        ((*ONE, "positions=beside"), "positions='beside' is unknown"),
         ((*ONE, "preset=vqa"), "preset='vqa': expected one of"),
         ((*ONE, "max_new_tokens=0"), "max_new_tokens=0: expected a whole number"),
         ((*ONE, "token_sr=nowhere"), "token_sr='nowhere' is neither a folder nor a hub id"),

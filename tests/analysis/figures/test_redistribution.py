@@ -53,6 +53,19 @@ def test_redistribution(prober: Prober, backbone: Backbone, tmp_path: Path) -> N
         saved(redistribution_drawings.draw_cases(shown[:1], found, [2, 3], (6, 6), "title"), tmp_path)
 
 
+def test_positions_reach_the_extension(prober: Prober, backbone: Backbone) -> None:
+    """Would catch a setting that changes nothing, and one that changes the backbone as it is."""
+    shown = [as_seen(sample, ViewMaker(backbone.processor), 2) for sample in questions(2)]
+    appended, refined = (
+        redistribution.measure(prober, shown, 1, 2, positions, modules=None, keep_maps=0).spreads
+        for positions in ("append", "region")
+    )
+    total = "total_extension"
+    assert np.abs(appended["interp"].measures[total] - refined["interp"].measures[total]).max() > 1e-4
+    originals = [spreads["vanilla"].measures["total_original"] for spreads in (appended, refined)]
+    np.testing.assert_array_equal(*originals)
+
+
 def test_redistribution_without_modules(prober: Prober, backbone: Backbone) -> None:
     """Would catch TokenSR modules needed for interpolation."""
     shown = [as_seen(sample, ViewMaker(backbone.processor), 2) for sample in questions(2)]

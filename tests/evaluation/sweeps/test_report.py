@@ -45,6 +45,7 @@ def test_report_writes_table_plot_and_comparison(tmp_path: Path) -> None:
     assert [float(row["random_accuracy"]) for row in rows] == [100, 87.5, 75, 62.5]
     assert float(rows[1]["f1_low"]) <= float(rows[1]["f1"]) <= float(rows[1]["f1_high"])
     assert (rows[0]["used_layers"], rows[2]["used_layers"]) == ("", "2 3")
+    assert (rows[0]["used_positions"], rows[2]["used_positions"]) == ("", "append")
     assert rows[2]["expanded"] == "0.5"
     assert (rows[2]["empty"], rows[2]["unread"]) == ("0", "0")
     pairs = read_csv(sweep / "comparison.csv")

@@ -166,7 +166,14 @@ def _settings(answer: Answered) -> str:
         f"{policy.patches} x {policy.patches} regions",
         "interpolation only" if modules is None else "TokenSR",
     ]
-    usual = {"saliency": "attention", "selector": "saliency", "schedule": "threshold", "interpolate": True}
+    usual = {
+        "saliency": "attention",
+        "selector": "saliency",
+        "schedule": "threshold",
+        "interpolate": True,
+        "positions": "append",
+        "scale_tau": True,
+    }
     parts += [
         f"{name}={getattr(policy, name)}" for name, value in usual.items() if getattr(policy, name) != value
     ]

@@ -32,6 +32,7 @@ class Subject:
         template: how a question becomes the prompt.
         samples: questions, in the order in which cases are chosen.
         patches: p of p x p regions.
+        positions: where an extension stands, as in `Policy`.
         modules: TokenSR by layer; empty where none are needed.
         batch_size: samples at once.
         about: backbone and data in words, for titles.
@@ -41,6 +42,7 @@ class Subject:
     template: Template
     samples: list[Sample]
     patches: int
+    positions: str
     modules: Mapping[int, nn.Module]
     batch_size: int
     about: str

@@ -33,12 +33,13 @@ from blink.evaluation.checks import (
 )
 from blink.evaluation.plan import Checkpoint, family_of, questions_of
 from blink.evaluation.predict import SCORES, samples_digest
+from blink.inference.policy import POSITIONS
 from blink.model.token_sr import check_patches
 from blink.model.token_sr_files import check_token_sr, load_token_sr, token_sr_config
 from blink.runs.command import plain
 from blink.runs.files import short_digest
 from blink.runs.style import Drawn, look
-from blink.runs.values import UserError, whole_number
+from blink.runs.values import UserError, choice, whole_number
 
 log = logging.getLogger(__name__)
 
@@ -100,6 +101,7 @@ def _plan_of_backbone(config: DictConfig, settings: Mapping[str, Any]) -> Plan:
     model, figure = settings["model"], settings["figure"]
     for key, least in (("samples", 1), ("batch_size", 1), ("patches", 2)):
         whole_number(key, settings[key], least)
+    choice("positions", settings["positions"], POSITIONS)
     backbone = outlined(model["path"], revision=model["revision"])
     template = prompt_template(model["path"], model["template"], revision=model["revision"])
     check_patches(settings["patches"], backbone.common_grid)
@@ -128,6 +130,7 @@ def _plan_of_backbone(config: DictConfig, settings: Mapping[str, Any]) -> Plan:
             template=template,
             samples=samples,
             patches=settings["patches"],
+            positions=settings["positions"],
             modules=load_token_sr(token_sr, layers=layers) if token_sr else {},
             batch_size=settings["batch_size"],
             about=f"{model['path']}, {data}, {len(samples)} question{'s' * (len(samples) > 1)}",

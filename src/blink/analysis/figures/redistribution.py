@@ -64,9 +64,9 @@ class Redistribution(NamedTuple):
     spreads: dict[str, Spread]
 
 
-def expanding_policy(expanded_at: int, patches: int) -> Policy:
+def expanding_policy(expanded_at: int, patches: int, positions: str = "append") -> Policy:
     """Always expand the hottest region at one layer, and keep it (Sec. 4.4)."""
-    return Policy(layers=[expanded_at], tau_exp=0.0, tau_drop=0.0, patches=patches)
+    return Policy(layers=[expanded_at], tau_exp=0.0, tau_drop=0.0, patches=patches, positions=positions)
 
 
 def measure(
@@ -74,6 +74,7 @@ def measure(
     shown: Sequence[Shown],
     expanded_at: int,
     patches: int,
+    positions: str = "append",
     *,
     modules: Mapping[int, nn.Module] | None,
     keep_maps: int,
@@ -81,12 +82,13 @@ def measure(
     """Probe every layer from `expanded_at` on, once per method.
 
     Args:
+        positions: where the extension stands, as in `Policy`.
         modules: TokenSR by layer; None leaves that method out.
         keep_maps: of how many samples to keep whole maps.
     """
     layers = list(range(expanded_at, prober.backbone.num_layers))
     samples = [case.sample for case in shown]
-    policy = expanding_policy(expanded_at, patches)
+    policy = expanding_policy(expanded_at, patches, positions)
     runs = {"vanilla": Run(), "interp": Run(policy)}
     if modules is not None:
         runs["token_sr"] = Run(policy, modules)

@@ -213,13 +213,27 @@ class RedistributionFigure(BackboneFigure):
         shown = replace(subject, samples=[*chosen, *others]).shown()
         prober = subject.prober()
         found = measure(
-            prober, shown, self.layer, subject.patches, modules=subject.modules or None, keep_maps=len(chosen)
+            prober,
+            shown,
+            self.layer,
+            subject.patches,
+            subject.positions,
+            modules=subject.modules or None,
+            keep_maps=len(chosen),
         )
         singles = shown[: len(chosen)]
-        title = f"Attention after the hottest region was expanded at layer {self.layer}\n{subject.about}"
+        placed = "" if subject.positions == "append" else f", positions={subject.positions}"
+        title = (
+            f"Attention after the hottest region was expanded at layer {self.layer}{placed}\n{subject.about}"
+        )
         figures = {
             "redistribution": draw(found, title),
             "redistribution_cases": draw_cases(singles, found, self.show, prober.backbone.common_grid, title),
         }
-        numbers = {"layer": self.layer, "samples": len(found.ids), "cases": case_table(singles, found)}
+        numbers = {
+            "layer": self.layer,
+            "positions": subject.positions,
+            "samples": len(found.ids),
+            "cases": case_table(singles, found),
+        }
         return Drawn(figures, table(found), numbers)

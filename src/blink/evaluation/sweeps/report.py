@@ -188,7 +188,10 @@ def _record(job: Job, keys: Sequence[str]) -> dict[str, Any]:
 
 def _settings(policy: Policy | None) -> dict[str, Any]:
     layers = () if policy is None else policy.layers
-    others = {f"used_{name}": getattr(policy, name, None) for name in ("tau_exp", "tau_drop", "patches")}
+    others = {
+        f"used_{name}": getattr(policy, name, None)
+        for name in ("tau_exp", "tau_drop", "patches", "positions")
+    }
     return {"used_layers": " ".join(map(str, layers)), **others}
 
 
