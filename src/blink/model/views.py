@@ -45,7 +45,7 @@ class ViewMaker:
         self._pads = bool(getattr(self._images, "do_pad", False)) and not self._tiled
         self._pads = self._pads and hasattr(self._images, "pad_to_square")
         size: dict[str, Any] = dict(self._images.size)
-        self._shortest = size.get("shortest_edge") or size.get("height")
+        self._shortest: Any = size.get("shortest_edge") or size.get("height")
         target = dict(self._images.crop_size) if crops else size
         self._height = target.get("height") or target.get("shortest_edge")
         self._width = target.get("width") or target.get("shortest_edge")

@@ -62,8 +62,8 @@ def test_positions_reach_the_extension(prober: Prober, backbone: Backbone) -> No
     )
     total = "total_extension"
     assert np.abs(appended["interp"].measures[total] - refined["interp"].measures[total]).max() > 1e-4
-    originals = [spreads["vanilla"].measures["total_original"] for spreads in (appended, refined)]
-    np.testing.assert_array_equal(*originals)
+    stock, again = (spreads["vanilla"].measures["total_original"] for spreads in (appended, refined))
+    np.testing.assert_array_equal(stock, again)
 
 
 def test_redistribution_without_modules(prober: Prober, backbone: Backbone) -> None:
