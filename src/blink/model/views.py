@@ -47,8 +47,8 @@ class ViewMaker:
         size: dict[str, Any] = dict(self._images.size)
         self._shortest: Any = size.get("shortest_edge") or size.get("height")
         target = dict(self._images.crop_size) if crops else size
-        self._height = target.get("height") or target.get("shortest_edge")
-        self._width = target.get("width") or target.get("shortest_edge")
+        self._height: Any = target.get("height") or target.get("shortest_edge")
+        self._width: Any = target.get("width") or target.get("shortest_edge")
 
     def __call__(self, image: Image.Image) -> Views:
         """Make the views of an RGB image: float32 pixels, normalised by the processor."""
