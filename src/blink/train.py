@@ -188,6 +188,7 @@ def train(
 
 def _finished(plan: Plan, overrides: list[str], given: Path | None) -> Summary | None:
     """Return the summary of this very run if it is done already."""
+    from blink.inputs.pictures import Rules
     from blink.training.manifest import MANIFEST, changed_since
     from blink.training.report import SUMMARY, Summary
 
@@ -197,7 +198,7 @@ def _finished(plan: Plan, overrides: list[str], given: Path | None) -> Summary |
     # refuses if the config is another one
     open_run(plan.outputs, "train", overrides, plan.config, given=given)
     log.info("this run is done (fresh=true starts a new one)")
-    if changed_since(folder / MANIFEST, plan.roots):
+    if changed_since(folder / MANIFEST, plan.roots, Rules.of(plan.config["data"], scaled=True)):
         log.warning("files of data.root are newer than this run, which is returned as it was")
     return Summary.read(folder)
 

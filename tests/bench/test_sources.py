@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from blink.bench.sources import read_jsonl
+from blink.runs.files import read_jsonl
 
 ROW = {"id": "1", "response": "Yes"}
 

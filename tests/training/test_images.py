@@ -9,11 +9,12 @@ from PIL import Image
 from blink.training.images import (
     DrawnImages,
     ImageSubset,
-    UnreadableImageError,
+
     hub_images,
     local_images,
     mixture_images,
 )
+from blink.inputs.pictures import UnreadableImageError
 from tests import models
 
 

@@ -6,13 +6,15 @@ The file has one JSON object per line:
 
 `image` is a path below the folder of pictures, `question` the user's text as the backbone is to get it, any closing
 instruction included. The others may be left out: `box` holds left, top, right and bottom of what the question is
-about, in pixels of the picture file; `id` must be unique; `answer` is shown and not scored.
+about, in pixels of the picture as it is read (stored; with data.exif=apply, turned); `id` must be unique; `answer` is shown
+and not scored.
 
 Axes of boxes: x to the right, y down. Regions are the cells of p x p, row-major.
 """
 
 import random
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,10 +22,11 @@ from typing import Any, NamedTuple
 from PIL import Image
 
 from blink.bench.base import Sample, check_unique
-from blink.bench.sources import read_jsonl
+from blink.inputs.pictures import Rules
 from blink.model.views import ViewMaker
-from blink.runs.values import UserError
-from blink.training.images import read_image
+from blink.runs.files import numbered_rows
+from blink.runs.values import UserError, is_number, is_whole
+from blink.training.images import OWN
 
 Box = tuple[float, float, float, float]
 """Left, top, right, bottom."""
@@ -53,34 +56,39 @@ def as_seen(sample: Sample, views: ViewMaker, patches: int) -> Shown:
     return Shown(sample, views.seen(image), in_window(box, window), region_of(box, window, patches))
 
 
-def folder_cases(questions: Path, pictures: Path | None = None) -> list[Sample]:
+def folder_cases(questions: Path, pictures: Path | None = None, rules: Rules = OWN) -> list[Sample]:
     """Read the questions of a file about pictures of a folder, None: the folder that the file lies in.
 
+    Args:
+        rules: how pictures are read, and where their names may lead.
+
     Raises:
-        ValueError: the file is missing, empty or has a line that is not as above, or a picture is missing.
+        UserError: the file is missing, empty or has a line that is not as above, or a picture is missing.
     """
     if not questions.is_file():
         raise UserError(f"questions={questions} is not a file; give a file of one JSON object per line")
     folder = questions.parent if pictures is None else pictures
-    rows = read_jsonl(questions)
+    rows = numbered_rows(questions)
     if not rows:
         raise UserError(f"{questions} holds no questions")
-    samples = [_sample(folder, row, f"{questions}, line {line}") for line, row in enumerate(rows, start=1)]
-    check_unique([sample.id for sample in samples], "question ids")
+    samples = [_sample(folder, row, f"{questions}, line {line}", str(line), rules) for line, row in rows]
+    check_unique([sample.id for sample in samples], f"question ids of {questions}")
     return samples
 
 
-def one_case(image: Path, question: str, box: Sequence[float] | None = None) -> list[Sample]:
+def one_case(
+    image: Path, question: str, box: Sequence[float] | None = None, rules: Rules = OWN
+) -> list[Sample]:
     """One question about one picture.
 
     Raises:
-        ValueError: the picture cannot be read, the question is blank, or the box is not four numbers in order.
+        UserError: the picture cannot be read, the question is blank, or the box is not four numbers in order.
     """
     if not image.is_file():
         raise UserError(f"image={image} is not a file")
-    read_image(image, f"image={image}")
+    rules.reading(image, f"image={image}")
     row = {"image": image.name, "question": question, "box": box, "id": image.stem}
-    return [_sample(image.parent, row, "the command")]
+    return [_sample(image.parent, row, "the command", image.stem, replace(rules, outside=True))]
 
 
 def spread_out(samples: Sequence[Sample], count: int, seed: int) -> list[Sample]:
@@ -150,29 +158,38 @@ def region_of(box: Box, window: tuple[int, int, int, int], patches: int) -> int 
     return row * patches + column
 
 
-def _sample(folder: Path, row: Mapping[str, Any], where: str) -> Sample:
-    if not isinstance(row, dict) or not all(isinstance(row.get(key), str) for key in ("image", "question")):
+def _sample(folder: Path, row: Mapping[str, Any], where: str, key: str, rules: Rules) -> Sample:
+    """The sample of a row that stands `where`; `key` is its id unless it has one."""
+    if not all(isinstance(row.get(column), str) for column in ("image", "question")):
         raise UserError(f"{where}: expected an object with the texts 'image' and 'question'")
     if not row["question"].strip():
         raise UserError(f"{where}: the question is blank")
-    path = folder / row["image"]
-    if not path.is_file():
-        raise UserError(f"{where}: there is no picture {path}")
+    path = rules.find((folder,), row["image"], where)
     box = row.get("box")
     if box is not None:
-        numbers = isinstance(box, list | tuple) and all(
-            isinstance(edge, int | float) and not isinstance(edge, bool) for edge in box
-        )
-        if not numbers or len(box) != 4 or not (box[0] < box[2] and box[1] < box[3]):
-            raise UserError(
-                f"{where}: box={box!r}; expected [left, top, right, bottom] in pixels of the picture"
-            )
+        _check_box(box, rules.reading.size(path), where)
+    given = row.get("id")
+    if given is not None and not is_whole(given) and not (isinstance(given, str) and given):
+        raise UserError(f"{where}: id={given!r}; expected a text or a whole number")
     return Sample(
-        id=str(row.get("id", where.rpartition(" ")[2])),
-        image=str(row["image"]),
+        id=key if given is None else str(given),
+        image=row["image"],
         question=row["question"],
-        label=str(row.get("answer", "")),
+        label="" if row.get("answer") is None else str(row["answer"]),
         split="",
-        open_image=partial(Image.open, path),
+        open_image=partial(rules.reading, path, str(path)),
         details={"box": None if box is None else list(box)},
     )
+
+
+def _check_box(box: Any, size: tuple[int, int], where: str) -> None:
+    """Raise a UserError unless a box is one in a picture of (width, height)."""
+    if not isinstance(box, list | tuple) or len(box) != 4 or not all(map(is_number, box)):
+        raise UserError(f"{where}: box={box!r}; expected [left, top, right, bottom] in pixels of the picture")
+    left, top, right, bottom = box
+    width, height = size
+    if not (0 <= left < right <= width and 0 <= top < bottom <= height):
+        raise UserError(
+            f"{where}: box={box!r} is not one in the picture, which has {width} x {height} pixels; expected "
+            "[left, top, right, bottom]"
+        )

@@ -3,7 +3,8 @@
 Read from top to bottom: a file imports only from files above it.
 
     statistics.py   score intervals over pictures, paired differences, exact McNemar
-    sources.py      where rows come from: the hub, parquet, JSON and JSONL files, picture folders
+    rows.py         rows of a source, and the cells that nothing can be done without
+    sources.py      rows from tables: of the hub, or of its parquet files
     tables.py       cells and tables as files: tab-separated text with base64 pictures, Excel
     base.py         the class `Benchmark`: facts, loading, what a scorer is; samples and answers
     scoring.py      rows from answers, scores from rows

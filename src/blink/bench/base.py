@@ -19,8 +19,11 @@ from typing import Any, ClassVar, NamedTuple
 
 from PIL import Image
 
-from blink.bench.sources import Entry, hub_table, in_memory, parquet_files, parquet_table, table_entries
+from blink.bench.rows import Entry, check_cells, in_memory
+from blink.bench.sources import AS_AUTHORS, hub_table, parquet_files, table_entries
 from blink.bench.statistics import Floats, Metric
+from blink.inputs.hub import Table, parquet_table
+from blink.inputs.pictures import Rules, UnreadableImageError
 from blink.runs import values
 from blink.runs.values import UserError
 
@@ -43,7 +46,7 @@ class Sample:
         question: the user's text as the backbone gets it, the benchmark's instruction included.
         label: the correct answer.
         split: the part of the benchmark that the question belongs to.
-        open_image: reads the picture; may raise what Pillow raises.
+        open_image: reads the picture, in RGB.
         details: further columns of the row, JSON values.
     """
 
@@ -62,8 +65,8 @@ class Sample:
             ValueError: it cannot be read; says which and why.
         """
         try:
-            return self.open_image().convert("RGB")
-        except Exception as cause:  # Pillow's decoders raise almost any type on a damaged file
+            return self.open_image()
+        except UnreadableImageError as cause:
             raise UserError(f"cannot read the picture {self.image} of question {self.id}: {cause}") from cause
 
 
@@ -104,6 +107,7 @@ class Benchmark(ABC):
         groups: metrics that tables and figures show apart from one another, by title; empty if it is one group.
         units: metric -> unit, such as "points", where it is no percentage.
         columns, optional: columns read from the hub's table: those it must have, and those it may have.
+        texts, keys: of all sources, columns that hold a text in every row, and those that hold a text or a whole number.
         named_by: the column with the name of a row's picture; None names a picture by its content.
         parquet: as `sources.parquet_files` takes them, the beginnings of the names of the hub's parquet files.
         layouts: what a local folder may hold, for messages.
@@ -128,6 +132,8 @@ class Benchmark(ABC):
     units: ClassVar[Mapping[str, str]] = {}
     columns: ClassVar[tuple[str, ...]]
     optional: ClassVar[tuple[str, ...]] = ()
+    texts: ClassVar[tuple[str, ...]]
+    keys: ClassVar[tuple[str, ...]]
     named_by: ClassVar[str | None] = None
     parquet: ClassVar[tuple[str | tuple[str, ...], ...]] = ("test-",)
     layouts: ClassVar[str]
@@ -161,33 +167,43 @@ class Benchmark(ABC):
         table = hub_table(self.hub_id, self.revision, self.hub_split, self.hub_config)
         return self.samples(self.table_entries(table))
 
-    def from_folder(self, root: Path) -> list[Sample]:
+    def from_folder(self, root: Path, rules: Rules = AS_AUTHORS) -> list[Sample]:
         """The data set from a folder, in the hub's parquet files or else in the authors' own format.
 
+        Args:
+            rules: how pictures are found and read.
+
         Raises:
-            ValueError: the folder holds neither, or a part of it is missing or does not fit; says which.
+            UserError: the folder holds neither, or a part of it is missing or does not fit; says which.
         """
-        entries = self.parquet_entries(root)
+        entries = self.parquet_entries(root, rules)
         if entries is None:
-            entries = self.authors_entries(root)
+            entries = self.authors_entries(root, rules)
         if entries is None:
             layouts = self.layouts.replace("HUB_ID", self.hub_id)
             raise UserError(f"{root} holds no {self.title}: put there either {layouts}")
-        return self.samples(entries)
+        try:
+            return self.samples(entries)
+        except UserError as cause:
+            raise cause if str(root) in str(cause) else UserError(f"{root}: {cause}") from cause
 
     def samples(self, entries: Iterable[Entry]) -> list[Sample]:
-        """Samples of a source's rows, the questions about one picture side by side."""
-        made = (self.sample(entry) for entry in entries)
+        """Samples of a source's rows, the questions about one picture side by side.
+
+        Raises:
+            UserError: a row cannot be asked; says where it is, and why.
+        """
+        made = (self._checked_sample(entry) for entry in entries)
         return side_by_side([sample for sample in made if sample is not None])
 
-    def table_entries(self, table: Any) -> list[Entry]:
+    def table_entries(self, table: Table, rules: Rules = AS_AUTHORS) -> list[Entry]:
         """Rows of a `datasets` table with the hub's columns."""
-        return table_entries(table, self.columns, self.optional, self.named_by)
+        return table_entries(table, self.columns, self.optional, self.named_by, rules)
 
-    def parquet_entries(self, root: Path) -> list[Entry] | None:
+    def parquet_entries(self, root: Path, rules: Rules) -> list[Entry] | None:
         """Rows of the hub's parquet files below a folder; None if there are no such files."""
         files = self.find_parquet(root)
-        return self.table_entries(parquet_table(files)) if files else None
+        return self.table_entries(parquet_table(root, files), rules) if files else None
 
     def find_parquet(self, root: Path) -> list[Path]:
         """The hub's parquet files below a folder."""
@@ -198,7 +214,7 @@ class Benchmark(ABC):
         """Rows about generated pictures, with the hub's columns and `image_source`, the picture's name."""
 
     @abstractmethod
-    def authors_entries(self, root: Path) -> list[Entry] | None:
+    def authors_entries(self, root: Path, rules: Rules) -> list[Entry] | None:
         """Rows of the data set as its authors publish it, with the hub's columns; None if the folder holds none.
 
         Raises:
@@ -212,6 +228,16 @@ class Benchmark(ABC):
         Raises:
             ValueError: a column has an invalid value; names the question.
         """
+
+    def _checked_sample(self, entry: Entry) -> Sample | None:
+        where = entry.where or "a generated row"
+        check_cells(entry.row, where, texts=self.texts, keys=self.keys)
+        if entry.image is None:
+            raise UserError(f"{where}: there is no picture")
+        try:
+            return self.sample(entry)
+        except UserError as cause:
+            raise UserError(f"{where}: {cause}") from cause
 
     @abstractmethod
     def mark(self, row: Mapping[str, Any]) -> Mark:

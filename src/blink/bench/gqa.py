@@ -15,17 +15,12 @@ from typing import Any, ClassVar
 import numpy as np
 
 from blink.bench.base import SHORT_ANSWER, Benchmark, Mark, Row, Sample, make_sample
-from blink.bench.sources import (
-    Entry,
-    hub_table,
-    parquet_table,
-    picture_file,
-    read_json,
-    read_jsonl,
-    table_entries,
-    table_rows,
-)
+from blink.bench.rows import Entry, check_cells, read_objects
+from blink.bench.sources import AS_AUTHORS, hub_table, parquet_files, table_entries, table_rows
 from blink.bench.statistics import Floats, Metric
+from blink.inputs.hub import Table, parquet_table
+from blink.inputs.pictures import Opener, Rules
+from blink.runs.files import numbered_rows
 from blink.runs.values import UserError
 from blink.scenes.gqa import gqa_rows
 
@@ -55,6 +50,8 @@ class GQA(Benchmark):
     compared = tabled = ("accuracy",)
     columns = ("id", "imageId", "question", "answer", "isBalanced")
     optional = ("types",)
+    texts = ("question", "answer")
+    keys = ("id", "imageId")
     layouts = (
         f"the parquet files of HUB_ID in {CONFIGS[0]}/ and {CONFIGS[1]}/, or GQA's {ANSWERS} and its pictures in "
         f"images/, and beside them LLaVA's {QUESTIONS} if its order of questions is wanted"
@@ -70,38 +67,56 @@ class GQA(Benchmark):
         Raises:
             ValueError: the data set cannot be reached; says how to get it.
         """
-        tables = (hub_table(self.hub_id, self.revision, self.hub_split, config) for config in CONFIGS)
-        return self.samples(self._joined(*tables))
+        questions, images = (
+            hub_table(self.hub_id, self.revision, self.hub_split, config) for config in CONFIGS
+        )
+        return self.samples(self._joined(questions, images))
 
-    def parquet_entries(self, root: Path) -> list[Entry] | None:
+    def parquet_entries(self, root: Path, rules: Rules) -> list[Entry] | None:
         """Rows of both tables' parquet files; None unless both are there."""
-        found = [(path, path.relative_to(root).as_posix()) for path in sorted(root.rglob("*.parquet"))]
+        found = [(path, path.relative_to(root).as_posix()) for path in parquet_files(root)]
         files = [[path for path, below_root in found if config in below_root] for config in CONFIGS]
-        return self._joined(*map(parquet_table, files)) if all(files) else None
+        if not all(files):
+            return None
+        questions, images = (parquet_table(root, of_one) for of_one in files)
+        return self._joined(questions, images, rules)
 
-    def authors_entries(self, root: Path) -> list[Entry] | None:
+    def authors_entries(self, root: Path, rules: Rules) -> list[Entry] | None:
         """Rows of GQA's file from id to question; if LLaVA's question file is there, its questions only, in its order."""
         folders = (root, root / "data", root / "questions1.2", root / "data" / "questions1.2")
         answers = next((folder / ANSWERS for folder in folders if (folder / ANSWERS).is_file()), None)
         if answers is None:
             return None
-        known: dict[str, dict[str, Any]] = read_json(answers)
+        known = read_objects(answers)
+        for key, row in known.items():
+            where = f"{answers}, question {key}"
+            check_cells(row, where, texts=("question",), keys=("imageId",))
+            _check_balanced(row, where)
         rows = [{**row, "id": key} for key, row in known.items() if row["isBalanced"]]
         asked = root / QUESTIONS
         if asked.is_file():
-            rows = [_labelled(row, known, answers) for row in read_jsonl(asked)]
+            rows = [
+                _labelled(row, f"{asked}, line {line}", known, answers) for line, row in numbered_rows(asked)
+            ]
         pictures = (root / "images", root / "data" / "images", answers.parent / "images")
-        names = dict.fromkeys(str(row["imageId"]) for row in rows)
-        openers = {name: picture_file(pictures, f"{name}.jpg") for name in names}
-        return [Entry(row, name, openers[name]) for row in rows for name in [str(row["imageId"])]]
+        openers: dict[str, Opener] = {}
+        entries = []
+        for row in rows:
+            name, where = str(row["imageId"]), f"{answers}, question {row['id']}"
+            if name not in openers:
+                openers[name] = rules.opener(pictures, f"{name}.jpg", where)
+            entries.append(Entry(row, name, openers[name], where))
+        return entries
 
     def sample(self, entry: Entry) -> Sample | None:
         """A balanced question."""
         row = entry.row
+        _check_balanced(row, f"question {row['id']}")
         if not row["isBalanced"]:
             return None
-        structural = (row.get("types") or {}).get("structural")
-        details = {"structural": structural} if structural else {}
+        types = row.get("types")
+        structural = types.get("structural") if isinstance(types, Mapping) else None
+        details = {"structural": str(structural)} if structural else {}
         question = row["question"].strip() + SHORT_ANSWER
         return make_sample(entry, str(row["id"]), question, row["answer"], SPLIT, details)
 
@@ -143,19 +158,21 @@ class GQA(Benchmark):
         path.write_text(json.dumps(found), encoding="utf-8")
         return [path]
 
-    def _joined(self, questions: Any, images: Any) -> list[Entry]:
+    def _joined(self, questions: Table, images: Table, rules: Rules = AS_AUTHORS) -> list[Entry]:
         """Balanced rows of the hub's table of questions, with the pictures of its table of pictures."""
-        openers = {entry.image: entry.open_image for entry in table_entries(images, ("id",), named_by="id")}
+        pictures = table_entries(images, ("id",), named_by="id", rules=rules)
+        openers = {entry.image: entry.open_image for entry in pictures}
         entries = []
-        for row in table_rows(questions, self.columns, self.optional):
-            image = str(row["imageId"])
+        for position, row in enumerate(table_rows(questions, self.columns, self.optional)):
+            image, where = str(row["imageId"]), questions.place(position)
+            _check_balanced(row, where)
             if not row["isBalanced"]:
                 continue
             if image not in openers:
                 raise UserError(
-                    f"the picture {image} of question {row['id']} is missing from the pictures of {self.hub_id}"
+                    f"{where}: the picture {image} of question {row['id']} is missing in {images.name}"
                 )
-            entries.append(Entry(row, image, openers[image]))
+            entries.append(Entry(row, image, openers[image], where))
         return entries
 
 
@@ -163,8 +180,16 @@ def _prediction(response: str) -> str:
     return response.rstrip(".").lower()
 
 
-def _labelled(row: Mapping[str, Any], known: Mapping[str, dict[str, Any]], path: Path) -> dict[str, Any]:
+def _check_balanced(row: Mapping[str, Any], where: str) -> None:
+    if not isinstance(row.get("isBalanced"), bool):
+        raise UserError(f"{where}: isBalanced is {row.get('isBalanced')!r}; expected true or false")
+
+
+def _labelled(
+    row: Mapping[str, Any], where: str, known: Mapping[str, dict[str, Any]], path: Path
+) -> dict[str, Any]:
     """The entry of GQA's file that a row of LLaVA's question file is about."""
+    check_cells(row, where, texts=("text", "image"), keys=("question_id",))
     key = str(row["question_id"])
     if key not in known:
         raise UserError(

@@ -27,9 +27,12 @@ from blink.bench.choices import (
     infer,
     options_of,
 )
-from blink.bench.sources import Entry, parquet_files
+from blink.bench.rows import Entry
+from blink.bench.sources import AS_AUTHORS, parquet_files
 from blink.bench.statistics import Floats, Metric
 from blink.bench.tables import base64_pictures, cell_number, cell_text, read_tsv, text_of, write_xlsx
+from blink.inputs.names import files_below
+from blink.inputs.pictures import Rules
 from blink.runs.values import UserError
 from blink.scenes.formats import LETTER, LETTER_ZH, LETTER_ZH_LMMS, SEVERAL, lettered
 from blink.scenes.mmbench import ROTATION, mmbench_rows
@@ -53,6 +56,7 @@ ABILITIES = {
 """MMBench's l2-categories, and what their metrics are called."""
 
 _PARTS = (*ABILITIES, *CATEGORIES)
+_FEWEST_OPTIONS = 2
 _SHORT_QUESTIONS = (53, 1176)
 """How many questions of the 4,377-row edition have fewer rows than options, and how many it has."""
 
@@ -90,12 +94,14 @@ class MMBench(Benchmark):
     compared = tabled = ("accuracy",)
     columns = ("index", "question", "answer", "A", "B")
     optional = ("hint", "C", "D", "E", "category", "l2-category", "L2-category", "split")
+    texts = ("question", "answer")
+    keys = ("index",)
     layouts = (
         f"the dev parquet files of HUB_ID (the folder {language}/), or the authors' table, one of "
         f"{', '.join(tables)} (with answers and base64 pictures)"
     )
 
-    def from_folder(self, root: Path) -> list[Sample]:
+    def from_folder(self, root: Path, rules: Rules = AS_AUTHORS) -> list[Sample]:
         """The hub's parquet files, or one of the authors' tables, below `root`.
 
         Raises:
@@ -108,7 +114,7 @@ class MMBench(Benchmark):
                 f"{root} holds {len(editions)} editions of {self.name} ({', '.join(editions)}), which differ in their "
                 "questions; leave one of them there"
             )
-        return super().from_folder(root)
+        return super().from_folder(root, rules)
 
     def scene_rows(self, split: str, images: int) -> Iterable[Row]:
         """The rotations of 4 questions a picture."""
@@ -122,21 +128,29 @@ class MMBench(Benchmark):
             return []
         return parquet_files(of_language if named else root, "dev")
 
-    def authors_entries(self, root: Path) -> list[Entry] | None:
+    def authors_entries(self, root: Path, rules: Rules) -> list[Entry] | None:
         """Rows of the authors' table."""
         tables = self._find_tables(root)
         if not tables:
             return None
-        rows = read_tsv(tables[0])
+        path = tables[0]
+        numbered = read_tsv(path)
+        rows = [row for _, row in numbered]
         missing = [name for name in (*self.columns, "image") if not rows or name not in rows[0]]
         if missing:
-            raise UserError(f"{tables[0]} has no rows, or lacks the columns {', '.join(missing)}")
-        return [Entry(*entry) for entry in zip(rows, *base64_pictures(rows), strict=True)]
+            raise UserError(f"{path} has no rows, or lacks the columns {', '.join(missing)}")
+        names, openers = base64_pictures(rows, str(path), rules.reading)
+        return [
+            Entry(row, name, opener, f"{path}, line {line}")
+            for (line, row), name, opener in zip(numbered, names, openers, strict=True)
+        ]
 
     def samples(self, entries: Iterable[Entry]) -> list[Sample]:
         """Samples of a source's rows, the rotations of a question side by side and in one cluster."""
         read = list(entries)
-        questions = [cell_number(entry.row["index"], "index") % ROTATION for entry in read]
+        questions = [
+            cell_number(entry.row.get("index"), f"{entry.where}: the index") % ROTATION for entry in read
+        ]
         clusters = clusters_of(questions, [str(entry.image) for entry in read])
         tied = [
             entry._replace(row={**entry.row, "cluster": cluster})
@@ -151,6 +165,10 @@ class MMBench(Benchmark):
         row = entry.row
         index = cell_number(row["index"], "index")
         options = options_of(row)
+        if len(options) < _FEWEST_OPTIONS:
+            raise UserError(
+                f"question {index} has {len(options)} of at least {_FEWEST_OPTIONS} options, A and B"
+            )
         check_label(row["answer"], str(index))
         details = {
             "index": index,
@@ -256,7 +274,7 @@ class MMBench(Benchmark):
         return f"{head}{stem} {SEVERAL}\n{listed}\n\n{closing}"
 
     def _find_tables(self, root: Path) -> list[Path]:
-        return sorted(path for path in root.rglob("*.tsv") if path.name in self.tables)
+        return files_below(root, lambda name: name in self.tables)
 
 
 class MMBenchCN(MMBench):

@@ -11,6 +11,7 @@ neither yes nor no.
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -20,8 +21,9 @@ from numpy.typing import NDArray
 from blink.bench.base import SHORT_ANSWER, Benchmark, Mark, Row, Sample, make_sample
 from blink.bench.choices import yes_or_no
 from blink.bench.mme_release import CLOSING, find_release, labelled, release_rows
-from blink.bench.sources import Entry, picture_file, read_jsonl
+from blink.bench.rows import Entry
 from blink.bench.statistics import Floats, Metric
+from blink.inputs.pictures import Rules
 from blink.runs.values import UserError
 from blink.scenes.mme import mme_rows
 
@@ -66,6 +68,8 @@ class MME(Benchmark):
     }
     units = dict.fromkeys((*headline, *SUBTASKS), "points")
     columns = ("question_id", "question", "answer", "category")
+    texts = ("question", "answer", "category")
+    keys = ("question_id",)
     named_by = "question_id"
     layouts = (
         "the parquet files of HUB_ID (any depth), or the authors' MME_Benchmark_release_version/ with a folder per "
@@ -76,22 +80,25 @@ class MME(Benchmark):
         """A pair of questions of every subtask a picture."""
         return mme_rows(split, images)
 
-    def authors_entries(self, root: Path) -> list[Entry] | None:
+    def authors_entries(self, root: Path, rules: Rules) -> list[Entry] | None:
         """Rows of the authors' folders; with LLaVA's file its questions in its order, labelled from the folders."""
         release = find_release(root, SUBTASKS)
         if release is None:
             return None
-        rows, questions = release_rows(release, SUBTASKS), root / "llava_mme.jsonl"
+        asked, questions = release_rows(release, SUBTASKS), root / "llava_mme.jsonl"
         if questions.is_file():
-            rows = labelled(read_jsonl(questions), rows)
-        return [Entry(row, row["question_id"], picture_file((release,), row["question_id"])) for row in rows]
+            asked = labelled(questions, asked)
+        return [
+            Entry(row, row["question_id"], partial(rules.reading, picture, str(picture)), where)
+            for row, picture, where in asked
+        ]
 
     def samples(self, entries: Iterable[Entry]) -> list[Sample]:
         """Samples of a source's rows; an id is the picture's and the number of the question about it."""
         asked: Counter[str] = Counter()
         numbered = []
         for entry in entries:
-            shared = str(entry.row["question_id"])
+            shared = str(entry.row.get("question_id"))
             asked[shared] += 1
             numbered.append(entry._replace(row={**entry.row, "key": f"{shared}/{asked[shared]}"}))
         return super().samples(numbered)

@@ -17,8 +17,9 @@ import numpy as np
 from blink.bench.base import Graded, Mark, Row, Sample, make_sample
 from blink.bench.judges import UNNAMED, Asked, Grade, Judge, LocalJudge
 from blink.bench.judges.official import read_score
-from blink.bench.sources import Entry, picture_file, read_json
+from blink.bench.rows import Entry, check_cells, read_objects
 from blink.bench.statistics import Floats, Metric
+from blink.inputs.pictures import Rules
 from blink.runs.files import write_json
 from blink.runs.values import UserError
 from blink.scenes.formats import STEPS
@@ -53,6 +54,8 @@ class MMVet(Graded):
     main = "total"
     compared = tabled = ("total",)
     columns = ("question_id", "question", "answer", "image_source", "capability")
+    texts = ("question", "answer")
+    keys = ("question_id",)
     layouts = (
         "the parquet files of HUB_ID (any depth), or the authors' unpacked mm-vet.zip, which has mm-vet.json and the "
         "pictures in images/"
@@ -67,19 +70,18 @@ class MMVet(Graded):
         """Up to seven questions a picture; lmms-eval's `lead` in the words that the tiny backbone knows."""
         return ({**row, "lead": f"{STEPS} "} for row in mmvet_rows(split, images))
 
-    def authors_entries(self, root: Path) -> list[Entry] | None:
+    def authors_entries(self, root: Path, rules: Rules) -> list[Entry] | None:
         """Rows of mm-vet.json; it says which picture a question is about, which its id does not."""
         folder = next((f for f in (root, root / "mm-vet") if (f / "mm-vet.json").is_file()), None)
         if folder is None:
             return None
         path = folder / "mm-vet.json"
         entries = []
-        for key, row in read_json(path).items():
-            missing = [name for name in ("imagename", "question", "answer", "capability") if name not in row]
-            if missing:
-                raise UserError(f"{path}: {key} lacks {', '.join(missing)}")
-            picture = picture_file((folder / "images", folder), row["imagename"])
-            entries.append(Entry(row | {"question_id": key}, row["imagename"], picture))
+        for key, row in read_objects(path).items():
+            where = f"{path}, {key}"
+            check_cells(row, where, texts=("imagename", "question", "answer"))
+            picture = rules.opener((folder / "images", folder), row["imagename"], where)
+            entries.append(Entry(row | {"question_id": key}, row["imagename"], picture, where))
         return entries
 
     def sample(self, entry: Entry) -> Sample:
@@ -87,14 +89,12 @@ class MMVet(Graded):
         row = entry.row
         key = str(row["question_id"])
         key = f"v1_{key}" if key.isdigit() else key
-        if entry.image is None:
-            raise UserError(f"question {key} has no picture")
+        _members({"id": key, "capability": row.get("capability")})
         capability = row["capability"]
-        listed = capability.split(",") if isinstance(capability, str) else list(capability)
-        details = {"capability": sorted((name.strip() for name in listed), key=_rank)}
-        _members({"id": key, **details})
+        listed = capability.split(",") if isinstance(capability, str) else capability
+        details = {"capability": sorted((name.strip() for name in listed), key=CAPABILITIES.index)}
         lead = row.get("lead", f"{STEPS} \n\n") if self.prompt == "lmms_eval" else ""
-        return make_sample(entry, key, lead + row["question"], str(row["answer"]), "test", details)
+        return make_sample(entry, key, lead + row["question"], row["answer"], "test", details)
 
     def mark(self, row: Mapping[str, Any]) -> Mark:
         """Take the response as it is; right is what has the full score, and nothing is before it is graded.
@@ -172,10 +172,6 @@ class MMVet(Graded):
             },
         )
         return [answers, grades]
-
-
-def _rank(capability: str) -> int:
-    return CAPABILITIES.index(capability) if capability in CAPABILITIES else len(CAPABILITIES)
 
 
 def _members(row: Mapping[str, Any]) -> int:

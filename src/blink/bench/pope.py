@@ -16,8 +16,10 @@ import numpy as np
 
 from blink.bench.base import SHORT_ANSWER, Benchmark, Mark, Row, Sample, make_sample
 from blink.bench.choices import yes_or_no
-from blink.bench.sources import Entry, json_lines, picture_file, read_jsonl
+from blink.bench.rows import Entry, check_cells
 from blink.bench.statistics import Floats, Metric
+from blink.inputs.pictures import Rules
+from blink.runs.files import json_lines, numbered_rows
 from blink.runs.values import UserError
 from blink.scenes.pope import pope_rows
 
@@ -52,6 +54,8 @@ class Pope(Benchmark):
     compared = ("f1", "accuracy", "adversarial_accuracy")
     tabled = ("adversarial_accuracy", "popular_accuracy", "random_accuracy", "f1")
     columns = ("question_id", "question", "answer", "image_source", "category")
+    texts = ("question", "answer", "category")
+    keys = ("question_id",)
     named_by = "image_source"
     parquet = ("test-", SPLITS)
     layouts = (
@@ -72,22 +76,25 @@ class Pope(Benchmark):
         """18 questions a picture."""
         return pope_rows(split, images)
 
-    def authors_entries(self, root: Path) -> list[Entry] | None:
+    def authors_entries(self, root: Path, rules: Rules) -> list[Entry] | None:
         """Rows of LLaVA's question file; labels come from POPE's files, row by row within a split."""
         questions = root / "llava_pope_test.jsonl"
         if not questions.is_file():
             return None
-        rows = read_jsonl(questions)
-        for row in rows:
-            _check_split(row["category"], str(row["question_id"]))
-        labelled = {split: iter(_labels(root, split, rows)) for split in self.splits}
+        rows = numbered_rows(questions)
+        for line, row in rows:
+            where = f"{questions}, line {line}"
+            check_cells(row, where, texts=("image", "text", "category"), keys=("question_id",))
+            _check_split(row["category"], where)
+        labelled = {split: iter(_labels(root, split, [row for _, row in rows])) for split in self.splits}
         folders = (root / "val2014", root / "images", root)
         entries = []
-        for row in rows:
+        for line, row in rows:
             if row["category"] in self.splits:
                 answer = next(labelled[row["category"]])["label"]
                 found = {**row, "question": row["text"].removesuffix(SHORT_ANSWER), "answer": answer}
-                entries.append(Entry(found, row["image"], picture_file(folders, row["image"])))
+                where = f"{questions}, line {line}"
+                entries.append(Entry(found, row["image"], rules.opener(folders, row["image"], where), where))
         return entries
 
     def sample(self, entry: Entry) -> Sample | None:
@@ -95,7 +102,7 @@ class Pope(Benchmark):
         row = entry.row
         key = f"{row['category']}/{row['question_id']}"
         label = yes_or_no(row["answer"], key)
-        _check_split(row["category"], key)
+        _check_split(row["category"], f"question {key}")
         if row["category"] not in self.splits:
             return None
         return make_sample(entry, key, row["question"].strip() + SHORT_ANSWER, label, row["category"])
@@ -106,7 +113,7 @@ class Pope(Benchmark):
         Raises:
             ValueError: the label is neither yes nor no, or the split is unknown; names the row.
         """
-        _check_split(row["split"], row["id"])
+        _check_split(row["split"], f"question {row['id']}")
         label = yes_or_no(row["label"], row["id"])
         words = _first_sentence(row["response"]).split(" ")
         answer = "no" if _NO.intersection(words) else "yes"
@@ -193,9 +200,9 @@ def _by_id(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return sorted(lines, key=lambda line: line["question_id"]) if numbered else lines
 
 
-def _check_split(split: str, key: str) -> None:
+def _check_split(split: str, what: str) -> None:
     if split not in SPLITS:
-        raise UserError(f"question {key} is of split {split!r}; POPE has {', '.join(SPLITS)}")
+        raise UserError(f"{what} is of split {split!r}; POPE has {', '.join(SPLITS)}")
 
 
 def _labels(root: Path, split: str, questions: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -203,7 +210,10 @@ def _labels(root: Path, split: str, questions: Sequence[Mapping[str, Any]]) -> l
     path = root / "coco" / f"coco_pope_{split}.json"
     if not path.is_file():
         raise UserError(f"{path} is missing: it holds POPE's labels for llava_pope_test.jsonl")
-    labels = read_jsonl(path)
+    numbered = numbered_rows(path)
+    for line, row in numbered:
+        check_cells(row, f"{path}, line {line}", texts=("image", "text", "label"), keys=("question_id",))
+    labels = [row for _, row in numbered]
     asked = [row for row in questions if row["category"] == split]
     if len(labels) != len(asked):
         raise UserError(

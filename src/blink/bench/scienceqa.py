@@ -8,20 +8,22 @@ Axes: K = 2 (1 + P) sums in a tally: right answers and questions, for all and fo
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-from PIL import Image
 
 from blink.bench.base import Benchmark, Mark, Row, Sample, make_sample
 from blink.bench.choices import OPTION_LETTERS, UNDECIDED, check_label
-from blink.bench.sources import Entry, content_name, parquet_files, picture_path, read_json
+from blink.bench.rows import Entry, check_cells, content_name, file_content, read_objects
+from blink.bench.sources import AS_AUTHORS, parquet_files
 from blink.bench.statistics import Floats, Metric
 from blink.bench.tables import cell_number, cell_text, text_of
-from blink.runs.files import write_json
+from blink.inputs.hub import Table
+from blink.inputs.pictures import Rules
+from blink.runs.files import read_json, write_json
 from blink.runs.values import UserError
 from blink.scenes.formats import LETTER, lettered
 from blink.scenes.scienceqa import scienceqa_rows
@@ -49,6 +51,8 @@ class ScienceQA(Benchmark):
     compared = tabled = ("accuracy",)
     columns = ("question", "choices", "answer")
     optional = ("hint", "subject", "grade", "category")
+    texts = ("question",)
+    keys = ()
     layouts = (
         "the test parquet files of HUB_ID (the folder ScienceQA-IMG/), or the authors' problems.json with "
         f"pid_splits.json or LLaVA's {_ANSWERS}, and the pictures as images/test/5/image.png"
@@ -59,9 +63,9 @@ class ScienceQA(Benchmark):
         for number, row in enumerate(scienceqa_rows(split, images)):
             yield {**row, "key": f"scenes/{number}"}
 
-    def table_entries(self, table: Any) -> list[Entry]:
+    def table_entries(self, table: Table, rules: Rules = AS_AUTHORS) -> list[Entry]:
         """Rows of the table that have a picture; an id is the position in the table."""
-        entries = super().table_entries(table)
+        entries = super().table_entries(table, rules)
         kept = [
             entry._replace(row={**entry.row, "key": f"hub/{position}"})
             for position, entry in enumerate(entries)
@@ -69,7 +73,7 @@ class ScienceQA(Benchmark):
         ]
         if not kept:
             raise UserError(
-                f"none of the table's {len(entries)} rows has a picture; ScienceQA-IMG needs them"
+                f"{table.name}: none of the table's {len(entries)} rows has a picture; ScienceQA-IMG needs them"
             )
         return kept
 
@@ -78,31 +82,37 @@ class ScienceQA(Benchmark):
         with_pictures = root / "ScienceQA-IMG"
         return parquet_files(with_pictures if with_pictures.is_dir() else root, "test")
 
-    def authors_entries(self, root: Path) -> list[Entry] | None:
+    def authors_entries(self, root: Path, rules: Rules) -> list[Entry] | None:
         """The authors' problems, chosen and worded by LLaVA's question file if it is there.
 
         `text` is LLaVA's wording without its closing.
         """
-        if not (root / "problems.json").is_file():
+        file = root / "problems.json"
+        if not file.is_file():
             return None
-        problems = read_json(root / "problems.json")
+        problems = read_objects(file)
         questions = _chosen(root, problems)
         unknown = [key for key in questions if key not in problems]
         if unknown:
-            raise UserError(f"{root / 'problems.json'} lacks {len(unknown)} problems, {unknown[0]} for one")
+            raise UserError(f"{file} lacks {len(unknown)} problems, {unknown[0]} for one")
         folders = (root / "images" / "test", root / "test", root / "images", root)
         entries = []
         for key, text in questions.items():
-            path = picture_path(folders, f"{key}/{problems[key]['image'] or 'image.png'}")
+            where = f"{file}, problem {key}"
+            name = f"{key}/{problems[key].get('image') or 'image.png'}"
+            path = rules.find(folders, name, where)
             row = {**problems[key], "key": key, "text": text}
-            entries.append(Entry(row, content_name(path.read_bytes()), partial(Image.open, path)))
+            opener = partial(rules.reading, path, str(path))
+            entries.append(Entry(row, content_name(file_content(path)), opener, where))
         return entries
 
     def sample(self, entry: Entry) -> Sample:
         """One question with its choices."""
         row, key = entry.row, entry.row["key"]
-        choices = [str(choice) for choice in row["choices"]]
-        right = cell_number(row["answer"], f"the answer of question {key}")
+        choices = row.get("choices")
+        if not isinstance(choices, list) or not all(isinstance(choice, str) for choice in choices):
+            raise UserError(f"question {key} has the choices {choices!r}; expected a list of texts")
+        right = cell_number(row.get("answer"), f"the answer of question {key}")
         if len(choices) > len(OPTION_LETTERS) or not 0 <= right < len(choices):
             raise UserError(f"question {key} has {len(choices)} choices and the answer {right}")
         hint = cell_text(row.get("hint"))
@@ -111,7 +121,7 @@ class ScienceQA(Benchmark):
         question = f"{text.replace('<image>', '').strip()}\n{LETTER}"
         details = {
             **dict(zip(OPTION_LETTERS, choices, strict=False)),
-            **{k: row[k] for k in ("subject", "grade", "category") if k in row},
+            **{k: text_of(row, k) for k in ("subject", "grade", "category") if k in row},
         }
         return make_sample(entry, key, question, OPTION_LETTERS[right], "test", details)
 
@@ -158,15 +168,38 @@ class ScienceQA(Benchmark):
 
 def _chosen(root: Path, problems: Mapping[str, Mapping[str, Any]]) -> dict[str, str | None]:
     """Keys of the problems that are asked, with LLaVA's wording where its file is there."""
-    if (root / _ANSWERS).is_file():
-        entries = [entry for entry in read_json(root / _ANSWERS) if "image" in entry]
-        return {str(entry["id"]): entry["conversations"][0]["value"] for entry in entries}
-    if (root / "pid_splits.json").is_file():
-        chosen = read_json(root / "pid_splits.json")["test"]
-        return {key: None for key in chosen if key not in problems or problems[key]["image"]}
+    file = root / _ANSWERS
+    if file.is_file():
+        return dict(_worded(file))
+    file = root / "pid_splits.json"
+    if file.is_file():
+        splits = read_json(file)
+        chosen = splits.get("test") if isinstance(splits, dict) else None
+        if not isinstance(chosen, list) or not all(isinstance(key, str) for key in chosen):
+            raise UserError(f'{file}: expected an object whose "test" is a list of problems')
+        return {key: None for key in chosen if key not in problems or problems[key].get("image")}
     raise UserError(
         f"{root} has problems.json, and neither pid_splits.json nor {_ANSWERS} to say which are asked"
     )
+
+
+def _worded(file: Path) -> Iterator[tuple[str, str]]:
+    """Keys and wordings of LLaVA's question file, those without a picture left out."""
+    entries = read_json(file)
+    if not isinstance(entries, list):
+        raise UserError(f"{file}: expected a list of questions")
+    for number, entry in enumerate(entries, start=1):
+        where = f"{file}, entry {number}"
+        if not isinstance(entry, dict):
+            raise UserError(f"{where} is no object but {entry!r}")
+        if "image" not in entry:
+            continue
+        check_cells(entry, where, keys=("id",))
+        turns = entry.get("conversations")
+        first = turns[0] if isinstance(turns, list) and turns else None
+        if not isinstance(first, dict) or not isinstance(first.get("value"), str):
+            raise UserError(f"{where}: expected conversations that begin with a text in 'value'")
+        yield str(entry["id"]), first["value"]
 
 
 def _read(response: str) -> str:

@@ -5,9 +5,7 @@ file parses and writes formats, with the oddities of their cells.
 """
 
 import base64
-import binascii
 import csv
-import io
 import math
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -16,10 +14,11 @@ from typing import Any
 
 from openpyxl import Workbook
 from openpyxl.cell.cell import ILLEGAL_CHARACTERS_RE
-from PIL import Image
 
-from blink.bench.sources import Opener, content_name
-from blink.runs.values import UserError
+from blink.bench.rows import content_name
+from blink.inputs.pictures import Opener, Reading
+from blink.runs.files import open_text
+from blink.runs.values import UserError, is_whole
 
 _LONGEST_CELL = 2**31 - 1
 _LONGEST_REFERENCE = 64
@@ -45,51 +44,65 @@ def cell_number(value: Any, what: str) -> int:
     Raises:
         ValueError: it is none; says `what` it should have been.
     """
+    if is_whole(value):
+        return int(value)
     try:
         number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = math.nan
-    if not number.is_integer():
+    if isinstance(value, bool) or not number.is_integer():
         raise UserError(f"{what} is {value!r}; expected a whole number")
     return int(number)
 
 
-def read_tsv(path: Path) -> list[dict[str, Any]]:
+def read_tsv(path: Path) -> list[tuple[int, dict[str, Any]]]:
     """Read a table whose first line names its columns; every cell is text, as it stands.
 
+    Returns:
+        Rows, each behind the number of the line of the file that it ends on.
+
     Raises:
-        ValueError: it is not such a table, or a line has too many or too few cells; says which.
+        UserError: it is not such a table, or a line has too many or too few cells; says which.
     """
+    rows: list[tuple[int, dict[str, Any]]] = []
     limit = csv.field_size_limit(_LONGEST_CELL)
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            rows: list[dict[str, Any]] = list(csv.DictReader(file, delimiter="\t"))
-    except (csv.Error, UnicodeDecodeError) as cause:
+        with open_text(path, newline="") as file:
+            table = csv.DictReader(file, delimiter="\t")
+            for row in table:
+                if None in row or None in row.values():
+                    raise UserError(
+                        f"{path}, line {table.line_num} has another number of cells than the first line"
+                    )
+                rows.append((table.line_num, row))
+    except csv.Error as cause:
         raise UserError(f"{path} is not a table of tab-separated text: {cause}") from cause
     finally:
         csv.field_size_limit(limit)
-    for number, row in enumerate(rows, start=1):
-        if None in row or None in row.values():
-            raise UserError(f"{path}: row {number} has another number of cells than the first line")
     return rows
 
 
-def base64_pictures(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[Opener]]:
+def base64_pictures(
+    rows: Sequence[Mapping[str, Any]], where: str, reading: Reading
+) -> tuple[list[str], list[Opener]]:
     """Return for each row the name of its picture, which follows from the content, and what reads it.
 
     Args:
         rows: with `index` and `image`: base64, or the index of a row that has the picture.
+        where: they come from, for messages.
+        reading: decodes the pictures.
 
     Raises:
         ValueError: a cell is neither; names the row.
     """
-    cells = {cell_number(row["index"], "index"): str(row["image"]).strip() for row in rows}
-    resolved = [_resolve(cell_number(row["index"], "index"), cells) for row in rows]
+    cells = {cell_number(row["index"], f"{where}: the index"): str(row["image"]).strip() for row in rows}
+    resolved = [_resolve(cell_number(row["index"], "index"), cells, where) for row in rows]
     known: dict[str, tuple[str, Opener]] = {}
-    for cell in resolved:
+    for cell, row in zip(resolved, rows, strict=True):
         if cell not in known:
             encoded = base64.b64decode(cell)
-            known[cell] = content_name(encoded), partial(_decode, encoded)
+            name = f"{where}, the picture of row {row['index']}"
+            known[cell] = content_name(encoded), partial(reading, encoded, name)
     return [known[cell][0] for cell in resolved], [known[cell][1] for cell in resolved]
 
 
@@ -116,22 +129,18 @@ def write_xlsx(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, A
     return path
 
 
-def _resolve(index: int, cells: Mapping[int, str]) -> str:
+def _resolve(index: int, cells: Mapping[int, str], where: str) -> str:
     """The base64 text of a row's picture, wherever it stands."""
     seen = [index]
     cell = cells[index]
     while len(cell) <= _LONGEST_REFERENCE:
-        other = cell_number(cell, f"row {seen[-1]}: the image, too short for a picture,")
+        other = cell_number(cell, f"{where}: row {seen[-1]}: the image, too short for a picture,")
         if other in seen or other not in cells:
-            raise UserError(f"row {index}: its image refers to row {other}, which has none")
+            raise UserError(f"{where}: row {index}: its image refers to row {other}, which has none")
         seen.append(other)
         cell = cells[other]
     try:
         base64.b64decode(cell)
-    except binascii.Error as cause:
-        raise UserError(f"row {seen[-1]}: its image is not base64 ({cause})") from cause
+    except ValueError as cause:  # binascii.Error, or characters beyond ASCII
+        raise UserError(f"{where}: row {seen[-1]}: its image is not base64 ({cause})") from cause
     return cell
-
-
-def _decode(encoded: bytes) -> Image.Image:
-    return Image.open(io.BytesIO(encoded))

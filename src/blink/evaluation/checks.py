@@ -67,7 +67,11 @@ _OPTIONAL = (
 )
 """Keys that may be null."""
 
+_DATA_KEYS = ("source", "root", "id", "exif", "allow_outside")
+"""Keys of `data` that questions are read by."""
+
 _TRAINING_KEYS = ("data.name", "data.split", "data.column")
+_TRAINING_DEFAULTS = {"name": None, "split": "train", "column": None}
 
 outlined = lru_cache(maxsize=4)(outline)
 """A backbone without weights, made from its config; the jobs of a sweep share it."""
@@ -118,6 +122,24 @@ def reject_training_keys(overrides: Sequence[str]) -> None:
         raise UserError(
             f"{', '.join(given)}: only blink.train reads that; a benchmark has a split and columns of its own "
             "(bench=; data.id= takes another data set of its layout, bench.revision= a revision)"
+        )
+
+
+def check_data_keys(data: Mapping[str, Any]) -> None:
+    """Refuse keys of the group `data` that no question is read by, wherever they were given.
+
+    Raises:
+        UserError: there is one; the message names those that are read.
+    """
+    unread = [
+        f"data.{key}={value}"
+        for key, value in data.items()
+        if key not in _DATA_KEYS and not (key in _TRAINING_DEFAULTS and value == _TRAINING_DEFAULTS[key])
+    ]
+    if unread:
+        raise UserError(
+            f"{', '.join(unread)}: not read for a benchmark, which has a split and columns of its own; read are "
+            f"{', '.join(f'data.{key}' for key in _DATA_KEYS)}"
         )
 
 

@@ -17,10 +17,10 @@ from rich.console import Console
 from rich.table import Table
 
 from blink.bench import BENCHMARKS, Row, tallies
-from blink.bench.sources import read_jsonl
 from blink.bench.statistics import Estimate, McNemar, mcnemar, paired_estimates
 from blink.evaluation.predict import PREDICTIONS, SCORES
 from blink.evaluation.scores import Result
+from blink.runs.files import read_jsonl
 from blink.runs.values import UserError
 
 UNREAD = "empty / unread"

@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 
 from blink.bench import JUDGED, Benchmark, Sample, make_judge
 from blink.evaluation.checks import (
+    check_data_keys,
     check_depth,
     check_fit,
     check_values,
@@ -25,6 +26,7 @@ from blink.evaluation.presets import LAYER_STUDIES, resolve
 from blink.evaluation.questions import Questions, read_questions
 from blink.evaluation.scores import Setup
 from blink.inference.policy import Policy, check_layers, parse_layers
+from blink.inputs.pictures import Rules
 from blink.model.backbone import Backbone
 from blink.model.processors import pads
 from blink.model.prompts import Template
@@ -168,17 +170,19 @@ def questions_of(config: DictConfig, limit: int | None = None) -> Questions:
     Raises:
         ValueError: as `read_questions` does.
     """
-    data, bench = config.data, {"prompt": config.prompt, **plain(config.bench)}
+    data, bench = plain(config.data), {"prompt": config.prompt, **plain(config.bench)}
+    check_data_keys(data)
     if config.bench.name in JUDGED and "judge" in config:
         bench["judge"] = make_judge(plain(config.judge))
     return read_questions(
         bench.pop("name"),
         tuple((key, tuple(value) if isinstance(value, list) else value) for key, value in bench.items()),
-        source="local" if data.root else data.source,
-        location=data.root or data.get("id"),
+        source="local" if data["root"] else data["source"],
+        location=data["root"] or data.get("id"),
         scenes_split=config.scenes.split,
         scenes_images=config.scenes.images,
         limit=limit,
+        rules=Rules.of(data, scaled=False),
     )
 
 

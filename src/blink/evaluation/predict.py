@@ -23,10 +23,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from blink.bench.base import Benchmark, Graded, Row, Sample
 from blink.bench.judges import EndpointError
 from blink.bench.scoring import make_row
-from blink.bench.sources import json_lines, parse_jsonl
 from blink.evaluation.scores import Result, Setup, score_rows, total_flops
 from blink.inference.engine import Answer
-from blink.runs.files import read_json, short_digest, write_json, write_text
+from blink.runs.files import json_lines, parse_jsonl, read_json, short_digest, write_json, write_text
 from blink.runs.folder import INPUTS, check_inputs
 from blink.runs.machine import peak_memory_mb
 from blink.runs.values import UserError

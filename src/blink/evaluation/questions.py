@@ -3,6 +3,7 @@
 Flat arguments in, plain values out; results are kept, since the jobs of a sweep ask for the same things.
 """
 
+import logging
 from collections.abc import Sequence
 from functools import lru_cache
 from hashlib import sha256
@@ -13,7 +14,11 @@ from rich.progress import track
 
 from blink.bench import BENCHMARKS, Benchmark, Judge, Sample
 from blink.bench.base import Graded
+from blink.bench.sources import AS_AUTHORS
+from blink.inputs.pictures import Notes, Rules
 from blink.runs.values import UserError
+
+log = logging.getLogger(__name__)
 
 Setting = tuple[str, int | str | tuple[str, ...] | Judge | None]
 """A key of a benchmark's config and its value, hashable."""
@@ -46,6 +51,7 @@ def read_questions(
     scenes_split: str,
     scenes_images: int,
     limit: int | None,
+    rules: Rules = AS_AUTHORS,
 ) -> Questions:
     """Read a benchmark's questions, and every picture once if it is not drawn here.
 
@@ -56,17 +62,22 @@ def read_questions(
         scenes_split: which split of the generated world.
         scenes_images: how many pictures of it.
         limit: ask only the first so many questions; None asks all.
+        rules: how pictures of a folder are found and read.
 
     Raises:
-        ValueError: an unknown benchmark or source, a missing folder, an unreadable picture, or no question left.
+        UserError: an unknown benchmark or source, a missing folder, an unreadable picture, or no question left.
     """
     if name not in BENCHMARKS:
         raise UserError(f"unknown benchmark {name!r}; choose one of {', '.join(BENCHMARKS)}")
+    if source != "local" and rules != AS_AUTHORS:
+        raise UserError(
+            f"data.exif and data.allow_outside are for files in data.root, and the questions come from data={source}"
+        )
     arguments: dict[str, Any] = dict(settings) | (
         {"hub_id": location} if source == "hub" and location else {}
     )
     benchmark = BENCHMARKS[name](**arguments)
-    samples, data = _read(benchmark, source, location, scenes_split, scenes_images)
+    samples, data = _read(benchmark, source, location, scenes_split, scenes_images, rules)
     chosen = samples if limit is None else samples[: max(0, limit)]
     if not chosen:
         raise UserError(
@@ -75,30 +86,41 @@ def read_questions(
         )
     if isinstance(benchmark, Graded):
         benchmark.check_gradable([sample.id for sample in chosen])
-    digest = None if source == "scenes" else _check_pictures(chosen)
+    digest = None if source == "scenes" else check_pictures(chosen, rules)
     edition = f"generated: {data}" if source == "scenes" else None
     if len(chosen) < len(samples):
         edition = f"the first {len(chosen):,} of {len(samples):,} questions of {data}"
     return Questions(benchmark, chosen, data, edition, digest)
 
 
-def _check_pictures(samples: Sequence[Sample]) -> str:
-    """Decode every picture once, and return a hash of their names, sizes and pixels.
+def check_pictures(samples: Sequence[Sample], rules: Rules) -> str:
+    """Decode every picture once, and return a hash of their names, sizes and pixels; special ones are logged.
+
+    Args:
+        rules: that they are read by.
 
     Raises:
-        ValueError: one of them cannot be read; says which.
+        UserError: one of them cannot be read; says which.
     """
-    digest = sha256()
+    digest, notes = sha256(), Notes()
     pictures = {sample.image: sample for sample in samples}
     for name, sample in track(list(pictures.items()), "checking pictures", transient=True):
         image = sample.load_image()
         digest.update(f"{name} {image.size}\n".encode())
         digest.update(image.tobytes())
+        notes.add(name, image)
+    for line in notes.lines(rules.reading):
+        log.warning("%s", line)
     return digest.hexdigest()[:16]
 
 
 def _read(
-    benchmark: Benchmark, source: str, location: str | None, scenes_split: str, scenes_images: int
+    benchmark: Benchmark,
+    source: str,
+    location: str | None,
+    scenes_split: str,
+    scenes_images: int,
+    rules: Rules,
 ) -> tuple[list[Sample], str]:
     if source == "scenes":
         samples = benchmark.from_scenes(scenes_split, scenes_images)
@@ -112,18 +134,6 @@ def _read(
                 f"data.root={location} is not a folder; give the one that holds {benchmark.name} (data/README.md says what "
                 "to put where, and data=hub fetches it)"
             )
-        try:
-            return benchmark.from_folder(folder), str(location)
-        except UserError:
-            raise
-        except (
-            KeyError,
-            TypeError,
-            AttributeError,
-            ValueError,
-        ) as cause:  # as a list where names should stand
-            raise UserError(
-                f"a file in {location} is not as the authors of {benchmark.name} write it: {cause!r}; data/README.md says "
-                "what belongs there"
-            ) from cause
+        turned = ", turned by EXIF" if rules.reading.upright else ""
+        return benchmark.from_folder(folder, rules), f"{location}{turned}"
     raise UserError(f"unknown data source {source!r}; choose scenes, hub or local")

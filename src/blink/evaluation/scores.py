@@ -13,10 +13,9 @@ from typing import Any, NamedTuple
 
 from blink.bench.base import Benchmark, Graded, Row, check_unique
 from blink.bench.scoring import score
-from blink.bench.sources import read_jsonl
 from blink.bench.tables import cell_text
 from blink.inference.policy import Policy
-from blink.runs.files import read_json
+from blink.runs.files import read_json, read_jsonl
 from blink.runs.values import UserError
 
 
@@ -232,7 +231,7 @@ class Completed(NamedTuple):
 
 
 def read_rows(path: Path) -> list[Row]:
-    """Read the rows of a predictions file, as `blink.bench.sources.read_jsonl` does; an empty file is an error.
+    """Read the rows of a predictions file, as `blink.runs.files.read_jsonl` does; an empty file is an error.
 
     Raises:
         ValueError: there is no such file, it cannot be read, a line is no JSON object, or it holds none; says which.

@@ -5,7 +5,7 @@ Read from top to bottom: a file imports only from files above it.
     values.py    checks of single values that a user gave, with one wording
     machine.py   fast dtypes, memory, and which of several processes this is
     signals.py   Ctrl-C and SIGTERM: a safe point, one line, exit code 130 or 143
-    files.py     files that are never half written: text, JSON, CSV
+    files.py     files of text, JSON and CSV: read with one set of messages, never half written
     lock.py      one process at a time in a run folder
     folder.py    one folder per run, named after its overrides
     command.py   Hydra commands: their configs, misspelt keys, mistakes in one line

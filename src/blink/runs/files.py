@@ -1,17 +1,109 @@
-"""Files that neither other processes nor a start after a power failure see half written: text, JSON, CSV."""
+"""Files of text: read with one set of messages, whoever wrote them, and written so that neither other processes nor a start
+after a power failure see half of them.
 
+What is read is UTF-8, with a byte order mark or without, and packed by gzip where the name ends in .gz. A file that is not
+is a `UserError` that names it, and the byte or the line.
+"""
+
+import codecs
 import csv
 import errno
+import gzip
 import hashlib
 import json
 import os
+import re
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
+
+from blink.runs.values import UserError
 
 _PARTIAL = ".partial"
+_BLOCK = 1 << 20
+_UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+
+
+@contextmanager
+def open_text(path: Path, newline: str | None = None) -> Iterator[IO[str]]:
+    """Context that gives a file's text to read, without its byte order mark.
+
+    Args:
+        newline: as for `open`; None makes "\\n" of every kind of line end.
+
+    Raises:
+        UserError: it cannot be read, or is not UTF-8; names the file and its first byte that is not.
+    """
+    try:
+        with _opened(path, "rt", encoding="utf-8-sig", newline=newline) as file:
+            yield file
+    except UnicodeDecodeError as cause:
+        raise UserError(f"{path} is not UTF-8: {_misfit(path)}; save it as UTF-8") from cause
+    except (OSError, EOFError, zlib.error) as cause:
+        raise UserError(f"cannot read {path}: {getattr(cause, 'strerror', None) or cause}") from cause
+
+
+def read_text(path: Path) -> str:
+    """Return a file's text, with "\\n" for every line end.
+
+    Raises:
+        UserError: as `open_text` does, and where it holds a zero byte, which no text does.
+    """
+    with open_text(path) as file:
+        text = file.read()
+    if "\0" in text:
+        raise UserError(
+            f"{path} is not text: it has a zero byte behind {len(text[: text.index(chr(0))])} characters"
+        )
+    return text
+
+
+def read_json(path: Path) -> Any:
+    """Return what a JSON file holds.
+
+    Raises:
+        UserError: as `open_text` does, and where it is not JSON; says which.
+    """
+    with open_text(path) as file:
+        text = file.read()
+    return _parsed(text, str(path))
+
+
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    """Read a file of one JSON object per line, in which empty lines are skipped.
+
+    Raises:
+        UserError: as `open_text` does, and where a line is no JSON object; names file and line.
+    """
+    return [row for _, row in numbered_rows(path)]
+
+
+def numbered_rows(path: Path) -> list[tuple[int, dict[str, Any]]]:
+    """As `read_jsonl`, each row behind the number of its line in the file, for messages; empty lines are counted, too."""
+    with open_text(path) as file:
+        lines = list(file)  # str.splitlines would also cut at U+2028, which JSON allows inside texts
+    return list(_rows(path, lines))
+
+
+def parse_jsonl(path: Path, lines: Iterable[str | bytes]) -> list[dict[str, Any]]:
+    """Parse the lines of a JSONL file, in which empty ones are skipped.
+
+    Args:
+        path: the file, for messages.
+
+    Raises:
+        UserError: a line is no JSON object; names file and line.
+    """
+    return [row for _, row in _rows(path, lines)]
+
+
+def json_lines(rows: Iterable[Mapping[str, Any]]) -> str:
+    """Return rows as the text of a JSONL file."""
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 _REMEDIES = {
     (errno.ENOSPC, errno.EDQUOT, errno.EFBIG): "make room there",
@@ -110,11 +202,6 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
-def read_json(path: Path) -> Any:
-    """Return what a JSON file holds."""
-    return json.loads(path.read_text(encoding="utf-8"))
-
-
 def write_csv(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
     """Write records atomically, with a column for every key that any of them has, in the order in which keys appear.
 
@@ -125,3 +212,53 @@ def write_csv(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
         writer = csv.DictWriter(file, columns)
         writer.writeheader()
         writer.writerows(records)
+
+
+def _opened(path: Path, mode: str, **options: Any) -> IO[Any]:
+    opener: Any = gzip.open if path.suffix == ".gz" else open
+    opened: IO[Any] = opener(path, mode, **options)
+    return opened
+
+
+def _rows(path: Path, lines: Iterable[str | bytes]) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The JSON objects of lines with the numbers of these, from 1."""
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        row = _parsed(line, f"{path}, line {number}")
+        if not isinstance(row, dict):
+            raise UserError(f"{path}, line {number} is no JSON object but {json.dumps(row)[:40]}")
+        yield number, row
+
+
+def _parsed(text: str | bytes, where: str) -> Any:
+    """The value of a JSON text; `where` it stands is for messages."""
+    try:
+        text = text.decode("utf-8-sig") if isinstance(text, bytes) else text
+        value = json.loads(text)
+        if _SURROGATE.search(text):  # one without its other half cannot be written to a file
+            json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError as cause:
+        raise UserError(f"{where} has half of a surrogate pair, which is no character") from cause
+    except (ValueError, RecursionError) as cause:
+        raise UserError(f"{where} is not JSON: {cause}") from cause
+    return value
+
+
+def _misfit(path: Path) -> str:
+    """Say which byte of a file is the first that does not belong to UTF-8."""
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    before, ended = 0, False
+    with _opened(path, "rb") as file:
+        while not ended:
+            block = file.read(_BLOCK)
+            ended = not block
+            try:
+                decoder.decode(block, final=ended)
+            except UnicodeDecodeError as found:
+                held_back = len(found.object) - len(block)  # of the blocks before, an unfinished character
+                offset = before - held_back + found.start
+                hint = ", as UTF-16 begins" if not offset and found.object.startswith(_UTF_16) else ""
+                return f"byte 0x{found.object[found.start]:02x} at offset {offset}{hint}"
+            before += len(block)
+    return "it changed while it was read"

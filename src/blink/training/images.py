@@ -5,9 +5,7 @@ are readable. Knows nothing of models.
 """
 
 import hashlib
-import io
-import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,10 +13,14 @@ from typing import Any, Protocol
 
 from PIL import Image
 
-from blink.runs.values import UserError
+from blink.inputs.hub import PictureColumn, load_table
+from blink.inputs.names import check_name, files_below, find_file
+from blink.inputs.pictures import ENDINGS, Reading, Rules, is_picture
+from blink.runs.files import read_json
+from blink.runs.values import UserError, optional, text
 
-ENDINGS = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
-"""File name endings that a folder is searched for, in lower case."""
+OWN = Rules(Reading(scaled=True))
+"""How pictures of the user's own are read unless the config says otherwise."""
 
 
 class Images(Protocol):
@@ -34,23 +36,6 @@ class Images(Protocol):
     def name(self, index: int) -> str: ...
     def identity(self, index: int) -> str: ...
     def read(self, index: int) -> Image.Image: ...
-
-
-class UnreadableImageError(UserError):
-    """An image file that is missing or cannot be decoded; says which, and why."""
-
-
-def read_image(file: Path | bytes, name: str) -> Image.Image:
-    """Decode an image completely, as RGB; of an animation the first frame. The ending of the name is ignored.
-
-    Raises:
-        UnreadableImageError: for whatever reason it cannot be decoded.
-    """
-    try:
-        with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file) as image:
-            return image.convert("RGB")
-    except Exception as error:  # Pillow's decoders raise almost any type on a damaged file
-        raise UnreadableImageError(f"{name}: {type(error).__name__}: {error}") from error
 
 
 @dataclass(frozen=True)
@@ -83,14 +68,19 @@ class ImageFiles:
     """Image files, in the given order. Sizes and times of change are read once, when first needed."""
 
     paths: tuple[Path, ...]
+    reading: Reading = OWN.reading
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hash of paths, sizes and times of change."""
-        listing = hashlib.sha256()
+        """Hash of paths, sizes and times of change, and of how they are read where that is not the default."""
+        listing = hashlib.sha256(self._turned.encode())
         for path, state in zip(self.paths, self._states, strict=True):
             listing.update(f"{path}\n{state}\n".encode())
         return listing.hexdigest()
+
+    @property
+    def _turned(self) -> str:
+        return "upright" if self.reading.upright else ""
 
     @cached_property
     def _states(self) -> tuple[str, ...]:
@@ -103,22 +93,21 @@ class ImageFiles:
         return str(self.paths[index])
 
     def identity(self, index: int) -> str:
-        return f"{self.paths[index].absolute()} {self._states[index]}"
+        return f"{self.paths[index].absolute()} {self._states[index]}{self._turned}"
 
     def read(self, index: int) -> Image.Image:
-        return read_image(self.paths[index], self.name(index))
+        return self.reading(self.paths[index], self.name(index))
 
 
 @dataclass(frozen=True)
 class HubImages:
-    """The image column of a data set; `encoded(row)` gives the bytes or the path of a row's image."""
+    """The image column of a data set."""
 
-    encoded: Callable[[int], bytes | Path]
-    rows: int
+    pictures: PictureColumn
     fingerprint: str
 
     def __len__(self) -> int:
-        return self.rows
+        return len(self.pictures.table.rows)
 
     def name(self, index: int) -> str:
         return f"row {index}"
@@ -127,7 +116,7 @@ class HubImages:
         return f"{self.fingerprint} {index}"
 
     def read(self, index: int) -> Image.Image:
-        return read_image(self.encoded(index), self.name(index))
+        return self.pictures.read(index)
 
 
 @dataclass(frozen=True)
@@ -161,39 +150,44 @@ def all_of(images: Images) -> ImageSubset:
     return ImageSubset(images, tuple(range(len(images))))
 
 
-def local_images(roots: Iterable[Path]) -> ImageFiles:
+def local_images(roots: Iterable[Path], rules: Rules = OWN) -> ImageFiles:
     """Find images on disk: in folders, at any depth, sorted by path; and files that are named directly.
 
-    A directly named `.json` file is the LLaVA-1.5 mixture; the folders given beside it, or else the folder
-    that it lies in, are its image roots and are not searched for further images.
+    Links to folders are followed. A directly named `.json` file is the LLaVA-1.5 mixture; the folders given beside it, or
+    else the folder that it lies in, are its image roots and are not searched for further images.
+
+    Args:
+        rules: how images are decoded, and where names in the mixture may lead.
 
     Raises:
-        ValueError: a root does not exist, a folder holds no image, or a directly named image is unreadable.
+        UserError: a root does not exist, a folder holds no image, or a directly named image is unreadable.
     """
     roots = list(roots)
     for root in roots:
         if not root.exists():
             raise UserError(f"data.root: {root} does not exist; expected a folder of images or an image file")
-    mixtures = [root for root in roots if root.suffix == ".json"]
+    mixtures = [
+        root for root in roots if root.name.lower().endswith((".json", ".json.gz")) and root.is_file()
+    ]
     folders = [root for root in roots if root.is_dir()]
     if len(mixtures) > 1:
         raise UserError(f"data.root names {len(mixtures)} JSON files; expected one llava_v1_5_mix665k.json")
     if mixtures:
-        return mixture_images(mixtures[0], folders or [mixtures[0].parent])
+        return mixture_images(mixtures[0], folders or [mixtures[0].parent], rules)
     paths: list[Path] = []
     for root in roots:
         if root.is_file():
-            read_image(root, f"data.root: {root}")
+            rules.reading(root, f"data.root: {root}")
             paths.append(root)
             continue
-        found = sorted(path for path in root.rglob("*") if path.suffix.lower() in ENDINGS and path.is_file())
+        found = files_below(root, is_picture)
         if not found:
             raise UserError(f"data.root: {root} holds no images ({', '.join(sorted(ENDINGS))})")
         paths += found
-    return ImageFiles(tuple(dict.fromkeys(paths)))
+    return ImageFiles(tuple(dict.fromkeys(paths)), rules.reading)
 
 
-def mixture_images(annotations: Path, roots: Sequence[Path]) -> ImageFiles:
+def mixture_images(annotations: Path, roots: Sequence[Path], rules: Rules = OWN) -> ImageFiles:
     """List the images of `llava_v1_5_mix665k.json`, each once, in order of first mention.
 
     Entries without an image (text-only) are skipped. A file that no root holds stays in the list, so that the
@@ -203,22 +197,23 @@ def mixture_images(annotations: Path, roots: Sequence[Path]) -> ImageFiles:
         roots: folders that hold `coco/`, `gqa/` and so on; the first that has a file provides it.
 
     Raises:
-        ValueError: the file is not a JSON list of entries, or names no image.
+        UserError: the file is not a JSON list of entries, or names no image, or one outside the roots that may not be.
     """
-    try:
-        entries: Any = json.loads(annotations.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{annotations} is not JSON: {error}") from error
+    entries: Any = read_json(annotations)
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         raise UserError(f"{annotations} is not a JSON list of entries, as llava_v1_5_mix665k.json is")
-    names = list(dict.fromkeys(str(entry["image"]) for entry in entries if entry.get("image")))
+    names = dict.fromkeys(
+        check_name(entry["image"], f"{annotations}, entry {number}", outside=rules.outside)
+        for number, entry in enumerate(entries, start=1)
+        if entry.get("image")
+    )
     if not names:
         raise UserError(f"{annotations}: none of its {len(entries)} entries has an 'image'")
-    return ImageFiles(tuple(_in_first_root(name, roots) for name in names))
+    return ImageFiles(tuple(_in_first_root(name, roots) for name in names), rules.reading)
 
 
 def hub_images(
-    id: str, *, name: str | None = None, split: str = "train", column: str | None = None
+    id: str, *, name: str | None = None, split: str = "train", column: str | None = None, rules: Rules = OWN
 ) -> HubImages:
     """Open the images of a `datasets` data set.
 
@@ -228,41 +223,39 @@ def hub_images(
         column: image column; None takes the first one.
 
     Raises:
-        ValueError: the data set cannot be loaded, or has no such image column, or no rows.
+        UserError: the data set cannot be loaded, or has no such image column, or no rows.
     """
     import datasets  # slow to import, and needed for this source alone
 
-    try:
-        table = datasets.load_dataset(id, name, split=split)
-    except (OSError, ValueError) as error:
-        raise UserError(f"data.id={id!r} (split {split!r}) cannot be loaded: {error}") from error
-    columns = [key for key, feature in table.features.items() if isinstance(feature, datasets.Image)]
+    name = optional(text, "data.name", name)
+    table = load_table(text("data.id", id), text("data.split", split), key="data.id", config=name)
+    rows = table.rows
+    columns = [key for key, feature in rows.features.items() if isinstance(feature, datasets.Image)]
     chosen = column or next(iter(columns), None)
-    if chosen not in columns:
+    if chosen is None or chosen not in columns:
         raise UserError(
             f"data.id={id!r} has the image columns {columns} and data.column is {column!r}; "
-            f"its columns are {list(table.features)}"
+            f"its columns are {list(rows.features)}"
         )
-    if not len(table):
+    if not len(rows):
         raise UserError(f"data.id={id!r} (split {split!r}) has no rows")
-    undecoded = table.select_columns([chosen]).cast_column(chosen, datasets.Image(decode=False))
-
-    def encoded(row: int) -> bytes | Path:
-        cell = undecoded[row][chosen]
-        return cell["bytes"] if cell["bytes"] is not None else Path(cell["path"])
-
     # folders of the cache are named after the files' revision
-    kept = [Path(file["filename"]).parts[-2:] for file in table.cache_files]
+    kept = [Path(file["filename"]).parts[-2:] for file in rows.cache_files]
+    turned = " upright" if rules.reading.upright else ""
     return HubImages(
-        encoded, rows=len(undecoded), fingerprint=f"{id} {name} {split} {chosen} {len(undecoded)} {kept}"
+        PictureColumn(table, chosen, rules),
+        fingerprint=f"{id} {name} {split} {chosen} {len(rows)} {kept}{turned}",
     )
 
 
 def _state(path: Path) -> str:
     """Size and time of change of a file."""
-    known = path.stat() if path.exists() else None
-    return f"{known.st_size} {known.st_mtime_ns}" if known else "missing"
+    try:
+        known = path.stat()
+    except OSError:
+        return "missing"
+    return f"{known.st_size} {known.st_mtime_ns}"
 
 
 def _in_first_root(name: str, roots: Sequence[Path]) -> Path:
-    return next((root / name for root in roots if (root / name).is_file()), roots[0] / name)
+    return find_file(roots, name) or roots[0] / name

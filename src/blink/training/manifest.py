@@ -15,11 +15,12 @@ from typing import NamedTuple
 import numpy as np
 from rich.progress import track
 
+from blink.inputs.pictures import Notes, Rules, UnreadableImageError
 from blink.runs.files import read_json, write_json
 from blink.runs.machine import is_first_process
 from blink.runs.signals import wait_for_others
 from blink.runs.values import UserError
-from blink.training.images import Images, ImageSubset, UnreadableImageError, local_images
+from blink.training.images import OWN, Images, ImageSubset, local_images
 
 log = logging.getLogger(__name__)
 
@@ -37,18 +38,21 @@ class Manifest(NamedTuple):
         readable: numbers of the readable images, ascending.
         unreadable: name -> reason, of those that are left out.
         pixels: hash of all that could be decoded, in order.
+        notes: what to know about those that were not simply read, as 16-bit ones.
     """
 
     readable: tuple[int, ...]
     unreadable: dict[str, str]
     pixels: str
+    notes: tuple[str, ...] = ()
 
 
 class _Decoded(NamedTuple):
-    """Reasons why images are unreadable, by number, and the hash of the others' pixels."""
+    """Reasons why images are unreadable, by number, the hash of the others' pixels, and notes about these."""
 
     unreadable: dict[int, str]
     pixels: str
+    notes: tuple[str, ...]
 
 
 class Portions(NamedTuple):
@@ -77,22 +81,26 @@ def check_images(images: Images, file: Path) -> Manifest:
         decoded = _checked(images)
         names = {images.name(index): reason for index, reason in decoded.unreadable.items()}
         report = {"fingerprint": fingerprint, "images": len(images), "pixels": decoded.pixels}
-        write_json(file, report | {"unreadable": names, "numbers": list(decoded.unreadable)})
+        report |= {"unreadable": names, "numbers": list(decoded.unreadable), "notes": list(decoded.notes)}
+        write_json(file, report)
     manifest = Manifest(
         readable=tuple(index for index in range(len(images)) if index not in decoded.unreadable),
         unreadable={images.name(index): reason for index, reason in decoded.unreadable.items()},
         pixels=decoded.pixels,
+        notes=decoded.notes,
     )
+    for line in manifest.notes:
+        log.warning("%s", line)
     _stop_if_too_many(manifest, len(images), file)
     return manifest
 
 
-def changed_since(file: Path, roots: Sequence[Path]) -> bool:
+def changed_since(file: Path, roots: Sequence[Path], rules: Rules = OWN) -> bool:
     """Whether image files, where they are still there, are not as they were when `check_images` wrote `file`."""
     if not roots or not file.exists():
         return False
     try:
-        images = local_images(roots)
+        images = local_images(roots, rules)
     except ValueError:
         return False
     return images.fingerprint != str(read_json(file)["fingerprint"])
@@ -130,17 +138,20 @@ def _kept(file: Path, fingerprint: str) -> _Decoded | None:
     if report["fingerprint"] != fingerprint:
         return None
     unreadable = dict(zip(report["numbers"], report["unreadable"].values(), strict=True))
-    return _Decoded(unreadable, report["pixels"])
+    return _Decoded(unreadable, report["pixels"], tuple(report.get("notes", ())))
 
 
 def _checked(images: Images) -> _Decoded:
     """Decode every image."""
+
+    notes = Notes()
 
     def decode(index: int) -> tuple[str | None, bytes]:
         try:
             image = images.read(index)
         except UnreadableImageError as error:
             return str(error), b""
+        notes.add(images.name(index), image)
         return None, hashlib.sha256(f"{image.size}".encode() + image.tobytes()).digest()
 
     start = time.monotonic()
@@ -158,7 +169,7 @@ def _checked(images: Images) -> _Decoded:
         pool.shutdown(cancel_futures=True)  # or Ctrl-C would wait for all images
     seconds = time.monotonic() - start
     log.info("checked %d images in %.1f s: %d unreadable", len(images), seconds, len(unreadable))
-    return _Decoded(unreadable, pixels.hexdigest()[:16])
+    return _Decoded(unreadable, pixels.hexdigest()[:16], tuple(notes.lines(OWN.reading)))
 
 
 def _stop_if_too_many(manifest: Manifest, total: int, file: Path) -> None:

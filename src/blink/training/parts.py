@@ -20,6 +20,7 @@ from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.strategies import DeepSpeedStrategy
 from torch import Tensor, nn
 
+from blink.inputs.pictures import Rules
 from blink.model.backbone import Backbone
 from blink.model.checkpoints import load_backbone, load_input_norms, outline
 from blink.model.fingerprint import TINY
@@ -163,11 +164,12 @@ def open_images(plan: Plan) -> Images | None:
     Raises:
         ValueError: there is no such source, or nothing in it.
     """
+    rules = Rules.of(plan.config["data"], scaled=True)
     if plan.roots:
-        return local_images(plan.roots)
+        return local_images(plan.roots, rules)
     if plan.data_set is not None:
         id, name, split_name, column = plan.data_set
-        return hub_images(id, name=name, split=split_name, column=column)
+        return hub_images(id, name=name, split=split_name, column=column, rules=rules)
     return None
 
 

@@ -23,7 +23,9 @@ from blink.evaluation.checks import (
     training_differs,
 )
 from blink.evaluation.plan import Checkpoint, policy_of
+from blink.evaluation.questions import check_pictures
 from blink.inference.algorithm import Run
+from blink.inputs.pictures import Rules
 from blink.model.prompts import Template
 from blink.runs.command import plain
 from blink.runs.values import UserError, choice, whole_number
@@ -78,7 +80,10 @@ def _one_question(config: DictConfig, settings: dict[str, Any]) -> OneQuestion:
         if not isinstance(settings[key], str):
             raise UserError(f"{key}={settings[key]!r}: give image=FILE and question='...'")
     longest = whole_number("max_new_tokens", settings["max_new_tokens"])
-    [sample] = one_case(Path(settings["image"]).expanduser(), settings["question"], settings["box"])
+    rules = Rules.of({"exif": settings["exif"]}, scaled=True)
+    image = Path(settings["image"]).expanduser()
+    [sample] = one_case(image, settings["question"], settings["box"], rules)
+    check_pictures([sample], rules)  # says how one of many bits or frames is read
     backbone = outlined(model["path"], revision=model["revision"])
     template = prompt_template(model["path"], model["template"], revision=model["revision"])
     template.prompt(sample.question)  # raises where the question holds an image token

@@ -24,6 +24,7 @@ from blink.analysis.figures.tokensr import TokenSRFigure
 from blink.bench import Sample
 from blink.evaluation.answerers import load_checkpoint
 from blink.evaluation.checks import (
+    check_data_keys,
     check_values,
     modules_folder,
     outlined,
@@ -33,7 +34,9 @@ from blink.evaluation.checks import (
 )
 from blink.evaluation.plan import Checkpoint, family_of, questions_of
 from blink.evaluation.predict import SCORES, samples_digest
+from blink.evaluation.questions import check_pictures
 from blink.inference.policy import POSITIONS
+from blink.inputs.pictures import Rules
 from blink.model.token_sr import check_patches
 from blink.model.token_sr_files import check_token_sr, load_token_sr, token_sr_config
 from blink.runs.command import plain
@@ -116,10 +119,11 @@ def _plan_of_backbone(config: DictConfig, settings: Mapping[str, Any]) -> Plan:
         check_token_sr(token_sr, channels=backbone.hidden_size, layers=layers)
         for warning in training_differs(token_sr, model["path"], template.prefix):
             log.warning("%s", warning)
-    samples, data = _samples(config, settings, kind)
+    samples, data, pictures = _samples(config, settings, kind)
     choose_cases(samples, 1, ids_setting(figure.get("ids")))  # raises where an id is not among them
     inputs = {
         "samples": samples_digest(samples),
+        "pictures": pictures,
         "boxes": short_digest(json.dumps([sample.details.get("box") for sample in samples])),
         **provenance(backbone, token_sr),
     }
@@ -151,13 +155,24 @@ def _draw(figure: BackboneFigure, subject: Callable[[], Subject]) -> Drawn:
 
 def _samples(
     config: DictConfig, settings: Mapping[str, Any], kind: type[BackboneFigure]
-) -> tuple[list[Sample], str]:
-    """The questions to run, and where they come from in words."""
-    image, questions = settings["image"], settings["questions"]
+) -> tuple[list[Sample], str, str | None]:
+    """The questions to run, where they come from in words, and a hash of pictures that are not drawn here."""
+    image, questions, count, seed = (settings[key] for key in ("image", "questions", "samples", "seed"))
     if image is not None and questions is not None:
         raise UserError("image= and questions= are both given; a figure looks at one or the other")
     if image is None and (settings["question"] is not None or settings["box"] is not None):
         raise UserError("question= and box= go with image=, which is not given")
+    if image is None and questions is None:
+        asked = questions_of(config)
+        data = f"{asked.benchmark.name} ({asked.data})"
+        return spread_out(asked.samples, count, seed), data, asked.pictures
+    check_data_keys(settings["data"])
+    unread = [f"data.{key}" for key in ("root", "id") if settings["data"].get(key) is not None]
+    if unread:
+        raise UserError(
+            f"{unread[0]} is where a benchmark lies, which is not read beside image= and questions="
+        )
+    rules = Rules.of(settings["data"], scaled=True)
     if image is not None:
         question = settings["question"]
         if question is None and not kind.reads_questions:
@@ -165,12 +180,9 @@ def _samples(
         if not isinstance(question, str):
             raise UserError(f"question={question!r}: give the question to ask about image={image}")
         path = Path(str(image)).expanduser()
-        return one_case(path, question, settings["box"]), path.name
-    if questions is not None:
+        chosen = one_case(path, question, settings["box"], rules)
+    else:
         folder = None if settings["pictures"] is None else Path(str(settings["pictures"])).expanduser()
         path = Path(str(questions)).expanduser()
-        found, data = folder_cases(path, folder), path.name
-    else:
-        asked = questions_of(config)
-        found, data = asked.samples, f"{asked.benchmark.name} ({asked.data})"
-    return spread_out(found, settings["samples"], settings["seed"]), data
+        chosen = spread_out(folder_cases(path, folder, rules), count, seed)
+    return chosen, path.name, check_pictures(chosen, rules)
