@@ -82,11 +82,11 @@ def test_folder_of_questions(folder: Path) -> None:
     [
         ({"image": "a.png"}, "line 1: expected an object with the texts 'image' and 'question'"),
         ([1], "line 1 is no JSON object"),
-        ({"image": "b.png", "question": "What?"}, "there is no picture .*b.png"),
+        ({"image": "b.png", "question": "What?"}, "line 1: the picture b.png is missing; looked in"),
         ({"image": "a.png", "question": " "}, "the question is blank"),
         (
             {"image": "a.png", "question": "What?", "box": [3, 2, 1, 4]},
-            r"box=\[3, 2, 1, 4\]; expected \[left",
+            r"box=\[3, 2, 1, 4\] is not one in the picture, which has 40 x 20 pixels",
         ),
         ({"image": "a.png", "question": "What?", "box": "left"}, "box='left'"),
     ],

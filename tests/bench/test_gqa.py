@@ -195,7 +195,9 @@ def test_missing_sources_say_what_to_put_there(tmp_path: Path) -> None:
     """Catches an empty benchmark from an empty folder, and a stack trace without network."""
     with pytest.raises(ValueError, match="holds no GQA: put there either the parquet files of lmms-lab/GQA"):
         GQA().from_folder(tmp_path)
-    with pytest.raises(ValueError, match=r"cannot load nobody/nothing.*hf download --repo-type dataset"):
+    with pytest.raises(
+        ValueError, match=r"bench.hub_id=nobody/nothing .*cannot be loaded: .*hf download --repo-type dataset"
+    ):
         GQA(hub_id="nobody/nothing").from_hub()
     with pytest.raises(ValueError, match="prompt='llama': expected one of"):
         GQA(prompt="llama")

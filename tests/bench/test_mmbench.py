@@ -261,7 +261,7 @@ def test_tables_that_do_not_fit_are_named(tmp_path: Path) -> None:
 
 def test_hub_out_of_reach_says_how_to_get_it() -> None:
     """Would catch a configuration that is never passed on, or a stack trace without a network."""
-    with pytest.raises(ValueError, match=r"cannot load nobody/nothing.*hf download"):
+    with pytest.raises(ValueError, match=r"bench.hub_id=nobody/nothing .*cannot be loaded: .*hf download"):
         MMBench(hub_id="nobody/nothing").from_hub()
 
 

@@ -348,5 +348,7 @@ def test_folder_without_pope_says_what_to_put_there(tmp_path: Path) -> None:
 
 def test_hub_out_of_reach_says_how_to_get_it() -> None:
     """Catches a stack trace, or a wait, on a machine without network."""
-    with pytest.raises(ValueError, match=r"cannot load nobody/nothing.*hf download --repo-type dataset"):
+    with pytest.raises(
+        ValueError, match=r"bench.hub_id=nobody/nothing .*cannot be loaded: .*hf download --repo-type dataset"
+    ):
         Pope(hub_id="nobody/nothing").from_hub()

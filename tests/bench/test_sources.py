@@ -1,45 +1,70 @@
-"""Files of JSON lines."""
+"""Tables of the hub and of parquet files taken apart into rows with their pictures."""
 
-import gzip
-import json
 from pathlib import Path
+from typing import Any
 
 import pytest
+from PIL import Image
 
-from blink.runs.files import read_jsonl
+from blink.bench.sources import parquet_files, table_entries
+from blink.inputs.hub import Table, parquet_table
+from blink.inputs.pictures import Reading, Rules
+from blink.runs.values import UserError
+from tests.bench.files import png
 
-ROW = {"id": "1", "response": "Yes"}
-
-
-@pytest.mark.parametrize("packed", [False, True])
-def test_lines_are_read(tmp_path: Path, packed: bool) -> None:
-    """Would catch packed files read as text, and an empty last line taken for a row."""
-    text = f"{json.dumps(ROW)}\n\n{json.dumps(ROW | {'id': '图'}, ensure_ascii=False)}\n\n"
-    path = tmp_path / ("rows.jsonl.gz" if packed else "rows.jsonl")
-    path.write_bytes(gzip.compress(text.encode(), mtime=0) if packed else text.encode())
-    assert [row["id"] for row in read_jsonl(path)] == ["1", "图"]
+pytestmark = pytest.mark.usefixtures("arrow_cache")
 
 
-@pytest.mark.parametrize(
-    ("name", "content", "message"),
-    [
-        ("a.jsonl", b'{"id": 1}\n{"id": \n', "a.jsonl, line 2 is not JSON"),
-        ("a.jsonl", b'{"id": 1}\n[1, 2]\n', r"a.jsonl, line 2 is no JSON object but \[1, 2\]"),
-        ("a.jsonl", b"\xff\xfe", "cannot read"),
-        ("a.jsonl.gz", b"no gzip", "cannot read"),
-        ("a.jsonl.gz", gzip.compress(b"x" * 99, mtime=0)[:14] + b"\xff" * 20, "cannot read"),
-    ],
-)
-def test_unreadable_files_are_named(tmp_path: Path, name: str, content: bytes, message: str) -> None:
-    """Would catch a traceback, or a damaged line left out in silence."""
-    (tmp_path / name).write_bytes(content)
-    with pytest.raises(ValueError, match=message):
-        read_jsonl(tmp_path / name)
+def table(folder: Path, columns: dict[str, list[Any]], name: str = "test-0.parquet") -> Table:
+    """A parquet file of a folder, as a table."""
+    import pyarrow
+    import pyarrow.parquet
+
+    folder.mkdir(parents=True, exist_ok=True)
+    pyarrow.parquet.write_table(pyarrow.table(columns), folder / name)
+    return parquet_table(folder, [folder / name])
 
 
-def test_files_of_other_systems_are_read(tmp_path: Path) -> None:
-    """Would catch the byte order mark and line ends of Windows taken for damage, and a text cut at U+2028."""
-    rows = [ROW, ROW | {"id": "2", "response": "Yes\u2028No"}]
-    lines = "\r\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
-    (tmp_path / "rows.jsonl").write_bytes(b"\xef\xbb\xbf" + lines.encode())
-    assert read_jsonl(tmp_path / "rows.jsonl") == rows
+def held(colour: str) -> dict[str, Any]:
+    return {"bytes": png(Image.new("RGB", (2, 2), colour)), "path": None}
+
+
+def test_rows_know_their_file_and_their_picture(tmp_path: Path) -> None:
+    """Would catch pictures of another row, one name for different pictures, and a row whose place in its file is lost."""
+    table(tmp_path, {"n": [0, 1], "image": [held("red"), held("blue")]}, "test-0.parquet")
+    table(tmp_path, {"n": [2, 3], "image": [held("red"), None]}, "test-1.parquet")
+    entries = table_entries(parquet_table(tmp_path, parquet_files(tmp_path)), ["n"])
+    assert [entry.row for entry in entries] == [{"n": n} for n in range(4)]
+    assert entries[0].image == entries[2].image != entries[1].image
+    assert entries[3].image is None
+    assert entries[1].open_image().getpixel((0, 0)) == (0, 0, 255)
+    assert [entry.where for entry in entries] == [
+        f"{tmp_path / name}, row {row}" for name in ("test-0.parquet", "test-1.parquet") for row in (1, 2)
+    ]
+
+
+def test_missing_columns_are_named(tmp_path: Path) -> None:
+    """Would catch a traceback for a file of another data set."""
+    found = table(tmp_path, {"n": [0], "image": [held("red")]})
+    with pytest.raises(UserError, match=r"test-0.parquet: the table lacks a, b; it has n, image"):
+        table_entries(found, ["n", "a", "b"])
+    with pytest.raises(UserError, match=r"test-0.parquet: the table lacks image"):
+        table_entries(table(tmp_path, {"n": [0]}), ["n"])
+
+
+def test_files_that_a_table_names_lie_in_its_folder(tmp_path: Path) -> None:
+    """Would catch a table that makes the command read any file of the machine, and names taken from the current folder."""
+    Image.new("RGB", (2, 2), "red").save(tmp_path / "a.png")
+    inside = table(tmp_path / "data", {"n": [0], "image": ["b.png"]})
+    with pytest.raises(
+        UserError, match=r"test-0.parquet, row 1: the picture b.png is missing; looked in .*data"
+    ):
+        table_entries(inside, ["n"], named_by="n")
+    (tmp_path / "a.png").rename(tmp_path / "data" / "b.png")
+    [entry] = table_entries(inside, ["n"])
+    assert entry.open_image().getpixel((0, 0)) == (255, 0, 0)
+    outside = table(tmp_path / "other", {"n": [0], "image": ["../data/b.png"]})
+    with pytest.raises(UserError, match=r"row 1: '../data/b.png' leads out of the data folder"):
+        table_entries(outside, ["n"], named_by="n")
+    [entry] = table_entries(outside, ["n"], rules=Rules(Reading(), outside=True))
+    assert entry.open_image().size == (2, 2)

@@ -6,15 +6,14 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from blink.inputs.pictures import UnreadableImageError
 from blink.training.images import (
     DrawnImages,
     ImageSubset,
-
     hub_images,
     local_images,
     mixture_images,
 )
-from blink.inputs.pictures import UnreadableImageError
 from tests import models
 
 

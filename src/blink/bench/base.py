@@ -20,10 +20,10 @@ from typing import Any, ClassVar, NamedTuple
 from PIL import Image
 
 from blink.bench.rows import Entry, check_cells, in_memory
-from blink.bench.sources import AS_AUTHORS, hub_table, parquet_files, table_entries
+from blink.bench.sources import hub_table, parquet_files, table_entries
 from blink.bench.statistics import Floats, Metric
 from blink.inputs.hub import Table, parquet_table
-from blink.inputs.pictures import Rules, UnreadableImageError
+from blink.inputs.pictures import AS_AUTHORS, Rules, UnreadableImageError
 from blink.runs import values
 from blink.runs.values import UserError
 
@@ -185,7 +185,9 @@ class Benchmark(ABC):
         try:
             return self.samples(entries)
         except UserError as cause:
-            raise cause if str(root) in str(cause) else UserError(f"{root}: {cause}") from cause
+            if str(root) in str(cause):
+                raise
+            raise UserError(f"{root}: {cause}") from cause
 
     def samples(self, entries: Iterable[Entry]) -> list[Sample]:
         """Samples of a source's rows, the questions about one picture side by side.

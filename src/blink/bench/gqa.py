@@ -16,10 +16,10 @@ import numpy as np
 
 from blink.bench.base import SHORT_ANSWER, Benchmark, Mark, Row, Sample, make_sample
 from blink.bench.rows import Entry, check_cells, read_objects
-from blink.bench.sources import AS_AUTHORS, hub_table, parquet_files, table_entries, table_rows
+from blink.bench.sources import hub_table, parquet_files, table_entries, table_rows
 from blink.bench.statistics import Floats, Metric
 from blink.inputs.hub import Table, parquet_table
-from blink.inputs.pictures import Opener, Rules
+from blink.inputs.pictures import AS_AUTHORS, Opener, Rules
 from blink.runs.files import numbered_rows
 from blink.runs.values import UserError
 from blink.scenes.gqa import gqa_rows

@@ -18,11 +18,11 @@ import numpy as np
 from blink.bench.base import Benchmark, Mark, Row, Sample, make_sample
 from blink.bench.choices import OPTION_LETTERS, UNDECIDED, check_label
 from blink.bench.rows import Entry, check_cells, content_name, file_content, read_objects
-from blink.bench.sources import AS_AUTHORS, parquet_files
+from blink.bench.sources import parquet_files
 from blink.bench.statistics import Floats, Metric
 from blink.bench.tables import cell_number, cell_text, text_of
 from blink.inputs.hub import Table
-from blink.inputs.pictures import Rules
+from blink.inputs.pictures import AS_AUTHORS, Rules
 from blink.runs.files import read_json, write_json
 from blink.runs.values import UserError
 from blink.scenes.formats import LETTER, lettered

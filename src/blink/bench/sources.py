@@ -11,11 +11,8 @@ from typing import Any
 from blink.bench.rows import Entry, content_name, file_content
 from blink.inputs.hub import PictureColumn, Table, load_table
 from blink.inputs.names import files_below
-from blink.inputs.pictures import Rules
+from blink.inputs.pictures import AS_AUTHORS, Rules
 from blink.runs.values import UserError
-
-AS_AUTHORS = Rules()
-"""Pictures as the authors of benchmarks load them."""
 
 
 def hub_table(hub_id: str, revision: str | None, split: str, config: str | None = None) -> Table:

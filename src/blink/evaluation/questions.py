@@ -14,8 +14,7 @@ from rich.progress import track
 
 from blink.bench import BENCHMARKS, Benchmark, Judge, Sample
 from blink.bench.base import Graded
-from blink.bench.sources import AS_AUTHORS
-from blink.inputs.pictures import Notes, Rules
+from blink.inputs.pictures import AS_AUTHORS, Notes, Rules
 from blink.runs.values import UserError
 
 log = logging.getLogger(__name__)

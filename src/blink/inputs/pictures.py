@@ -1,7 +1,7 @@
 """Pictures: the one place where a file's bytes become RGB, for every source and every command.
 
 They are loaded as LLaVA's authors load them (`Image.open(file).convert("RGB")`), so that published numbers hold: EXIF
-orientations are not applied, transparency is dropped (what it hides is seen), palettes are looked up, CMYK is converted
+orientations are not applied (that of TIFF, which is the format's own, always is), transparency is dropped (what it hides is seen), palettes are looked up, CMYK is converted
 without a profile, one-bit pictures become 0 and 255, of several frames the first one is taken, and the ending of the name
 does not count. Pictures of more than 8 bits a channel, which are grey ones, saturate, mostly to white; a `Reading` can do
 better for pictures that have no published numbers.
@@ -104,7 +104,9 @@ class Reading:
         try:
             with Image.open(file) as image:
                 _check_size(image.size)
-                sideways = self.upright and image.getexif().get(ExifTags.Base.Orientation) in _SIDEWAYS
+                if not self.upright or image.format == "TIFF":
+                    return image.size
+                sideways = image.getexif().get(ExifTags.Base.Orientation) in _SIDEWAYS
                 return image.size[::-1] if sideways else image.size
         except Exception as error:  # as above
             raise UnreadableImageError(f"{file}: {_reason(error, file)}") from error
@@ -159,6 +161,10 @@ class Rules:
         """Find a picture as `find` does, to be decoded when it is needed."""
         path = self.find(folders, name, where)
         return partial(self.reading, path, str(path))
+
+
+AS_AUTHORS = Rules()
+"""Pictures as the authors of benchmarks load them."""
 
 
 class Notes:

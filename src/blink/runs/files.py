@@ -105,6 +105,7 @@ def json_lines(rows: Iterable[Mapping[str, Any]]) -> str:
     """Return rows as the text of a JSONL file."""
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
+
 _REMEDIES = {
     (errno.ENOSPC, errno.EDQUOT, errno.EFBIG): "make room there",
     (errno.EACCES, errno.EPERM, errno.EROFS): "give this user the right to it",

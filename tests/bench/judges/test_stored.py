@@ -43,12 +43,14 @@ def test_answers_without_a_grade_are_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{", "holds no grades"),
-        ([1], "holds no grades"),
-        ({"v1_0": 0.5}, "holds no grades"),
+        ("{", "grades.json is not JSON"),
+        ([1], r"grades.json holds \[1\]; expected an object of objects"),
+        ({"v1_0": 0.5}, "grades.json: v1_0 is 0.5; expected an object"),
+        ({"v1_0": {"score": 0.5}}, "holds no grades"),
         ({"v1_0": {"model": []}}, "holds no grades"),
         ({"v1_0": {"score": []}}, r"the scores of v1_0 are \[\]"),
         ({"v1_0": {"score": [1.5]}}, r"the scores of v1_0 are \[1.5\]"),
+        ({"v1_0": {"score": ["high"]}}, r"the scores of v1_0 are \['high'\]"),
         ('{"v1_0": {"score": [NaN]}}', r"the scores of v1_0 are \[nan\]"),
     ],
 )

@@ -1,7 +1,5 @@
 """Grades given earlier: in the file that MM-Vet's evaluator writes, or in the rows to be scored themselves."""
 
-import json
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -10,8 +8,8 @@ from statistics import fmean
 from typing import Any
 
 from blink.bench.judges.base import Asked, Grade
-from blink.runs.files import read_json
-from blink.runs.values import UserError
+from blink.bench.rows import read_objects
+from blink.runs.values import UserError, is_number
 
 
 @dataclass(frozen=True)
@@ -102,20 +100,16 @@ class GivenScores:
 def _read(path: Path) -> dict[str, Grade]:
     if not path.is_file():
         raise UserError(f"judge.file={path} is not a file; give the grades that MM-Vet's evaluator wrote")
-    try:
-        found = read_json(path)
-        return {key: _grade(path, key, entry) for key, entry in found.items()}
-    except (json.JSONDecodeError, AttributeError, TypeError, KeyError) as cause:
+    return {key: _grade(path, key, entry) for key, entry in read_objects(path).items()}
+
+
+def _grade(path: Path, key: str, entry: dict[str, Any]) -> Grade:
+    scores, models, content = entry.get("score"), entry.get("model", []), entry.get("content", [])
+    if not (isinstance(scores, list) and isinstance(models, list) and isinstance(content, list)):
         raise UserError(
-            f"{path} holds no grades: expected {{id: {{model: [..], content: [..], score: [..]}}}} ({cause!r})"
-        ) from cause
-
-
-def _grade(path: Path, key: str, entry: Any) -> Grade:
-    scores = [float(score) for score in entry["score"]]
-    if not scores or not all(0 <= score <= 1 for score in scores):  # nan is not
-        raise UserError(f"{path}: the scores of {key} are {entry['score']}; expected numbers in [0, 1]")
-    models = sorted(set(map(str, entry.get("model", ())))) or ["unnamed"]
-    mean = fmean(scores)
-    assert math.isfinite(mean)
-    return Grade(mean, " ".join(map(str, entry.get("content", ()))), "/".join(models))
+            f"{path} holds no grades: {key} is {entry!r}; expected {{model: [..], content: [..], score: [..]}}"
+        )
+    if not scores or not all(is_number(score) and 0 <= score <= 1 for score in scores):
+        raise UserError(f"{path}: the scores of {key} are {scores}; expected numbers in [0, 1]")
+    named = sorted(set(map(str, models))) or [UNNAMED]
+    return Grade(fmean(map(float, scores)), " ".join(map(str, content)), "/".join(named))
