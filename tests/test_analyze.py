@@ -66,7 +66,8 @@ def test_figures_of_the_tiny_backbone(
 def test_one_picture_and_a_second_time(
     monkeypatch: pytest.MonkeyPatch, llava_next_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Would catch image= and box= that do not reach the figure, LLaVA-NeXT left out, and work done twice."""
+    """Would catch image= and box= that do not reach the figure, LLaVA-NeXT left out, work done twice, and another picture of the name
+    shown as it was."""
     Image.new("RGB", (90, 60), "blue").save("dog.png")
     asked = (
         "figure=attention_maps",
@@ -82,10 +83,13 @@ def test_one_picture_and_a_second_time(
     before = (folder / "attention_maps.png").stat().st_mtime_ns
     command(monkeypatch, *asked)
     assert (folder / "attention_maps.png").stat().st_mtime_ns == before
-    Image.new("RGB", (9, 6), "red").save("dog.png")
+    Image.new("RGB", (90, 60), "red").save("dog.png")
+    command(monkeypatch, *asked)
+    changed = (folder / "attention_maps.png").stat().st_mtime_ns
+    assert changed != before
     (folder / "attention_maps.pdf").unlink()
     command(monkeypatch, *asked)
-    assert (folder / "attention_maps.png").stat().st_mtime_ns != before
+    assert (folder / "attention_maps.png").stat().st_mtime_ns != changed
     assert "attention_maps.pdf" in capsys.readouterr().out
 
 

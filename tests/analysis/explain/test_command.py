@@ -126,7 +126,7 @@ def test_runs_that_cannot_be_explained(
         (("image=nowhere.png", "question=What?"), "image=nowhere.png is not a file"),
         (("image=dog.png", "question=' '"), "the question is blank"),
         (("image=dog.png", "question='<image> what?'"), "the question holds '<image>'"),
-        ((*ONE, "box=[5,5,1,1]"), r"box=\[5, 5, 1, 1\]; expected"),
+        ((*ONE, "box=[5,5,1,1]"), r"box=\[5, 5, 1, 1\] is not one in the picture"),
         ((*ONE, "method=vanilla"), "method=vanilla: it is what the answer is held against"),
         ((*ONE, "layer=16"), r"the policy scans layers \[16\]; this model has decoder layers 0 to 15"),
         ((*ONE, "patches=13"), "patches=13 does not fit the 12 x 12 grid"),
