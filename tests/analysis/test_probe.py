@@ -46,7 +46,7 @@ def test_rows_equal_the_last_rows_of_eager_maps(make: Callable[..., models.Model
     spans = find_spans(inputs["input_ids"], inputs["attention_mask"] != 0, backbone.image_token_id)
     for layer in range(3):
         row_BN = maps[layer][0][:, :, -1].mean(dim=1)
-        want_BV = row_BN.take_along_dim(spans.visual_columns((6, 6)), dim=1)
+        want_BV = spans.visual(row_BN[..., None], (6, 6))[..., 0]
         for row, probed in enumerate(found):
             torch.testing.assert_close(probed.attention[layer].original_V, want_BV[row], rtol=1e-5, atol=1e-7)
             assert probed.attention[layer].extension_X.numel() == 0

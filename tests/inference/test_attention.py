@@ -31,7 +31,7 @@ def model() -> Any:
 
 def implementations(model: Any) -> set[str]:
     """What the text model's configs name as their attention implementation."""
-    return {config._attn_implementation for config in Backbone(model).attention_configs()}
+    return {config._attn_implementation for config in Backbone(model).attention_configs}
 
 
 @torch.no_grad()

@@ -291,22 +291,22 @@ def row_of_last(spans: Spans, query_bANE: Tensor, keys_bKNE: Tensor, scaling: fl
 
     Equals that row of the map that eager attention would form.
     """
-    return attention_row(spans.last(query_bANE.transpose(1, 2)), [keys_bKNE], spans.seen_by_last(), scaling)
+    return attention_row(spans.last(query_bANE.transpose(1, 2)), [keys_bKNE], spans.seen_by_last, scaling)
 
 
 def on_picture(row_bN: Tensor, spans: Spans) -> list[RowsOfSaliency]:
     """The part of rows of attention that lies on the base views."""
     found = []
-    for grid, rows in spans.rows_by_grid().items():
+    for grid, rows in spans.rows_by_grid.items():
         own, row_gN = spans.select(rows), row_bN if len(rows) == len(row_bN) else row_bN[rows]
-        found.append(RowsOfSaliency(rows, grid, row_gN.take_along_dim(own.visual_columns(grid), dim=1)))
+        found.append(RowsOfSaliency(rows, grid, own.visual(row_gN[..., None], grid)[..., 0]))
     return found
 
 
 def similarity(backbone: Backbone, layer: int, stream: Stream) -> list[RowsOfSaliency]:
     """Saliency of the base views by Eq. 1 and 2 as they are written."""
     found = []
-    for grid, rows in stream.spans.rows_by_grid().items():
+    for grid, rows in stream.spans.rows_by_grid.items():
         own = stream.spans.select(rows)
         normed_gNd = backbone.input_norm(layer)(stream.hidden_bNd[rows])
         query_gAE = backbone.query(layer, own.last(normed_gNd))
@@ -362,7 +362,7 @@ def act(
     hidden_bSd = join(streams)
     expanding = [row for row in rows if events[row].action == "expand"]
     expanded: dict[int, LivingExtension] = {}
-    for grid, group in spans.select(expanding).rows_by_grid().items():
+    for grid, group in spans.select(expanding).rows_by_grid.items():
         # hs_SR is made of the visual tokens themselves, never of those of an extension that it replaces.
         of_group = [expanding[index] for index in group]
         hidden_gSd = hidden_bSd[[rows.index(row) for row in of_group]]

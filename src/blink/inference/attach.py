@@ -302,7 +302,8 @@ class Handle:
         digests = cache.pixel_digests if isinstance(cache, BlinkCache) else None
         if self.policy.draws and digests is None and inputs.get("pixel_values") is not None:
             digests = pixel_digests(self._backbone, inputs)
-        rows = [ids_BS[row][seen_S] for row, seen_S in zip(distinct, spans.seen_by_last(), strict=True)]
+        seen_BS = spans.seen_by_last
+        rows = [ids_BS[row] if seen_BS is None else ids_BS[row][seen_BS[n]] for n, row in enumerate(distinct)]
         return _Prompt(spans, self._sample_keys(rows, digests), repeats)
 
     def _sample_keys(self, rows: list[Tensor], digests: Sequence[str] | None) -> list[str]:

@@ -68,7 +68,7 @@ def hooks_enabled(backbone: Backbone) -> Iterator[None]:
     The config names our function meanwhile, and its own again once the last of several loops, in whatever threads, has
     ended. A stock pass that runs beside them meets our function without a hook, which is the stock one.
     """
-    configs = {id(config): config for config in backbone.attention_configs()}
+    configs = {id(config): config for config in backbone.attention_configs}
     with _lock:
         for key, config in configs.items():
             if key not in _users:

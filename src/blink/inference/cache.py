@@ -9,6 +9,7 @@ decoding step then is one call per layer for all rows, and costs such a row X ma
 Axes: B rows, M columns of keys at one layer, K key heads, E width of one head.
 """
 
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -102,17 +103,27 @@ class BlinkCache(DynamicCache):
         self.key_layouts: list[KeyLayout] = []
         self.layout_of_layer: list[int] = []
         self._shapes: list[list[tuple[int, int, int]]] = []
+        self._spans: list[Spans] = []  # of the layer before, most often those of the next, too
+        self._layout = 0
         self.valid_BS: Tensor | None = None
         self.input_length = 0
         self.generated = 0
 
     def store(self, pieces: list[Piece]) -> None:
         """Append one layer's keys and values at the prompt; `pieces` cover every row once."""
-        shape = sorted(of_row for piece in pieces for of_row in piece.shape)
-        if shape not in self._shapes:
-            self._shapes.append(shape)
-            self.key_layouts.append(_merge_layouts(pieces))
-        self.layout_of_layer.append(self._shapes.index(shape))
+        spans = [piece.spans for piece in pieces]
+        if (
+            not self._spans
+            or not all(map(operator.is_, spans, self._spans))
+            or len(spans) != len(self._spans)
+        ):
+            self._spans = spans
+            shape = sorted(of_row for piece in pieces for of_row in piece.shape)
+            if shape not in self._shapes:
+                self._shapes.append(shape)
+                self.key_layouts.append(_merge_layouts(pieces))
+            self._layout = self._shapes.index(shape)
+        self.layout_of_layer.append(self._layout)
         layer = DynamicLayer()
         layer.lazy_initialization(pieces[0].keys, pieces[0].values)
         layer.keys = _merge(pieces, [piece.keys for piece in pieces])

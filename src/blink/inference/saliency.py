@@ -9,7 +9,8 @@ of the grid, R = p x p regions.
 
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -26,9 +27,11 @@ class Focus(NamedTuple):
     region_B: Tensor
 
 
-def without_autocast(like: Tensor) -> torch.autocast:
+def without_autocast(like: Tensor) -> AbstractContextManager[Any]:
     """A context in which matrix products on the device of `like` stay in the dtype of their factors."""
-    return torch.autocast(like.device.type, enabled=False)
+    kind = like.device.type
+    # Entering torch's context costs as much as a small matrix product.
+    return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext()
 
 
 def attention_row(
@@ -50,15 +53,17 @@ def attention_row(
     """
     B, A, E = query_BAE.shape
     K = keys[0].shape[-3]
-    query_BKGE = query_BAE.float().view(B, K, A // K, E)
+    query_BKGE = query_BAE.float().view(B, K, A // K, E) * scaling
     with without_autocast(query_BAE):
         blocks = [
-            torch.einsum(
-                "bkge,bkme->bkgm" if block.dim() == 4 else "bkge,kme->bkgm", query_BKGE, block.float()
-            )
+            query_BKGE @ block.float().transpose(2, 3)
+            if block.dim() == 4
+            else torch.einsum(
+                "bkge,kme->bkgm", query_BKGE, block.float()
+            )  # a product would copy it for each sample
             for block in keys
         ]
-    scores_BKGN = (torch.cat(blocks, dim=-1) if len(blocks) > 1 else blocks[0]) * scaling
+    scores_BKGN = torch.cat(blocks, dim=-1) if len(blocks) > 1 else blocks[0]
     if valid_BN is not None:
         scores_BKGN = scores_BKGN.masked_fill(~valid_BN[:, None, None], float("-inf"))
     return scores_BKGN.softmax(dim=-1).mean(dim=(1, 2))
@@ -96,12 +101,16 @@ def focus(saliency_BV: Tensor, grid: tuple[int, int], patches: int) -> Focus:
     Returns:
         The ratio and the region; the lowest index wins ties. No saliency anywhere counts as an even spread.
     """
-    saliency_BR = region_sums(saliency_BV, grid, patches)
-    hottest_B = saliency_BR.argmax(dim=1)
-    most_B = saliency_BR.gather(1, hottest_B[:, None])[:, 0]
-    total_B = saliency_BR.sum(dim=1)
-    ratio_B = torch.where(total_B == 0, 1 / patches**2, most_B / total_B)
-    return Focus(ratio_B=ratio_B, region_B=hottest_B)
+    found = [hottest(sums) for sums in region_sums(saliency_BV, grid, patches).tolist()]
+    ratios, regions = zip(*found, strict=True)
+    device = saliency_BV.device
+    return Focus(torch.tensor(ratios, device=device), torch.tensor(regions, device=device))
+
+
+def hottest(sums: Sequence[float]) -> tuple[float, int]:
+    """The ratio of Eq. 3 and the region of highest saliency, of one sample's saliency by region."""
+    total, most = sum(sums), max(sums)
+    return (1 / len(sums) if total == 0 else most / total), sums.index(most)
 
 
 def region_sums(saliency_BV: Tensor, grid: tuple[int, int], patches: int) -> Tensor:
@@ -167,15 +176,16 @@ def scan_and_decide(
     Raises:
         NotFiniteError: a ratio is not a finite number, which compares with no threshold.
     """
-    ratio_and_region: dict[tuple[str, int, int], list[float]] = {}
+    ratio_and_region: dict[tuple[str, int, int], tuple[float, int]] = {}
     for kind in dict.fromkeys(decision.policy.saliency for decision in decisions):
         groups = saliency(kind)
         for patches in dict.fromkeys(d.policy.patches for d in decisions if d.policy.saliency == kind):
             for rows, grid, saliency_bV in groups:
-                ratio_b, region_b = focus(saliency_bV, grid, patches)
                 # Events are plain numbers, for which a GPU has to be waited for: once per kind, patches and grid.
-                found = torch.stack((ratio_b, region_b.float()), dim=1).tolist()
-                ratio_and_region |= {(kind, patches, row): one for row, one in zip(rows, found, strict=True)}
+                sums_bR = region_sums(saliency_bV, grid, patches).tolist()
+                ratio_and_region |= {
+                    (kind, patches, row): hottest(sums) for row, sums in zip(rows, sums_bR, strict=True)
+                }
     events = []
     for row, policy, key, sample in decisions:
         ratio, region = ratio_and_region[policy.saliency, policy.patches, row]
@@ -185,5 +195,5 @@ def scan_and_decide(
                 layer=layer,
                 sample=sample,
             )
-        events.append(decide(policy, layer, ratio, int(region), key))
+        events.append(decide(policy, layer, ratio, region, key))
     return events

@@ -10,6 +10,7 @@ extension, V = H x W cells of a base view, C axes of positions (1, or 3 of M-RoP
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
@@ -110,6 +111,7 @@ class Spans:
             placements=tuple(self.placements[row] for row in rows) if self.placements else (),
         )
 
+    @cached_property
     def rows_by_grid(self) -> dict[Grid, list[int]]:
         """Rows whose base views have one grid."""
         rows: dict[Grid, list[int]] = {}
@@ -145,20 +147,36 @@ class Spans:
 
     def visual(self, hidden_BNd: Tensor, grid: Grid) -> Tensor:
         """The base view's tokens of each row, all of this grid: [B, V, d]."""
-        return _take(hidden_BNd, self.visual_columns(grid))
-
-    def visual_columns(self, grid: Grid) -> Tensor:
-        """Columns of the base view's tokens: int64 [B, V]."""
-        return self.base_start_B[:, None] + torch.arange(grid[0] * grid[1], device=self.last_B.device)
+        V, start = grid[0] * grid[1], self._common_base_start
+        if start is not None:
+            return hidden_BNd[:, start : start + V]
+        column_BV = self.base_start_B[:, None] + torch.arange(V, device=self.last_B.device)
+        return _take(hidden_BNd, column_BV)
 
     def last(self, of_BNd: Tensor) -> Tensor:
         """What stands at the last prompt token of each row: [B, d]."""
-        return _take(of_BNd, self.last_B[:, None])[:, 0]
+        column = self._common_last
+        return of_BNd[:, column] if column is not None else _take(of_BNd, self.last_B[:, None])[:, 0]
 
-    def seen_by_last(self) -> Tensor:
-        """Bool [B, N]: the columns that the last prompt token attends to, neither padding nor what follows the prompt."""
+    @cached_property
+    def seen_by_last(self) -> Tensor | None:
+        """Bool [B, N]: the columns that the last prompt token attends to, neither padding nor what follows the prompt.
+
+        None where those are all.
+        """
+        if self.valid_BN is None and self._common_last == self.columns - 1:
+            return None
         seen_BN = torch.arange(self.columns, device=self.last_B.device) <= self.last_B[:, None]
         return seen_BN if self.valid_BN is None else seen_BN & self.valid_BN
+
+    # Rows often agree, and a slice costs a scan less than picking columns row by row.
+    @cached_property
+    def _common_last(self) -> int | None:
+        return _common(self.last_B)
+
+    @cached_property
+    def _common_base_start(self) -> int | None:
+        return _common(self.base_start_B)
 
     def insert(self, hidden_BSd: Tensor, extension_BXd: Tensor) -> Tensor:
         """Insert an extension right after the visual span of every row: [B, S + X, d]."""
@@ -352,6 +370,12 @@ def _check_unbroken(valid_BS: Tensor) -> None:
             raise UserError(
                 f"row {row} of attention_mask has {runs} separate runs of ones; pad before or after a prompt only"
             )
+
+
+def _common(column_B: Tensor) -> int | None:
+    """The column that all rows agree on, if they do."""
+    columns = set(column_B.tolist())
+    return columns.pop() if len(columns) == 1 else None
 
 
 def _take(hidden_BNd: Tensor, columns_BM: Tensor) -> Tensor:

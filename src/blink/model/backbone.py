@@ -9,6 +9,7 @@ visual tokens of the base view, C axes of positions, A query heads, K key heads,
 
 import inspect
 from collections.abc import Iterable
+from functools import cached_property
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -222,9 +223,9 @@ class Backbone:
         layers = self.decoder.layers
         return any(layer.training and getattr(layer, "gradient_checkpointing", False) for layer in layers)
 
+    @cached_property
     def attention_configs(self) -> list[Any]:
         """The configs that name the attention implementation of the decoder's layers, each once."""
-        # Asked for at every prompt: attention is a child of its layer, so that no deeper module need be looked at.
         parts = (self.decoder, *(child for layer in self.decoder.layers for child in layer.children()))
         return list({id(part.config): part.config for part in parts if hasattr(part, "config")}.values())
 

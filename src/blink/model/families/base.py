@@ -7,6 +7,7 @@ picture, tiles, newlines and separators included, V = H x W of the base view, P 
 """
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -69,7 +70,7 @@ class Family:
     def check(self) -> None:
         """Raise ValueError unless the config is one that the family's other methods are right for."""
 
-    @property
+    @cached_property
     def grid(self) -> Grid | None:
         """Grid of every picture's base view; None where it depends on the picture."""
         vision = self.config.vision_config
@@ -77,7 +78,7 @@ class Family:
             vision.image_size, 1
         ) // vision.patch_size
 
-    @property
+    @cached_property
     def tokens_per_view(self) -> int:
         """Visual tokens that the vision tower makes of one view, where all are alike."""
         assert self.grid is not None, "this family's views differ in size"

@@ -1,6 +1,7 @@
 """InternVL in transformers' own format: tiles of the picture, and behind several of them the whole as a thumbnail."""
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 from torch import Tensor
@@ -16,7 +17,7 @@ class InternVL(Family):
     image_inputs = ("pixel_values",)
     base_view_last = True
 
-    @property
+    @cached_property
     def grid(self) -> Grid:
         """Pixel shuffle joins neighbouring patches of the vision tower."""
         vision, ratio = self.config.vision_config, self.config.downsample_ratio

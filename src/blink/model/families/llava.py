@@ -1,5 +1,6 @@
 """LLaVA: one view of every picture, made by a CLIP or SigLIP tower."""
 
+from functools import cached_property
 from typing import Any
 
 from transformers import LlavaForConditionalGeneration
@@ -32,7 +33,7 @@ class Llava(Family):
                 "this tower needs 'full'"
             )
 
-    @property
+    @cached_property
     def tokens_per_view(self) -> int:
         """One per cell of the grid, and a class token where the tower has one and the config keeps it."""
         assert self.grid is not None

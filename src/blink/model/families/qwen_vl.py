@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -28,7 +29,7 @@ class QwenVL(Family):
     image_inputs = ("pixel_values", "image_grid_thw")
     axes = 3
 
-    @property
+    @cached_property
     def grid(self) -> None:
         """Depends on the picture."""
         return None

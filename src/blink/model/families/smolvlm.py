@@ -1,6 +1,7 @@
 """SmolVLM and Idefics3: tiles of the picture with tokens between them, and behind them the whole picture."""
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -22,7 +23,7 @@ class SmolVLM(Family):
     text_model = "text_model"
     base_view_last = True
 
-    @property
+    @cached_property
     def grid(self) -> Grid:
         """The connector joins neighbouring patches of the vision tower."""
         vision, scale = self.config.vision_config, self.config.scale_factor
