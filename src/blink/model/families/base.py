@@ -8,10 +8,11 @@ picture, tiles, newlines and separators included, V = H x W of the base view, P 
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from itertools import pairwise
 from typing import Any, ClassVar, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 Grid = tuple[int, int]
 """Rows and columns (H, W) of visual tokens."""
@@ -93,13 +94,14 @@ class Family:
         assert self.grid is not None, "a family whose grids differ says how"
         return [self.grid] * rows
 
-    def pictures(self, ids_S: Tensor, visual_S: Tensor) -> int:
+    def pictures(self, ids: Sequence[int], columns: Sequence[int]) -> int:
         """How many pictures a row holds; most families write the tokens of one picture side by side.
 
         Args:
-            visual_S: bool, where the image tokens are.
+            ids: of the row.
+            columns: of its image tokens, ascending.
         """
-        return int(run_starts(visual_S[None]).sum())
+        return count_runs(ids, columns)
 
     def image_tokens(self, inputs: Mapping[str, Any], in_prompt: Sequence[int]) -> list[int | None]:
         """How many image tokens each picture needs; None for at least those of its base view.
@@ -165,6 +167,8 @@ def text_positions(valid_BN: Tensor | None, columns: int, device: torch.device) 
     return (valid_BN.long().cumsum(dim=1) - 1).masked_fill(~valid_BN, 0)
 
 
-def run_starts(flags_BS: Tensor) -> Tensor:
-    """Bool [B, S]: where a run of True begins."""
-    return flags_BS & ~nn.functional.pad(flags_BS, (1, 0))[:, :-1]
+def count_runs(_: Sequence[int], columns: Sequence[int]) -> int:
+    """How many unbroken runs ascending columns form."""
+    if not columns or columns[-1] - columns[0] + 1 == len(columns):
+        return min(len(columns), 1)
+    return 1 + sum(after != before + 1 for before, after in pairwise(columns))

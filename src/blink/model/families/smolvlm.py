@@ -2,13 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import Idefics3ForConditionalGeneration, SmolVLMForConditionalGeneration
 
-from .base import Encoded, Family, Grid, encoded_before, run_starts, side
+from .base import Encoded, Family, Grid, count_runs, encoded_before, side
 
 
 class SmolVLM(Family):
@@ -30,15 +31,13 @@ class SmolVLM(Family):
         H, W = (side(vision.image_size, axis) // vision.patch_size // scale for axis in (0, 1))
         return H, W
 
-    def pictures(self, ids_S: Tensor, visual_S: Tensor) -> int:
+    def pictures(self, ids: Sequence[int], columns: Sequence[int]) -> int:
         """Tiles of one picture have a single `<fake>` between them; a picture ends with one, and the next begins with one."""
-        starts = run_starts(visual_S[None])[0].nonzero()[:, 0].tolist()
-        ends = (run_starts(visual_S.flip(0)[None])[0].flip(0).nonzero()[:, 0] + 1).tolist()
-        if not starts or starts[0] < 2:
-            return len(starts)
-        fake = ids_S[starts[0] - 2]
-        gaps = [ids_S[end:start] for end, start in zip(ends[:-1], starts[1:], strict=True)]
-        return 1 + sum(int((gap_N == fake).sum()) != 1 for gap_N in gaps)
+        if not columns or columns[0] < 2:
+            return count_runs(ids, columns)
+        fake = ids[columns[0] - 2]
+        gaps = [ids[before + 1 : after] for before, after in pairwise(columns) if after != before + 1]
+        return 1 + sum(list(gap).count(fake) != 1 for gap in gaps)
 
     def image_tokens(self, inputs: Mapping[str, Any], in_prompt: Sequence[int]) -> list[int | None]:
         """Tiles are padded to the most of any row with pictures of zeros, as the model itself takes them out."""
