@@ -140,6 +140,18 @@ def test_run_writes_everything_and_comes_back(
     assert len(scores(working_directory)) == 1
 
 
+def test_layers_of_an_unknown_backbone_are_said_not_to_be_the_papers(
+    backbone: str, working_directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches a checkpoint refused for want of a preset, and one scanned at another's layers without a word."""
+    command(monkeypatch, backbone, *SMALL, "method=interp", "limit=2", "tau_drop=0.3")
+    [found] = scores(working_directory)
+    assert found["policy"]["layers"] == [1]  # the middle third of four
+    assert (found["policy"]["tau_exp"], found["policy"]["tau_drop"]) == (0.5, 0.3)
+    assert found["sources"]["layers"].startswith("not from the paper: the middle third of 4 layers")
+    assert (found["sources"]["tau_exp"], found["sources"]["tau_drop"]) == ("Policy's default", "override")
+
+
 def test_reuse_changes_no_answer(
     backbone: str, modules: str, working_directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -300,7 +312,6 @@ def test_sweep_with_a_mistyped_point_starts_no_job(
     [
         (("layer=4",), "layers .4.; this model has decoder layers 0 to 3"),
         (("layer=5-2",), "run backwards"),
-        ((), "no layers are preset for pope on this backbone"),
         (("layer=1", "tau_exp=-0.1"), "tau_exp=-0.1 is not a number in"),
         (("layer=1", "tau_drop=2"), "tau_drop=2 is not a number in"),
         (("layer=1", "tau_exp=high"), "tau_exp='high' is not a number in"),

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import hydra
 import pytest
 import torch
 from omegaconf import OmegaConf
@@ -163,3 +164,39 @@ def test_options_of_the_model_group(kind: str) -> None:
     }
     assert settings.path == hub.get(kind, "tiny")
     assert settings.pad is {"llava15": True, "llava_n": False}.get(kind[:7])
+
+
+OTHERS = {
+    "llava_onevision_05b": "llava-hf/llava-onevision-qwen2-0.5b-ov-hf",
+    "llava_onevision_7b": "llava-hf/llava-onevision-qwen2-7b-ov-hf",
+    "llava_interleave_05b": "llava-hf/llava-interleave-qwen-0.5b-hf",
+    "internvl3_1b": "OpenGVLab/InternVL3-1B-hf",
+    "internvl3_8b": "OpenGVLab/InternVL3-8B-hf",
+    "smolvlm2_2b": "HuggingFaceTB/SmolVLM2-2.2B-Instruct",
+    "qwen2_vl_2b": "Qwen/Qwen2-VL-2B-Instruct",
+    "qwen25_vl_3b": "Qwen/Qwen2.5-VL-3B-Instruct",
+    "qwen25_vl_7b": "Qwen/Qwen2.5-VL-7B-Instruct",
+    "qwen3_vl_4b": "Qwen/Qwen3-VL-4B-Instruct",
+    "qwen3_vl_8b": "Qwen/Qwen3-VL-8B-Instruct",
+}
+"""Option of conf/model -> hub id, of the models that the paper does not have."""
+
+
+def test_every_option_of_the_model_group_is_known() -> None:
+    """Would catch an option that no test looks at."""
+    found = {file.stem for file in (CONF_DIR / "model").glob("*.yaml")}
+    assert found == {*models.PUBLISHED, *OTHERS, "tiny"}
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_options_of_models_beyond_the_paper(kind: str) -> None:
+    """Would catch an option with another's id, with a preset of the paper, or with a prompt that is not the model's own."""
+    with hydra.initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+        composed = hydra.compose("eval", [f"model={kind}"])
+        chosen = hydra.compose("eval", [f"model={kind}", "prompt=llava"])
+        before = hydra.compose("eval", ["model=llava15_7b"])
+    model = composed.model
+    assert model.path == OTHERS[kind]
+    assert model.keys() - before.model.keys() == {"prompt"}
+    assert (model.family, model.template, model.pad, model.revision) == ("other", "chat", None, None)
+    assert (composed.prompt, chosen.prompt, before.prompt) == ("lmms_eval", "llava", "llava")

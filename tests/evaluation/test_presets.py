@@ -3,7 +3,7 @@
 import pytest
 
 from blink.bench import BENCHMARKS
-from blink.evaluation.presets import LAYER_STUDIES, PRESETS, LayerStudy, preset, resolve
+from blink.evaluation.presets import LAYER_STUDIES, OTHER, PRESETS, LayerStudy, layer_study, preset, resolve
 from blink.inference.policy import parse_layers
 
 
@@ -83,6 +83,41 @@ def test_layer_studies_hold_together(family: str, study: LayerStudy) -> None:
 def test_unknown_pair_has_no_preset() -> None:
     """Catches one backbone's layers handed to another."""
     assert preset("llava15_13b_of_mine", "pope") is None
+
+
+@pytest.mark.parametrize(
+    ("num_layers", "layers"),
+    [(24, "8-15"), (28, "9-17"), (32, "10-20"), (36, "12-23"), (4, "1-1"), (2, "0-0"), (1, "0-0")],
+)
+def test_other_backbones_take_their_middle_third(num_layers: int, layers: str) -> None:
+    """Would catch layers beyond a shallow decoder, or a default that is passed off as the paper's."""
+    for benchmark in BENCHMARKS:
+        found = preset(OTHER, benchmark, num_layers)
+        assert found is not None
+        assert found[:3] == (layers, 0.5, 0.4)
+        assert found.source.startswith("not from the paper: the middle third")
+    scan = resolve(OTHER, "pope", num_layers=num_layers, tau_exp=0.7)
+    assert scan.layers == parse_layers(layers)
+    assert scan.sources["layers"].startswith("not from the paper")
+    assert (scan.sources["tau_exp"], scan.sources["tau_drop"]) == ("override", "Policy's default")
+
+
+def test_depth_changes_no_preset_of_a_table() -> None:
+    """Would catch the paper's settings lost to those by depth."""
+    assert preset("llava15_7b", "pope", 32) == PRESETS["llava15_7b", "pope"]
+    assert layer_study("tiny", 16) is LAYER_STUDIES["tiny"]
+
+
+@pytest.mark.parametrize("num_layers", [1, 2, 4, 24, 28, 36])
+def test_studies_by_depth_lie_within_the_decoder(num_layers: int) -> None:
+    """Would catch a layer that a shallow decoder does not have, and a study without its main range."""
+    study = layer_study(OTHER, num_layers)
+    for layers in (*study.ranges, *study.copies, *study.starts, *study.ends, *study.singles, study.birth):
+        assert 0 <= parse_layers(layers)[0] <= parse_layers(layers)[-1] < num_layers
+    assert study.main in study.ranges
+    assert len({len(parse_layers(layers)) for layers in study.ranges}) == 1
+    assert all(parse_layers(study.birth)[0] < layer < num_layers for layer in study.shown)
+    assert study.source.startswith("not from the paper")
 
 
 def test_every_preset_has_a_source_and_thresholds_in_range() -> None:

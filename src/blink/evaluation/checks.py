@@ -12,7 +12,7 @@ import torch
 from transformers.utils import is_flash_attn_2_available
 
 from blink.bench import PROMPTS
-from blink.evaluation.presets import LAYER_STUDIES
+from blink.evaluation.presets import LAYER_STUDIES, OTHER
 from blink.inference.algorithm import Run
 from blink.inference.policy import Policy
 from blink.model.backbone import Backbone
@@ -47,7 +47,7 @@ _CHECKS: Mapping[str, Callable[[str, Any], object]] = {
     "model.dtype": partial(choice, choices=("float32", "bfloat16", "float16", "auto")),
     "model.attn_implementation": partial(choice, choices=("eager", "sdpa", "flash_attention_2")),
     "model.pad": partial(choice, choices=(True, False, None)),
-    "model.family": partial(choice, choices=tuple(LAYER_STUDIES)),
+    "model.family": partial(choice, choices=(*LAYER_STUDIES, OTHER)),
     "prompt": partial(choice, choices=PROMPTS),
     "engine.reuse": partial(choice, choices=("full", "none")),
     "engine.memory_gb": partial(number, above=0),

@@ -22,7 +22,7 @@ from blink.evaluation.checks import (
     reject_training_keys,
     training_differs,
 )
-from blink.evaluation.presets import LAYER_STUDIES, resolve
+from blink.evaluation.presets import LAYER_STUDIES, OTHER, resolve
 from blink.evaluation.questions import Questions, read_questions
 from blink.evaluation.scores import Setup
 from blink.inference.policy import Policy, check_layers, parse_layers
@@ -189,7 +189,7 @@ def questions_of(config: DictConfig, limit: int | None = None) -> Questions:
 def family_of(config: DictConfig) -> str:
     """The backbone's family in the preset tables. "tiny" is the config's default and says nothing about another backbone."""
     model = config.model
-    return "unknown" if model.family == "tiny" and model.path != "tiny" else str(model.family)
+    return OTHER if model.family == "tiny" and model.path != "tiny" else str(model.family)
 
 
 def _note_unused(overrides: Sequence[str], method: DictConfig, bench: str, source: str) -> None:
@@ -217,7 +217,9 @@ def policy_of(config: DictConfig, benchmark: str, backbone: Backbone) -> tuple[P
     family = family_of(config)
     if given["layer"] is None and family in LAYER_STUDIES:
         check_depth(family, backbone)
-    scan = resolve(family, benchmark, **{key: given[key] for key in _SCAN_KEYS})
+    scan = resolve(
+        family, benchmark, num_layers=backbone.num_layers, **{key: given[key] for key in _SCAN_KEYS}
+    )
     return Policy(scan.layers, scan.tau_exp, scan.tau_drop, **_others(given)), scan.sources
 
 

@@ -2,8 +2,9 @@
 
 The values of the paper are appendices B (LLaVA-1.5-7B) and C (LLaVA-NeXT-7B); for backbones that it does not list
 the source says what was chosen and why. Layer numbers do not carry over from one backbone to another: a small model
-decides early, so the tiny backbone has values of its own, chosen on the validation split of the scenes. A value that
-the user gives wins over these. `LAYER_STUDIES` says which layers the experiments about layers go through. Knows
+decides early, so the tiny backbone has values of its own, chosen on the validation split of the scenes. A backbone that
+no table lists takes the middle third of its decoder layers, and the source says that this is not from the paper. A value
+that the user gives wins over these. `LAYER_STUDIES` says which layers the experiments about layers go through. Knows
 nothing of models.
 """
 
@@ -29,6 +30,9 @@ class Preset(NamedTuple):
     tau_drop: float
     source: str
 
+
+OTHER = "other"
+"""Family of the backbones that no table lists."""
 
 _APP_B = "paper, App. B"
 _SINGLE = "paper, App. B; no drop threshold is given, and with one layer none has an effect: Policy's default"
@@ -163,9 +167,45 @@ LAYER_STUDIES: dict[str, LayerStudy] = {
 """Backbone family -> layers of its studies; `LAYER_STUDIES["tiny"].ranges` are what `layer=` sweeps for Table 3."""
 
 
-def preset(family: str, benchmark: str) -> Preset | None:
-    """Return the default settings of a backbone family on a benchmark, or None where there are none."""
-    return PRESETS.get((family, benchmark))
+def middle_third(num_layers: int) -> str:
+    """The middle third of a decoder's layers, ends rounded down: "10-20" of 32."""
+    first = num_layers // 3
+    return f"{first}-{max(first, 2 * num_layers // 3 - 1)}"
+
+
+def preset(family: str, benchmark: str, num_layers: int | None = None) -> Preset | None:
+    """Return the default settings of a backbone family on a benchmark.
+
+    Args:
+        num_layers: decoder layers of the backbone, from which follow the settings of a family that no table lists. None:
+            there are none for such a family, and None is returned.
+    """
+    found = PRESETS.get((family, benchmark))
+    if found is not None or num_layers is None:
+        return found
+    source = f"not from the paper: the middle third of {num_layers} layers"
+    return Preset(middle_third(num_layers), Policy.tau_exp, Policy.tau_drop, source)
+
+
+def layer_study(family: str, num_layers: int) -> LayerStudy:
+    """Return the layers of a family's studies; of one that no table lists those that follow from its number of layers."""
+    if family in LAYER_STUDIES:
+        return LAYER_STUDIES[family]
+    main = parse_layers(middle_third(num_layers))
+    shifts = [(main[0] + shift, main[-1] + shift) for shift in (-1, 0, 1, 2)]
+    copies, shown = (
+        sorted({num_layers * layer // 32 for layer in layers}) for layers in ((14, 16, 18), (13, 20))
+    )
+    birth = num_layers * 12 // 32
+    return LayerStudy(
+        num_layers=num_layers,
+        main=middle_third(num_layers),
+        ranges=tuple(f"{first}-{last}" for first, last in shifts if first >= 0 and last < num_layers),
+        copies=tuple(map(str, copies)),
+        birth=str(birth),
+        shown=tuple(layer for layer in shown if layer > birth),
+        source=f"not from the paper: the middle third of {num_layers} layers, and LLaVA-1.5-7B's at the same relative depth",
+    )
 
 
 class Scan(NamedTuple):
@@ -184,33 +224,34 @@ def resolve(
     layer: int | str | Iterable[int] | None = None,
     tau_exp: float | None = None,
     tau_drop: float | None = None,
+    num_layers: int | None = None,
 ) -> Scan:
     """Fill in what the user left open (None) from the presets; thresholds without a preset are Policy's defaults.
 
     Args:
         layer: as `parse_layers` reads it.
+        num_layers: as for `preset`.
 
     Raises:
         ValueError: the layers are neither given nor preset, or cannot be read.
     """
-    found = preset(family, benchmark)
-    default_exp, default_drop, source = Policy.tau_exp, Policy.tau_drop, "Policy's default"
-    if found is not None:
-        default_exp, default_drop, source = found.tau_exp, found.tau_drop, found.source
-    sources = {
-        name: source if given is None else "override"
-        for name, given in (("layers", layer), ("tau_exp", tau_exp), ("tau_drop", tau_drop))
-    }
+    listed, found = PRESETS.get((family, benchmark)), preset(family, benchmark, num_layers)
+    exp, drop, source = listed[1:] if listed else (Policy.tau_exp, Policy.tau_drop, "Policy's default")
+    layers_from = "override"
     if layer is None:
         if found is None:
             raise UserError(
                 f"no layers are preset for {benchmark} on this backbone; say which to scan, such as layer=18 or "
                 "layer=12-18"
             )
-        layer = found.layers
+        layer, layers_from = found.layers, found.source
     return Scan(
         parse_layers(layer),
-        default_exp if tau_exp is None else tau_exp,
-        default_drop if tau_drop is None else tau_drop,
-        sources,
+        exp if tau_exp is None else tau_exp,
+        drop if tau_drop is None else tau_drop,
+        {
+            "layers": layers_from,
+            "tau_exp": source if tau_exp is None else "override",
+            "tau_drop": source if tau_drop is None else "override",
+        },
     )

@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 
 from blink.eval import main
 from blink.evaluation.plan import make_plan
-from blink.evaluation.presets import LAYER_STUDIES
+from blink.evaluation.presets import LAYER_STUDIES, OTHER
 from blink.evaluation.sweeps.experiments import Experiment, lines_of, names, read_experiment
 from blink.evaluation.sweeps.multirun import sweep_of
 from blink.evaluation.sweeps.paper import TABLES
@@ -81,11 +81,11 @@ def test_every_row_passes_the_checks_on_the_shipped_backbone() -> None:
     assert len(seen) > 50
 
 
-@pytest.mark.parametrize("family", LAYER_STUDIES)
+@pytest.mark.parametrize("family", [*LAYER_STUDIES, OTHER])
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_every_experiment_has_rows_on_every_backbone(name: str, family: str) -> None:
     """Would catch an experiment that only the backbone it was tried on can run, and rows compared with none."""
-    lines, left_out = lines_of(experiment(name), "mme", {}, names(family))
+    lines, left_out = lines_of(experiment(name), "mme", {}, names(family, 28))
     assert left_out == []
     called = [line.name for line in lines]
     assert len(set(called)) == len(called) >= 4
@@ -110,6 +110,14 @@ def test_benchmarks_and_seeds_multiply_rows_and_share_vanilla() -> None:
     [line] = [line for line in found.lines if (line.name, line.bench) == ("blink, seed=1", "mmbench")]
     assert line.against == ("vanilla, seed=1", "interp, seed=1")
     assert line.overrides == ("bench=mmbench", "method=blink", "seed=1")
+
+
+@pytest.mark.usefixtures("configs")
+def test_layers_of_a_backbone_that_no_table_lists_follow_its_depth(llava_folder: Path) -> None:
+    """Would catch an experiment refused for want of layers, or run at the tiny backbone's."""
+    found = sweep_of(("experiment=table3_layer_ranges", "bench=pope", f"model.path={llava_folder}"))
+    layers = [text for line in found.lines for text in line.overrides if text.startswith("layer=")]
+    assert sorted(set(layers)) == ["layer=0-0", "layer=1-1", "layer=2-2", "layer=3-3"]
 
 
 @pytest.mark.usefixtures("configs")

@@ -10,7 +10,7 @@ from torch import nn
 from blink.analysis.cases import Shown, as_seen
 from blink.analysis.probe import Prober
 from blink.bench import Sample
-from blink.evaluation.presets import LAYER_STUDIES
+from blink.evaluation.presets import layer_study
 from blink.inference.policy import parse_layers
 from blink.model.backbone import Backbone
 from blink.model.prompts import Template
@@ -110,13 +110,12 @@ def layers_setting(
 
 
 def expansion_layer(given: LayerSetting, family: str, num_layers: int) -> int:
-    """`figure.layer`: one layer as given, or that of the backbone's Fig. 6, or one at the same relative depth (12 of 32).
+    """`figure.layer`: one layer as given, or that of the backbone's Fig. 6.
 
     Raises:
         ValueError: it is not exactly one, or the backbone does not have it.
     """
-    study = LAYER_STUDIES.get(family)
-    default = parse_layers(study.birth) if study is not None else (num_layers * 12 // 32,)
+    default = parse_layers(layer_study(family, num_layers).birth)
     layers = layers_setting("figure.layer", given, default, num_layers)
     if len(layers) != 1:
         raise UserError(f"figure.layer={given!r}: expected one layer")

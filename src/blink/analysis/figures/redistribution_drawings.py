@@ -25,7 +25,7 @@ from blink.analysis.figures.redistribution import (
     table,
 )
 from blink.bench.statistics import Floats
-from blink.evaluation.presets import LAYER_STUDIES
+from blink.evaluation.presets import layer_study
 from blink.model.token_sr_files import TokenSRConfig
 from blink.runs.style import BLACK, GREY, Drawn, Line, plain
 from blink.runs.values import UserError, flag, whole_number
@@ -187,9 +187,8 @@ class RedistributionFigure(BackboneFigure):
         cls, settings: Mapping[str, Any], family: str, num_layers: int, modules: TokenSRConfig | None
     ) -> Self:
         layer = expansion_layer(settings["layer"], family, num_layers)
-        study = LAYER_STUDIES.get(family)
-        if study is not None and settings["layer"] is None:
-            default = study.shown
+        if settings["layer"] is None:
+            default = layer_study(family, num_layers).shown
         else:
             default = (layer + 1, layer + max(2, num_layers // 4))
         default = tuple(each for each in default if each < num_layers) or (layer,)

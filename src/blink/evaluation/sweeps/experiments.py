@@ -11,7 +11,7 @@ from itertools import product
 from typing import Any, NamedTuple
 
 from blink.evaluation.plan import POLICY_KEYS
-from blink.evaluation.presets import LAYER_STUDIES, preset
+from blink.evaluation.presets import LAYER_STUDIES, layer_study, preset
 from blink.evaluation.sweeps.paper import TABLES
 from blink.runs.values import UserError
 
@@ -131,15 +131,22 @@ def read_experiment(content: Mapping[str, Any]) -> Experiment:
     return experiment
 
 
-def names(family: str) -> dict[str, str | tuple[str, ...]]:
-    """Return what the names in an experiment's settings stand for on a backbone family.
+def names(family: str, num_layers: int | None = None) -> dict[str, str | tuple[str, ...]]:
+    """Return what the names in an experiment's settings stand for on a backbone.
 
     Layers are those of its `LayerStudy`; thresholds those of its preset for MME, on which the paper's ablations run,
-    and their higher and lower variants. Empty for a family without studies.
+    and their higher and lower variants.
+
+    Args:
+        family: row of the preset tables; one that they do not have takes what follows from its number of layers.
+        num_layers: decoder layers of the backbone; None where a table lists its family, or else nothing is known.
     """
-    study, main = LAYER_STUDIES.get(family), preset(family, "mme")
-    if study is None or main is None:
-        return {}
+    if num_layers is None:
+        if family not in LAYER_STUDIES:
+            return {}
+        num_layers = LAYER_STUDIES[family].num_layers
+    study, main = layer_study(family, num_layers), preset(family, "mme", num_layers)
+    assert main is not None, "a number of layers always gives a preset"
     return {
         "main": study.main,
         "birth": study.birth,

@@ -18,12 +18,14 @@ from hydra.errors import HydraException
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
+from blink.evaluation.checks import outlined
 from blink.evaluation.compare import screen
 from blink.evaluation.plan import family_of, make_plan
+from blink.evaluation.presets import LAYER_STUDIES
 from blink.evaluation.sweeps import experiment_report as tables
 from blink.evaluation.sweeps import report as sweep
 from blink.evaluation.sweeps.dashboard import log_sweep
-from blink.evaluation.sweeps.experiments import Experiment, Line, lines_of, names, read_experiment
+from blink.evaluation.sweeps.experiments import Experiment, Line, Names, lines_of, names, read_experiment
 from blink.runs.board import Board
 from blink.runs.command import end, one_line_errors, plain
 from blink.runs.files import short_digest
@@ -114,18 +116,26 @@ def sweep_of(overrides: tuple[str, ...]) -> Sweep:
     jobs: dict[frozenset[str], list[str]] = {}  # by their set of overrides, since rows may share a run
     lines: list[Line] = []
     left_out: list[str] = []
-    families = [
-        family_of(hydra.compose("eval", [f"{key}={value}" for key, value in given.items()]))
+    known = [
+        _names(hydra.compose("eval", [f"{key}={value}" for key, value in given.items()]))
         for given in combinations
     ]
-    for bench, (given, family) in product(benches, zip(combinations, families, strict=True)):
+    for bench, (given, named) in product(benches, zip(combinations, known, strict=True)):
         suffix = "".join(f", {key}={given[key]}" for key in swept)
-        rows, without = lines_of(experiment, bench, given, names(family), suffix)
+        rows, without = lines_of(experiment, bench, given, named, suffix)
         left_out += [f"{name} on {bench}" for name in without]
         lines += rows
         for line in rows:
             jobs.setdefault(frozenset(line.overrides), list(line.overrides))
     return Sweep(list(jobs.values()), experiment, tuple(lines), tuple(left_out))
+
+
+def _names(config: DictConfig) -> Names:
+    """What the names in an experiment stand for on the backbone of a config; its depth is read where no table lists it."""
+    family = family_of(config)
+    if family in LAYER_STUDIES:
+        return names(family)
+    return names(family, outlined(config.model.path, revision=config.model.revision).num_layers)
 
 
 def jobs_of(overrides: Sequence[str]) -> Iterator[list[str]]:
