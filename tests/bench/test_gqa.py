@@ -126,6 +126,20 @@ def test_parquet_of_the_hub(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("arrow_cache")
+@pytest.mark.parametrize("owner", ["lmms-lab-encoder", "lmms-lab"])
+def test_data_set_of_the_hub(owner: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches one of the two configurations that is not asked for, and a cache under the data set's former name unused."""
+    monkeypatch.chdir(tmp_path)  # folders are loaded like data sets of the hub, by owner and name
+    write_hub(tmp_path / owner / "GQA")
+    configs = [
+        f"- config_name: {name}\n  data_files:\n  - split: testdev\n    path: {name}/testdev-*"
+        for name in (INSTRUCTIONS, IMAGES)
+    ]
+    (tmp_path / owner / "GQA" / "README.md").write_text("\n".join(["---", "configs:", *configs, "---", ""]))
+    check_samples(GQA().from_hub())
+
+
+@pytest.mark.usefixtures("arrow_cache")
 def test_question_without_picture_is_named(tmp_path: Path) -> None:
     """Catches a KeyError, or questions dropped in silence, where the two tables do not belong together."""
     write_hub(tmp_path, images=("n1",))
@@ -193,7 +207,9 @@ def test_files_that_do_not_belong_together_are_named(tmp_path: Path) -> None:
 
 def test_missing_sources_say_what_to_put_there(tmp_path: Path) -> None:
     """Catches an empty benchmark from an empty folder, and a stack trace without network."""
-    with pytest.raises(ValueError, match="holds no GQA: put there either the parquet files of lmms-lab/GQA"):
+    with pytest.raises(
+        ValueError, match="holds no GQA: put there either the parquet files of lmms-lab-encoder/GQA"
+    ):
         GQA().from_folder(tmp_path)
     with pytest.raises(
         ValueError, match=r"bench.hub_id=nobody/nothing .*cannot be loaded: .*hf download --repo-type dataset"

@@ -310,7 +310,9 @@ def test_release_that_does_not_fit_is_named(tmp_path: Path) -> None:
 
 def test_missing_sources_say_what_to_put_there(tmp_path: Path) -> None:
     """Catches an empty benchmark from an empty folder, and a stack trace without network."""
-    with pytest.raises(ValueError, match="holds no MME: put there either the parquet files of lmms-lab/MME"):
+    with pytest.raises(
+        ValueError, match="holds no MME: put there either the parquet files of lmms-lab-encoder/MME"
+    ):
         MME().from_folder(tmp_path)
     with pytest.raises(
         ValueError, match=r"bench.hub_id=nobody/nothing .*cannot be loaded: .*hf download --repo-type dataset"

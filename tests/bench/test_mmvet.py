@@ -236,7 +236,7 @@ def test_authors_source_that_does_not_fit(tmp_path: Path, changes: dict[str, Any
 def test_empty_folder_says_what_to_put_there(tmp_path: Path) -> None:
     """Would catch an error without a remedy."""
     with pytest.raises(
-        ValueError, match=r"holds no MM-Vet: put there either the parquet files of lmms-lab/MMVet"
+        ValueError, match=r"holds no MM-Vet: put there either the parquet files of lmms-lab-encoder/MMVet"
     ):
         MMVet().from_folder(tmp_path)
 

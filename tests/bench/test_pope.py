@@ -223,6 +223,14 @@ def test_parquet_of_the_hub(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("arrow_cache")
+def test_data_set_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches the data set's former name asked first."""
+    monkeypatch.chdir(tmp_path)  # a folder is loaded like a data set of the hub, by owner and name
+    write_parquet(tmp_path / "lmms-lab-encoder" / "POPE", hub_rows(), "test-00000-of-00001.parquet")
+    check_hub_samples(Pope().from_hub())
+
+
+@pytest.mark.usefixtures("arrow_cache")
 def test_parquet_of_a_whole_hub_snapshot_is_not_read_twice(tmp_path: Path) -> None:
     """Catches the pooled and the per-split files of one data set both counted."""
     write_parquet(tmp_path / "data", hub_rows(), "test-00000-of-00001.parquet")
@@ -341,7 +349,7 @@ def test_broken_picture_is_named(tmp_path: Path) -> None:
 def test_folder_without_pope_says_what_to_put_there(tmp_path: Path) -> None:
     """Catches an empty benchmark from an empty folder."""
     with pytest.raises(
-        ValueError, match="holds no POPE: put there either the parquet files of lmms-lab/POPE"
+        ValueError, match="holds no POPE: put there either the parquet files of lmms-lab-encoder/POPE"
     ):
         Pope().from_folder(tmp_path)
 

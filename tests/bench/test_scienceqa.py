@@ -204,7 +204,7 @@ def test_llavas_question_file(tmp_path: Path) -> None:
 def test_parts_that_are_missing_are_named(tmp_path: Path) -> None:
     """Would catch a KeyError, or questions left out, where a file is missing."""
     with pytest.raises(
-        ValueError, match="holds no SQA-IMG: put there either the test parquet files of lmms-lab"
+        ValueError, match="holds no SQA-IMG: put there either the test parquet files of lmms-lab-encoder/"
     ):
         ScienceQA().from_folder(tmp_path)
     write_problems(tmp_path)

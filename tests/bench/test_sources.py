@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from blink.bench.sources import parquet_files, table_entries
+from blink.bench.sources import hub_tables, parquet_files, table_entries
 from blink.inputs.hub import Table, parquet_table
 from blink.inputs.pictures import Reading, Rules
 from blink.runs.values import UserError
@@ -68,3 +68,59 @@ def test_files_that_a_table_names_lie_in_its_folder(tmp_path: Path) -> None:
         table_entries(outside, ["n"], named_by="n")
     [entry] = table_entries(outside, ["n"], rules=Rules(Reading(), outside=True))
     assert entry.open_image().size == (2, 2)
+
+
+def data_set(folder: Path, **parts: int) -> None:
+    """A data set that `datasets` loads: a configuration for each of `parts`, whose one row holds the number."""
+    configs = ["---", "configs:"]
+    for name, number in parts.items():
+        table(folder / name, {"n": [number]})
+        configs += [
+            f"- config_name: {name}",
+            "  data_files:",
+            "  - split: test",
+            f"    path: {name}/test-*",
+        ]
+    (folder / "README.md").write_text("\n".join([*configs, "---", ""]))
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder whose sub-folders are loaded like data sets of the hub, by owner and name."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_moved_data_sets_are_taken_from_their_new_place(hub: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Would catch the former name asked first, which is said not to be relied on."""
+    data_set(hub / "lmms-lab-encoder" / "SET", one=1)
+    data_set(hub / "lmms-lab" / "SET", one=2)
+    [found] = hub_tables("lmms-lab-encoder/SET", None, "test", ("one",))
+    assert (found.rows["n"][:], found.name) == ([1], "lmms-lab-encoder/SET (test)")
+    assert not caplog.records
+
+
+def test_moved_data_sets_are_looked_for_at_their_former_place(
+    hub: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Would catch a machine that has the data in its cache under the former name, and is refused; and two tables of which
+    each is from another place.
+    """
+    data_set(hub / "lmms-lab-encoder" / "SET", one=1)
+    data_set(hub / "lmms-lab" / "SET", one=2, two=3)
+    tables = hub_tables("lmms-lab-encoder/SET", None, "test", ("one", "two"))
+    assert [found.rows["n"][:] for found in tables] == [[2], [3]]
+    assert {found.name for found in tables} == {"lmms-lab/SET (test)"}
+    assert "bench.hub_id=lmms-lab-encoder/SET (split test) cannot be loaded" in caplog.text
+    assert "taken under its former name lmms-lab/SET" in caplog.text
+
+
+def test_data_sets_of_others_have_one_name(hub: Path) -> None:
+    """Would catch a data set that the user named, replaced by another."""
+    data_set(hub / "lmms-lab" / "SET", one=2)
+    with pytest.raises(UserError, match=r"hub_id=somebody/SET .*loaded: [^;]*; check the network"):
+        hub_tables("somebody/SET", None, "test", ("one",))
+    with pytest.raises(
+        UserError, match=r"hub_id=lmms-lab-encoder/NONE .*, nor as lmms-lab/NONE; check the network"
+    ):
+        hub_tables("lmms-lab-encoder/NONE", None, "test", ("one",))

@@ -20,7 +20,7 @@ from typing import Any, ClassVar, NamedTuple
 from PIL import Image
 
 from blink.bench.rows import Entry, check_cells, in_memory
-from blink.bench.sources import hub_table, parquet_files, table_entries
+from blink.bench.sources import hub_tables, parquet_files, table_entries
 from blink.bench.statistics import Floats, Metric
 from blink.inputs.hub import Table, parquet_table
 from blink.inputs.pictures import AS_AUTHORS, Rules, UnreadableImageError
@@ -164,7 +164,7 @@ class Benchmark(ABC):
         Raises:
             ValueError: it cannot be reached; says how to get it.
         """
-        table = hub_table(self.hub_id, self.revision, self.hub_split, self.hub_config)
+        [table] = hub_tables(self.hub_id, self.revision, self.hub_split, (self.hub_config,))
         return self.samples(self.table_entries(table))
 
     def from_folder(self, root: Path, rules: Rules = AS_AUTHORS) -> list[Sample]:

@@ -16,7 +16,7 @@ import numpy as np
 
 from blink.bench.base import SHORT_ANSWER, Benchmark, Mark, Row, Sample, make_sample
 from blink.bench.rows import Entry, check_cells, read_objects
-from blink.bench.sources import hub_table, parquet_files, table_entries, table_rows
+from blink.bench.sources import hub_tables, parquet_files, table_entries, table_rows
 from blink.bench.statistics import Floats, Metric
 from blink.inputs.hub import Table, parquet_table
 from blink.inputs.pictures import AS_AUTHORS, Opener, Rules
@@ -41,7 +41,7 @@ class GQA(Benchmark):
 
     name = "gqa"
     title = "GQA"
-    hub_id = "lmms-lab/GQA"
+    hub_id = "lmms-lab-encoder/GQA"
     hub_split = "testdev"
     max_new_tokens = 128
     editions: ClassVar[Mapping[int, str]] = {12578: "testdev balanced"}
@@ -67,9 +67,7 @@ class GQA(Benchmark):
         Raises:
             ValueError: the data set cannot be reached; says how to get it.
         """
-        questions, images = (
-            hub_table(self.hub_id, self.revision, self.hub_split, config) for config in CONFIGS
-        )
+        questions, images = hub_tables(self.hub_id, self.revision, self.hub_split, CONFIGS)
         return self.samples(self._joined(questions, images))
 
     def parquet_entries(self, root: Path, rules: Rules) -> list[Entry] | None:

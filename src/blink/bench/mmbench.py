@@ -80,7 +80,7 @@ class MMBench(Benchmark):
         "mmbench_dev_en_20231003.tsv",
         "MMBench_DEV_EN.tsv",
     )
-    hub_id = "lmms-lab/MMBench"
+    hub_id = "lmms-lab-encoder/MMBench"
     hub_split = "dev"
     hub_config = language
     max_new_tokens = 1024

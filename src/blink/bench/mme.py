@@ -54,7 +54,7 @@ class MME(Benchmark):
     name = "mme"
     title = "MME"
     default = "neither yes nor no, which is wrong"
-    hub_id = "lmms-lab/MME"
+    hub_id = "lmms-lab-encoder/MME"
     max_new_tokens = 128
     wordings_differ = True
     editions: ClassVar[Mapping[int, str]] = {2374: "the authors' and the hub's (1,187 pictures)"}

@@ -46,7 +46,7 @@ class MMVet(Graded):
     name = "mmvet"
     title = "MM-Vet"
     default = "what the judge makes of it, and 0 where its reply is no score"
-    hub_id = "lmms-lab/MMVet"
+    hub_id = "lmms-lab-encoder/MMVet"
     max_new_tokens = 1024
     wordings_differ = True
     editions: ClassVar[Mapping[int, str]] = {218: "v1"}

@@ -41,7 +41,7 @@ class Pope(Benchmark):
 
     name = "pope"
     title = "POPE"
-    hub_id = "lmms-lab/POPE"
+    hub_id = "lmms-lab-encoder/POPE"
     max_new_tokens = 128
     editions: ClassVar[Mapping[int, str]] = {
         9000: "the authors' and the hub's, 3,000 questions a split",

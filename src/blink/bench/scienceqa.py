@@ -42,7 +42,7 @@ class ScienceQA(Benchmark):
     name = "scienceqa"
     title = "SQA-IMG"
     default = "no choice, which is wrong"
-    hub_id = "lmms-lab/ScienceQA"
+    hub_id = "lmms-lab-encoder/ScienceQA"
     hub_config = "ScienceQA-IMG"
     max_new_tokens = 1024
     editions: ClassVar[Mapping[int, str]] = {2017: "IMG test"}

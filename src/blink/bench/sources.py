@@ -3,6 +3,7 @@
 Knows nothing of any one benchmark.
 """
 
+import logging
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -14,25 +15,50 @@ from blink.inputs.names import files_below
 from blink.inputs.pictures import AS_AUTHORS, Rules
 from blink.runs.values import UserError
 
+log = logging.getLogger(__name__)
 
-def hub_table(hub_id: str, revision: str | None, split: str, config: str | None = None) -> Table:
-    """Load a split of a data set of the Hugging Face hub.
+OWNER, FORMER_OWNER = "lmms-lab-encoder/", "lmms-lab/"
+"""Where the benchmarks are on the hub, and where they were: caches and mirrors may have them under the former name alone."""
+
+
+def hub_tables(
+    hub_id: str, revision: str | None, split: str, configs: Sequence[str | None] = (None,)
+) -> list[Table]:
+    """Load a split of a data set of the Hugging Face hub, one table for each configuration.
+
+    What cannot be loaded from its new place on the hub is looked for at its former one.
 
     Args:
         hub_id: its id, or a folder that `datasets` can load.
-        config: configuration of the data set, if it has several.
+        configs: of the data set, if it has several; None if it has one.
 
     Raises:
         UserError: it cannot be reached; says how to get it.
     """
     try:
-        return load_table(hub_id, split, key="bench.hub_id", config=config, revision=revision)
-    except UserError as cause:
-        folder = f"data/{hub_id.rpartition('/')[2]}"
-        raise UserError(
-            f"{cause}; check the network, or fetch it elsewhere with `hf download --repo-type dataset {hub_id} "
-            f"--local-dir {folder}` and pass data.root={folder}"
-        ) from cause
+        return _tables(hub_id, revision, split, configs)
+    except UserError as error:
+        cause = error
+    former = f"{FORMER_OWNER}{hub_id.removeprefix(OWNER)}" if hub_id.startswith(OWNER) else None
+    if former is not None:
+        try:
+            tables = _tables(former, revision, split, configs)
+        except UserError:
+            pass  # the reason at the new place is the one to tell
+        else:
+            log.warning("%s; taken under its former name %s", cause, former)
+            return tables
+    folder = f"data/{hub_id.rpartition('/')[2]}"
+    raise UserError(
+        f"{cause}{f', nor as {former}' if former else ''}; check the network, or fetch it elsewhere with "
+        f"`hf download --repo-type dataset {hub_id} --local-dir {folder}` and pass data.root={folder}"
+    ) from cause
+
+
+def _tables(hub_id: str, revision: str | None, split: str, configs: Sequence[str | None]) -> list[Table]:
+    return [
+        load_table(hub_id, split, key="bench.hub_id", config=config, revision=revision) for config in configs
+    ]
 
 
 def parquet_files(root: Path, *preferred: str | tuple[str, ...]) -> list[Path]:
