@@ -80,6 +80,7 @@ def test_one_picture_and_a_second_time(
     table = json.loads((folder / "attention_maps.json").read_text())
     assert {record["right_region"] for record in table["table"]} == {1}
     assert table["cases"][0]["question"] == "What colour is it?"
+    assert table["provenance"]["inputs"].keys() >= {"samples", "backbone"}
     before = (folder / "attention_maps.png").stat().st_mtime_ns
     command(monkeypatch, *asked)
     assert (folder / "attention_maps.png").stat().st_mtime_ns == before

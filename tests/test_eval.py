@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -116,6 +117,7 @@ def test_run_writes_everything_and_comes_back(
         "example.png",
         "inputs.json",
         "predictions.jsonl",
+        "provenance.json",
         "scores.json",
         "timing.json",
     }
@@ -131,6 +133,13 @@ def test_run_writes_everything_and_comes_back(
     trained, unread = result["warnings"]
     assert "were trained on the backbone b, and this one is" in trained
     assert unread.startswith("36 of 36 responses (100.0 %, 0 of them empty)")
+    record = result["provenance"]
+    assert (record["seed"], record["earlier"]) == (5, [])
+    assert record["command"] == shlex.join(["python", "-m", "blink.eval", *overrides])
+    assert record["versions"]["torch"] == torch.__version__
+    recorded = json.loads((folder / "inputs.json").read_text())
+    assert recorded == record["inputs"]
+    assert {"backbone", "token_sr", "pictures", "samples", "version", "revision"} == recorded.keys()
     assert (result["empty"], result["unread"], result["unread_as"]) == (0, 36, "yes")
     assert "expanded" in capsys.readouterr().out
     predictions = (folder / "predictions.jsonl").read_bytes()
@@ -150,6 +159,30 @@ def test_layers_of_an_unknown_backbone_are_said_not_to_be_the_papers(
     assert (found["policy"]["tau_exp"], found["policy"]["tau_drop"]) == (0.5, 0.3)
     assert found["sources"]["layers"].startswith("not from the paper: the middle third of 4 layers")
     assert (found["sources"]["tau_exp"], found["sources"]["tau_drop"]) == ("Policy's default", "override")
+
+
+def test_parts_by_other_software_are_told(
+    backbone: str, working_directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches a score over answers of two versions of torch, or of the project, that names one of them."""
+    settings = (backbone, *SMALL, "method=vanilla")
+    command(monkeypatch, *settings)
+    [folder] = (working_directory / "outputs" / "eval").iterdir()
+    records = json.loads((folder / "provenance.json").read_text())
+    records[0]["versions"]["torch"] = "1.0"
+    (folder / "provenance.json").write_text(json.dumps(records))
+    rows = (folder / "predictions.jsonl").read_text().splitlines(keepends=True)
+    (folder / "predictions.jsonl").write_text("".join(rows[:18]))
+    command(monkeypatch, *settings)
+    [result] = scores(working_directory)
+    assert "made with other software" in (warning := result["warnings"][0])
+    assert f"torch 1.0 then, {torch.__version__} now" in warning
+    assert [record["versions"]["torch"] for record in result["provenance"]["earlier"]] == ["1.0"]
+    (folder / "scores.json").unlink()
+    command(monkeypatch, *settings)
+    assert scores(working_directory) == [
+        result | {"peak_memory_mb": scores(working_directory)[0]["peak_memory_mb"]}
+    ]
 
 
 def test_reuse_changes_no_answer(

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from blink.runs.files import short_digest
 from blink.score import main
 from tests.bench.judges.server import Act, reply, serving
 
@@ -95,6 +96,9 @@ def test_scores_lie_beside_the_file_and_never_on_a_runs_own(monkeypatch: pytest.
     assert (found["benchmark"], found["n"], found["metrics"]["accuracy"]) == ("pope", 6, 50)
     assert (found["expanded"], found["events"], found["edition"]) == (None, None, None)
     assert "6 rows are no known edition of pope" in found["warnings"][0]
+    record = found["provenance"]
+    assert record["command"] == "python -m blink.score bench=pope predictions=predictions.jsonl.gz"
+    assert record["inputs"]["predictions"] == short_digest(Path("predictions.jsonl.gz").read_bytes())
 
 
 def test_rows_of_an_evaluation_keep_what_they_tell(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -46,6 +46,11 @@ def test_a_run_leaves_modules_and_a_summary(llava_folder: Path, pictures: Path) 
     summary = run(*overrides)
     folder = folder_of(*overrides)
     assert json.loads((folder / "summary.json").read_text()) == asdict(summary)
+    record = summary.provenance
+    assert record is not None
+    assert (record["seed"], record["versions"]["torch"]) == (0, torch.__version__)
+    assert record["inputs"] == json.loads((folder / "inputs.json").read_text())
+    assert record["command"].startswith("python -m blink.train ")
     assert summary.steps == 11  # 22 images, two per step
     for layer in ("1", "2"):
         entry = summary.layers[layer]
@@ -324,13 +329,13 @@ def test_two_processes_equal_one(llava_folder: Path, pictures: Path) -> None:
 def test_multirun_with_two_processes_per_job(llava_folder: Path, pictures: Path) -> None:
     """Catches child processes that run the whole sweep, and ranks that train different jobs."""
     arguments = [*common(llava_folder, pictures), "images=4"]
-    ended = command(*arguments, "layer=1,2", "trainer=ddp_cpu", "--multirun")
+    ended = command(*arguments, "layer=1,2", "trainer=ddp_cpu", "hydra.sweep.dir=sweep", "--multirun")
     assert ended.returncode == 0, ended.stderr
-    assert len(list(Path("outputs/train").iterdir())) == 2
+    assert not Path("outputs").exists()
     for layer in (1, 2):
         run(*arguments, f"layer={layer}", "outputs=alone")
         alone = Path("alone") / "train" / run_name([*arguments, f"layer={layer}"])
-        together = folder_of(*arguments, f"layer={layer}", "trainer=ddp_cpu")
+        together = Path("sweep") / run_name([*arguments, f"layer={layer}", "trainer=ddp_cpu"])
         assert sorted(load_token_sr(together / "token_sr")) == [layer]
         same_weights(together / "token_sr", alone / "token_sr", rtol=1e-4, atol=1e-6)
 

@@ -16,6 +16,7 @@ from omegaconf import DictConfig
 from blink.runs.command import hydra_command, one_line_errors, plain, reject_added_keys
 from blink.runs.files import read_json, write_json
 from blink.runs.folder import INPUTS, given_folder, open_run
+from blink.runs.provenance import provenance
 
 log = logging.getLogger("blink.analyze")  # not __main__, which `python -m` calls it
 
@@ -43,8 +44,10 @@ def main(config: DictConfig) -> None:
             given=given_folder(HydraConfig.get()),
         )
         files = drawn_before(folder, plan.inputs)
+    record = provenance("analyze", overrides, seed=config.seed, inputs=plan.inputs)
     if files is None:
         drawn = plan.draw()
+        drawn = drawn._replace(numbers={**drawn.numbers, "provenance": record})
         with look():
             files = save(drawn, config.figure.name, folder)
     write_json(folder / INPUTS, {"inputs": plan.inputs, "files": files})

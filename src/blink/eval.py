@@ -16,7 +16,7 @@ from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from blink.runs.command import hydra_command, one_line_errors, plain
+from blink.runs.command import FAILURE, end, hydra_command, one_line_errors, plain
 from blink.runs.files import short_digest, whole_file
 from blink.runs.folder import given_folder, open_run
 
@@ -39,8 +39,16 @@ def main(config: DictConfig) -> float | None:
         Its main metric, which sweepers that search take as what to maximize; None if it has none.
     """
     from blink.evaluation.compare import FinishedRun, score_table, screen
-    from blink.evaluation.plan import make_plan
+    from blink.evaluation.plan import make_plan, with_processes
     from blink.evaluation.predict import GradingError, resume
+    from blink.evaluation.rerun import (
+        ChangedError,
+        agreement,
+        check_unchanged,
+        inputs_of,
+        new_folder,
+        repeated_config,
+    )
     from blink.evaluation.sweeps import report as sweep
     from blink.runs.board import Board
     from blink.runs.loggers import note_logged
@@ -48,8 +56,14 @@ def main(config: DictConfig) -> float | None:
     job = HydraConfig.get()
     overrides = list(job.overrides.task)
     group = Path(job.sweep.dir).name if job.mode == RunMode.MULTIRUN else None
-    with one_line_errors():
+    first, given = None, given_folder(job)
+    with one_line_errors(ChangedError):
+        if config.rerun is not None and job.mode != RunMode.MULTIRUN:
+            first, config = repeated_config(config, overrides)
+            given = given or new_folder(first)
         plan = make_plan(config, overrides)
+        if first is not None:
+            check_unchanged(first, inputs_of(plan))
         folder = open_run(
             Path(config.outputs),
             "eval",
@@ -57,9 +71,10 @@ def main(config: DictConfig) -> float | None:
             plain(config),
             fresh=config.fresh,
             wait=config.wait,
-            given=given_folder(job),
+            given=given,
         )
         rows = resume(folder, plan.samples, inputs=plan.inputs)
+        plan = with_processes(plan, folder, finished=len(rows) == len(plan.samples))
         board: Board = (
             Board()
             if _logged(config, folder, group)
@@ -78,6 +93,11 @@ def main(config: DictConfig) -> float | None:
         console = screen()
         console.print(score_table([FinishedRun(str(result.method), folder, result)]))
         console.print(f"written to {folder}", soft_wrap=True)
+    if first is not None:
+        found = agreement(first, folder)
+        if not found.holds:
+            end(f"{folder} against {first}: {found}", FAILURE)
+        console.print(f"{folder} against {first}: {found}", soft_wrap=True)
     return next((result.metrics[name] for name in result.headline), None)
 
 

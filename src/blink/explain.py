@@ -6,8 +6,9 @@ wait until they are needed, so that `--help` is quick.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
@@ -15,6 +16,7 @@ from omegaconf import DictConfig
 from blink.runs.command import hydra_command, one_line_errors, plain, reject_added_keys
 from blink.runs.files import write_json, write_text
 from blink.runs.folder import given_folder, open_run
+from blink.runs.provenance import note_process, provenance
 
 if TYPE_CHECKING:
     from blink.analysis.explain.flips import Flips
@@ -43,13 +45,15 @@ def main(config: DictConfig) -> None:
             wait=config.wait,
             given=given_folder(HydraConfig.get()),
         )
+    record = provenance("explain", overrides, seed=config.seed, inputs=plan.inputs)
+    note_process(folder, record)
     if isinstance(plan, Flips):
         _explain_flips(plan, folder)
     else:
-        _explain_one(plan, folder)
+        _explain_one(plan, folder, record)
 
 
-def _explain_one(asked: OneQuestion, folder: Path) -> None:
+def _explain_one(asked: OneQuestion, folder: Path, record: Mapping[str, Any]) -> None:
     """Print and write the explanation of one answer."""
     from blink.analysis.explain.answers import Explainer
     from blink.analysis.explain.page import page, page_data
@@ -59,7 +63,7 @@ def _explain_one(asked: OneQuestion, folder: Path) -> None:
 
     explained = Explainer(load_checkpoint(asked.backbone), asked.template, asked.sides)(asked.sample)
     write_text(folder / PAGE, page(explained))
-    write_json(folder / NUMBERS, page_data(explained))
+    write_json(folder / NUMBERS, page_data(explained) | {"provenance": record})
     console = screen()
     print_explanation(explained, console)
     for name in (PAGE, NUMBERS):

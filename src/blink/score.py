@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,9 +15,10 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from blink.runs.command import FAILURE, end, hydra_command, one_line_errors, plain, reject_added_keys
-from blink.runs.files import write_json
+from blink.runs.files import short_digest, write_json
 from blink.runs.folder import given_folder
 from blink.runs.lock import lock
+from blink.runs.provenance import provenance
 from blink.runs.values import UserError, flag, optional, path
 
 if TYPE_CHECKING:
@@ -54,7 +56,12 @@ def main(config: DictConfig) -> None:
             completed = judged(benchmark, completed, output.parent)
         except EndpointError as error:
             end(f"error: {error}; replies so far are kept, and the same command goes on from them", FAILURE)
-        result = score_file(benchmark, completed, rows_file)
+        record = provenance(
+            "score",
+            HydraConfig.get().overrides.task,
+            inputs={"version": benchmark.version, "predictions": short_digest(rows_file.read_bytes())},
+        )
+        result = replace(score_file(benchmark, completed, rows_file), provenance=record)
         write_json(output, result.written())
         written = [output]
         if export is not None:

@@ -23,6 +23,7 @@ from blink.runs.command import hydra_command, one_line_errors, plain, reject_add
 from blink.runs.files import remove_partial
 from blink.runs.folder import INPUTS, check_inputs, given_folder, lock_run, open_run, run_folder
 from blink.runs.machine import is_first_process, one_job
+from blink.runs.provenance import mixed, note_process, provenance, read_processes
 from blink.runs.signals import finishing_first
 
 if TYPE_CHECKING:
@@ -117,12 +118,20 @@ def train(
         ids, views = prefix_ids(processor, prefix), ViewMaker(processor)
         stored = parts.stored_features(plan, outlined, processor, ids)
         portions, unreadable = parts.image_portions(plan, images, folder, stored)
-        inputs = {"backbone": outlined.fingerprint.files, "revision": outlined.revision}
+        inputs = {
+            "backbone": outlined.fingerprint.files,
+            "revision": outlined.revision,
+            "images": portions.train.content,
+        }
         check_inputs(
             folder / INPUTS,
-            {**inputs, "images": portions.train.content},
+            inputs,
             begun=bool(numbered_checkpoints(folder / CHECKPOINTS)),
         )
+        record = provenance("train", overrides, seed=plan.seed, inputs=inputs)
+        note_process(folder, record)
+        for warning in mixed(read_processes(folder) or [record]):
+            log.warning("%s", warning)
         steps_per_epoch(len(portions.train), plan.global_pairs)
         lacking = plan.layers if stored is None else report_lacking(stored, portions)
         board: Board = instantiate(plan.config["logger"], folder=str(folder), kind="training", group=group)
@@ -180,6 +189,7 @@ def train(
             backbone=plan.backbone,
             revision=outlined.revision,
             token_sr=str(folder / TOKEN_SR),
+            provenance=record | {"earlier": read_processes(folder)[:-1]},
         )
         summary.write(folder)
         board.chart("held_out/kl_per_layer", kl_chart(summary))

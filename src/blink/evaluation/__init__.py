@@ -11,6 +11,7 @@ Read from top to bottom: a file imports only from files above it.
     predict.py    samples -> predictions.jsonl (resumable) -> scores.json
     answerers.py  samples about a picture through the engine, or one by one through generate
     compare.py    finished runs, side by side and in pairs
+    rerun.py      a finished run repeated, and whether its scores come out again
     example.py    a picture of one answer, from its events
     dashboard.py  what an evaluation writes to W&B, TensorBoard or CSV files
     sweeps/       multiruns in one pass, and the paper's tables

@@ -214,7 +214,7 @@ def training_differs(token_sr: str, path: str, prefix: str) -> list[str]:
     return found
 
 
-def provenance(backbone: Backbone, token_sr: str | None) -> dict[str, str | None]:
+def fingerprints(backbone: Backbone, token_sr: str | None) -> dict[str, str | None]:
     """Fingerprints of backbone and TokenSR modules, by which a run notices that their files have changed."""
     return {
         "revision": backbone.revision,

@@ -5,6 +5,8 @@ Of the backbone only the config is read: no weights.
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 from omegaconf import DictConfig
@@ -15,15 +17,15 @@ from blink.evaluation.checks import (
     check_depth,
     check_fit,
     check_values,
+    fingerprints,
     modules_folder,
     outlined,
     prompt_template,
-    provenance,
     reject_training_keys,
     training_differs,
 )
 from blink.evaluation.presets import LAYER_STUDIES, OTHER, resolve
-from blink.evaluation.questions import Questions, read_questions
+from blink.evaluation.questions import Questions, read_questions, samples_digest
 from blink.evaluation.scores import Setup
 from blink.inference.policy import Policy, check_layers, parse_layers
 from blink.inputs.pictures import Rules
@@ -31,6 +33,7 @@ from blink.model.backbone import Backbone
 from blink.model.processors import pads
 from blink.model.prompts import Template
 from blink.runs.command import plain, reject_added_keys
+from blink.runs.provenance import mixed, note_process, provenance, read_processes
 from blink.runs.values import UserError
 
 log = logging.getLogger(__name__)
@@ -108,6 +111,8 @@ def make_plan(config: DictConfig, overrides: Sequence[str]) -> Plan:
         raise UserError(
             "experiment= stands for several evaluations: add --multirun (with hydra/sweeper=rows, the default)"
         )
+    if config.get("rerun") is not None:
+        raise UserError(f"rerun={config.rerun}: a run is repeated by itself, without --multirun")
     check_values(plain(config))
     model, method, data = config.model, config.method, config.data
     backbone = outlined(model.path, revision=model.revision)
@@ -131,8 +136,9 @@ def make_plan(config: DictConfig, overrides: Sequence[str]) -> Plan:
     inputs = {
         "version": questions.benchmark.version,
         "pictures": questions.pictures,
-        **provenance(backbone, token_sr),
+        **fingerprints(backbone, token_sr),
     }
+    recorded = inputs | {"samples": samples_digest(questions.samples)}
     setup = Setup(
         method=method.name,
         data=questions.data,
@@ -145,6 +151,7 @@ def make_plan(config: DictConfig, overrides: Sequence[str]) -> Plan:
         token_sr=token_sr,
         reuse=config.engine.reuse,
         warnings=training_differs(token_sr, model.path, template.prefix) if token_sr else [],
+        provenance=provenance("eval", overrides, seed=config.seed, inputs=recorded),
     )
     return Plan(
         backbone=Checkpoint.of(model),
@@ -159,6 +166,22 @@ def make_plan(config: DictConfig, overrides: Sequence[str]) -> Plan:
         inputs=inputs,
         setup=setup,
     )
+
+
+def with_processes(plan: Plan, folder: Path, *, finished: bool) -> Plan:
+    """Return a plan whose result will say which processes answered, and warn where their software differed.
+
+    Args:
+        folder: of the run, in which this process is noted unless nothing is left to answer.
+        finished: whether all questions are answered.
+    """
+    record = dict(plan.setup.provenance or {})
+    if not finished:
+        note_process(folder, record)
+    processes = read_processes(folder) or [record]
+    record = processes[-1] | {"earlier": processes[:-1]}
+    warnings = [*plan.setup.warnings, *mixed(processes)]
+    return plan._replace(setup=replace(plan.setup, provenance=record, warnings=warnings))
 
 
 def questions_of(config: DictConfig, limit: int | None = None) -> Questions:

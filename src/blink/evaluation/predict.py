@@ -7,7 +7,6 @@ failure never becomes an empty answer. A benchmark that has to be judged is judg
 judged rows replace the file as a whole. Knows nothing of models: an `Answerer` answers samples.
 """
 
-import json
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,9 +22,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from blink.bench.base import Benchmark, Graded, Row, Sample
 from blink.bench.judges import EndpointError
 from blink.bench.scoring import make_row
+from blink.evaluation.questions import samples_digest
 from blink.evaluation.scores import Result, Setup, score_rows, total_flops
 from blink.inference.engine import Answer
-from blink.runs.files import json_lines, parse_jsonl, read_json, short_digest, write_json, write_text
+from blink.runs.files import json_lines, parse_jsonl, read_json, write_json, write_text
 from blink.runs.folder import INPUTS, check_inputs
 from blink.runs.machine import peak_memory_mb
 from blink.runs.values import UserError
@@ -253,14 +253,6 @@ def graded(benchmark: Benchmark, rows: list[Row], folder: Path) -> list[Row]:
     if judged != rows:
         write_text(folder / PREDICTIONS, json_lines(judged))
     return judged
-
-
-def samples_digest(samples: Sequence[Sample]) -> str:
-    """Return a hash of the samples without their pictures' pixels, by which a changed data set is noticed."""
-    text = json.dumps(
-        [(s.id, s.image, s.question, s.label, s.split, dict(s.details)) for s in samples], sort_keys=True
-    )
-    return short_digest(text)
 
 
 def _rows(

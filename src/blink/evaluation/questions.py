@@ -3,6 +3,7 @@
 Flat arguments in, plain values out; results are kept, since the jobs of a sweep ask for the same things.
 """
 
+import json
 import logging
 from collections.abc import Sequence
 from functools import lru_cache
@@ -15,6 +16,7 @@ from rich.progress import track
 from blink.bench import BENCHMARKS, Benchmark, Judge, Sample
 from blink.bench.base import Graded
 from blink.inputs.pictures import AS_AUTHORS, Notes, Rules
+from blink.runs.files import short_digest
 from blink.runs.values import UserError
 
 log = logging.getLogger(__name__)
@@ -90,6 +92,14 @@ def read_questions(
     if len(chosen) < len(samples):
         edition = f"the first {len(chosen):,} of {len(samples):,} questions of {data}"
     return Questions(benchmark, chosen, data, edition, digest)
+
+
+def samples_digest(samples: Sequence[Sample]) -> str:
+    """Return a hash of the samples without their pictures' pixels, by which a changed data set is noticed."""
+    text = json.dumps(
+        [(s.id, s.image, s.question, s.label, s.split, dict(s.details)) for s in samples], sort_keys=True
+    )
+    return short_digest(text)
 
 
 def check_pictures(samples: Sequence[Sample], rules: Rules) -> str:

@@ -34,6 +34,8 @@ class Setup:
         token_sr: folder or hub id of the modules.
         reuse: whether questions about a picture were answered together, "full" or "none".
         warnings: what a reader of the scores should know.
+        provenance: command, versions, commit and fingerprints, as `blink.runs.provenance` records them; None for results
+            of earlier versions.
     """
 
     method: str | None = None
@@ -47,6 +49,7 @@ class Setup:
     token_sr: str | None = None
     reuse: str | None = None
     warnings: Sequence[str] = ()
+    provenance: Mapping[str, Any] | None = None
 
     def written(self) -> dict[str, Any]:
         """The attributes as JSON values."""
@@ -156,8 +159,25 @@ _OF_ROWS = (
     "unread_as",
 )
 _OF_COST = ("flops", "seconds", "questions_per_second", "peak_memory_mb")
-_OF_A_RUN = (*(field.name for field in fields(Setup)), *_OF_ROWS, "expanded", "events", *_OF_COST)
-_OF_A_FILE = ("method", "data", "predictions", "policy", *_OF_ROWS, "warnings", "expanded", "events")
+_OF_A_RUN = (
+    *(field.name for field in fields(Setup) if field.name != "provenance"),
+    *_OF_ROWS,
+    "expanded",
+    "events",
+    *_OF_COST,
+    "provenance",
+)
+_OF_A_FILE = (
+    "method",
+    "data",
+    "predictions",
+    "policy",
+    *_OF_ROWS,
+    "warnings",
+    "expanded",
+    "events",
+    "provenance",
+)
 """Keys of a result as they follow each other in its file."""
 
 

@@ -2,14 +2,15 @@
 
 Read from top to bottom: a file imports only from files above it.
 
-    values.py    checks of single values that a user gave, with one wording
-    machine.py   fast dtypes, memory, and which of several processes this is
-    signals.py   Ctrl-C and SIGTERM: a safe point, one line, exit code 130 or 143
-    files.py     files of text, JSON and CSV: read with one set of messages, never half written
-    lock.py      one process at a time in a run folder
-    folder.py    one folder per run, named after its overrides
-    command.py   Hydra commands: their configs, misspelt keys, mistakes in one line
-    board.py     numbers, pictures and tables for whatever logger there is
-    loggers.py   Weights & Biases, TensorBoard, CSV, and what was logged already
-    style.py     one look for all plots, and their files
+    values.py      checks of single values that a user gave, with one wording
+    machine.py     fast dtypes, memory, and which of several processes this is
+    signals.py     Ctrl-C and SIGTERM: a safe point, one line, exit code 130 or 143
+    files.py       files of text, JSON and CSV: read with one set of messages, never half written
+    lock.py        one process at a time in a run folder
+    folder.py      one folder per run, named after its overrides
+    provenance.py  where a result comes from: command, versions, commit, fingerprints
+    command.py     Hydra commands: their configs, misspelt keys, mistakes in one line
+    board.py       numbers, pictures and tables for whatever logger there is
+    loggers.py     Weights & Biases, TensorBoard, CSV, and what was logged already
+    style.py       one look for all plots, and their files
 """

@@ -29,7 +29,7 @@ CONFIG_FILE = "config.yaml"
 INPUTS = "inputs.json"
 """Fingerprints of what a run depends on beyond its config, such as weights and pictures, in its folder."""
 
-_HOW_NOT_WHAT = ("fresh", "logger", "outputs", "wait")
+_HOW_NOT_WHAT = ("fresh", "logger", "outputs", "rerun", "wait")
 """Keys that change how a run is stored or reported, not what it computes: runs that differ in these alone are the same."""
 
 _ADDED = {"positions": "append"}

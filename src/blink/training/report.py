@@ -30,6 +30,8 @@ class Summary:
         unreadable_images: left out.
         backbone, revision: folder or hub id, and its commit on the hub.
         token_sr: folder of the modules.
+        provenance: command, versions, commit and fingerprints, as `blink.runs.provenance` records them; None for runs of
+            earlier versions.
     """
 
     layers: dict[str, dict[str, float]]
@@ -41,6 +43,7 @@ class Summary:
     backbone: str
     revision: str | None
     token_sr: str
+    provenance: dict[str, Any] | None = None
 
     @classmethod
     def read(cls, folder: Path) -> "Summary":

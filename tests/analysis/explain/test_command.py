@@ -49,8 +49,14 @@ def test_one_answer(
     )
     command(monkeypatch, *asked)
     [folder] = Path("outputs/explain").iterdir()
-    assert {path.name for path in folder.iterdir()} == {"config.yaml", "explain.html", "explain.json"}
+    assert {path.name for path in folder.iterdir()} == {
+        "config.yaml",
+        "explain.html",
+        "explain.json",
+        "provenance.json",
+    }
     data = json.loads((folder / "explain.json").read_text())
+    assert data["provenance"]["inputs"].keys() >= {"picture", "backbone"}
     assert data["question"] == "Is it <b>wet</b>?"
     vanilla, blink = data["answers"]
     assert (vanilla["name"], blink["name"]) == ("without Blink", "with Blink-interp")

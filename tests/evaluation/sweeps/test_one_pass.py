@@ -46,6 +46,8 @@ def left(folder: Path) -> dict[str, dict[str, Any]]:
     runs = {}
     for run in sorted((folder / "outputs" / "eval").iterdir()):
         scores = json.loads((run / "scores.json").read_text())
+        for record in (scores["provenance"], *scores["provenance"]["earlier"]):
+            del record["started_as"]
         rows = [json.loads(line) for line in (run / "predictions.jsonl").read_text().splitlines()]
         for row in rows:
             for event in row["events"]:

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from omegaconf import OmegaConf
 from rich.progress import track
 
 from blink.analysis.explain.answers import Explainer, Explanation, Side
@@ -16,11 +15,11 @@ from blink.bench.statistics import McNemar, mcnemar
 from blink.evaluation.answerers import load_checkpoint
 from blink.evaluation.compare import FinishedRun, check_comparable, read_run
 from blink.evaluation.plan import Plan, make_plan
-from blink.evaluation.predict import resume
+from blink.evaluation.predict import SCORES, resume
+from blink.evaluation.rerun import stored_config
 from blink.inference.algorithm import Run
 from blink.inference.policy import Event
-from blink.runs.files import write_csv, write_text
-from blink.runs.folder import CONFIG_FILE
+from blink.runs.files import short_digest, write_csv, write_text
 from blink.runs.values import UserError
 
 INDEX = "index.html"
@@ -63,6 +62,11 @@ class Flips(NamedTuple):
     chosen: list[Flip]
     test: McNemar
     asked: int
+
+    @property
+    def inputs(self) -> dict[str, Any]:
+        """Fingerprints of both runs, by their folders."""
+        return {str(run.folder): short_digest((run.folder / SCORES).read_bytes()) for run in self.runs}
 
 
 class Card(NamedTuple):
@@ -165,11 +169,7 @@ def _plan(run: FinishedRun) -> Plan:
     Raises:
         ValueError: its config is missing, or what it was answered from has changed.
     """
-    path = run.folder / CONFIG_FILE
-    if not path.is_file():
-        raise UserError(f"{run.folder} holds no {CONFIG_FILE}, by which its questions could be asked again")
-    config: Any = OmegaConf.load(path)
-    plan = make_plan(config, [])
+    plan = make_plan(stored_config(run.folder, "runs"), [])
     resume(run.folder, plan.samples, inputs=plan.inputs)
     return plan
 

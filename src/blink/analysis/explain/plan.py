@@ -17,6 +17,7 @@ from blink.bench import BENCHMARKS, Sample
 from blink.evaluation.checks import (
     check_fit,
     check_values,
+    fingerprints,
     modules_folder,
     outlined,
     prompt_template,
@@ -28,6 +29,7 @@ from blink.inference.algorithm import Run
 from blink.inputs.pictures import Rules
 from blink.model.prompts import Template
 from blink.runs.command import plain
+from blink.runs.files import short_digest
 from blink.runs.values import UserError, choice, whole_number
 
 log = logging.getLogger(__name__)
@@ -37,12 +39,13 @@ _OF_BOTH = ("explain", "outputs", "fresh", "wait")
 
 
 class OneQuestion(NamedTuple):
-    """A question whose settings were checked, and the two ways to answer it."""
+    """A question whose settings were checked, the two ways to answer it, and fingerprints of what answers depend on."""
 
     sample: Sample
     backbone: Checkpoint
     template: Template
     sides: tuple[Side, Side]
+    inputs: dict[str, Any]
 
 
 def make_plan(config: DictConfig, overrides: Sequence[str]) -> OneQuestion | Flips:
@@ -105,4 +108,5 @@ def _one_question(config: DictConfig, settings: dict[str, Any]) -> OneQuestion:
     )
     name = "with Blink" if method["trained"] else "with Blink-interp"
     sides = Side("without Blink", Run(), longest), Side(name, Run(policy, token_sr), longest)
-    return OneQuestion(sample, Checkpoint.of(model), template, sides)
+    inputs = {"picture": short_digest(sample.load_image().tobytes()), **fingerprints(backbone, token_sr)}
+    return OneQuestion(sample, Checkpoint.of(model), template, sides, inputs)

@@ -26,15 +26,15 @@ from blink.evaluation.answerers import load_checkpoint
 from blink.evaluation.checks import (
     check_data_keys,
     check_values,
+    fingerprints,
     modules_folder,
     outlined,
     prompt_template,
-    provenance,
     training_differs,
 )
 from blink.evaluation.plan import Checkpoint, family_of, questions_of
-from blink.evaluation.predict import SCORES, samples_digest
-from blink.evaluation.questions import check_pictures
+from blink.evaluation.predict import SCORES
+from blink.evaluation.questions import check_pictures, samples_digest
 from blink.inference.policy import POSITIONS
 from blink.inputs.pictures import Rules
 from blink.model.token_sr import check_patches
@@ -125,7 +125,7 @@ def _plan_of_backbone(config: DictConfig, settings: Mapping[str, Any]) -> Plan:
         "samples": samples_digest(samples),
         "pictures": pictures,
         "boxes": short_digest(json.dumps([sample.details.get("box") for sample in samples])),
-        **provenance(backbone, token_sr),
+        **fingerprints(backbone, token_sr),
     }
 
     def subject() -> Subject:

@@ -34,6 +34,7 @@ from blink.evaluation.sweeps.report import COMPARISONS, read_jobs
 from blink.evaluation.sweeps.text_tables import markdown, on_screen, transposed
 from blink.runs.files import write_csv, write_text
 from blink.runs.folder import CONFIG_FILE, run_name
+from blink.runs.provenance import software
 from blink.runs.values import UserError
 
 MARKDOWN, CSV, PLOT = "table.md", "table.csv", "table.png"
@@ -155,6 +156,10 @@ def notes(
         if "pope" in unlike and any("pope" in row for row in paper.rows.values()):
             remarks.append(f"{POPE_MARK} {POPE_REMARK}")
         remarks += [f"{paper.number}: {remark}" for remark in paper.remarks]
+    made_with = dict.fromkeys(
+        software(entry.run.result.provenance) for entry in entries if entry.run.result.provenance
+    )
+    remarks += [f"made with {words}" for words in made_with]
     warnings = dict.fromkeys(warning for entry in entries for warning in entry.run.result.warnings)
     return remarks + [f"warning: {warning}" for warning in warnings]
 

@@ -13,7 +13,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from blink.evaluation.answerers import load_answerer
-from blink.evaluation.plan import POLICY_KEYS, Plan, make_plan
+from blink.evaluation.plan import POLICY_KEYS, Plan, make_plan, with_processes
 from blink.evaluation.predict import Task, predict, resume
 from blink.runs.command import one_line_errors, plain
 from blink.runs.folder import given_folder, lock_run, open_run, run_folder
@@ -47,6 +47,7 @@ def answer_together(configs: Sequence[DictConfig]) -> None:
             folder = open_run(root, "eval", overrides, settings, fresh=config.fresh, given=given)
             rows = resume(folder, plan.samples, inputs=plan.inputs)
             if plan.reuse == "full" and len(rows) < len(plan.samples):
+                with_processes(plan, folder, finished=False)
                 passes.setdefault(_shared(config), {})[folder] = (plan, Task(folder, rows))
     with one_line_errors():
         for together in passes.values():

@@ -26,6 +26,7 @@ from blink.evaluation.compare import (
 from blink.evaluation.scores import Result
 from blink.inference.policy import Policy
 from blink.runs.files import read_json, remove_partial, write_csv, write_json
+from blink.runs.provenance import software
 from blink.runs.values import UserError
 
 TABLE = "sweep.csv"
@@ -183,7 +184,8 @@ def _record(job: Job, keys: Sequence[str]) -> dict[str, Any]:
         record |= {name: round(value, 4), f"{name}_low": round(low, 4), f"{name}_high": round(high, 4)}
     costs = ("n", "images", "empty", "unread", "expanded", "flops", "seconds", "peak_memory_mb")
     record |= {name: getattr(result, name) for name in costs}
-    return record | {"folder": str(job.run.folder)}
+    made_with = software(result.provenance) if result.provenance else None
+    return record | {"made_with": made_with, "folder": str(job.run.folder)}
 
 
 def _settings(policy: Policy | None) -> dict[str, Any]:
