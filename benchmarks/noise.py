@@ -15,7 +15,7 @@ from PIL import Image
 from benchmarks.common import DTYPES, Bench, Picture, bare_command_line, pope_pictures, shipped_run, tiny
 from benchmarks.report import paper_table
 from blink import Engine, Event, Run, attach
-from blink.inference.decoding import closing_tokens
+from blink.inference.engine.decoding import closing_tokens
 
 QUESTIONS = 18
 """About one picture."""

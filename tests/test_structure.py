@@ -80,7 +80,7 @@ def test_the_readme_shows_every_room_and_command() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     tree = re.findall(r"^  (\w+(?:\.py|/)) ", text, flags=re.MULTILINE)
     assert [name.rstrip("/") for name in tree if name.endswith("/") and name != "assets/"] == list(ROOMS)
-    method = re.findall(r"^    (\w+\.py) ", text, flags=re.MULTILINE)
+    method = re.findall(r"^    (\w+(?:\.py|/)) ", text, flags=re.MULTILINE)
     assert method == reading_order(SOURCE / "inference")
 
 

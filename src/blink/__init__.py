@@ -7,10 +7,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from blink.inference.algorithm import Run
     from blink.inference.attach import Handle, attach
     from blink.inference.engine import Engine
     from blink.inference.policy import Event, Policy
+    from blink.inference.run import Run
     from blink.model.token_sr import TokenSR
     from blink.model.token_sr_files import load_token_sr, save_token_sr
 
@@ -31,7 +31,7 @@ _HOMES = {
     "Event": "blink.inference.policy",
     "Handle": "blink.inference.attach",
     "Policy": "blink.inference.policy",
-    "Run": "blink.inference.algorithm",
+    "Run": "blink.inference.run",
     "TokenSR": "blink.model.token_sr",
     "attach": "blink.inference.attach",
     "load_token_sr": "blink.model.token_sr_files",

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from blink import Policy, TokenSR, attach
 from blink.analysis.probe import probe, record
-from blink.inference.algorithm import Run
+from blink.inference.run import Run
 from blink.inference.saliency import focus
 from blink.inference.spans import find_spans
 from blink.model.backbone import CACHE, Backbone

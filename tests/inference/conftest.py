@@ -2,9 +2,7 @@
 
 Files of the room that are tested where they are used:
 
+    run.py         test_attach.py, engine/test_engine.py
     algorithm.py   test_attach.py, oracle/test_oracle.py, oracle/test_oracle_random.py
     streams.py     test_attach.py, oracle/test_oracle.py, oracle/test_oracle_random.py
-    trunk.py       test_engine.py
-    branching.py   test_engine.py, test_saliency.py
-    decoding.py    test_engine.py
 """

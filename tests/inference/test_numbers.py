@@ -7,9 +7,9 @@ import pytest
 import torch
 
 import blink
-from blink.inference.algorithm import Run
-from blink.inference.decoding import NOT_FINITE, largest
 from blink.inference.engine import Engine
+from blink.inference.engine.decoding import NOT_FINITE, largest
+from blink.inference.run import Run
 from blink.inference.saliency import Decision, RowsOfSaliency, attention_row, scan_and_decide, similarity_row
 from blink.runs.values import NotFiniteError
 from tests import models

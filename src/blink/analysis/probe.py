@@ -21,7 +21,6 @@ from blink.bench import Sample
 from blink.inference.algorithm import (
     Observer,
     PassOutput,
-    Run,
     Stream,
     last_row,
     on_picture,
@@ -29,6 +28,7 @@ from blink.inference.algorithm import (
     saliency_of,
 )
 from blink.inference.policy import Event, Policy, living
+from blink.inference.run import Run
 from blink.inference.saliency import RowsOfSaliency, focus
 from blink.inference.spans import Spans, prompt_spans
 from blink.model.backbone import Backbone

@@ -14,8 +14,8 @@ from blink.bench import Sample
 from blink.evaluation.checks import outlined
 from blink.evaluation.cost import Meter
 from blink.evaluation.plan import Checkpoint, Plan
-from blink.inference.algorithm import Run
 from blink.inference.engine import Answer, Engine
+from blink.inference.run import Run
 from blink.model.backbone import Backbone
 from blink.model.checkpoints import load_backbone
 from blink.model.image_inputs import prompt_inputs

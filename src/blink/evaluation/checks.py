@@ -13,8 +13,8 @@ from transformers.utils import is_flash_attn_2_available
 
 from blink.bench import PROMPTS
 from blink.evaluation.presets import LAYER_STUDIES, OTHER
-from blink.inference.algorithm import Run
 from blink.inference.policy import Policy
+from blink.inference.run import Run
 from blink.model.backbone import Backbone
 from blink.model.checkpoints import check_device_map, outline
 from blink.model.fingerprint import TINY

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
-from blink.inference.algorithm import PassOutput, Run, run_prompt, run_step
+from blink.inference.algorithm import PassOutput, run_prompt, run_step
 from blink.inference.cache import BlinkCache
 from blink.inference.policy import Event, Policy, check_policy
 from blink.inference.refusals import (
@@ -38,6 +38,7 @@ from blink.inference.refusals import (
     check_prompt,
     check_step,
 )
+from blink.inference.run import Run
 from blink.inference.spans import Spans, prompt_spans
 from blink.model.backbone import CACHE, Backbone
 from blink.model.image_inputs import check_images, pixel_digests, sample_key

@@ -18,8 +18,8 @@ import pytest
 from blink.analysis.explain.answers import Explainer, Explanation, Side
 from blink.bench import Sample
 from blink.eval import main as evaluation
-from blink.inference.algorithm import Run
 from blink.inference.policy import Policy
+from blink.inference.run import Run
 from blink.model.backbone import Backbone
 from blink.model.checkpoints import load_backbone
 from blink.model.prompts import template_named

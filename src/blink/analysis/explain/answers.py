@@ -14,9 +14,9 @@ from blink.analysis.cases import Box, as_seen
 from blink.analysis.probe import LayerRecord, record
 from blink.bench import Sample
 from blink.evaluation.cost import Meter
-from blink.inference.algorithm import Run
 from blink.inference.engine import Engine
 from blink.inference.policy import Event, Policy
+from blink.inference.run import Run
 from blink.model.backbone import Backbone
 from blink.model.image_inputs import prompt_inputs
 from blink.model.prompts import Template

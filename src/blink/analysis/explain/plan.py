@@ -25,7 +25,7 @@ from blink.evaluation.checks import (
 )
 from blink.evaluation.plan import Checkpoint, policy_of
 from blink.evaluation.questions import check_pictures
-from blink.inference.algorithm import Run
+from blink.inference.run import Run
 from blink.inputs.pictures import Rules
 from blink.model.prompts import Template
 from blink.runs.command import plain

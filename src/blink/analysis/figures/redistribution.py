@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from blink.analysis.cases import Shown
 from blink.analysis.probe import PictureAttention, Prober
 from blink.bench.statistics import Floats
-from blink.inference.algorithm import Run
 from blink.inference.policy import Policy
+from blink.inference.run import Run
 from blink.inference.saliency import focus
 from blink.runs.style import INTERP, TOKEN_SR, VANILLA, Line
 

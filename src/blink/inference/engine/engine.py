@@ -21,15 +21,15 @@ from PIL import Image
 from torch import Tensor, nn
 from transformers.generation import LogitsProcessorList
 
-from blink.inference.algorithm import Run
 from blink.inference.attach import attach
 from blink.inference.attention import hooks_enabled
-from blink.inference.branching import advance
-from blink.inference.decoding import FiniteLogits, closing_ids, closing_tokens, decode
+from blink.inference.engine.branching import advance
+from blink.inference.engine.decoding import FiniteLogits, closing_ids, closing_tokens, decode
+from blink.inference.engine.rows import Rows, Shared, start
+from blink.inference.engine.trunk import ExtensionCache, run_trunk
 from blink.inference.policy import Event, Policy
-from blink.inference.rows import Rows, Shared, start
+from blink.inference.run import Run
 from blink.inference.spans import prompt_spans
-from blink.inference.trunk import ExtensionCache, run_trunk
 from blink.model.backbone import Backbone
 from blink.model.families import Encoded, Grid
 from blink.model.image_inputs import embed_prompt, encode_image, pixel_digests, prompt_inputs, sample_key

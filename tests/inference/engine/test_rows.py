@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from blink.inference.cache import KeysValues
-from blink.inference.rows import attend_blocks
+from blink.inference.engine.rows import attend_blocks
 
 
 @pytest.mark.parametrize("causal", [True, False])

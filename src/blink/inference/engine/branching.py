@@ -16,8 +16,9 @@ from torch.nn import functional as F
 
 from blink.inference.algorithm import placement_of
 from blink.inference.attention import LeaveLayer
+from blink.inference.engine.rows import Member, Rows, Shared, group_by_extension, run_layer
+from blink.inference.engine.trunk import Extension, ExtensionKey
 from blink.inference.policy import Event
-from blink.inference.rows import Member, Rows, Shared, group_by_extension, run_layer
 from blink.inference.saliency import (
     Decision,
     RowsOfSaliency,
@@ -25,7 +26,6 @@ from blink.inference.saliency import (
     scan_and_decide,
     similarity_row,
 )
-from blink.inference.trunk import Extension, ExtensionKey
 
 
 def advance(shared: Shared, rows: Rows) -> Rows:

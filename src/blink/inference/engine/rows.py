@@ -17,11 +17,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from blink.inference.algorithm import Run
 from blink.inference.cache import KeysValues, OneCall
+from blink.inference.engine.trunk import Extension, ExtensionCache, Trunk
 from blink.inference.policy import Event
+from blink.inference.run import Run
 from blink.inference.saliency import without_autocast
-from blink.inference.trunk import Extension, ExtensionCache, Trunk
 from blink.model.backbone import Backbone, Frame
 
 

@@ -15,8 +15,8 @@ from PIL import Image
 from torch import nn
 
 import blink
-from blink.inference.algorithm import Run
 from blink.inference.engine import Answer, Engine
+from blink.inference.run import Run
 from tests import models
 from tests.inference.oracle import comparison
 from tests.inference.oracle.comparison import MARGIN, Sharpen, modules_of, rig

@@ -18,8 +18,8 @@ from torch.nn import functional as F
 from transformers.generation import GenerationConfig, LogitsProcessor
 
 from blink.inference.cache import KeysValues, OneCall
-from blink.inference.rows import Blocks, Rows, Shared
-from blink.inference.trunk import Extension
+from blink.inference.engine.rows import Blocks, Rows, Shared
+from blink.inference.engine.trunk import Extension
 from blink.runs.values import NotFiniteError, UserError
 
 NOT_FINITE = -1
