@@ -8,11 +8,11 @@ import pytest
 
 from blink.inference.run import Run
 from tests import models
+from tests.inference.engine.test_engine import check
 from tests.inference.oracle import comparison
 from tests.inference.oracle import literal as oracle
 from tests.inference.oracle.cases import CASES, SCHEMES, SIZES
 from tests.inference.oracle.comparison import modules_of, random_plan, rig
-from tests.inference.engine.test_engine import check
 
 PROMPTS, RUNS = 3, 6
 
