@@ -14,11 +14,12 @@ import torch
 from benchmarks.common import Bench, Options, Row, Times, interleave, tiny, wide
 from benchmarks.report import main
 from blink.evaluation.cost import training_step
+from blink.model.backbone import Backbone
 from blink.model.checkpoints import load_backbone
 from blink.model.dimensions import Dimensions
-from blink.model.views import Views, prefix_ids
+from blink.model.views import VIEWS, Views, prefix_ids
 from blink.training.feature_store import FeatureStore
-from blink.training.features import VIEWS, Features, trunk_features
+from blink.training.features import Batch, Features, trunk_features
 from blink.training.module import TokenSRTraining
 
 BAR = 1.7
@@ -85,7 +86,8 @@ def carried_over(bench: Bench, times: Times) -> Row:
 def memory() -> Row:
     """What of the backbone training layer 8 loads, and how many tensors its pass keeps for a backward pass."""
     backbone = load_backbone("tiny", num_layers=8)
-    module = TokenSRTraining(backbone, prefix_ids(backbone.processor, "USER: "), (8,))
+    module = TokenSRTraining(backbone, (8,))
+    prefix = prefix_ids(backbone.processor, "USER: ")
     module.token_sr.requires_grad_(False)  # what is kept for a backward pass is the backbone's then
     kept: list[torch.Tensor] = []
 
@@ -94,7 +96,7 @@ def memory() -> Row:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        module.quadrant_features(_views(Dimensions.of(backbone.model.config), 1))
+        module.quadrant_features(_views(Dimensions.of(backbone.model.config), backbone, prefix, 1))
     layers = backbone.num_layers
     return Row(
         "training layer 8: decoder layers above it in memory, activations kept for the backbone",
@@ -112,8 +114,8 @@ def memory() -> Row:
 def disk_times(bench: Bench, layers: tuple[int, ...], *, images: int, repeats: int) -> Times:
     """Time steps of the same modules, with features from disk and with features that the backbone computes."""
     batch, names = _batch(bench, images), [str(image) for image in range(images)]
-    prefix = prefix_ids(bench.processor, bench.template.prefix)
-    states = trunk_features(bench.backbone, prefix, batch, layers).states
+    (features,) = trunk_features(bench.backbone, batch, layers)
+    states = features.states
     with TemporaryDirectory(prefix="blink-") as folder:
         shape = (VIEWS, *bench.dims.grid, bench.dims.hidden)
         store = FeatureStore(Path(folder), {}, shape, notes={})
@@ -121,12 +123,12 @@ def disk_times(bench: Bench, layers: tuple[int, ...], *, images: int, repeats: i
         for image, (row, name) in enumerate(zip(rows, names, strict=True)):
             store.write(row, name, {layer: state[image] for layer, state in states.items()})
         store.commit()
-        del states
+        del states, features
 
-        def read() -> Features:
+        def read() -> list[Features]:
             found = [store.read(row, layers, bench.model.dtype) for row in rows]
             joined = {layer: torch.stack([states[layer] for states in found]) for layer in layers}
-            return Features({layer: state.to(bench.model.device) for layer, state in joined.items()})
+            return [Features({layer: state.to(bench.model.device) for layer, state in joined.items()})]
 
         step = _Steps(_module(bench, layers))
         return interleave(lambda: step(read()), lambda: step(batch), repeats, warm_up=images > 1)
@@ -165,19 +167,19 @@ class _Steps:
         self.module = module.to(module.backbone.device)
         self.optimizer = torch.optim.AdamW(module.token_sr.parameters(), lr=1e-4)
 
-    def __call__(self, batch: Views | Features) -> None:
+    def __call__(self, batch: Batch) -> None:
         torch.stack(list(self.module.losses(batch).values())).sum().backward()
         self.optimizer.step()
         self.optimizer.zero_grad()
 
 
 def _module(bench: Bench, layers: tuple[int, ...]) -> TokenSRTraining:
-    prefix = prefix_ids(bench.processor, bench.template.prefix)
-    return TokenSRTraining(bench.backbone, prefix, layers)
+    return TokenSRTraining(bench.backbone, layers)
 
 
 def _batch(bench: Bench, images: int) -> Views:
-    return Views(*(part.to(bench.model.device) for part in _views(bench.dims, images)))
+    prefix = prefix_ids(bench.processor, bench.template.prefix)
+    return _views(bench.dims, bench.backbone, prefix, images)
 
 
 def full_size_ratio(dims: Dimensions, both: float, alone: float) -> float:
@@ -197,9 +199,16 @@ def _flops(dims: Dimensions, layers: tuple[int, ...]) -> int:
     return training_step(dims, layers, prefix=35, images=1).flops
 
 
-def _views(dims: Dimensions, images: int) -> Views:
-    side = dims.grid[0] * dims.patch
-    return Views(torch.rand(images, 3, side, side), torch.rand(images, 4, 3, side, side))
+def _views(dims: Dimensions, backbone: Backbone, prefix_ids_1P: torch.Tensor, images: int) -> Views:
+    """Views of random pixels, on the backbone's device."""
+    side, (H, W) = dims.grid[0] * dims.patch, dims.grid
+    picture = torch.full((1, H * W), backbone.image_token_id)
+    inputs = {
+        "input_ids": torch.cat((prefix_ids_1P, picture), dim=1).expand(VIEWS * images, -1),
+        "pixel_values": torch.rand(VIEWS * images, 3, side, side),
+    }
+    on_device = {name: value.to(backbone.device) for name, value in inputs.items()}
+    return Views((on_device,), (torch.arange(VIEWS * images),))
 
 
 if __name__ == "__main__":

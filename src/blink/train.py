@@ -89,7 +89,7 @@ def train(
     """
     from blink.model.processors import load_processor
     from blink.model.prompts import template_of
-    from blink.model.views import ViewMaker, prefix_ids
+    from blink.model.views import ViewMaker, prefix_ids, quadrants
     from blink.training import parts
     from blink.training.checkpoints import CHECKPOINTS, checkpoint_to_continue, numbered_checkpoints
     from blink.training.dashboard import TrainingMonitor, kl_chart
@@ -115,8 +115,8 @@ def train(
         )
         processor = load_processor(plan.backbone, revision=plan.revision, pad=plan.pad)
         prefix = template_of(processor, plan.template).prefix
-        ids, views = prefix_ids(processor, prefix), ViewMaker(processor)
-        stored = parts.stored_features(plan, outlined, processor, ids)
+        views = ViewMaker(processor, prefix, outlined.grid)
+        stored = parts.stored_features(plan, outlined, processor, prefix_ids(processor, prefix))
         portions, unreadable = parts.image_portions(plan, images, folder, stored)
         inputs = {
             "backbone": outlined.fingerprint.files,
@@ -141,15 +141,16 @@ def train(
         trainer.logger = board.logger
         if board.logger is not None:
             board.settings(plan.config)
-            callbacks.append(TrainingMonitor(board, views(portions.held_out.read(0))))
+            first = portions.held_out.read(0)
+            callbacks.append(TrainingMonitor(board, quadrants(views.seen(first), views.grid(first.size))))
         backbone = parts.load_trunk(plan, outlined, lacking) if lacking else outlined
         if stored is not None and lacking:
-            fill = FillFeatures(stored, backbone, ids, portions, views, batch_size=2, workers=plan.workers)
+            fill = FillFeatures(stored, backbone, portions, views, batch_size=2, workers=plan.workers)
             callbacks.insert(0, fill)
             backbone = (
                 outlined  # `fill` alone holds the weights, and lets go of them once all features are there
             )
-        module = parts.training_module(plan, backbone, ids, parts.load_norms(plan, outlined), references)
+        module = parts.training_module(plan, backbone, parts.load_norms(plan, outlined), references)
         data = PairData(
             portions.train,
             portions.held_out,

@@ -106,12 +106,13 @@ def test_training_step(layers: tuple[int, ...]) -> None:
     """Would catch a trunk run once per layer or per quadrant, and a backward pass of the wrong size."""
     model = models.llava(grid=6).requires_grad_(False)
     dims = Dimensions.of(model.config)
-    module = TokenSRTraining(Backbone(model), torch.tensor([[1, 5, 7]]), layers)
+    module = TokenSRTraining(Backbone(model), layers)
     side = dims.grid[0] * dims.patch
-    batch = Views(torch.rand(2, 3, side, side), torch.rand(2, 4, 3, side, side))
+    ids = torch.tensor([1, 5, 7, *[model.config.image_token_id] * 36]).expand(10, -1)
+    batch = Views(({"input_ids": ids, "pixel_values": torch.rand(10, 3, side, side)},), (torch.arange(10),))
 
     def step() -> None:
-        found = module.quadrant_features(batch).values()
+        found = module.quadrant_features(batch)[0].values()
         torch.stack([one.refined_NdHW.square().mean() for one in found]).sum().backward()
 
     assert counted(step) == training_step(dims, layers, prefix=3, images=2).flops

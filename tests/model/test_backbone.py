@@ -23,54 +23,6 @@ def test_facts(family: str) -> None:
     assert (backbone.hidden_size, backbone.num_layers) == (48, 3)
 
 
-@pytest.mark.parametrize("family", BUILDERS)
-def test_visual_states_are_those_of_a_full_prompt(family: str) -> None:
-    """Catches a trunk that differs from the model's: another prefix, another view, positions or layers off by one."""
-    model = BUILDERS[family](grid=6, layers=4, kv_heads=2)
-    backbone = Backbone(model)
-    inputs = models.batch(model, [5], sizes=[(60, 40)])
-    ids = inputs["input_ids"]
-    first = int((ids[0] == backbone.image_token_id).int().argmax())
-    pixels = inputs["pixel_values"] if family == "llava" else inputs["pixel_values"][:, 0]
-    states = backbone.visual_states(ids[:, :first], pixels, [3, 0, 2])
-    with torch.no_grad():
-        whole = model(**inputs, output_hidden_states=True).hidden_states
-    assert sorted(states) == [0, 2, 3]
-    for layer, state in states.items():
-        want = whole[layer][:, first : first + 36].transpose(1, 2).unflatten(2, (6, 6))
-        torch.testing.assert_close(state, want, atol=1e-5, rtol=1e-5)
-        assert not state.requires_grad
-
-
-def test_visual_states_run_no_layer_too_many() -> None:
-    """Catches work above the highest asked layer: training layer L may have loaded layers 0 to L-1 only."""
-    model = models.llava(grid=4, layers=4)
-    backbone = Backbone(model)
-    pixels = models.batch(model, [1])["pixel_values"]
-    prefix = torch.tensor([[1, 7]])
-    want = backbone.visual_states(prefix, pixels, [2])[2]
-    for layer in model.model.language_model.layers[2:]:
-        for weight in layer.parameters():
-            weight.data.fill_(float("nan"))
-    assert torch.equal(backbone.visual_states(prefix, pixels, [2])[2], want)
-    assert backbone.visual_states(prefix[:, :0], pixels, [0])[0].isfinite().all()
-    with pytest.raises(ValueError, match="0 to 4"):
-        backbone.visual_states(prefix, pixels, [5])
-    with pytest.raises(ValueError, match="0 to 4"):
-        backbone.visual_states(prefix, pixels, [])
-
-
-def test_a_class_token_is_no_cell() -> None:
-    """Catches a grid that is shifted by the class token which "full" keeps."""
-    model = models.llava(grid=4)
-    pixels = models.batch(model, [1])["pixel_values"]
-    want = Backbone(model).visual_states(torch.tensor([[1]]), pixels, [0])[0]
-    model.config.vision_feature_select_strategy = "full"
-    backbone = Backbone(model)
-    assert backbone.family.tokens_per_view == 17
-    assert torch.equal(backbone.visual_states(torch.tensor([[1]]), pixels, [0])[0], want)
-
-
 def test_other_models_are_refused() -> None:
     """Catches an attach that half works on a model it does not know."""
     config = LlamaConfig(

@@ -10,6 +10,7 @@ import torch
 from blink.model import checkpoints
 from blink.model.backbone import Backbone
 from blink.model.checkpoints import load_backbone, load_input_norms, outline
+from blink.model.visual_states import visual_states
 from tests import models
 
 
@@ -23,10 +24,9 @@ def test_lower_layers_only(llava_folder: Path, kept: int) -> None:
     weights = dict(whole.model.named_parameters())
     for name, weight in lower.model.named_parameters():
         assert torch.equal(weight, weights[name]), name
-    pixels = torch.randn(1, 3, 24, 24, generator=torch.Generator().manual_seed(0))
-    prefix = torch.tensor([[1, 7]])
-    state = lower.visual_states(prefix, pixels, [kept])[kept]
-    torch.testing.assert_close(state, whole.visual_states(prefix, pixels, [kept])[kept])
+    inputs = models.batch(whole.model, [0])
+    state = visual_states(lower, inputs, [kept])[kept]
+    torch.testing.assert_close(state, visual_states(whole, inputs, [kept])[kept])
 
 
 def test_loaded_is_frozen_and_pads_on_the_left(llava_folder: Path) -> None:

@@ -1,12 +1,14 @@
 """Views of an image against what the processor itself makes for inference."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from blink.model.families import family_of
-from blink.model.views import ViewMaker, prefix_ids, quadrants
+from blink.model.views import ViewMaker, join_views, prefix_ids, quadrants
 from tests import models
 
 SIDE = 24
@@ -17,6 +19,17 @@ def llava_processor(**settings: object):  # type: ignore[no-untyped-def]  # tran
     for name, value in settings.items():
         setattr(processor.image_processor, name, value)
     return processor
+
+
+def maker_of(processor: Any) -> ViewMaker:
+    return ViewMaker(processor, "USER: ", (6, 6))
+
+
+def pixels(maker: ViewMaker, image: Image.Image) -> torch.Tensor:
+    """Of the full view and the quadrants: [5, C, h, w]."""
+    (inputs,), (places,) = maker(image)
+    assert places.tolist() == [0, 1, 2, 3, 4]
+    return inputs["pixel_values"]
 
 
 def shown(processor, image: Image.Image) -> torch.Tensor:  # type: ignore[no-untyped-def]
@@ -34,7 +47,7 @@ def test_full_view_is_what_inference_sees(kind: str, size: tuple[int, int]) -> N
     else:
         processor = llava_processor(do_pad=kind == "pad")
     image = models.picture(0, size)
-    torch.testing.assert_close(ViewMaker(processor)(image).full_Chw, shown(processor, image))
+    torch.testing.assert_close(pixels(maker_of(processor), image)[0], shown(processor, image))
 
 
 def test_centre_crop_shows_the_centre() -> None:
@@ -46,9 +59,9 @@ def test_centre_crop_shows_the_centre() -> None:
 
     processor = llava_processor(do_center_crop=True, size=SizeDict(shortest_edge=SIDE))
     image = models.picture(0, (60, 48))
-    maker = ViewMaker(processor)
+    maker = maker_of(processor)
     assert maker.seen(image).tobytes() == image.crop((6, 0, 54, 48)).tobytes()
-    torch.testing.assert_close(maker(image).full_Chw, shown(processor, image), atol=0.15, rtol=0)
+    torch.testing.assert_close(pixels(maker, image)[0], shown(processor, image), atol=0.15, rtol=0)
 
 
 def test_padding_is_centred_in_the_mean_colour() -> None:
@@ -89,16 +102,24 @@ def test_base_views_of_other_families_show_the_whole_picture(name: str) -> None:
 def test_quadrants_are_row_major() -> None:
     """Catches quadrants numbered by columns, whose teacher then belongs to another region."""
     values = np.arange(16, dtype=np.uint8).reshape(4, 4)
-    parts = [np.asarray(part).tolist() for part in quadrants(Image.fromarray(values))]
+    parts = [np.asarray(part).tolist() for part in quadrants(Image.fromarray(values), (6, 6))]
     assert parts == [[[0, 1], [4, 5]], [[2, 3], [6, 7]], [[8, 9], [12, 13]], [[10, 11], [14, 15]]]
 
 
 def test_quadrants_of_odd_sides_share_the_middle() -> None:
     """Catches a lost line of pixels or quadrants of different sizes."""
     values = np.arange(15, dtype=np.uint8).reshape(3, 5)
-    parts = [np.asarray(part).tolist() for part in quadrants(Image.fromarray(values))]
+    parts = [np.asarray(part).tolist() for part in quadrants(Image.fromarray(values), (6, 6))]
     assert parts[0] == [[0, 1, 2], [5, 6, 7]]
     assert parts[3] == [[7, 8, 9], [12, 13, 14]]
+
+
+def test_quadrants_of_odd_grids_end_at_cells() -> None:
+    """Catches a picture cut at its middle where the grid is cut beside it: 3 x 5 cells are 1 and 2 rows, 2 and 3 columns."""
+    values = np.arange(60, dtype=np.uint8).reshape(6, 10)
+    parts = [np.asarray(part) for part in quadrants(Image.fromarray(values), (3, 5))]
+    assert [part.shape for part in parts] == [(2, 4), (2, 6), (4, 4), (4, 6)]
+    assert [int(part[0, 0]) for part in parts] == [0, 4, 20, 24]
 
 
 @pytest.mark.parametrize("family", ["llava", "llava_next"])
@@ -107,13 +128,13 @@ def test_quadrant_pixels_are_the_zoomed_quadrant(family: str) -> None:
     model = getattr(models, family)(grid=6, layers=1, hidden=32)
     processor = models.processor(model)
     image = models.picture(3, (96, 96))
-    views = ViewMaker(processor)(image)
+    views = pixels(maker_of(processor), image)
     corner = image.crop((48, 0, 96, 48)).resize((SIDE, SIDE), Image.Resampling.BICUBIC)
     mean, std = (
         torch.tensor(getattr(processor.image_processor, f"image_{name}")) for name in ("mean", "std")
     )
     expected_hwC = (torch.from_numpy(np.asarray(corner).copy()).float() / 255 - mean) / std
-    torch.testing.assert_close(views.quadrants_QChw[1], expected_hwC.permute(2, 0, 1), atol=1e-5, rtol=0)
+    torch.testing.assert_close(views[2], expected_hwC.permute(2, 0, 1), atol=1e-5, rtol=0)
 
 
 def test_prefix_is_that_of_a_full_prompt() -> None:
@@ -123,3 +144,57 @@ def test_prefix_is_that_of_a_full_prompt() -> None:
     first_image = full.tolist().index(processor.tokenizer.convert_tokens_to_ids("<image>"))
     prefix = models.prompt(0).partition("<image>")[0]
     assert prefix_ids(processor, prefix)[0].tolist() == full[:first_image].tolist()
+
+
+@pytest.mark.parametrize("name", ["qwen2_vl", "qwen3_vl"])
+@pytest.mark.parametrize("size", [(60, 60), (8, 160), (56, 88), (1000, 30), (7, 7), (333, 250)])
+def test_grid_follows_from_the_size(name: str, size: tuple[int, int]) -> None:
+    """Catches a grid other than the processor's, for pictures within, below and above its limits."""
+    processor = models.processor(models.family(name, layers=1))
+    maker = ViewMaker(processor, "")
+    text = models.prompt(0, processor=processor)
+    made = processor(images=[[models.noise(0, size)]], text=[text], return_tensors="pt")
+    _, rows, columns = made["image_grid_thw"][0].tolist()
+    assert maker.grid(size) == (rows // 2, columns // 2)
+    assert maker.has_quadrants(size) == (min(rows, columns) >= 4)
+
+
+def test_pictures_without_quadrants() -> None:
+    """Catches a strip of one column trained on, and one that Qwen's processor refuses."""
+    maker = ViewMaker(models.processor(models.family("qwen2_vl", layers=1)), "")
+    assert not maker.has_quadrants((8, 160))
+    assert not maker.has_quadrants((4, 801))
+    with pytest.raises(ValueError, match="4 x 801 pixels is more than 200 times"):
+        maker.grid((4, 801))
+    assert ViewMaker(llava_processor(), "", (2, 2)).has_quadrants((4, 801))
+
+
+@pytest.mark.parametrize(
+    ("name", "layouts"),
+    [
+        ("llava", [[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14]]),
+        ("llava_onevision", [[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14]]),
+        # a small picture is not cut, and looks like a quadrant
+        ("internvl", [[0, 1, 2, 3, 4, 6, 7, 8, 9, 11, 12, 13, 14], [5, 10]]),
+        ("smolvlm", [[0], [1, 2, 3, 4, 6, 7, 8, 9, 11, 12, 13, 14], [5], [10]]),
+        ("qwen2_5_vl", [[0, 1, 2, 3, 4], [5, 6, 7, 8, 9], [10, 11, 12, 13, 14]]),
+    ],
+)
+def test_views_of_one_layout_go_together(name: str, layouts: list[list[int]]) -> None:
+    """Catches views that run one by one, views of two layouts in one tensor, and places of another image."""
+    model = models.family(name, layers=1)
+    processor = models.processor(model)
+    prefix = models.prompt(0, processor=processor).partition(processor.image_token)[0]
+    make = ViewMaker(processor, prefix, family_of(model).grid)
+    pictures = [models.picture(seed, size) for seed, size in enumerate([(60, 60), (120, 44), (40, 130)])]
+    views = join_views([make(picture) for picture in pictures])
+    assert [places.tolist() for places in views.places] == layouts
+    assert views.images == 3
+    for inputs, places in zip(views.inputs, views.places, strict=True):
+        assert len(inputs["input_ids"]) == len(places)
+        for row, place in enumerate(places.tolist()):
+            alone = make(pictures[place // 5])
+            group = next(index for index, of in enumerate(alone.places) if place % 5 in of)
+            mine = alone.inputs[group]["pixel_values"].chunk(len(alone.places[group]))
+            index = alone.places[group].tolist().index(place % 5)
+            assert torch.equal(inputs["pixel_values"].chunk(len(places))[row], mine[index])

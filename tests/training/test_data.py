@@ -5,7 +5,7 @@ import torch
 
 from blink.model.views import ViewMaker, Views
 from blink.training.data import ImageViews, PairData, ResumableLoader, TrainingOrder, images_per_batch
-from blink.training.features import Features
+from blink.training.features import Batch
 from blink.training.images import DrawnImages
 from tests import models
 
@@ -56,9 +56,9 @@ def test_too_few_images_are_refused() -> None:
         TrainingOrder(1, 8)
 
 
-def pixels(batch: Views | Features) -> torch.Tensor:
+def pixels(batch: Batch) -> torch.Tensor:
     assert isinstance(batch, Views)
-    return batch.full_Chw
+    return batch.inputs[0]["pixel_values"]
 
 
 def colours(count: int) -> DrawnImages:
@@ -68,7 +68,9 @@ def colours(count: int) -> DrawnImages:
 @pytest.mark.parametrize("workers", [0, 2])
 def test_loader_continues_after_what_was_handed_out(workers: int) -> None:
     """Catches a position that counts what workers fetched ahead, and skipped or repeated batches after a stop."""
-    views = ImageViews(colours(10), ViewMaker(models.processor(models.llava(grid=6, layers=1, hidden=32))))
+    views = ImageViews(
+        colours(10), ViewMaker(models.processor(models.llava(grid=6, layers=1, hidden=32)), "", (6, 6))
+    )
     whole = [pixels(batch) for batch in ResumableLoader.over(views, TrainingOrder(10, 8, epochs=2), 0)]
     stopped = ResumableLoader.over(views, TrainingOrder(10, 8, epochs=2), workers)
     handed_out = iter(stopped)
@@ -84,7 +86,7 @@ def test_loader_continues_after_what_was_handed_out(workers: int) -> None:
 
 def test_state_of_other_images_is_refused() -> None:
     """Catches a checkpoint continued on another data set, where its position means nothing."""
-    views = ViewMaker(models.processor(models.llava(grid=6, layers=1, hidden=32)))
+    views = ViewMaker(models.processor(models.llava(grid=6, layers=1, hidden=32)), "", (6, 6))
     saved = PairData(colours(4), colours(2), views, seed=1).state_dict()
     PairData(colours(4), colours(2), views, seed=1).load_state_dict(saved)
     with pytest.raises(ValueError, match="other training images"):
@@ -103,7 +105,7 @@ def test_files_are_looked_at_once() -> None:
             looked.append(self.series)
             return "some"
 
-    views = ViewMaker(models.processor(models.llava(grid=6, layers=1, hidden=32)))
+    views = ViewMaker(models.processor(models.llava(grid=6, layers=1, hidden=32)), "", (6, 6))
     data = PairData(Counted([models.picture(0)], "counted"), colours(2), views)
     for _ in range(3):
         data.load_state_dict(data.state_dict())

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
-from torch.utils.data import default_collate
 
 from blink.model.checkpoints import load_backbone, outline
 from blink.model.views import ViewMaker, prefix_ids
@@ -64,8 +63,8 @@ def fill(
 ) -> None:
     lacking = report_lacking(features, images)
     loaded = load_backbone(backbone, num_layers=max(lacking))
-    ids, views = prefix_ids(loaded.processor, PREFIX), ViewMaker(loaded.processor)
-    filling = FillFeatures(features, loaded, ids, images, views, batch_size=2, workers=0)
+    views = ViewMaker(loaded.processor, PREFIX, loaded.grid)
+    filling = FillFeatures(features, loaded, images, views, batch_size=2, workers=0)
     where: Any = place or Place()
     filling.on_fit_start(where, where)
 
@@ -83,18 +82,19 @@ def test_batches_equal_those_of_the_backbone(llava_folder: Path, tmp_path: Path)
     assert report_lacking(features, [train, held_out]) == ()
 
     loaded = load_backbone(llava_folder, num_layers=3)
-    ids = prefix_ids(loaded.processor, PREFIX)
-    computing = TokenSRTraining(loaded, ids, [1, 3])
-    reading = TokenSRTraining(outline(llava_folder), ids, [1, 3])
+    computing = TokenSRTraining(loaded, [1, 3])
+    reading = TokenSRTraining(outline(llava_folder), [1, 3])
     reading.setup("fit")
     for images in (train, held_out):
-        views, read = ImageViews(images, ViewMaker(loaded.processor)), ImageFeatures(images, features)
+        views = ImageViews(images, ViewMaker(loaded.processor, PREFIX, loaded.grid))
+        read = ImageFeatures(images, features)
         batch = [len(images) - 1, 0]
-        computed = computing.quadrant_features(default_collate([views[i] for i in batch]))
-        got = reading.quadrant_features(default_collate([read[i] for i in batch]))
+        (computed,) = computing.quadrant_features(views.join([views[i] for i in batch]))
+        (got,) = reading.quadrant_features(read.join([read[i] for i in batch]))
         for layer in (1, 3):
             for mine, theirs in zip(got[layer], computed[layer], strict=True):
-                torch.testing.assert_close(mine, theirs, rtol=2**-7, atol=2**-7)
+                for one, other in zip(mine, theirs, strict=True):
+                    torch.testing.assert_close(one, other, rtol=2**-7, atol=2**-7)
             rounded = computed[layer].teacher_NdHW.bfloat16().float()
             assert (got[layer].teacher_NdHW == rounded).float().mean() > 0.99  # but for another order of sums
 

@@ -9,11 +9,10 @@ import pytest
 import torch
 from lightning import Trainer
 from torch.nn import functional as F
-from torch.utils.data import default_collate
 
 from blink.model.backbone import Backbone
 from blink.model.checkpoints import load_backbone, load_input_norms
-from blink.model.views import ViewMaker, prefix_ids, quadrants
+from blink.model.views import ViewMaker, join_views, quadrants
 from blink.training.data import PairData
 from blink.training.images import DrawnImages
 from blink.training.module import TokenSRTraining, seeded_token_sr
@@ -37,12 +36,16 @@ def drawn(count: int, first: int = 0) -> DrawnImages:
 def training(folder: Path, layers: Sequence[int], **settings: Any) -> TokenSRTraining:
     """A module over a backbone that holds the layers below max(layers) only."""
     loaded = load_backbone(folder, num_layers=max(layers))
-    return TokenSRTraining(loaded, prefix_ids(loaded.processor, PREFIX), layers, **settings)
+    return TokenSRTraining(loaded, layers, **settings)
+
+
+def maker(folder: Path) -> ViewMaker:
+    """Makes views for a backbone in `folder`."""
+    return ViewMaker(load_backbone(folder, num_layers=0).processor, PREFIX, (GRID, GRID))
 
 
 def fit(folder: Path, module: TokenSRTraining, root: Path, steps: int = 4, **settings: Any) -> Trainer:
-    processor = load_backbone(folder, num_layers=0).processor
-    data = PairData(drawn(2 * steps), drawn(2, first=100), ViewMaker(processor), seed=3)
+    data = PairData(drawn(2 * steps), drawn(2, first=100), maker(folder), seed=3)
     trainer = Trainer(
         accelerator="cpu",
         max_epochs=1,
@@ -73,7 +76,7 @@ def test_pairs_are_states_of_full_prompts(family: str, tmp_path: Path) -> None:
     model = getattr(models, family)(grid=GRID, layers=4, hidden=32)
     processor = models.processor(model)
     picture = models.picture(7, (96, 48))
-    wide = [picture, *quadrants(picture)]
+    wide = [picture, *quadrants(picture, (GRID, GRID))]
     prompt = models.prompt(1, system="The human questions.")
     states = []
     for image in wide:
@@ -85,14 +88,13 @@ def test_pairs_are_states_of_full_prompts(family: str, tmp_path: Path) -> None:
     half = GRID // 2
     expected_student = F.interpolate(states[0][None, :, half:, :half], size=(GRID, GRID), mode="bilinear")
 
-    module = TokenSRTraining(Backbone(model), prefix_ids(processor, PREFIX), [1, 2])
-    batch = default_collate(
-        [ViewMaker(processor)(picture), ViewMaker(processor)(models.picture(8, (48, 96)))]
-    )
-    features = module.quadrant_features(batch)[2]
+    module = TokenSRTraining(Backbone(model), [1, 2])
+    make = ViewMaker(processor, PREFIX, (GRID, GRID))
+    batch = join_views([make(picture), make(models.picture(8, (48, 96)))])
+    features = module.quadrant_features(batch)[0][2]
     student, teacher = features.interpolated_NdHW, features.teacher_NdHW
     assert student.shape == teacher.shape == features.refined_NdHW.shape == (8, 32, GRID, GRID)
-    torch.testing.assert_close(features.coarse_Ndhw[2], states[0][:, half:, :half], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(features.coarse[2], states[0][:, half:, :half], atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(features.refined_NdHW, module.token_sr["2"](student))
     torch.testing.assert_close(student[2], expected_student[0], atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(teacher[:4], torch.stack(states[1:]), atol=1e-5, rtol=1e-5)
@@ -127,7 +129,7 @@ def test_each_layer_is_clipped_by_itself(llava_folder: Path, tmp_path: Path) -> 
                 norms[layer].append(gradients.norm().item())
 
     loaded = load_backbone(llava_folder, num_layers=3)
-    module = Recorded(loaded, prefix_ids(loaded.processor, PREFIX), [1, 3])
+    module = Recorded(loaded, [1, 3])
     fit(llava_folder, module, tmp_path, gradient_clip_val=0.02)
     assert norms["1"] == pytest.approx([0.02] * 4, rel=1e-3)
     assert norms["3"] == pytest.approx([0.02] * 4, rel=1e-3)
@@ -159,7 +161,7 @@ def test_rate_warms_up_and_falls_to_zero(llava_folder: Path, tmp_path: Path) -> 
             rates.append(optimizer.param_groups[0]["lr"])
 
     loaded = load_backbone(llava_folder, num_layers=1)
-    module = Recorded(loaded, prefix_ids(loaded.processor, PREFIX), [1], learning_rate=1e-2, warmup=0.15)
+    module = Recorded(loaded, [1], learning_rate=1e-2, warmup=0.15)
     trainer = fit(llava_folder, module, tmp_path, steps=10)
     expected = [0, 5e-3] + [1e-2 * (1 + math.cos(math.pi * k / 8)) / 2 for k in range(8)]
     assert rates == pytest.approx(expected, abs=1e-9)
@@ -169,12 +171,12 @@ def test_rate_warms_up_and_falls_to_zero(llava_folder: Path, tmp_path: Path) -> 
 def test_it_learns(llava_folder: Path, tmp_path: Path) -> None:
     """Catches a loss that does not reach the weights in the right direction."""
     module = training(llava_folder, [1], learning_rate=3e-3)
-    processor = load_backbone(llava_folder, num_layers=0).processor
-    batch = default_collate([ViewMaker(processor)(models.picture(seed, (48, 48))) for seed in (0, 1)])
+    make = maker(llava_folder)
+    batch = join_views([make(models.picture(seed, (48, 48))) for seed in (0, 1)])
 
     def loss() -> float:
         with torch.no_grad():
-            features = module.quadrant_features(batch)[1]
+            features = module.quadrant_features(batch)[0][1]
         return token_kl(features.refined_NdHW.movedim(1, -1), features.teacher_NdHW.movedim(1, -1)).item()
 
     before = loss()
@@ -186,12 +188,12 @@ def test_held_out_measures_are_means_over_pairs(llava_folder: Path, tmp_path: Pa
     """Catches a mean over batches of different sizes, and measures of training images or of one student."""
     module = training(llava_folder, [2])
     trainer = fit(llava_folder, module, tmp_path, steps=2)
-    views = ViewMaker(load_backbone(llava_folder, num_layers=0).processor)
+    views = maker(llava_folder)
     held_out = drawn(3, first=50)
     data = PairData(drawn(2), held_out, views)  # batches of two and one
     (found,) = trainer.validate(module, datamodule=data, verbose=False)
     with torch.no_grad():
-        features = module.quadrant_features(default_collate([views(held_out.read(i)) for i in range(3)]))[2]
+        features = module.quadrant_features(join_views([views(held_out.read(i)) for i in range(3)]))[0][2]
     teacher = features.teacher_NdHW
     for name, tokens in (("interpolation", features.interpolated_NdHW), ("token_sr", features.refined_NdHW)):
         expected = token_kl(tokens.movedim(1, -1), teacher.movedim(1, -1))
@@ -208,11 +210,11 @@ def test_input_norm_space(llava_folder: Path) -> None:
     norms = load_input_norms(llava_folder, [2])
     module = training(llava_folder, [2], norms=norms, temperature=2.0)
     whole = load_backbone(llava_folder)
-    views = ViewMaker(load_backbone(llava_folder, num_layers=0).processor)
-    batch = default_collate([views(models.picture(0, (48, 48)))])
+    views = maker(llava_folder)
+    batch = views(models.picture(0, (48, 48)))
     norm = whole.input_norm(2)
     with torch.no_grad():
-        features = module.quadrant_features(batch)[2]
+        features = module.quadrant_features(batch)[0][2]
         refined, teacher = (
             norm(part.movedim(1, -1)) for part in (features.refined_NdHW, features.teacher_NdHW)
         )
@@ -237,7 +239,7 @@ def test_initial_weights_follow_from_seed_and_layer() -> None:
 
 
 def test_a_grid_without_quadrants_is_refused() -> None:
-    """Catches training on unequal quadrants of an odd grid."""
-    model = models.llava(grid=5, layers=2, hidden=32)
-    with pytest.raises(ValueError, match="patches=2 does not divide the 5 x 5 grid"):
-        TokenSRTraining(Backbone(model), torch.tensor([[1]]), [1])
+    """Catches training on quadrants without tokens."""
+    model = models.llava(grid=1, layers=2, hidden=32)
+    with pytest.raises(ValueError, match="the 1 x 1 grid of visual tokens cannot be split into 2 x 2"):
+        TokenSRTraining(Backbone(model), [1])

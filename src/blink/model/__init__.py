@@ -6,13 +6,14 @@ Read from top to bottom: a file imports only from files above it.
     text_model.py    what a text model must be, and what is refused
     dimensions.py    the sizes in a config from which costs are computed
     families/        how each class of models places a picture in a prompt
-    backbone.py      wraps a model: its sizes, one decoder layer at a time, its visual states
+    backbone.py      wraps a model: its sizes, one decoder layer at a time
     shadow.py        methods of one model object, replaced and put back
     image_inputs.py  pictures and prompts -> inputs, embeddings, visual tokens; checks that they fit
+    visual_states.py  hidden states of a picture's base view, layer by layer
     processors.py    load a checkpoint's processor, also without torchvision
     checkpoints.py   load a backbone, whole or its lower layers, or its outline without weights
     prompts.py       conversation templates: two written out, and that of a processor
-    views.py         image -> full view and quadrants, as the backbone sees them
     token_sr.py      TokenSR, regions and their resizing (Eq. 4, App. A)
     token_sr_files.py  the folder that TokenSR modules are saved in
+    views.py         image -> full view and quadrants, as the backbone sees them
 """

@@ -1,14 +1,13 @@
-"""One vision-language model of Hugging Face, taken apart: its sizes, one decoder layer at a time, its visual states.
+"""One vision-language model of Hugging Face, taken apart: its sizes, its parts, one decoder layer at a time.
 
 Knows how transformers runs a decoder; what differs between the multimodal classes is in `families/`. It knows nothing of
 policies or extensions.
 
-Axes: B samples, S columns of a prompt, N columns at one layer, M columns of keys, P tokens of a prefix, V = H x W
-visual tokens of the base view, C axes of positions, A query heads, K key heads, E width of one head, d hidden width.
+Axes: B samples, S columns of a prompt, N columns at one layer, M columns of keys, V = H x W visual tokens of the base
+view, C axes of positions, A query heads, K key heads, E width of one head, d hidden width.
 """
 
 import inspect
-from collections.abc import Iterable
 from functools import cached_property
 from typing import Any, NamedTuple, Protocol
 
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 from transformers.masking_utils import create_causal_mask
 
 from blink.model.dimensions import attention_widths
-from blink.model.families import Grid, family_of, text_positions
+from blink.model.families import Grid, family_of
 from blink.model.fingerprint import Fingerprint
 from blink.model.text_model import check_text_model, fixed_rotary_length
 from blink.runs.values import UserError
@@ -274,45 +273,6 @@ class Backbone:
         """Linear key projection of normed tokens: [B, K, N, E]."""
         projected: Tensor = self.decoder.layers[layer].self_attn.k_proj(normed_BNd)
         return projected.unflatten(-1, (-1, attention_widths(self.decoder.config).head)).transpose(1, 2)
-
-    @torch.no_grad()
-    def visual_states(
-        self, prefix_ids_BP: Tensor, pixels_BCHW: Tensor, layers: Iterable[int]
-    ) -> dict[int, Tensor]:
-        """Hidden states of the visual tokens as they enter each of `layers`.
-
-        Runs prefix and visual tokens, without the text after them, through decoder layers 0 .. max(layers) - 1, without
-        gradients. Attention is causal and the text comes later, so these are the states of any full prompt.
-
-        Args:
-            prefix_ids_BP: ids before the image, without padding; P may be 0.
-            pixels_BCHW: pictures as the vision tower takes them; the base view for LLaVA-NeXT.
-            layers: 0 gives the projector's output, `num_layers` the output of the last layer that is loaded.
-
-        Returns:
-            layer -> [B, d, H, W].
-
-        Raises:
-            ValueError: for a layer that is not loaded.
-        """
-        wanted = sorted(set(layers))
-        if not wanted or wanted[0] < 0 or wanted[-1] > self.num_layers:
-            raise UserError(
-                f"layers {wanted}: this model can give the states that enter layers 0 to {self.num_layers}"
-            )
-        embedded_BPd = self.embed(prefix_ids_BP)
-        visual_BTd = self.entering(self.family.views(pixels_BCHW).to(embedded_BPd.dtype))
-        H, W = self.common_grid
-        hidden_BNd = torch.cat((embedded_BPd, visual_BTd), dim=1)
-        position_1N = text_positions(None, hidden_BNd.shape[1], hidden_BNd.device)
-        frame = self.frame(hidden_BNd, None, position_1N[None])
-        states = {}
-        for layer in range(wanted[-1] + 1):
-            if layer in wanted:
-                states[layer] = hidden_BNd[:, -H * W :].transpose(1, 2).unflatten(2, (H, W))
-            if layer < wanted[-1]:
-                hidden_BNd = self.run_layer(layer, hidden_BNd, frame, None)
-        return states
 
     @property
     def common_grid(self) -> Grid:

@@ -2,10 +2,10 @@
 
 Losses, learning rate and what is measured on held-out images come from the LightningModule itself.
 
-Axes: C colours, h x w pixels, d hidden width, H x W grid.
 """
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,13 +14,12 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.fabric.utilities import move_data_to_device
 from PIL import Image
 from torch import Tensor, nn
-from torch.utils.data import default_collate
 
-from blink.model.views import QUADRANTS, Views
+from blink.model.views import QUADRANTS
 from blink.runs.board import Axis, Board, Chart
 from blink.runs.machine import peak_memory_mb
 from blink.training.feature_picture import feature_picture
-from blink.training.features import Features
+from blink.training.features import Batch, images_in
 from blink.training.module import TokenSRTraining, is_logged
 from blink.training.report import Summary
 
@@ -40,13 +39,13 @@ class TrainingMonitor(Callback):
 
     Args:
         board: where pictures go, and how often.
-        view: of the first held-out image, whose quadrant with the most contrast is pictured.
+        quadrants: of the first held-out image, of which that with the most contrast is pictured.
     """
 
-    def __init__(self, board: Board, view: Views) -> None:
+    def __init__(self, board: Board, quadrants: Sequence[Image.Image]) -> None:
         self.board = board
-        self.region = int(view.quadrants_QChw.flatten(1).std(dim=1).argmax())
-        self.quadrant_Chw = view.quadrants_QChw[self.region]
+        self.region = int(np.argmax([np.asarray(quadrant).std() for quadrant in quadrants]))
+        self.quadrant = quadrants[self.region]
         self._clock = time.perf_counter()
         self._pairs, self._seconds = 0, 0.0
         self._pictured: int | None = None
@@ -85,15 +84,14 @@ class TrainingMonitor(Callback):
         trainer: Trainer,
         pl_module: LightningModule,
         outputs: Any,
-        batch: Views | Features,
+        batch: Batch,
         batch_idx: int,
     ) -> None:
         """Log speed and memory, and pictures of the features if it is time."""
         now = time.perf_counter()
         self._seconds += now - self._clock
         self._clock = now
-        images = len(batch.full_Chw if isinstance(batch, Views) else next(iter(batch.states.values())))
-        self._pairs += images * QUADRANTS * trainer.world_size
+        self._pairs += images_in(batch) * QUADRANTS * trainer.world_size
         step = trainer.global_step
         every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]  # Lightning sets it elsewhere
         if every and step % every == 0 and (batch_idx + 1) % trainer.accumulate_grad_batches == 0:
@@ -120,9 +118,9 @@ class TrainingMonitor(Callback):
             return
         assert isinstance(module, TokenSRTraining), f"made for TokenSRTraining, not {type(module).__name__}"
         self._pictured = trainer.global_step
-        held_out = trainer.datamodule.val_dataloader().dataset  # type: ignore[attr-defined]  # Lightning sets it
-        batch = move_data_to_device(default_collate([held_out[0]]), module.device)
-        pictures = feature_pictures(module, batch, self.region, self.quadrant_Chw)
+        loader = trainer.datamodule.val_dataloader()  # type: ignore[attr-defined]  # Lightning sets it
+        batch = move_data_to_device(loader.collate_fn([loader.dataset[0]]), module.device)
+        pictures = feature_pictures(module, batch, self.region, self.quadrant)
         self.board.pictures(
             {f"features/layer_{layer}": picture for layer, picture in pictures.items()},
             Axis(STEP, trainer.global_step),
@@ -133,20 +131,21 @@ class TrainingMonitor(Callback):
 
 @torch.no_grad()
 def feature_pictures(
-    module: TokenSRTraining, batch: Views | Features, region: int, quadrant_Chw: Tensor
+    module: TokenSRTraining, batch: Batch, region: int, quadrant: Image.Image
 ) -> dict[int, Image.Image]:
     """Draw the tokens of one quadrant as colours: layer -> picture, for some of the layers.
 
     Args:
         batch: of one image.
         region: which quadrant.
-        quadrant_Chw: its pixels.
+        quadrant: as a picture.
     """
     shown = np.linspace(0, len(module.layers) - 1, min(_MOST_LAYERS, len(module.layers))).round()
     layers = [module.layers[int(index)] for index in shown]
+    (of_image,) = module.quadrant_features(batch, layers)
     return {
-        layer: feature_picture(quadrant_Chw, [part[region] for part in features])
-        for layer, features in module.quadrant_features(batch, layers).items()
+        layer: feature_picture(quadrant, [part[region] for part in features])
+        for layer, features in of_image.items()
     }
 
 

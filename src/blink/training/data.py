@@ -4,7 +4,6 @@ A batch holds whole images, each with its four quadrants, so that the full view'
 features of them are on disk, those. The order of images follows from the seed and the position alone; the position is
 in the checkpoint.
 
-Axes: B images, Q = 4 quadrants, C colours, h x w pixels.
 """
 
 from collections.abc import Iterator
@@ -16,11 +15,11 @@ import torch
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from blink.model.views import QUADRANTS, ViewMaker, Views
+from blink.model.views import QUADRANTS, ViewMaker, Views, join_views
 from blink.runs.signals import leave_to_parent, signals_blocked
 from blink.runs.values import UserError
 from blink.training.feature_store import FeatureStore
-from blink.training.features import Features
+from blink.training.features import Features, stack_features
 from blink.training.images import Images
 
 
@@ -61,6 +60,9 @@ def steps_per_epoch(images: int, global_pairs: int) -> int:
 class ImageViews(Dataset[Views]):
     """The views of each image of a collection."""
 
+    join = staticmethod(join_views)
+    """Makes a batch of some."""
+
     def __init__(self, images: Images, views: ViewMaker) -> None:
         self.images = images
         self.views = views
@@ -82,6 +84,9 @@ class StoredFeatures(NamedTuple):
 
 class ImageFeatures(Dataset[Features]):
     """Stored features of each image of a collection; the store must hold a row before it is read."""
+
+    join = staticmethod(stack_features)
+    """Makes a batch of some."""
 
     def __init__(self, images: Images, stored: StoredFeatures) -> None:
         self.stored = stored
@@ -165,7 +170,13 @@ class ResumableLoader(ShieldedLoader):
         cls, images: ImageViews | ImageFeatures, order: TrainingOrder, workers: int
     ) -> "ResumableLoader":
         """Load the batches of `order`, with `workers` processes (0: in this one)."""
-        loader = cls(images, batch_sampler=order, num_workers=workers, pin_memory=torch.cuda.is_available())
+        loader = cls(
+            images,
+            batch_sampler=order,
+            num_workers=workers,
+            collate_fn=images.join,
+            pin_memory=torch.cuda.is_available(),
+        )
         loader.order = order
         return loader
 
@@ -248,6 +259,7 @@ class PairData(LightningDataModule):
             batch_size=images_per_batch(self.global_pairs, processes, self.accumulate),
             sampler=range(rank, len(self.held_out), processes),
             num_workers=self.workers,
+            collate_fn=self._held_out.join,
         )
 
     def state_dict(self) -> dict[str, Any]:

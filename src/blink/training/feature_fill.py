@@ -12,17 +12,18 @@ from typing import Any
 
 import torch
 from lightning import Callback, LightningModule, Trainer
+from lightning.fabric.utilities import move_data_to_device
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 from torch.utils.data import ConcatDataset, Dataset, Subset
 
 from blink.model.backbone import Backbone
-from blink.model.views import ViewMaker, Views
+from blink.model.views import VIEWS, ViewMaker, Views, join_views
 from blink.runs.files import short_digest
 from blink.runs.signals import Pending, wait_for_others
 from blink.training.data import ImageViews, ShieldedLoader, StoredFeatures
 from blink.training.feature_store import FeatureStore, in_words
-from blink.training.features import VIEWS, trunk_features
+from blink.training.features import trunk_features
 from blink.training.images import Images
 
 log = logging.getLogger(__name__)
@@ -92,14 +93,13 @@ class FillFeatures(Callback):
         self,
         stored: StoredFeatures,
         backbone: Backbone,
-        prefix_ids_1P: Tensor,
         images: Sequence[Images],
         views: ViewMaker,
         *,
         batch_size: int,
         workers: int,
     ) -> None:
-        self.store, self.layers, self.prefix_ids_1P = stored.store, stored.layers, prefix_ids_1P
+        self.store, self.layers = stored.store, stored.layers
         self.batch_size, self.workers = batch_size, workers
         self.identities = identities(images)
         self.views: Dataset[Views] = ConcatDataset([ImageViews(collection, views) for collection in images])
@@ -128,12 +128,12 @@ class FillFeatures(Callback):
                 done = 0
                 for batch in self._batches([index_of[row] for row in alike]):
                     states = self._states(batch, layers)
-                    for image in range(len(batch.full_Chw)):
+                    for image in range(batch.images):
                         row = alike[done + image]
                         image_states = {layer: state[image] for layer, state in states.items()}
                         self.store.write(row, self.identities[index_of[row]], image_states)
-                    done += len(batch.full_Chw)
-                    progress.update(task, advance=len(batch.full_Chw))
+                    done += batch.images
+                    progress.update(task, advance=batch.images)
                     if Pending().requested:
                         self.store.commit()
                         Pending().end(
@@ -143,11 +143,14 @@ class FillFeatures(Callback):
 
     def _batches(self, indices: Sequence[int]) -> ShieldedLoader:
         return ShieldedLoader(
-            Subset(self.views, indices), batch_size=self.batch_size, num_workers=self.workers
+            Subset(self.views, indices),
+            batch_size=self.batch_size,
+            num_workers=self.workers,
+            collate_fn=join_views,
         )
 
     def _states(self, batch: Views, layers: Sequence[int]) -> dict[int, Tensor]:
         assert self._backbone is not None, "the backbone was freed"
-        device = self._backbone.device
-        views = Views(*(part.to(device) for part in batch))
-        return trunk_features(self._backbone, self.prefix_ids_1P, views, layers).states
+        views = move_data_to_device(batch, self._backbone.device)
+        (features,) = trunk_features(self._backbone, views, layers)
+        return features.states

@@ -2,7 +2,7 @@
 
 Red, green and blue are the first three principal components of the tokens, so that similar tokens have similar colours.
 
-Axes: C colours, h x w pixels or tokens, d hidden width, H x W grid, N points.
+Axes: h x w tokens, d hidden width, H x W grid, N points.
 """
 
 from collections.abc import Sequence
@@ -18,16 +18,14 @@ _GAP = 4
 """Pixels: of a cell of a picture, and between cells."""
 
 
-def feature_picture(quadrant_Chw: Tensor, tokens: Sequence[Tensor]) -> Image.Image:
+def feature_picture(quadrant: Image.Image, tokens: Sequence[Tensor]) -> Image.Image:
     """Draw a quadrant and its tokens side by side; in a lower row, each of these less its own mean token.
 
     Args:
-        quadrant_Chw: its pixels, normalised in any way.
+        quadrant: as a picture.
         tokens: one quadrant of `QuadrantFeatures`, as `principal_colours` takes them.
     """
-    # stretched to the full range: close enough to the pixels before the processor normalised them
-    low, high = quadrant_Chw.amin(), quadrant_Chw.amax()
-    pixels = ((quadrant_Chw - low) / (high - low).clamp_min(1e-6)).movedim(0, -1).float().cpu().numpy()
+    pixels = np.asarray(quadrant.convert("RGB")) / 255
     rows = [(pixels, *principal_colours(tokens, less_mean)) for less_mean in (False, True)]
     side = _CELL + _GAP
     sheet = Image.new("RGB", (side * len(rows[0]) - _GAP, side * len(rows) - _GAP), "white")

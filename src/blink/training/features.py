@@ -3,33 +3,20 @@
 All that training, its pictures and the TokenSR figure compare comes from here.
 
 Axes: B images, F = 5 views of each (the full view, then its quadrants in row-major order), N = B * 4 quadrants, h x w
-tokens of a quadrant in the full view, H x W grid of visual tokens, d hidden width; P tokens of a prefix.
+tokens of a quadrant in the full view, H x W grid of the base view, d hidden width.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from blink.model.backbone import Backbone
+from blink.model.families import Grid
 from blink.model.token_sr import cut_region, upsample
-from blink.model.views import QUADRANTS, Views
-from blink.runs.values import UserError
-
-VIEWS = 1 + QUADRANTS
-
-PATCHES = 2
-"""Quadrants are the regions of a 2 x 2 split."""
-
-
-def check_quadrants(grid: tuple[int, int]) -> None:
-    """Raise ValueError unless the four quadrants of a grid are equal."""
-    H, W = grid
-    if H % PATCHES or W % PATCHES:
-        raise UserError(
-            f"patches={PATCHES} does not divide the {H} x {W} grid of visual tokens into equal quadrants"
-        )
+from blink.model.views import PATCHES, QUADRANTS, VIEWS, Views
+from blink.model.visual_states import visual_states
 
 
 class Features(NamedTuple):
@@ -38,50 +25,82 @@ class Features(NamedTuple):
     states: dict[int, Tensor]
 
 
+Batch = Views | list[Features]
+"""Some images: inputs of the backbone, or what it makes of them, those of one grid together."""
+
+
 class QuadrantFeatures(NamedTuple):
     """Visual tokens of N quadrants as they enter one layer, channels first.
 
     Attributes:
-        coarse_Ndhw: the quadrant's tokens in the full view.
+        coarse: the quadrant's tokens in the full view, [d, h, w] each: where a side of the grid is odd, sizes differ.
         interpolated_NdHW: these, resized to the grid as in inference: what TokenSR is given.
         refined_NdHW: what TokenSR makes of them.
         teacher_NdHW: the tokens of the quadrant seen alone, which TokenSR is to match.
     """
 
-    coarse_Ndhw: Tensor
+    coarse: Sequence[Tensor]
     interpolated_NdHW: Tensor
     refined_NdHW: Tensor
     teacher_NdHW: Tensor
 
 
-def trunk_features(
-    backbone: Backbone, prefix_ids_1P: Tensor, views: Views, layers: Iterable[int]
-) -> Features:
-    """Run prefix and visual tokens of some images' views through the decoder once, in the backbone's own dtype.
+def trunk_features(backbone: Backbone, views: Views, layers: Iterable[int]) -> list[Features]:
+    """Run the views of some images through the decoder once, in the backbone's own dtype; views of one layout together.
 
     The full view's pass serves its four quadrants, and one pass serves all layers; no layer above the last of them runs.
     It runs in inference mode and without autocast.
 
     Args:
-        prefix_ids_1P: int64, the prompt before the image.
-        views: batched, on the backbone's device.
+        views: on the backbone's device.
 
     Returns:
-        Ordinary tensors, which autograd takes as constants.
+        For each grid the features of its images, in their order. Ordinary tensors, which autograd takes as constants.
     """
-    pixels_BFChw = torch.cat((views.full_Chw[:, None], views.quadrants_QChw), dim=1)
-    pixels = pixels_BFChw.flatten(0, 1).to(backbone.dtype)
-    prefix_ids_BP = prefix_ids_1P.to(pixels.device).expand(len(pixels), -1)
-    with torch.inference_mode(), torch.autocast(pixels.device.type, enabled=False):
-        states = backbone.visual_states(prefix_ids_BP, pixels, layers)
+    layers = sorted(set(layers))
+    by_grid: dict[Grid, list[tuple[Tensor, dict[int, Tensor]]]] = {}
+    for inputs, places in zip(views.inputs, views.places, strict=True):
+        ready = {
+            name: value.to(backbone.dtype) if value.is_floating_point() else value
+            for name, value in inputs.items()
+        }
+        with torch.inference_mode(), torch.autocast(backbone.device.type, enabled=False):
+            states = visual_states(backbone, ready, layers)
+        H, W = states[layers[0]].shape[2:]
+        by_grid.setdefault((H, W), []).append((places, states))
+    return [_in_order(parts, layers) for parts in by_grid.values()]
+
+
+def _in_order(parts: list[tuple[Tensor, dict[int, Tensor]]], layers: Sequence[int]) -> Features:
+    """Features of the images of one grid, whose views ran in several parts: places and states of each."""
+    order = torch.cat([places for places, _ in parts]).argsort()
+    # joining and picking copy, so that none is an inference tensor
     return Features(
         {
-            layer: state_BdHW.movedim(1, -1)
-            .unflatten(0, (-1, VIEWS))
-            .clone()  # a clone is no inference tensor
-            for layer, state_BdHW in states.items()
+            layer: torch.cat([channels_last(states[layer]) for _, states in parts])[order].unflatten(
+                0, (-1, VIEWS)
+            )
+            for layer in layers
         }
     )
+
+
+def stack_features(features: Sequence[Features]) -> list[Features]:
+    """Join the features of single images, in their order; those of one grid go together."""
+    by_grid: dict[torch.Size, list[Features]] = {}
+    for of_image in features:
+        by_grid.setdefault(next(iter(of_image.states.values())).shape, []).append(of_image)
+    return [
+        Features({layer: torch.stack([one.states[layer] for one in alike]) for layer in alike[0].states})
+        for alike in by_grid.values()
+    ]
+
+
+def images_in(batch: Batch) -> int:
+    """How many images a batch holds."""
+    if isinstance(batch, Views):
+        return batch.images
+    return sum(len(next(iter(features.states.values()))) for features in batch)
 
 
 def quadrant_features(state_BFHWd: Tensor, module: nn.Module) -> QuadrantFeatures:
@@ -92,15 +111,21 @@ def quadrant_features(state_BFHWd: Tensor, module: nn.Module) -> QuadrantFeature
         module: TokenSR of the layer; gradients reach it, and nothing else.
     """
     full_BdHW = state_BFHWd[:, 0].movedim(-1, 1)
-    regions = [cut_region(full_BdHW, region, PATCHES) for region in range(QUADRANTS)]
-    coarse_Ndhw = torch.stack(regions, dim=1).flatten(0, 1)
-    interpolated_NdHW = upsample(coarse_Ndhw, (full_BdHW.shape[-2], full_BdHW.shape[-1]))
+    grid = full_BdHW.shape[-2], full_BdHW.shape[-1]
+    regions = [cut_region(full_BdHW, region, PATCHES).contiguous() for region in range(QUADRANTS)]
+    interpolated = [upsample(region_Bdhw, grid) for region_Bdhw in regions]
+    interpolated_NdHW = torch.stack(interpolated, dim=1).flatten(0, 1)
     return QuadrantFeatures(
-        coarse_Ndhw,
-        interpolated_NdHW,
+        coarse=[region_Bdhw[image] for image in range(len(full_BdHW)) for region_Bdhw in regions],
+        interpolated_NdHW=interpolated_NdHW,
         refined_NdHW=refine(module, interpolated_NdHW),
         teacher_NdHW=state_BFHWd[:, 1:].flatten(0, 1).movedim(-1, 1),
     )
+
+
+def channels_last(tokens_BdHW: Tensor) -> Tensor:
+    """[B, d, H, W] -> [B, H, W, d]."""
+    return tokens_BdHW.movedim(1, -1)
 
 
 def refine(module: nn.Module, tokens_NdHW: Tensor) -> Tensor:

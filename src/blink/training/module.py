@@ -4,7 +4,7 @@ Each layer's module starts from (seed, layer), has its own loss and is clipped b
 the same whichever layers train beside it. The backbone is no part of this module's state: neither optimizer
 nor checkpoint nor DDP nor DeepSpeed sees it.
 
-Axes: B images, Q = 4 quadrants, F = 5 views of an image, d hidden width, H x W grid of visual tokens.
+Axes: B images, N quadrants, d hidden width, H x W grid of the base view.
 """
 
 import math
@@ -19,12 +19,12 @@ from torchmetrics import MeanMetric
 from transformers import get_cosine_schedule_with_warmup
 
 from blink.model.backbone import Backbone
-from blink.model.token_sr import TokenSR
-from blink.model.views import Views
+from blink.model.token_sr import TokenSR, check_patches
+from blink.model.views import PATCHES, Views
 from blink.training.features import (
-    Features,
+    Batch,
     QuadrantFeatures,
-    check_quadrants,
+    channels_last,
     quadrant_features,
     refine,
     trunk_features,
@@ -45,7 +45,6 @@ class TokenSRTraining(LightningModule):
     Args:
         backbone: frozen, with at least decoder layers 0 .. max(layers) - 1; its outline, without weights, where
             batches hold features.
-        prefix_ids: int64 [1, P], the prompt before the image.
         layers: layers to train.
         hidden: widths between the convolutions; None: `TokenSR`'s own.
         kernels: kernel sizes of the convolutions.
@@ -59,13 +58,12 @@ class TokenSRTraining(LightningModule):
         seed: of the initial weights.
 
     Raises:
-        ValueError: the grid has no quadrants, or a setting is out of range.
+        ValueError: the grid of all pictures has no quadrants, or a setting is out of range.
     """
 
     def __init__(
         self,
         backbone: Backbone,
-        prefix_ids: Tensor,
         layers: Sequence[int],
         *,
         hidden: Sequence[int] | None = None,
@@ -79,9 +77,9 @@ class TokenSRTraining(LightningModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        check_quadrants(backbone.common_grid)
+        if backbone.grid is not None:
+            check_patches(PATCHES, backbone.grid)
         self.backbone = backbone  # not an nn.Module, so nothing of it is registered here
-        self.prefix_ids = prefix_ids
         self.layers = tuple(sorted(set(layers)))
         self.learning_rate, self.weight_decay, self.warmup = learning_rate, weight_decay, warmup
         self.temperature = temperature
@@ -109,32 +107,30 @@ class TokenSRTraining(LightningModule):
         for frozen in (*self._norms.values(), *self._references.values()):
             frozen.to(self.device)
 
-    def training_step(self, batch: Views | Features, batch_idx: int) -> Tensor:
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Sum of the layers' losses."""
         features = self.quadrant_features(batch)
-        losses = self._losses(features)
+        losses = self._losses(features, "refined_NdHW")
         if is_logged(self.trainer):
             self.log_dict(
                 {f"train_layers/layer_{layer}/kl_token_sr": loss.detach() for layer, loss in losses.items()}
             )
             with torch.no_grad():
-                plain = {
-                    layer: self._loss(layer, quadrants.interpolated_NdHW, quadrants.teacher_NdHW)
-                    for layer, quadrants in features.items()
-                }
+                plain = self._losses(features, "interpolated_NdHW")
             self.log_dict({f"train_layers/layer_{layer}/kl_interpolation": kl for layer, kl in plain.items()})
             self.log("train/learning_rate", self.trainer.optimizers[0].param_groups[0]["lr"])
         total = torch.stack(list(losses.values())).sum()
         self.log("train/loss", total.detach(), prog_bar=True)
         return total
 
-    def losses(self, batch: Views | Features) -> dict[int, Tensor]:
-        """The loss of each layer, the mean over the batch's pairs and their tokens."""
-        return self._losses(self.quadrant_features(batch))
+    def losses(self, batch: Batch) -> dict[int, Tensor]:
+        """The loss of each layer: the mean over the batch's pairs, and of each pair over its tokens."""
+        return self._losses(self.quadrant_features(batch), "refined_NdHW")
 
-    def validation_step(self, batch: Views | Features, batch_idx: int) -> None:
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Measure each module, plain interpolation and earlier modules against the teacher."""
-        for layer, features in self.quadrant_features(batch).items():
+        by_grid = self.quadrant_features(batch)
+        for layer, features in (entry for of_grid in by_grid for entry in of_grid.items()):
             teacher = features.teacher_NdHW
             students = [features.refined_NdHW, features.interpolated_NdHW]
             if layer in self._references:
@@ -161,20 +157,23 @@ class TokenSRTraining(LightningModule):
             self.log(f"held_out/{name}", value, sync_dist=True)  # the same on all processes by now
 
     def quadrant_features(
-        self, batch: Views | Features, layers: Sequence[int] | None = None
-    ) -> dict[int, QuadrantFeatures]:
+        self, batch: Batch, layers: Sequence[int] | None = None
+    ) -> list[dict[int, QuadrantFeatures]]:
         """Make student and teacher tokens of each layer, from one pass of the backbone or from features on disk.
 
         Args:
             layers: some of the trained layers; None: all.
 
         Returns:
-            layer -> features of the batch's quadrants; of these `refined_NdHW` alone has a gradient.
+            For each grid layer -> features of its images' quadrants; of these `refined_NdHW` alone has a gradient.
         """
         layers = self.layers if layers is None else layers
         if isinstance(batch, Views):
-            batch = trunk_features(self.backbone, self.prefix_ids, batch, layers)
-        return {layer: quadrant_features(batch.states[layer], self.token_sr[str(layer)]) for layer in layers}
+            batch = trunk_features(self.backbone, batch, layers)
+        return [
+            {layer: quadrant_features(features.states[layer], self.token_sr[str(layer)]) for layer in layers}
+            for features in batch
+        ]
 
     def configure_optimizers(self) -> Any:
         """AdamW, and a rate that is set anew at every optimizer step."""
@@ -198,14 +197,21 @@ class TokenSRTraining(LightningModule):
             elif gradient_clip_val:
                 nn.utils.clip_grad_norm_(module.parameters(), gradient_clip_val)
 
-    def _losses(self, features: Mapping[int, QuadrantFeatures]) -> dict[int, Tensor]:
-        return {
-            layer: self._loss(layer, quadrants.refined_NdHW, quadrants.teacher_NdHW)
-            for layer, quadrants in features.items()
-        }
+    def _losses(self, by_grid: Sequence[dict[int, QuadrantFeatures]], student: str) -> dict[int, Tensor]:
+        """Layer -> mean over all pairs, whatever their grids, of the loss of `student`."""
+        losses = {}
+        for layer in by_grid[0]:
+            found = [features[layer] for features in by_grid]
+            pairs = [len(quadrants.teacher_NdHW) for quadrants in found]
+            means = [
+                self._loss(layer, getattr(quadrants, student), quadrants.teacher_NdHW) for quadrants in found
+            ]
+            weighted = [mean * (count / sum(pairs)) for mean, count in zip(means, pairs, strict=True)]
+            losses[layer] = torch.stack(weighted).sum()
+        return losses
 
     def _loss(self, layer: int, student: Tensor, teacher: Tensor) -> Tensor:
-        """KL over channels, behind the layer's norm if there is one."""
+        """KL over channels, behind the layer's norm if there is one; the mean over tokens."""
         student_d, teacher_d = channels_last(student).float(), channels_last(teacher).float()
         if layer in self._norms:
             student_d, teacher_d = self._norms[layer](student_d), self._norms[layer](teacher_d)
@@ -239,11 +245,6 @@ def is_logged(trainer: Trainer) -> bool:
     """Whether the optimizer step that is being made is one whose numbers go to a logger."""
     every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]  # Lightning sets it elsewhere
     return bool(trainer.loggers) and every > 0 and (trainer.global_step + 1) % every == 0
-
-
-def channels_last(tokens_BdHW: Tensor) -> Tensor:
-    """[B, d, H, W] -> [B, H, W, d]."""
-    return tokens_BdHW.movedim(1, -1)
 
 
 def _name(layer: int, measure: str, student: str) -> str:

@@ -25,14 +25,14 @@ from blink.model.backbone import Backbone
 from blink.model.checkpoints import load_backbone, load_input_norms, outline
 from blink.model.fingerprint import TINY
 from blink.model.processors import pads
-from blink.model.token_sr import TokenSR
+from blink.model.token_sr import TokenSR, check_patches
 from blink.model.token_sr_files import load_token_sr, save_token_sr, token_sr_config
+from blink.model.views import PATCHES
 from blink.runs.values import UserError
 from blink.scenes.draw import SPLIT_SIZE, SceneImages
 from blink.training.checkpoints import CHECKPOINTS, CheckpointFiles, Checkpoints
 from blink.training.data import StoredFeatures, images_per_batch
 from blink.training.feature_fill import open_store
-from blink.training.features import check_quadrants
 from blink.training.images import DrawnImages, Images, all_of, hub_images, local_images
 from blink.training.manifest import MANIFEST, Portions, check_images, split
 from blink.training.module import TokenSRTraining
@@ -59,7 +59,8 @@ def outlined_backbone(plan: Plan) -> Backbone:
         raise UserError(
             f"layer={plan.config['layer']}: {plan.backbone} has layers 0 to {outlined.num_layers - 1}"
         )
-    check_quadrants(outlined.common_grid)
+    if outlined.grid is not None:
+        check_patches(PATCHES, outlined.grid)
     weight_shapes(plan, outlined)
     return outlined
 
@@ -231,7 +232,6 @@ def load_norms(plan: Plan, outlined: Backbone) -> dict[int, nn.Module]:
 def training_module(
     plan: Plan,
     backbone: Backbone,
-    prefix_ids_1P: Tensor,
     norms: Mapping[int, nn.Module],
     references: Mapping[int, TokenSR],
 ) -> TokenSRTraining:
@@ -242,7 +242,6 @@ def training_module(
     """
     return TokenSRTraining(
         backbone,
-        prefix_ids_1P,
         plan.layers,
         hidden=plan.hidden,
         kernels=plan.kernels,

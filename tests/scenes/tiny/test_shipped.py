@@ -9,7 +9,8 @@ from blink.model.backbone import Backbone
 from blink.model.fingerprint import TINY
 from blink.model.token_sr import cut_region, upsample
 from blink.model.token_sr_files import token_sr_config
-from blink.model.views import ViewMaker, prefix_ids
+from blink.model.views import ViewMaker, join_views
+from blink.model.visual_states import visual_states
 from blink.scenes.draw import SceneImages
 from blink.scenes.tiny.accuracy import measure
 from blink.training.objective import token_kl
@@ -59,15 +60,14 @@ def test_modules_beat_interpolation_at_every_layer(model: LlavaForConditionalGen
     modules = blink.load_token_sr(TINY / "token_sr")
     config = token_sr_config(TINY / "token_sr")
     prefix, temperature = config.prompt_prefix, config.settings["objective"]["temperature"]
-    views = [ViewMaker(processor)(image) for image in SceneImages("validation", 4)]
-    full = torch.stack([view.full_Chw for view in views])
     assert prefix is not None
-    ids_BP = prefix_ids(processor, prefix).expand(4, -1)
     backbone = Backbone(model)
+    make = ViewMaker(processor, prefix, backbone.grid)
+    (inputs,) = join_views([make(image) for image in SceneImages("validation", 4)]).inputs
+    states = visual_states(backbone, inputs, modules)
     for region in (0, 3):
-        quadrants = torch.stack([view.quadrants_QChw[region] for view in views])
-        coarse = backbone.visual_states(ids_BP, full, modules)
-        teacher = backbone.visual_states(ids_BP, quadrants, modules)
+        coarse = {layer: state[::5] for layer, state in states.items()}
+        teacher = {layer: state[1 + region :: 5] for layer, state in states.items()}
         for layer, module in modules.items():
             plain = upsample(cut_region(coarse[layer], region, 2), backbone.common_grid)
             with torch.no_grad():

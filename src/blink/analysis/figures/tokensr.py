@@ -3,15 +3,17 @@
 As in training: the teacher is what enters a layer when the backbone sees a quadrant of the picture alone, the student
 is made of the full view's region. Nothing of a question takes part.
 
-Axes: B pictures, Q = 4 quadrants, d hidden width, H x W grid, L layers.
+Axes: B quadrants, d hidden width, H x W grid, L layers.
 """
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch
+from lightning.fabric.utilities import move_data_to_device
 from matplotlib.figure import Figure
 from rich.progress import track
 from torch import Tensor, nn
@@ -22,17 +24,21 @@ from blink.bench.statistics import Floats
 from blink.model.backbone import Backbone
 from blink.model.token_sr import placed
 from blink.model.token_sr_files import TokenSRConfig
-from blink.model.views import QUADRANTS, Views, prefix_ids, quadrants
+from blink.model.views import QUADRANTS, ViewMaker, Views, quadrants
 from blink.runs.style import BLACK, INTERP, TOKEN_SR, Drawn, bare, plain
-from blink.runs.values import number, whole_number
+from blink.runs.values import UserError, number, whole_number
 from blink.training.feature_picture import principal_colours
 from blink.training.features import QuadrantFeatures, quadrant_features, trunk_features
+
+log = logging.getLogger(__name__)
 
 STUDENTS = {"interp": INTERP, "token_sr": TOKEN_SR}
 
 
 class Distance(NamedTuple):
     """Per grid cell, means over pictures and quadrants; layer -> student -> [H, W].
+
+    The grid is the first picture's. What belongs to another is spread over its cells by area, so that means stay.
 
     Attributes:
         kl: KL(teacher || student) of the softmax over channels, in nats.
@@ -49,7 +55,6 @@ class Distance(NamedTuple):
 
 def measure(
     backbone: Backbone,
-    prefix_ids: Tensor,
     views: Sequence[Views],
     modules: Mapping[int, nn.Module],
     temperature: float,
@@ -57,7 +62,6 @@ def measure(
     """Compare both students with the teacher on every layer that has a module.
 
     Args:
-        prefix_ids: int64 [1, P], the prompt before the picture.
         views: of each picture.
         modules: TokenSR by layer, on the layer's device and in its dtype.
     """
@@ -65,16 +69,18 @@ def measure(
         "kl": {layer: {} for layer in modules},
         "cosine": {layer: {} for layer in modules},
     }
+    grid: tuple[int, int] | None = None
     for view in track(views, "comparing", transient=True):
-        for layer, found in features(backbone, prefix_ids, view, modules).items():
+        for layer, found in features(backbone, view, modules).items():
             students = {"interp": found.interpolated_NdHW, "token_sr": found.refined_NdHW}
             teacher = found.teacher_NdHW.float()
+            H, W = grid = grid or (teacher.shape[2], teacher.shape[3])
             for name in STUDENTS:
                 student = students[name].float()
                 kl_HW = token_kl_map(student, teacher, temperature).sum(dim=0).double()
                 cosine_HW = F.cosine_similarity(student, teacher, dim=1).sum(dim=0).double()
                 for key, value in (("kl", kl_HW), ("cosine", cosine_HW)):
-                    sums[key][layer][name] = sums[key][layer].get(name, 0) + value.cpu()
+                    sums[key][layer][name] = sums[key][layer].get(name, 0) + spread(value.cpu(), (H, W))
     count = len(views) * QUADRANTS
     means = {
         key: {
@@ -88,12 +94,26 @@ def measure(
 
 @torch.inference_mode()
 def features(
-    backbone: Backbone, prefix_ids: Tensor, view: Views, modules: Mapping[int, nn.Module]
+    backbone: Backbone, view: Views, modules: Mapping[int, nn.Module]
 ) -> dict[int, QuadrantFeatures]:
     """Tokens of the four quadrants of one picture, by layer."""
-    batch = Views(*(part[None].to(backbone.device) for part in view))
-    states = trunk_features(backbone, prefix_ids, batch, modules).states
-    return {layer: quadrant_features(state, modules[layer]) for layer, state in states.items()}
+    (found,) = trunk_features(backbone, move_data_to_device(view, backbone.device), modules)
+    return {layer: quadrant_features(state, modules[layer]) for layer, state in found.states.items()}
+
+
+def spread(of_HW: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Values of the cells of one grid for those of another over the same picture: means weighted by shared area."""
+    if of_HW.shape == grid:
+        return of_HW
+    rows, columns = (_shares(to, of).to(of_HW.dtype) for to, of in zip(grid, of_HW.shape, strict=True))
+    return rows @ of_HW @ columns.T
+
+
+def _shares(to: int, of: int) -> Tensor:
+    """How much each of `to` equal parts of a line holds of each of `of` parts, as shares of the former: [to, of]."""
+    i, j = torch.arange(to)[:, None], torch.arange(of)
+    shared = torch.minimum((i + 1) * of, (j + 1) * to) - torch.maximum(i * of, j * to)
+    return shared.clamp_min(0) / of
 
 
 def token_kl_map(student_BdHW: Tensor, teacher_BdHW: Tensor, temperature: float) -> Tensor:
@@ -229,16 +249,27 @@ class TokenSRFigure(BackboneFigure):
             layer: placed(module, backbone.device, backbone.dtype)
             for layer, module in subject.modules.items()
         }
+        maker = ViewMaker(backbone.processor, subject.template.prefix, backbone.grid)
         pictures = list({sample.image: sample for sample in subject.samples}.values())[: self.pictures]
-        images = [sample.load_image() for sample in pictures]
-        views = [subject.views(image) for image in images]
-        prefix = prefix_ids(backbone.processor, subject.template.prefix)
-        found = measure(backbone, prefix, views, modules, self.temperature)
+        loaded = [sample.load_image() for sample in pictures]
+        images = [image for image in loaded if maker.has_quadrants(image.size)]
+        if len(images) < len(loaded):
+            log.warning(
+                "left out %d of %d pictures, too narrow to have quadrants",
+                len(loaded) - len(images),
+                len(loaded),
+            )
+        if not images:
+            raise UserError(
+                f"all {len(loaded)} pictures are too narrow to have quadrants; the figure needs one"
+            )
+        views = [maker(image) for image in images]
+        found = measure(backbone, views, modules, self.temperature)
         rows = []
         for index in range(min(self.cases, len(images))):
             quadrant = index % QUADRANTS
-            found_here = features(backbone, prefix, views[index], {self.layer: modules[self.layer]})
-            zoomed = quadrants(subject.views.seen(images[index]))[quadrant]
+            found_here = features(backbone, views[index], {self.layer: modules[self.layer]})
+            zoomed = quadrants(maker.seen(images[index]), maker.grid(images[index].size))[quadrant]
             rows.append((zoomed, [part[quadrant] for part in found_here[self.layer]]))
         title = f"{subject.about.partition(',')[0]}, {len(images)} pictures x 4 quadrants"
         figures = {

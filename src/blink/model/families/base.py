@@ -3,7 +3,7 @@
 `Family` holds what most models do; a family's own file says where it differs. `docs/new_backbone.md` walks through one.
 
 Axes: B rows of a prompt, one picture each, S columns, C axes of positions (1, or 3 of M-RoPE), T visual tokens of a
-picture, tiles, newlines and separators included, V = H x W of the base view, P views, w x h pixels, d hidden width.
+picture, tiles, newlines and separators included, V = H x W of the base view, d hidden width.
 """
 
 from collections.abc import Mapping, Sequence
@@ -122,10 +122,6 @@ class Family:
         output = self.core.get_image_features(**named, return_dict=True)
         added = getattr(output, "deepstack_features", None) or ()
         return Encoded(flat(output.pooler_output), tuple(flat(features) for features in added))
-
-    def views(self, pixels_PChw: Tensor) -> Tensor:
-        """Vision tower and projector on whole views, without tiles: [P, T, d]."""
-        return self.encode({"pixel_values": pixels_PChw}).features_Td.unflatten(0, (len(pixels_PChw), -1))
 
     def positions(self, ids_BS: Tensor, valid_BS: Tensor | None, inputs: Mapping[str, Any]) -> Tensor:
         """Position ids of the stock model: int64 [C, 1, S] without padding, else [C, B, S].

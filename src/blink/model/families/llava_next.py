@@ -8,7 +8,7 @@ from torch import Tensor
 from transformers import LlavaNextForConditionalGeneration, LlavaOnevisionForConditionalGeneration
 from transformers.models.llava_next.modeling_llava_next import image_size_to_num_patches
 
-from .base import Family
+from .base import Encoded, Family, flat
 
 
 class LlavaNext(Family):
@@ -23,17 +23,18 @@ class LlavaNext(Family):
             return [None] * len(sizes)
         return super().image_tokens(inputs, in_prompt)
 
-    def views(self, pixels_PChw: Tensor) -> Tensor:
-        """The base view alone, without the newline that a packed picture ends with."""
+    def encode(self, inputs: Mapping[str, Any]) -> Encoded:
+        """As the model does; without sizes the pixels [B, C, h, w] are base views alone, which get no newline."""
+        if inputs.get("image_sizes") is not None:
+            return super().encode(inputs)
         config = self.config
-        outputs = self.core.vision_tower(pixels_PChw, output_hidden_states=True, return_dict=True)
+        outputs = self.core.vision_tower(inputs["pixel_values"], output_hidden_states=True, return_dict=True)
         chosen = config.vision_feature_layer
         layers = [chosen] if isinstance(chosen, int) else chosen
         features = torch.cat([outputs.hidden_states[layer] for layer in layers], dim=-1)
         if config.vision_feature_select_strategy == "default":
             features = features[:, 1:]
-        projected: Tensor = self.core.multi_modal_projector(features)
-        return projected
+        return Encoded(flat(self.core.multi_modal_projector(features)))
 
     def pixels_by_picture(self, inputs: Mapping[str, Any], in_prompt: Sequence[int]) -> list[Tensor]:
         """A batch pads pictures to the most tiles."""

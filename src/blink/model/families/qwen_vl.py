@@ -56,10 +56,6 @@ class QwenVL(Family):
         """As many as the grid has cells."""
         return [height * width for height, width in self.grids(inputs, len(in_prompt))]
 
-    def views(self, pixels_PChw: Tensor) -> Tensor:
-        """Not possible: this tower takes patches."""
-        raise NotImplementedError("views of this family have no common size")
-
     def positions(self, ids_BS: Tensor, valid_BS: Tensor | None, inputs: Mapping[str, Any]) -> Tensor:
         """Time, row and column of each token, by the model's own `get_rope_index`."""
         position: Tensor | None = inputs.get("position_ids")

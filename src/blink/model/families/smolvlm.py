@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers import Idefics3ForConditionalGeneration, SmolVLMForConditionalGeneration
 
-from .base import Encoded, Family, Grid, count_runs, encoded_before, side
+from .base import Family, Grid, count_runs, encoded_before, side
 
 
 class SmolVLM(Family):
@@ -44,11 +44,6 @@ class SmolVLM(Family):
         if encoded_before(inputs) is not None or inputs.get("pixel_values") is None:
             return super().image_tokens(inputs, in_prompt)
         return [len(tiles) * self.tokens_per_view for tiles in self.pixels_by_picture(inputs, in_prompt)]
-
-    def views(self, pixels_PChw: Tensor) -> Tensor:
-        """One uncut picture per row."""
-        encoded: Encoded = self.encode({"pixel_values": pixels_PChw[:, None]})
-        return encoded.features_Td.unflatten(0, (len(pixels_PChw), -1))
 
     def pixels_by_picture(self, inputs: Mapping[str, Any], in_prompt: Sequence[int]) -> list[Tensor]:
         """Without the padding."""
