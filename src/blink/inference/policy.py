@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from blink.runs.values import UserError, is_number, is_whole
+from blink.runs.values import UserError, choice, flag, is_whole, number, whole_number
 
 Old = TypeVar("Old")
 New = TypeVar("New")
@@ -82,20 +82,15 @@ class Policy:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "layers", _checked_layers(self.layers))
-        for name in ("tau_exp", "tau_drop"):
-            tau = getattr(self, name)
-            if not is_number(tau) or not 0 <= tau <= 1:
-                raise UserError(f"{name}={tau!r} is not a number in [0, 1]; ratios of saliency lie there")
-            object.__setattr__(self, name, int(tau) if is_whole(tau) else float(tau))
-        if not is_whole(self.patches) or self.patches < 2:
-            raise UserError(f"patches={self.patches!r} is not an integer of at least 2 (p of p x p regions)")
+        checked: dict[str, Any] = {
+            name: number(name, getattr(self, name), least=0, most=1) for name in ("tau_exp", "tau_drop")
+        }
+        # 0 and 1 stay as they were written: they are part of names and files of runs.
+        checked |= {name: int(tau) for name, tau in checked.items() if is_whole(getattr(self, name))}
+        checked["patches"] = whole_number("patches", self.patches, least=2, hint="p of p x p regions")
+        checked["seed"] = whole_number("seed", self.seed, least=None)
         for name in ("interpolate", "scale_tau"):
-            if not isinstance(getattr(self, name), bool):
-                raise UserError(f"{name}={getattr(self, name)!r} is neither true nor false")
-        if not is_whole(self.seed):
-            raise UserError(f"seed={self.seed!r} is not an integer")
-        for name in ("patches", "seed"):
-            object.__setattr__(self, name, int(getattr(self, name)))
+            checked[name] = flag(name, getattr(self, name))
         choices_of = {
             "saliency": SALIENCIES,
             "selector": SELECTORS,
@@ -103,10 +98,9 @@ class Policy:
             "positions": POSITIONS,
         }
         for name, choices in choices_of.items():
-            if not isinstance(getattr(self, name), str) or getattr(self, name) not in choices:
-                raise UserError(
-                    f"{name}={getattr(self, name)!r} is unknown; choose one of {', '.join(choices)}"
-                )
+            checked[name] = choice(name, getattr(self, name), choices)
+        for name, value in checked.items():
+            object.__setattr__(self, name, value)
 
     @classmethod
     def never(cls, layers: Collection[int] = (0,), **options: Any) -> "Policy":
