@@ -1,4 +1,4 @@
-"""Blink: dynamic visual token resolution for LLaVA models of Hugging Face transformers.
+"""Blink: dynamic visual token resolution for vision-language models of Hugging Face transformers.
 
 Names are loaded when first used, so that `import blink` is quick.
 """
@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from blink.inference.engine import Engine
     from blink.inference.policy import Event, Policy
     from blink.inference.run import Run
+    from blink.model.checkpoints import load
     from blink.model.token_sr import TokenSR
     from blink.model.token_sr_files import load_token_sr, save_token_sr
 
@@ -22,6 +23,7 @@ __all__ = [
     "Run",
     "TokenSR",
     "attach",
+    "load",
     "load_token_sr",
     "save_token_sr",
 ]
@@ -34,6 +36,7 @@ _HOMES = {
     "Run": "blink.inference.run",
     "TokenSR": "blink.model.token_sr",
     "attach": "blink.inference.attach",
+    "load": "blink.model.checkpoints",
     "load_token_sr": "blink.model.token_sr_files",
     "save_token_sr": "blink.model.token_sr_files",
 }

@@ -39,7 +39,7 @@ def load_backbone(
     num_layers: int | None = None,
     pad: bool | None = None,
 ) -> Backbone:
-    """Load a LLaVA or LLaVA-NeXT checkpoint: a frozen model in evaluation mode, and a processor that pads on the left.
+    """Load a checkpoint of one of the `families`: a frozen model in evaluation mode, and a processor that pads on the left.
 
     Weights are read one by one: the model is never held twice.
 
@@ -81,6 +81,40 @@ def load_backbone(
     )
     backbone.check_weights()
     return backbone
+
+
+def load(
+    name_or_path: str | Path,
+    *,
+    revision: str | None = None,
+    dtype: str = "auto",
+    device: str | torch.device | None = None,
+    attn_implementation: str = "sdpa",
+) -> tuple[Any, Any]:
+    """Load a model and its processor, ready for `blink.attach` and `blink.Engine`.
+
+    Args:
+        name_or_path: folder or hub id of a checkpoint of one of the `families`, or "tiny" for the backbone that ships
+            with the project, which needs no network.
+        revision: branch, tag or commit on the hub.
+        dtype: name of a torch dtype; "auto" is the checkpoint's.
+        device: where the model goes; None: "cuda" where there is one, else "cpu".
+
+    Returns:
+        The model, frozen and in evaluation mode, and a processor that pads texts on the left.
+
+    Raises:
+        ValueError: as `load_backbone`.
+    """
+    chosen = device if device is not None else "cuda" if torch.cuda.is_available() else "cpu"
+    backbone = load_backbone(
+        name_or_path,
+        revision=revision,
+        dtype=dtype,
+        device=chosen,
+        attn_implementation=attn_implementation,
+    )
+    return backbone.model, backbone.processor
 
 
 def check_device_map(device_map: str | None) -> None:
