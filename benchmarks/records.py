@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from benchmarks.common import Row
+from blink.runs.files import read_jsonl
 
 
 class Record(NamedTuple):
@@ -43,10 +44,9 @@ class Records:
         """Parts that count, in the order in which they were finished."""
         if not self.path.exists():
             return []
-        lines = map(json.loads, self.path.read_text(encoding="utf-8").splitlines())
         return [
             Record(line["part"], [Row(**row) for row in line["rows"]], line["seconds"], line["load"])
-            for line in lines
+            for line in read_jsonl(self.path)
             if line["key"] == self.keys.get(line["part"])
         ]
 

@@ -140,6 +140,12 @@ def test_figure_of_runs(monkeypatch: pytest.MonkeyPatch, working_directory: Path
         (("image=nowhere.png", "question=What?"), "image=nowhere.png is not a file"),
         (("question=What?",), "question= and box= go with image="),
         (("image=a", "questions=b"), "image= and questions= are both given"),
+        (
+            ("image=a", "question=b", "data.root=c"),
+            "data.root is where a benchmark lies, which is not read beside",
+        ),
+        (("image=a", "question=b", "data.exif=turn"), "data.exif='turn': expected one of ignore, apply"),
+        (("data.exif=apply",), "data.exif and data.allow_outside are for files in data.root"),
         (("questions=nowhere.jsonl",), "questions=nowhere.jsonl is not a file"),
         (("figure=attention_maps", "figure.ids=[x]", *FEW), r"figure.ids=\['x'\]: not among the 3 questions"),
         (("figure=redistribution", "figure.show=2"), r"figure.show=\[2\]: the extension is made at layer 6"),

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from blink.runs.files import read_json
+
 _MAGIC, _BLOCK, _HEADER = b":W&B", 32768, 7
 _FULL, _FIRST, _LAST = 1, 2, 4
 """Kinds of the pieces into which a record is cut at the end of a block."""
@@ -51,7 +53,7 @@ class OfflineRun(NamedTuple):
         path = self.stored.get(f"{name}.table.json")
         if path is None or not path.is_file():
             raise ValueError(f"{self.files.parent}: no table {name}")
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        content: dict[str, Any] = read_json(path)
         return content
 
     def picture(self, shown: dict[str, Any]) -> Path:

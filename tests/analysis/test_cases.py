@@ -1,6 +1,8 @@
 """Questions from a file or from the command, and the regions that boxes belong to."""
 
+import codecs
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +11,18 @@ from PIL import Image
 
 from blink.analysis.cases import as_seen, choose_cases, folder_cases, one_case, region_of, spread_out
 from blink.bench import Sample
+from blink.inputs.pictures import Reading, Rules
 from blink.model.views import ViewMaker
+from blink.runs.values import UserError
 from tests import models
 from tests.analysis.figures.conftest import questions
+from tests.inputs.test_pictures import DEEP, sideways
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     Image.new("RGB", (40, 20), "red").save(tmp_path / "a.png")
+    (tmp_path / "broken.png").touch()
     return tmp_path
 
 
@@ -88,13 +94,68 @@ def test_folder_of_questions(folder: Path) -> None:
             {"image": "a.png", "question": "What?", "box": [3, 2, 1, 4]},
             r"box=\[3, 2, 1, 4\] is not one in the picture, which has 40 x 20 pixels",
         ),
-        ({"image": "a.png", "question": "What?", "box": "left"}, "box='left'"),
+        ({"image": "a.png", "question": "What?", "box": "left"}, "box='left'; expected"),
+        ({"image": "a.png", "question": "What?", "box": [0, 0, 1, True]}, "box=.*; expected"),
+        ({"image": "a.png", "question": "What?", "box": [0, 0, 1, math.nan]}, "box=.*; expected"),
+        (
+            {"image": "a.png", "question": "What?", "box": [0, 0, 41, 9]},
+            "not one in the picture.* 40 x 20 pixels",
+        ),
+        ({"image": "a.png", "question": "What?", "box": [-1, 0, 9, 9]}, "not one in the picture"),
+        ({"image": "a.png", "question": "What?", "box": [50, 30, 60, 40]}, "not one in the picture"),
+        ({"image": "broken.png", "question": "What?", "box": [0, 0, 1, 1]}, "broken.png: an empty file"),
+        ({"image": "../a.png", "question": "What?"}, r"line 1: '../a.png' leads out of the data folder"),
+        ({"image": "a.png", "question": "What?", "id": 1.5}, "id=1.5; expected a text or a whole number"),
+        ({"image": "a.jpg", "question": "What?"}, "a.png has another ending"),
     ],
 )
 def test_bad_rows_are_named(folder: Path, row: Any, message: str) -> None:
     """Would catch a mistake in a file that surfaces as a crash in the middle of a run."""
     with pytest.raises(ValueError, match=message):
         folder_cases(write(folder, row))
+
+
+def test_lines_are_counted_as_in_the_file(folder: Path) -> None:
+    """Would catch messages and ids that are one too low for every empty line before."""
+    row = {"image": "a.png", "question": "What?"}
+    path = folder / "questions.jsonl"
+    path.write_bytes(codecs.BOM_UTF8 + f"\r\n{json.dumps(row)}\r\n\r\n{json.dumps(row)}\r\n".encode())
+    assert [sample.id for sample in folder_cases(path)] == ["2", "4"]
+    path.write_text(f"{json.dumps(row)}\n\n\n{json.dumps(row | {'question': ' '})}\n")
+    with pytest.raises(UserError, match=r"questions.jsonl, line 4: the question is blank"):
+        folder_cases(path)
+    path.write_text(f"{json.dumps(row | {'id': None, 'answer': None})}\n")
+    [sample] = folder_cases(path)
+    assert (sample.id, sample.label) == ("1", "")
+
+
+def test_boxes_count_in_the_picture_as_it_is_read(folder: Path) -> None:
+    """Would catch a box of a turned picture held against the stored one, and the other way round."""
+    (folder / "a.jpg").write_bytes(sideways("JPEG", 6))  # stored 6 x 3
+    path = write(folder, {"image": "a.jpg", "question": "What?", "box": [0, 0, 3, 6]})
+    turned = Rules(Reading(upright=True))
+    [sample] = folder_cases(path, rules=turned)
+    assert sample.load_image().size == (3, 6)
+    with pytest.raises(UserError, match="which has 6 x 3 pixels"):
+        folder_cases(path)
+    [sample] = one_case(folder / "a.jpg", "What?", [0, 0, 3, 6], turned)
+    assert sample.load_image().size == (3, 6)
+
+
+def test_own_pictures_are_scaled(folder: Path) -> None:
+    """Would catch a picture of 16 bits shown white all over."""
+    Image.fromarray(DEEP).save(folder / "deep.png")
+    [sample] = folder_cases(write(folder, {"image": "deep.png", "question": "What?"}))
+    for case in (sample, *one_case(folder / "deep.png", "What?")):
+        assert case.load_image().getextrema() == ((0, 255),) * 3
+
+
+def test_names_may_lead_out_where_that_is_allowed(folder: Path) -> None:
+    """Would catch a key that changes nothing, and a picture refused that the command itself names."""
+    (folder / "inner").mkdir()
+    path = write(folder / "inner", {"image": "../a.png", "question": "What?"})
+    assert folder_cases(path, rules=Rules(outside=True))[0].load_image().size == (40, 20)
+    assert one_case(folder / "inner" / ".." / "a.png", "What?")[0].load_image().size == (40, 20)
 
 
 def test_missing_files_are_named(folder: Path) -> None:

@@ -13,6 +13,7 @@ from blink.bench import MME, Row, Sample, make_row, score
 from blink.bench.base import SHORT_ANSWER
 from blink.bench.mme import COGNITION, PERCEPTION, SUBTASKS
 from blink.bench.statistics import estimates
+from blink.runs.values import UserError
 from tests.bench.files import write_parquet
 
 
@@ -288,6 +289,64 @@ def test_llava_questions_with_answers_of_the_release(tmp_path: Path) -> None:
     check_samples(samples)
     assert samples[0].image == "code_reasoning/0020.png"
     check_samples(MME(prompt="lmms_eval").from_folder(tmp_path), spaces=" ")
+
+
+@pytest.mark.parametrize(
+    ("pictures", "texts"),
+    [
+        ("images", ""),
+        ("images", "Questions_Answers_YN"),
+        ("Images", "QUESTIONS_ANSWERS_YN"),
+        ("images", "images"),
+        ("", "questions_answers_YN"),
+        ("", ""),
+    ],
+)
+@pytest.mark.parametrize("ending", [".jpg", ".PNG", ".webp"])
+def test_release_laid_out_otherwise(tmp_path: Path, pictures: str, texts: str, ending: str) -> None:
+    """Catches copies of the release whose texts lie beside images/, or whose folders have other capitals, read as empty."""
+    folder = tmp_path / "MME_Benchmark_release_version" / "posters"
+    for name in (pictures, texts):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    for number in (1, 2):
+        Image.new("RGB", (6, 4), (number, 0, 0)).save(folder / pictures / f"{number}{ending}")
+        (folder / texts / f"{number}.TXT").write_text("Is it?\tYes\nIs it not?\tNo\n")
+    samples = MME().from_folder(tmp_path)
+    assert [sample.image for sample in samples] == [
+        "/".join(filter(None, ("posters", pictures, f"{number}{ending}"))) for number in (1, 1, 2, 2)
+    ]
+    assert [sample.label for sample in samples] == ["yes", "no", "yes", "no"]
+    assert samples[0].details["category"] == "posters"
+
+
+def test_release_with_gaps_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Catches a subtask without questions left out, a picture chosen of two, and one whose ending is not known."""
+    folder = tmp_path / "posters"
+    (folder / "images").mkdir(parents=True)
+    Image.new("RGB", (6, 4)).save(folder / "images" / "1.jpg")
+    with pytest.raises(UserError, match=r"posters has no text files of questions; expected 0001.txt"):
+        MME().from_folder(tmp_path)
+    (folder / "1.txt").write_text("Is it?\tYes\n")
+    Image.new("RGB", (6, 4)).save(folder / "images" / "1.png")
+    with pytest.raises(UserError, match=r"1.txt asks about either of .*1.jpg and .*1.png; leave one"):
+        MME().from_folder(tmp_path)
+    (folder / "images" / "1.png").rename(folder / "images" / "2.png")
+    assert len(MME().from_folder(tmp_path)) == 1
+    assert "posters: 1 pictures have no questions" in caplog.text
+    (folder / "images" / "1.jpg").rename(folder / "images" / "1.jp2")
+    with pytest.raises(
+        UserError, match=r"1.txt asks about a picture that is missing; .*1.jp2 is not one, by its ending"
+    ):
+        MME().from_folder(tmp_path)
+
+
+def test_a_question_may_hold_any_character(tmp_path: Path) -> None:
+    """Catches a question that is cut at a character which is no line end."""
+    (tmp_path / "count").mkdir()
+    Image.new("RGB", (6, 4)).save(tmp_path / "count" / "1.jpg")
+    (tmp_path / "count" / "1.txt").write_text("Is it\x85 \u2028one?\tYes\r\n", encoding="utf-8")
+    [sample] = MME().from_folder(tmp_path)
+    assert sample.question == "Is it\x85 \u2028one?" + SHORT_ANSWER
 
 
 def test_release_that_does_not_fit_is_named(tmp_path: Path) -> None:

@@ -223,7 +223,13 @@ def test_authors_source(tmp_path: Path, inside: str) -> None:
     ("changes", "message"),
     [
         ({"imagename": "v1_2.png"}, "the picture v1_2.png is missing; looked in .*images"),
-        ({"capability": ["taste"]}, "question v1_1 needs the capabilities"),
+        ({"capability": ["taste"]}, "mm-vet.json, v1_1: question v1_1 needs the capabilities"),
+        ({"capability": None}, "mm-vet.json, v1_1: question v1_1 needs the capabilities None"),
+        ({"capability": [1]}, "mm-vet.json, v1_1: question v1_1 needs the capabilities"),
+        ({"answer": None}, "mm-vet.json, v1_1: answer is None; expected a text"),
+        ({"answer": " "}, "mm-vet.json, v1_1: answer is ' '; expected a text"),
+        ({"question": 5}, "mm-vet.json, v1_1: question is 5; expected a text"),
+        ({"imagename": None}, "mm-vet.json, v1_1: imagename is None; expected a text"),
     ],
 )
 def test_authors_source_that_does_not_fit(tmp_path: Path, changes: dict[str, Any], message: str) -> None:

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from blink import Policy, TokenSR, save_token_sr
-from blink.evaluation.checks import check_fit, modules_folder, training_differs
+from blink.evaluation.checks import check_data_keys, check_fit, modules_folder, training_differs
 from blink.model.checkpoints import outline
+from blink.runs.values import UserError
 from tests import models
 
 
@@ -85,3 +86,18 @@ def test_modules_of_another_training_are_told(tmp_path: Path, monkeypatch: pytes
     backbone, prefix = training_differs("own", "models/b", "[INST] ")
     assert "trained on the backbone models/a, and this one is models/b" in backbone
     assert "prompt prefix 'USER: ', and this run's is '[INST] '" in prefix
+
+
+def test_keys_of_data_that_no_question_is_read_by() -> None:
+    """Would catch a split, a column or a misspelt key given through a config that changes nothing, and defaults refused."""
+    read = {"source": "local", "root": "a", "exif": "apply", "allow_outside": True}
+    check_data_keys(read)
+    check_data_keys(
+        {"source": "hub", "root": None, "id": None, "name": None, "split": "train", "column": None}
+    )
+    with pytest.raises(
+        UserError,
+        match=r"data.split=test, data.colour=red: not read for a benchmark.* read are data.source, data.root, data.id, "
+        "data.exif, data.allow_outside",
+    ):
+        check_data_keys(read | {"split": "test", "colour": "red", "column": None})

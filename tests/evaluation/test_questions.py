@@ -7,7 +7,10 @@ import pytest
 from PIL import Image
 
 from blink.evaluation.questions import read_questions
+from blink.inputs.pictures import Reading, Rules
+from blink.runs.values import UserError
 from tests.bench.test_pope import write_llava
+from tests.inputs.test_pictures import DEEP, sideways
 
 SCENES: dict[str, Any] = {
     "source": "scenes",
@@ -96,3 +99,33 @@ def test_a_file_of_another_shape_is_named(tmp_path: Path) -> None:
     )
     with pytest.raises(ValueError, match=r"llava_pope_test.jsonl, line 1: there is no text; expected a text"):
         read_questions("pope", (), **SCENES | {"source": "local", "location": str(tmp_path)})
+
+
+def test_rules_are_for_files_in_the_folder(tmp_path: Path) -> None:
+    """Would catch data.exif taken for a data set that it does not turn, and results that do not say that it did."""
+    upright = Rules(Reading(upright=True))
+    for source in ("scenes", "hub"):
+        with pytest.raises(
+            UserError, match=f"data.exif and data.allow_outside are for files .* come from data={source}"
+        ):
+            read_questions("pope", (), **SCENES | {"source": source, "rules": upright})
+    write_llava(tmp_path)
+    (tmp_path / "val2014" / "COCO_val2014_0.png").write_bytes(sideways("PNG", 6))
+    local = SCENES | {"source": "local", "location": str(tmp_path)}
+    stored = read_questions("pope", (), **local)
+    turned = read_questions("pope", (), **local | {"rules": upright})
+    assert (stored.data, turned.data) == (str(tmp_path), f"{tmp_path}, turned by EXIF")
+    assert stored.pictures != turned.pictures
+    assert turned.samples[0].load_image().size == (3, 6)
+
+
+def test_saturated_pictures_are_said_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Would catch white pictures scored without a word, or a word for each question about them."""
+    write_llava(tmp_path)
+    Image.fromarray(DEEP).save(tmp_path / "val2014" / "COCO_val2014_1.png")
+    questions = read_questions("pope", (), **SCENES | {"source": "local", "location": str(tmp_path)})
+    assert len(questions.samples) == 6
+    assert caplog.messages == [
+        "pictures of more than 8 bits a channel, saturated, as by the authors' code: 1, such as COCO_val2014_1.png "
+        "(I;16 from 1000 to 5000)"
+    ]

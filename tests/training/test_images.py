@@ -1,12 +1,18 @@
 """Image sources: what they find, in which order, and what they refuse."""
 
+import codecs
+import gzip
 import json
 from pathlib import Path
+from typing import Any
 
+import datasets
+import numpy as np
 import pytest
 from PIL import Image
 
-from blink.inputs.pictures import UnreadableImageError
+from blink.inputs.pictures import Reading, Rules, UnreadableImageError
+from blink.runs.values import UserError
 from blink.training.images import (
     DrawnImages,
     ImageSubset,
@@ -15,6 +21,7 @@ from blink.training.images import (
     mixture_images,
 )
 from tests import models
+from tests.inputs.test_pictures import DEEP, sideways
 
 
 def write(path: Path, seed: int, **settings: str) -> Path:
@@ -134,3 +141,106 @@ def test_chosen_images_keep_their_names() -> None:
     assert [chosen.read(i).getpixel((0, 0)) for i in range(len(chosen))] == [(4, 0, 0), (1, 0, 0)]
     assert chosen.name(0) == "drawn image 4"
     assert chosen.fingerprint != ImageSubset(drawn, (1, 4)).fingerprint
+
+
+def test_names_are_no_patterns_and_links_are_followed(tmp_path: Path) -> None:
+    """Catches a folder zz[ab] that trains on zza, and pictures behind a link left out in silence."""
+    write(tmp_path / "zza" / "1.png", 1)
+    path = write(tmp_path / "zz[ab]" / "2.png", 2)
+    far = write(tmp_path / "far" / "3.png", 3)
+    (tmp_path / "zz[ab]" / "link").symlink_to(far.parent, target_is_directory=True)
+    (tmp_path / "zz[ab]" / "link" / "back").symlink_to(tmp_path / "zz[ab]", target_is_directory=True)
+    write(tmp_path / "zz[ab]" / "._2.png", 4)
+    found = local_images([tmp_path / "zz[ab]"])
+    assert found.paths == (path, tmp_path / "zz[ab]" / "link" / "3.png")
+
+
+@pytest.mark.parametrize("upright", [False, True])
+def test_orientations_of_every_source(tmp_path: Path, upright: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches one source that turns pictures while another does not, and stored features of the other kind taken."""
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    data = sideways("JPEG", 6)
+    (tmp_path / "a.jpg").write_bytes(data)
+    (tmp_path / "mixture.json").write_text('[{"image": "a.jpg"}]')
+    (tmp_path / "set").mkdir()
+    table = datasets.Dataset.from_dict(
+        {"image": [{"bytes": data, "path": None}]}, features=datasets.Features({"image": datasets.Image()})
+    )
+    table.to_parquet(tmp_path / "set" / "train.parquet")
+    rules = Rules(Reading(upright=upright, scaled=True))
+    for found, stored in (
+        (local_images([tmp_path], rules), local_images([tmp_path])),
+        (local_images([tmp_path / "mixture.json"], rules), local_images([tmp_path / "mixture.json"])),
+        (hub_images(str(tmp_path / "set"), rules=rules), hub_images(str(tmp_path / "set"))),
+    ):
+        assert found.read(0).size == ((3, 6) if upright else (6, 3))
+        assert (found.fingerprint == stored.fingerprint) is not upright
+        assert (found.identity(0) == stored.identity(0)) is not upright
+
+
+def test_deep_pictures_are_scaled(tmp_path: Path) -> None:
+    """Catches training on pictures that are white all over."""
+    Image.fromarray(DEEP).save(tmp_path / "a.png")
+    pixels = np.asarray(local_images([tmp_path]).read(0))
+    assert (pixels.min(), pixels.max()) == (0, 255)
+
+
+@pytest.mark.parametrize("name", ["../a.jpg", "/etc/a.jpg", "x/../../a.jpg", "C:/a.jpg"])
+def test_a_mixture_stays_in_its_folder(tmp_path: Path, name: str) -> None:
+    """Catches annotations that make the command read any picture of the machine."""
+    file = tmp_path / "data" / "mixture.json"
+    file.parent.mkdir()
+    write(tmp_path / "a.jpg", 0)
+    file.write_text(json.dumps([{"image": "b.jpg"}, {"id": "text"}, {"image": name}]))
+    with pytest.raises(
+        UserError, match=r"mixture.json, entry 3: .* leads out of the data folder; data.allow_outside"
+    ):
+        local_images([file])
+    found = local_images([file], Rules(outside=True))
+    if name == "../a.jpg":
+        assert found.read(1).size == (12, 10)
+
+
+@pytest.mark.parametrize("image", [5, ["a.jpg"], True, {"a": 1}, "a\0b"])
+def test_a_mixtures_names_are_texts(tmp_path: Path, image: object) -> None:
+    """Catches a value of another type looked for under the name that Python gives it."""
+    file = tmp_path / "mixture.json"
+    file.write_text(json.dumps([{"image": image}]))
+    with pytest.raises(UserError, match=r"mixture.json, entry 1: expected the name of a picture file"):
+        local_images([file])
+
+
+def test_mixtures_of_other_systems(tmp_path: Path) -> None:
+    """Catches a byte order mark or gzip taken for damage."""
+    write(tmp_path / "a.jpg", 0)
+    content = codecs.BOM_UTF8 + b'[{"image": "a.jpg"}]'
+    (tmp_path / "mixture.json").write_bytes(content)
+    (tmp_path / "packed.JSON.gz").write_bytes(gzip.compress(content))
+    for name in ("mixture.json", "packed.JSON.gz"):
+        assert local_images([tmp_path / name]).paths == (tmp_path / "a.jpg",)
+    (tmp_path / "mixture.json").write_bytes(content.decode("utf-8-sig").encode("utf-16"))
+    with pytest.raises(UserError, match=r"mixture.json is not UTF-8: byte 0xff at offset 0"):
+        local_images([tmp_path / "mixture.json"])
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"split": "test"}, r"data.id=.* \(split test\) cannot be loaded: Unknown split"),
+        ({"name": "small"}, r"cannot be loaded: BuilderConfig 'small' not found"),
+        ({"column": "nothing"}, r"has the image columns \['image'\] and data.column is 'nothing'"),
+        ({"id": 5}, "data.id=5: expected a text"),
+        ({"id": "nobody/nothing"}, "data.id=nobody/nothing .* cannot be loaded: Couldn't reach"),
+        ({"split": None}, "data.split=None: expected a text"),
+        ({"name": 3}, "data.name=3: expected a text"),
+    ],
+)
+def test_data_sets_that_are_not_there_are_named(
+    tmp_path: Path, settings: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches a traceback for a mistyped id, split, configuration or column."""
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "set").mkdir()
+    Image.new("RGB", (4, 4)).save(tmp_path / "set" / "a.png")
+    with pytest.raises(UserError, match=message):
+        hub_images(**{"id": str(tmp_path / "set")} | settings)

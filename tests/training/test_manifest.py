@@ -6,11 +6,13 @@ import threading
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from blink.runs.machine import RANK_VARIABLES
 from blink.training.images import ImageFiles, local_images
 from blink.training.manifest import Manifest, check_images, split
 from tests import models
+from tests.inputs.test_pictures import DEEP
 
 
 @pytest.fixture(autouse=True)
@@ -60,6 +62,33 @@ def test_checked_once(tmp_path: Path) -> None:
     assert file.stat().st_mtime_ns == written
     models.picture(0, (8, 8)).save(tmp_path / "images" / "000.png")
     assert check_images(local_images([tmp_path / "images"]), file).unreadable == {}
+
+
+def test_special_images_are_said_at_every_start(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Catches pictures that were scaled, or cut to their first frame, without a word, or said once and never again."""
+    pictures(tmp_path / "images", 3, 0)
+    Image.fromarray(DEEP).save(tmp_path / "images" / "deep.png")
+    images = local_images([tmp_path / "images"])
+    for _ in range(2):
+        caplog.clear()
+        manifest = check_images(images, tmp_path / "manifest.json")
+        assert (
+            "pictures of more than 8 bits a channel, scaled to 8 bits, each from its own range: 1"
+            in caplog.text
+        )
+        assert "deep.png (I;16 from 1000 to 5000)" in caplog.text
+    assert manifest.unreadable == {}
+
+
+def test_too_large_images_are_left_out(tmp_path: Path) -> None:
+    """Catches a picture of a few bytes that takes all memory once it is padded."""
+    pictures(tmp_path / "images", 3, 0)
+    Image.new("RGB", (30_000, 2)).save(tmp_path / "images" / "wide.png")
+    [(name, reason)] = check_images(
+        local_images([tmp_path / "images"]), tmp_path / "manifest.json"
+    ).unreadable.items()
+    assert name.endswith("wide.png")
+    assert "900,000,000 once padded to a square" in reason
 
 
 def test_pixels_tell_changed_from_newer(tmp_path: Path) -> None:

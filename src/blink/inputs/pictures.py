@@ -23,6 +23,9 @@ from blink.runs.values import UserError, choice, flag
 
 Opener = Callable[[], Image.Image]
 
+ORIENTATIONS = ("ignore", "apply")
+"""What to do with EXIF orientations, as the keys `exif` say it."""
+
 MOST_PIXELS = 178_956_970
 """Of a picture that is padded to a square, as LLaVA-1.5 pads it: 13,377 x 13,377. Pillow refuses as many in a file, but
 30,000 x 2 pixels are few in the file, and took 12 GB and two minutes once they were padded."""
@@ -134,7 +137,7 @@ class Rules:
         Raises:
             UserError: one of them has another value than it may have.
         """
-        exif = choice("data.exif", data.get("exif", "ignore"), ("ignore", "apply"))
+        exif = choice("data.exif", data.get("exif", "ignore"), ORIENTATIONS)
         outside = flag("data.allow_outside", data.get("allow_outside", False))
         return cls(Reading(exif == "apply", scaled), outside)
 

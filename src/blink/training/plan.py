@@ -5,7 +5,7 @@ where a run's parts are made from its plan, and still before any weight is read.
 """
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -168,12 +168,7 @@ def _image_source(data: Mapping[str, Any]) -> tuple[tuple[Path, ...], HubDataSet
         ValueError: both are given, or the one that `data` needs is not.
     """
     if data["root"] is not None:
-        for key in ("id", "name", "column"):
-            if data.get(key) is not None:
-                raise UserError(
-                    f"data.root={data['root']} and data.{key}={data[key]} are both given; images come from files or "
-                    "from a data set"
-                )
+        _refuse_unread(data, ("id", "name", "split", "column"), f"images come from data.root={data['root']}")
         return tuple(paths("data.root", data["root"])), None
     if data["source"] == "hub":
         if data["id"] is None:
@@ -181,4 +176,14 @@ def _image_source(data: Mapping[str, Any]) -> tuple[tuple[Path, ...], HubDataSet
         return (), HubDataSet(data["id"], data["name"], data["split"], data["column"])
     if data["source"] != "scenes":
         raise UserError(f"data.source={data['source']!r} needs data.root, a folder of images")
+    unread = ("id", "name", "split", "column", "exif", "allow_outside")
+    _refuse_unread(data, unread, "images are drawn, unless data.root or data=hub says where others are")
     return (), None
+
+
+def _refuse_unread(data: Mapping[str, Any], keys: Sequence[str], why: str) -> None:
+    """Raise a UserError if one of the keys of `data` that are not read has a value of its own."""
+    defaults = {"split": "train", "exif": "ignore", "allow_outside": False}
+    given = [f"data.{key}={data[key]}" for key in keys if data.get(key) not in (None, defaults.get(key))]
+    if given:
+        raise UserError(f"{', '.join(given)} would change nothing: {why}")

@@ -11,6 +11,7 @@ import pytest
 from blink.explain import main
 from tests import models
 from tests.analysis.explain.conftest import OTHER_ANSWER
+from tests.inputs.test_pictures import sideways
 
 ONE = ("image=dog.png", "question=What?")
 
@@ -20,6 +21,7 @@ def working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Outputs go below the directory in which the command is given."""
     monkeypatch.chdir(tmp_path)
     models.picture(0).save("dog.png")
+    Path("empty.png").touch()
     return tmp_path
 
 
@@ -143,6 +145,8 @@ def test_runs_that_cannot_be_explained(
         ((*ONE, "token_sr=nowhere"), "token_sr='nowhere' is neither a folder nor a hub id"),
         ((*ONE, "limit=3"), "limit: only explain=flips reads that"),
         ((*ONE, "explain=all"), "explain='all': expected one of one, flips"),
+        ((*ONE, "exif=turn"), "exif='turn': expected one of ignore, apply"),
+        (("image=empty.png", "question=What?"), "image=empty.png: an empty file"),
         ((*ONE, "+colour=red"), "unknown key 'colour'"),
         (("explain=flips",), "runs=None: give the folders of two finished evaluations"),
         (("explain=flips", "runs=[a]"), "runs names 1 folders; expected"),
@@ -158,3 +162,15 @@ def test_mistakes_are_one_line(
     with pytest.raises(SystemExit, match=f"error: .*{message}"):
         command(monkeypatch, *overrides)
     assert not (working_directory / "outputs").exists()
+
+
+def test_a_picture_is_turned_where_that_is_asked(
+    monkeypatch: pytest.MonkeyPatch, working_directory: Path
+) -> None:
+    """Would catch exif=apply that is read and forgotten."""
+    Path("photo.jpg").write_bytes(sideways("JPEG", 6))  # stored 6 x 3
+    asked = ("image=photo.jpg", "question=What?", "box=[0,0,3,6]", "token_sr=nowhere")
+    with pytest.raises(SystemExit, match="which has 6 x 3 pixels"):
+        command(monkeypatch, *asked)
+    with pytest.raises(SystemExit, match="token_sr='nowhere' is neither"):  # all else of the picture fits
+        command(monkeypatch, *asked, "exif=apply")

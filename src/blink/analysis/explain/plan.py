@@ -26,7 +26,7 @@ from blink.evaluation.checks import (
 from blink.evaluation.plan import Checkpoint, policy_of
 from blink.evaluation.questions import check_pictures
 from blink.inference.run import Run
-from blink.inputs.pictures import Rules
+from blink.inputs.pictures import ORIENTATIONS, Reading, Rules
 from blink.model.prompts import Template
 from blink.runs.command import plain
 from blink.runs.files import short_digest
@@ -83,7 +83,8 @@ def _one_question(config: DictConfig, settings: dict[str, Any]) -> OneQuestion:
         if not isinstance(settings[key], str):
             raise UserError(f"{key}={settings[key]!r}: give image=FILE and question='...'")
     longest = whole_number("max_new_tokens", settings["max_new_tokens"])
-    rules = Rules.of({"exif": settings["exif"]}, scaled=True)
+    exif = choice("exif", settings["exif"], ORIENTATIONS)
+    rules = Rules(Reading(upright=exif == "apply", scaled=True))
     image = Path(settings["image"]).expanduser()
     [sample] = one_case(image, settings["question"], settings["box"], rules)
     check_pictures([sample], rules)  # says how one of many bits or frames is read

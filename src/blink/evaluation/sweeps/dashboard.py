@@ -9,6 +9,7 @@ from PIL import Image
 from blink.evaluation.dashboard import scores
 from blink.evaluation.sweeps.report import Job, as_number, benchmarks, point_label, swept_keys
 from blink.runs.board import Axis, Board, Chart
+from blink.runs.files import open_text
 
 POINT = "point"
 """The axis of a sweep: its jobs, numbered as they were launched."""
@@ -22,7 +23,7 @@ def log_sweep(board: Board, jobs: Sequence[Job], folder: Path) -> None:
     for number, job in enumerate(jobs):
         board.numbers(_point(job, keys), Axis(POINT, number))
     for path in sorted(folder.glob("*.csv")):
-        with path.open(encoding="utf-8", newline="") as file:
+        with open_text(path, newline="") as file:
             names, *rows = csv.reader(file)
         columns = [_column(cells) for cells in zip(*rows, strict=True)]
         board.table(f"sweep/{path.stem}", names, zip(*columns, strict=True))
