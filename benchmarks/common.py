@@ -196,7 +196,7 @@ def load_average() -> float:
 def tiny(dtype: str = "float32") -> Bench:
     """The backbone that ships with the project."""
     backbone = load_backbone("tiny", device=_device(), dtype=dtype)
-    dims, name = Dimensions.of(backbone.model.config, dtype), f"tiny, {dtype}"
+    dims, name = Dimensions.of(backbone.model, dtype), f"tiny, {dtype}"
     return Bench(name, False, backbone, template_named("vicuna_v1"), dims)
 
 
@@ -218,7 +218,7 @@ def wide(options: Options, *, layers: int, dtypes: tuple[str, ...] | None = None
             wide=True,
             backbone=Backbone(model, models.processor(model)),
             template=template_named("vicuna_v1"),
-            dims=Dimensions.of(model.config, dtype),
+            dims=Dimensions.of(model, dtype),
         )
         del model
         gc.collect()

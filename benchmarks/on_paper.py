@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import NamedTuple
 
+import torch
 from rich.console import Console
 
 from benchmarks.common import bare_command_line
@@ -15,7 +16,10 @@ from benchmarks.shared_cost import Asked, shared
 from blink.evaluation.cost import decode, prompt, token_sr, vision
 from blink.evaluation.presets import resolve
 from blink.inference.policy import Event
-from blink.model.dimensions import Dimensions, image_tokens, tiles
+from blink.model.backbone import Backbone
+from blink.model.dimensions import Dimensions
+from blink.model.families import ARCHITECTURES
+from blink.model.image_inputs import PictureShape, PictureShapes
 from tests import models
 
 PREFIX = 35
@@ -56,23 +60,43 @@ LOADS = (
 )
 
 
-def backbones() -> dict[str, tuple[str, Dimensions]]:
-    """Name -> (family of presets, numbers)."""
-    small = Dimensions.of(models.published_config("llava15"))
-    large = replace(small, hidden=5120, mlp=13824, layers=40, heads=40, key_heads=40)
-    tiled = Dimensions.of(models.published_config("llava_next"))
+def backbones() -> dict[str, tuple[str, Dimensions, PictureShape]]:
+    """Name -> (family of presets, numbers, what becomes of a picture)."""
+    small, tiled = outline("llava15"), outline("llava_next")
+    width, dims = 5120, Dimensions.of(small.model)
+    large = replace(
+        dims,
+        hidden=width,
+        layers=40,
+        heads=40,
+        key_heads=40,
+        layer_weights=4 * width**2 + 3 * width * 13824,
+        tower=replace(dims.tower, projector_weights=1024 * width + width**2),
+    )
     return {
-        "LLaVA-1.5-7B": ("llava15_7b", small),
-        "LLaVA-1.5-13B": ("llava15_13b", large),
-        "LLaVA-NeXT-7B": ("llava_next_7b", tiled),
+        "LLaVA-1.5-7B": ("llava15_7b", dims, shape(small)),
+        "LLaVA-1.5-13B": ("llava15_13b", large, shape(small)),
+        "LLaVA-NeXT-7B": ("llava_next_7b", Dimensions.of(tiled.model), shape(tiled)),
     }
+
+
+def outline(family: str) -> Backbone:
+    """A published model without weights, and its processor."""
+    config = models.published_config(family)
+    with torch.device("meta"):
+        model = ARCHITECTURES[config.model_type]._from_config(config)
+    return Backbone(model, models.published_processor(tiled=family == "llava_next"))
+
+
+def shape(backbone: Backbone) -> PictureShape:
+    """What becomes of the assumed picture."""
+    return PictureShapes(backbone)((640, 480))
 
 
 def lines() -> Iterator[tuple[str, ...]]:
     """The table's cells."""
-    for name, (family, dims) in backbones().items():
-        down, across = tiles(dims, 480, 640) if dims.pinpoints else (0, 0)
-        views, before = 1 + down * across, PREFIX + image_tokens(dims, 480, 640)
+    for name, (family, dims, picture_shape) in backbones().items():
+        views, before = len(picture_shape.views), PREFIX + picture_shape.tokens
         for load in LOADS:
             scan, tokens = resolve(family, load.preset), before + load.text
             picture = vision(dims, views).flops

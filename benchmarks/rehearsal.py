@@ -105,9 +105,8 @@ def rehearse(
         expanded = _seconds(one_prompt, repeats)
         handle.detach()
 
-    few = Dimensions.of(model.config, dtype)
+    few = Dimensions.of(model, dtype)
     full_config = models.published_config(family, hidden=hidden, vision_layers=vision_layers)
-    full = Dimensions.of(full_config, dtype)
     setting = preset("llava15_7b" if family == "llava15" else "llava_next_7b", "mme")
     assert setting is not None, "the paper's backbones have a preset for MME"
     scanned_layers = blink.inference.policy.parse_layers(setting.layers)
@@ -115,6 +114,7 @@ def rehearse(
     few_events = [Event(middle, 1.0, 0, "expand")]
     with torch.device("meta"):
         whole = type(model)._from_config(full_config, dtype=torch_dtype)
+    full = Dimensions.of(whole, dtype)
     of_module = token_sr(full)
     return Rehearsal(
         tokens=tokens,

@@ -6,6 +6,7 @@ is trained.
 
 import statistics
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -69,7 +70,7 @@ def carried_over(bench: Bench, times: Times) -> Row:
     ]
     module, alone = statistics.median(times.ours), statistics.median(times.theirs)
     value = full_size_ratio(bench.dims, alone + module, alone)
-    full = Dimensions(**{**vars(bench.dims), "layers": 32, "vision_layers": 24})
+    full = _deeper(bench.dims, 32)
     return Row(
         "training layers 12-18 in one pass / layer 18 alone, carried over",
         bench.name,
@@ -96,7 +97,7 @@ def memory() -> Row:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        module.quadrant_features(_views(Dimensions.of(backbone.model.config), backbone, prefix, 1))
+        module.quadrant_features(_views(backbone, prefix, 1))
     layers = backbone.num_layers
     return Row(
         "training layer 8: decoder layers above it in memory, activations kept for the backbone",
@@ -117,7 +118,7 @@ def disk_times(bench: Bench, layers: tuple[int, ...], *, images: int, repeats: i
     (features,) = trunk_features(bench.backbone, batch, layers)
     states = features.states
     with TemporaryDirectory(prefix="blink-") as folder:
-        shape = (VIEWS, *bench.dims.grid, bench.dims.hidden)
+        shape = (VIEWS, *bench.backbone.common_grid, bench.dims.hidden)
         store = FeatureStore(Path(folder), {}, shape, notes={})
         rows = store.rows(names)
         for image, (row, name) in enumerate(zip(rows, names, strict=True)):
@@ -179,7 +180,7 @@ def _module(bench: Bench, layers: tuple[int, ...]) -> TokenSRTraining:
 
 def _batch(bench: Bench, images: int) -> Views:
     prefix = prefix_ids(bench.processor, bench.template.prefix)
-    return _views(bench.dims, bench.backbone, prefix, images)
+    return _views(bench.backbone, prefix, images)
 
 
 def full_size_ratio(dims: Dimensions, both: float, alone: float) -> float:
@@ -189,7 +190,7 @@ def full_size_ratio(dims: Dimensions, both: float, alone: float) -> float:
         training_step(dims, (dims.layers,), 35, 1).flops
         - training_step(dims, (dims.layers,), 35, 1, cached=True).flops
     )
-    full = Dimensions(**{**vars(dims), "layers": 18, "vision_layers": 24})
+    full = _deeper(dims, 18)
     full_flops = _flops(full, (18,)) - training_step(full, (18,), 35, 1, cached=True).flops
     trunk = (alone - module) * full_flops / trunk_flops
     return (trunk + 7 * module) / (trunk + module)
@@ -199,9 +200,14 @@ def _flops(dims: Dimensions, layers: tuple[int, ...]) -> int:
     return training_step(dims, layers, prefix=35, images=1).flops
 
 
-def _views(dims: Dimensions, backbone: Backbone, prefix_ids_1P: torch.Tensor, images: int) -> Views:
+def _deeper(dims: Dimensions, layers: int) -> Dimensions:
+    """With so many decoder layers, and the published depth of the vision tower."""
+    return replace(dims, layers=layers, tower=replace(dims.tower, layers=24))
+
+
+def _views(backbone: Backbone, prefix_ids_1P: torch.Tensor, images: int) -> Views:
     """Views of random pixels, on the backbone's device."""
-    side, (H, W) = dims.grid[0] * dims.patch, dims.grid
+    side, (H, W) = backbone.model.config.vision_config.image_size, backbone.common_grid
     picture = torch.full((1, H * W), backbone.image_token_id)
     inputs = {
         "input_ids": torch.cat((prefix_ids_1P, picture), dim=1).expand(VIEWS * images, -1),

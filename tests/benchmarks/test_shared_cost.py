@@ -18,7 +18,7 @@ SYSTEM = "yes no yes"
 
 def by_engine(model: models.Model, prompts: Sequence[str], runs: Sequence[Run], answer: int = 3) -> int:
     """FLOPs on paper for what the engine did; asserts that torch counted as many."""
-    dims = Dimensions.of(model.config)
+    dims = Dimensions.of(model)
     engine = Engine(model, models.processor(model))
     answers = engine.answer(models.picture(1), prompts, runs, max_new_tokens=answer)
     found = counted_forward(lambda: engine.answer(models.picture(1), prompts, runs, max_new_tokens=answer))
@@ -74,7 +74,7 @@ NOTHING = (Event(1, 0.4, 2, "keep"), Event(3, 0.1, 2, "drop"))
 
 def test_what_is_shared() -> None:
     """Would catch trunk, extension or text counted twice, by hand on the parts."""
-    dims = Dimensions.of(models.llava().config)
+    dims = Dimensions.of(models.llava())
     before, text, V = dims.visual + 9, 7, dims.visual
     one = shared(dims, before, [Asked("q", text, EXPAND_DROP)]).flops
     assert shared(dims, before, [Asked("q", text, EXPAND_DROP)] * 2).flops == one
@@ -88,7 +88,7 @@ def test_what_is_shared() -> None:
 
 def test_weights_move_once() -> None:
     """Would catch bytes that grow by the weights with every question."""
-    dims = Dimensions.of(models.llava().config)
+    dims = Dimensions.of(models.llava())
     one, two = (shared(dims, 150, [Asked(q, 7, answer=3) for q in range(count)]).bytes for count in (1, 2))
     assert one == two
     assert one > 4 * dims.layers * dims.layer_weights * dims.itemsize + vision(dims).bytes

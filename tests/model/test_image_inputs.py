@@ -5,8 +5,16 @@ from typing import Any
 import pytest
 import torch
 
+from blink.inference.spans import prompt_spans
 from blink.model.backbone import Backbone
-from blink.model.image_inputs import check_images, embed_prompt, encode_image, pixel_digests, prompt_inputs
+from blink.model.image_inputs import (
+    PictureShapes,
+    check_images,
+    embed_prompt,
+    encode_image,
+    pixel_digests,
+    prompt_inputs,
+)
 from tests import models
 
 BUILDERS = {"llava": models.llava, "llava_next": models.llava_next}
@@ -98,3 +106,38 @@ def test_names_of_pictures_do_not_depend_on_the_batch(family: str) -> None:
     assert first != second
     assert digests(1) == [second]
     assert digests(1, 0) == [second, first]
+
+
+@pytest.mark.parametrize("name", models.SMALL)
+def test_shapes_of_pictures_are_what_their_prompts_hold(name: str) -> None:
+    """Catches tokens of tiles, separators or newlines left out, grids the wrong way round, and a picture asked for twice."""
+    model = models.family(name, layers=1)
+    processor = models.processor(model)
+    asked = []
+
+    def counting(**inputs: Any) -> Any:
+        asked.append(inputs["images"][0][0].size)
+        return processor(**inputs)
+
+    counting.tokenizer, counting.image_token = processor.tokenizer, processor.image_token  # type: ignore[attr-defined]
+    backbone = Backbone(model, processor)
+    shapes = PictureShapes(Backbone(model, counting))
+    for size in ((60, 60), (120, 44), (47, 61), (60, 60)):
+        shape = shapes(size)
+        prompt = models.prompt(3, processor=processor)
+        inputs = prompt_inputs(backbone, [models.picture(1, size)], [prompt])
+        words = len(processor.tokenizer(prompt)["input_ids"])
+        assert words - 1 + shape.tokens == inputs["input_ids"].shape[1]
+        spans = prompt_spans(backbone, inputs, None)
+        assert spans.grids == (shape.grid,)
+        assert len(shape.views) * shape.views[0][0] * shape.views[0][1] == patches(
+            name, inputs["pixel_values"]
+        )
+    assert asked == [(60, 60), (120, 44), (47, 61)]
+
+
+def patches(name: str, pixels: torch.Tensor) -> int:
+    """Of all views of one picture."""
+    if name.startswith("qwen"):
+        return len(pixels)
+    return int(pixels.numel()) // (3 * models.PATCH**2)

@@ -18,7 +18,7 @@ from blink.inference.engine import Answer, Engine
 from blink.inference.run import Run
 from blink.model.backbone import Backbone
 from blink.model.checkpoints import load_backbone
-from blink.model.image_inputs import prompt_inputs
+from blink.model.image_inputs import PictureShapes, prompt_inputs
 from blink.model.prompts import Template
 from blink.runs.values import NotFiniteError
 
@@ -57,10 +57,8 @@ class BackboneAnswerer:
         self.runs = [run.resolve(backbone) for run in runs] if alone else runs
         self.max_new_tokens = max_new_tokens
         self.alone = alone
-        self.meters = [
-            Meter(backbone.model.config, backbone.processor.tokenizer, run.policy, run.token_sr)
-            for run in runs
-        ]
+        self.shapes = PictureShapes(backbone)
+        self.meters = [Meter(backbone, run.policy, run.token_sr, self.shapes) for run in runs]
 
     def answer(
         self, image: Image.Image, samples: Sequence[Sample], runs: Sequence[int]
@@ -98,8 +96,8 @@ class BackboneAnswerer:
             )
             raise NotFiniteError(error.what, layer=layer, sample=f"question {samples[number].id}") from error
 
-    def flops(self, size: tuple[int, int], sample: Sample, answer: Answer, run: int) -> int:
-        """FLOPs of a question answered alone, about a picture of (width, height)."""
+    def flops(self, size: tuple[int, int], sample: Sample, answer: Answer, run: int) -> int | None:
+        """FLOPs of a question answered alone, about a picture of (width, height); None if they are not counted."""
         prompt = self.template.prompt(sample.question)
         return self.meters[run](size, prompt, answer.events, len(answer.ids))
 

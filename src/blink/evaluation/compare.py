@@ -164,7 +164,9 @@ def _rate(run: FinishedRun) -> str:
 
 def _gigaflops(run: FinishedRun) -> str:
     flops = run.result.gflops_per_question
-    return "" if flops is None else f"{flops:,.3g}"
+    if flops is None:  # of a file of rows nobody asked for them
+        return "not counted" if run.result.predictions is None else ""
+    return f"{flops:,.3g}"
 
 
 def comparison_table(comparisons: Sequence[Comparison], result: Result) -> Table:

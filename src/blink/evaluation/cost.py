@@ -1,8 +1,8 @@
-"""FLOPs and memory traffic of every part of the work, computed from a model's config.
+"""FLOPs and memory traffic of every part of the work, computed from the sizes of a model.
 
 FLOPs are those of matrix products and convolutions, two per multiplication and addition, as
 `torch.utils.flop_counter` counts them: attention as the full rectangle of queries and keys, though a causal kernel
-may skip half of it; norms, activations, rotary embeddings and softmax left out. Bytes are what must be moved at
+may skip half of it; norms, activations, rotary embeddings, softmax and the resizing of positions and tiles left out. Bytes are what must be moved at
 least: each weight once per call, keys and values written once and read once. Activations are left out. `Meter` counts
 a question that was answered; what it was answered together with makes no difference, so that runs compare.
 
@@ -11,17 +11,22 @@ Letters: T new tokens, M columns of keys that they attend to (their own included
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
-from typing import Any
 
 from torch import nn
 
 from blink.inference.policy import Event, Policy, living
-from blink.model.dimensions import Dimensions, image_tokens, tiles
-from blink.model.token_sr import TokenSR
+from blink.model.backbone import Backbone
+from blink.model.dimensions import Dimensions, NotCountedError
+from blink.model.families import Grid
+from blink.model.image_inputs import PictureShapes
+from blink.model.token_sr import TokenSR, region_box
 from blink.model.token_sr_files import token_sr_config
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -63,19 +68,36 @@ def head(dims: Dimensions, rows: int = 1) -> Cost:
     return Cost(2 * rows * weights, weights * dims.itemsize)
 
 
-def vision(dims: Dimensions, views: int = 1) -> Cost:
-    """Vision tower and projector on `views` pictures or tiles."""
-    tokens, width = dims.vision_tokens, dims.vision_hidden
-    patches = 3 * dims.patch**2 * width
-    layer = 4 * width**2 + 2 * width * dims.vision_mlp
-    projector = dims.features * dims.hidden + dims.hidden**2
-    projected = dims.visual * projector
-    flops = 2 * (dims.visual * patches + projected)
-    flops += dims.vision_layers * (2 * tokens * layer + 4 * tokens**2 * width)
-    return Cost(views * flops, (patches + dims.vision_layers * layer + projector) * dims.itemsize)
+def vision(dims: Dimensions, views: int | Sequence[Grid] = 1) -> Cost:
+    """Vision tower and projector on the views of a picture.
+
+    Args:
+        views: rows and columns of patches in each; or how many there are, where all are alike.
+    """
+    tower = dims.tower
+    if isinstance(views, int):
+        assert tower.patches is not None, "the views of this family differ in size"
+        views = [tower.patches] * views
+    flops = 0
+    for view in views:
+        patches = view[0] * view[1]
+        tokens = patches + tower.class_tokens
+        visual = patches // tower.merge**2 + tower.projected
+        pairs = (tower.layers - tower.windowed) * tokens**2
+        if tower.windowed:
+            pairs += tower.windowed * sum(inside**2 for inside in tower.windows(view))
+        flops += 2 * patches * tower.patch_weights + 2 * visual * tower.projector_weights
+        flops += 2 * tower.layers * tokens * tower.layer_weights + 4 * pairs * tower.width
+        if (
+            tower.pooling_weights
+        ):  # keys and values of all tokens, attention of one query, and the rest on one token
+            pair = 2 * tower.width**2
+            flops += 2 * tokens * pair + 4 * tokens * tower.width + 2 * (tower.pooling_weights - pair)
+    weights = tower.patch_weights + tower.layers * tower.layer_weights + tower.projector_weights
+    return Cost(flops, (weights + tower.pooling_weights) * dims.itemsize)
 
 
-def scan(dims: Dimensions, columns: int, saliency: str = "attention") -> Cost:
+def scan(dims: Dimensions, columns: int, saliency: str = "attention", visual: int | None = None) -> Cost:
     """One row's scan at one layer (Eq. 1 and 2).
 
     By attention it is one row of the layer's own map, whose query and keys are at hand; by similarity, the query and key
@@ -84,14 +106,16 @@ def scan(dims: Dimensions, columns: int, saliency: str = "attention") -> Cost:
     Args:
         columns: keys that the last prompt token may see.
         saliency: as in the policy; "similarity" looks at the visual tokens alone.
+        visual: V of the base view; None: as every picture has.
     """
     if saliency == "attention":
         return Cost(
             2 * columns * dims.heads * dims.head, columns * dims.key_heads * dims.head * dims.itemsize
         )
     query, key = dims.hidden * dims.heads * dims.head, dims.hidden * dims.key_heads * dims.head
-    row = dims.visual * dims.head * dims.key_heads
-    return Cost(2 * (query + dims.visual * key + row), (query + key) * dims.itemsize)
+    V = dims.visual if visual is None else visual
+    row = V * dims.head * dims.key_heads
+    return Cost(2 * (query + V * key + row), (query + key) * dims.itemsize)
 
 
 def projections(dims: Dimensions, columns: int) -> Cost:
@@ -104,11 +128,25 @@ def projections(dims: Dimensions, columns: int) -> Cost:
 
 
 def token_sr(
-    dims: Dimensions, hidden: Sequence[int] | None = None, kernels: Sequence[int] = (5, 3, 1)
+    dims: Dimensions,
+    hidden: Sequence[int] | None = None,
+    kernels: Sequence[int] = (5, 3, 1),
+    visual: int | None = None,
 ) -> Cost:
-    """One TokenSR on one grid of tokens (App. A.1); the arguments are those of `blink.TokenSR`."""
+    """One TokenSR on one grid of tokens (App. A.1).
+
+    Args:
+        hidden, kernels: as for `blink.TokenSR`.
+        visual: V tokens of the grid; None: as every picture has.
+    """
     weights = sum(_convolutions(dims, hidden, kernels))
-    return Cost(2 * dims.visual * weights, weights * dims.itemsize)
+    return Cost(2 * (dims.visual if visual is None else visual) * weights, weights * dims.itemsize)
+
+
+def extension_tokens(policy: Policy, grid: Grid) -> tuple[int, ...]:
+    """X, tokens of the extension of each region: the whole grid's, or the region's own where it is not resized."""
+    boxes = [region_box(region, policy.patches, grid) for region in range(policy.patches**2)]
+    return tuple(grid[0] * grid[1] if policy.interpolate else box.height * box.width for box in boxes)
 
 
 def prompt(
@@ -116,9 +154,10 @@ def prompt(
     tokens: int,
     events: Sequence[Event] = (),
     *,
-    extension: int | None = None,
+    extension: int | Sequence[int] | None = None,
     expander: Cost = NOTHING,
     saliency: str = "attention",
+    visual: int | None = None,
 ) -> Cost:
     """One prompt as `attach` runs it: [system; visual; extension; text] together, and the last token's logits.
 
@@ -127,20 +166,23 @@ def prompt(
     Args:
         tokens: of the prompt, visual ones included.
         events: of this prompt, one per scanned layer; none is the stock model.
-        extension: X, tokens of an extension; None: the whole grid.
-        expander: of one extension, e.g. `token_sr(dims)`; nothing for Blink-interp.
+        extension: X, tokens of an extension, or of that of each region, as `extension_tokens` counts them; None: the whole
+            grid's.
+        expander: of one extension of the whole grid, e.g. `token_sr(dims)`; nothing for Blink-interp.
         saliency: of the policy.
+        visual: V of the base view; None: as every picture has.
     """
-    X = dims.visual if extension is None else extension
-    alive = living(events, dims.layers)
-    lengths = [tokens + (X if extended else 0) for extended in alive]
+    lengths = [tokens + X for X in _living_tokens(dims, events, extension, visual)]
     total = head(dims)
     for columns in lengths:
         total += decoder_layer(dims, columns, columns)
     for event in events:
         before = lengths[event.layer - 1] if event.layer else tokens
-        total += scan(dims, before, saliency)
-        total += expander if event.action == "expand" else NOTHING
+        total += scan(dims, before, saliency, visual)
+        if event.action == "expand" and expander != NOTHING:
+            V = dims.visual if visual is None else visual
+            X = _tokens_of(event.region, extension, V)
+            total += Cost(expander.flops * X // V, expander.bytes)
         # the scan changed the sequence: the layer stops at its attention and runs again, see `projections`
         if saliency == "attention" and (
             event.action == "expand" or (event.action == "drop" and before > tokens)
@@ -150,22 +192,44 @@ def prompt(
 
 
 def decode(
-    dims: Dimensions, tokens: int, steps: int, events: Sequence[Event] = (), extension: int | None = None
+    dims: Dimensions,
+    tokens: int,
+    steps: int,
+    events: Sequence[Event] = (),
+    extension: int | Sequence[int] | None = None,
+    visual: int | None = None,
 ) -> Cost:
     """`steps` single-token steps behind a prompt of `tokens` tokens, each with its logits.
 
-    An answer of n tokens takes n - 1 of them: its first token comes from the prompt pass.
+    An answer of n tokens takes n - 1 of them: its first token comes from the prompt pass. The others as in `prompt`.
     """
-    X = dims.visual if extension is None else extension
     total = head(dims) * steps
-    for alive in living(events, dims.layers):
-        first = tokens + (X if alive else 0) + 1
+    for X in _living_tokens(dims, events, extension, visual):
+        first = tokens + X + 1
         columns = steps * first + steps * (steps - 1) // 2  # summed over the steps
         total += Cost(
             2 * steps * dims.layer_weights + 4 * columns * dims.heads * dims.head,
             steps * dims.layer_weights * dims.itemsize + key_value_bytes(dims, columns + steps),
         )
     return total
+
+
+def _living_tokens(
+    dims: Dimensions, events: Sequence[Event], extension: int | Sequence[int] | None, visual: int | None
+) -> list[int]:
+    """Tokens of the extension that each layer runs with; 0 where none lives."""
+    alive = living(events, dims.layers)
+    if not any(alive):
+        return [0] * len(alive)
+    V = dims.visual if visual is None else visual
+    return [0 if one is None else _tokens_of(one[1], extension, V) for one in alive]
+
+
+def _tokens_of(region: int, extension: int | Sequence[int] | None, visual: int) -> int:
+    """X of the extension of a region, as `prompt` takes it."""
+    if extension is None:
+        return visual
+    return extension if isinstance(extension, int) else extension[region]
 
 
 def training_step(
@@ -209,58 +273,79 @@ class Meter:
     """FLOPs of questions under one policy, picture and answer included, as `attach` and `generate` do them.
 
     Args:
-        config: of the model.
-        tokenizer: of its processor.
+        backbone: model and processor.
         policy: None for the backbone as it is.
-        modules: folder, hub id or mapping, as for `attach`; modules other than TokenSR count nothing.
+        modules: folder, hub id or mapping, as for `attach`.
+        shapes: of pictures; None makes them anew.
     """
 
     def __init__(
         self,
-        config: Any,
-        tokenizer: Any,
+        backbone: Backbone,
         policy: Policy | None,
         modules: str | PathLike[str] | Mapping[int, nn.Module] | None,
+        shapes: PictureShapes | None = None,
     ) -> None:
-        self._dims = Dimensions.of(config)
-        self._tokenizer = tokenizer
-        self._saliency = "attention" if policy is None else policy.saliency
-        whole = policy is None or policy.interpolate
-        self._extension = self._dims.visual // (1 if policy is None or whole else policy.patches**2)
-        expander = _expander(self._dims, modules)
-        self._expander = Cost(expander.flops * self._extension // self._dims.visual, expander.bytes)
+        self._dims: Dimensions | None = None
+        self._tokenizer = backbone.processor.tokenizer
+        self._policy = policy
+        self._shapes = shapes or PictureShapes(backbone)
+        try:
+            self._module = None if modules is None else _module(modules)
+            self._dims = Dimensions.of(backbone.model)
+        except NotCountedError as why:
+            log.warning("%s", why)
 
-    def __call__(self, size: tuple[int, int], text: str, events: Sequence[Event], answer: int) -> int:
-        """FLOPs of one question.
+    def __call__(self, size: tuple[int, int], text: str, events: Sequence[Event], answer: int) -> int | None:
+        """FLOPs of one question; None if they cannot be counted.
 
         Args:
             size: (width, height) of its picture.
             text: the full prompt, with one image token.
-            events: what was done at the prompt.
+            events: what was done at the prompt; none if it was answered without Blink.
             answer: tokens of the answer, the closing one included.
         """
-        width, height = size
-        dims = self._dims
-        down, across = tiles(dims, height, width) if dims.pinpoints else (0, 0)
-        tokens = len(self._tokenizer(text)["input_ids"]) - 1 + image_tokens(dims, height, width)
-        cost = vision(dims, 1 + down * across)
+        dims, policy = self._dims, self._policy
+        if dims is None:
+            return None
+        shape = self._shapes(size)
+        V = shape.grid[0] * shape.grid[1]
+        tokens = len(self._tokenizer(text)["input_ids"]) - 1 + shape.tokens
+        extension = extension_tokens(policy, shape.grid) if policy is not None and events else None
+        cost = vision(dims, shape.views)
         cost += prompt(
             dims,
             tokens,
             events,
-            extension=self._extension,
-            expander=self._expander,
-            saliency=self._saliency,
+            extension=extension,
+            expander=NOTHING if self._module is None else token_sr(dims, *self._module, visual=V),
+            saliency="attention" if policy is None else policy.saliency,
+            visual=V,
         )
-        return (cost + decode(dims, tokens, answer - 1, events, self._extension)).flops
+        return (cost + decode(dims, tokens, answer - 1, events, extension, V)).flops
 
 
-def _expander(dims: Dimensions, modules: str | PathLike[str] | Mapping[int, nn.Module] | None) -> Cost:
-    """The cost of one extension's module on the whole grid."""
-    if modules is None:
-        return NOTHING
+def _module(
+    modules: str | PathLike[str] | Mapping[int, nn.Module],
+) -> tuple[Sequence[int], Sequence[int]] | None:
+    """Widths and kernels of TokenSR modules; None if they compute nothing, as identities.
+
+    Raises:
+        NotCountedError: they are of different sizes, or of a kind of their own.
+    """
     if not isinstance(modules, Mapping):
         config = token_sr_config(modules)
-        return token_sr(dims, config.hidden, config.kernels)
-    module = next((module for module in modules.values() if isinstance(module, TokenSR)), None)
-    return NOTHING if module is None else token_sr(dims, module.hidden, module.kernels)
+        return config.hidden, config.kernels
+    found: set[tuple[Sequence[int], Sequence[int]] | None] = set()
+    for layer, module in modules.items():
+        if isinstance(module, TokenSR):
+            found.add((tuple(module.hidden), tuple(module.kernels)))
+        elif any(True for _ in module.parameters()):
+            raise NotCountedError(
+                f"the module of layer {layer} is a {type(module).__name__} and no TokenSR: FLOPs are not counted"
+            )
+        else:
+            found.add(None)
+    if len(found) > 1:
+        raise NotCountedError("the modules are of different sizes: FLOPs are not counted")
+    return found.pop() if found else None

@@ -4,8 +4,8 @@ Read from top to bottom: a file imports only from files above it.
 
     fingerprint.py   hashes that tell one checkpoint from another
     text_model.py    what a text model must be, and what is refused
-    dimensions.py    the sizes in a config from which costs are computed
     families/        how each class of models places a picture in a prompt
+    dimensions.py    the sizes of a model from which costs are computed
     backbone.py      wraps a model: its sizes, one decoder layer at a time
     shadow.py        methods of one model object, replaced and put back
     image_inputs.py  pictures and prompts -> inputs, embeddings, visual tokens; checks that they fit

@@ -1,14 +1,26 @@
-"""The numbers of a LLaVA or LLaVA-NeXT config: widths, counts, and how many visual tokens a picture becomes.
+"""The numbers of a model from which its cost is computed: widths, counts, and weights of its parts.
 
-Plain numbers in, plain numbers out: no tensors, and no model is loaded.
+Numbers are read from the config and from the shapes of the model's weights, so that fused projections, feed-forwards with
+or without a gate, windows and mergers count as what they are. An outline without weights will do.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from torch import nn
+
+from blink.model.families import Grid, family_of
+from blink.model.families.base import Family
+from blink.runs.values import UserError
+
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+
+
+class NotCountedError(UserError):
+    """The cost of a model cannot be computed; says why."""
 
 
 class AttentionWidths(NamedTuple):
@@ -28,98 +40,133 @@ def attention_widths(text_config: Any) -> AttentionWidths:
 
 
 @dataclass(frozen=True)
-class Dimensions:
-    """The sizes in a LLaVA or LLaVA-NeXT config from which its cost is computed.
+class TowerDimensions:
+    """The sizes of a vision tower and its projector.
 
     Attributes:
-        hidden, mlp, layers, vocabulary: of the decoder.
+        patches: rows and columns of patches in a view; None where they depend on the picture.
+        merge: patches per side of one visual token.
+        class_tokens: tokens of a view beside its patches; `projected` of them reach the projector.
+        layers, windowed: blocks, all of which are run, and those among them that attend within windows.
+        window: patches per side of a window; 0 without.
+        width: of all attention heads together.
+        patch_weights, layer_weights, projector_weights: numbers in the matrices of the patch embedding, of one block, and
+            of all projectors.
+        pooling_weights: of what makes one vector of each view; 0 without.
+    """
+
+    patches: Grid | None
+    merge: int
+    class_tokens: int
+    projected: int
+    layers: int
+    windowed: int
+    window: int
+    width: int
+    patch_weights: int
+    layer_weights: int
+    projector_weights: int
+    pooling_weights: int
+
+    @classmethod
+    def of(cls, family: Family) -> TowerDimensions:
+        """Read a model's vision tower and projector."""
+        tower, grid = family.tower(), family.grid
+        return cls(
+            patches=None if grid is None else (grid[0] * tower.merge, grid[1] * tower.merge),
+            merge=tower.merge,
+            class_tokens=tower.class_tokens,
+            projected=0 if grid is None else family.tokens_per_view - grid[0] * grid[1],
+            layers=len(tower.blocks),
+            windowed=0 if tower.window is None else len(tower.blocks) - len(tower.whole),
+            window=tower.window or 0,
+            width=tower.width,
+            patch_weights=sum(
+                part.weight.numel()
+                for part in tower.embedding.modules()
+                if isinstance(part, nn.Conv2d | nn.Conv3d)
+            ),
+            layer_weights=_of_each("block of the vision tower", tower.blocks),
+            projector_weights=sum(map(matrices, tower.projectors)),
+            pooling_weights=0 if tower.pooling is None else matrices(tower.pooling),
+        )
+
+    def windows(self, view: Grid) -> list[int]:
+        """Patches in each window of a view of that many rows and columns; those at its edges are smaller."""
+        side = self.window // self.merge * self.merge  # whole visual tokens
+        parts = [[min(side, n - start) for start in range(0, n, side)] for n in view]
+        return [rows * columns for rows in parts[0] for columns in parts[1]]
+
+
+@dataclass(frozen=True)
+class Dimensions:
+    """The sizes of a model from which its cost is computed.
+
+    Attributes:
+        hidden, layers, vocabulary: of the decoder.
         heads, key_heads, head: query heads, key heads and the width of one.
-        grid: (H, W) visual tokens of one view.
-        vision_hidden, vision_mlp, vision_layers, patch: of the vision tower, all of whose layers are run.
-        vision_tokens: per view, a class token included.
-        features: input width of the projector.
-        pinpoints: (height, width) in pixels that LLaVA-NeXT may tile a picture to; empty for LLaVA.
+        layer_weights: numbers in the matrices of one decoder layer.
+        grid: (H, W) visual tokens of the base view; None where it depends on the picture.
+        tower: vision tower and projector.
         itemsize: bytes of one number.
     """
 
     hidden: int
-    mlp: int
     layers: int
     vocabulary: int
     heads: int
     key_heads: int
     head: int
-    grid: tuple[int, int]
-    vision_hidden: int
-    vision_mlp: int
-    vision_layers: int
-    patch: int
-    vision_tokens: int
-    features: int
-    pinpoints: tuple[tuple[int, int], ...] = ()
+    layer_weights: int
+    grid: Grid | None
+    tower: TowerDimensions
     itemsize: int = 2
 
     @classmethod
-    def of(cls, config: Any, dtype: str = "bfloat16") -> Dimensions:
-        """Read the config of a LlavaForConditionalGeneration or LlavaNextForConditionalGeneration."""
-        text, vision = config.text_config, config.vision_config
-        side = vision.image_size // vision.patch_size
-        chosen = config.vision_feature_layer
+    def of(cls, model: Any, dtype: str = "bfloat16") -> Dimensions:
+        """Read a model of one of the families, or its outline.
+
+        Raises:
+            NotCountedError: its layers differ from each other, or route tokens to experts.
+        """
+        family = family_of(model)
+        text = family.decoder.config
         return cls(
             hidden=text.hidden_size,
-            mlp=text.intermediate_size,
-            layers=text.num_hidden_layers,
+            layers=len(family.decoder.layers),
             vocabulary=text.vocab_size,
             **attention_widths(text)._asdict(),
-            grid=(side, side),
-            vision_hidden=vision.hidden_size,
-            vision_mlp=vision.intermediate_size,
-            vision_layers=vision.num_hidden_layers,
-            patch=vision.patch_size,
-            vision_tokens=side * side + (config.vision_feature_select_strategy == "default"),
-            features=vision.hidden_size * (1 if isinstance(chosen, int) else len(chosen)),
-            pinpoints=tuple((h, w) for h, w in getattr(config, "image_grid_pinpoints", None) or ()),
+            layer_weights=_of_each("decoder layer", family.decoder.layers),
+            grid=family.grid,
+            tower=TowerDimensions.of(family),
             itemsize=BYTES[dtype],
         )
 
     @property
     def visual(self) -> int:
-        """Visual tokens of one view."""
+        """Visual tokens of the base view, where all pictures have as many."""
+        assert self.grid is not None, "the base views of this family differ in size"
         return self.grid[0] * self.grid[1]
 
-    @property
-    def layer_weights(self) -> int:
-        """Numbers in the matrices of one decoder layer."""
-        return 2 * self.hidden * self.head * (self.heads + self.key_heads) + 3 * self.hidden * self.mlp
+
+def matrices(part: nn.Module) -> int:
+    """Numbers in the matrices of a part of a model."""
+    return sum(weight.numel() for weight in part.parameters() if weight.dim() == 2)
 
 
-def tiles(dims: Dimensions, height: int, width: int) -> tuple[int, int]:
-    """(rows, columns) of tiles that LLaVA-NeXT cuts a picture of this size into, the base view not counted.
-
-    As transformers' `select_best_resolution`: the pinpoint that keeps most of the picture's pixels, and of several such
-    the one that pads least.
-    """
-
-    def worth(pinpoint: tuple[int, int]) -> tuple[int, int]:
-        scale = min(pinpoint[1] / width, pinpoint[0] / height)
-        kept = min(int(width * scale) * int(height * scale), width * height)
-        return kept, kept - pinpoint[0] * pinpoint[1]
-
-    best = max(dims.pinpoints, key=worth)
-    return best[0] // (dims.grid[0] * dims.patch), best[1] // (dims.grid[1] * dims.patch)
-
-
-def image_tokens(dims: Dimensions, height: int, width: int) -> int:
-    """Visual tokens of a picture of this size: one view's, and for LLaVA-NeXT its tiles without padding, with newlines."""
-    if not dims.pinpoints:
-        return dims.visual
-    down, across = tiles(dims, height, width)
-    H, W = down * dims.grid[0], across * dims.grid[1]
-    # transformers' `unpad_image` removes the rows or columns that only pad the picture to the tiles' shape
-    if width / height > W / H:
-        padding = (H - int(round(height * (W / width), 7))) // 2
-        H -= 2 * padding
-    else:
-        padding = (W - int(round(width * (H / height), 7))) // 2
-        W -= 2 * padding
-    return dims.visual + H * (W + 1)
+def _of_each(what: str, layers: Iterable[nn.Module]) -> int:
+    """Numbers in the matrices of one of several layers, which are alike."""
+    counts = set()
+    for number, layer in enumerate(layers):
+        stacked = [name for name, weight in layer.named_parameters() if weight.dim() > 2]
+        if stacked:
+            raise NotCountedError(
+                f"{what} {number} holds a stack of matrices ({stacked[0]}), of which a token runs through some only, as in "
+                "a mixture of experts: FLOPs are not counted"
+            )
+        counts.add(matrices(layer))
+    if len(counts) != 1:
+        raise NotCountedError(
+            f"the {what}s of this model hold {sorted(counts)} weights: FLOPs are not counted where they differ"
+        )
+    return counts.pop()

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from blink.model.backbone import Backbone
-from blink.model.families import Encoded
+from blink.model.families import Encoded, Grid
 from blink.runs.values import UserError
 
 
@@ -39,6 +39,52 @@ def prompt_inputs(backbone: Backbone, images: Sequence[Image.Image], prompts: Se
         return_tensors="pt",
     )
     return inputs.to(backbone.model.device, backbone.model.dtype)
+
+
+class PictureShape(NamedTuple):
+    """What a processor makes of a picture of one size.
+
+    Attributes:
+        tokens: how many tokens stand in a prompt for its one image token, separators of tiles included.
+        grid: (H, W) of the base view.
+        views: rows and columns of patches in each view that the vision tower sees.
+    """
+
+    tokens: int
+    grid: Grid
+    views: tuple[Grid, ...]
+
+
+class PictureShapes:
+    """Shapes of pictures by their size, as the processor itself makes them; each size is asked for once.
+
+    Args:
+        backbone: model and processor; an outline of the model will do.
+    """
+
+    def __init__(self, backbone: Backbone) -> None:
+        self._family, self._processor = backbone.family, backbone.processor
+        self._known: dict[tuple[int, int], PictureShape] = {}
+
+    def __call__(self, size: tuple[int, int]) -> PictureShape:
+        """The shape of a picture of (width, height) pixels.
+
+        Raises:
+            ValueError: the processor does not take it.
+        """
+        if size not in self._known:
+            self._known[size] = self._found(size)
+        return self._known[size]
+
+    def _found(self, size: tuple[int, int]) -> PictureShape:
+        text = f"{self._processor.image_token}\n?"
+        inputs = self._processor(images=[[Image.new("RGB", size)]], text=[text], return_tensors="pt")
+        ids_1S = inputs["input_ids"]
+        written = [int((ids_1S == self._family.image_token_id).sum())]
+        [grid] = self._family.grids(inputs, 1)
+        [views] = self._family.views_by_picture(inputs, written)
+        others = len(self._processor.tokenizer(text)["input_ids"]) - 1
+        return PictureShape(ids_1S.shape[1] - others, grid, tuple(views))
 
 
 def check_images(backbone: Backbone, tokens: Sequence[int], inputs: Mapping[str, Any]) -> None:

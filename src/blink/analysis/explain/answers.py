@@ -18,7 +18,7 @@ from blink.inference.engine import Engine
 from blink.inference.policy import Event, Policy
 from blink.inference.run import Run
 from blink.model.backbone import Backbone
-from blink.model.image_inputs import prompt_inputs
+from blink.model.image_inputs import PictureShapes, prompt_inputs
 from blink.model.prompts import Template
 from blink.model.views import ViewMaker
 
@@ -47,7 +47,7 @@ class Answered(NamedTuple):
         events: one per scanned layer.
         layers: one record per decoder layer.
         prompt_tokens: length of the prompt, visual tokens included.
-        flops: of picture, prompt and answer, taken alone.
+        flops: of picture, prompt and answer, taken alone; None if they are not counted.
     """
 
     side: Side
@@ -56,7 +56,7 @@ class Answered(NamedTuple):
     events: tuple[Event, ...]
     layers: list[LayerRecord]
     prompt_tokens: int
-    flops: int
+    flops: int | None
 
     @property
     def token_layers(self) -> int:
@@ -106,14 +106,12 @@ class Explainer:
     def __init__(self, backbone: Backbone, template: Template, sides: tuple[Side, Side]) -> None:
         self._template = template
         self._backbone = backbone
+        self._shapes = PictureShapes(backbone)
         self._views = ViewMaker(backbone.processor)
         self._sides = sides
         self._engine = Engine(backbone)
         self._runs = [side.run.resolve(backbone).placed(backbone) for side in sides]
-        self._meters = [
-            Meter(backbone.model.config, backbone.processor.tokenizer, run.policy, run.modules or None)
-            for run in self._runs
-        ]
+        self._meters = [Meter(backbone, run.policy, run.modules or None, self._shapes) for run in self._runs]
         first, second = (side.run.policy for side in sides)
         self._scans = (first or second or Policy.never(), second or first or Policy.never())
 

@@ -6,7 +6,7 @@ Whatever comes from outside (questions, answers, names) is escaped, in the text 
 import base64
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -106,8 +106,10 @@ def data_address(picture: Image.Image, widest: int) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(stream.getvalue()).decode()}"
 
 
-def flops_in_words(flops: float) -> str:
-    """Return a number of FLOPs with a fitting prefix and three digits."""
+def flops_in_words(flops: float | None) -> str:
+    """Return a number of FLOPs with a fitting prefix and three digits; None says that they are not counted."""
+    if flops is None:
+        return "FLOPs not counted"
     for factor, prefix in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M")):
         if flops >= factor:
             return f"{flops / factor:.3g} {prefix}FLOP"
@@ -181,16 +183,19 @@ def _settings(answer: Answered) -> str:
 
 
 def _costs(answers: tuple[Answered, Answered]) -> list[_Cost]:
-    rows = (
+    rows: tuple[tuple[str, list[int | None], Callable[[Any], str]], ...] = (
         ("prompt tokens", [answer.prompt_tokens for answer in answers], "{:,}".format),
         ("prompt tokens, summed over layers", [answer.token_layers for answer in answers], "{:,}".format),
         ("answer tokens", [len(answer.ids) for answer in answers], "{:,}".format),
         ("FLOPs", [answer.flops for answer in answers], flops_in_words),
     )
     return [
-        _Cost(name, [in_words(value) for value in values], f"{values[1] / values[0]:.3f}")
-        for name, values, in_words in rows
+        _Cost(name, [in_words(value) for value in values], _ratio(*values)) for name, values, in_words in rows
     ]
+
+
+def _ratio(first: int | None, second: int | None) -> str:
+    return "" if first is None or second is None else f"{second / first:.3f}"
 
 
 def _fractions(explained: Explanation) -> list[float] | None:

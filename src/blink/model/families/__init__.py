@@ -14,7 +14,7 @@ from typing import Any
 
 from blink.runs.values import UserError
 
-from .base import Encoded, Family, Grid, text_positions
+from .base import Encoded, Family, Grid, Tower, text_positions
 from .internvl import InternVL
 from .llava import Llava
 from .llava_next import LlavaNext
@@ -48,4 +48,4 @@ def family_of(model: Any) -> Family:
     raise UserError(f"the model is a {type(model).__name__}; expected one of {known}")
 
 
-__all__ = ["ARCHITECTURES", "FAMILIES", "Encoded", "Family", "Grid", "family_of", "text_positions"]
+__all__ = ["ARCHITECTURES", "FAMILIES", "Encoded", "Family", "Grid", "Tower", "family_of", "text_positions"]

@@ -31,6 +31,32 @@ class Encoded(NamedTuple):
     added: tuple[Tensor, ...] = ()
 
 
+class Tower(NamedTuple):
+    """Vision tower and projector, by what their parts run on, for costs.
+
+    Attributes:
+        embedding: runs on patches of pixels.
+        blocks: run on the tower's tokens, which are patches, and class tokens before them.
+        projectors: run on visual tokens.
+        pooling: makes one vector of each view, by attention from one query; nobody reads it. None: there is none.
+        width: of all attention heads together.
+        merge: patches per side of one visual token.
+        class_tokens: how many there are in a view.
+        window: patches per side of the windows that attention keeps to; None: blocks attend to the whole view.
+        whole: with windows, the blocks that attend to the whole view all the same.
+    """
+
+    embedding: nn.Module
+    blocks: nn.ModuleList
+    projectors: tuple[nn.Module, ...]
+    pooling: nn.Module | None
+    width: int
+    merge: int = 1
+    class_tokens: int = 0
+    window: int | None = None
+    whole: tuple[int, ...] = ()
+
+
 class Family:
     """Models of one class. Each picture's *base view* is the part of its visual tokens that shows all of it as a grid.
 
@@ -139,10 +165,35 @@ class Family:
         """Pixels of each picture as the vision tower sees them, padding left out."""
         return list(inputs["pixel_values"])
 
+    def tower(self) -> Tower:
+        """The parts of vision tower and projector."""
+        vision = self.core.vision_tower
+        vision = getattr(vision, "vision_model", vision)  # before transformers 5.24
+        return Tower(
+            vision.embeddings,
+            vision.encoder.layers,
+            (self.core.multi_modal_projector,),
+            getattr(vision, "head", None),
+            width=self.config.vision_config.hidden_size,
+            class_tokens=int(has_class_token(vision)),
+        )
+
+    def views_by_picture(self, inputs: Mapping[str, Any], in_prompt: Sequence[int]) -> list[list[Grid]]:
+        """Rows and columns of patches in each view that the vision tower sees of each picture."""
+        assert self.grid is not None, "a family whose grids differ says how"
+        (H, W), merge = self.grid, self.tower().merge
+        pixels = self.pixels_by_picture(inputs, in_prompt)
+        return [[(H * merge, W * merge)] * (1 if one.dim() == 3 else len(one)) for one in pixels]
+
 
 def side(size: int | Sequence[int], axis: int) -> int:
     """Height (axis 0) or width of an image size, which configs give as one number or two."""
     return size if isinstance(size, int) else size[axis]
+
+
+def has_class_token(tower: Any) -> bool:
+    """Whether a vision tower puts a class token before the tokens of a picture."""
+    return any("class_embedding" in name or "cls_token" in name for name, _ in tower.named_parameters())
 
 
 def flat(features: Tensor | Sequence[Tensor]) -> Tensor:

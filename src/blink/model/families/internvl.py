@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 from transformers import InternVLForConditionalGeneration
 
-from .base import Family, Grid, encoded_before, flat, side
+from .base import Family, Grid, Tower, encoded_before, flat, side
 
 
 class InternVL(Family):
@@ -41,3 +41,16 @@ class InternVL(Family):
     def pixels_by_picture(self, inputs: Mapping[str, Any], in_prompt: Sequence[int]) -> list[Tensor]:
         """As many tiles as the row has tokens for."""
         return list(inputs["pixel_values"].split([count // self.tokens_per_view for count in in_prompt]))
+
+    def tower(self) -> Tower:
+        """A class token goes through the tower and is dropped behind it."""
+        vision = self.core.vision_tower
+        return Tower(
+            vision.embeddings,
+            vision.encoder.layer,
+            (self.core.multi_modal_projector,),
+            pooling=None,
+            width=self.config.vision_config.hidden_size,
+            merge=round(1 / self.config.downsample_ratio),
+            class_tokens=1,
+        )

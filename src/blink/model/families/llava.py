@@ -7,7 +7,7 @@ from transformers import LlavaForConditionalGeneration
 
 from blink.runs.values import UserError
 
-from .base import Family
+from .base import Family, has_class_token
 
 
 class Llava(Family):
@@ -52,8 +52,3 @@ class Llava(Family):
                 "Blink needs one token per cell (vision_feature_select_strategy='default' drops a class token)"
             )
         return [self.tokens_per_view] * len(counts)
-
-
-def has_class_token(tower: Any) -> bool:
-    """Whether a vision tower puts a class token before the tokens of a picture."""
-    return any("class_embedding" in name or "cls_token" in name for name, _ in tower.named_parameters())

@@ -15,7 +15,7 @@ from transformers import (
 
 from blink.runs.values import UserError
 
-from .base import Family, Grid
+from .base import Family, Grid, Tower
 
 
 class QwenVL(Family):
@@ -90,6 +90,25 @@ class QwenVL(Family):
     def pixels_by_picture(self, inputs: Mapping[str, Any], in_prompt: Sequence[int]) -> list[Tensor]:
         """Patches of all pictures come in one tensor."""
         return list(inputs["pixel_values"].split(inputs["image_grid_thw"].prod(dim=-1).tolist()))
+
+    def tower(self) -> Tower:
+        """The mergers join patches and project them; Qwen3-VL has more of them, for DeepStack."""
+        vision, config = self.core.visual, self.config.vision_config
+        window: int | None = getattr(config, "window_size", None)
+        return Tower(
+            vision.patch_embed,
+            vision.blocks,
+            (vision.merger, *getattr(vision, "deepstack_merger_list", ())),
+            pooling=None,
+            width=getattr(config, "embed_dim", config.hidden_size),
+            merge=config.spatial_merge_size,
+            window=None if window is None else window // config.patch_size,
+            whole=tuple(getattr(config, "fullatt_block_indexes", ())),
+        )
+
+    def views_by_picture(self, inputs: Mapping[str, Any], in_prompt: Sequence[int]) -> list[list[Grid]]:
+        """The picture as it is."""
+        return [[(height, width)] for _, height, width in inputs["image_grid_thw"].tolist()]
 
 
 def _extent(position_2T: Tensor) -> Grid:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers import Idefics3ForConditionalGeneration, SmolVLMForConditionalGeneration
 
-from .base import Family, Grid, count_runs, encoded_before, side
+from .base import Family, Grid, Tower, count_runs, encoded_before, side
 
 
 class SmolVLM(Family):
@@ -50,3 +50,15 @@ class SmolVLM(Family):
         pixels_BPChw: Tensor = inputs["pixel_values"]
         real_BP = (pixels_BPChw != 0).flatten(2).any(dim=2)
         return [tiles[real_P] for tiles, real_P in zip(pixels_BPChw, torch.atleast_2d(real_BP), strict=True)]
+
+    def tower(self) -> Tower:
+        """The connector projects once `scale_factor` x `scale_factor` patches are joined."""
+        vision = self.core.vision_model
+        return Tower(
+            vision.embeddings,
+            vision.encoder.layers,
+            (self.core.connector,),
+            pooling=None,
+            width=self.config.vision_config.hidden_size,
+            merge=self.config.scale_factor,
+        )
