@@ -12,7 +12,7 @@ from itertools import pairwise
 from typing import Any, ClassVar, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 Grid = tuple[int, int]
 """Rows and columns (H, W) of visual tokens."""
