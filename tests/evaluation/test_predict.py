@@ -165,7 +165,7 @@ def test_damaged_line_is_named(tmp_path: Path) -> None:
     path = tmp_path / "predictions.jsonl"
     lines = path.read_bytes().split(b"\n")
     path.write_bytes(b"\n".join([lines[0], lines[1][:20], *lines[2:]]))
-    with pytest.raises(ValueError, match=r"line 2 is not JSON.*fresh=true"):
+    with pytest.raises(ValueError, match=r"predictions\.jsonl is damaged \(in line 2.*fresh=true"):
         resume(tmp_path, asked, inputs={"backbone": "same"})
 
 

@@ -7,6 +7,7 @@ failure never becomes an empty answer. A benchmark that has to be judged is judg
 judged rows replace the file as a whole. Knows nothing of models: an `Answerer` answers samples.
 """
 
+import json
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,16 +26,26 @@ from blink.bench.scoring import make_row
 from blink.evaluation.questions import samples_digest
 from blink.evaluation.scores import Result, Setup, score_rows, total_flops
 from blink.inference.engine import Answer
-from blink.runs.files import json_lines, parse_jsonl, read_json, write_json, write_text
+from blink.runs.files import append_text, json_lines, read_json, write_json, write_text
 from blink.runs.folder import INPUTS, check_inputs
 from blink.runs.machine import peak_memory_mb
-from blink.runs.values import UserError
+from blink.runs.signals import Stopped, finishing_first
+from blink.runs.values import DamagedError, UserError, fits
 
 log = logging.getLogger(__name__)
 
 PREDICTIONS = "predictions.jsonl"
 SCORES = "scores.json"
 TIMING = "timing.json"
+
+_ROW: Mapping[str, Any] = {
+    "id": str,
+    "image": str,
+    "response": str,
+    "correct": bool | None,
+    "events": Sequence[Mapping[str, Any]],
+}
+"""Columns that every row has, and their types."""
 
 
 class Answerer(Protocol):
@@ -91,33 +102,57 @@ def resume(folder: Path, samples: Sequence[Sample], *, inputs: Mapping[str, Any]
     Raises:
         ValueError: the rows follow from other inputs, are about other questions, or cannot be read.
     """
-    check_inputs(folder / INPUTS, {**inputs, "samples": samples_digest(samples)})
     path = folder / PREDICTIONS
-    if not path.exists():
-        return []
-    content = path.read_bytes()
-    lines = content.split(b"\n")[:-1]  # what follows the last newline is half a line, or nothing
-    # a process may have been killed between the rows of one picture
-    ends = (first + len(batch) for first, batch in pictures(samples))
-    whole = (
-        max((end for end in ends if end <= len(lines)), default=0)
-        if len(lines) < len(samples)
-        else len(lines)
-    )
+    content = path.read_bytes() if path.exists() else b""
+    recorded = {**inputs, "samples": samples_digest(samples)}
     try:
-        rows: list[Row] = parse_jsonl(path, lines[:whole])
-    except UserError as cause:
-        raise UserError(f"{cause}: the file is damaged; fresh=true starts a new run") from cause
-    if [row["id"] for row in rows] != [sample.id for sample in samples[:whole]]:
+        check_inputs(folder / INPUTS, recorded)
+    except DamagedError:
+        if content:
+            raise
+        check_inputs(folder / INPUTS, recorded, begun=False)
+    lines = content.split(b"\n")[:-1]  # what follows the last newline is half a line, or nothing
+    rows = readable_rows(path, lines)
+    if [row["id"] for row in rows] != [sample.id for sample in samples[: len(rows)]]:
         raise UserError(
             f"{path} has {len(lines)} answers to other questions than these {len(samples)}; "
             "fresh=true starts a new run"
         )
+    # a process may have been killed between the rows of one picture
+    ends = (first + len(batch) for first, batch in pictures(samples))
+    whole = max((end for end in ends if end <= len(rows)), default=0)
     keep = sum(len(line) + 1 for line in lines[:whole])
     if keep < len(content):
         with path.open("r+b") as file:
             file.truncate(keep)
-    return rows
+    return rows[:whole]
+
+
+def readable_rows(path: Path, lines: Sequence[bytes]) -> list[Row]:
+    """Return the rows of a run's predictions, without damaged lines at the end, as a power failure leaves them.
+
+    Raises:
+        ValueError: a damaged line stands before whole ones; names the file and the line.
+    """
+    found = [_row(line) for line in lines]
+    whole = next((number for number, row in enumerate(found) if row is None), len(found))
+    if any(found[whole:]):
+        raise DamagedError(path, f"in line {whole + 1}, with whole lines behind it")
+    if whole < len(lines):
+        log.warning(
+            "%s: %d lines at its end are damaged; their questions are asked again", path, len(lines) - whole
+        )
+    return [row for row in found if row is not None]
+
+
+def _row(line: bytes) -> Row | None:
+    """The row of a line; None if it is none."""
+    try:
+        row = json.loads(line)
+    except ValueError:  # no JSON, or bytes that are no text
+        return None
+    sound = isinstance(row, dict) and all(fits(row.get(name, ...), kind) for name, kind in _ROW.items())
+    return row if sound else None
 
 
 def evaluate(
@@ -148,8 +183,12 @@ def evaluate(
     """
     finished = folder / SCORES
     if len(rows) == len(samples) and finished.exists():
-        log.info("finished before: %s", folder)
-        return Evaluated(Result.read(finished), rows)
+        try:
+            result = Result.read(finished)
+            log.info("finished before: %s", folder)
+            return Evaluated(result, rows)
+        except UserError as damage:
+            log.warning("%s; its answers are scored anew", damage)
     task = Task(folder, list(rows))
     predict(benchmark, samples, [task], make_answerer, None if watch is None else lambda: watch(task.rows))
     marked, timing = graded(benchmark, task.rows, folder), read_timing(folder)
@@ -180,6 +219,10 @@ def predict(
         tasks: of different folders; they may have different numbers of rows.
         make_answerer: called only if there is something left to answer; its runs are numbered as the tasks.
         after_each: called when a picture's rows are written.
+
+    Raises:
+        Stopped: a signal asks for an end; after the picture that was being answered.
+        OSError: rows cannot be written; names the file, which keeps whole pictures.
     """
     open_tasks = [number for number, task in enumerate(tasks) if len(task.rows) < len(samples)]
     if not open_tasks:
@@ -191,22 +234,21 @@ def predict(
         torch.cuda.reset_peak_memory_stats()
     answerer = make_answerer()
     timings = dict.fromkeys(open_tasks, Timing())
+    total, shared = len(open_tasks) * len(samples), f" of {len(open_tasks)} runs" * (len(open_tasks) > 1)
     with ExitStack() as stack:
+        pending = stack.enter_context(finishing_first())  # the picture, once a signal asks for an end
         stack.callback(_add_timings, tasks, timings)
-        files = {
-            number: stack.enter_context((tasks[number].folder / PREDICTIONS).open("a", encoding="utf-8"))
-            for number in open_tasks
-        }
         progress = stack.enter_context(_progress(benchmark.name))
-        bar = progress.add_task("answering", total=len(open_tasks) * len(samples), completed=before)
+        bar = progress.add_task("answering", total=total, completed=before)
         for first, batch in pictures(samples):
             lacking = [number for number in open_tasks if len(tasks[number].rows) <= first]
             if not lacking:
                 continue
+            done = sum(len(tasks[number].rows) for number in open_tasks)
+            pending.check(f"{done:,} of {total:,} questions{shared} are answered")
             started = time.perf_counter()
             for number, new in zip(lacking, _rows(benchmark, answerer, batch, lacking), strict=True):
-                files[number].write(json_lines(new))
-                files[number].flush()
+                append_text(tasks[number].folder / PREDICTIONS, json_lines(new))
                 tasks[number].rows.extend(new)
             # a pass of several runs answers each in an equal share of the time
             share = (time.perf_counter() - started) / len(lacking)
@@ -216,6 +258,7 @@ def predict(
             progress.update(bar, advance=len(lacking) * len(batch))
             if after_each is not None:
                 after_each()
+        pending.check(f"all {total:,} questions{shared} are answered")
 
 
 def pictures(samples: Sequence[Sample]) -> Iterator[tuple[int, list[Sample]]]:
@@ -228,9 +271,18 @@ def pictures(samples: Sequence[Sample]) -> Iterator[tuple[int, list[Sample]]]:
 
 
 def read_timing(folder: Path) -> Timing:
-    """Read the time that answering a run has taken so far."""
+    """Read the time that answering a run has taken so far; none where the file is damaged."""
     path = folder / TIMING
-    return Timing(**read_json(path)) if path.exists() else Timing()
+    if not path.exists():
+        return Timing()
+    try:
+        found = Timing(**read_json(path))
+        if not fits(found.answered, int) or not fits(found.seconds, float):
+            raise TypeError(found)
+    except (TypeError, ValueError):
+        log.warning("%s is damaged: the time that answering took so far is not known", path)
+        return Timing()
+    return found
 
 
 def graded(benchmark: Benchmark, rows: list[Row], folder: Path) -> list[Row]:
@@ -243,6 +295,9 @@ def graded(benchmark: Benchmark, rows: list[Row], folder: Path) -> list[Row]:
         return rows
     try:
         judged = benchmark.grade(rows, folder)
+    except Stopped as stopped:
+        stopped.reached = f"all {len(rows):,} questions are answered, and grades so far are kept"
+        raise
     except (EndpointError, UserError) as cause:
         path = folder / PREDICTIONS
         raise GradingError(

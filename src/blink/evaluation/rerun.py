@@ -15,9 +15,9 @@ from blink.evaluation.plan import Plan
 from blink.evaluation.predict import SCORES
 from blink.runs.command import plain
 from blink.runs.files import read_json
-from blink.runs.folder import CONFIG_FILE, INPUTS
+from blink.runs.folder import CONFIG_FILE, INPUTS, read_config
 from blink.runs.provenance import differences
-from blink.runs.values import UserError, path
+from blink.runs.values import DamagedError, UserError, path
 
 BESIDE = ("rerun", "logger", "outputs", "wait")
 """Keys that may be given beside `rerun`: they do not change what is computed."""
@@ -73,8 +73,7 @@ def stored_config(folder: Path, name: str) -> DictConfig:
             raise UserError(
                 f"{name}={folder} holds no {file}: give the folder of a finished `python -m blink.eval`"
             )
-    config: DictConfig = OmegaConf.create(plain(_loaded(folder / CONFIG_FILE)))
-    return config
+    return OmegaConf.create(read_config(folder / CONFIG_FILE))
 
 
 def repeated_config(config: DictConfig, overrides: Sequence[str]) -> tuple[Path, DictConfig]:
@@ -113,7 +112,10 @@ def check_unchanged(first: Path, inputs: Mapping[str, Any]) -> None:
     Args:
         inputs: fingerprints as they are now.
     """
-    before: dict[str, Any] = read_json(first / INPUTS) if (first / INPUTS).exists() else {}
+    file = first / INPUTS
+    before: Any = read_json(file) if file.exists() else {}
+    if not isinstance(before, dict):
+        raise DamagedError(file, "it holds no JSON object")
     changed = [
         f"{key}: {before[key]} then, {inputs[key]} now"
         for key in before.keys() & inputs.keys()
@@ -154,11 +156,6 @@ def inputs_of(plan: Plan) -> Mapping[str, Any]:
     """The fingerprints of all that a plan's answers depend on beyond its config."""
     inputs: Mapping[str, Any] = (plan.setup.provenance or {})["inputs"]
     return inputs
-
-
-def _loaded(file: Path) -> DictConfig:
-    loaded: Any = OmegaConf.load(file)
-    return loaded
 
 
 def _actions(row: Row) -> list[tuple[Any, ...]]:

@@ -9,14 +9,14 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_type_hints
 
 from blink.bench.base import Benchmark, Graded, Row, check_unique
 from blink.bench.scoring import score
 from blink.bench.tables import cell_text
 from blink.inference.policy import Policy
 from blink.runs.files import read_json, read_jsonl
-from blink.runs.values import UserError
+from blink.runs.values import UserError, fits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,15 +106,24 @@ class Result(Setup):
         """Read a `scores.json`; what it holds beyond the attributes is left out.
 
         Raises:
-            ValueError: it lacks something; says what.
+            ValueError: it is damaged, or lacks something; says what.
         """
-        values = _known(cls, read_json(path))
-        if values.get("policy") is not None:
-            values["policy"] = Policy(**_known(Policy, values["policy"]))
         try:
-            return cls(**values)
-        except TypeError as cause:
-            raise UserError(f"{path} is not the result of an evaluation: {cause}") from cause
+            found = read_json(path)
+            if not isinstance(found, dict):
+                raise TypeError("expected a JSON object")
+            values = _known(cls, found)
+            if values.get("policy") is not None:
+                values["policy"] = Policy(**_known(Policy, values["policy"]))
+            result = cls(**values)
+            for name, kind in get_type_hints(cls).items():
+                if not fits(getattr(result, name), kind):
+                    raise TypeError(f"{name} is {getattr(result, name)!r}")
+            if lacking := set(result.headline) - result.metrics.keys():
+                raise TypeError(f"metrics lack {', '.join(sorted(lacking))}")
+        except (TypeError, ValueError) as cause:
+            raise UserError(f"{path} is damaged, or is not the result of an evaluation: {cause}") from cause
+        return result
 
     def written(self) -> dict[str, Any]:
         """The attributes as JSON values, as they stand in the file of an evaluation or of `blink.score`."""

@@ -22,6 +22,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, Override, OverrideType
 from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -29,7 +30,7 @@ from blink.runs.files import place_error
 from blink.runs.folder import given_folder, run_name
 from blink.runs.lock import lock_scope
 from blink.runs.machine import default_dtype
-from blink.runs.signals import ending_on_signals
+from blink.runs.signals import Stopped, ending_on_signals
 from blink.runs.values import UserError, is_whole, text
 
 _PACKAGE = Path(__file__).resolve().parents[1]
@@ -68,6 +69,11 @@ def hydra_command(name: str) -> Callable[[Callable[[DictConfig], Any]], Callable
             try:
                 with one_line_errors(), lock_scope():
                     return task(config)
+            except Stopped as stopped:
+                if HydraConfig.get().mode == RunMode.MULTIRUN:
+                    before = f"{stopped.reached}, " if stopped.reached else ""
+                    stopped.reached = f"{before}in job {HydraConfig.get().job.num + 1} of the multirun"
+                raise
             finally:
                 if given is not None:
                     with suppress(

@@ -180,6 +180,23 @@ def write_text(path: Path, text: str) -> None:
         partial.write_text(text, encoding="utf-8")
 
 
+def append_text(path: Path, text: str) -> None:
+    """Append a text to a file, which is made if need be; after an error the file is as it was.
+
+    Raises:
+        OSError: it cannot be written; names the path.
+    """
+    with place_named(path), path.open("ab", buffering=0) as file:
+        whole, left = file.seek(0, os.SEEK_END), memoryview(text.encode())
+        try:
+            while left:
+                left = left[file.write(left) :]
+        except BaseException:
+            with suppress(OSError):
+                file.truncate(whole)
+            raise
+
+
 def remove_partial(folder: Path, name: str = "*") -> None:
     """Remove temporary files and folders that killed processes left in a folder, while no other process writes there.
 

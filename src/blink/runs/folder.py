@@ -15,11 +15,13 @@ from typing import Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError  # type: ignore[import-untyped]
 
 from blink.runs.files import read_json, remove_partial, write_json, write_text
 from blink.runs.lock import LOCK, lock
 from blink.runs.machine import is_first_process
-from blink.runs.values import UserError, flag
+from blink.runs.values import DamagedError, UserError, flag
 
 log = logging.getLogger(__name__)
 
@@ -155,14 +157,30 @@ def open_run(
         log.info("fresh=true: the earlier run is kept in %s", kept)
     remove_partial(folder)
     saved = folder / CONFIG_FILE
-    if saved.exists():
-        _refuse_another_config(folder, OmegaConf.to_container(OmegaConf.load(saved)), config)
+    others = [path for path in _contents(folder, given) if path != saved]
+    if saved.exists() and (others or saved.stat().st_size):
+        _refuse_another_config(folder, read_config(saved), config)
         return folder
-    if _contents(folder, given):
+    if others:
         raise UserError(f"{folder} holds files but no {CONFIG_FILE}, so it is not a run: move it away")
     folder.mkdir(parents=True, exist_ok=True)
     write_text(saved, OmegaConf.to_yaml(OmegaConf.create(dict(config))))
     return folder
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Read a composed config, such as a run's `CONFIG_FILE`, as plain containers, interpolations resolved.
+
+    Raises:
+        ValueError: it is damaged; names the file.
+    """
+    try:
+        found: Any = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
+    except (OSError, ValueError, YAMLError, OmegaConfBaseException) as cause:
+        raise DamagedError(path, cause) from cause
+    if not isinstance(found, dict) or not found:
+        raise DamagedError(path, "it holds no settings")
+    return {str(key): value for key, value in found.items()}
 
 
 def check_inputs(path: Path, inputs: Mapping[str, Any], *, begun: bool = True) -> None:
@@ -174,14 +192,19 @@ def check_inputs(path: Path, inputs: Mapping[str, Any], *, begun: bool = True) -
         begun: whether the run has results already; if not, `inputs` replace the recorded ones.
 
     Raises:
-        ValueError: the run was begun with other inputs; says which.
+        ValueError: the run was begun with other inputs, or the record is damaged; says which.
     """
     now = json.loads(json.dumps(inputs))
     if not begun or not path.exists():
         if is_first_process():
             write_json(path, now)
         return
-    before = read_json(path)
+    try:
+        before = read_json(path)
+    except ValueError as cause:
+        raise DamagedError(path, cause) from cause
+    if not isinstance(before, dict):
+        raise DamagedError(path, "it holds no JSON object")
     changed = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
     if changed:
         raise UserError(

@@ -8,10 +8,11 @@ NumPy's numbers are numbers. A bool is none here, although Python counts with it
 
 import math
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from numbers import Integral, Real
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec, TypeGuard, TypeVar
+from types import NoneType, UnionType
+from typing import Any, Concatenate, ParamSpec, TypeGuard, TypeVar, Union, get_args, get_origin
 
 
 class UserError(ValueError):
@@ -20,6 +21,15 @@ class UserError(ValueError):
     Commands show it as one line. Any other ValueError comes from a place that expected no such value, which is a bug,
     and keeps its traceback.
     """
+
+
+class DamagedError(UserError):
+    """A file of a run does not hold what was written there, and it cannot be made anew from the others."""
+
+    def __init__(self, path: Path, cause: object) -> None:
+        super().__init__(
+            f"{path} is damaged ({cause}); the run's command with fresh=true keeps its folder under another name and starts anew"
+        )
 
 
 class NotFiniteError(UserError):
@@ -184,6 +194,33 @@ def whole_numbers(name: str, value: Any, example: str = "[5,3,1]") -> list[int]:
     if not listed or not all(is_whole(part) for part in value):
         raise _mistake(name, value, f"a list of whole numbers, as {example}", "")
     return [int(part) for part in value]
+
+
+def fits(value: object, kind: Any) -> bool:
+    """Whether a value read from JSON is of a type, given as an annotation: of a file that a disk or a hand has changed.
+
+    Args:
+        kind: str, bool, int, float (any number, nan among them), None, Any, a class; a union of these; or a sequence or
+            mapping of them, which JSON gives as list and dict.
+    """
+    origin, parts = get_origin(kind), get_args(kind)
+    if kind is Any:
+        return True
+    if origin in (Union, UnionType):
+        return any(fits(value, part) for part in parts)
+    if kind in (None, NoneType):
+        return value is None
+    if kind is int:
+        return is_whole(value)
+    if kind is float:
+        return isinstance(value, Real) and not isinstance(value, bool)
+    if isinstance(origin, type) and issubclass(origin, Mapping):
+        return isinstance(value, Mapping) and all(
+            fits(key, parts[0]) and fits(part, parts[1]) for key, part in value.items()
+        )
+    if isinstance(origin, type) and issubclass(origin, Sequence):
+        return isinstance(value, list | tuple) and all(fits(part, parts[0]) for part in value)
+    return isinstance(value, origin or kind)
 
 
 def _range(above: float | None, least: float | None, most: float | None) -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from omegaconf.errors import OmegaConfBaseException
 from rich.progress import track
 
 from blink.analysis.explain.answers import Explainer, Explanation, Side
@@ -20,7 +21,8 @@ from blink.evaluation.rerun import stored_config
 from blink.inference.policy import Event
 from blink.inference.run import Run
 from blink.runs.files import short_digest, write_csv, write_text
-from blink.runs.values import UserError
+from blink.runs.folder import CONFIG_FILE
+from blink.runs.values import DamagedError, UserError
 
 INDEX = "index.html"
 PAGES = "pages"
@@ -169,7 +171,11 @@ def _plan(run: FinishedRun) -> Plan:
     Raises:
         ValueError: its config is missing, or what it was answered from has changed.
     """
-    plan = make_plan(stored_config(run.folder, "runs"), [])
+    config = stored_config(run.folder, "runs")
+    try:
+        plan = make_plan(config, [])
+    except (KeyError, TypeError, OmegaConfBaseException) as cause:
+        raise DamagedError(run.folder / CONFIG_FILE, cause) from cause
     resume(run.folder, plan.samples, inputs=plan.inputs)
     return plan
 

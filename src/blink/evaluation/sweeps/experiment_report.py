@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
-from omegaconf import OmegaConf
 from rich.console import Console
 
 from blink.bench import BENCHMARKS
@@ -33,7 +32,7 @@ from blink.evaluation.sweeps.paper_tables import (
 from blink.evaluation.sweeps.report import COMPARISONS, read_jobs
 from blink.evaluation.sweeps.text_tables import markdown, on_screen, transposed
 from blink.runs.files import write_csv, write_text
-from blink.runs.folder import CONFIG_FILE, run_name
+from blink.runs.folder import CONFIG_FILE, read_config, run_name
 from blink.runs.provenance import software
 from blink.runs.values import UserError
 
@@ -118,7 +117,7 @@ def differs(entries: Sequence[Entry], bench: str, paper: PaperTable | None) -> l
     found: list[str] = []
     for run in (entry.run for entry in entries if entry.line.bench == bench):
         result, path = run.result, run.folder / CONFIG_FILE
-        config: Any = OmegaConf.to_container(OmegaConf.load(path)) if path.exists() else {}
+        config = read_config(path) if path.exists() else {}
         family = config.get("model", {}).get("family", "unknown")
         if paper is not None and family != paper.family:
             found.append(f"backbone {result.backbone or family} instead of {paper.family}")
