@@ -107,7 +107,7 @@ def _run(plan: Plan, rows: Sequence[Row], folder: Path, board: Board, config: di
 
     from blink.evaluation.answerers import load_answerer
     from blink.evaluation.dashboard import Progress, log_result
-    from blink.evaluation.example import example
+    from blink.evaluation.example import example, is_picture
     from blink.evaluation.predict import evaluate
     from blink.model.processors import load_processor
     from blink.model.views import ViewMaker
@@ -124,7 +124,7 @@ def _run(plan: Plan, rows: Sequence[Row], folder: Path, board: Board, config: di
         edition=plan.edition,
         watch=None if board.logger is None else Progress(board),
     )
-    drawn = (folder / EXAMPLE).exists()
+    drawn = is_picture(folder / EXAMPLE)
     if drawn and board.logger is None:
         return result
     backbone = plan.backbone
@@ -134,8 +134,8 @@ def _run(plan: Plan, rows: Sequence[Row], folder: Path, board: Board, config: di
         with whole_file(folder / EXAMPLE) as partial:
             picture.save(partial, "png")
     if board.logger is not None:
-        log_result(board, result, plan.samples, rows, seen)
-        with Image.open(folder / EXAMPLE) as shown:
+        with board.spared(), Image.open(folder / EXAMPLE) as shown:
+            log_result(board, result, plan.samples, rows, seen)
             board.pictures({"predictions/example": shown})
     return result
 

@@ -18,9 +18,8 @@ from rich.table import Table
 
 from blink.bench import BENCHMARKS, Row, tallies
 from blink.bench.statistics import Estimate, McNemar, mcnemar, paired_estimates
-from blink.evaluation.predict import PREDICTIONS, SCORES
+from blink.evaluation.predict import PREDICTIONS, SCORES, readable_rows
 from blink.evaluation.scores import Result
-from blink.runs.files import read_jsonl
 from blink.runs.values import UserError
 
 UNREAD = "empty / unread"
@@ -44,8 +43,21 @@ class FinishedRun(NamedTuple):
     result: Result
 
     def rows(self) -> list[Row]:
-        """Read its predictions."""
-        return read_jsonl(self.folder / PREDICTIONS)
+        """Read its predictions.
+
+        Raises:
+            ValueError: there are none, or fewer or others than its scores are of.
+        """
+        path = self.folder / PREDICTIONS
+        if not path.is_file():
+            raise UserError(f"{self.folder} holds no {PREDICTIONS}, of which its scores are")
+        rows = readable_rows(path, path.read_bytes().split(b"\n")[:-1])
+        if len(rows) != self.result.n:
+            raise UserError(
+                f"{path} has {len(rows):,} whole rows, and the scores beside it are of {self.result.n:,}: the run's command "
+                "answers the others anew"
+            )
+        return rows
 
 
 class Comparison(NamedTuple):
@@ -78,6 +90,10 @@ def read_run(folder: Path, label: str | None = None) -> FinishedRun:
     if not path.is_file():
         raise UserError(f"{folder} holds no {SCORES}: give the folder of a finished `python -m blink.eval`")
     result = Result.read(path)
+    if result.benchmark not in BENCHMARKS:
+        raise UserError(
+            f"{path} is of benchmark={result.benchmark!r}; expected one of {', '.join(BENCHMARKS)}"
+        )
     return FinishedRun(label or str(result.method), folder, result)
 
 

@@ -61,6 +61,10 @@ class Progress:
         Args:
             rows: all that are answered, those of earlier processes included.
         """
+        with self.board.spared():
+            self._report(rows)
+
+    def _report(self, rows: Sequence[Row]) -> None:
         now = time.monotonic()
         if self._last is None:
             self._last = (now, len(rows))

@@ -7,6 +7,7 @@ import textwrap
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from itertools import pairwise
+from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
@@ -113,6 +114,16 @@ def _draw_ratios(
         _dashes(draw, (left, y), (right, y), colour, dash, 2)
         lowest = max(lowest + 20, round(y) - 9)  # names of close lines stand below each other
         _write(draw, (right + 10, lowest), name, 15, colour)
+
+
+def is_picture(path: Path) -> bool:
+    """Whether a file is there and holds a picture that can be read, which one emptied by a power failure does not."""
+    try:
+        with Image.open(path) as picture:
+            picture.load()
+    except Exception:  # Pillow's decoders raise almost any type on a damaged file
+        return False
+    return True
 
 
 def _outline(

@@ -113,6 +113,8 @@ def resume(folder: Path, samples: Sequence[Sample], *, inputs: Mapping[str, Any]
         check_inputs(folder / INPUTS, recorded, begun=False)
     lines = content.split(b"\n")[:-1]  # what follows the last newline is half a line, or nothing
     rows = readable_rows(path, lines)
+    if len(rows) < len(lines):
+        log.warning("%s: its last %d lines are damaged, and asked anew", path, len(lines) - len(rows))
     if [row["id"] for row in rows] != [sample.id for sample in samples[: len(rows)]]:
         raise UserError(
             f"{path} has {len(lines)} answers to other questions than these {len(samples)}; "
@@ -138,10 +140,6 @@ def readable_rows(path: Path, lines: Sequence[bytes]) -> list[Row]:
     whole = next((number for number, row in enumerate(found) if row is None), len(found))
     if any(found[whole:]):
         raise DamagedError(path, f"in line {whole + 1}, with whole lines behind it")
-    if whole < len(lines):
-        log.warning(
-            "%s: %d lines at its end are damaged; their questions are asked again", path, len(lines) - whole
-        )
     return [row for row in found if row is not None]
 
 
@@ -151,8 +149,10 @@ def _row(line: bytes) -> Row | None:
         row = json.loads(line)
     except ValueError:  # no JSON, or bytes that are no text
         return None
-    sound = isinstance(row, dict) and all(fits(row.get(name, ...), kind) for name, kind in _ROW.items())
-    return row if sound else None
+    if not isinstance(row, dict):
+        return None
+    columns = {"events": [], **row}  # rows of elsewhere have none
+    return row if all(fits(columns.get(name, ...), kind) for name, kind in _ROW.items()) else None
 
 
 def evaluate(

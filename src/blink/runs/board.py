@@ -1,18 +1,27 @@
 """Logging of one run: one interface to Lightning's loggers, for what W&B, TensorBoard and CSV can each show.
 
 Numbers go to every logger; pictures and histograms to W&B and TensorBoard; tables and charts to W&B alone. What a logger
-cannot show is left out. Knows nothing of models, training or benchmarks.
+cannot show is left out, and one that fails is warned of once and left alone from there on: what it shows is in the run's
+folder, too. Knows nothing of models, training or benchmarks.
 """
 
+import logging
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from functools import wraps
+from typing import Any, Concatenate, NamedTuple, ParamSpec
 
 import numpy as np
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 from PIL import Image
 
 from blink.runs.values import UserError, whole_number
+
+log = logging.getLogger(__name__)
+
+P = ParamSpec("P")
 
 
 class Axis(NamedTuple):
@@ -28,6 +37,17 @@ class Chart(NamedTuple):
     title: str
     x_name: str
     lines: Mapping[str, Sequence[tuple[float, float]]]
+
+
+def _spared(method: Callable[Concatenate["Board", P], None]) -> Callable[Concatenate["Board", P], None]:
+    """A method of `Board` whose failures cost the dashboard, not the run."""
+
+    @wraps(method)
+    def spared(board: "Board", *args: P.args, **kwargs: P.kwargs) -> None:
+        with board.spared():
+            method(board, *args, **kwargs)
+
+    return spared
 
 
 class Board:
@@ -67,6 +87,23 @@ class Board:
     def __exit__(self, error: type[BaseException] | None, *_: Any) -> None:
         self.close(failed=error is not None)
 
+    @contextmanager
+    def spared(self) -> Iterator[None]:
+        """Context of what makes and logs values: whatever it raises ends the logging, with a warning, and not the run."""
+        try:
+            yield
+        except Exception as error:  # client libraries raise what they like
+            if self.logger is None or os.environ.get("HYDRA_FULL_ERROR") == "1":
+                raise
+            log.warning(
+                "the dashboard fails (%s: %s); the run goes on without it",
+                type(error).__name__,
+                " ".join(str(error).split()),
+            )
+            failed, self.logger = self.logger, None
+            with suppress(Exception):
+                _close(failed, failed=True)
+
     @property
     def shows_pictures(self) -> bool:
         """Whether the logger can show pictures and histograms."""
@@ -77,11 +114,13 @@ class Board:
         """Whether the logger can show tables and charts."""
         return isinstance(self.logger, WandbLogger)
 
+    @_spared
     def settings(self, values: Mapping[str, Any]) -> None:
         """Log the run's config and what follows from it, as hyperparameters."""
         if self.logger is not None:
             self.logger.log_hyperparams(dict(values))
 
+    @_spared
     def axis(self, name: str, *sections: str) -> None:
         """Declare `name` the x axis of all numbers of some sections; a section is what stands before a name's first `/`."""
         if isinstance(self.logger, WandbLogger):
@@ -90,6 +129,7 @@ class Board:
             for section in sections:
                 run.define_metric(f"{section}/*", step_metric=name)
 
+    @_spared
     def best(self, name: str, summary: str, axis: str) -> None:
         """Declare which value of a number represents the run in lists of runs.
 
@@ -101,6 +141,7 @@ class Board:
         if isinstance(self.logger, WandbLogger):
             self.logger.experiment.define_metric(name, step_metric=axis, summary=summary)
 
+    @_spared
     def numbers(self, values: Mapping[str, float | None], axis: Axis | None = None) -> None:
         """Log numbers at one point of their x axis; those that are None or nan are left out."""
         known = {
@@ -118,6 +159,7 @@ class Board:
             row = {axis.name: axis.at, **known} if isinstance(self.logger, CSVLogger) else known
             self.logger.log_metrics(row, step=round(axis.at))
 
+    @_spared
     def pictures(
         self, pictures: Mapping[str, Image.Image], axis: Axis | None = None, caption: str | None = None
     ) -> None:
@@ -136,6 +178,7 @@ class Board:
                     dataformats="HWC",
                 )
 
+    @_spared
     def histogram(
         self, name: str, values: Sequence[float], edges: Sequence[float], axis: Axis | None = None
     ) -> None:
@@ -150,6 +193,7 @@ class Board:
                 name, np.asarray(values), None if axis is None else round(axis.at), bins=np.asarray(edges)
             )
 
+    @_spared
     def table(self, name: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
         """Log a table; each column holds numbers, texts or pictures, or None."""
         if isinstance(self.logger, WandbLogger):
@@ -160,6 +204,7 @@ class Board:
             ]
             self.logger.experiment.log({name: wandb.Table(list(columns), cells)})
 
+    @_spared
     def chart(self, name: str, chart: Chart) -> None:
         """Log a line chart."""
         if isinstance(self.logger, WandbLogger):
@@ -175,6 +220,7 @@ class Board:
             )
             self.logger.experiment.log({name: drawn})
 
+    @_spared
     def summary(self, values: Mapping[str, float | str]) -> None:
         """Set values that represent the whole run in lists of runs."""
         if isinstance(self.logger, WandbLogger):
@@ -186,10 +232,14 @@ class Board:
 
     def close(self, *, failed: bool = False) -> None:
         """Write what is left and end the logger's run, so that the next run of this process begins its own."""
-        if self.logger is None:
-            return
-        self.logger.save()
-        if isinstance(self.logger, WandbLogger):
-            self.logger.experiment.finish(exit_code=int(failed))
-        else:
-            self.logger.finalize("failed" if failed else "success")
+        if self.logger is not None:
+            with self.spared():
+                _close(self.logger, failed)
+
+
+def _close(logger: Logger, failed: bool) -> None:
+    logger.save()
+    if isinstance(logger, WandbLogger):
+        logger.experiment.finish(exit_code=int(failed))
+    else:
+        logger.finalize("failed" if failed else "success")

@@ -17,6 +17,7 @@ import os
 import secrets
 import socket
 import threading
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger, WandbLogger
 from blink.runs.board import Board
 from blink.runs.files import read_json, write_json
 from blink.runs.machine import is_first_process
-from blink.runs.values import UserError
+from blink.runs.values import UserError, fits
 
 log = logging.getLogger(__name__)
 
@@ -177,9 +178,16 @@ def note_logged(folder: Path, logger: str, group: str | None, digest: str) -> No
 
 def _read_marks(folder: Path) -> dict[str, Any]:
     """The content of the folder's `MARKS`, with loggers by their names in `conf/logger`."""
-    if not (folder / MARKS).exists():
+    file = folder / MARKS
+    if not file.exists():
         return {}
-    marks: dict[str, Any] = read_json(folder / MARKS)
+    try:
+        marks: dict[str, Any] = read_json(file)
+        if not fits(marks, Mapping[str, Mapping[str, str]]):
+            raise TypeError(marks)
+    except (TypeError, ValueError):
+        log.warning("%s is damaged: the run is a new one in the dashboard", file)
+        return {}
     if "told" in marks:
         keys = {key: key.partition(" ") for key in marks["told"]}
         marks["told"] = {

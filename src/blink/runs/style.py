@@ -20,7 +20,7 @@ from matplotlib.ft2font import FT2Font
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 
-from blink.runs.files import write_csv, write_json
+from blink.runs.files import whole_file, write_csv, write_json
 
 BLACK, ORANGE, SKY, GREEN, BLUE, VERMILLION, PURPLE, GREY = (
     "#000000",
@@ -153,13 +153,23 @@ class Drawn(NamedTuple):
     numbers: dict[str, Any]
 
 
+def save_figure(figure: Figure, path: Path, dpi: float | None = None) -> None:
+    """Save a figure as a whole file, of the kind that its ending names.
+
+    Args:
+        dpi: dots per inch; None is the look's.
+    """
+    with whole_file(path) as partial:
+        figure.savefig(partial, format=path.suffix[1:], dpi=dpi or mpl.rcParams["savefig.dpi"])
+
+
 def save(drawn: Drawn, name: str, folder: Path) -> list[str]:
     """Write a figure's pictures as PNG and PDF and its numbers as `name`.csv and `name`.json; return the file names."""
     names = []
     for title, figure in drawn.figures.items():
         for ending in ("png", "pdf"):
             names.append(f"{title}.{ending}")
-            figure.savefig(folder / names[-1])
+            save_figure(figure, folder / names[-1])
             figure.set_layout_engine("none")  # laid out once is enough
     write_csv(folder / f"{name}.csv", drawn.table)
     write_json(folder / f"{name}.json", _plain_values({**drawn.numbers, "table": drawn.table}))

@@ -34,6 +34,7 @@ from blink.evaluation.sweeps.text_tables import markdown, on_screen, transposed
 from blink.runs.files import write_csv, write_text
 from blink.runs.folder import CONFIG_FILE, read_config, run_name
 from blink.runs.provenance import software
+from blink.runs.style import save_figure
 from blink.runs.values import UserError
 
 MARKDOWN, CSV, PLOT = "table.md", "table.csv", "table.png"
@@ -69,7 +70,7 @@ def report(folder: Path, experiment: Experiment, lines: Sequence[Line], console:
     write_text(folder / MARKDOWN, "\n\n".join(text) + "\n")
     write_csv(folder / CSV, records(entries, paper, unlike))
     write_csv(folder / COMPARISONS, [difference_record(difference) for difference in differences])
-    plot(experiment, entries).savefig(folder / PLOT, dpi=150)
+    save_figure(plot(experiment, entries), folder / PLOT, dpi=150)
     console.print(f"written to {folder}: {MARKDOWN}, {CSV}, {COMPARISONS}, {PLOT}", soft_wrap=True)
 
 

@@ -82,15 +82,21 @@ def report_sweep(config: DictConfig) -> None:
     """Write and print the report; Hydra would turn what a callback raises into a warning."""
     folder = Path(config.hydra.sweep.dir)
     try:
-        planned = sweep_of(tuple(config.hydra.overrides.task)) if _jobs_are_known(config) else Sweep([])
-        if planned.experiment is None:
-            sweep.report(folder, screen())
-        else:
-            tables.report(folder, planned.experiment, planned.lines, screen())
-        _log(config, folder)
+        with one_line_errors():
+            planned = sweep_of(tuple(config.hydra.overrides.task)) if _jobs_are_known(config) else Sweep([])
+            if planned.experiment is None:
+                sweep.report(folder, screen())
+            else:
+                tables.report(folder, planned.experiment, planned.lines, screen())
     except Exception:
         log.exception("the sweep's report failed")
         sys.exit(1)
+    try:
+        _log(config, folder)
+    except Exception as error:  # client libraries raise what they like, and all results are written
+        log.warning(
+            "the dashboard of the sweep fails: %s: %s", type(error).__name__, " ".join(str(error).split())
+        )
 
 
 @lru_cache(maxsize=2)
@@ -165,10 +171,8 @@ def _log(config: DictConfig, folder: Path) -> None:
     if already_logged(folder, logger, group, digest):
         return
     board: Board = instantiate(config.logger, folder=str(folder), kind="summary", group=group)
-    try:
+    with board, board.spared():
         log_sweep(board, jobs, folder)
-    finally:
-        board.close()
     if board.logger is not None:
         note_logged(folder, logger, group, digest)
 

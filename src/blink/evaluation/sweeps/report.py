@@ -27,7 +27,8 @@ from blink.evaluation.scores import Result
 from blink.inference.policy import Policy
 from blink.runs.files import read_json, remove_partial, write_csv, write_json
 from blink.runs.provenance import software
-from blink.runs.values import UserError
+from blink.runs.style import save_figure
+from blink.runs.values import UserError, fits
 
 TABLE = "sweep.csv"
 PLOT = "sweep.png"
@@ -80,7 +81,7 @@ def report(sweep: Path, console: Console) -> None:
             console.print(comparison_table(shown, result))
     if pairs:
         write_csv(sweep / COMPARISONS, [pair.shared | comparison_record(pair.comparison) for pair in pairs])
-    plot(jobs, keys).savefig(sweep / PLOT, dpi=150)
+    save_figure(plot(jobs, keys), sweep / PLOT, dpi=150)
     written = (TABLE, PLOT, *([COMPARISONS] if pairs else []))
     console.print(f"written to {sweep}: {', '.join(written)}", soft_wrap=True)
 
@@ -89,7 +90,12 @@ def read_jobs(sweep: Path) -> list[Job]:
     """Read the finished jobs of a sweep, in the order in which they were launched."""
     jobs = []
     for path in sorted((sweep / _NOTES).glob("*.json")):
-        note = read_json(path)
+        try:
+            note = read_json(path)
+            if not (fits(note["overrides"], Sequence[str]) and fits(note["folder"], str)):
+                raise TypeError("it does not say where a job's run lies")
+        except (KeyError, TypeError, ValueError) as cause:
+            raise UserError(f"{path} is damaged ({cause}); the multirun's command writes it anew") from cause
         pairs = (override.lstrip("+").partition("=") for override in note["overrides"])
         jobs.append(Job({key: value for key, _, value in pairs}, read_run(Path(note["folder"]))))
     if not jobs:
