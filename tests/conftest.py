@@ -7,6 +7,7 @@ Commands that are tested in the rooms that they call:
 """
 
 import os
+import resource
 import sys
 
 from tests.processes import inherited
@@ -16,7 +17,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("WANDB_MODE", "offline")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,18 @@ def in_empty_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     for variable in RANK_VARIABLES:
         monkeypatch.delenv(variable, raising=False)
     return tmp_path
+
+
+@pytest.fixture
+def file_size_limit() -> Iterator[Callable[[int], None]]:
+    """Lets no file grow beyond some bytes, as a full disk does, until the test ends."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def limit(size: int) -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+
+    yield limit
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

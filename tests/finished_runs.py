@@ -9,7 +9,8 @@ from PIL import Image
 
 from blink.bench import Benchmark, Pope, Sample
 from blink.bench.pope import SPLITS
-from blink.evaluation.predict import evaluate, resume
+from blink.evaluation.predict import evaluate
+from blink.evaluation.rows import resume
 from blink.evaluation.scores import Result, Setup
 from blink.inference.engine import Answer
 from blink.inference.policy import Event

@@ -40,7 +40,7 @@ def main(config: DictConfig) -> float | None:
     """
     from blink.evaluation.compare import FinishedRun, score_table, screen
     from blink.evaluation.plan import make_plan, with_processes
-    from blink.evaluation.predict import GradingError, resume
+    from blink.evaluation.predict import GradingError
     from blink.evaluation.rerun import (
         ChangedError,
         agreement,
@@ -49,6 +49,7 @@ def main(config: DictConfig) -> float | None:
         new_folder,
         repeated_config,
     )
+    from blink.evaluation.rows import resume
     from blink.evaluation.sweeps import report as sweep
     from blink.runs.board import Board
     from blink.runs.loggers import note_logged
@@ -142,7 +143,7 @@ def _run(plan: Plan, rows: Sequence[Row], folder: Path, board: Board, config: di
 
 def _logged(config: DictConfig, folder: Path, group: str | None) -> bool:
     """Whether the run is finished and was logged already by this logger in this group of runs."""
-    from blink.evaluation.predict import SCORES
+    from blink.evaluation.rows import SCORES
     from blink.runs.loggers import already_logged
 
     return (folder / SCORES).exists() and already_logged(
@@ -151,7 +152,7 @@ def _logged(config: DictConfig, folder: Path, group: str | None) -> bool:
 
 
 def _digest(folder: Path) -> str:
-    from blink.evaluation.predict import SCORES
+    from blink.evaluation.rows import SCORES
 
     return short_digest((folder / SCORES).read_bytes())
 

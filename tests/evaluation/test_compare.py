@@ -20,7 +20,8 @@ from blink.evaluation.compare import (
     read_run,
     score_table,
 )
-from blink.evaluation.predict import evaluate, resume
+from blink.evaluation.predict import evaluate
+from blink.evaluation.rows import resume
 from blink.evaluation.scores import Setup, score_rows
 from tests.finished_runs import Rule, finish, samples
 

@@ -1,18 +1,20 @@
 """Predictions survive a kill anywhere, and scores say what was done."""
 
 import json
-from collections.abc import Sequence
-from dataclasses import replace
+import signal
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from blink.bench import Graded, Pope, Row, Sample
-from blink.evaluation.predict import Task, predict, read_timing, resume
+from blink.evaluation.predict import Task, predict
+from blink.evaluation.rows import read_timing, resume
 from blink.evaluation.scores import Result
 from blink.inference.engine import Answer
 from blink.inference.policy import Policy
+from blink.runs.signals import ending_on_signals
 from tests.finished_runs import Rule, finish, read_rows, samples
 
 
@@ -136,39 +138,6 @@ def test_one_picture_has_scores_without_intervals(tmp_path: Path) -> None:
     assert "NaN" not in (tmp_path / "scores.json").read_text()
 
 
-def test_other_inputs_are_refused(tmp_path: Path) -> None:
-    """Catches answers of retrained modules mixed with those of the old ones under the same command."""
-    resume(tmp_path, samples(), inputs={"token_sr": "old", "backbone": "b"})
-    with pytest.raises(ValueError, match=r"begun with another token_sr.*old then, new now.*fresh=true"):
-        resume(tmp_path, samples(), inputs={"token_sr": "new", "backbone": "b"})
-    with pytest.raises(ValueError, match="begun with another samples"):
-        resume(tmp_path, samples(3), inputs={"token_sr": "old", "backbone": "b"})
-    relabelled = [replace(sample, details={**sample.details, "category": "other"}) for sample in samples()]
-    with pytest.raises(ValueError, match="begun with another samples"):
-        resume(tmp_path, relabelled, inputs={"token_sr": "old", "backbone": "b"})
-
-
-def test_answers_to_other_questions_are_refused(tmp_path: Path) -> None:
-    """Catches a file of another run copied into the folder."""
-    finish(tmp_path / "a", Rule(), list(reversed(samples())))
-    resume(tmp_path / "a", list(reversed(samples())), inputs={"backbone": "same"})
-    (tmp_path / "b").mkdir()
-    (tmp_path / "b" / "predictions.jsonl").write_bytes((tmp_path / "a" / "predictions.jsonl").read_bytes())
-    with pytest.raises(ValueError, match="24 answers to other questions than these 24"):
-        resume(tmp_path / "b", samples(), inputs={})
-
-
-def test_damaged_line_is_named(tmp_path: Path) -> None:
-    """Catches a damaged file repaired in silence: only the end can be cut by a kill."""
-    asked = samples()
-    finish(tmp_path, Rule(), asked)
-    path = tmp_path / "predictions.jsonl"
-    lines = path.read_bytes().split(b"\n")
-    path.write_bytes(b"\n".join([lines[0], lines[1][:20], *lines[2:]]))
-    with pytest.raises(ValueError, match=r"predictions\.jsonl is damaged \(in line 2.*fresh=true"):
-        resume(tmp_path, asked, inputs={"backbone": "same"})
-
-
 def test_split_left_out_is_a_warning_in_the_result(tmp_path: Path) -> None:
     """Catches a mean over fewer splits that looks like POPE's."""
     asked = [sample for sample in samples() if sample.split != "popular"]
@@ -265,3 +234,52 @@ def test_time_adds_up_over_processes(tmp_path: Path) -> None:
     assert read_timing(tmp_path).answered == 24
     assert read_timing(tmp_path).seconds > first.seconds > 0
     assert result.seconds == pytest.approx(read_timing(tmp_path).seconds, abs=1e-3)
+
+
+class Signalled(Rule):
+    """A rule that is asked to end while it answers one of the pictures."""
+
+    def answer(self, image: Image.Image, batch: Sequence[Sample], runs: Sequence[int]) -> list[list[Answer]]:
+        answered = super().answer(image, batch, runs)
+        if len(self.batches) == 2:
+            signal.raise_signal(signal.SIGTERM)
+        return answered
+
+
+def test_a_signal_ends_it_at_a_finished_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Would catch answers lost to a scheduler's warning, an exit code of success, and a line that does not say how far it came."""
+    asked, rule = samples(), Signalled()
+    with pytest.raises(SystemExit) as ended, ending_on_signals():
+        finish(tmp_path, rule, asked)
+    assert ended.value.code == 143
+    assert len(rule.batches) == 2
+    assert len(read_rows(tmp_path)) == 12
+    assert (
+        "stopped by SIGTERM: 12 of 24 questions are answered; the same command goes on"
+        in capsys.readouterr().err
+    )
+    assert read_timing(tmp_path).answered == 12
+    again = Rule()
+    finish(tmp_path, again, asked)
+    assert len(again.batches) == 2
+    finish(tmp_path / "alone", Rule(), asked)
+    assert (tmp_path / "predictions.jsonl").read_bytes() == (
+        tmp_path / "alone" / "predictions.jsonl"
+    ).read_bytes()
+
+
+def test_a_full_disk_leaves_whole_pictures(tmp_path: Path, file_size_limit: Callable[[int], None]) -> None:
+    """Would catch half a row that stays, an error without the file's name, and answers that have to be given again."""
+    asked = samples()
+    finish(tmp_path / "alone", Rule(), asked)
+    whole = (tmp_path / "alone" / "predictions.jsonl").read_bytes()
+    file_size_limit(len(whole) // 2 + 10)
+    with pytest.raises(OSError, match=r"predictions\.jsonl"):
+        finish(tmp_path, Rule(), asked)
+    assert whole.startswith((tmp_path / "predictions.jsonl").read_bytes())
+    assert len(read_rows(tmp_path)) == 12
+    file_size_limit(2**40)
+    rule = Rule()
+    finish(tmp_path, rule, asked)
+    assert len(rule.batches) == 2
+    assert (tmp_path / "predictions.jsonl").read_bytes() == whole

@@ -4,8 +4,7 @@ import codecs
 import errno
 import gzip
 import json
-import resource
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,18 +21,6 @@ from blink.runs.files import (
     write_json,
 )
 from blink.runs.values import UserError
-
-
-@pytest.fixture
-def file_size_limit() -> Iterator[Callable[[int], None]]:
-    """Lets no file grow beyond some bytes, as a full disk does, until the test ends."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-
-    def limit(size: int) -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-
-    yield limit
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def test_json_is_written_whole(tmp_path: Path) -> None:

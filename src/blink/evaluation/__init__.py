@@ -4,11 +4,12 @@ Read from top to bottom: a file imports only from files above it.
 
     presets.py    layers and thresholds per backbone and benchmark (App. B, C)
     questions.py  a benchmark's questions and pictures, read
+    rows.py       predictions.jsonl of a run folder, read, checked and cut back to whole pictures
     scores.py     rows of predictions -> scores, from an evaluation or from any file
     checks.py     checks of settings that several commands share
     plan.py       what an evaluation is to do: its config, checked, as flat values
     cost.py       FLOPs and bytes computed from a config; FLOPs of an answered question
-    predict.py    samples -> predictions.jsonl (resumable) -> scores.json
+    predict.py    samples -> predictions.jsonl, added to picture by picture -> scores.json
     answerers.py  samples about a picture through the engine, or one by one through generate
     compare.py    finished runs, side by side and in pairs
     rerun.py      a finished run repeated, and whether its scores come out again

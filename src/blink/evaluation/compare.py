@@ -18,7 +18,7 @@ from rich.table import Table
 
 from blink.bench import BENCHMARKS, Row, tallies
 from blink.bench.statistics import Estimate, McNemar, mcnemar, paired_estimates
-from blink.evaluation.predict import PREDICTIONS, SCORES, readable_rows
+from blink.evaluation.rows import PREDICTIONS, SCORES, readable_rows
 from blink.evaluation.scores import Result
 from blink.runs.values import UserError
 

@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from blink.bench.base import Row
 from blink.evaluation.compare import read_run
 from blink.evaluation.plan import Plan
-from blink.evaluation.predict import SCORES
+from blink.evaluation.rows import SCORES
 from blink.runs.command import plain
 from blink.runs.files import read_json
 from blink.runs.folder import CONFIG_FILE, INPUTS, read_config

@@ -16,8 +16,8 @@ from blink.bench.statistics import McNemar, mcnemar
 from blink.evaluation.answerers import load_checkpoint
 from blink.evaluation.compare import FinishedRun, check_comparable, read_run
 from blink.evaluation.plan import Plan, make_plan
-from blink.evaluation.predict import SCORES, resume
 from blink.evaluation.rerun import stored_config
+from blink.evaluation.rows import SCORES, resume
 from blink.inference.policy import Event
 from blink.inference.run import Run
 from blink.runs.files import short_digest, write_csv, write_text

@@ -33,8 +33,8 @@ from blink.evaluation.checks import (
     training_differs,
 )
 from blink.evaluation.plan import Checkpoint, family_of, questions_of
-from blink.evaluation.predict import SCORES
 from blink.evaluation.questions import check_pictures, samples_digest
+from blink.evaluation.rows import SCORES
 from blink.inference.policy import POSITIONS
 from blink.inputs.pictures import Rules
 from blink.model.token_sr import check_patches

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from blink.bench import BENCHMARKS
 from blink.bench.statistics import Estimate
 from blink.evaluation.compare import FinishedRun, compare, read_run
-from blink.evaluation.predict import SCORES
+from blink.evaluation.rows import SCORES
 from blink.evaluation.sweeps.report import read_jobs
 from blink.inference.policy import Policy
 from blink.runs.values import UserError

@@ -14,7 +14,8 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from blink.evaluation.answerers import load_answerer
 from blink.evaluation.plan import POLICY_KEYS, Plan, make_plan, with_processes
-from blink.evaluation.predict import Task, predict, resume
+from blink.evaluation.predict import Task, predict
+from blink.evaluation.rows import resume
 from blink.runs.command import one_line_errors, plain
 from blink.runs.folder import given_folder, lock_run, open_run, run_folder
 

@@ -1,0 +1,146 @@
+"""What an evaluation's folder holds of its answers: `predictions.jsonl`, and the time that they took.
+
+A kill, a full disk or a power failure leaves whole rows, and perhaps damaged ones behind them, which are asked anew. A
+damaged row before whole ones is no such trace, and an error.
+"""
+
+import json
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from blink.bench.base import Row, Sample
+from blink.evaluation.questions import samples_digest
+from blink.runs.files import read_json, write_json
+from blink.runs.folder import INPUTS, check_inputs
+from blink.runs.values import DamagedError, UserError, fits
+
+log = logging.getLogger(__name__)
+
+PREDICTIONS = "predictions.jsonl"
+SCORES = "scores.json"
+TIMING = "timing.json"
+
+_ROW: Mapping[str, Any] = {
+    "id": str,
+    "image": str,
+    "response": str,
+    "correct": bool | None,
+    "flops": int | None,
+    "events": Sequence[Mapping[str, Any]],
+}
+"""Columns that every row has, and their types."""
+
+_EVENT = {"layer": int, "ratio": float, "region": int, "action": str}
+"""The same of an event."""
+
+
+class Timing(NamedTuple):
+    """Time spent answering, over all processes that worked on the run and were not killed outright.
+
+    Attributes:
+        answered: how many questions were timed.
+        seconds: wall-clock time, loading of the model left out; of a pass that several runs share, an equal share.
+    """
+
+    answered: int = 0
+    seconds: float = 0.0
+
+
+def resume(folder: Path, samples: Sequence[Sample], *, inputs: Mapping[str, Any]) -> list[Row]:
+    """Return the rows that a run folder holds already, cut back to whole pictures; none in a new folder.
+
+    Args:
+        samples: those about one picture side by side.
+        inputs: fingerprints of all that the answers depend on beyond the config, JSON values; recorded in a new folder.
+
+    Raises:
+        ValueError: the rows follow from other inputs, are about other questions, or cannot be read.
+    """
+    path = folder / PREDICTIONS
+    content = path.read_bytes() if path.exists() else b""
+    recorded = {**inputs, "samples": samples_digest(samples)}
+    try:
+        check_inputs(folder / INPUTS, recorded)
+    except DamagedError:
+        if content:
+            raise
+        check_inputs(folder / INPUTS, recorded, begun=False)
+    lines = content.split(b"\n")[:-1]  # what follows the last newline is half a line, or nothing
+    rows = readable_rows(path, lines)
+    if len(rows) < len(lines):
+        log.warning("%s: its last %d lines are damaged, and asked anew", path, len(lines) - len(rows))
+    if [row["id"] for row in rows] != [sample.id for sample in samples[: len(rows)]]:
+        raise UserError(
+            f"{path} has {len(lines)} answers to other questions than these {len(samples)}; "
+            "fresh=true starts a new run"
+        )
+    # a process may have been killed between the rows of one picture
+    ends = (first + len(batch) for first, batch in pictures(samples))
+    whole = max((end for end in ends if end <= len(rows)), default=0)
+    keep = sum(len(line) + 1 for line in lines[:whole])
+    if keep < len(content):
+        with path.open("r+b") as file:
+            file.truncate(keep)
+    return rows[:whole]
+
+
+def readable_rows(path: Path, lines: Sequence[bytes]) -> list[Row]:
+    """Return the rows of a run's predictions, without damaged lines at the end, as a power failure leaves them.
+
+    Raises:
+        ValueError: a damaged line stands before whole ones; names the file and the line.
+    """
+    found = [_row(line) for line in lines]
+    whole = next((number for number, row in enumerate(found) if row is None), len(found))
+    if any(found[whole:]):
+        raise DamagedError(path, f"in line {whole + 1}, with whole lines behind it")
+    return [row for row in found if row is not None]
+
+
+def _row(line: bytes) -> Row | None:
+    """The row of a line; None if it is none."""
+    try:
+        row = json.loads(line)
+    except ValueError:  # no JSON, or bytes that are no text
+        return None
+    if not isinstance(row, dict):
+        return None
+    columns = {"flops": None, "events": [], **row}  # rows of elsewhere have none
+    sound = all(fits(columns.get(name, ...), kind) for name, kind in _ROW.items()) and all(
+        fits(event.get(name, ...), kind) for event in columns["events"] for name, kind in _EVENT.items()
+    )
+    return row if sound else None
+
+
+def pictures(samples: Sequence[Sample]) -> Iterator[tuple[int, list[Sample]]]:
+    """Yield the samples about each picture, which stand side by side, with the index of the first one."""
+    first = 0
+    for _, group in groupby(samples, key=lambda sample: sample.image):
+        batch = list(group)
+        yield first, batch
+        first += len(batch)
+
+
+def read_timing(folder: Path) -> Timing:
+    """Read the time that answering a run has taken so far; none where the file is damaged."""
+    path = folder / TIMING
+    if not path.exists():
+        return Timing()
+    try:
+        found = Timing(**read_json(path))
+        if not fits(found.answered, int) or not fits(found.seconds, float):
+            raise TypeError(found)
+    except (TypeError, ValueError):
+        log.warning("%s is damaged: the time that answering took so far is not known", path)
+        return Timing()
+    return found
+
+
+def add_timing(folder: Path, timing: Timing) -> None:
+    """Add to the time that answering a run has taken so far."""
+    earlier = read_timing(folder)
+    total = Timing(earlier.answered + timing.answered, earlier.seconds + timing.seconds)
+    write_json(folder / TIMING, total._asdict())
