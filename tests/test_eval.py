@@ -496,3 +496,28 @@ def test_scores_of_a_file_lie_where_hydra_says(
     )
     score_main()
     assert [path.name for path in (working_directory / "there").iterdir()] == ["answers.scores.json"]
+
+
+def test_a_dashboard_that_fails_costs_nothing(
+    backbone: str,
+    working_directory: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Would catch answers that are lost to W&B, and a run that counts as logged and so is never shown there."""
+
+    def fail(*_: Any) -> None:
+        raise RuntimeError("the server is gone")
+
+    settings = [backbone, *SMALL[:-1], "logger=csv", "method=vanilla,interp", "layer=1", "--multirun"]
+    with monkeypatch.context() as patched:
+        patched.setattr("blink.evaluation.dashboard.log_result", fail)
+        patched.setattr("blink.evaluation.sweeps.multirun.log_sweep", fail)
+        command(patched, *settings)
+    assert len(scores(working_directory)) == 2
+    assert len(list(working_directory.rglob("sweep.csv"))) == 1
+    assert not list(working_directory.rglob("tracking.json"))
+    shown = capsys.readouterr()
+    assert (shown.out + shown.err).count("the dashboard fails (RuntimeError: the server is gone)") == 3
+    command(monkeypatch, *settings)
+    assert len(list(working_directory.rglob("tracking.json"))) == 3

@@ -249,3 +249,24 @@ def test_rotations_of_mmbench_stay_whole(tmp_path: Path) -> None:
     assert found.differences["accuracy"].value == pytest.approx(-20)
     assert found.differences["rows_accuracy"].value == pytest.approx(-5)
     assert found.flips[:2] == (1, 0)
+
+
+def test_a_damaged_run_is_named(tmp_path: Path) -> None:
+    """Would catch a comparison over the rows that are left, and a traceback for files of another kind."""
+    folder = tmp_path / "run"
+    finish(folder, Rule(), samples())
+    predictions, scores = folder / "predictions.jsonl", folder / "scores.json"
+    rows, result = predictions.read_bytes(), scores.read_text()
+    predictions.write_bytes(rows[: len(rows) // 2])
+    with pytest.raises(ValueError, match=r"predictions\.jsonl has 1\d whole rows.* of 24"):
+        read_run(folder).rows()
+    predictions.unlink()
+    with pytest.raises(ValueError, match=r"holds no predictions\.jsonl"):
+        read_run(folder).rows()
+    for content in ("", "[]", "\0", result.replace('"n": 24', '"n": null')):
+        scores.write_text(content)
+        with pytest.raises(ValueError, match=r"scores\.json is damaged"):
+            read_run(folder)
+    scores.write_text(result.replace('"benchmark": "pope"', '"benchmark": "hope"'))
+    with pytest.raises(ValueError, match="benchmark='hope'"):
+        read_run(folder)

@@ -1,13 +1,14 @@
 """The picture of one answer shows every scanned layer and the thresholds as applied."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image, ImageColor
 
 from blink.bench import Sample
-from blink.evaluation.example import ACTION_STYLE, event_strip, example
+from blink.evaluation.example import ACTION_STYLE, event_strip, example, is_picture
 from blink.inference.policy import Event, Policy
 
 EVENTS = [Event(2, 0.55, 3, "expand"), Event(3, 0.35, 0, "keep"), Event(4, 0.2, 1, "drop")]
@@ -86,3 +87,16 @@ def test_example_is_the_first_answer_that_expanded() -> None:
     assert example(samples, rows, policy, seen=lambda image: image) == of(1, [Event(1, 0.5, 0, "expand")])
     none = [{**row, "events": []} for row in rows]
     assert example(samples, none, None, seen=lambda image: image) == of(0, [])
+
+
+@pytest.mark.parametrize("content", [None, b"", b"\0" * 40, "cut"])
+def test_a_damaged_picture_is_none(content: bytes | str | None, tmp_path: Path) -> None:
+    """Would catch a finished run that cannot be logged since a power failure emptied its picture."""
+    path = tmp_path / "example.png"
+    Image.effect_noise((40, 30), 80).save(path)
+    assert is_picture(path)
+    if content is None:
+        path.unlink()
+    else:
+        path.write_bytes(path.read_bytes()[:100] if isinstance(content, str) else content)
+    assert not is_picture(path)

@@ -1,11 +1,13 @@
 """What a board puts into W&B's file."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
+from lightning.pytorch.loggers import CSVLogger
 from PIL import Image
 
-from blink.runs.board import Axis, Chart
+from blink.runs.board import Axis, Board, Chart
 from blink.runs.loggers import wandb_logger
 from tests.offline_runs import closed_runs
 from tools.wandb_offline import read_offline_runs
@@ -80,3 +82,45 @@ def test_a_file_that_is_cut_short_is_read_as_far_as_it_goes(tmp_path: Path) -> N
     path.write_bytes(b"something else")
     with pytest.raises(ValueError, match=r"is no file of a W&B run"):
         read_offline_runs(tmp_path)
+
+
+class Failing(CSVLogger):
+    """A logger whose server is gone: it takes one row, and nothing after that."""
+
+    rows = 0
+
+    def log_metrics(self, *args: Any, **kwargs: Any) -> None:
+        self.rows += 1
+        if self.rows > 1:
+            raise RuntimeError("the server\nis gone")
+
+    def save(self) -> None:
+        raise RuntimeError("the server is gone")
+
+
+def test_a_logger_that_fails_is_warned_of_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Would catch a run that a dashboard ends, one that goes on without a word, and a warning for every value."""
+    with Board(Failing(str(tmp_path))) as board:
+        board.numbers({"a": 1.0})
+        assert board.logger is not None
+        for _ in range(3):
+            board.numbers({"a": 1.0})
+        with board.spared():
+            board.settings({"a": 1})
+    assert board.logger is None
+    assert [record.getMessage() for record in caplog.records] == [
+        "the dashboard fails (RuntimeError: the server is gone); the run goes on without it"
+    ]
+
+
+def test_what_makes_values_for_a_logger_may_fail(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Would catch a picture for a table that ends a run, a signal that is taken for a failure, and bugs hidden from those who look."""
+    with Board(CSVLogger(str(tmp_path))) as board:
+        with pytest.raises(SystemExit), board.spared():
+            raise SystemExit(143)
+        with board.spared():
+            raise OSError("the picture is gone")
+    assert board.logger is None
+    assert "OSError: the picture is gone" in caplog.text
+    with pytest.raises(KeyError), Board().spared():
+        raise KeyError

@@ -15,6 +15,7 @@ import pytest
 
 from blink.runs import lock as locks
 from blink.runs.lock import lock, lock_file, lock_scope
+from blink.runs.process import this_process
 from tests.processes import inherited
 
 HOLDS = """
@@ -79,7 +80,7 @@ def holding(target: Path) -> Iterator[subprocess.Popen[str]]:
 def edited(target: Path, seconds_ago: float = 0, **changes: Any) -> None:
     """Give the lock file of a path another content or time; without a lock there, that of this process."""
     path = lock_file(target)
-    holder = json.loads(path.read_text()) if path.exists() else vars(locks._this_process())
+    holder = json.loads(path.read_text()) if path.exists() else vars(this_process())
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({**holder, **changes}))
     then = time.time() - seconds_ago

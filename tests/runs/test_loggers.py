@@ -163,3 +163,12 @@ def test_marks_of_earlier_versions_count(tmp_path: Path) -> None:
         "ids": {"": "0123abcd"},
         "told": {"wandb ": "three", "elsewhere.wandb_logger ": "two"},
     }
+
+
+@pytest.mark.parametrize("content", ["", "\0\0", "[]", '{"ids": 3}', '{"told": {"wandb ": null}}'])
+def test_damaged_marks_are_none(content: str, tmp_path: Path) -> None:
+    """Would catch a finished run that cannot be looked at since a power failure emptied what says how it was logged."""
+    (tmp_path / MARKS).write_text(content)
+    assert not already_logged(tmp_path, WANDB, None, "one")
+    note_logged(tmp_path, WANDB, None, "one")
+    assert already_logged(tmp_path, WANDB, None, "one")

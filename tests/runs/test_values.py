@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -105,3 +105,28 @@ def test_a_number_too_large_for_a_float_is_refused() -> None:
     """Would catch an OverflowError, with its traceback, for a slip of the keyboard."""
     with pytest.raises(ValueError, match="expected a number above 0"):
         values.number("n", 10**400, above=0)
+
+
+@pytest.mark.parametrize(
+    ("value", "kind", "fitting"),
+    [
+        (1, int, True),
+        (True, int, False),
+        (1.5, int, False),
+        (1, float, True),
+        (math.nan, float, True),
+        ("1", float, False),
+        (None, str | None, True),
+        ([1, 2], Sequence[int], True),
+        ("ab", Sequence[str], False),
+        ([1, None], Sequence[int], False),
+        ({"a": [1.5, None]}, Mapping[str, Sequence[float | None] | None], True),
+        ({"a": "b"}, Mapping[str, Mapping[str, int]], False),
+        ([], Mapping[str, int], False),
+        (object(), Any, True),
+        (..., str | None, False),
+    ],
+)
+def test_types_of_values_from_files(value: object, kind: Any, fitting: bool) -> None:
+    """Would catch a damaged file whose values have another type and are taken all the same."""
+    assert values.fits(value, kind) is fitting

@@ -6,6 +6,7 @@ Read from top to bottom: a file imports only from files above it.
     machine.py     fast dtypes, memory, and which of several processes this is
     signals.py     Ctrl-C and SIGTERM: a safe point, one line, exit code 130 or 143
     files.py       files of text, JSON and CSV: read with one set of messages, never half written
+    process.py     which process this is, and whether another one is gone
     lock.py        one process at a time in a run folder
     folder.py      one folder per run, named after its overrides
     provenance.py  where a result comes from: command, versions, commit, fingerprints

@@ -15,24 +15,19 @@ import glob
 import json
 import logging
 import os
-import secrets
-import shlex
 import signal
-import socket
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, astuple, dataclass, field, replace
-from datetime import datetime
-from functools import lru_cache
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import get_type_hints
 
 from blink.runs.files import place_named, short_digest
+from blink.runs.process import Holder, has_ended, this_process
 from blink.runs.signals import finishing_first
-from blink.runs.values import UserError
+from blink.runs.values import UserError, fits
 
 log = logging.getLogger(__name__)
 
@@ -49,42 +44,8 @@ _UNREADABLE_SECONDS = 10.0
 """A lock file without content is being written, or was left so by a power failure; after so long it is the latter."""
 
 _POLL_SECONDS = 1.0
-_LONGEST_NAME, _LONGEST_COMMAND = 200, 200
+_LONGEST_NAME = 200
 _NO_HARD_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
-
-
-@dataclass(frozen=True)
-class Holder:
-    """The process that holds a lock, as its file says.
-
-    Attributes:
-        token: of this lock alone.
-        host: its machine's name.
-        machine: tells apart machines, their starts, and containers, whose process numbers have nothing to do with each other.
-        pid: its number; 0 if the file does not say.
-        started: when it was started, as the system says it.
-        since: when it took the lock.
-        command: its command line.
-    """
-
-    token: str
-    host: str = ""
-    machine: str = ""
-    pid: int = 0
-    started: str = ""
-    since: str = ""
-    command: str = ""
-
-    def __str__(self) -> str:
-        if not self.pid:
-            return "a process that has not said yet which it is"
-        command = self.command
-        if len(command) > _LONGEST_COMMAND:
-            command = f"{command[:_LONGEST_COMMAND]} ..."
-        return f"process {self.pid} on {self.host} since {self.since} ({command})"
-
-
-_NONE = Holder("")
 
 
 @dataclass
@@ -163,7 +124,7 @@ def lock_file(target: Path) -> Path:
 
 def _take(target: Path) -> tuple[_Held | None, Holder | None]:
     """Take the lock of a resolved path; else say who has it."""
-    held = _Held(lock_file(target), _this_process(), [])
+    held = _Held(lock_file(target), this_process(), [])
     try:
         while True:
             held.made += _make_folders(held.path.parent)
@@ -201,7 +162,7 @@ def _take_file(path: Path, mine: Holder) -> Holder | None:
                 return other
             # of all that find it so only one replaces it; who comes late finds another holder
             taking_over = path.with_name(f"{path.name}.{other.token}.taken")
-            if _take_file(taking_over, _this_process()) is not None:
+            if _take_file(taking_over, this_process()) is not None:
                 time.sleep(0.01)
                 continue
             try:
@@ -246,12 +207,9 @@ def _read(path: Path) -> tuple[Holder, float] | None:
         return None
     with suppress(ValueError, TypeError):
         holder = Holder(**json.loads(content))
-        if all(
-            type(value) is type(of_none)
-            for value, of_none in zip(astuple(holder), astuple(_NONE), strict=True)
-        ):
+        if all(fits(getattr(holder, name), kind) for name, kind in get_type_hints(Holder).items()):
             return holder, status.st_mtime
-    return replace(_NONE, token=f"{status.st_mtime_ns:x}"), status.st_mtime
+    return Holder(f"{status.st_mtime_ns:x}"), status.st_mtime
 
 
 def _is_gone(holder: Holder, silent: float) -> bool:
@@ -261,16 +219,10 @@ def _is_gone(holder: Holder, silent: float) -> bool:
         silent: seconds since the lock was touched.
     """
     silent = abs(silent)  # a lock that was touched in the future is no better
-    if not holder.pid:
-        return silent > _UNREADABLE_SECONDS
-    if (holder.host, holder.machine) != (socket.gethostname(), _machine()):
-        return silent > SILENT_SECONDS
-    if (
-        holder.pid == os.getpid()
-    ):  # of a program that this process ran before: locks that it holds are not asked for
-        return not any(held.holder == holder for scope in _scopes for held in scope.held.values())
-    started = _started(holder.pid)
-    return started is None or bool(started and holder.started and started != holder.started)
+    ended = has_ended(holder)
+    if ended is None:
+        return silent > (SILENT_SECONDS if holder.pid else _UNREADABLE_SECONDS)
+    return ended and not any(held.holder == holder for scope in _scopes for held in scope.held.values())
 
 
 def _remove_left_over(path: Path) -> None:
@@ -357,51 +309,3 @@ def _touch(held: _Held) -> None:
             SILENT_SECONDS,
         )
         _thread.interrupt_main(signal.SIGTERM)
-
-
-def _this_process() -> Holder:
-    return Holder(
-        token=secrets.token_hex(8),
-        host=socket.gethostname(),
-        machine=_machine(),
-        pid=os.getpid(),
-        started=_started(os.getpid()) or "",
-        since=datetime.now().astimezone().isoformat(" ", "seconds"),
-        command=" ".join(shlex.join(sys.orig_argv).split()),
-    )
-
-
-@lru_cache(maxsize=1)
-def _machine() -> str:
-    """This start of this machine, and the space of its process numbers; empty where the system does not say."""
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
-    except OSError:
-        return ""
-
-
-def _started(pid: int) -> str | None:
-    """When a process of this machine was started, as text that equals for equal starts; empty if unknown, None if it is gone.
-
-    A process that has ended and that its parent has not asked about yet is gone.
-    """
-    try:
-        status = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
-        fields = status.rpartition(")")[2].split()  # the name before may hold anything
-        return None if fields[0] in "ZX" else fields[19]
-    except (FileNotFoundError, ProcessLookupError):
-        pass
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return None
-    except PermissionError:
-        pass
-    if sys.platform == "linux":
-        return ""  # /proc hides other users' processes
-    told = subprocess.run(
-        ["ps", "-o", "stat=,lstart=", "-p", str(pid)], capture_output=True, text=True, check=False
-    )
-    state, _, started = told.stdout.strip().partition(" ")
-    return None if state.startswith("Z") else started.strip()

@@ -151,3 +151,12 @@ def test_benchmarks_of_a_sweep_have_tables_and_panels_of_their_own(tmp_path: Pat
         "mme accuracy (points), 95 % interval",
     ]
     assert [label.get_text() for label in panels[0].get_xticklabels()] == ["vanilla", "blink"]
+
+
+@pytest.mark.parametrize("content", ["", "\0", "[]", "{}", '{"overrides": "a", "folder": "b"}'])
+def test_a_damaged_note_is_named(content: str, tmp_path: Path) -> None:
+    """Would catch a traceback, or a job left out of the table in silence."""
+    sweep = sweep_over(tmp_path, tau_exp=["0.4", "0.6"])
+    (sweep / "jobs" / "0001.json").write_text(content)
+    with pytest.raises(ValueError, match=r"0001\.json is damaged"):
+        read_jobs(sweep)
