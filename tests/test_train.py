@@ -154,65 +154,6 @@ def test_the_same_command_returns_the_run(
     assert sorted(path.name for path in Path().iterdir()) == ["outputs"]
 
 
-@pytest.mark.parametrize(
-    ("override", "message"),
-    [
-        ("layer=4", "layer=4: .* has layers 0 to 3"),
-        ("layer=3-1", "run backwards"),
-        ("data.root=nowhere", "nowhere does not exist"),
-        ("data.root=empty", "empty holds no images"),
-        ("data.root=[empty.png]", r"empty\.png: an empty file"),
-        ("data=hub", "needs data.id"),
-        (
-            "data=hub data.id=a/b data.root=c",
-            "data.id=a/b would change nothing: images come from data.root=c",
-        ),
-        (
-            "data=hub data.split=test data.root=c",
-            "data.split=test would change nothing: images come from data.root=c",
-        ),
-        ("data.exif=apply data.root=null", "data.exif=apply would change nothing: images are drawn"),
-        ("data.exif=turn", "data.exif='turn': expected one of ignore, apply"),
-        ("data.allow_outside=1", "data.allow_outside=1: expected true or false"),
-        ("data=hub data.root=null data.id=nobody/nothing", "data.id=nobody/nothing .*cannot be loaded"),
-        ("data=hub data.root=null data.id=5", "data.id=5: expected a text"),
-        ("data=scenes images=1000001", "images=1000001: data=scenes has 1,000,000 pictures"),
-        ("data=scenes held_out=1000001", "held_out=1000001: data=scenes has 1,000,000 pictures"),
-        ("model.pad=yes", "model.pad='yes': expected one of True, False, None"),
-        ("model.device_map=auto", "model.device_map='auto': expected one of None"),
-        ("model.path=nowhere", "no backbone at 'nowhere'"),
-        ("model.template=unknown", "unknown prompt template"),
-        ("model.device=cuda", "model.device='cuda'"),
-        ("epochs=0", "epochs=0: expected a whole number of at least 1"),
-        ("seed=a", "seed='a'"),
-        ("global_pairs=6", "global_pairs=6 cannot be shared out"),
-        ("optimizer.warmup=3", "optimizer.warmup=3"),
-        ("objective.temperature=0", "objective.temperature=0"),
-        ("objective.space=logits", "objective.space='logits'"),
-        ("token_sr.kernels=[5,4,1]", "only odd sizes"),
-        ("token_sr.hidden=[8]", "one kernel more than hidden"),
-        ("token_sr.hidden=8", "token_sr.hidden=8: expected a list"),
-        ("token_sr.kernels=5", "token_sr.kernels=5: expected a list"),
-        ("data.root=5", "data.root=5: expected a path"),
-        ("data.cache_features=5", "data.cache_features=5: expected a folder"),
-        ("trainer.accumulate_grad_batches=0", "accumulate_grad_batches=0"),
-        ("ckpt=nowhere.ckpt", "ckpt=nowhere.ckpt does not exist"),
-        ("+trainer.max_step=3", "unexpected keyword argument 'max_step'"),
-        ("images=1", "takes 2"),
-    ],
-)
-def test_bad_input_is_one_line(override: str, message: str, llava_folder: Path, pictures: Path) -> None:
-    """Catches a traceback, or weights loaded first, where a setting cannot work."""
-    Path("empty").mkdir()
-    Path("empty.png").touch()
-    overrides = [*common(llava_folder, pictures), "layer=1"]
-    if override.startswith("data="):
-        overrides = [one for one in overrides if not one.startswith("data.root")]
-    with pytest.raises(SystemExit, match=message) as stopped:
-        run(*overrides, *override.split())
-    assert "\n" not in str(stopped.value)
-
-
 def test_earlier_modules_are_measured_beside_the_new(llava_folder: Path, pictures: Path) -> None:
     """Catches a reference that is trained on, or that is measured on other images than the new modules."""
     overrides = [*common(llava_folder, pictures), "layer=[1,2]"]
@@ -230,13 +171,6 @@ def test_unknown_keys_are_errors_of_hydra() -> None:
     """Catches an override that nothing reads."""
     with pytest.raises(HydraException, match="learning_rat"):
         run("layer=1", "optimizer.learning_rat=1")
-
-
-def test_layer_must_be_given() -> None:
-    """Catches a default layer that a user did not choose, and a traceback for its lack."""
-    ended = command("logger=none")
-    assert ended.returncode == 2
-    assert ended.stderr.strip().splitlines()[-1].startswith("error: Missing mandatory value: layer")
 
 
 def test_a_broken_image_among_many_is_left_out(llava_folder: Path, pictures: Path, tmp_path: Path) -> None:

@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from blink.runs.command import FAILURE, end, hydra_command, one_line_errors, plain
+from blink.runs.command import FAILURE, end, hydra_command, made, one_line_errors, plain
 from blink.runs.files import short_digest, whole_file
 from blink.runs.folder import given_folder, open_run
 
@@ -79,7 +78,7 @@ def main(config: DictConfig) -> float | None:
         board: Board = (
             Board()
             if _logged(config, folder, group)
-            else instantiate(config.logger, folder=str(folder), kind="evaluation", group=group)
+            else made("logger", config.logger, Board, folder=str(folder), kind="evaluation", group=group)
         )
     log.info("%s: %d questions, files in %s", plan.setup.method, len(plan.samples), folder)
     with one_line_errors(GradingError), board:

@@ -16,18 +16,17 @@ from typing import TYPE_CHECKING, Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from hydra.utils import instantiate
 from omegaconf import DictConfig, read_write
 
-from blink.runs.command import hydra_command, one_line_errors, plain, reject_added_keys
+from blink.runs.command import hydra_command, made, one_line_errors, plain, reject_added_keys
 from blink.runs.files import remove_partial
 from blink.runs.folder import INPUTS, check_inputs, given_folder, lock_run, open_run, run_folder
 from blink.runs.machine import is_first_process, one_job
 from blink.runs.provenance import mixed, note_process, provenance, read_processes
 from blink.runs.signals import finishing_first
+from blink.runs.values import UserError
 
 if TYPE_CHECKING:
-    from blink.runs.board import Board
     from blink.training.plan import Plan
     from blink.training.report import Summary
 
@@ -53,7 +52,7 @@ def main(config: DictConfig) -> float:
     job = HydraConfig.get()
     overrides, given = list(job.overrides.task), given_folder(job)
     with one_line_errors():
-        reject_added_keys(overrides, open_groups=("trainer",))
+        reject_added_keys(overrides, open_groups=("trainer", "callbacks"))
         plan = make_plan(plain(config, complete=True))
         lock_run(plan.outputs, "train", overrides, given, wait=config.wait)
         summary = _finished(plan, overrides, given)
@@ -67,6 +66,8 @@ def main(config: DictConfig) -> float:
         with one_job(overrides) if multirun else nullcontext():
             summary = train(plan, overrides, Path(job.sweep.dir).name if multirun else None, given)
     if summary is None:
+        if plan.trial:
+            log.info("trainer.fast_dev_run: the steps ran, and nothing of them is kept")
         return float("nan")
     if is_first_process():
         print_summary(summary)
@@ -90,10 +91,11 @@ def train(
     from blink.model.processors import load_processor
     from blink.model.prompts import template_of
     from blink.model.views import ViewMaker, prefix_ids, quadrants
+    from blink.runs.board import Board
     from blink.training import parts
     from blink.training.checkpoints import CHECKPOINTS, checkpoint_to_continue, numbered_checkpoints
     from blink.training.dashboard import TrainingMonitor, kl_chart
-    from blink.training.data import PairData, steps_per_epoch
+    from blink.training.data import PairData
     from blink.training.feature_fill import FillFeatures, report_lacking
     from blink.training.report import summarise
 
@@ -104,6 +106,7 @@ def train(
     with one_line_errors():
         outlined = parts.outlined_backbone(plan)
         trainer = parts.make_trainer(plan, run_folder(plan.outputs, "train", overrides, given))
+        parts.check_memory(plan, outlined, trainer)
         images = parts.open_images(plan)
         references = parts.load_references(plan, outlined.hidden_size)
         folder = open_run(plan.outputs, "train", overrides, plan.config, fresh=plan.fresh, given=given)
@@ -132,9 +135,14 @@ def train(
         note_process(folder, record)
         for warning in mixed(read_processes(folder) or [record]):
             log.warning("%s", warning)
-        steps_per_epoch(len(portions.train), plan.global_pairs)
+        parts.check_length(plan, trainer, len(portions.train))
         lacking = plan.layers if stored is None else report_lacking(stored, portions)
-        board: Board = instantiate(plan.config["logger"], folder=str(folder), kind="training", group=group)
+        logger = plan.config["logger"]
+        board = (
+            Board()
+            if plan.trial
+            else made("logger", logger, Board, folder=str(folder), kind="training", group=group)
+        )
 
     with board, parts.ending_children(trainer):
         callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]  # Lightning sets it elsewhere
@@ -171,9 +179,15 @@ def train(
             folder,
         )
         started = time.monotonic()
-        with finishing_first():
+        with finishing_first(), parts.settings_refused_late():
             trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
             steps = trainer.global_step
+            if not steps:
+                raise UserError(
+                    "no optimizer step was made: trainer.max_time, or a callback, ended the run before"
+                )
+            if plan.trial:
+                return None
             (metrics,) = trainer.validate(module, datamodule=data, verbose=False)
             trainer.strategy.barrier()  # no process leaves while another still measures
         log.info("%d steps in %.0f s", steps, time.monotonic() - started)

@@ -10,7 +10,14 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from blink.runs.command import CONF_DIR, check_keys, hydra_command, one_line_errors, reject_added_keys
+from blink.runs.command import (
+    CONF_DIR,
+    check_composition,
+    check_keys,
+    hydra_command,
+    one_line_errors,
+    reject_added_keys,
+)
 from blink.runs.folder import given_folder, open_run
 from blink.runs.values import UserError
 
@@ -33,6 +40,11 @@ from blink.runs.values import UserError
         ("train", ["layer=1", "optimizer.learning_rat=1e-4"], r"did you mean optimizer.learning_rate"),
         ("train", ["layer=1", "lr=1e-4"], r"unknown key 'lr'"),
         ("train", ["data.split=x"], r"unknown key 'data.split'"),
+        ("train", ["logger=null"], r"logger=null: there is no such option; choose one of csv, none"),
+        ("train", ["trainer=5"], r"trainer=5: there is no such option"),
+        ("train", ["not an override"], r"'not an override' is no override: write KEY=VALUE"),
+        ("eval", ["token_sr=a=b"], r"goes into two pairs of quotes: \"token_sr='a=b'\""),
+        ("eval", ["data.root=it's [here"], r"quotes: \"data.root='it\\'s \[here'\""),
     ],
 )
 def test_misspelt(command: str, overrides: list[str], message: str) -> None:
@@ -40,6 +52,21 @@ def test_misspelt(command: str, overrides: list[str], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         check_keys(command, overrides)
     assert not GlobalHydra.instance().is_initialized()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["optimizer={a:1}"], "Could not override 'optimizer'|Key 'a' is not in struct"),
+        (["+layer=3"], "layer"),
+        (["~nowhere"], "nowhere"),
+    ],
+)
+def test_what_hydra_refuses_is_one_message(overrides: list[str], message: str) -> None:
+    """Would catch Hydra's own report, of several lines and with exit code 1, for a mistake like any other."""
+    with pytest.raises(UserError, match=message):
+        check_composition("train", ["layer=1", *overrides])
+    check_composition("train", ["layer=1", "hydra.run.dir=x", "+trainer.max_time=1"])
 
 
 @pytest.mark.parametrize(
@@ -53,7 +80,7 @@ def test_misspelt(command: str, overrides: list[str], message: str) -> None:
         ("eval", ["data=hub", "data.id=a/b", "model=llava15_7b", "hydra/launcher=basic", "layer=[1,2]"]),
         ("eval", ["layer=range(1,4)", "bench=glob(*)", "bench.max_new_tokens=1"]),
         ("train", ["+trainer.limit_val_batches=1", "~logger", "trainer=ddp_cpu", "trainer.devices=2"]),
-        ("train", ["objective={temperature:2}", "not an override"]),
+        ("train", ["objective={temperature:2}", "callbacks=[early_stopping,device_stats]"]),
     ],
 )
 def test_known(command: str, overrides: list[str]) -> None:

@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers.utils import is_flash_attn_2_available
 
 from blink.bench import PROMPTS
 from blink.evaluation.presets import LAYER_STUDIES, OTHER
 from blink.inference.policy import Policy
 from blink.inference.run import Run
 from blink.model.backbone import Backbone
-from blink.model.checkpoints import check_device_map, outline
+from blink.model.checkpoints import check_attention, check_device_map, outline
 from blink.model.fingerprint import TINY
 from blink.model.processors import load_processor
 from blink.model.prompts import Template, template_of
@@ -100,11 +99,7 @@ def check_values(settings: Mapping[str, Any]) -> None:
         parts = value if isinstance(value, list) else [value]
         if not all(part is None or isinstance(part, int | str) for part in parts):
             raise UserError(f"bench.{key}={value!r}: expected a text, a whole number or a list of these")
-    if values["model.attn_implementation"] == "flash_attention_2" and not is_flash_attn_2_available():
-        raise UserError(
-            "model.attn_implementation=flash_attention_2 needs a GPU and the package flash-attn; "
-            "sdpa works everywhere"
-        )
+    check_attention(values["model.attn_implementation"])
     if values.get("scenes.images", 0) > SPLIT_SIZE:
         raise UserError(f"scenes.images={values['scenes.images']}: a split has {SPLIT_SIZE:,} pictures")
     _check_device(values["model.device"])

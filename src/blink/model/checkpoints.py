@@ -15,7 +15,7 @@ from torch import nn
 from transformers import (
     AutoConfig,
 )
-from transformers.utils import cached_file, logging
+from transformers.utils import cached_file, is_flash_attn_2_available, logging
 
 from blink.model.backbone import Backbone
 from blink.model.families import ARCHITECTURES
@@ -115,6 +115,15 @@ def load(
         attn_implementation=attn_implementation,
     )
     return backbone.model, backbone.processor
+
+
+def check_attention(name: str) -> None:
+    """Raise UserError if an implementation of attention is not available on this machine."""
+    if name == "flash_attention_2" and not is_flash_attn_2_available():
+        raise UserError(
+            "model.attn_implementation=flash_attention_2 needs a GPU and the package flash-attn; "
+            "sdpa works everywhere"
+        )
 
 
 def check_device_map(device_map: str | None) -> None:

@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from difflib import get_close_matches
 from functools import wraps
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import hydra
 from hydra import compose, initialize_config_dir
@@ -21,10 +21,11 @@ from hydra._internal.utils import get_args
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, Override, OverrideType
-from hydra.errors import HydraException
+from hydra.errors import HydraException, InstantiationException
 from hydra.types import RunMode
+from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from blink.runs.files import place_error
 from blink.runs.folder import given_folder, run_name
@@ -32,6 +33,8 @@ from blink.runs.lock import lock_scope
 from blink.runs.machine import default_dtype
 from blink.runs.signals import Stopped, ending_on_signals
 from blink.runs.values import UserError, is_whole, text
+
+T = TypeVar("T")
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 CONF_DIR = _PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAGE.parents[1] / "conf"
@@ -41,6 +44,9 @@ CONF_DIR = _PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAGE.paren
 FAILURE, MISTAKE = 1, 2
 """Exit codes of commands that end with one line: because of something outside, or of what the user gave."""
 
+
+_SEARCH_PATH = "hydra.searchpath"
+"""Hydra's key for folders of configs beside `CONF_DIR`."""
 
 OmegaConf.register_new_resolver("blink_run_name", run_name, use_cache=True, replace=True)
 """`${blink_run_name:${hydra.overrides.task}}` in a config: the name of a run or of a whole sweep.
@@ -93,6 +99,8 @@ def hydra_command(name: str) -> Callable[[Callable[[DictConfig], Any]], Callable
                 with one_line_errors():
                     check_hydra_folders(given.overrides)
                     check_keys(name, given.overrides)
+                    if not given.multirun:
+                        check_composition(name, given.overrides)
             with ending_on_signals(), lock_scope():
                 run()
 
@@ -168,10 +176,41 @@ def plain(config: DictConfig, *, complete: bool = False) -> dict[str, Any]:
         complete: whether all keys marked ??? have to be given.
 
     Raises:
-        MissingMandatoryValue: one of them is not.
+        UserError: one of them is not.
     """
-    container: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=complete)
+    try:
+        container: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=complete)
+    except MissingMandatoryValue as error:
+        raise UserError(
+            f"{error.full_key} must be given: {error.full_key}=VALUE; --help says what it is"
+        ) from error
     return container
+
+
+def made(name: str, config: Mapping[str, Any], kind: type[T], /, **arguments: Any) -> T:
+    """Make the object that a part of a config describes by `_target_`, as `hydra.utils.instantiate`.
+
+    Args:
+        name: of the part, as the user writes it.
+        kind: what it has to be.
+        arguments: that the config does not give.
+
+    Raises:
+        UserError: there is no such target, or it is of another kind, or refuses the arguments.
+        OSError: it cannot write where it is to.
+    """
+    try:
+        thing = instantiate(config, _convert_="all", **arguments)
+    except InstantiationException as error:
+        cause = error.__cause__ or error
+        if isinstance(cause, OSError) and place_error(cause):
+            raise cause from error
+        raise UserError(f"{name}: {cause}") from error
+    if not isinstance(thing, kind):
+        raise UserError(
+            f"{name}._target_={config.get('_target_')!r} makes a {type(thing).__name__}; expected a {kind.__name__}"
+        )
+    return thing
 
 
 def reject_added_keys(overrides: Sequence[str], *, open_groups: Sequence[str] = ()) -> None:
@@ -195,11 +234,7 @@ def check_hydra_folders(overrides: Sequence[str]) -> None:
     Raises:
         UserError: the value of one is no text; a subdir may be a number.
     """
-    try:
-        parsed = OverridesParser.create().parse_overrides(list(overrides))
-    except HydraException:
-        return  # not an override; Hydra reports where parsing fails
-    for override in parsed:
+    for override in _parsed(overrides):
         key, value = override.key_or_group, override.value()
         number = key == "hydra.sweep.subdir" and is_whole(value)
         if key in ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir") and not number:
@@ -214,10 +249,7 @@ def check_keys(command: str, overrides: Sequence[str]) -> None:
     Raises:
         ValueError: an override names an unknown key or option; the message suggests close ones.
     """
-    try:
-        parsed = OverridesParser.create().parse_overrides(list(overrides))
-    except HydraException:
-        return  # not an override; Hydra reports where parsing fails
+    parsed = _parsed(overrides)
     named = [
         override
         for override in parsed
@@ -225,8 +257,9 @@ def check_keys(command: str, overrides: Sequence[str]) -> None:
     ]
     if not named:
         return  # composing takes longer than the rest of a start
-    groups = {group: _options(group) for group in _groups(command)}
-    chosen = []
+    searched = [override for override in parsed if override.key_or_group == _SEARCH_PATH]
+    groups = {group: _options(group, searched) for group in _groups(command)}
+    chosen = [str(override.input_line) for override in searched]
     for override in named:
         if override.key_or_group in groups:
             chosen += _check_choices(override, groups[override.key_or_group])
@@ -240,22 +273,66 @@ def check_keys(command: str, overrides: Sequence[str]) -> None:
             raise UserError(f"unknown key {override.key_or_group!r}{close}; --help lists the keys")
 
 
+def check_composition(command: str, overrides: Sequence[str]) -> None:
+    """Compose a command's config as Hydra will, whose own words for what it refuses take several lines.
+
+    Raises:
+        UserError: it refuses; in its words.
+    """
+    ours = [
+        str(override.input_line)
+        for override in _parsed(overrides)
+        if not override.key_or_group.startswith(("hydra.", "hydra/")) or override.key_or_group == _SEARCH_PATH
+    ]
+    if ours:
+        try:
+            _composed(command, ours)
+        except (HydraException, OmegaConfBaseException) as error:
+            raise UserError(str(error)) from error
+
+
+def _parsed(overrides: Sequence[str]) -> list[Override]:
+    """Read overrides as Hydra will.
+
+    Raises:
+        UserError: one is none; says how to write it.
+    """
+    parser = OverridesParser.create()
+    parsed: list[Override] = []
+    for override in overrides:
+        try:
+            parsed += parser.parse_overrides([override])
+        except HydraException as error:
+            key, equals, value = override.partition("=")
+            if not equals:
+                raise UserError(
+                    f"{override!r} is no override: write KEY=VALUE; --help lists the keys"
+                ) from error
+            quoted = value.replace("\\", "\\\\").replace("'", "\\'")
+            raise UserError(
+                f"{override!r} cannot be read as KEY=VALUE; a value with =, brackets, quotes or letters beyond "
+                f"ASCII goes into two pairs of quotes: \"{key}='{quoted}'\""
+            ) from error
+    return parsed
+
+
 def _check_choices(override: Override, options: Sequence[str]) -> list[str]:
-    """Check the options that a group's override names; return one that chooses the first of them, or nothing if it names none.
+    """Check the options that a group's override names; return one that chooses the first of them.
 
     Raises:
         ValueError: one of the named options does not exist.
     """
-    value = override.value()
-    values = value.list if isinstance(value, ChoiceSweep) else [value]
-    names = [value for value in values if isinstance(value, str)]
+    group, value = override.key_or_group, override.value()
+    values = value.list if isinstance(value, ChoiceSweep) else value if isinstance(value, list) else [value]
+    if override.is_sweep_override() and not isinstance(value, ChoiceSweep):
+        return []  # such as glob(*), which names what exists
+    names = ["null" if value is None else getattr(value, "text", str(value)) for value in values]
     for name in names:
         if name not in options:
             raise UserError(
-                f"{override.key_or_group}={name}: there is no such option{_meant(name, options)}; "
-                f"choose one of {', '.join(options)}"
+                f"{group}={name}: there is no such option{_meant(name, options)}; choose one of {', '.join(options)}"
             )
-    return [f"{override.key_or_group}={name}" for name in names[:1]]
+    return [f"{group}={name}" for name in names[:1]]
 
 
 def _meant(given: str, known: Sequence[str]) -> str:
@@ -300,5 +377,13 @@ def _groups(command: str) -> list[str]:
     return [key.removeprefix("optional ") for key in entries if not key.startswith("override ")]
 
 
-def _options(group: str) -> list[str]:
-    return sorted(path.stem for path in (CONF_DIR / group).glob("*.yaml"))
+def _options(group: str, searched: Sequence[Override] = ()) -> list[str]:
+    """The options of a group: ours, and those in the folders that overrides of `hydra.searchpath` name."""
+    places = [place for override in searched for place in _listed(override.value())]
+    folders = [CONF_DIR, *(Path(place.removeprefix("file://")) for place in places)]
+    return sorted({path.stem for folder in folders for path in (folder / group).glob("*.yaml")})
+
+
+def _listed(value: Any) -> list[str]:
+    values = value if isinstance(value, list) else [value]
+    return [str(getattr(each, "text", each)) for each in values]

@@ -22,6 +22,8 @@ from typing import IO, Any
 
 from blink.runs.values import UserError
 
+from blink.runs.values import UserError
+
 _PARTIAL = ".partial"
 _BLOCK = 1 << 20
 _UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
@@ -106,6 +108,9 @@ def json_lines(rows: Iterable[Mapping[str, Any]]) -> str:
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
+_NO_PLACE = (errno.ENOENT, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP)
+"""Error numbers of a folder that cannot be made where it is to be, now or later; ENOENT, though its parents are made, in /proc."""
+
 _REMEDIES = {
     (errno.ENOSPC, errno.EDQUOT, errno.EFBIG): "make room there",
     (errno.EACCES, errno.EPERM, errno.EROFS): "give this user the right to it",
@@ -138,6 +143,23 @@ def whole_file(path: Path) -> Iterator[Path]:
     except BaseException:
         with suppress(OSError):
             partial.unlink(missing_ok=True)
+        raise
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder, and those that it lies in, if need be.
+
+    Raises:
+        UserError: a file is in the way, or no folder can be made there at all.
+        OSError: it cannot be written there now: a full or read-only disk, no permission.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        if error.errno in _NO_PLACE:
+            raise UserError(
+                f"{path}: no folder can be made there: {error.strerror}; give another path"
+            ) from error
         raise
 
 

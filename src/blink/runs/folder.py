@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError  # type: ignore[import-untyped]
 
-from blink.runs.files import read_json, remove_partial, write_json, write_text
+from blink.runs.files import make_folder, read_json, remove_partial, write_json, write_text
 from blink.runs.lock import LOCK, lock
 from blink.runs.machine import is_first_process
 from blink.runs.values import DamagedError, UserError, flag
@@ -163,7 +163,7 @@ def open_run(
         return folder
     if others:
         raise UserError(f"{folder} holds files but no {CONFIG_FILE}, so it is not a run: move it away")
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     write_text(saved, OmegaConf.to_yaml(OmegaConf.create(dict(config))))
     return folder
 
@@ -253,7 +253,7 @@ def _leaves(config: Any, prefix: str = "") -> dict[str, Any]:
     for key, value in config.items():
         if not prefix and (key in _HOW_NOT_WHAT or (key == "ckpt" and value in _OWN_CHECKPOINT)):
             continue
-        if isinstance(value, dict) and value:
+        if isinstance(value, dict):
             flat |= _leaves(value, f"{prefix}{key}.")
         else:
             flat[f"{prefix}{key}"] = value

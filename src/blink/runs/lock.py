@@ -24,7 +24,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import get_type_hints
 
-from blink.runs.files import place_named, short_digest
+from blink.runs.files import make_folder, place_named, short_digest
 from blink.runs.process import Holder, has_ended, this_process
 from blink.runs.signals import finishing_first
 from blink.runs.values import UserError, fits
@@ -237,7 +237,7 @@ def _remove_left_over(path: Path) -> None:
 def _make_folders(folder: Path) -> list[Path]:
     """Make a folder and those that it lies in; return those that were missing, the deepest last."""
     missing = [each for each in (folder, *folder.parents) if not each.exists()][::-1]
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     return missing
 
 

@@ -32,6 +32,11 @@ class DamagedError(UserError):
         )
 
 
+_CHECK_WEIGHTS = (
+    "check pixels and weights, and run a model that was trained in bfloat16 in bfloat16 or float32"
+)
+
+
 class NotFiniteError(UserError):
     """A model's numbers are nan or infinite: its weights or pixels are damaged, or its dtype too narrow.
 
@@ -39,16 +44,23 @@ class NotFiniteError(UserError):
         what: which numbers, in the plural.
         layer: of the decoder, or where else it was, in words; None if it is not known.
         sample: number of the row among the prompts, or the name of a question; None if it is not known.
+        remedy: what to do.
     """
 
-    def __init__(self, what: str, *, layer: int | str | None = None, sample: int | str | None = None) -> None:
+    def __init__(
+        self,
+        what: str,
+        *,
+        layer: int | str | None = None,
+        sample: int | str | None = None,
+        remedy: str = _CHECK_WEIGHTS,
+    ) -> None:
         self.what, self.layer, self.sample = what, layer, sample
         places = [f"layer {layer}" if isinstance(layer, int) else layer]
         places += [f"sample {sample} (row of the prompts, from 0)" if isinstance(sample, int) else sample]
         place = ", ".join(filter(None, places))
         super().__init__(
-            f"{place}{place and ': '}{what} are nan, infinite or too large for their dtype: check pixels and weights, and "
-            "run a model that was trained in bfloat16 in bfloat16 or float32"
+            f"{place}{place and ': '}{what} are nan, infinite or too large for their dtype: {remedy}"
         )
 
 
@@ -58,6 +70,37 @@ P = ParamSpec("P")
 
 QUOTES = "put quotes around one that reads as a number"
 """Overrides on a command line are typed: `token_sr=12` is a number and `token_sr='12'` a text."""
+
+
+class Keys(dict[str, Any]):
+    """A part of a composed config as plain containers, in which a missing key is a user's mistake.
+
+    Args:
+        values: key -> value.
+        name: of the part, as the user writes it: "optimizer"; empty for the whole.
+
+    Raises:
+        UserError: `values` is something else, since a user gave the part a value.
+    """
+
+    def __init__(self, values: Any, name: str = "") -> None:
+        if not isinstance(values, Mapping):
+            raise UserError(
+                f"{name}={values!r}: expected keys below it, as in {name}.KEY=VALUE; --help lists them"
+            )
+        super().__init__(values)
+        self.name = name
+
+    def __missing__(self, key: str) -> Any:
+        raise UserError(f"{self.dotted(key)} is missing; --help lists the keys and their defaults")
+
+    def below(self, key: str) -> "Keys":
+        """Return the part below a key."""
+        return Keys(self[key], self.dotted(key))
+
+    def dotted(self, key: str) -> str:
+        """Return the name of a key as the user writes it."""
+        return f"{self.name}.{key}" if self.name else key
 
 
 def is_whole(value: object) -> TypeGuard[int]:
@@ -152,10 +195,10 @@ def paths(name: str, value: Any) -> list[Path]:
     """Return the paths of a list, or the one path that is given without a list, ~ expanded.
 
     Raises:
-        ValueError: it is something else, or one of them is no text, or empty.
+        ValueError: it is something else, or an empty list, or one of them is no text, or empty.
     """
     given = value if isinstance(value, list | tuple) else [value]
-    if not all(isinstance(part, str | Path) and str(part) for part in given):
+    if not given or not all(isinstance(part, str | Path) and str(part) for part in given):
         raise _mistake(name, value, "a path, or a list of paths", "")
     return [Path(part).expanduser() for part in given]
 

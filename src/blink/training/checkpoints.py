@@ -161,7 +161,7 @@ class Checkpoints(Checkpoint):
         """Write the checkpoint of this step, then remove older ones."""
         now = (trainer.global_step, self._over)
         self._due = False
-        if self._saved == now or self._loop is None:
+        if self._saved == now or self._loop is None or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         target = self.folder / f"step-{trainer.global_step}.ckpt"
         # the same name in all processes: DeepSpeed's checkpoints are folders that each writes its share into

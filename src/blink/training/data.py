@@ -133,20 +133,25 @@ class TrainingOrder(Sampler[list[int]]):
         self.batch_size = images_per_batch(global_pairs, processes, accumulate)
         self.per_epoch = steps_per_epoch(images, global_pairs) * accumulate
         self.position = position
+        self._shuffled_epoch, self._order = -1, np.arange(0)
 
     def __len__(self) -> int:
         """Batches in all, the skipped ones included."""
         return self.epochs * self.per_epoch
 
     def __iter__(self) -> Iterator[list[int]]:
-        shuffled_epoch, order = -1, np.arange(0)
         for position in range(self.position, len(self)):
-            epoch, batch = divmod(position, self.per_epoch)
-            if epoch != shuffled_epoch:
-                shuffled_epoch = epoch
-                order = np.random.default_rng([self.seed, epoch]).permutation(self.images)
-            start = (batch * self.processes + self.rank) * self.batch_size
-            yield order[start : start + self.batch_size].tolist()
+            yield self.batch(position)
+
+    def batch(self, position: int) -> list[int]:
+        """Return the image numbers of the batch at a position."""
+        epoch, batch = divmod(position, self.per_epoch)
+        if epoch != self._shuffled_epoch:
+            self._shuffled_epoch = epoch
+            self._order = np.random.default_rng([self.seed, epoch]).permutation(self.images)
+        start = (batch * self.processes + self.rank) * self.batch_size
+        numbers: list[int] = self._order[start : start + self.batch_size].tolist()
+        return numbers
 
 
 class ShieldedLoader(DataLoader[Any]):
@@ -232,6 +237,18 @@ class PairData(LightningDataModule):
     def batches(self) -> int:
         """Training batches of this process in all epochs."""
         return len(self._training_order())
+
+    def training_names(self) -> list[str]:
+        """Names of the images in the batch that was handed out last."""
+        order = self._training_order()
+        return [self.train.name(index) for index in order.batch(order.position - 1)]
+
+    def held_out_names(self, batch: int) -> list[str]:
+        """Names of the images in a batch of those that are measured on."""
+        processes, rank = self._processes_and_rank()
+        size = images_per_batch(self.global_pairs, processes, self.accumulate)
+        own = range(rank, len(self.held_out), processes)
+        return [self.held_out.name(index) for index in own[batch * size : (batch + 1) * size]]
 
     def train_dataloader(self) -> ResumableLoader:
         """Load from the position that the run has reached; loaders that are made and never used do not move it."""

@@ -7,6 +7,7 @@ design, do not load the backbone.
 import json
 import logging
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from blink.model.backbone import Backbone
 from blink.model.views import VIEWS, ViewMaker, Views, join_views
 from blink.runs.files import short_digest
 from blink.runs.signals import Pending, wait_for_others
+from blink.runs.values import NotFiniteError
 from blink.training.data import ImageViews, ShieldedLoader, StoredFeatures
 from blink.training.feature_store import FeatureStore, in_words
 from blink.training.features import trunk_features
@@ -101,7 +103,7 @@ class FillFeatures(Callback):
     ) -> None:
         self.store, self.layers = stored.store, stored.layers
         self.batch_size, self.workers = batch_size, workers
-        self.identities = identities(images)
+        self.images, self.identities = images, identities(images)
         self.views: Dataset[Views] = ConcatDataset([ImageViews(collection, views) for collection in images])
         self._backbone: Backbone | None = backbone
 
@@ -112,7 +114,15 @@ class FillFeatures(Callback):
         own = sorted(lacking)[trainer.global_rank :: trainer.world_size]
         if self._backbone is not None:
             self._backbone.model.to(pl_module.device)
-            self._fill(rows, {row: lacking[row] for row in own}, shown=trainer.is_global_zero)
+            try:
+                self._fill(rows, {row: lacking[row] for row in own}, shown=trainer.is_global_zero)
+                self.store.commit()
+            except BaseException:
+                with suppress(OSError):  # the error itself, where the disk is full
+                    self.store.commit()
+                raise
+            finally:
+                self.store.close()
             self._backbone = None
         while self.store.lacking(rows, self.layers):
             wait_for_others(0.5)
@@ -131,15 +141,18 @@ class FillFeatures(Callback):
                     for image in range(batch.images):
                         row = alike[done + image]
                         image_states = {layer: state[image] for layer, state in states.items()}
+                        self._check_finite(image_states, index_of[row])
                         self.store.write(row, self.identities[index_of[row]], image_states)
                     done += batch.images
                     progress.update(task, advance=batch.images)
-                    if Pending().requested:
-                        self.store.commit()
-                        Pending().end(
-                            f"features are saved in {self.store.folder} as far as they are computed"
-                        )
-        self.store.commit()
+                    Pending().check(f"features are saved in {self.store.folder} as far as they are computed")
+
+    def _check_finite(self, states: Mapping[int, Tensor], index: int) -> None:
+        """Raise NotFiniteError if the states of an image at a layer are not finite: they would stay so for all runs."""
+        for layer, state in states.items():
+            if not state.isfinite().all():
+                name = [images.name(i) for images in self.images for i in range(len(images))][index]
+                raise NotFiniteError("hidden states of the backbone", layer=layer, sample=f"image {name}")
 
     def _batches(self, indices: Sequence[int]) -> ShieldedLoader:
         return ShieldedLoader(

@@ -14,7 +14,7 @@ import hashlib
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from blink.runs.files import read_json, write_json
+from blink.runs.files import make_folder, place_named, read_json, remove_partial, write_json, write_text
 from blink.runs.values import UserError
 
 RECIPE = "recipe.json"
@@ -58,6 +58,8 @@ class FeatureStore:
         if folder.exists() and not folder.is_dir():
             raise UserError(f"data.cache_features={folder} is a file; expected a folder")
         with self._locked():
+            for name in (RECIPE, PICTURES):
+                remove_partial(folder, name)
             file = folder / RECIPE
             if not file.exists():
                 others = sorted(path.name for path in folder.iterdir() if path.name != _LOCK)
@@ -82,7 +84,7 @@ class FeatureStore:
             new = [digest for digest in dict.fromkeys(wanted) if digest not in row_of]
             if new:
                 row_of |= {digest: row for row, digest in enumerate(new, start=len(known))}
-                _write_whole(file, "".join(f"{digest:016x}\n" for digest in [*known, *new]))
+                write_text(file, "".join(f"{digest:016x}\n" for digest in [*known, *new]))
         return [row_of[digest] for digest in wanted]
 
     def lacking(self, rows: Sequence[int], layers: Sequence[int]) -> dict[int, tuple[int, ...]]:
@@ -124,26 +126,40 @@ class FeatureStore:
         for layer, state in states.items():
             assert tuple(state.shape) == self.shape, f"{tuple(state.shape)}; rows are {self.shape}"
             bits = state.to("cpu", torch.bfloat16).contiguous().view(torch.int16).numpy()
-            file = self._file(self._path(layer, "features"))
-            file.seek(row * self.row_bytes)
-            file.write(bits.tobytes())
+            path = self._path(layer, "features")
+            with place_named(path):
+                file = self._file(path)
+                file.seek(row * self.row_bytes)
+                file.write(bits.tobytes())
             self._written.append((layer, row, _digest(identity)))
         if len(self._written) * self.row_bytes >= COMMIT_BYTES:
             self.commit()
 
     def commit(self) -> None:
         """Wait until all that was written is on the disk, and then mark it as whole."""
-        for file in self._open.values():
-            file.flush()
-            os.fsync(file.fileno())
+        self._flush()
         for layer, row, digest in self._written:
-            file = self._file(self._path(layer, "done"))
-            file.seek(8 * row)
-            file.write(np.uint64(digest).tobytes())
+            path = self._path(layer, "done")
+            with place_named(path):
+                file = self._file(path)
+                file.seek(8 * row)
+                file.write(np.uint64(digest).tobytes())
+        self._flush()
+        self.close()
+
+    def close(self) -> None:
+        """Close all files; rows that are not committed do not count as stored."""
         for file in self._open.values():
-            file.close()
+            with suppress(OSError):  # of what a full disk does not take
+                file.close()
         self._open.clear()
         self._written.clear()
+
+    def _flush(self) -> None:
+        for path, file in self._open.items():
+            with place_named(path):
+                file.flush()
+                os.fsync(file.fileno())
 
     def read(self, row: int, layers: Sequence[int], dtype: torch.dtype) -> dict[int, Tensor]:
         """Read a row that is there: layer -> [F, H, W, d]."""
@@ -175,7 +191,7 @@ class FeatureStore:
     @contextmanager
     def _locked(self) -> Iterator[None]:
         """Keep other processes from changing recipe and list; the folder is made if need be."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        make_folder(self.folder)
         with (self.folder / _LOCK).open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)  # ends with the file, or the process
             yield
@@ -196,16 +212,6 @@ def _digest(identity: str) -> int:
 
 def _listed(file: Path) -> list[int]:
     return [int(line, 16) for line in file.read_text().splitlines()] if file.exists() else []
-
-
-def _write_whole(file: Path, text: str) -> None:
-    """Write a file atomically and flush it to disk, so that a power failure leaves the old or the new one."""
-    partial = file.with_name(f"{file.name}.partial")
-    with partial.open("w") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-    partial.replace(file)
 
 
 def _refuse_other_recipe(folder: Path, there: Mapping[str, Any], here: Mapping[str, Any]) -> None:

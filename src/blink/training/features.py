@@ -123,6 +123,13 @@ def quadrant_features(state_BFHWd: Tensor, module: nn.Module) -> QuadrantFeature
     )
 
 
+def damaged_images(features: QuadrantFeatures) -> list[bool]:
+    """Whether the backbone's states of each image hold nan or infinity."""
+    whole_NdHW = features.interpolated_NdHW.isfinite() & features.teacher_NdHW.isfinite()
+    damaged: list[bool] = (~whole_NdHW).flatten(1).unflatten(0, (-1, QUADRANTS)).flatten(1).any(1).tolist()
+    return damaged
+
+
 def channels_last(tokens_BdHW: Tensor) -> Tensor:
     """[B, d, H, W] -> [B, H, W, d]."""
     return tokens_BdHW.movedim(1, -1)

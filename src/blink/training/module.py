@@ -8,7 +8,8 @@ Axes: B images, N quadrants, d hidden width, H x W grid of the base view.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,11 +21,14 @@ from transformers import get_cosine_schedule_with_warmup
 
 from blink.model.backbone import Backbone
 from blink.model.token_sr import TokenSR, check_patches
-from blink.model.views import PATCHES, Views
+from blink.model.views import PATCHES, QUADRANTS, Views
+from blink.runs.values import NotFiniteError
+from blink.training.data import PairData
 from blink.training.features import (
     Batch,
     QuadrantFeatures,
     channels_last,
+    damaged_images,
     quadrant_features,
     refine,
     trunk_features,
@@ -34,6 +38,9 @@ from blink.training.objective import Distances, distances, token_kl
 STUDENTS = ("token_sr", "interpolation", "reference")
 """What is compared with the teacher: the module, the plain interpolation that it starts from, and, if there is one,
 a module trained earlier."""
+
+
+_SMALLER_STEPS = "the last checkpoint is as it was before; take a smaller optimizer.learning_rate, or trainer.gradient_clip_val=1.0"
 
 
 class TokenSRTraining(LightningModule):
@@ -120,6 +127,10 @@ class TokenSRTraining(LightningModule):
             self.log_dict({f"train_layers/layer_{layer}/kl_interpolation": kl for layer, kl in plain.items()})
             self.log("train/learning_rate", self.trainer.optimizers[0].param_groups[0]["lr"])
         total = torch.stack(list(losses.values())).sum()
+        if not total.isfinite():
+            self._report_not_finite(
+                f"step {self.trainer.global_step + 1}", losses, features, self._training_names
+            )
         self.log("train/loss", total.detach(), prog_bar=True)
         return total
 
@@ -137,9 +148,36 @@ class TokenSRTraining(LightningModule):
                 students.append(refine(self._references[layer], features.interpolated_NdHW))
             for name, tokens in zip(STUDENTS, students, strict=False):
                 kl = self._loss(layer, tokens, teacher)
+                if not kl.isfinite():
+                    names = partial(self._held_out_names, batch_idx)
+                    self._report_not_finite(
+                        f"measuring after step {self.trainer.global_step}",
+                        {layer: kl},
+                        [{layer: features}],
+                        names,
+                    )
                 found = distances(channels_last(tokens), channels_last(teacher), kl)
                 for measure, value in zip(Distances._fields, found, strict=True):
                     self._mean(_name(layer, measure, name)).update(value, weight=len(teacher))
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse to save what a run could not go on from.
+
+        Raises:
+            NotFiniteError: a weight, or the optimizer's moment of one, is nan or infinite.
+        """
+        place = f"step {self.trainer.global_step}"
+        for layer, module in self.modules_by_layer.items():
+            if not all(weight.isfinite().all() for weight in module.parameters()):
+                raise NotFiniteError(
+                    "weights of TokenSR", layer=f"{place}, layer {layer}", remedy=_SMALLER_STEPS
+                )
+        for optimizer in checkpoint.get("optimizer_states", ()):
+            for moments in optimizer["state"].values():
+                if not all(
+                    moment.isfinite().all() for moment in moments.values() if isinstance(moment, Tensor)
+                ):
+                    raise NotFiniteError("moments of the optimizer", layer=place, remedy=_SMALLER_STEPS)
 
     def on_validation_epoch_end(self) -> None:
         """Log the means over all processes' pairs, and those of KL over the layers, too."""
@@ -197,6 +235,38 @@ class TokenSRTraining(LightningModule):
             elif gradient_clip_val:
                 nn.utils.clip_grad_norm_(module.parameters(), gradient_clip_val)
 
+    def _report_not_finite(
+        self,
+        place: str,
+        losses: Mapping[int, Tensor],
+        by_grid: Sequence[Mapping[int, QuadrantFeatures]],
+        names: Callable[[], list[str]],
+    ) -> None:
+        """Find out what is not finite, in which layer, and of which images.
+
+        Raises:
+            NotFiniteError: always.
+        """
+        layer = next(layer for layer, loss in losses.items() if not loss.isfinite())
+        images, where = names(), f"{place}, layer {layer}"
+        damaged = [bad for of_grid in by_grid for bad in damaged_images(of_grid[layer])]
+        if any(damaged):
+            # of one grid, they are in the order of the names
+            of_one_grid = len(damaged) == len(images) and len(by_grid) == 1
+            shown = [name for name, bad in zip(images, damaged, strict=True) if bad] if of_one_grid else images
+            raise NotFiniteError("hidden states of the backbone", layer=where, sample=_listed(shown))
+        whole = all(weight.isfinite().all() for weight in self.token_sr[str(layer)].parameters())
+        what = "losses" if whole else "weights of TokenSR"
+        raise NotFiniteError(what, layer=where, sample=_listed(images), remedy=_SMALLER_STEPS)
+
+    def _training_names(self) -> list[str]:
+        data = self.trainer.datamodule  # type: ignore[attr-defined]  # Lightning sets it elsewhere
+        return data.training_names() if isinstance(data, PairData) else []
+
+    def _held_out_names(self, batch: int) -> list[str]:
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        return data.held_out_names(batch) if isinstance(data, PairData) else []
+
     def _losses(self, by_grid: Sequence[dict[int, QuadrantFeatures]], student: str) -> dict[int, Tensor]:
         """Layer -> mean over all pairs, whatever their grids, of the loss of `student`."""
         losses = {}
@@ -245,6 +315,11 @@ def is_logged(trainer: Trainer) -> bool:
     """Whether the optimizer step that is being made is one whose numbers go to a logger."""
     every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]  # Lightning sets it elsewhere
     return bool(trainer.loggers) and every > 0 and (trainer.global_step + 1) % every == 0
+
+
+def _listed(names: Sequence[str]) -> str | None:
+    """Names of images as a message shows them."""
+    return f"image{'s' * (len(names) > 1)} {', '.join(names)}" if names else None
 
 
 def _name(layer: int, measure: str, student: str) -> str:

@@ -5,34 +5,38 @@ A file of its own, since `plan.py` imports neither torch nor Lightning.
 
 import copy
 import logging
+import math
 import signal
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from hydra.errors import InstantiationException
-from hydra.utils import instantiate
-from lightning import Trainer
+from lightning import Callback, Trainer
 from lightning.pytorch.accelerators import CUDAAccelerator
 from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.strategies import DeepSpeedStrategy
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 
 from blink.inputs.pictures import Rules
 from blink.model.backbone import Backbone
-from blink.model.checkpoints import load_backbone, load_input_norms, outline
+from blink.model.checkpoints import check_attention, load_backbone, load_input_norms, outline
 from blink.model.fingerprint import TINY
 from blink.model.processors import pads
 from blink.model.token_sr import TokenSR, check_patches
-from blink.model.token_sr_files import load_token_sr, save_token_sr, token_sr_config
+from blink.model.token_sr_files import LARGEST, load_token_sr, save_token_sr, token_sr_config
 from blink.model.views import PATCHES
-from blink.runs.values import UserError
+from blink.runs.command import made
+from blink.runs.machine import memory_bytes
+from blink.runs.values import NotFiniteError, UserError
 from blink.scenes.draw import SPLIT_SIZE, SceneImages
 from blink.training.checkpoints import CHECKPOINTS, CheckpointFiles, Checkpoints
-from blink.training.data import StoredFeatures, images_per_batch
+from blink.training.data import StoredFeatures, images_per_batch, steps_per_epoch
 from blink.training.feature_fill import open_store
+from blink.training.feature_store import in_words
 from blink.training.images import DrawnImages, Images, all_of, hub_images, local_images
 from blink.training.manifest import MANIFEST, Portions, check_images, split
 from blink.training.module import TokenSRTraining
@@ -53,6 +57,7 @@ def outlined_backbone(plan: Plan) -> Backbone:
     Raises:
         ValueError: there is none, it lacks a layer, its grid has no quadrants, or the modules' widths do not fit.
     """
+    check_attention(plan.attn_implementation)
     outlined = outline(plan.backbone, revision=plan.revision)
     pads(outlined.model.config, plan.pad)
     if plan.layers[-1] >= outlined.num_layers:
@@ -69,8 +74,15 @@ def weight_shapes(plan: Plan, outlined: Backbone) -> dict[str, tuple[int, ...]]:
     """Return name -> shape of all that is trained, as checkpoints hold it.
 
     Raises:
-        UserError: widths and kernels do not fit each other.
+        UserError: widths and kernels do not fit each other, or are far too large.
     """
+    widths = (outlined.hidden_size, *(plan.hidden or ()), outlined.hidden_size)
+    parts = zip(widths[:-1], widths[1:], plan.kernels, strict=False)
+    if any(before * after * kernel**2 > LARGEST for before, after, kernel in parts):
+        raise UserError(
+            f"token_sr.hidden={list(plan.hidden or ())} and token_sr.kernels={list(plan.kernels)} make a convolution of "
+            f"more than {LARGEST:.0e} weights"
+        )
     with torch.device("meta"):
         weights = TokenSR(outlined.hidden_size, plan.hidden, plan.kernels).state_dict()
     return {
@@ -91,24 +103,23 @@ def make_trainer(plan: Plan, folder: Path) -> Trainer:
     """
     arguments = dict(plan.trainer)
     arguments["precision"] = _precision(arguments["precision"], arguments["accelerator"])
-    callbacks: list[Any] = [Checkpoints(folder / CHECKPOINTS, plan.checkpoint_every)]
+    callbacks = [*_added_callbacks(plan), Checkpoints(folder / CHECKPOINTS, plan.checkpoint_every)]
     if arguments["enable_progress_bar"]:
         callbacks.append(RichProgressBar())
     for chatty in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.distributed"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
-    try:
-        trainer: Trainer = instantiate(
-            arguments,
-            callbacks=callbacks,
-            logger=False,
-            default_root_dir=str(folder),
-            max_epochs=1,  # to Lightning all epochs are one, see `PairData`
-            num_sanity_val_steps=0,
-            use_distributed_sampler=False,
-            enable_model_summary=False,
-        )
-    except InstantiationException as error:
-        raise UserError(f"trainer: {error.__cause__ or error}") from error
+    trainer = made(
+        "trainer",
+        arguments,
+        Trainer,
+        callbacks=callbacks,
+        logger=False,
+        default_root_dir=str(folder),
+        max_epochs=1,  # to Lightning all epochs are one, see `PairData`
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+        enable_model_summary=False,
+    )
     if type(trainer.strategy) is DeepSpeedStrategy and not isinstance(trainer.accelerator, CUDAAccelerator):
         raise UserError("trainer=deepspeed needs CUDA GPUs; trainer=ddp_cpu runs two processes on CPUs")
     if isinstance(trainer.strategy, DeepSpeedStrategy) and trainer.gradient_clip_val and len(plan.layers) > 1:
@@ -122,6 +133,19 @@ def make_trainer(plan: Plan, folder: Path) -> Trainer:
 
 
 @contextmanager
+def settings_refused_late() -> Iterator[None]:
+    """Context in which settings that Lightning refuses only once it trains are a user's mistake all the same.
+
+    Raises:
+        UserError: in place of Lightning's error.
+    """
+    try:
+        yield
+    except MisconfigurationException as error:
+        raise UserError(f"trainer, callbacks or logger: {error}") from error
+
+
+@contextmanager
 def ending_children(trainer: Trainer) -> Iterator[None]:
     """Context that, after an error, ends the processes that the trainer has started: they would wait for this one."""
     try:
@@ -131,6 +155,56 @@ def ending_children(trainer: Trainer) -> Iterator[None]:
         if hasattr(launcher, "kill"):
             launcher.kill(signal.SIGKILL)
         raise
+
+
+def _added_callbacks(plan: Plan) -> list[Callback]:
+    """Make the callbacks that the user adds.
+
+    Raises:
+        UserError: one is no callback, or refuses its arguments.
+    """
+    return [made(f"callbacks.{name}", config, Callback) for name, config in plan.callbacks.items()]
+
+
+def check_length(plan: Plan, trainer: Trainer, images: int) -> None:
+    """Check that the run has steps, not too many to count, and measures before its end.
+
+    Raises:
+        UserError: it does not.
+    """
+    batches = steps_per_epoch(images, plan.global_pairs) * trainer.accumulate_grad_batches * plan.epochs
+    if batches > sys.maxsize:
+        raise UserError(
+            f"epochs={plan.epochs}: that is {batches:.0e} batches; expected at most {sys.maxsize:.0e}"
+        )
+    limit: Any = trainer.limit_train_batches
+    batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
+    if not batches:
+        raise UserError(f"trainer.limit_train_batches={limit}: that leaves no batch to train on")
+    interval = plan.trainer["val_check_interval"]
+    if isinstance(interval, int) and interval > batches:
+        raise UserError(
+            f"trainer.val_check_interval={interval}: the run has {batches} batches; expected at most as many, or a share "
+            "of the run, as 0.25"
+        )
+
+
+def check_memory(plan: Plan, outlined: Backbone, trainer: Trainer) -> None:
+    """Check that the modules, their gradients and the optimizer's two moments fit into the memory of GPU or machine.
+
+    Raises:
+        UserError: they do not.
+    """
+    weights = sum(math.prod(shape) for shape in weight_shapes(plan, outlined).values())
+    needed = 4 * 4 * weights
+    on_gpu = isinstance(trainer.accelerator, CUDAAccelerator)
+    available = torch.cuda.get_device_properties(0).total_memory if on_gpu else memory_bytes()
+    if needed > available:
+        raise UserError(
+            f"layer={plan.config['layer']} with token_sr.hidden={plan.config['token_sr']['hidden']} and token_sr.kernels="
+            f"{list(plan.kernels)}: weights, gradients and moments take {in_words(needed)}, and "
+            f"{'the GPU' if on_gpu else 'this machine'} has {in_words(available)}; take fewer layers or smaller modules"
+        )
 
 
 def _precision(precision: str, accelerator: str) -> str:
@@ -156,7 +230,11 @@ def load_references(plan: Plan, width: int) -> dict[int, TokenSR]:
         raise UserError(f"reference={plan.reference} has modules of layers {sorted(earlier.layers)} only")
     if earlier.channels != width:
         raise UserError(f"reference={plan.reference}: width {earlier.channels}; the backbone's is {width}")
-    return load_token_sr(folder, layers=shared)
+    modules = load_token_sr(folder, layers=shared)
+    for layer, module in modules.items():
+        if not all(weight.isfinite().all() for weight in module.state_dict().values()):
+            raise NotFiniteError(f"weights of reference={plan.reference}", layer=layer)
+    return modules
 
 
 def open_images(plan: Plan) -> Images | None:

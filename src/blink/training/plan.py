@@ -12,7 +12,19 @@ from typing import Any, NamedTuple
 
 from blink.inference.policy import parse_layers
 from blink.model.prompts import check_name
-from blink.runs.values import UserError, choice, number, optional, path, paths, whole_number, whole_numbers
+from blink.runs.values import (
+    Keys,
+    UserError,
+    choice,
+    flag,
+    number,
+    optional,
+    path,
+    paths,
+    text,
+    whole_number,
+    whole_numbers,
+)
 from blink.scenes.draw import SPLIT_SIZE
 
 _BY_BACKBONE: dict[str, dict[tuple[str, str], float]] = {
@@ -23,6 +35,27 @@ _BY_BACKBONE: dict[str, dict[tuple[str, str], float]] = {
 few channels, so at temperature 1 their softmax is nearly one-hot, and modules that match it lose the state's direction."""
 
 _FLOATS = ("float32", "bfloat16", "float16")
+
+_ATTENTION = ("eager", "sdpa", "flash_attention_2")
+
+_SET_BY_COMMAND = {
+    "callbacks": "callbacks=, a group of configs (docs/training.md)",
+    "logger": "logger=",
+    "max_epochs": "epochs=",
+    "min_epochs": "epochs=",
+    "default_root_dir": "outputs=",
+    "enable_checkpointing": "checkpoint_every=",
+    "check_val_every_n_epoch": "trainer.val_check_interval=",
+    "overfit_batches": "images=",
+    "barebones": "logger=none",
+    "num_sanity_val_steps": "",
+    "use_distributed_sampler": "",
+    "reload_dataloaders_every_n_epochs": "",
+    "enable_model_summary": "",
+}
+"""Arguments of lightning.Trainer that the command sets, and what to give instead."""
+
+_MOST_WORKERS = 1024
 
 
 class HubDataSet(NamedTuple):
@@ -55,6 +88,8 @@ class Plan:
         checkpoint_every: optimizer steps.
         start_from: "last", or a checkpoint file to begin from.
         trainer: arguments of `lightning.Trainer`, its `_target_` included.
+        callbacks: name -> config of a Lightning callback that the user adds.
+        trial: whether a few steps are to be tried and nothing kept (trainer.fast_dev_run).
         outputs: folder that run folders are made in.
         fresh: whether an earlier run is put aside.
     """
@@ -88,6 +123,8 @@ class Plan:
     checkpoint_every: int
     start_from: str
     trainer: Mapping[str, Any]
+    callbacks: Mapping[str, Any]
+    trial: bool
     outputs: Path
     fresh: bool
 
@@ -99,81 +136,139 @@ def make_plan(config: Mapping[str, Any]) -> Plan:
         ValueError: a value is of the wrong type or out of range, or two do not go together.
     """
     config = _filled_in(config)
-    model, token_sr, optimizer, objective, trainer = (
-        config[group] for group in ("model", "token_sr", "optimizer", "objective", "trainer")
+    keys = Keys(config)
+    model, token_sr, optimizer, objective = (
+        keys.below(group) for group in ("model", "token_sr", "optimizer", "objective")
     )
+    keys.below("logger")
+    flag("wait", keys["wait"])
     choice("model.device", model["device"], ("auto",), hint="training takes trainer.accelerator")
-    check_name(model["template"])
     choice("model.device_map", model["device_map"], (None,))
-    whole_number("trainer.accumulate_grad_batches", trainer["accumulate_grad_batches"])
-    roots, data_set = _image_source(config["data"])
-    images = optional(whole_number, "images", config["images"])
-    held_out = whole_number("held_out", config["held_out"])
+    check_name(optional(text, "model.template", model["template"]))
+    text("model.family", model["family"])
+    _check_trainer(keys.below("trainer"))
+    roots, data_set = _image_source(keys.below("data"))
+    images = optional(whole_number, "images", keys["images"])
+    held_out = whole_number("held_out", keys["held_out"])
     if not roots and data_set is None:
         for key, count in (("images", images), ("held_out", held_out)):
             if (count or 0) > SPLIT_SIZE:
                 raise UserError(f"{key}={count}: data=scenes has {SPLIT_SIZE:,} pictures for it")
-    hidden = optional(whole_numbers, "token_sr.hidden", token_sr["hidden"])
+    hidden = optional(whole_numbers, "token_sr.hidden", token_sr["hidden"], example="[2048,1024]")
+    workers = whole_number("workers", keys["workers"], least=0)
+    if workers > _MOST_WORKERS:
+        raise UserError(f"workers={workers}: expected at most {_MOST_WORKERS} processes that read images")
     return Plan(
         config=config,
-        layers=parse_layers(config["layer"]),
-        backbone=model["path"],
-        revision=model["revision"],
-        template=model["template"],
+        layers=parse_layers(keys["layer"]),
+        backbone=text("model.path", model["path"], hint="a folder or hub id"),
+        revision=optional(text, "model.revision", model["revision"]),
+        template=optional(text, "model.template", model["template"]),
         dtype=choice("model.dtype", model["dtype"], (*_FLOATS, "auto")),
-        attn_implementation=model["attn_implementation"],
+        attn_implementation=choice("model.attn_implementation", model["attn_implementation"], _ATTENTION),
         pad=choice("model.pad", model["pad"], (True, False, None)),
         roots=roots,
         data_set=data_set,
         cache_features=optional(
-            path, "data.cache_features", config["data"]["cache_features"], what="a folder"
+            path, "data.cache_features", keys.below("data")["cache_features"], "a folder"
         ),
         images=images,
         held_out=held_out,
-        epochs=whole_number("epochs", config["epochs"]),
-        global_pairs=whole_number("global_pairs", config["global_pairs"], least=4),
+        epochs=whole_number("epochs", keys["epochs"]),
+        global_pairs=whole_number("global_pairs", keys["global_pairs"], least=4),
         hidden=None if hidden is None else tuple(hidden),
         kernels=tuple(whole_numbers("token_sr.kernels", token_sr["kernels"])),
         saved_dtype=choice("token_sr.dtype", token_sr["dtype"], _FLOATS),
         learning_rate=number("optimizer.learning_rate", optimizer["learning_rate"], least=0),
         weight_decay=number("optimizer.weight_decay", optimizer["weight_decay"], least=0),
         warmup=number("optimizer.warmup", optimizer["warmup"], least=0, most=1),
-        temperature=number("objective.temperature", objective["temperature"], least=0.01),
+        temperature=number("objective.temperature", objective["temperature"], least=0.01, most=1e4),
         normed=choice("objective.space", objective["space"], ("hidden", "input_norm")) == "input_norm",
-        reference=config["reference"],
-        seed=whole_number("seed", config["seed"], least=0),
-        workers=whole_number("workers", config["workers"], least=0),
-        checkpoint_every=whole_number("checkpoint_every", config["checkpoint_every"]),
-        start_from=str(config["ckpt"]),
-        trainer=trainer,
-        outputs=Path(config["outputs"]),
-        fresh=bool(config["fresh"]),
+        reference=optional(text, "reference", keys["reference"]),
+        seed=whole_number("seed", keys["seed"], least=0),
+        workers=workers,
+        checkpoint_every=whole_number("checkpoint_every", keys["checkpoint_every"]),
+        start_from=optional(text, "ckpt", keys["ckpt"]) or "last",
+        trainer=config["trainer"],
+        callbacks=_callbacks(keys.below("callbacks")),
+        trial=bool(config["trainer"].get("fast_dev_run")),
+        outputs=path("outputs", keys["outputs"], "a folder"),
+        fresh=flag("fresh", keys["fresh"]),
     )
+
+
+def _check_trainer(trainer: Keys) -> None:
+    """Check what Lightning takes as it comes, or takes for something else.
+
+    Raises:
+        UserError: a value does not fit, or a key is one that the command sets.
+    """
+    for key, instead in _SET_BY_COMMAND.items():
+        if key in trainer:
+            remedy = f"give {instead} instead" if instead else "leave it out"
+            raise UserError(f"trainer.{key}={trainer[key]!r}: the command sets that itself; {remedy}")
+    whole_number("trainer.accumulate_grad_batches", trainer["accumulate_grad_batches"])
+    optional(number, "trainer.gradient_clip_val", trainer["gradient_clip_val"], least=0)
+    if trainer["max_steps"] != -1 or isinstance(trainer["max_steps"], bool):
+        whole_number("trainer.max_steps", trainer["max_steps"], hint="or -1 for as many as the epochs have")
+    interval = trainer["val_check_interval"]
+    if not interval or not isinstance(interval, str | dict):  # which are times, for Lightning to read
+        if isinstance(interval, float):
+            number("trainer.val_check_interval", interval, above=0, most=1)
+        else:
+            whole_number("trainer.val_check_interval", interval, hint="or a share of the run, as 0.25")
+    whole_number("trainer.log_every_n_steps", trainer["log_every_n_steps"], least=0)
+    choice("trainer.deterministic", trainer["deterministic"], (True, False, "warn", None))
+    flag("trainer.enable_progress_bar", trainer["enable_progress_bar"])
+    if not isinstance(trainer.get("fast_dev_run", False), bool):
+        whole_number("trainer.fast_dev_run", trainer["fast_dev_run"], hint="steps, or true for one")
+    for key in ("limit_train_batches", "limit_val_batches"):
+        if trainer.get(key) is not None:
+            number(f"trainer.{key}", trainer[key], above=0)
+
+
+def _callbacks(callbacks: Keys) -> dict[str, Any]:
+    """Return name -> config of the callbacks that a user adds.
+
+    Raises:
+        UserError: one has no `_target_`.
+    """
+    for name, value in callbacks.items():
+        if value is not None:  # as Hydra's users switch one off: callbacks.NAME=null
+            text(f"callbacks.{name}._target_", callbacks.below(name)["_target_"], hint="the callback's class")
+    return {name: value for name, value in callbacks.items() if value is not None}
 
 
 def _filled_in(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the config with what null stands for on its backbone."""
     filled = copy.deepcopy(dict(config))
-    values = _BY_BACKBONE["tiny" if filled["model"]["path"] == "tiny" else "others"]
+    keys = Keys(filled)
+    values = _BY_BACKBONE["tiny" if keys.below("model")["path"] == "tiny" else "others"]
     for (group, key), value in values.items():
-        if filled[group][key] is None:
+        if keys.below(group)[key] is None:
             filled[group][key] = value
     return filled
 
 
-def _image_source(data: Mapping[str, Any]) -> tuple[tuple[Path, ...], HubDataSet | None]:
+def _image_source(data: Keys) -> tuple[tuple[Path, ...], HubDataSet | None]:
     """Return the roots of image files, and the data set; at most one of them, and for scenes neither.
 
     Raises:
         ValueError: both are given, or the one that `data` needs is not.
     """
+    choice("data.source", data["source"], ("scenes", "hub", "local"))
     if data["root"] is not None:
         _refuse_unread(data, ("id", "name", "split", "column"), f"images come from data.root={data['root']}")
         return tuple(paths("data.root", data["root"])), None
     if data["source"] == "hub":
         if data["id"] is None:
             raise UserError("data=hub needs data.id, the id of a data set on the hub or a folder of one")
-        return (), HubDataSet(data["id"], data["name"], data["split"], data["column"])
+        return (), HubDataSet(
+            text("data.id", data["id"]),
+            optional(text, "data.name", data["name"]),
+            text("data.split", data["split"]),
+            optional(text, "data.column", data["column"]),
+        )
     if data["source"] != "scenes":
         raise UserError(f"data.source={data['source']!r} needs data.root, a folder of images")
     unread = ("id", "name", "split", "column", "exif", "allow_outside")

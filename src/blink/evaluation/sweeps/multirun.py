@@ -15,7 +15,6 @@ from typing import NamedTuple
 import hydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
-from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from blink.evaluation.checks import outlined
@@ -27,7 +26,7 @@ from blink.evaluation.sweeps import report as sweep
 from blink.evaluation.sweeps.dashboard import log_sweep
 from blink.evaluation.sweeps.experiments import Experiment, Line, Names, lines_of, names, read_experiment
 from blink.runs.board import Board
-from blink.runs.command import end, one_line_errors, plain
+from blink.runs.command import end, made, one_line_errors, plain
 from blink.runs.files import short_digest
 from blink.runs.loggers import already_logged, note_logged
 from blink.runs.values import UserError
@@ -170,7 +169,7 @@ def _log(config: DictConfig, folder: Path) -> None:
     digest = short_digest("".join(json.dumps(job.run.result.written()) for job in jobs))
     if already_logged(folder, logger, group, digest):
         return
-    board: Board = instantiate(config.logger, folder=str(folder), kind="summary", group=group)
+    board = made("logger", config.logger, Board, folder=str(folder), kind="summary", group=group)
     with board, board.spared():
         log_sweep(board, jobs, folder)
     if board.logger is not None:

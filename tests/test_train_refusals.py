@@ -1,0 +1,181 @@
+"""The train command: what it refuses, in one line, with exit code 2, and before any weight is read."""
+
+import copy
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from blink.runs.command import CONF_DIR, Ended, one_line_errors
+from blink.train import train
+from blink.training import parts
+from blink.training.plan import make_plan
+from tests.processes import python
+from tests.training_runs import common, run
+
+pytestmark = [
+    pytest.mark.usefixtures("in_empty_folder"),
+    pytest.mark.filterwarnings("ignore:.*LeafSpec.*is deprecated:FutureWarning"),  # Lightning's use of torch
+]
+
+OTHER_KINDS: list[Any] = [
+    *(None, "", "a", "1e400", -1, 0, 1, 1.5, -1.5, float("nan"), float("inf"), 10**30, True),
+    *([], {}, [1], [None], ["a"], {"a": 1}),
+]
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("layer=4", "layer=4: .* has layers 0 to 3"),
+        ("layer=3-1", "run backwards"),
+        ("data.root=nowhere", "nowhere does not exist"),
+        ("data.root=empty", "empty holds no images"),
+        ("data.root=[empty.png]", r"empty\.png: .*cannot identify"),
+        ("data=hub", "needs data.id"),
+        ("data=hub data.id=a/b data.root=c", "data.root=c and data.id=a/b are both given"),
+        ("data=scenes images=1000001", "images=1000001: data=scenes has 1,000,000 pictures"),
+        ("data=scenes held_out=1000001", "held_out=1000001: data=scenes has 1,000,000 pictures"),
+        ("model.pad=yes", "model.pad='yes': expected one of True, False, None"),
+        ("model.device_map=auto", "model.device_map='auto': expected one of None"),
+        ("model.path=nowhere", "no backbone at 'nowhere'"),
+        ("model.template=unknown", "unknown prompt template"),
+        ("model.device=cuda", "model.device='cuda'"),
+        ("epochs=0", "epochs=0: expected a whole number of at least 1"),
+        ("seed=a", "seed='a'"),
+        ("global_pairs=6", "global_pairs=6 cannot be shared out"),
+        ("optimizer.warmup=3", "optimizer.warmup=3"),
+        ("objective.temperature=0", "objective.temperature=0"),
+        ("objective.space=logits", "objective.space='logits'"),
+        ("token_sr.kernels=[5,4,1]", "only odd sizes"),
+        ("token_sr.hidden=[8]", "one kernel more than hidden"),
+        ("token_sr.hidden=8", "token_sr.hidden=8: expected a list"),
+        ("token_sr.kernels=5", "token_sr.kernels=5: expected a list"),
+        ("data.root=5", "data.root=5: expected a path"),
+        ("data.cache_features=5", "data.cache_features=5: expected a folder"),
+        ("trainer.accumulate_grad_batches=0", "accumulate_grad_batches=0"),
+        ("ckpt=nowhere.ckpt", "ckpt=nowhere.ckpt does not exist"),
+        ("+trainer.max_step=3", "unexpected keyword argument 'max_step'"),
+        ("+trainer.max_epochs=3", "trainer.max_epochs=3: the command sets that itself; give epochs= instead"),
+        ("+trainer.callbacks=[]", r"trainer.callbacks=\[\]: .*; give callbacks=, a group of configs"),
+        ("+trainer.logger=true", "trainer.logger=True: .*; give logger= instead"),
+        ("+trainer.enable_checkpointing=false", "give checkpoint_every= instead"),
+        ("+trainer.default_root_dir=x", "give outputs= instead"),
+        ("+trainer.enable_model_summary=true", "the command sets that itself; leave it out"),
+        ("+trainer.limit_val_batches=0", "trainer.limit_val_batches=0: expected a number above 0"),
+        ("trainer.max_steps=0", "trainer.max_steps=0: expected a whole number of at least 1; or -1"),
+        ("trainer.gradient_clip_val=nan", "trainer.gradient_clip_val=nan: expected a number of at least 0"),
+        ("trainer.val_check_interval=12", "val_check_interval=12: the run has 11 batches"),
+        ("trainer.deterministic=foo", "trainer.deterministic='foo': expected one of True, False, warn, None"),
+        ("trainer.precision=foo", "trainer: .*foo"),
+        ("trainer._target_=builtins.dict", "makes a dict; expected a Trainer"),
+        ("trainer._target_=no.where", "trainer: Error loading 'no.where'"),
+        ("logger._target_=builtins.dict", "logger._target_='builtins.dict' makes a dict; expected a Board"),
+        ("+logger.mode=online", "logger: .*unexpected keyword argument 'mode'"),
+        (
+            "+callbacks.a._target_=builtins.dict",
+            "callbacks.a._target_='builtins.dict' makes a dict; expected a Callback",
+        ),
+        ("+callbacks.a._target_=lightning.pytorch.callbacks.EarlyStopping", "callbacks.a: .*monitor"),
+        ("+callbacks.a.monitor=x", "callbacks.a._target_ is missing"),
+        ("optimizer.learning_rate=inf", "optimizer.learning_rate=inf: expected a number"),
+        ("objective.temperature=nan", "objective.temperature=nan: expected a number"),
+        ("optimizer=5", "optimizer=5: expected keys below it, as in optimizer.KEY=VALUE"),
+        ("~optimizer.warmup", "optimizer.warmup is missing"),
+        ("~logger", "logger is missing"),
+        ("model.path=null", "model.path=None: expected a text; a folder or hub id"),
+        ("data.root=''", "data.root='': expected a path"),
+        ("data.root=[]", r"data.root=\[\]: expected a path"),
+        ("fresh=maybe", "fresh='maybe': expected true or false"),
+        ("token_sr.hidden=2048", r"token_sr.hidden=2048: expected a list of whole numbers, as \[2048,1024\]"),
+        ("token_sr.kernels=[999999999,3,1]", "a convolution of more than 1e\\+12 weights"),
+        (
+            "token_sr.hidden=[300000,300000]",
+            "weights, gradients and moments take 12,.*GB, and this machine has",
+        ),
+        ("epochs=1000000000000000000", "that is 1e\\+19 batches"),
+        ("workers=100000", "workers=100000: expected at most 1024"),
+        ("outputs=empty.png", "empty.png/train: no folder can be made there"),
+        ("data.cache_features=empty.png", "data.cache_features=empty.png is a file"),
+        ("data.cache_features=/proc/x", "/proc/x: no folder can be made there"),
+        ("images=1", "takes 2"),
+    ],
+)
+def test_bad_input_is_one_line(override: str, message: str, llava_folder: Path, pictures: Path) -> None:
+    """Catches a traceback, or weights loaded first, where a setting cannot work."""
+    Path("empty").mkdir()
+    Path("empty.png").touch()
+    overrides = [*common(llava_folder, pictures), "layer=1"]
+    if override.startswith("data="):
+        overrides = [one for one in overrides if not one.startswith("data.root")]
+    with pytest.raises(SystemExit, match=message) as stopped:
+        run(*overrides, *override.split())
+    assert "\n" not in str(stopped.value)
+
+
+HEAVY_WORK = -1
+
+
+class HeavyWork(BaseException):
+    """Raised in place of reading weights."""
+
+
+def exit_code(config: dict[str, Any]) -> Any:
+    """The exit code of a run that is refused; or that heavy work began, or what else came of it."""
+    try:
+        with one_line_errors():
+            train(make_plan(config), ["layer=1"])
+    except Ended as ended:
+        return ended.code if "\n" not in str(ended) else f"several lines: {ended}"
+    except HeavyWork:
+        return HEAVY_WORK
+    except Exception as error:
+        return repr(error)
+    return "trained without weights"
+
+
+def dotted(config: dict[str, Any], prefix: str = "") -> Iterator[str]:
+    """Every key of a config."""
+    for key, value in config.items():
+        yield prefix + key
+        if isinstance(value, dict):
+            yield from dotted(value, f"{prefix}{key}.")
+
+
+def test_every_key_refuses_values_of_other_kinds(
+    llava_folder: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Would catch a key, also one that is new, whose wrong values end in a traceback, or once the weights are there."""
+
+    def heavy(*_: Any) -> None:
+        raise HeavyWork
+
+    monkeypatch.setattr(parts, "load_trunk", heavy)
+    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+        composed = compose("train", overrides=[*common(llava_folder, pictures), "layer=1", "logger=csv"])
+    config: Any = OmegaConf.to_container(composed, resolve=True)
+    keys = [key for key in dotted(config) if key != "outputs"]
+    assert len(keys) > 50
+    refused = 0
+    for number, (key, value) in enumerate((key, value) for key in keys for value in OTHER_KINDS):
+        changed = copy.deepcopy(config)
+        *groups, last = key.split(".")
+        part = changed
+        for group in groups:
+            part = part[group]
+        part[last] = value
+        changed["outputs"] = str(tmp_path / str(number))
+        code = exit_code(changed)
+        assert code in (2, HEAVY_WORK), f"{key}={value!r}"
+        refused += code == 2
+    assert refused > len(keys) * len(OTHER_KINDS) * 0.8
+
+
+def test_layer_must_be_given() -> None:
+    """Catches a default layer that a user did not choose, and a traceback for its lack."""
+    ended = python("-m", "blink.train", "logger=none")
+    assert ended.returncode == 2
+    assert ended.stderr.strip() == "error: layer must be given: layer=VALUE; --help says what it is"
