@@ -41,13 +41,13 @@ def damaged(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any, int, int], None]:
     def set_up(where: Any, call: int, image: int) -> None:
         calls, stock = 0, where.trunk_features
 
-        def trunk_features(*arguments: Any) -> Features:
+        def trunk_features(*arguments: Any) -> list[Features]:
             nonlocal calls
-            features: Features = stock(*arguments)
+            by_grid: list[Features] = stock(*arguments)
             calls += 1
             if calls == call:
-                features.states[2][image, 3, 0, 0, 0] = float("inf")
-            return features
+                by_grid[0].states[2][image, 3, 0, 0, 0] = float("inf")
+            return by_grid
 
         monkeypatch.setattr(where, "trunk_features", trunk_features)
 

@@ -22,8 +22,6 @@ from typing import IO, Any
 
 from blink.runs.values import UserError
 
-from blink.runs.values import UserError
-
 _PARTIAL = ".partial"
 _BLOCK = 1 << 20
 _UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)

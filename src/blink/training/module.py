@@ -21,7 +21,7 @@ from transformers import get_cosine_schedule_with_warmup
 
 from blink.model.backbone import Backbone
 from blink.model.token_sr import TokenSR, check_patches
-from blink.model.views import PATCHES, QUADRANTS, Views
+from blink.model.views import PATCHES, Views
 from blink.runs.values import NotFiniteError
 from blink.training.data import PairData
 from blink.training.features import (
@@ -253,7 +253,9 @@ class TokenSRTraining(LightningModule):
         if any(damaged):
             # of one grid, they are in the order of the names
             of_one_grid = len(damaged) == len(images) and len(by_grid) == 1
-            shown = [name for name, bad in zip(images, damaged, strict=True) if bad] if of_one_grid else images
+            shown = (
+                [name for name, bad in zip(images, damaged, strict=True) if bad] if of_one_grid else images
+            )
             raise NotFiniteError("hidden states of the backbone", layer=where, sample=_listed(shown))
         whole = all(weight.isfinite().all() for weight in self.token_sr[str(layer)].parameters())
         what = "losses" if whole else "weights of TokenSR"
