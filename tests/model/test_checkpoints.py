@@ -1,11 +1,13 @@
 """Loading backbones: whole, their lower layers only, and what is refused."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 import blink
 from blink.model import checkpoints
@@ -131,6 +133,56 @@ def test_shards_of_upper_layers_alone_are_never_opened(sharded: Path, tmp_path: 
     )
     with pytest.raises(Exception, match="header"):
         load_backbone(tmp_path)
+
+
+def in_shards(folder: Path, tensors: dict[str, torch.Tensor], kept: int) -> None:
+    """Write weights into `folder`: one file for each decoder layer, rubbish for those from `kept` on, one for the rest."""
+    (folder / "model.safetensors").unlink()
+    files: dict[str, dict[str, torch.Tensor]] = {}
+    for key, tensor in tensors.items():
+        found = re.search(r"(?<!encoder)\.layers\.(\d+)\.", key)
+        files.setdefault(f"layer_{found[1]}" if found else "rest", {})[key] = tensor.contiguous().clone()
+    for name, weights in files.items():
+        if name.startswith("layer") and int(name[-1]) >= kept:
+            (folder / f"{name}.safetensors").write_bytes(b"rubbish")
+        else:
+            save_file(weights, folder / f"{name}.safetensors", metadata={"format": "pt"})
+    index = {key: f"{name}.safetensors" for name, weights in files.items() for key in weights}
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": index}))
+
+
+@pytest.mark.parametrize("layout", ["before", "now"])
+@pytest.mark.parametrize("name", models.SMALL)
+def test_lower_layers_and_norms_of_every_family(name: str, layout: str, tmp_path: Path) -> None:
+    """Would catch upper layers that are read because a family, or an older checkpoint, names its layers otherwise.
+
+    transformers writes the names that the hub's older checkpoints have; "now" are those of the modules themselves.
+    """
+    model = models.family(name, layers=4)
+    folder = models.save(model, tmp_path / "model")
+    tensors = load_file(folder / "model.safetensors") if layout == "before" else dict(model.state_dict())
+    in_shards(folder, tensors, kept=2)
+    if name.startswith("qwen2") and layout == "before":  # with the text model's settings beside the others
+        config = json.loads((folder / "config.json").read_text())
+        config |= {key: value for key, value in config.pop("text_config").items() if key != "model_type"}
+        (folder / "config.json").write_text(json.dumps(config))
+    view = outline(folder)
+    assert (view.family.name, view.num_layers) == (model.config.model_type, 4)
+    lower = load_backbone(view, num_layers=2)
+    assert (lower.num_layers, lower.grid) == (2, Backbone(model).grid)
+    weights = dict(model.named_parameters())
+    for key, weight in lower.model.named_parameters():
+        assert torch.equal(weight, weights[key]), key
+    inputs = models.batch(model, [0])
+    found = visual_states(lower, inputs, [0, 2])
+    for layer, want in visual_states(Backbone(model), inputs, [0, 2]).items():
+        torch.testing.assert_close(found[layer], want)
+    bare = load_backbone(view, num_layers=0)
+    torch.testing.assert_close(visual_states(bare, inputs, [0])[0], found[0])
+    norm = load_input_norms(view, [1])[1]
+    assert torch.equal(norm(found[0].movedim(1, -1)), lower.input_norm(1)(found[0].movedim(1, -1)))
+    with pytest.raises(Exception, match="header"):
+        load_backbone(view)
 
 
 def test_pickled_weights_are_refused(llava_folder: Path, tmp_path: Path) -> None:

@@ -24,8 +24,8 @@ from blink.model.processors import load_processor, pads
 from blink.runs.values import UserError
 
 _INDEX = "model.safetensors.index.json"
-_LAYER = re.compile(r"(?:^|\.)language_model\.(?:model\.)?layers\.(\d+)\.")
-"""A decoder layer's weights, as they are named now and as older checkpoints name them."""
+_LAYER = re.compile(r"(?:^model|(?:^|\.)(?:language_model|text_model)(?:\.model)?)\.layers\.(\d+)\.")
+"""A decoder layer's weights, as they are named now and as older checkpoints name them (Qwen's `model.layers.0.`)."""
 
 
 def load_backbone(
@@ -58,7 +58,7 @@ def load_backbone(
 
     Raises:
         ValueError: for another architecture, an unknown dtype, more layers than the checkpoint has, a checkpoint that
-            lacks weights, a `device_map` without accelerate or over several devices, or padding of LLaVA-NeXT.
+            lacks weights, a `device_map` without accelerate or over several devices, or padding of another than LLaVA-1.5.
     """
     if dtype != "auto" and not isinstance(getattr(torch, dtype, None), torch.dtype):
         raise UserError(f"dtype={dtype!r} is not a torch dtype; use float32, bfloat16, float16 or auto")
@@ -167,19 +167,26 @@ def load_input_norms(
         norm = backbone.input_norm(layer).to_empty(device="cpu").float()
         state = {}
         for part in norm.state_dict():
-            ending = f".layers.{layer}.input_layernorm.{part}"
-            shard = next((file for key, file in files.items() if key.endswith(ending)), "model.safetensors")
+            key = _norm_key(files, layer, part)
+            shard = files[key] if key else "model.safetensors"
             weights = _found_file(name, shard, revision)
             if weights is None:
                 raise UserError(
                     f"{name!r} has no {shard}: its norms cannot be read without loading all of it"
                 )
             with safe_open(weights, framework="pt") as tensors:
-                key = next(key for key in tensors.keys() if key.endswith(ending))  # noqa: SIM118 (not a mapping)
+                key = _norm_key(tensors.keys(), layer, part)
+                assert key is not None, f"{weights} has no input norm of layer {layer}"
                 state[part] = tensors.get_tensor(key)
         norm.load_state_dict(state)
         norms[layer] = norm.requires_grad_(False).eval()
     return norms
+
+
+def _norm_key(keys: Iterable[str], layer: int, part: str) -> str | None:
+    """Name of a tensor of a decoder layer's input norm among those of a checkpoint; None if it is not there."""
+    ending = f".layers.{layer}.input_layernorm.{part}"
+    return next((key for key in keys if key.endswith(ending) and _LAYER.search(key)), None)
 
 
 def _outline_of(path: str | Path | Backbone, revision: str | None) -> Backbone:
