@@ -119,8 +119,9 @@ def train(
         processor = load_processor(plan.backbone, revision=plan.revision, pad=plan.pad)
         prefix = template_of(processor, plan.template).prefix
         views = ViewMaker(processor, prefix, outlined.grid)
-        stored = parts.stored_features(plan, outlined, processor, prefix_ids(processor, prefix))
-        portions, unreadable = parts.image_portions(plan, images, folder, stored)
+        ids = prefix_ids(processor, prefix)
+        stored = parts.stored_features(plan, outlined, processor, ids, views)
+        portions, left_out = parts.image_portions(plan, images, folder, views, stored)
         inputs = {
             "backbone": outlined.fingerprint.files,
             "revision": outlined.revision,
@@ -200,7 +201,8 @@ def train(
             steps=steps,
             train_images=len(portions.train),
             held_out_images=len(portions.held_out),
-            unreadable_images=unreadable,
+            unreadable_images=left_out.unreadable,
+            narrow_images=left_out.narrow,
             backbone=plan.backbone,
             revision=outlined.revision,
             token_sr=str(folder / TOKEN_SR),

@@ -163,6 +163,8 @@ def test_pictures_without_quadrants() -> None:
     """Catches a strip of one column trained on, and one that Qwen's processor refuses."""
     maker = ViewMaker(models.processor(models.family("qwen2_vl", layers=1)), "")
     assert not maker.has_quadrants((8, 160))
+    with pytest.raises(ValueError, match=r"a picture of 8 x 160 pixels: the 20 x 1 grid .* too narrow"):
+        maker(models.picture(0, (8, 160)))
     assert not maker.has_quadrants((4, 801))
     with pytest.raises(ValueError, match="4 x 801 pixels is more than 200 times"):
         maker.grid((4, 801))

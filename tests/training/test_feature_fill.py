@@ -15,6 +15,7 @@ from blink.model.views import ViewMaker, prefix_ids
 from blink.training import feature_store
 from blink.training.data import ImageFeatures, ImageViews, StoredFeatures
 from blink.training.feature_fill import FillFeatures, open_store, report_lacking
+from blink.training.features import trunk_features
 from blink.training.images import DrawnImages
 from blink.training.module import TokenSRTraining
 from tests import models
@@ -55,7 +56,7 @@ def stored(folder: Path, backbone: Path, layers: tuple[int, ...], prefix: str = 
         prefix_ids(processor, prefix),
         dtype=torch.float32,
     )
-    return StoredFeatures(store, layers, torch.float32)
+    return StoredFeatures(store, layers, torch.float32, ViewMaker(processor, prefix, outline(backbone).grid))
 
 
 def fill(
@@ -97,6 +98,27 @@ def test_batches_equal_those_of_the_backbone(llava_folder: Path, tmp_path: Path)
                     torch.testing.assert_close(one, other, rtol=2**-7, atol=2**-7)
             rounded = computed[layer].teacher_NdHW.bfloat16().float()
             assert (got[layer].teacher_NdHW == rounded).float().mean() > 0.99  # but for another order of sums
+
+
+def test_rows_of_several_grids(tmp_path: Path) -> None:
+    """Would catch a row that holds another picture's states, where their grids differ."""
+    backbone = models.save(models.family("qwen3_vl", layers=3), tmp_path / "qwen")
+    processor = load_backbone(backbone, num_layers=0).processor
+    prefix = models.prompt(0, processor=processor).partition(processor.image_token)[0]
+    sizes = [(60, 60), (120, 44), (60, 60), (56, 88)]
+    images = DrawnImages([models.picture(seed, size) for seed, size in enumerate(sizes)], "drawn")
+    features = stored(tmp_path / "f", backbone, (0, 2), prefix)
+    assert report_lacking(features, [images]) == (0, 2)
+    loaded = load_backbone(backbone, num_layers=2)
+    make = ViewMaker(processor, prefix)
+    where: Any = Place()
+    FillFeatures(features, loaded, [images], make, batch_size=2, workers=0).on_fit_start(where, where)
+    read = ImageFeatures(images, features)
+    for index in range(len(images)):
+        (want,) = trunk_features(loaded, make(images.read(index)), (0, 2))
+        for layer, state in read[index].states.items():
+            torch.testing.assert_close(state, want.states[layer][0], rtol=2**-7, atol=2**-7)
+    assert [len(of_grid.states[0]) for of_grid in read.join([read[index] for index in range(4)])] == [2, 1, 1]
 
 
 def test_a_killed_fill_continues(llava_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

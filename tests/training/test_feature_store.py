@@ -104,11 +104,41 @@ def test_other_recipes_and_folders_are_refused(tmp_path: Path) -> None:
         opened(mine / "thesis.tex")
 
 
+def test_rows_may_differ_in_size(tmp_path: Path) -> None:
+    """Would catch a row read at another's place, a grid that another process does not know, and one cut off at the end."""
+    grids = {"a": (2, 3), "b": (4, 2), "c": (1, 1)}
+
+    def states(name: str) -> torch.Tensor:
+        H, W = grids[name]
+        return torch.randn(5, H, W, 4, generator=torch.Generator().manual_seed(ord(name))).bfloat16()
+
+    store = FeatureStore(tmp_path / "f", RECIPE, (5, None, None, 4), notes={})
+    rows = store.rows(["a"], [grids["a"]]) + store.rows(["b", "c"], [grids["b"], grids["c"]])
+    for row, name in zip(rows, "abc", strict=True):
+        store.write(row, name, {3: states(name)})
+    store.commit()
+    later = FeatureStore(tmp_path / "f", RECIPE, (5, None, None, 4), notes={})
+    assert later.rows(["c", "a", "b"], [(1, 1), (2, 3), (4, 2)]) == [rows[2], rows[0], rows[1]]
+    assert [later.grid(row) for row in rows] == list(grids.values())
+    for row, name in zip(rows, "abc", strict=True):
+        assert torch.equal(later.read(row, (3,), torch.bfloat16)[3], states(name))
+    assert later.bytes_of(rows) == 2 * 5 * 4 * (6 + 8 + 1)
+    assert later.lacking(rows, (3,)) == {}
+    assert later.check_space({rows[1]: (4,), rows[2]: (3, 4)}, 2) == 2 * 5 * 4 * (8 + 2)
+    file = tmp_path / "f" / "layer_03.features"
+    with file.open("r+b") as stream:
+        stream.truncate(2 * 5 * 4 * (6 + 8))
+    assert later.lacking(rows, (3,)) == {rows[2]: (3,)}
+    with pytest.raises(ValueError, match=r"shape: \[5, None, None, 4\] there, \[5, 2, 3, 4\] now"):
+        opened(tmp_path / "f")
+
+
 def test_too_little_space_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Would catch a disk that fills up after hours, and rows counted that are there already."""
     store = filled(tmp_path / "f", ["a"], (3,))
     lacking = store.lacking(store.rows(["a", "b"]), (3, 4))
-    assert store.check_space(lacking, 2) == 3 * store.row_bytes == 3 * 2 * 120
+    assert store.bytes_of([0]) == 2 * 120
+    assert store.check_space(lacking, 2) == 3 * 2 * 120
     monkeypatch.setattr(feature_store.shutil, "disk_usage", lambda _: SimpleNamespace(free=719))
     with pytest.raises(
         ValueError, match=r"needs 0.7 kB more for 2 pictures \(0.2 kB for each.*0.7 kB are free"

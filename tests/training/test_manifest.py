@@ -118,7 +118,8 @@ def test_split_shuffles_once_and_keeps_apart(tmp_path: Path) -> None:
     """Catches held-out images that are trained on, and a training limit that changes what is held out."""
     images = pictures(tmp_path / "images", 40, 0)
     readable = tuple(range(1, 40))
-    manifest = Manifest(readable, {}, "pixels")
+    sizes = tuple((20 + number, 30) for number in readable)
+    manifest = Manifest(readable, {}, "pixels", sizes)
     everything = split(images, manifest, held_out=64, limit=None, seed=0)
     limited = split(images, manifest, held_out=64, limit=7, seed=0)
     assert len(everything.held_out) == 3  # at most a tenth
@@ -127,4 +128,24 @@ def test_split_shuffles_once_and_keeps_apart(tmp_path: Path) -> None:
     assert limited.train.indices == everything.train.indices[:7]
     assert split(images, manifest, held_out=64, limit=None, seed=1) != everything
     with pytest.raises(ValueError, match="1 readable image"):
-        split(images, Manifest((3,), {}, ""), held_out=1, limit=None, seed=0)
+        split(images, Manifest((3,), {}, "", ((4, 4),)), held_out=1, limit=None, seed=0)
+
+
+def test_images_are_left_out_by_their_size(tmp_path: Path) -> None:
+    """Catches sizes that go to other images: after an unreadable one, from the kept file, or in another order."""
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for number in range(12):
+        models.picture(number, (20 + number, 30)).save(folder / f"{number:02d}.png")
+    (folder / "03.png").write_bytes(b"broken")
+    images = local_images([folder])
+    first, kept = (check_images(images, tmp_path / "manifest.json") for _ in range(2))
+    assert first == kept
+    assert kept.sizes == tuple((20 + number, 30) for number in range(12) if number != 3)
+    wide = kept.only(lambda size: size[0] > 25)
+    assert wide.readable == tuple(range(6, 12))
+    train, held_out = split(images, wide, held_out=1, limit=None, seed=0)
+    assert len(train) + len(held_out) == 6
+    for portion in (train, held_out):
+        for index in range(len(portion)):
+            assert portion.size(index) == portion.read(index).size

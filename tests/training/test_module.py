@@ -9,6 +9,7 @@ import pytest
 import torch
 from lightning import Trainer
 from torch.nn import functional as F
+from torchmetrics import MeanMetric
 
 from blink.model.backbone import Backbone
 from blink.model.checkpoints import load_backbone, load_input_norms
@@ -243,3 +244,33 @@ def test_a_grid_without_quadrants_is_refused() -> None:
     model = models.llava(grid=1, layers=2, hidden=32)
     with pytest.raises(ValueError, match="the 1 x 1 grid of visual tokens cannot be split into 2 x 2"):
         TokenSRTraining(Backbone(model), [1])
+
+
+def test_pictures_of_several_grids_are_the_mean_over_pairs() -> None:
+    """Catches a mean over tokens, which large pictures dominate, over grids, or over layouts instead of pictures."""
+    model = models.family("qwen2_5_vl", layers=3)
+    processor = models.processor(model)
+    prefix = models.prompt(0, processor=processor).partition(processor.image_token)[0]
+    make = ViewMaker(processor, prefix)
+    sizes = [(60, 60), (120, 44), (60, 60), (56, 88)]
+    assert len({make.grid(size) for size in sizes}) == 3
+    views = [make(models.picture(seed, size)) for seed, size in enumerate(sizes)]
+    norms = {2: Backbone(model).input_norm(2)}
+    together, alone = (TokenSRTraining(Backbone(model), [1, 2], norms=norms, seed=4) for _ in range(2))
+    losses = together.losses(join_views(views))
+    torch.stack(list(losses.values())).sum().backward()
+    singles = [alone.losses(of_image) for of_image in views]
+    for layer in (1, 2):
+        mean = torch.stack([found[layer] for found in singles]).mean()
+        torch.testing.assert_close(losses[layer], mean, rtol=1e-5, atol=0)
+        mean.backward(retain_graph=True)
+    for mine, theirs in zip(together.token_sr.parameters(), alone.token_sr.parameters(), strict=True):
+        torch.testing.assert_close(mine.grad, theirs.grad, rtol=1e-4, atol=1e-7)
+    together.validation_step(join_views(views), 0)
+    for of_image in views:
+        alone.validation_step(of_image, 0)
+    for name in together.measured:
+        found, expected = (measured.measured[name] for measured in (together, alone))
+        assert isinstance(found, MeanMetric)
+        assert isinstance(expected, MeanMetric)
+        torch.testing.assert_close(found.compute(), expected.compute(), rtol=1e-5, atol=1e-6)

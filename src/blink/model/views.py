@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
 
 from blink.model.families import Grid
-from blink.model.token_sr import Box, region_box
+from blink.model.token_sr import Box, check_patches, region_box
 from blink.runs.values import UserError
 
 QUADRANTS = 4
@@ -93,6 +93,7 @@ class ViewMaker:
             ValueError: the image is too narrow to have quadrants (`has_quadrants`).
         """
         seen, grid = self.seen(image), self.grid(image.size)
+        check_patches(PATCHES, grid, f"a picture of {image.width} x {image.height} pixels: ")
         parts = quadrants(seen, grid)
         if not self._uncut and not self._merges:  # the full view is made as the quadrants are
             inputs = self.uncut([seen, *parts], grid)

@@ -75,11 +75,27 @@ class ImageViews(Dataset[Views]):
 
 
 class StoredFeatures(NamedTuple):
-    """Where features are read from instead of being computed: the store, the layers, and the dtype to convert to."""
+    """Where features are read from instead of being computed.
+
+    Attributes:
+        store: the folder.
+        layers: that are read.
+        dtype: that they are converted to.
+        views: tells the grids of pictures by their size, where these differ.
+    """
 
     store: FeatureStore
     layers: tuple[int, ...]
     dtype: torch.dtype
+    views: ViewMaker
+
+    def rows(self, images: Images) -> list[int]:
+        """The store's rows of all images of a collection."""
+        numbers = range(len(images))
+        grids = None
+        if self.store.shape[1] is None:
+            grids = [self.views.grid(images.size(index)) for index in numbers]
+        return self.store.rows([images.identity(index) for index in numbers], grids)
 
 
 class ImageFeatures(Dataset[Features]):
@@ -90,7 +106,7 @@ class ImageFeatures(Dataset[Features]):
 
     def __init__(self, images: Images, stored: StoredFeatures) -> None:
         self.stored = stored
-        self.rows = stored.store.rows([images.identity(index) for index in range(len(images))])
+        self.rows = stored.rows(images)
 
     def __len__(self) -> int:
         return len(self.rows)

@@ -16,9 +16,10 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.fabric.utilities import move_data_to_device
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
-from torch.utils.data import ConcatDataset, Dataset, Subset
+from torch.utils.data import ConcatDataset, Dataset
 
 from blink.model.backbone import Backbone
+from blink.model.families import Grid
 from blink.model.views import VIEWS, ViewMaker, Views, join_views
 from blink.runs.files import short_digest
 from blink.runs.signals import Pending, wait_for_others
@@ -50,7 +51,7 @@ def open_store(
         "prefix_ids": prefix_ids_1P[0].tolist(),
         "views": short_digest(views),
     }
-    shape = (VIEWS, *outlined.common_grid, outlined.hidden_size)
+    shape = (VIEWS, *(outlined.grid or (None, None)), outlined.hidden_size)
     return FeatureStore(folder, recipe, shape, notes={"backbone": outlined.name})
 
 
@@ -61,7 +62,7 @@ def report_lacking(stored: StoredFeatures, images: Sequence[Images]) -> tuple[in
         ValueError: there is not enough space for them.
     """
     store = stored.store
-    rows = store.rows(identities(images))
+    rows = [row for collection in images for row in stored.rows(collection)]
     lacking = store.lacking(rows, stored.layers)
     needed = store.check_space(lacking, len(rows))
     log.info(
@@ -69,15 +70,10 @@ def report_lacking(stored: StoredFeatures, images: Sequence[Images]) -> tuple[in
         len(rows),
         ", ".join(map(str, stored.layers)),
         store.folder,
-        in_words(len(set(rows)) * len(stored.layers) * store.row_bytes),
+        in_words(store.bytes_of(set(rows)) * len(stored.layers)),
         f"{in_words(needed)} are computed first" if needed else "all are there",
     )
     return tuple(sorted({layer for missing in lacking.values() for layer in missing}))
-
-
-def identities(images: Sequence[Images]) -> list[str]:
-    """Return the identities of all images of some collections, one collection after the other."""
-    return [collection.identity(i) for collection in images for i in range(len(collection))]
 
 
 class FillFeatures(Callback):
@@ -101,15 +97,16 @@ class FillFeatures(Callback):
         batch_size: int,
         workers: int,
     ) -> None:
-        self.store, self.layers = stored.store, stored.layers
+        self.stored, self.store, self.layers = stored, stored.store, stored.layers
+        self.images = images
         self.batch_size, self.workers = batch_size, workers
-        self.images, self.identities = images, identities(images)
+        self.identities = [collection.identity(i) for collection in images for i in range(len(collection))]
         self.views: Dataset[Views] = ConcatDataset([ImageViews(collection, views) for collection in images])
         self._backbone: Backbone | None = backbone
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Compute this process's share of the rows, and wait until the others have theirs."""
-        rows = self.store.rows(self.identities)
+        rows = [row for collection in self.images for row in self.stored.rows(collection)]
         lacking = self.store.lacking(rows, self.layers)
         own = sorted(lacking)[trainer.global_rank :: trainer.world_size]
         if self._backbone is not None:
@@ -128,24 +125,33 @@ class FillFeatures(Callback):
             wait_for_others(0.5)
 
     def _fill(self, rows: Sequence[int], lacking: Mapping[int, tuple[int, ...]], *, shown: bool) -> None:
-        """Compute the lacking layers of some rows and write them; rows that lack the same layers go together."""
+        """Compute the lacking layers of some rows and write them; rows of one grid that lack the same go together."""
         index_of = {row: index for index, row in enumerate(rows)}  # row -> index of an image
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         with Progress(*columns, disable=not shown, transient=True) as progress:
             task = progress.add_task("Computing features", total=len(lacking))
-            for layers in sorted(set(lacking.values())):
-                alike = [row for row, missing in lacking.items() if missing == layers]
-                done = 0
-                for batch in self._batches([index_of[row] for row in alike]):
-                    states = self._states(batch, layers)
-                    for image in range(batch.images):
-                        row = alike[done + image]
-                        image_states = {layer: state[image] for layer, state in states.items()}
-                        self._check_finite(image_states, index_of[row])
-                        self.store.write(row, self.identities[index_of[row]], image_states)
-                    done += batch.images
-                    progress.update(task, advance=batch.images)
-                    Pending().check(f"features are saved in {self.store.folder} as far as they are computed")
+            alike: dict[tuple[tuple[int, ...], Grid], list[int]] = {}
+            for row, missing in lacking.items():
+                alike.setdefault((missing, self.store.grid(row)), []).append(row)
+            batches = [
+                (layers, of_kind[first : first + self.batch_size])
+                for (layers, _), of_kind in sorted(alike.items())
+                for first in range(0, len(of_kind), self.batch_size)
+            ]
+            loader = ShieldedLoader(
+                self.views,
+                batch_sampler=[[index_of[row] for row in batch] for _, batch in batches],
+                num_workers=self.workers,
+                collate_fn=join_views,
+            )
+            for (layers, batch), views in zip(batches, loader, strict=True):
+                states = self._states(views, layers)
+                for image, row in enumerate(batch):
+                    image_states = {layer: state[image] for layer, state in states.items()}
+                    self._check_finite(image_states, index_of[row])
+                    self.store.write(row, self.identities[index_of[row]], image_states)
+                progress.update(task, advance=len(batch))
+                Pending().check(f"features are saved in {self.store.folder} as far as they are computed")
 
     def _check_finite(self, states: Mapping[int, Tensor], index: int) -> None:
         """Raise NotFiniteError if the states of an image at a layer are not finite: they would stay so for all runs."""
@@ -154,16 +160,9 @@ class FillFeatures(Callback):
                 name = [images.name(i) for images in self.images for i in range(len(images))][index]
                 raise NotFiniteError("hidden states of the backbone", layer=layer, sample=f"image {name}")
 
-    def _batches(self, indices: Sequence[int]) -> ShieldedLoader:
-        return ShieldedLoader(
-            Subset(self.views, indices),
-            batch_size=self.batch_size,
-            num_workers=self.workers,
-            collate_fn=join_views,
-        )
-
-    def _states(self, batch: Views, layers: Sequence[int]) -> dict[int, Tensor]:
+    def _states(self, views: Views, layers: Sequence[int]) -> dict[int, Tensor]:
         assert self._backbone is not None, "the backbone was freed"
-        views = move_data_to_device(batch, self._backbone.device)
-        (features,) = trunk_features(self._backbone, views, layers)
+        (features,) = trunk_features(
+            self._backbone, move_data_to_device(views, self._backbone.device), layers
+        )
         return features.states

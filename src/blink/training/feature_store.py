@@ -1,10 +1,10 @@
 """Visual hidden states of pictures on disk, in bfloat16: computed once, read by every later run over a backbone.
 
 A folder holds `recipe.json`, all that features follow from beside the picture; `pictures.txt`, whose line n is the
-picture of row n, as a digest; and for each layer `layer_12.features`, whose row n is [5, H, W, d], and `layer_12.done`,
-where the digest of row n is written once that row is whole on disk. So a process may be killed at any time, several
-processes and runs may write into one folder, and layers and pictures can be added to it. Knows neither models nor
-training.
+picture of row n, as a digest, with its grid where that depends on the picture; and for each layer `layer_12.features`,
+whose row n is [5, H, W, d], and `layer_12.done`, where the digest of row n is written once that row is whole on disk. So
+a process may be killed at any time, several processes and runs may write into one folder, and layers and pictures can be
+added to it. Knows neither models nor training.
 
 Axes: F = 5 views, H x W grid of visual tokens, d hidden width.
 """
@@ -13,7 +13,7 @@ import fcntl
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -30,6 +30,9 @@ PICTURES = "pictures.txt"
 
 _FORMAT = 1
 _LOCK = ".lock"
+Shape = tuple[int, int | None, int | None, int]
+"""(F, H, W, d)."""
+
 COMMIT_BYTES = 16 * 2**20
 """Bytes after which `write` commits by itself: what a kill can lose."""
 
@@ -40,17 +43,16 @@ class FeatureStore:
     Args:
         folder: made if missing, with this recipe.
         recipe: what all features in it follow from, as JSON; entries of `notes` are kept beside it and not compared.
-        shape: (F, H, W, d) of a row.
+        shape: (F, H, W, d) of a row; H and W are None where they depend on the picture.
 
     Raises:
         ValueError: the folder holds features of another recipe, or other files.
     """
 
     def __init__(
-        self, folder: Path, recipe: Mapping[str, Any], shape: tuple[int, ...], *, notes: Mapping[str, Any]
+        self, folder: Path, recipe: Mapping[str, Any], shape: Shape, *, notes: Mapping[str, Any]
     ) -> None:
         self.folder, self.shape = folder, shape
-        self.row_bytes = 2 * int(np.prod(shape))
         self._open: dict[Path, BinaryIO] = {}
         # layer, row and digest of rows that are written and not marked as whole yet
         self._written: list[tuple[int, int, int]] = []
@@ -69,34 +71,52 @@ class FeatureStore:
                     )
                 write_json(file, {**notes, **compared})
             _refuse_other_recipe(folder, read_json(file), compared)
+            self._rows = _Rows(_listed(folder / PICTURES), shape)
 
-    def rows(self, identities: Sequence[str]) -> list[int]:
+    def rows(self, identities: Sequence[str], grids: Sequence[tuple[int, int]] | None = None) -> list[int]:
         """Return the row numbers of some pictures; those that are new get the next free ones.
 
         Args:
             identities: as `Images.identity` gives them; what a picture's features depend on.
+            grids: (H, W) of each picture, where it depends on that.
         """
+        assert (grids is None) == (self.shape[1] is not None), (
+            "grids belong to rows whose shape depends on them"
+        )
         wanted = [_digest(identity) for identity in identities]
+        lines = [f"{digest:016x}" for digest in wanted]
+        if grids is not None:
+            lines = [f"{line} {H} {W}" for line, (H, W) in zip(lines, grids, strict=True)]
         file = self.folder / PICTURES
         with self._locked():
             known = _listed(file)
-            row_of = {digest: row for row, digest in enumerate(known)}
-            new = [digest for digest in dict.fromkeys(wanted) if digest not in row_of]
+            row_of = {int(line[:16], 16): row for row, line in enumerate(known)}
+            new = {digest: line for digest, line in zip(wanted, lines, strict=True) if digest not in row_of}
             if new:
                 row_of |= {digest: row for row, digest in enumerate(new, start=len(known))}
-                write_text(file, "".join(f"{digest:016x}\n" for digest in [*known, *new]))
+                known += new.values()
+                write_text(file, "".join(f"{line}\n" for line in known))
+        self._rows = _Rows(known, self.shape)
         return [row_of[digest] for digest in wanted]
+
+    def grid(self, row: int) -> tuple[int, int]:
+        """Rows and columns of visual tokens of a row that `rows` returned."""
+        return self._rows.grid(row)
+
+    def bytes_of(self, rows: Iterable[int]) -> int:
+        """Bytes of some rows at one layer."""
+        return sum(self._rows.size(row) for row in rows)
 
     def lacking(self, rows: Sequence[int], layers: Sequence[int]) -> dict[int, tuple[int, ...]]:
         """Return row -> layers that it lacks, for those rows that lack any."""
-        digests = np.array(_listed(self.folder / PICTURES), dtype=np.uint64)
+        digests = self._rows.digests
         unique = np.array(list(dict.fromkeys(rows)), dtype=np.int64)
         there = np.zeros((len(layers), len(unique)), dtype=bool)
         for layer, has in zip(layers, there, strict=True):
             done, features = self._path(layer, "done"), self._path(layer, "features")
             if done.exists() and features.exists():
                 marks = np.zeros_like(digests)
-                found = np.fromfile(done, dtype=np.uint64)[: features.stat().st_size // self.row_bytes]
+                found = np.fromfile(done, dtype=np.uint64)[: self._rows.whole_in(features.stat().st_size)]
                 marks[: len(found)] = found[: len(marks)]
                 has[:] = marks[unique] == digests[unique]
         return {
@@ -111,28 +131,29 @@ class FeatureStore:
         Raises:
             ValueError: there is less space on that disk.
         """
-        needed = self.row_bytes * sum(len(layers) for layers in lacking.values())
+        needed = sum(self._rows.size(row) * len(layers) for row, layers in lacking.items())
         free = shutil.disk_usage(self.folder).free
         if needed > free:
             raise UserError(
                 f"data.cache_features={self.folder} needs {in_words(needed)} more for {pictures:,} pictures "
-                f"({in_words(self.row_bytes)} for each of them and each layer), and {in_words(free)} are free there; "
-                "take fewer images or layers, or another disk"
+                f"({in_words(self.bytes_of(lacking) // len(lacking))} for each of them and each layer), and "
+                f"{in_words(free)} are free there; take fewer images or layers, or another disk"
             )
         return needed
 
     def write(self, row: int, identity: str, states: Mapping[int, Tensor]) -> None:
         """Write a row: layer -> [F, H, W, d], any float dtype. It counts as stored after the next `commit`."""
         for layer, state in states.items():
-            assert tuple(state.shape) == self.shape, f"{tuple(state.shape)}; rows are {self.shape}"
+            shape = self._rows.shape(row)
+            assert tuple(state.shape) == shape, f"{tuple(state.shape)}; row {row} is {shape}"
             bits = state.to("cpu", torch.bfloat16).contiguous().view(torch.int16).numpy()
             path = self._path(layer, "features")
             with place_named(path):
                 file = self._file(path)
-                file.seek(row * self.row_bytes)
+                file.seek(self._rows.start(row))
                 file.write(bits.tobytes())
             self._written.append((layer, row, _digest(identity)))
-        if len(self._written) * self.row_bytes >= COMMIT_BYTES:
+        if self.bytes_of(row for _, row, _ in self._written) >= COMMIT_BYTES:
             self.commit()
 
     def commit(self) -> None:
@@ -168,10 +189,10 @@ class FeatureStore:
             bits = np.fromfile(
                 self._path(layer, "features"),
                 dtype=np.int16,
-                count=self.row_bytes // 2,
-                offset=row * self.row_bytes,
+                count=self._rows.size(row) // 2,
+                offset=self._rows.start(row),
             )
-            states[layer] = torch.from_numpy(bits).view(torch.bfloat16).view(self.shape).to(dtype)
+            states[layer] = torch.from_numpy(bits).view(torch.bfloat16).view(self._rows.shape(row)).to(dtype)
         return states
 
     def beside(self, key: str, name: str) -> Path:
@@ -210,8 +231,44 @@ def _digest(identity: str) -> int:
     return int.from_bytes(hashlib.sha256(identity.encode()).digest()[:8]) or 1
 
 
-def _listed(file: Path) -> list[int]:
-    return [int(line, 16) for line in file.read_text().splitlines()] if file.exists() else []
+class _Rows:
+    """Where rows lie in a file of features.
+
+    Args:
+        lines: of the list of pictures, one for each row.
+        shape: as for `FeatureStore`.
+    """
+
+    def __init__(self, lines: Sequence[str], shape: Shape) -> None:
+        views, H, W, width = shape
+        entries = [line.split() for line in lines]
+        self._views, self._width = views, width
+        self.digests = np.array([int(entry[0], 16) for entry in entries], dtype=np.uint64)
+        self._grids = np.array(
+            [(H, W) if H is not None else (int(entry[1]), int(entry[2])) for entry in entries], dtype=np.int64
+        ).reshape(-1, 2)
+        self._ends = (2 * views * width * self._grids.prod(axis=1)).cumsum()
+
+    def grid(self, row: int) -> tuple[int, int]:
+        H, W = self._grids[row].tolist()
+        return H, W
+
+    def shape(self, row: int) -> tuple[int, ...]:
+        return self._views, *self.grid(row), self._width
+
+    def start(self, row: int) -> int:
+        return int(self._ends[row - 1]) if row else 0
+
+    def size(self, row: int) -> int:
+        return int(self._ends[row]) - self.start(row)
+
+    def whole_in(self, size: int) -> int:
+        """How many rows end within a file of this size."""
+        return int(np.searchsorted(self._ends, size, side="right"))
+
+
+def _listed(file: Path) -> list[str]:
+    return file.read_text().splitlines() if file.exists() else []
 
 
 def _refuse_other_recipe(folder: Path, there: Mapping[str, Any], here: Mapping[str, Any]) -> None:

@@ -27,7 +27,7 @@ class Images(Protocol):
     """A numbered collection of images.
 
     `fingerprint` changes when the images may have changed; a manifest of them is stored with it. `identity` is that of one
-    image, whatever collection it is found in; its features are stored with it.
+    image, whatever collection it is found in; its features are stored with it. `size` is (width, height).
     """
 
     @property
@@ -35,6 +35,7 @@ class Images(Protocol):
     def __len__(self) -> int: ...
     def name(self, index: int) -> str: ...
     def identity(self, index: int) -> str: ...
+    def size(self, index: int) -> tuple[int, int]: ...
     def read(self, index: int) -> Image.Image: ...
 
 
@@ -58,6 +59,9 @@ class DrawnImages:
 
     def identity(self, index: int) -> str:
         return f"{self.series} {self.first + index}"
+
+    def size(self, index: int) -> tuple[int, int]:
+        return self.images[index].size
 
     def read(self, index: int) -> Image.Image:
         return self.images[index]
@@ -95,6 +99,9 @@ class ImageFiles:
     def identity(self, index: int) -> str:
         return f"{self.paths[index].absolute()} {self._states[index]}{self._turned}"
 
+    def size(self, index: int) -> tuple[int, int]:
+        return self.read(index).size  # which way it is turned is not in every header's size
+
     def read(self, index: int) -> Image.Image:
         return self.reading(self.paths[index], self.name(index))
 
@@ -115,17 +122,26 @@ class HubImages:
     def identity(self, index: int) -> str:
         return f"{self.fingerprint} {index}"
 
+    def size(self, index: int) -> tuple[int, int]:
+        return self.read(index).size
+
     def read(self, index: int) -> Image.Image:
         return self.pictures.read(index)
 
 
 @dataclass(frozen=True)
 class ImageSubset:
-    """Some images of a collection, by number; `content`, where it is known, tells collections apart by their pixels."""
+    """Some images of a collection, by number.
+
+    Attributes:
+        content: tells collections apart by their pixels, where it is known.
+        sizes: (width, height) of each, where they are known.
+    """
 
     images: Images
     indices: tuple[int, ...]
     content: str | None = None
+    sizes: tuple[tuple[int, int], ...] | None = None
 
     @property
     def fingerprint(self) -> str:
@@ -141,13 +157,11 @@ class ImageSubset:
     def identity(self, index: int) -> str:
         return self.images.identity(self.indices[index])
 
+    def size(self, index: int) -> tuple[int, int]:
+        return self.images.size(self.indices[index]) if self.sizes is None else self.sizes[index]
+
     def read(self, index: int) -> Image.Image:
         return self.images.read(self.indices[index])
-
-
-def all_of(images: Images) -> ImageSubset:
-    """Choose every image of a collection."""
-    return ImageSubset(images, tuple(range(len(images))))
 
 
 def local_images(roots: Iterable[Path], rules: Rules = OWN) -> ImageFiles:

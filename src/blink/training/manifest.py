@@ -7,12 +7,13 @@ import hashlib
 import logging
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 from rich.progress import track
 
 from blink.inputs.pictures import Notes, Rules, UnreadableImageError
@@ -38,20 +39,30 @@ class Manifest(NamedTuple):
         readable: numbers of the readable images, ascending.
         unreadable: name -> reason, of those that are left out.
         pixels: hash of all that could be decoded, in order.
+        sizes: (width, height) of the readable images.
         notes: what to know about those that were not simply read, as 16-bit ones.
     """
 
     readable: tuple[int, ...]
     unreadable: dict[str, str]
     pixels: str
+    sizes: tuple[tuple[int, int], ...]
     notes: tuple[str, ...] = ()
+
+    def only(self, fits: Callable[[tuple[int, int]], bool]) -> "Manifest":
+        """Without the images of some sizes."""
+        kept = [(number, size) for number, size in zip(self.readable, self.sizes, strict=True) if fits(size)]
+        return self._replace(
+            readable=tuple(number for number, _ in kept), sizes=tuple(size for _, size in kept)
+        )
 
 
 class _Decoded(NamedTuple):
-    """Reasons why images are unreadable, by number, the hash of the others' pixels, and notes about these."""
+    """Reasons why images are unreadable, by number, and of the others the hash of the pixels, the sizes, and notes."""
 
     unreadable: dict[int, str]
     pixels: str
+    sizes: tuple[tuple[int, int], ...]
     notes: tuple[str, ...]
 
 
@@ -82,11 +93,13 @@ def check_images(images: Images, file: Path) -> Manifest:
         names = {images.name(index): reason for index, reason in decoded.unreadable.items()}
         report = {"fingerprint": fingerprint, "images": len(images), "pixels": decoded.pixels}
         report |= {"unreadable": names, "numbers": list(decoded.unreadable), "notes": list(decoded.notes)}
+        report["sizes"] = " ".join(f"{width}x{height}" for width, height in decoded.sizes)
         write_json(file, report)
     manifest = Manifest(
         readable=tuple(index for index in range(len(images)) if index not in decoded.unreadable),
         unreadable={images.name(index): reason for index, reason in decoded.unreadable.items()},
         pixels=decoded.pixels,
+        sizes=decoded.sizes,
         notes=decoded.notes,
     )
     for line in manifest.notes:
@@ -121,13 +134,19 @@ def split(images: Images, manifest: Manifest, *, held_out: int, limit: int | Non
         raise UserError(
             f"{len(readable)} readable image(s); training needs at least two, one of them to measure on"
         )
-    order = [readable[i] for i in np.random.default_rng([seed, 0]).permutation(len(readable))]
+    order = np.random.default_rng([seed, 0]).permutation(len(readable))
     kept_back = min(held_out, max(1, len(readable) // 10))
     end = len(order) if limit is None else kept_back + limit
-    return Portions(
-        train=ImageSubset(images, tuple(order[kept_back:end]), manifest.pixels),
-        held_out=ImageSubset(images, tuple(order[:kept_back]), manifest.pixels),
-    )
+
+    def portion(chosen: npt.NDArray[np.int64]) -> ImageSubset:
+        return ImageSubset(
+            images,
+            tuple(readable[i] for i in chosen),
+            manifest.pixels,
+            tuple(manifest.sizes[i] for i in chosen),
+        )
+
+    return Portions(train=portion(order[kept_back:end]), held_out=portion(order[:kept_back]))
 
 
 def _kept(file: Path, fingerprint: str) -> _Decoded | None:
@@ -135,10 +154,12 @@ def _kept(file: Path, fingerprint: str) -> _Decoded | None:
     if not file.exists():
         return None
     report = read_json(file)
-    if report["fingerprint"] != fingerprint:
+    if report["fingerprint"] != fingerprint or "sizes" not in report:  # which earlier versions did not keep
         return None
     unreadable = dict(zip(report["numbers"], report["unreadable"].values(), strict=True))
-    return _Decoded(unreadable, report["pixels"], tuple(report.get("notes", ())))
+    numbers = [map(int, size.split("x")) for size in report["sizes"].split()]
+    sizes = tuple((width, height) for width, height in numbers)
+    return _Decoded(unreadable, report["pixels"], sizes, tuple(report.get("notes", ())))
 
 
 def _checked(images: Images) -> _Decoded:
@@ -146,30 +167,32 @@ def _checked(images: Images) -> _Decoded:
 
     notes = Notes()
 
-    def decode(index: int) -> tuple[str | None, bytes]:
+    def decode(index: int) -> tuple[str, None, bytes] | tuple[None, tuple[int, int], bytes]:
         try:
             image = images.read(index)
         except UnreadableImageError as error:
-            return str(error), b""
+            return str(error), None, b"unreadable"
         notes.add(images.name(index), image)
-        return None, hashlib.sha256(f"{image.size}".encode() + image.tobytes()).digest()
+        return None, image.size, hashlib.sha256(f"{image.size}".encode() + image.tobytes()).digest()
 
     start = time.monotonic()
-    unreadable, pixels = {}, hashlib.sha256()
+    unreadable, sizes, pixels = {}, [], hashlib.sha256()
     pool = ThreadPoolExecutor(_THREADS)
     try:
         decoded = pool.map(decode, range(len(images)))
-        for index, (reason, digest) in enumerate(
+        for index, (reason, size, digest) in enumerate(
             track(decoded, "Checking images", total=len(images), transient=True)
         ):
-            pixels.update(digest or b"unreadable")
-            if reason is not None:
-                unreadable[index] = reason
+            pixels.update(digest)
+            if size is None:
+                unreadable[index] = str(reason)
+            else:
+                sizes.append(size)
     finally:
         pool.shutdown(cancel_futures=True)  # or Ctrl-C would wait for all images
     seconds = time.monotonic() - start
     log.info("checked %d images in %.1f s: %d unreadable", len(images), seconds, len(unreadable))
-    return _Decoded(unreadable, pixels.hexdigest()[:16], tuple(notes.lines(OWN.reading)))
+    return _Decoded(unreadable, pixels.hexdigest()[:16], tuple(sizes), tuple(notes.lines(OWN.reading)))
 
 
 def _stop_if_too_many(manifest: Manifest, total: int, file: Path) -> None:

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from lightning import Callback, Trainer
@@ -28,16 +28,16 @@ from blink.model.fingerprint import TINY
 from blink.model.processors import pads
 from blink.model.token_sr import TokenSR, check_patches
 from blink.model.token_sr_files import LARGEST, load_token_sr, save_token_sr, token_sr_config
-from blink.model.views import PATCHES
+from blink.model.views import PATCHES, ViewMaker
 from blink.runs.command import made
 from blink.runs.machine import memory_bytes
 from blink.runs.values import NotFiniteError, UserError
-from blink.scenes.draw import SPLIT_SIZE, SceneImages
+from blink.scenes.draw import SIZE, SPLIT_SIZE, SceneImages
 from blink.training.checkpoints import CHECKPOINTS, CheckpointFiles, Checkpoints
 from blink.training.data import StoredFeatures, images_per_batch, steps_per_epoch
 from blink.training.feature_fill import open_store
 from blink.training.feature_store import in_words
-from blink.training.images import DrawnImages, Images, all_of, hub_images, local_images
+from blink.training.images import DrawnImages, Images, ImageSubset, hub_images, local_images
 from blink.training.manifest import MANIFEST, Portions, check_images, split
 from blink.training.module import TokenSRTraining
 from blink.training.plan import Plan
@@ -252,10 +252,17 @@ def open_images(plan: Plan) -> Images | None:
     return None
 
 
+class LeftOut(NamedTuple):
+    """How many images could not be read, and how many are too narrow to have quadrants."""
+
+    unreadable: int = 0
+    narrow: int = 0
+
+
 def image_portions(
-    plan: Plan, images: Images | None, folder: Path, stored: StoredFeatures | None
-) -> tuple[Portions, int]:
-    """Return the images to train on and to measure on, and how many were left out as unreadable.
+    plan: Plan, images: Images | None, folder: Path, views: ViewMaker, stored: StoredFeatures | None
+) -> tuple[Portions, LeftOut]:
+    """Return the images to train on and to measure on, and how many were left out.
 
     The manifest is written beside the stored features, for all runs that read these, or else in `folder`.
 
@@ -265,18 +272,31 @@ def image_portions(
     if images is None:
         count = plan.images or _SCENES
         train, measured = (
-            all_of(DrawnImages(SceneImages("token_sr", number, start), "scenes", start))
+            ImageSubset(
+                DrawnImages(SceneImages("token_sr", number, start), "scenes", start),
+                tuple(range(number)),
+                sizes=((SIZE, SIZE),) * number,
+            )
             for number, start in ((count, 0), (plan.held_out, SPLIT_SIZE))
         )
-        return Portions(train, measured), 0
+        return Portions(train, measured), LeftOut()
     file = folder / MANIFEST if stored is None else stored.store.beside(images.fingerprint, MANIFEST)
     manifest = check_images(images, file)
-    portions = split(images, manifest, held_out=plan.held_out, limit=plan.images, seed=plan.seed)
-    return portions, len(manifest.unreadable)
+    fitting = manifest.only(views.has_quadrants)
+    narrow = len(manifest.readable) - len(fitting.readable)
+    if narrow:
+        found = (
+            f"{narrow} of {len(manifest.readable)} images are too narrow: one row or column of visual tokens"
+        )
+        if len(fitting.readable) < 2:
+            raise UserError(f"{found}; training needs at least two others")
+        log.warning("left out: %s", found)
+    portions = split(images, fitting, held_out=plan.held_out, limit=plan.images, seed=plan.seed)
+    return portions, LeftOut(len(manifest.unreadable), narrow)
 
 
 def stored_features(
-    plan: Plan, outlined: Backbone, processor: Any, prefix_ids_1P: Tensor
+    plan: Plan, outlined: Backbone, processor: Any, prefix_ids_1P: Tensor, views: ViewMaker
 ) -> StoredFeatures | None:
     """Open the folder of features that `data.cache_features` names; None without one.
 
@@ -287,7 +307,7 @@ def stored_features(
         return None
     dtype = outlined.dtype if plan.dtype == "auto" else getattr(torch, plan.dtype)
     store = open_store(plan.cache_features, outlined, processor, prefix_ids_1P, dtype=dtype)
-    return StoredFeatures(store, plan.layers, dtype)
+    return StoredFeatures(store, plan.layers, dtype, views)
 
 
 def load_trunk(plan: Plan, outlined: Backbone, layers: Sequence[int]) -> Backbone:

@@ -28,6 +28,7 @@ class Summary:
         mean_kl_token_sr: over the layers.
         steps: optimizer steps.
         unreadable_images: left out.
+        narrow_images: left out as well, since their grid of visual tokens has no quadrants.
         backbone, revision: folder or hub id, and its commit on the hub.
         token_sr: folder of the modules.
         provenance: command, versions, commit and fingerprints, as `blink.runs.provenance` records them; None for runs of
@@ -43,6 +44,7 @@ class Summary:
     backbone: str
     revision: str | None
     token_sr: str
+    narrow_images: int = 0
     provenance: dict[str, Any] | None = None
 
     @classmethod
