@@ -39,6 +39,7 @@ class Rule:
     Args:
         wrong: ids of samples to answer wrongly.
         silent: ids of samples to answer with nothing.
+        narrow: pictures that are too narrow for Blink.
         fails_at: id of a sample whose batch raises a RuntimeError.
 
     Attributes:
@@ -46,8 +47,13 @@ class Rule:
     """
 
     def __init__(
-        self, wrong: Sequence[str] = (), fails_at: str | None = None, silent: Sequence[str] = ()
+        self,
+        wrong: Sequence[str] = (),
+        fails_at: str | None = None,
+        silent: Sequence[str] = (),
+        narrow: Sequence[tuple[int, int]] = (),
     ) -> None:
+        self.narrow = set(narrow)
         self.wrong = set(wrong)
         self.silent = set(silent)
         self.fails_at = fails_at
@@ -68,6 +74,9 @@ class Rule:
 
     def flops(self, size: tuple[int, int], sample: Sample, answer: Answer, run: int) -> int:
         return 1000
+
+    def without_blink(self, size: tuple[int, int], run: int) -> str | None:
+        return "it is too narrow" if size in self.narrow else None
 
 
 def finish(

@@ -392,7 +392,7 @@ def test_sweep_with_a_mistyped_point_starts_no_job(
         ),
         (("layer=1", "interpolate=maybe"), "interpolate='maybe': expected true or false"),
         (("layer=1", "positions=beside"), "positions='beside': expected one of append, region"),
-        (("method=vanilla", "tau_exp=7"), "tau_exp=7 is not a number in"),
+        (("method=vanilla", "tau_exp=7"), r"tau_exp=7: expected a number in \[0, 1\]"),
         (("method=vanilla", "layer=99"), "layers .99.; this model has decoder layers 0 to 3"),
         (("layer=1", "bench.splits=[often]"), "choose one or more of adversarial"),
         (("layer=1", "model.template=chatml"), "unknown prompt template 'chatml'"),

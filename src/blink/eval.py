@@ -106,6 +106,7 @@ def _run(plan: Plan, rows: Sequence[Row], folder: Path, board: Board, config: di
     from PIL import Image
 
     from blink.evaluation.answerers import load_answerer
+    from blink.evaluation.checks import outlined
     from blink.evaluation.dashboard import Progress, log_result
     from blink.evaluation.example import example, is_picture
     from blink.evaluation.predict import evaluate
@@ -128,14 +129,15 @@ def _run(plan: Plan, rows: Sequence[Row], folder: Path, board: Board, config: di
     if drawn and board.logger is None:
         return result
     backbone = plan.backbone
-    seen = ViewMaker(load_processor(backbone.path, revision=backbone.revision, pad=backbone.pad)).seen
+    processor = load_processor(backbone.path, revision=backbone.revision, pad=backbone.pad)
+    views = ViewMaker(processor, grid=outlined(backbone.path, revision=backbone.revision).grid)
     if not drawn:
-        picture = example(plan.samples, rows, plan.policy, seen)
+        picture = example(plan.samples, rows, plan.policy, views)
         with whole_file(folder / EXAMPLE) as partial:
             picture.save(partial, "png")
     if board.logger is not None:
         with board.spared(), Image.open(folder / EXAMPLE) as shown:
-            log_result(board, result, plan.samples, rows, seen)
+            log_result(board, result, plan.samples, rows, views)
             board.pictures({"predictions/example": shown})
     return result
 

@@ -35,13 +35,22 @@ def write(folder: Path, *rows: Any) -> Path:
 def test_region_holds_the_centre_of_the_box() -> None:
     """Would catch rows for columns, the corner for the centre, and borders that belong to no region."""
     window = (0, 0, 120, 60)
-    assert region_of((0, 0, 10, 10), window, 2) == 0
-    assert region_of((70, 5, 90, 15), window, 2) == 1
-    assert region_of((10, 40, 30, 60), window, 2) == 2
-    assert region_of((50, 20, 90, 50), window, 2) == 3  # spans four regions, centre (70, 35)
-    assert region_of((60, 30, 60.1, 30.1), window, 2) == 3
-    assert region_of((119, 59, 121, 61), window, 3) == 8
-    assert region_of((130, 5, 150, 15), window, 2) is None
+    assert region_of((0, 0, 10, 10), window, 2, (6, 6)) == 0
+    assert region_of((70, 5, 90, 15), window, 2, (6, 6)) == 1
+    assert region_of((10, 40, 30, 60), window, 2, (6, 6)) == 2
+    assert region_of((50, 20, 90, 50), window, 2, (6, 6)) == 3  # spans four regions, centre (70, 35)
+    assert region_of((60, 30, 60.1, 30.1), window, 2, (6, 6)) == 3
+    assert region_of((119, 59, 121, 61), window, 3, (6, 6)) == 8
+    assert region_of((130, 5, 150, 15), window, 2, (6, 6)) is None
+
+
+def test_regions_end_at_the_edges_of_visual_tokens() -> None:
+    """Would catch a region cut at the half: of 3 x 5 cells, two columns (48 pixels) and one row (20) come before the cut."""
+    window = (0, 0, 120, 60)
+    assert region_of((47, 19, 47, 19), window, 2, (3, 5)) == 0
+    assert region_of((49, 19, 49, 19), window, 2, (3, 5)) == 1
+    assert region_of((47, 21, 47, 21), window, 2, (3, 5)) == 2
+    assert region_of((120, 60, 120, 60), window, 2, (3, 5)) == 3
 
 
 def test_box_moves_with_the_padding() -> None:
@@ -51,11 +60,11 @@ def test_box_moves_with_the_padding() -> None:
     sample = Sample(
         "s", "i", "Q?", "", "", lambda: Image.new("RGB", (80, 40)), {"box": [0.0, 0.0, 20.0, 10.0]}
     )
-    shown = as_seen(sample, ViewMaker(processor), 2)
+    shown = as_seen(sample, ViewMaker(processor, grid=(6, 6)), 2)
     assert shown.picture.size == (80, 80)
     assert shown.box == (0, 20, 20, 30)
     assert shown.right == 0
-    wide = as_seen(sample, ViewMaker(processor), 4)
+    wide = as_seen(sample, ViewMaker(processor, grid=(8, 8)), 4)
     assert wide.right == 4  # 25 of 80 pixels down: the second of four rows
 
 
@@ -65,9 +74,9 @@ def test_centre_that_is_cropped_away_has_no_region() -> None:
     processor.image_processor.do_center_crop = True
     processor.image_processor.size = {"shortest_edge": 24}
     sample = Sample("s", "i", "Q?", "", "", lambda: Image.new("RGB", (80, 40)), {"box": [0, 0, 10, 10]})
-    assert as_seen(sample, ViewMaker(processor), 2).right is None
+    assert as_seen(sample, ViewMaker(processor, grid=(6, 6)), 2).right is None
     middle = Sample("s", "i", "Q?", "", "", lambda: Image.new("RGB", (80, 40)), {"box": [45, 5, 50, 10]})
-    assert as_seen(middle, ViewMaker(processor), 2).right == 1
+    assert as_seen(middle, ViewMaker(processor, grid=(6, 6)), 2).right == 1
 
 
 def test_folder_of_questions(folder: Path) -> None:

@@ -7,8 +7,10 @@ import pytest
 from PIL import Image
 
 from blink.evaluation.dashboard import Progress, chosen, events, log_result, thumbnail
+from blink.model.views import ViewMaker
 from blink.runs.loggers import wandb_logger
 from blink.runs.style import VERMILLION
+from tests import models
 from tests.finished_runs import Rule, finish, read_rows, samples
 from tests.offline_runs import closed_runs
 
@@ -26,8 +28,9 @@ def test_a_finished_run_as_w_and_b_gets_it(tmp_path: Path) -> None:
     progress = Progress(board, seconds=0)
     progress(rows[:6])
     progress(rows[:12])
+    views = ViewMaker(models.processor(models.llava(grid=6, layers=1)), grid=(6, 6))
     low, _ = result.intervals["f1"] or ()
-    log_result(board, result, asked, rows, lambda picture: picture.resize((80, 80)))
+    log_result(board, result, asked, rows, views)
     board.close()
 
     [run] = closed_runs(tmp_path, 1)
@@ -43,6 +46,7 @@ def test_a_finished_run_as_w_and_b_gets_it(tmp_path: Path) -> None:
     assert run.column("intervals/f1_low") == [pytest.approx(low)]
     assert run.column("scores/expanded_percent") == [50]
     assert run.column("scores/empty_percent") == run.column("scores/unread_percent") == [0]
+    assert run.column("scores/without_blink_percent") == [0]
     assert run.column("cost/gflops_per_question") == [pytest.approx(1e-6)]
     assert run.column("cost/answer_tokens_per_question") == [2]
     assert [
@@ -108,3 +112,8 @@ def test_a_thumbnail_shows_the_region_that_was_expanded() -> None:
     colour = tuple(int(VERMILLION[at : at + 2], 16) for at in (1, 3, 5))
     assert small.getpixel((99, 25)) == colour  # upper right
     assert small.getpixel((0, 75)) == (0, 0, 0)  # lower left
+    uneven = thumbnail(
+        picture, found, 2, 100, (3, 5)
+    )  # of 3 rows one lies above the cut, of 5 columns two to its left
+    assert uneven.getpixel((99, 20)) == uneven.getpixel((41, 20)) == colour
+    assert uneven.getpixel((99, 50)) == (0, 0, 0)

@@ -10,6 +10,8 @@ from PIL import Image, ImageColor
 from blink.bench import Sample
 from blink.evaluation.example import ACTION_STYLE, event_strip, example, is_picture
 from blink.inference.policy import Event, Policy
+from blink.model.views import ViewMaker
+from tests import models
 
 EVENTS = [Event(2, 0.55, 3, "expand"), Event(3, 0.35, 0, "keep"), Event(4, 0.2, 1, "drop")]
 GROUND = (200, 220, 180)
@@ -40,6 +42,24 @@ def test_one_panel_per_event_with_its_region() -> None:
         want = (column * 100, row * height / 2, column * 100 + 99, (row + 1) * height / 2 - 1)
         assert found == pytest.approx(want, abs=6)
     assert left == 20
+
+
+def test_regions_end_at_the_edges_of_visual_tokens() -> None:
+    """Would catch regions of a grid that p does not divide drawn at the picture's half: of 3 x 5, the first has 1 x 2."""
+    events = [Event(1, 0.5, 0, "expand")]
+    strip = event_strip(Image.new("RGB", (50, 30), GROUND), events, 2, (0.5, 0.4), "question", (3, 5))
+    pixels = np.asarray(strip)
+    left, top, _, _ = extent((pixels == GROUND).all(axis=2))
+    panel = pixels[top : top + 120, left : left + 200]
+    vermillion = (panel == ImageColor.getrgb(ACTION_STYLE["expand"][0])).all(axis=2)
+    assert extent(vermillion) == pytest.approx((0, 0, 2 * 200 / 5 - 1, 120 / 3 - 1), abs=6)
+
+
+@pytest.mark.parametrize("size", [(2, 400), (400, 2)])
+def test_pictures_thin_as_a_line_are_drawn(size: tuple[int, int]) -> None:
+    """Would catch a panel of no pixels, one of 40,000, and an outline that is narrower than its line."""
+    strip = event_strip(Image.new("RGB", size), EVENTS, 2, (0.5, 0.4), "question", (20, 2))
+    assert max(strip.size) < 2000
 
 
 def test_bars_are_as_high_as_ratios() -> None:
@@ -79,14 +99,15 @@ def test_example_is_the_first_answer_that_expanded() -> None:
         for sample, events in zip(samples, (kept, expanded, expanded), strict=True)
     ]
     policy = Policy([1])
+    views = ViewMaker(models.processor(models.llava(grid=6, layers=1)), grid=(6, 6))
 
     def of(number: int, events: list[Event]) -> Image.Image:
         title = f"Question {number}?\nNo (right: yes)"
         return event_strip(Image.new("RGB", (8, 8)), events, 2, policy.thresholds, title)
 
-    assert example(samples, rows, policy, seen=lambda image: image) == of(1, [Event(1, 0.5, 0, "expand")])
+    assert example(samples, rows, policy, views) == of(1, [Event(1, 0.5, 0, "expand")])
     none = [{**row, "events": []} for row in rows]
-    assert example(samples, none, None, seen=lambda image: image) == of(0, [])
+    assert example(samples, none, None, views) == of(0, [])
 
 
 @pytest.mark.parametrize("content", [None, b"", b"\0" * 40, "cut"])

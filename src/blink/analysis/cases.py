@@ -23,6 +23,7 @@ from PIL import Image
 
 from blink.bench.base import Sample, check_unique
 from blink.inputs.pictures import Rules
+from blink.model.families import Grid
 from blink.model.views import ViewMaker
 from blink.runs.files import numbered_rows
 from blink.runs.values import UserError, is_number, is_whole
@@ -37,12 +38,14 @@ class Shown(NamedTuple):
 
     Attributes:
         picture: the part of the picture that the backbone sees.
+        grid: (H, W) of the base view's visual tokens.
         box: of what the question is about, in pixels of `picture`; None if unknown.
         right: the region that holds the box's centre; None if unknown or not seen.
     """
 
     sample: Sample
     picture: Image.Image
+    grid: Grid
     box: Box | None
     right: int | None
 
@@ -50,10 +53,12 @@ class Shown(NamedTuple):
 def as_seen(sample: Sample, views: ViewMaker, patches: int) -> Shown:
     """Open a sample's picture, and find the region that its box belongs to."""
     image, box = sample.load_image(), box_of(sample)
+    picture, grid = views.seen(image), views.grid(image.size)
     if box is None:
-        return Shown(sample, views.seen(image), None, None)
+        return Shown(sample, picture, grid, None, None)
     window = views.window(image.size)
-    return Shown(sample, views.seen(image), in_window(box, window), region_of(box, window, patches))
+    right = region_of(box, window, patches, grid)
+    return Shown(sample, picture, grid, in_window(box, window), right)
 
 
 def folder_cases(questions: Path, pictures: Path | None = None, rules: Rules = OWN) -> list[Sample]:
@@ -139,8 +144,10 @@ def in_window(box: Box, window: tuple[int, int, int, int]) -> Box:
     return box[0] - left, box[1] - top, box[2] - left, box[3] - top
 
 
-def region_of(box: Box, window: tuple[int, int, int, int], patches: int) -> int | None:
+def region_of(box: Box, window: tuple[int, int, int, int], patches: int, grid: Grid) -> int | None:
     """The region that holds a box's centre; None where the backbone does not see the centre.
+
+    Regions end at the edges of the grid's cells.
 
     A centre on a border belongs to the region to the right or below; on the window's own edge, to the last one.
 
@@ -148,13 +155,17 @@ def region_of(box: Box, window: tuple[int, int, int, int], patches: int) -> int 
         box: in pixels of the picture.
         window: of `blink.model.views.ViewMaker.window`.
         patches: p of p x p regions.
+        grid: (H, W) of the visual tokens that show the window.
     """
     left, top, right, bottom = window
     x = ((box[0] + box[2]) / 2 - left) / (right - left)
     y = ((box[1] + box[3]) / 2 - top) / (bottom - top)
     if not (0 <= x <= 1 and 0 <= y <= 1):
         return None
-    column, row = (min(int(share * patches), patches - 1) for share in (x, y))
+    row, column = (
+        max(part for part in range(patches) if part * cells // patches <= min(int(share * cells), cells - 1))
+        for share, cells in zip((y, x), grid, strict=True)
+    )
     return row * patches + column
 
 

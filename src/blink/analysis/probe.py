@@ -32,6 +32,7 @@ from blink.inference.run import Run
 from blink.inference.saliency import RowsOfSaliency, focus
 from blink.inference.spans import Spans, prompt_spans
 from blink.model.backbone import Backbone
+from blink.model.families import Grid
 from blink.model.image_inputs import embed_prompt, encode_image, pixel_digests, prompt_inputs, sample_key
 from blink.model.prompts import Template
 
@@ -45,10 +46,12 @@ class PictureAttention(NamedTuple):
     What is missing from a sum of 1 lies on system and text, and for LLaVA-NeXT on the tiles.
 
     Attributes:
+        grid: (H, W) of the (base) picture.
         original_V: on the visual tokens of the (base) picture, row-major.
         extension_X: on the living extension, row-major; X is 0 where none lives.
     """
 
+    grid: Grid
     original_V: Tensor
     extension_X: Tensor
 
@@ -106,7 +109,7 @@ class LayerRecord:
     """
 
     layer: int
-    grid: tuple[int, int]
+    grid: Grid
     saliency_V: Tensor
     ratio: float
     region: int
@@ -289,12 +292,12 @@ def _run(
 def _picture_attention(spans: Spans, row_bN: Tensor) -> list[PictureAttention]:
     """Split each row of attention into its parts on picture and extension."""
     original = {
-        row: row_V
-        for rows, _, row_gV in on_picture(row_bN, spans)
+        row: (grid, row_V)
+        for rows, grid, row_gV in on_picture(row_bN, spans)
         for row, row_V in zip(rows, row_gV.cpu(), strict=True)
     }
     extension_bX = spans.take_extension(row_bN[:, :, None])[:, :, 0].cpu()
-    return [PictureAttention(original[row], extension_X) for row, extension_X in enumerate(extension_bX)]
+    return [PictureAttention(*original[row], extension_X) for row, extension_X in enumerate(extension_bX)]
 
 
 def _shares(row_N: Tensor, spans: Spans) -> Shares:

@@ -46,6 +46,7 @@ def make_row(
     tokens: int,
     events: Sequence[Event] = (),
     flops: int | None = None,
+    without_blink: str | None = None,
 ) -> Row:
     """Return the row of a sample and the response to it, marked.
 
@@ -54,6 +55,7 @@ def make_row(
         tokens: how many were generated, the closing one included.
         events: Blink's decisions at the prompt, in layer order; none for vanilla.
         flops: of the question answered alone; None if they were not counted.
+        without_blink: why the backbone alone answered, although a policy was asked for, in words; None if it did not.
     """
     row: Row = {
         "id": sample.id,
@@ -69,8 +71,9 @@ def make_row(
         {"layer": event.layer, "ratio": round(event.ratio, 6), "region": event.region, "action": event.action}
         for event in events
     ]
-    given = {"answer": mark.answer, "correct": mark.correct}
-    return {**row, **given, "tokens": tokens, "flops": flops, "events": written}
+    given: Row = {"answer": mark.answer, "correct": mark.correct}
+    given |= {"tokens": tokens, "flops": flops, "events": written}
+    return {**row, **given} if without_blink is None else {**row, **given, "without_blink": without_blink}
 
 
 def by_image(rows: Sequence[Row]) -> dict[str, list[Row]]:

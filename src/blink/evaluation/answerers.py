@@ -15,9 +15,11 @@ from blink.evaluation.checks import outlined
 from blink.evaluation.cost import Meter
 from blink.evaluation.plan import Checkpoint, Plan
 from blink.inference.engine import Answer, Engine
+from blink.inference.policy import Policy
 from blink.inference.run import Run
 from blink.model.backbone import Backbone
 from blink.model.checkpoints import load_backbone
+from blink.model.families import Grid
 from blink.model.image_inputs import PictureShapes, prompt_inputs
 from blink.model.prompts import Template
 from blink.runs.values import NotFiniteError
@@ -65,11 +67,13 @@ class BackboneAnswerer:
     ) -> list[list[Answer]]:
         """Answer samples about one picture: for each run, one answer per sample in their order.
 
+        Runs for which the picture is too narrow answer without Blink.
+
         Raises:
             NotFiniteError: nan or infinity among the numbers that an answer follows from; names layer and sample.
         """
         prompts = [self.template.prompt(sample.question) for sample in samples]
-        chosen = [self.runs[run] for run in runs]
+        chosen = [Run() if self.without_blink(image.size, run) else self.runs[run] for run in runs]
         if not self.alone:
             with self._named(image, prompts, samples):
                 return self.engine.answer(image, prompts, chosen, max_new_tokens=self.max_new_tokens)
@@ -81,6 +85,10 @@ class BackboneAnswerer:
     def _alone(self, image: Image.Image, prompt: str, sample: Sample, run: Run) -> Answer:
         with self._named(image, [prompt], [sample]):
             return self.engine.answer_alone(image, prompt, run, max_new_tokens=self.max_new_tokens)
+
+    def without_blink(self, size: tuple[int, int], run: int) -> str | None:
+        """Why a run answers without Blink about pictures of (width, height), in words; None if it does not."""
+        return too_narrow(self.runs[run].policy, self.shapes(size).grid)
 
     @contextmanager
     def _named(self, image: Image.Image, prompts: Sequence[str], samples: Sequence[Sample]) -> Iterator[None]:
@@ -102,6 +110,14 @@ class BackboneAnswerer:
         return self.meters[run](size, prompt, answer.events, len(answer.ids))
 
 
+def too_narrow(policy: Policy | None, grid: Grid) -> str | None:
+    """Say that a picture whose base view has this grid cannot be split as a policy asks; None if it can be."""
+    if policy is None or policy.patches <= min(grid):
+        return None
+    H, W = grid
+    return f"the {H} x {W} grid of visual tokens cannot be split into {policy.patches} x {policy.patches} regions"
+
+
 @torch.inference_mode()
 def first_not_finite(backbone: Backbone, image: Image.Image, prompt: str) -> int | str:
     """Return where the stock model first makes nan or infinity of a prompt: a decoder layer, or another part in words.
@@ -110,8 +126,7 @@ def first_not_finite(backbone: Backbone, image: Image.Image, prompt: str) -> int
     """
     model, decoder = backbone.model, backbone.decoder
     parts: dict[nn.Module, int | str] = {
-        backbone.core.vision_tower: "vision tower",
-        backbone.core.multi_modal_projector: "projector",
+        **{part: _in_words(name) for name, part in backbone.core.named_children() if part is not decoder},
         decoder.embed_tokens: "embeddings",
         **{layer: number for number, layer in enumerate(decoder.layers)},
         decoder.norm: "final norm",
@@ -137,6 +152,11 @@ def first_not_finite(backbone: Backbone, image: Image.Image, prompt: str) -> int
         for hook in hooks:
             hook.remove()
     return found[0] if found else "TokenSR modules, since the backbone alone is finite"
+
+
+def _in_words(name: str) -> str:
+    """A part of a model: "vision tower", "projector"."""
+    return name.removeprefix("multi_modal_").replace("_", " ")
 
 
 def load_answerer(plans: Sequence[Plan]) -> BackboneAnswerer:

@@ -25,6 +25,9 @@ from blink.runs.values import UserError
 UNREAD = "empty / unread"
 """Heading of how many responses are empty, and from how many the scorer reads nothing, so that its default counts."""
 
+WITHOUT_BLINK = "answered without Blink"
+"""Heading of how many questions a policy could not be used on: their pictures are too narrow for its regions."""
+
 _SIDE_BY_SIDE = 4
 """How many runs fit beside each other on a screen."""
 
@@ -154,9 +157,15 @@ def score_table(runs: Sequence[FinishedRun]) -> Table:
             table.add_column(_heading(result, name), justify="right")
         table.add_column("expanded", justify="right")
         table.add_column(UNREAD, justify="right")
+        narrow = any(run.result.without_blink for run in runs)
+        if narrow:
+            table.add_column(WITHOUT_BLINK, justify="right")
         for run in runs:
             scores = (_score(run, name) for name in names)
-            table.add_row(run.label, *scores, _percent(run.result.expanded), run.result.unread_responses)
+            more = [f"{run.result.without_blink or 0:,}"] if narrow else []
+            table.add_row(
+                run.label, *scores, _percent(run.result.expanded), run.result.unread_responses, *more
+            )
         return table
     table = Table("", title=title, caption=caption, min_width=len(title))
     for run in runs:
@@ -165,6 +174,8 @@ def score_table(runs: Sequence[FinishedRun]) -> Table:
         table.add_row(_heading(result, name), *(_score(run, name) for run in runs))
     if any(run.result.expanded is not None for run in runs):
         table.add_row("expanded", *(_percent(run.result.expanded) for run in runs))
+    if any(run.result.without_blink for run in runs):
+        table.add_row(WITHOUT_BLINK, *(f"{run.result.without_blink or 0:,}" for run in runs))
     unread = (UNREAD, lambda run: run.result.unread_responses)
     for name, cell in (unread, ("questions/s", _rate), ("GFLOP per question, alone", _gigaflops)):
         cells = [cell(run) for run in runs]

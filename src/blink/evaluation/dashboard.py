@@ -4,7 +4,7 @@ All but the progress follows from a finished run's files, so it can be logged at
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from operator import itemgetter
 from typing import Any
@@ -14,6 +14,9 @@ from PIL import Image, ImageDraw, ImageFont
 
 from blink.bench.base import Row, Sample
 from blink.evaluation.scores import Result, expanded_share
+from blink.model.families import Grid
+from blink.model.token_sr import region_frame
+from blink.model.views import ViewMaker
 from blink.runs.board import Axis, Board
 from blink.runs.style import VERMILLION
 
@@ -89,14 +92,14 @@ def log_result(
     result: Result,
     samples: Sequence[Sample],
     rows: Sequence[Row],
-    seen: Callable[[Image.Image], Image.Image],
+    views: ViewMaker,
 ) -> None:
     """Log scores, costs, events and some predictions of a finished run.
 
     Args:
         result: the content of its `scores.json`.
         samples, rows: of the run, in the same order.
-        seen: from a picture to the part of it that the backbone saw.
+        views: what the backbone saw of a picture.
     """
     board.numbers(scores(result))
     board.numbers(cost(result, rows))
@@ -116,13 +119,13 @@ def log_result(
         board.table(
             "predictions/table",
             _COLUMNS,
-            _predictions(samples, rows, patches, seen, board.table_rows, board.table_pixels),
+            _predictions(samples, rows, patches, views, board.table_rows, board.table_pixels),
         )
 
 
 def scores(result: Result) -> dict[str, float | None]:
     """All metrics; the main one under a name that all benchmarks share, too; intervals of the headline metrics; shares of
-    responses that are empty, and from which the scorer reads nothing."""
+    responses that are empty, from which the scorer reads nothing, and that came without Blink."""
     found: dict[str, float | None] = {f"scores/{name}": value for name, value in result.metrics.items()}
     for name in result.headline:
         low, high = result.intervals[name] or (None, None)
@@ -130,7 +133,7 @@ def scores(result: Result) -> dict[str, float | None]:
     main = next(iter(result.headline), None)
     if main is not None:
         found["scores/main"] = result.metrics[main]
-    unread = {"empty": result.empty, "unread": result.unread}
+    unread = {"empty": result.empty, "unread": result.unread, "without_blink": result.without_blink}
     shares = {name: None if count is None else 100 * count / result.n for name, count in unread.items()}
     return found | {
         "scores/expanded_percent": result.expanded_percent,
@@ -187,13 +190,18 @@ def chosen(rows: Sequence[Row], most: int) -> list[int]:
 
 
 def thumbnail(
-    picture: Image.Image, row_events: Sequence[Mapping[str, Any]], patches: int, pixels: int
+    picture: Image.Image,
+    row_events: Sequence[Mapping[str, Any]],
+    patches: int,
+    pixels: int,
+    grid: Grid | None = None,
 ) -> Image.Image:
     """The picture made small, the regions that were expanded outlined, with their layers.
 
     Args:
-        picture: the square that the backbone saw.
+        picture: the part that the backbone saw.
         pixels: of its longer side at most.
+        grid: (H, W) of the visual tokens; None draws equal regions.
     """
     small = picture.convert("RGB")
     small.thumbnail((pixels, pixels))
@@ -204,9 +212,8 @@ def thumbnail(
         if event["action"] == "expand":
             by_region.setdefault(event["region"], []).append(event["layer"])
     for region, layers in by_region.items():
-        y, x = divmod(region, patches)
-        left, top = x * small.width / patches, y * small.height / patches
-        box = (left, top, left + small.width / patches - 1, top + small.height / patches - 1)
+        left, top, width, height = region_frame(region, patches, grid, small.size)
+        box = (left, top, max(left, left + width - 1), max(top, top + height - 1))
         pen.rectangle(box, outline="white", width=4)
         pen.rectangle(box, outline=VERMILLION, width=2)
         text = ",".join(map(str, layers))
@@ -218,21 +225,24 @@ def _predictions(
     samples: Sequence[Sample],
     rows: Sequence[Row],
     patches: int,
-    seen: Callable[[Image.Image], Image.Image],
+    views: ViewMaker,
     most: int,
     pixels: int,
 ) -> Iterator[list[Any]]:
     """Rows of the table; a picture that several of them ask about is read once."""
     for _, indices in groupby(chosen(rows, most), key=lambda i: samples[i].image):
         picture: Image.Image | None = None
+        grid: Grid | None = None
         for i in indices:
-            picture = picture or seen(samples[i].load_image())
+            if picture is None:
+                image = samples[i].load_image()
+                picture, grid = views.seen(image), views.grid(image.size)
             row = rows[i]
             found = row["events"]
             expanded = [event["layer"] for event in found if event["action"] == "expand"]
             yield [
                 row["id"],
-                thumbnail(picture, found, patches, pixels),
+                thumbnail(picture, found, patches, pixels, grid),
                 row["question"],
                 row["response"],
                 str(row["label"]),

@@ -4,7 +4,7 @@ Drawn with Pillow in some milliseconds: a sweep of a hundred jobs leaves a hundr
 """
 
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
@@ -13,6 +13,9 @@ from PIL import Image, ImageDraw, ImageFont
 
 from blink.bench import Row, Sample
 from blink.inference.policy import Event, Policy
+from blink.model.families import Grid
+from blink.model.token_sr import region_frame
+from blink.model.views import ViewMaker
 from blink.runs.style import BLACK, BLUE, GREY, VERMILLION, font_file
 
 ACTION_STYLE = {"expand": (VERMILLION, (1, 0)), "keep": (BLUE, (10, 6)), "drop": (BLACK, (3, 5))}
@@ -26,23 +29,38 @@ _BARS, _NAMES = 150, 170
 
 
 def event_strip(
-    image: Image.Image, events: Sequence[Event], patches: int, thresholds: tuple[float, float], title: str
+    image: Image.Image,
+    events: Sequence[Event],
+    patches: int,
+    thresholds: tuple[float, float],
+    title: str,
+    grid: Grid | None = None,
 ) -> Image.Image:
     """One answer: the picture once per scanned layer with the region acted on, and the ratio per layer below.
 
     Args:
-        image: the square that the backbone saw.
+        image: the part of the picture that the backbone saw.
         events: of one sample, in layer order; may be empty.
         patches: p; regions are the cells of p x p, row-major.
         thresholds: (tau_exp, tau_drop) as applied, that is, scaled to p.
         title: question and answer.
+        grid: (H, W) of the visual tokens; None draws equal regions.
     """
     columns = max(1, len(events))
     width = max(520, 2 * _MARGIN + columns * (_PANEL + _GAP) + _NAMES)
     lines = [part for line in title.splitlines() for part in textwrap.wrap(line, width // 10) or [""]]
     top = _MARGIN + len(lines) * _LINE + 8
     pictures = top + 2 * _LINE + 4
-    small = image.convert("RGB").resize((_PANEL, _PANEL * image.height // image.width or 1))
+    width_over_height = image.width / image.height
+    size = (
+        (_PANEL, int(_PANEL / width_over_height))
+        if width_over_height > 0.5
+        else (
+            int(2 * _PANEL * width_over_height),
+            2 * _PANEL,
+        )
+    )
+    small = image.convert("RGB").resize((max(1, size[0]), max(1, size[1])))
     bars = pictures + small.height + _GAP
     strip = Image.new("RGB", (width, bars + _BARS + 2 * _LINE + _MARGIN if events else bars), "white")
     draw = ImageDraw.Draw(strip)
@@ -58,10 +76,8 @@ def event_strip(
         colour, dash = ACTION_STYLE[event.action]
         _write(draw, (left, top), f"layer {event.layer}", 16, colour)
         _write(draw, (left, top + _LINE), event.action, 16, colour)
-        row, column = divmod(event.region, patches)
-        side_x, side_y = _PANEL / patches, small.height / patches
-        corner = (left + column * side_x, pictures + row * side_y)
-        _outline(draw, corner, (side_x, side_y), colour, dash)
+        x, y, across, down = region_frame(event.region, patches, grid, small.size)
+        _outline(draw, (left + x, pictures + y), (across, down), colour, dash)
     _draw_ratios(draw, (_MARGIN, bars), events, patches, thresholds)
     return strip
 
@@ -70,20 +86,22 @@ def example(
     samples: Sequence[Sample],
     rows: Sequence[Row],
     policy: Policy | None,
-    seen: Callable[[Image.Image], Image.Image],
+    views: ViewMaker,
 ) -> Image.Image:
     """One answer of an evaluation: the first that expanded, else the first.
 
     Args:
         rows: one per sample, in their order.
-        seen: from a picture to the part of it that the backbone saw.
+        views: what the backbone saw of a picture.
     """
     chosen = next((n for n, row in enumerate(rows) if _expanded(row)), 0)
     sample, row = samples[chosen], rows[chosen]
     used = policy or Policy(layers=[0])  # without events nothing of it is drawn
     title = f"{row['question'].splitlines()[0]}\n{row['response']} (right: {row['label']})"
     events = [Event(**event) for event in row["events"]]
-    return event_strip(seen(sample.load_image()), events, used.patches, used.thresholds, title)
+    image = sample.load_image()
+    grid = views.grid(image.size)
+    return event_strip(views.seen(image), events, used.patches, used.thresholds, title, grid)
 
 
 def _draw_ratios(
@@ -135,9 +153,9 @@ def _outline(
 ) -> None:
     """A dashed rectangle on a white one, inside the given area, so that it shows on light and dark grounds."""
     (left, top), (width, height) = corner, size
-    right, bottom = left + width - 1, top + height - 1
+    right, bottom = max(left, left + width - 1), max(top, top + height - 1)
     draw.rectangle((left, top, right, bottom), outline="white", width=6)
-    left, top, right, bottom = left + 3, top + 3, right - 3, bottom - 3
+    left, top, right, bottom = left + 3, top + 3, max(left + 3, right - 3), max(top + 3, bottom - 3)
     around = [(left, top), (right, top), (right, bottom), (left, bottom), (left, top)]
     for start, end in pairwise(around):
         _dashes(draw, start, end, colour, dash, 4)

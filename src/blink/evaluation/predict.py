@@ -45,6 +45,10 @@ class Answerer(Protocol):
         """FLOPs of a question answered alone, about a picture of (width, height); None if not counted."""
         ...
 
+    def without_blink(self, size: tuple[int, int], run: int) -> str | None:
+        """Why a run answers without Blink about pictures of (width, height), in words; None if it does not."""
+        ...
+
 
 class Evaluated(NamedTuple):
     """A finished evaluation: the content of its `scores.json`, and its rows, judged if need be."""
@@ -214,6 +218,7 @@ def _rows(
                 tokens=len(answer.ids),
                 events=answer.events,
                 flops=answerer.flops(image.size, sample, answer, run),
+                without_blink=answerer.without_blink(image.size, run),
             )
             for sample, answer in zip(batch, answers, strict=True)
         ]

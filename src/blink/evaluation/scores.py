@@ -75,6 +75,8 @@ class Result(Setup):
         headline: metrics that tables show, the main one first.
         expanded: share of rows with at least one expansion, in [0, 1]; None for rows without events.
         events: scanned layer -> action -> number of rows; None for rows without events.
+        without_blink: number of rows that the backbone alone answered although a policy was asked for, as where a picture
+            is too narrow for its regions; None in results of earlier versions.
         flops: of all questions, each answered alone; None if some were not counted.
         seconds: that answering took; loading the model is left out.
         questions_per_second: of those that were timed.
@@ -96,6 +98,7 @@ class Result(Setup):
     unread_as: str | None = None
     expanded: float | None
     events: Mapping[str, Mapping[str, int]] | None
+    without_blink: int | None = None
     flops: int | None = None
     seconds: float | None = None
     questions_per_second: float | None = None
@@ -173,6 +176,7 @@ _OF_A_RUN = (
     *_OF_ROWS,
     "expanded",
     "events",
+    "without_blink",
     *_OF_COST,
     "provenance",
 )
@@ -185,6 +189,7 @@ _OF_A_FILE = (
     "warnings",
     "expanded",
     "events",
+    "without_blink",
     "provenance",
 )
 """Keys of a result as they follow each other in its file."""
@@ -207,9 +212,11 @@ def score_rows(
     edition = edition or benchmark.editions.get(found.n)
     unknown = [] if edition else [_unknown_edition(benchmark, found.n)]
     traced = all("events" in row for row in rows)
+    narrow = [row["without_blink"] for row in rows if row.get("without_blink")]
+    spared = [_without_blink(narrow, found.n)] if narrow else []
     of_setup = {each.name: getattr(setup, each.name) for each in fields(Setup)}
     return Result(
-        **of_setup | {"warnings": [*setup.warnings, *unknown, *found.warnings]},
+        **of_setup | {"warnings": [*setup.warnings, *unknown, *spared, *found.warnings]},
         benchmark=benchmark.name,
         version=benchmark.version,
         edition=edition,
@@ -227,6 +234,7 @@ def score_rows(
         headline=[name for name in benchmark.headline if name in found.metrics],
         expanded=expanded_share(rows) if traced else None,
         events=events_per_layer(rows) if traced else None,
+        without_blink=len(narrow),
         **more,
     )
 
@@ -342,6 +350,14 @@ def score_file(benchmark: Benchmark, completed: Completed, path: Path) -> Result
     except KeyError as missing:
         raise UserError(f"some rows lack {missing}, which {benchmark.name} needs") from missing
     return replace(result, warnings=[*result.warnings, *completed.warnings])
+
+
+def _without_blink(reasons: Sequence[str], rows: int) -> str:
+    """Return the warning for questions that were answered without Blink."""
+    return (
+        f"answered without Blink: {len(reasons):,} of {rows:,} questions, whose pictures are too narrow (the first: "
+        f"{reasons[0]})"
+    )
 
 
 def _unknown_edition(benchmark: Benchmark, rows: int) -> str:

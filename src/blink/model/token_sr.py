@@ -104,6 +104,20 @@ def region_box(region: int, patches: int, grid: tuple[int, int]) -> Box:
     return Box(top, left, bottom - top, right - left)
 
 
+def region_frame(
+    region: int, patches: int, grid: tuple[int, int] | None, size: tuple[float, float] = (1.0, 1.0)
+) -> tuple[float, float, float, float]:
+    """Where a region lies in a picture that shows the whole grid: left, top, width and height.
+
+    Args:
+        grid: (H, W), at the edges of whose cells regions end; None: all regions are equal.
+        size: (width, height) of the picture; the default gives fractions.
+    """
+    H, W = grid = grid or (patches, patches)
+    box, (width, height) = region_box(region, patches, grid), size
+    return box.left * width / W, box.top * height / H, box.width * width / W, box.height * height / H
+
+
 def cut_region(visual_BdHW: Tensor, region: int, patches: int) -> Tensor:
     """Cut one of the p x p regions out of each sample: [B, d, h, w].
 

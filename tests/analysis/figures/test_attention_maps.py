@@ -15,7 +15,7 @@ from tests.analysis.figures.conftest import questions, saved
 
 def test_attention_maps(prober: Prober, backbone: Backbone, tmp_path: Path) -> None:
     """Would catch maps of the wrong sample or transposed, and a figure that does not draw."""
-    shown = [as_seen(sample, ViewMaker(backbone.processor), 2) for sample in questions(2)]
+    shown = [as_seen(sample, ViewMaker(backbone.processor, grid=(6, 6)), 2) for sample in questions(2)]
     cases = attention_maps.measure(prober, shown, [1, 3], 2)
     one = cases[1][1]
     blocks = one.attention_HW.reshape(2, 3, 2, 3).sum(axis=(1, 3)).reshape(-1)

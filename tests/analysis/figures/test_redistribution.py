@@ -29,7 +29,7 @@ def test_entropy_of_known_spreads() -> None:
 
 def test_redistribution(prober: Prober, backbone: Backbone, tmp_path: Path) -> None:
     """Would catch an extension that dies, methods that are the same, and the original's numbers for the extension's."""
-    shown = [as_seen(sample, ViewMaker(backbone.processor), 2) for sample in questions()]
+    shown = [as_seen(sample, ViewMaker(backbone.processor, grid=(6, 6)), 2) for sample in questions()]
     torch.manual_seed(0)
     found = redistribution.measure(prober, shown, 1, 2, modules={1: TokenSR(32)}, keep_maps=1)
     assert found.layers == [1, 2, 3]
@@ -50,12 +50,12 @@ def test_redistribution(prober: Prober, backbone: Backbone, tmp_path: Path) -> N
     assert len(case_table(shown[:1], found)) == 9
     with look():
         saved(redistribution_drawings.draw(found, "title"), tmp_path)
-        saved(redistribution_drawings.draw_cases(shown[:1], found, [2, 3], (6, 6), "title"), tmp_path)
+        saved(redistribution_drawings.draw_cases(shown[:1], found, [2, 3], "title"), tmp_path)
 
 
 def test_positions_reach_the_extension(prober: Prober, backbone: Backbone) -> None:
     """Would catch a setting that changes nothing, and one that changes the backbone as it is."""
-    shown = [as_seen(sample, ViewMaker(backbone.processor), 2) for sample in questions(2)]
+    shown = [as_seen(sample, ViewMaker(backbone.processor, grid=(6, 6)), 2) for sample in questions(2)]
     appended, refined = (
         redistribution.measure(prober, shown, 1, 2, positions, modules=None, keep_maps=0).spreads
         for positions in ("append", "region")
@@ -68,6 +68,6 @@ def test_positions_reach_the_extension(prober: Prober, backbone: Backbone) -> No
 
 def test_redistribution_without_modules(prober: Prober, backbone: Backbone) -> None:
     """Would catch TokenSR modules needed for interpolation."""
-    shown = [as_seen(sample, ViewMaker(backbone.processor), 2) for sample in questions(2)]
+    shown = [as_seen(sample, ViewMaker(backbone.processor, grid=(6, 6)), 2) for sample in questions(2)]
     found = redistribution.measure(prober, shown, 2, 2, modules=None, keep_maps=0)
     assert list(found.spreads) == ["vanilla", "interp"]

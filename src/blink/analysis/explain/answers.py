@@ -13,6 +13,7 @@ from PIL import Image
 from blink.analysis.cases import Box, as_seen
 from blink.analysis.probe import LayerRecord, record
 from blink.bench import Sample
+from blink.evaluation.answerers import too_narrow
 from blink.evaluation.cost import Meter
 from blink.inference.engine import Engine
 from blink.inference.policy import Event, Policy
@@ -20,6 +21,7 @@ from blink.inference.run import Run
 from blink.model.backbone import Backbone
 from blink.model.image_inputs import PictureShapes, prompt_inputs
 from blink.model.prompts import Template
+from blink.model.token_sr import check_patches
 from blink.model.views import ViewMaker
 
 
@@ -71,7 +73,7 @@ class Explanation:
     Attributes:
         sample: the question.
         backbone: its folder or hub id.
-        grid: (H, W).
+        grid: (H, W) of the picture.
         picture: the part of the picture that the backbone sees.
         box: of what the question is about, in pixels of `picture`; None if unknown.
         patches: p of the p x p regions, of each answer.
@@ -107,29 +109,41 @@ class Explainer:
         self._template = template
         self._backbone = backbone
         self._shapes = PictureShapes(backbone)
-        self._views = ViewMaker(backbone.processor)
+        self._views = ViewMaker(backbone.processor, grid=backbone.grid)
         self._sides = sides
         self._engine = Engine(backbone)
         self._runs = [side.run.resolve(backbone).placed(backbone) for side in sides]
         self._meters = [Meter(backbone, run.policy, run.modules or None, self._shapes) for run in self._runs]
-        first, second = (side.run.policy for side in sides)
-        self._scans = (first or second or Policy.never(), second or first or Policy.never())
 
     def __call__(self, sample: Sample) -> Explanation:
-        """Answer one question both ways, and record every layer of its prompt."""
+        """Answer one question both ways, and record every layer of its prompt.
+
+        A side whose regions the picture is too narrow for answers without Blink, as in an evaluation.
+
+        Raises:
+            ValueError: that holds for both sides.
+        """
         image, prompt = sample.load_image(), self._template.prompt(sample.question)
+        grid = self._shapes(image.size).grid
+        sides, runs = list(self._sides), list(self._runs)
+        for number, run in enumerate(runs):
+            if too_narrow(run.policy, grid):
+                runs[number] = Run()
+                sides[number] = sides[number]._replace(run=Run())
+        scans = _scans(*(run.policy for run in runs))
+        check_patches(max(scan.patches for scan in scans), grid, f"the picture of {sample.id}: ")
         answers = [
             self._engine.answer_alone(image, prompt, run, max_new_tokens=side.max_new_tokens)
-            for side, run in zip(self._sides, self._runs, strict=True)
+            for side, run in zip(sides, runs, strict=True)
         ]
         inputs = prompt_inputs(self._backbone, [image], [prompt])
         firsts = list(dict.fromkeys(answer.ids[0] for answer in answers))
         both = []
         for number, answer in enumerate(answers):
-            layers = record(self._backbone, inputs, self._runs[number], self._scans[number], firsts)
+            layers = record(self._backbone, inputs, runs[number], scans[number], firsts)
             both.append(
                 Answered(
-                    self._sides[number],
+                    sides[number],
                     list(answer.ids),
                     answer.text.strip(),
                     answer.events,
@@ -138,13 +152,13 @@ class Explainer:
                     self._meters[number](image.size, prompt, answer.events, len(answer.ids)),
                 )
             )
-        patches = (self._scans[0].patches, self._scans[1].patches)
+        patches = (scans[0].patches, scans[1].patches)
         shown = [as_seen(sample, self._views, p) for p in patches]
         named = {word.token for one in both for layer in one.layers for word in (*layer.words, layer.top)}
         return Explanation(
             sample=sample,
             backbone=self._backbone.name,
-            grid=self._backbone.common_grid,
+            grid=grid,
             picture=shown[0].picture,
             box=shown[0].box,
             patches=patches,
@@ -157,3 +171,8 @@ class Explainer:
         """A token as it reads; one that stands for no text by its own name."""
         text = self._backbone.processor.tokenizer.decode([token]).strip()
         return text or str(self._backbone.processor.tokenizer.convert_ids_to_tokens(token))
+
+
+def _scans(first: Policy | None, second: Policy | None) -> tuple[Policy, Policy]:
+    """Whose saliency and regions are shown on each side: its own policy's, else the other's."""
+    return first or second or Policy.never(), second or first or Policy.never()

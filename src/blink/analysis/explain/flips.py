@@ -20,6 +20,7 @@ from blink.evaluation.rerun import stored_config
 from blink.evaluation.rows import SCORES, resume
 from blink.inference.policy import Event
 from blink.inference.run import Run
+from blink.model.token_sr import region_frame
 from blink.runs.files import short_digest, write_csv, write_text
 from blink.runs.folder import CONFIG_FILE
 from blink.runs.values import DamagedError, UserError
@@ -80,7 +81,8 @@ class Card(NamedTuple):
         events: of each answer, taken alone.
         picture: a thumbnail as a `data:` address.
         shape: the picture's width over its height, as CSS writes it.
-        region: the last one that was expanded, and p of its p x p regions; None if none was.
+        region: where the last one lies that was expanded: left, top, width and height in percent of the picture; None if
+            none was.
     """
 
     flip: Flip
@@ -88,7 +90,7 @@ class Card(NamedTuple):
     events: tuple[Sequence[Event], Sequence[Event]]
     picture: str
     shape: str
-    region: tuple[int, int] | None
+    region: tuple[float, float, float, float] | None
 
     @property
     def actions(self) -> list[str]:
@@ -128,6 +130,7 @@ def find_flips(folders: Sequence[Path], limit: int) -> Flips:
     pairs = list(zip(plans[0].samples, *rows, strict=True))
     scored = [(sample, (a, b)) for sample, a, b in pairs if None not in (a["correct"], b["correct"])]
     flips = [Flip(sample, both) for sample, both in scored if both[0]["correct"] != both[1]["correct"]]
+    flips = [flip for flip in flips if not _without_blink(flip.rows, plans)]
     if not flips:
         raise UserError(
             f"{first.folder} and {second.folder} have the same {len(scored)} questions right: there is no flip to explain"
@@ -163,6 +166,14 @@ def write_pages(flips: Flips, folder: Path) -> list[Path]:
     write_text(folder / INDEX, _index(flips, cards))
     write_csv(folder / TABLE, _table(flips, cards))
     return [folder / INDEX, folder / TABLE]
+
+
+def _without_blink(rows: tuple[Row, Row], plans: tuple[Plan, Plan]) -> bool:
+    """Whether both answers are the backbone's alone, since the picture is too narrow for Blink: what differs is rounding."""
+    narrow = [bool(row.get("without_blink")) for row in rows]
+    return any(narrow) and all(
+        spared or plan.policy is None for spared, plan in zip(narrow, plans, strict=True)
+    )
 
 
 def _plan(run: FinishedRun) -> Plan:
@@ -211,8 +222,14 @@ def _card(flip: Flip, explained: Explanation, address: str) -> Card:
         events=(first.events, second.events),
         picture=data_address(explained.picture, 2 * _THUMBNAIL),
         shape=f"{explained.picture.width} / {explained.picture.height}",
-        region=None if expanded is None else (expanded.region, patches),
+        region=None if expanded is None else _frame(expanded, patches, explained),
     )
+
+
+def _frame(event: Event, patches: int, explained: Explanation) -> tuple[float, float, float, float]:
+    """A region as `Card.region` says it."""
+    left, top, width, height = (100 * part for part in region_frame(event.region, patches, explained.grid))
+    return round(left, 3), round(top, 3), round(width, 3), round(height, 3)
 
 
 def _index(flips: Flips, cards: Sequence[Card]) -> str:

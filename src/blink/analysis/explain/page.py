@@ -68,7 +68,7 @@ def page(
 def page_data(explained: Explanation, correct: Sequence[bool | None] = (None, None)) -> dict[str, Any]:
     """Return all numbers of an explanation as JSON values: what its page shows, and what others may read.
 
-    Regions are row-major; saliency and attention are row-major over the grid; the box is left, top, width and height
+    Regions are row-major, and `cuts` says where their rows and columns end, in fractions; saliency and attention are row-major over the grid; the box is left, top, width and height
     in fractions of the picture.
     """
     picture = explained.picture
@@ -128,6 +128,7 @@ def _answer(explained: Explanation, number: int, correct: bool | None) -> dict[s
         "token_layers": answer.token_layers,
         "flops": answer.flops,
         "patches": explained.patches[number],
+        "cuts": [_cuts(cells, explained.patches[number]) for cells in explained.grid],
         "right": explained.right[number],
         "thresholds": None if policy is None else list(policy.thresholds),
         "schedule": None if policy is None else policy.schedule,
@@ -153,6 +154,11 @@ def _answer(explained: Explanation, number: int, correct: bool | None) -> dict[s
             for one in answer.layers
         ],
     }
+
+
+def _cuts(cells: int, patches: int) -> list[float]:
+    """Where the regions of a side of the grid begin and end, in fractions of it."""
+    return [round(part * cells // patches / cells, 6) for part in range(patches + 1)]
 
 
 def _settings(answer: Answered) -> str:

@@ -27,7 +27,10 @@ from blink.evaluation.plan import Checkpoint, policy_of
 from blink.evaluation.questions import check_pictures
 from blink.inference.run import Run
 from blink.inputs.pictures import ORIENTATIONS, Reading, Rules
+from blink.model.processors import load_processor
 from blink.model.prompts import Template
+from blink.model.token_sr import check_patches
+from blink.model.views import ViewMaker
 from blink.runs.command import plain
 from blink.runs.files import short_digest
 from blink.runs.values import UserError, choice, whole_number
@@ -95,6 +98,10 @@ def _one_question(config: DictConfig, settings: dict[str, Any]) -> OneQuestion:
     layers = tuple(policy.layers)
     token_sr = modules_folder(settings["token_sr"], model["path"], layers) if method["trained"] else None
     check_fit(backbone, policy, token_sr)
+    if backbone.grid is None:
+        views = ViewMaker(load_processor(model["path"], revision=model["revision"]))
+        grid = views.grid(sample.load_image().size)
+        check_patches(policy.patches, grid, f"image={settings['image']}: ")
     if token_sr is not None:
         for warning in training_differs(token_sr, model["path"], template.prefix):
             log.warning("%s", warning)

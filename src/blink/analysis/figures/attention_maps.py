@@ -31,15 +31,14 @@ def measure(
     prober: Prober, shown: Sequence[Shown], layers: Sequence[int], patches: int
 ) -> list[list[LayerMap]]:
     """Probe each sample at each layer."""
-    H, W = prober.backbone.common_grid
     cases = []
     for probed in prober([case.sample for case in shown], layers):
         maps = []
         for layer in layers:
-            attention_V = probed.attention[layer].original_V
-            found = focus(attention_V[None], (H, W), patches)
+            grid, attention_V, _ = probed.attention[layer]
+            found = focus(attention_V[None], grid, patches)
             region = int(found.region_B[0])
-            maps.append(LayerMap(layer, attention_V.view(H, W).numpy(), float(found.ratio_B[0]), region))
+            maps.append(LayerMap(layer, attention_V.view(grid).numpy(), float(found.ratio_B[0]), region))
         cases.append(maps)
     return cases
 
@@ -71,7 +70,7 @@ def draw(shown: Sequence[Shown], cases: Sequence[Sequence[LayerMap]], patches: i
         show_picture(axes_row[0], case.picture, case.box, case.sample.question)
         for axes, one in zip(axes_row[1:], maps, strict=True):
             show_map(axes, case.picture, one.attention_HW, float(one.attention_HW.max()))
-            mark_region(axes, case.picture, one.region, patches, case.right)
+            mark_region(axes, case, one.region, patches)
             axes.set_title(f"layer {one.layer}" if row == 0 else "")
             axes.set_xlabel(f"ratio {one.ratio:.2f}", fontsize="small")
     outlined = f"outlined: hottest of {patches} x {patches} regions"

@@ -63,8 +63,8 @@ def measure(
     """
     ratios, regions = [], []
     for probed in prober(samples, layers):
-        saliency_LV = torch.stack([probed.attention[layer].original_V for layer in layers])
-        found = focus(saliency_LV, prober.backbone.common_grid, patches)
+        attention = [probed.attention[layer] for layer in layers]
+        found = focus(torch.stack([one.original_V for one in attention]), attention[0].grid, patches)
         ratios.append(found.ratio_B.double().numpy())
         regions.append(found.region_B.numpy())
     return Ratios(

@@ -49,7 +49,7 @@ class Subject:
 
     @property
     def views(self) -> ViewMaker:
-        return ViewMaker(self.backbone.processor)
+        return ViewMaker(self.backbone.processor, grid=self.backbone.grid)
 
     def prober(self) -> Prober:
         return Prober(self.backbone, self.template, batch_size=self.batch_size)

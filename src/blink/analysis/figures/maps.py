@@ -7,7 +7,8 @@ from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
 from PIL import Image, ImageOps
 
-from blink.analysis.cases import Box
+from blink.analysis.cases import Box, Shown
+from blink.model.token_sr import region_frame
 from blink.runs.style import BLACK, GREEN, MAP, VERMILLION, bare, outline, plain
 
 MAP_NOTE = "lighter: more attention from the last prompt token (square root)"
@@ -40,30 +41,20 @@ def show_map(axes: Axes, picture: Image.Image, attention_HW: Any, greatest: floa
     bare(axes)
 
 
-def mark_region(axes: Axes, picture: Image.Image, region: int, patches: int, right: int | None) -> None:
+def mark_region(axes: Axes, case: Shown, region: int, patches: int) -> None:
     """Outline a region: solid if it is the right one or none is known to be, dashed if it is another."""
-    small = _small(picture)
-    width, height = small.width / patches, small.height / patches
-    row, column = divmod(region, patches)
+    small = _small(case.picture)
+    left, top, width, height = region_frame(region, patches, case.grid, small.size)
     inset = 0.015 * small.width  # so that the line at the picture's edge is not cut
     outline(
         axes,
-        column * width + inset,
-        row * height + inset,
+        left + inset,
+        top + inset,
         width - 2 * inset,
         height - 2 * inset,
         colour=VERMILLION,
-        dash="-" if right is None or region == right else (0, (3, 2)),
+        dash="-" if case.right in (None, region) else (0, (3, 2)),
     )
-
-
-def crop_region(picture: Image.Image, region: int, patches: int) -> Image.Image:
-    """The part of a picture that a region covers."""
-    row, column = divmod(region, patches)
-    width, height = picture.width / patches, picture.height / patches
-    edges = (column * width, row * height, (column + 1) * width, (row + 1) * height)
-    left, top, right, bottom = (round(edge) for edge in edges)
-    return picture.crop((left, top, max(right, left + 1), max(bottom, top + 1)))
 
 
 def _small(picture: Image.Image) -> Image.Image:

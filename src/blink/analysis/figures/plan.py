@@ -37,8 +37,10 @@ from blink.evaluation.questions import check_pictures, samples_digest
 from blink.evaluation.rows import SCORES
 from blink.inference.policy import POSITIONS
 from blink.inputs.pictures import Rules
+from blink.model.backbone import Backbone
 from blink.model.token_sr import check_patches
 from blink.model.token_sr_files import check_token_sr, load_token_sr, token_sr_config
+from blink.model.views import ViewMaker
 from blink.runs.command import plain
 from blink.runs.files import short_digest
 from blink.runs.style import Drawn, look
@@ -107,7 +109,8 @@ def _plan_of_backbone(config: DictConfig, settings: Mapping[str, Any]) -> Plan:
     choice("positions", settings["positions"], POSITIONS)
     backbone = outlined(model["path"], revision=model["revision"])
     template = prompt_template(model["path"], model["template"], revision=model["revision"])
-    check_patches(settings["patches"], backbone.common_grid)
+    if backbone.grid is not None:  # else it is each picture's
+        check_patches(settings["patches"], backbone.grid)
     kind = BACKBONE_FIGURES[figure["name"]]
     token_sr = None
     if kind.needs_modules(figure):
@@ -129,18 +132,39 @@ def _plan_of_backbone(config: DictConfig, settings: Mapping[str, Any]) -> Plan:
     }
 
     def subject() -> Subject:
+        loaded = load_checkpoint(Checkpoint.of(model))
+        wide = _wide_enough(samples, loaded, settings["patches"]) if kind.reads_questions else samples
         return Subject(
-            backbone=load_checkpoint(Checkpoint.of(model)),
+            backbone=loaded,
             template=template,
-            samples=samples,
+            samples=wide,
             patches=settings["patches"],
             positions=settings["positions"],
             modules=load_token_sr(token_sr, layers=layers) if token_sr else {},
             batch_size=settings["batch_size"],
-            about=f"{model['path']}, {data}, {len(samples)} question{'s' * (len(samples) > 1)}",
+            about=f"{model['path']}, {data}, {len(wide)} question{'s' * (len(wide) > 1)}",
         )
 
     return Plan(inputs, partial(_draw, drawing, subject))
+
+
+def _wide_enough(samples: list[Sample], backbone: Backbone, patches: int) -> list[Sample]:
+    """Leave out questions about pictures that cannot be split into p x p regions, and say how many.
+
+    Raises:
+        ValueError: none is left.
+    """
+    if backbone.grid is not None:
+        return samples
+    views = ViewMaker(backbone.processor)
+    sizes = {sample.image: sample.load_image().size for sample in samples}
+    wide = [sample for sample in samples if min(views.grid(sizes[sample.image])) >= patches]
+    left_out = f"{len(samples) - len(wide)} of {len(samples)} questions: their pictures are too narrow for"
+    if not wide:
+        raise UserError(f"{left_out} {patches} x {patches} regions, and none is left")
+    if len(wide) < len(samples):
+        log.warning("left out %s %d x %d regions", left_out, patches, patches)
+    return wide
 
 
 def _draw(figure: BackboneFigure, subject: Callable[[], Subject]) -> Drawn:

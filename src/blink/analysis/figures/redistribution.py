@@ -2,7 +2,8 @@
 
 The policy is fixed: at that layer the hottest region is always expanded, and nothing is dropped afterwards. Entropy is
 that of the attention within one part (original or extended tokens, scaled to a sum of 1), divided by the logarithm
-of the part's number of tokens: 1 is an even spread, 0 all on one token.
+of the part's number of tokens: 1 is an even spread, 0 all on one token. So, as sums are, it compares between pictures
+of different grids, and quantiles are over all samples; maps are shown of single samples alone.
 
 Axes: N samples, L layers from the expansion on, R = p x p regions.
 """
@@ -99,7 +100,7 @@ def measure(
             attention = [probed.attention[layer] for layer in layers]
             rows.append([_measures(one) for one in attention])
             originals_LV = torch.stack([one.original_V for one in attention])
-            hottest.append(focus(originals_LV, prober.backbone.common_grid, patches).region_B.numpy())
+            hottest.append(focus(originals_LV, attention[0].grid, patches).region_B.numpy())
             expanded.append(-1 if run.policy is None else probed.events[0].region)
             maps += [probed.attention] if number < keep_maps else []
         values_NLM = np.array(rows, dtype=np.float64)

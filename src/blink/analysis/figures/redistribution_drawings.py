@@ -15,7 +15,7 @@ from blink.analysis.figures.base import (
     ids_setting,
     layers_setting,
 )
-from blink.analysis.figures.maps import MAP_NOTE, crop_region, mark_region, show_map, show_picture
+from blink.analysis.figures.maps import MAP_NOTE, mark_region, show_map, show_picture
 from blink.analysis.figures.redistribution import (
     METHODS,
     Redistribution,
@@ -26,7 +26,9 @@ from blink.analysis.figures.redistribution import (
 )
 from blink.bench.statistics import Floats
 from blink.evaluation.presets import layer_study
+from blink.model.token_sr import region_box
 from blink.model.token_sr_files import TokenSRConfig
+from blink.model.views import cut_picture
 from blink.runs.style import BLACK, GREY, Drawn, Line, plain
 from blink.runs.values import UserError, flag, whole_number
 
@@ -70,7 +72,6 @@ def draw_cases(
     shown: Sequence[Shown],
     found: Redistribution,
     layers: Sequence[int],
-    grid: tuple[int, int],
     title: str,
 ) -> Figure:
     """Per case one row for TokenSR, one for interpolation; per layer the maps of both parts in one colour scale.
@@ -78,7 +79,6 @@ def draw_cases(
     Args:
         shown: the first samples of `found`, as many as it kept maps of.
         layers: some of `found.layers`.
-        grid: (H, W) of the visual tokens.
     """
     methods = [name for name in ("token_sr", "interp") if name in found.spreads]
     figure = Figure(
@@ -92,21 +92,20 @@ def draw_cases(
             spread = found.spreads[name]
             region = int(spread.expanded_N[number])
             show_picture(axes_row[0], case.picture, case.box, case.sample.question if offset == 0 else "")
-            mark_region(axes_row[0], case.picture, region, found.patches, case.right)
+            mark_region(axes_row[0], case, region, found.patches)
+            expanded = cut_picture(case.picture, region_box(region, found.patches, case.grid), case.grid)
             axes_row[0].set_ylabel(METHODS[name].label)
             for column, layer in enumerate(layers):
                 one = spread.maps[number][layer]
                 parts = (
                     ("original", case.picture, one.original_V),
-                    ("extension", crop_region(case.picture, region, found.patches), one.extension_X),
+                    ("extension", expanded, one.extension_X),
                 )
                 greatest = max(float(part.max()) for _, _, part in parts)
                 for axes, (part, picture, attention) in zip(
                     axes_row[1 + 2 * column : 3 + 2 * column], parts, strict=True
                 ):
-                    show_map(
-                        axes, picture, attention.view(_grid(attention.numel(), grid, found.patches)), greatest
-                    )
+                    show_map(axes, picture, attention.view(one.grid), greatest)
                     axes.set_title(f"layer {layer}\n{part}" if number == offset == 0 else "")
                     axes.set_xlabel(
                         f"{100 * float(attention.sum()):.1f} %\nentropy {normalised_entropy(attention):.2f}",
@@ -160,12 +159,6 @@ def _draw_comparison(axes: Any, found: Redistribution) -> None:
     axes.plot([], [], "o", color=BLACK, markerfacecolor="white", label="more evenly spread")
     axes.set_title("samples (%) whose extension, against the original, has", fontsize="small", pad=18)
     axes.legend(loc="lower center", bbox_to_anchor=(0.5, 0.98), ncols=2)
-
-
-def _grid(tokens: int, grid: tuple[int, int], patches: int) -> tuple[int, int]:
-    """Rows and columns of an extension: the whole grid, or one region's where it is not resized."""
-    H, W = grid
-    return grid if tokens == H * W else (H // patches, W // patches)
 
 
 @dataclass(frozen=True)
@@ -227,7 +220,7 @@ class RedistributionFigure(BackboneFigure):
         )
         figures = {
             "redistribution": draw(found, title),
-            "redistribution_cases": draw_cases(singles, found, self.show, prober.backbone.common_grid, title),
+            "redistribution_cases": draw_cases(singles, found, self.show, title),
         }
         numbers = {
             "layer": self.layer,

@@ -188,7 +188,17 @@ def _record(job: Job, keys: Sequence[str]) -> dict[str, Any]:
     for name, value in result.metrics.items():
         low, high = result.intervals[name] or (math.nan, math.nan)
         record |= {name: round(value, 4), f"{name}_low": round(low, 4), f"{name}_high": round(high, 4)}
-    costs = ("n", "images", "empty", "unread", "expanded", "flops", "seconds", "peak_memory_mb")
+    costs = (
+        "n",
+        "images",
+        "empty",
+        "unread",
+        "expanded",
+        "without_blink",
+        "flops",
+        "seconds",
+        "peak_memory_mb",
+    )
     record |= {name: getattr(result, name) for name in costs}
     made_with = software(result.provenance) if result.provenance else None
     return record | {"made_with": made_with, "folder": str(job.run.folder)}

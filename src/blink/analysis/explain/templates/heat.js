@@ -42,7 +42,9 @@ function outline(svg, [left, top, width, height], stroke, dash, thick, kind) {
   svg.append(make("rect", {...place, ...common, stroke, "stroke-width": thick, "stroke-dasharray": dash, "data-kind": kind}));
 }
 
-function cell(region, patches) {
-  const side = 100 / patches;
-  return [(region % patches) * side, Math.floor(region / patches) * side, side, side];
+// Regions end at the edges of visual tokens: `cuts` are those of their rows and of their columns, in fractions.
+function cell(region, {patches, cuts: [rows, columns]}) {
+  const row = Math.floor(region / patches), column = region % patches;
+  const [top, bottom, left, right] = [rows[row], rows[row + 1], columns[column], columns[column + 1]].map((cut) => 100 * cut);
+  return [left, top, right - left, bottom - top];
 }

@@ -71,14 +71,14 @@ function show() {
 function mark(svg, answer, one, withBox) {
   svg.replaceChildren();
   for (let n = 1; n < answer.patches; n++) {
-    const at = 100 * n / answer.patches;
-    for (const line of [{x1: at, x2: at, y1: 0, y2: 100}, {x1: 0, x2: 100, y1: at, y2: at}])
+    const [y, x] = answer.cuts.map((cuts) => 100 * cuts[n]);
+    for (const line of [{x1: x, x2: x, y1: 0, y2: 100}, {x1: 0, x2: 100, y1: y, y2: y}])
       svg.append(make("line", {...line, stroke: "#fff", "stroke-opacity": 0.75, "stroke-width": 1, "vector-effect": "non-scaling-stroke"}));
   }
   if (withBox && data.box) outline(svg, data.box.map((edge) => 100 * edge), COLOURS.right, "", 2, "box");
   const action = one.action || "none";
   const region = one.action ? one.acted : one.region;
-  outline(svg, cell(region, answer.patches), COLOURS[action] || "#5a6069", DASHES[action] ?? "1 3", 3, "region");
+  outline(svg, cell(region, answer), COLOURS[action] || "#5a6069", DASHES[action] ?? "1 3", 3, "region");
   svg.lastChild.dataset.region = region;
   svg.lastChild.dataset.action = action;
 }
@@ -105,12 +105,13 @@ function showExtension(answer, one) {
     find("extension-caption").textContent = "Attention on the extension.";
     return;
   }
-  const [birth, region] = living, p = answer.patches;
-  const rows = one.extended.length === H * W ? H : H / p, columns = one.extended.length / rows;
+  const [birth, region] = living, [left, top, width, height] = cell(region, answer);
+  const rows = one.extended.length === H * W ? H : Math.round(H * height / 100), columns = one.extended.length / rows;
   const image = crop.firstElementChild;
-  image.style.width = image.style.height = `${100 * p}%`;
-  image.style.left = `${-100 * (region % p)}%`;
-  image.style.top = `${-100 * Math.floor(region / p)}%`;
+  image.style.width = `${1e4 / width}%`;
+  image.style.height = `${1e4 / height}%`;
+  image.style.left = `${-100 * left / width}%`;
+  image.style.top = `${-100 * top / height}%`;
   paint(heat, one.extended, rows, columns, true);
   find("extension-caption").textContent =
     `Attention on the extension: ${rows} x ${columns} tokens of region ${region}, made at layer ${birth}.`;
@@ -147,7 +148,7 @@ function showStrip(answer) {
     strip.replaceChildren(...answer.layers.map((one) => {
       const canvas = make("canvas"), svg = make("svg", {viewBox: "0 0 100 100", preserveAspectRatio: "none"});
       paint(canvas, one.saliency, H, W);
-      const action = one.action || "none", [x, y, width, height] = cell(one.action ? one.acted : one.region, answer.patches);
+      const action = one.action || "none", [x, y, width, height] = cell(one.action ? one.acted : one.region, answer);
       svg.append(make("rect", {x: x + 3, y: y + 3, width: width - 6, height: height - 6, fill: "none", stroke: "#fff", "stroke-width": 2,
         "stroke-dasharray": DASHES[action] ?? "1 3", "vector-effect": "non-scaling-stroke"}));
       const map = make("span", {class: "map", style: `aspect-ratio:${data.picture.width}/${data.picture.height}`}, [canvas, svg]);
