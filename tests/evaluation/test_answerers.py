@@ -11,7 +11,7 @@ from blink.evaluation.answerers import BackboneAnswerer
 from blink.inference.engine import Answer
 from blink.model.backbone import Backbone
 from blink.model.checkpoints import load_backbone
-from blink.model.prompts import TEMPLATES
+from blink.model.prompts import TEMPLATES, conversation
 from blink.runs.values import NotFiniteError
 from tests import models
 
@@ -87,6 +87,37 @@ def test_shared_and_one_by_one_are_the_same(backbone: Backbone) -> None:
 
 
 @pytest.mark.parametrize("alone", [False, True])
+def test_a_picture_too_narrow_is_answered_without_blink(alone: bool) -> None:
+    """Catches a sweep that one picture ends, runs of other splits that are spared with it, and costs of what was not done.
+
+    A picture of 24 x 96 pixels gives 12 x 3 visual tokens, which 3 x 3 regions split and 4 x 4 do not.
+    """
+    model = models.family("qwen2_vl", layers=3)
+    backbone = Backbone(model, models.processor(model))
+    policies = [None, Policy([1], 0, 0, patches=3), Policy([1], 0, 0, patches=4)]
+    runs = [Run(policy) for policy in policies]
+    answerer = BackboneAnswerer(
+        backbone, conversation(backbone.processor), runs, max_new_tokens=4, alone=alone
+    )
+    narrow, asked_two = models.picture(1, (24, 96)), [sample(0), sample(1)]
+    stock, three, four = answerer.answer(narrow, asked_two, [0, 1, 2])
+    assert [answerer.without_blink(narrow.size, run) for run in range(3)] == [
+        None,
+        None,
+        "the 12 x 3 grid of visual tokens cannot be split into 4 x 4 regions",
+    ]
+    assert four == stock
+    assert [len(answer.events) for answer in (*three, *four)] == [1, 1, 0, 0]
+    costs = [
+        answerer.flops(narrow.size, sample(0), answers[0], run) for run, answers in ((0, stock), (2, four))
+    ]
+    assert costs[0] == costs[1]
+    wide = models.picture(1)
+    assert answerer.without_blink(wide.size, 2) is None
+    assert [len(answer.events) for answer in answerer.answer(wide, asked_two, [2])[0]] == [1, 1]
+
+
+@pytest.mark.parametrize("alone", [False, True])
 def test_without_policy_it_is_stock_generate(alone: bool, backbone: Backbone) -> None:
     """Catches a prompt, a decoding or a cut of the answer that differs from the plain library calls."""
     inputs = backbone.processor(
@@ -157,6 +188,23 @@ def test_the_part_that_is_not_finite_is_named(part: str, alone: bool, backbone: 
         asked(answerer, [sample(2), sample(1)], [0])
     hooks = [hook for module in backbone.model.modules() for hook in module._forward_hooks.values()]
     assert not any("first_not_finite" in hook.__qualname__ for hook in hooks)
+
+
+@pytest.mark.parametrize("name", ["qwen2_5_vl", "smolvlm", "internvl"])
+def test_parts_of_other_families_are_named(name: str) -> None:
+    """Catches a search for the damaged part that knows the names of LLaVA's alone."""
+    model = models.family(name, layers=2)
+    backbone = Backbone(model, models.processor(model))
+    part, words = {
+        "qwen2_5_vl": ("visual", "visual"),
+        "smolvlm": ("connector", "connector"),
+        "internvl": ("multi_modal_projector", "projector"),
+    }[name]
+    for weight in getattr(model.model, part).parameters():
+        weight.data.view(-1)[:8] = float("nan")
+    answerer = BackboneAnswerer(backbone, conversation(backbone.processor), [Run()], max_new_tokens=2)
+    with pytest.raises(NotFiniteError, match=f"^{words}, question 0: "):
+        asked(answerer, [sample(0)], [0])
 
 
 @pytest.mark.parametrize("alone", [False, True])

@@ -100,6 +100,17 @@ def test_tables_say_what_fell_to_the_default(folders: tuple[Path, Path], tmp_pat
     assert (record["first_unread"], record["second_unread"]) == (0, 2)
 
 
+def test_tables_say_what_was_answered_without_blink(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    """Catches scores of Blink, a part of which the backbone alone made, and a heading where there is nothing to say."""
+    finish(tmp_path / "n", Rule(narrow=[(4, 4)]), samples(), method="interp")
+    runs = [read_run(folders[0]), read_run(tmp_path / "n")]
+    for shown in (text(score_table(runs)), text(score_table(runs * 3))):
+        cells = [line.strip("│ ").split("│") for line in shown.splitlines()]
+        found = [row[-1].strip() for row in cells if row[0].strip() in ("answered without Blink", "interp")]
+        assert set(found) == {"24"}
+    assert "without Blink" not in text(score_table(runs[:1]))
+
+
 def test_results_of_earlier_versions_can_be_shown(folders: tuple[Path, Path]) -> None:
     """Catches a zero for what was not counted, and a result that cannot be read any more."""
     path = folders[0] / "scores.json"

@@ -3,6 +3,7 @@
 import json
 import signal
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -71,6 +72,23 @@ def test_exception_stops_the_run_and_says_where(tmp_path: Path) -> None:
     assert not (tmp_path / "scores.json").exists()
     finish(tmp_path, Rule(), asked)
     assert len(read_rows(tmp_path)) == 24
+
+
+def test_pictures_too_narrow_are_counted(tmp_path: Path) -> None:
+    """Catches questions that were answered without Blink and look like the others: in rows, scores and warnings."""
+    asked = [
+        replace(sample, open_image=lambda: Image.new("RGB", (1, 99)))
+        if sample.image == "picture1"
+        else sample
+        for sample in samples()
+    ]
+    result = finish(tmp_path, Rule(narrow=[(1, 99)]), asked)
+    reasons = [row.get("without_blink") for row in read_rows(tmp_path)]
+    assert reasons == [None] * 6 + ["it is too narrow"] * 6 + [None] * 12
+    assert result.without_blink == json.loads((tmp_path / "scores.json").read_text())["without_blink"] == 6
+    said = "answered without Blink: 6 of 24 questions, whose pictures are too narrow (the first: it is too narrow)"
+    assert said in result.warnings
+    assert finish(tmp_path / "wide", Rule(), samples()).without_blink == 0
 
 
 def test_row_keeps_response_answer_and_events(tmp_path: Path) -> None:
