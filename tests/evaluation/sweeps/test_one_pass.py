@@ -195,6 +195,6 @@ def test_mistake_in_one_job_answers_none(
     arguments: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Would catch a traceback, or half of a sweep answered before its mistake is found."""
-    with pytest.raises(SystemExit, match=r"error: tau_exp=2 is not a number in \[0, 1\]"):
+    with pytest.raises(SystemExit, match=r"error: tau_exp=2: expected a number in \[0, 1\]"):
         command(monkeypatch, tmp_path, *arguments, "method=interp", "layer=1", "tau_exp=0.3,2")
     assert not (tmp_path / "outputs" / "eval").exists()
