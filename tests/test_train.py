@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -18,15 +19,17 @@ from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 
 from blink import load_token_sr
-from blink.runs.command import CONF_DIR
+from blink.runs.command import CONF_DIR, one_line_errors
 from blink.runs.folder import run_name
-from blink.train import main
+from blink.train import main, train
 from blink.training.images import local_images
 from blink.training.manifest import changed_since, check_images
 from blink.training.module import TokenSRTraining
+from blink.training.report import Summary
 from tests import models
 from tests.crash import kills
 from tests.processes import python
+from tests.training.conftest import planned
 from tests.training_runs import common, folder_of, run, same_weights
 
 pytestmark = [
@@ -374,3 +377,107 @@ def test_newer_pictures_of_a_finished_run_are_told(tmp_path: Path) -> None:
     shutil.rmtree(path.parent)
     assert not changed_since(manifest, [path.parent])
     assert not changed_since(manifest, [])
+
+
+def test_a_finished_run_that_lost_a_file_makes_it_anew(llava_folder: Path, pictures: Path) -> None:
+    """Would catch a run that is called done without its modules, dies of its own summary, or is trained again."""
+    arguments = [*common(llava_folder, pictures), "layer=1"]
+    folder = folder_of(*arguments)
+    first = run(*arguments)
+    shutil.copytree(folder / "token_sr", "before")
+    (folder / "summary.json").write_bytes(b"")
+    ended = command(*arguments)
+    assert ended.returncode == 0, ended.stderr
+    said = " ".join(ended.stdout.split())
+    assert re.search(r"summary\.json is damaged: .*; it is made anew", said)
+    assert "all steps are done" in said
+    again = Summary.read(folder)
+    assert (again.layers, again.steps) == (first.layers, 11)
+    shutil.rmtree(folder / "token_sr")
+    ended = command(*arguments)
+    assert ended.returncode == 0, ended.stderr
+    said = " ".join(ended.stdout.split())
+    assert "token_sr lacks config.json, layer_01.safetensors, or they are damaged: made anew" in said
+    assert "all steps are done" in said
+    same_weights(folder / "token_sr", Path("before"))
+
+
+def test_a_trial_keeps_nothing(llava_folder: Path, pictures: Path) -> None:
+    """Would catch fast_dev_run that leaves a run which is returned as done from then on."""
+    arguments = [*common(llava_folder, pictures), "layer=1", "+trainer.fast_dev_run=2"]
+    for _ in range(2):
+        with one_line_errors():
+            assert train(planned(*arguments), arguments) is None
+        folder = folder_of(*arguments)
+        assert not {"summary.json", "token_sr", "checkpoints"} & {path.name for path in folder.iterdir()}
+
+
+def test_a_run_without_steps_is_not_done(llava_folder: Path, pictures: Path) -> None:
+    """Would catch a time limit that ends a run before its first step, and a summary of random weights."""
+    arguments = [*common(llava_folder, pictures), "layer=1", "+trainer.max_time={seconds:0}"]
+    with pytest.raises(SystemExit, match="no optimizer step was made"):
+        run(*arguments)
+    assert not (folder_of(*arguments) / "summary.json").exists()
+
+
+EARLY = [
+    "callbacks=early_stopping",
+    "callbacks.early_stopping.patience=2",
+    "callbacks.early_stopping.min_delta=10",
+    "trainer.val_check_interval=2",
+    "checkpoint_every=2",
+]
+"""Every second step is measured, and nothing improves by ten nats: the run ends at the third measure, after step 6."""
+
+
+def test_callbacks_of_the_user_run(llava_folder: Path, pictures: Path) -> None:
+    """Would catch a group of callbacks that is accepted and not read, and one that sees each measure too late."""
+    overrides = [*common(llava_folder, pictures), "layer=1", *EARLY]
+    assert run(*overrides).steps == 6
+    assert [path.name for path in folder_of(*overrides).glob("checkpoints/*")] == ["step-6.ckpt"]
+
+
+@pytest.mark.parametrize("step", [3, 4, 5, 7])
+def test_a_killed_run_stops_early_where_it_would_have(
+    step: int, llava_folder: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Would catch a resume that leaves out a measure a callback counts, or that trains on after the run had ended.
+
+    A kill in "step 7" is one in the last measuring, once training has ended early.
+    """
+    overrides = [*common(llava_folder, pictures), "layer=1", *EARLY]
+    whole = run(*overrides, "outputs=whole")
+    stock = TokenSRTraining.training_step, TokenSRTraining.validation_step
+
+    def dying(method: Any) -> Any:
+        def call(self: TokenSRTraining, *arguments: Any) -> Any:
+            last = self.trainer.state.fn == "validate"
+            if last if step == 7 else self.trainer.global_step == step - 1:
+                raise RuntimeError("killed")
+            return method(self, *arguments)
+
+        return call
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TokenSRTraining, "training_step", dying(stock[0]))
+        patch.setattr(TokenSRTraining, "validation_step", dying(stock[1]))
+        with pytest.raises(RuntimeError, match="killed"):
+            run(*overrides)
+    again = run(*overrides)
+    assert (again.steps, again.layers) == (whole.steps, whole.layers)
+    same_weights(
+        folder_of(*overrides) / "token_sr", folder_of(*overrides, outputs=Path("whole")) / "token_sr"
+    )
+
+
+def test_callbacks_of_a_folder_of_the_user(llava_folder: Path, pictures: Path, tmp_path: Path) -> None:
+    """Would catch configs of callbacks that only this project may add, and a name among them that is refused."""
+    (tmp_path / "mine" / "callbacks").mkdir(parents=True)
+    (tmp_path / "mine" / "callbacks" / "short.yaml").write_text(
+        "timer:\n  _target_: lightning.pytorch.callbacks.Timer\n  duration: '00:00:00:00'\n"
+    )
+    arguments = [*common(llava_folder, pictures), "layer=1", f"hydra.searchpath=[file://{tmp_path / 'mine'}]"]
+    ended = command(*arguments, "callbacks=short")
+    assert (ended.returncode, "no optimizer step was made" in ended.stderr) == (2, True), ended.stderr
+    misspelt = command(*arguments, "callbacks=shrt")
+    assert "callbacks=shrt: there is no such option (did you mean short" in misspelt.stderr

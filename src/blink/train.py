@@ -217,17 +217,26 @@ def _finished(plan: Plan, overrides: list[str], given: Path | None) -> Summary |
     """Return the summary of this very run if it is done already."""
     from blink.inputs.pictures import Rules
     from blink.training.manifest import MANIFEST, changed_since
-    from blink.training.report import SUMMARY, Summary
+    from blink.training.report import SUMMARY, Summary, damaged_modules
 
     folder = run_folder(plan.outputs, "train", overrides, given)
     if plan.fresh or not (folder / SUMMARY).exists():
         return None
     # refuses if the config is another one
     open_run(plan.outputs, "train", overrides, plan.config, given=given)
+    try:
+        summary = Summary.read(folder)
+    except UserError as error:
+        log.warning("%s; it is made anew", error)
+        return None
+    damaged = damaged_modules(folder / TOKEN_SR, plan.layers)
+    if damaged:
+        log.warning("%s lacks %s, or they are damaged: made anew", folder / TOKEN_SR, ", ".join(damaged))
+        return None
     log.info("this run is done (fresh=true starts a new one)")
     if changed_since(folder / MANIFEST, plan.roots, Rules.of(plan.config["data"], scaled=True)):
         log.warning("files of data.root are newer than this run, which is returned as it was")
-    return Summary.read(folder)
+    return summary
 
 
 if __name__ == "__main__":

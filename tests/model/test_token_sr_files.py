@@ -1,6 +1,7 @@
 """The folder format of TokenSR modules, and its checks."""
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -245,3 +246,28 @@ def test_layers_of_numpy_are_layers(tmp_path: Path) -> None:
     modules: Any = {np.int64(3): TokenSR(8)}
     save_token_sr(modules, tmp_path, backbone="b", steps=7)
     assert list(load_token_sr(tmp_path, layers=np.array([3]))) == [3]
+
+
+def test_weights_have_the_mode_of_their_neighbours(tmp_path: Path) -> None:
+    """Would catch modules that colleagues on a shared disk may list and not read."""
+    before = os.umask(0o027)
+    try:
+        save_token_sr({3: TokenSR(8)}, tmp_path / "m", backbone="x")
+        (tmp_path / "m" / "neighbour").touch()
+    finally:
+        os.umask(before)
+    assert {path.stat().st_mode & 0o777 for path in (tmp_path / "m").iterdir()} == {0o640}
+
+
+def test_a_full_disk_leaves_the_modules_that_were_there(
+    tmp_path: Path, file_size_limit: Callable[[int], None]
+) -> None:
+    """Would catch the half of a file in place of trained weights."""
+    modules = {3: TokenSR(8)}
+    save_token_sr(modules, tmp_path, backbone="x")
+    file_size_limit(1024)
+    with pytest.raises(OSError, match=r"layer_03\.safetensors"):
+        save_token_sr({3: TokenSR(8)}, tmp_path, backbone="x")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "layer_03.safetensors"]
+    for name, weight in load_token_sr(tmp_path)[3].state_dict().items():
+        torch.testing.assert_close(weight, modules[3].state_dict()[name], rtol=0, atol=0)

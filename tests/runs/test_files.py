@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from blink.runs.files import (
+    make_folder,
     numbered_rows,
     parse_jsonl,
     read_json,
@@ -158,3 +159,14 @@ def test_files_without_text_are_named(tmp_path: Path) -> None:
     for reader in READERS:
         with pytest.raises(UserError, match=f"cannot read {tmp_path}: Is a directory"):
             reader(tmp_path)
+
+
+@pytest.mark.parametrize("place", ["file/folder", "file", "/proc/x"])
+def test_a_folder_that_cannot_be_made_is_a_mistake(place: str, tmp_path: Path) -> None:
+    """Would catch a traceback where a path leads through a file, or to where no folder can be."""
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=f"{place}: no folder can be made there: .*; give another path"):
+        make_folder(tmp_path / place)
+    make_folder(tmp_path / "a" / "b")
+    make_folder(tmp_path / "a" / "b")
+    assert (tmp_path / "a" / "b").is_dir()

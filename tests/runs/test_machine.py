@@ -2,6 +2,7 @@
 
 import os
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -47,3 +48,12 @@ def test_a_failed_job_leaves_no_trace_either(monkeypatch: pytest.MonkeyPatch) ->
     with pytest.raises(RuntimeError), machine.one_job(["layer=2"]):
         raise RuntimeError("failed")
     assert sys.argv == ["train.py", "layer=1,2", "--multirun"]
+
+
+def test_memory_is_that_of_the_container(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Would catch a limit of a container that is not seen, and "max" taken for one."""
+    whole = machine.memory_bytes()
+    assert 2**28 < whole < 2**50
+    limits = {"/sys/fs/cgroup/memory.max": "max", "/sys/fs/cgroup/memory/memory.limit_in_bytes": "1000000"}
+    monkeypatch.setattr(Path, "read_text", lambda self, **_: limits[str(self)])
+    assert machine.memory_bytes() == 1_000_000

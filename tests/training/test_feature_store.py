@@ -1,5 +1,6 @@
 """Features on disk: what counts as there, who may add to them, and what is refused."""
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
@@ -7,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from blink.runs.values import UserError
 from blink.training import feature_store
 from blink.training.feature_store import FeatureStore
 
@@ -144,3 +146,54 @@ def test_too_little_space_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyP
         ValueError, match=r"needs 0.7 kB more for 2 pictures \(0.2 kB for each.*0.7 kB are free"
     ):
         store.check_space(lacking, 2)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("recipe.json", ""), ("recipe.json", "{"), ("pictures.txt", "garbage\n"), ("pictures.txt", "")],
+)
+def test_damaged_lists_are_named(name: str, content: str, tmp_path: Path) -> None:
+    """Would catch a traceback after a power failure, and features that are read for other pictures."""
+    filled(tmp_path / "f", ["a", "b"], (3,))
+    (tmp_path / "f" / name).write_text(content)
+    with pytest.raises(UserError, match=rf"{name}.*; delete .*computed anew") as refused:
+        opened(tmp_path / "f").rows(["a"])
+    assert "\n" not in str(refused.value)
+
+
+def test_emptied_marks_cost_time_and_no_truth(tmp_path: Path) -> None:
+    """Would catch rows that count as stored without a mark."""
+    filled(tmp_path / "f", ["a", "b"], (3,))
+    (tmp_path / "f" / "layer_03.done").write_text("")
+    again = opened(tmp_path / "f")
+    rows = again.rows(["b", "a"])
+    assert again.lacking(rows, (3,)) == {0: (3,), 1: (3,)}
+    again.write(rows[1], "a", {3: row(7)})
+    again.commit()
+    assert again.lacking(rows, (3,)) == {rows[0]: (3,)}
+    read = again.read(rows[1], (3,), torch.float32)[3]
+    torch.testing.assert_close(read, row(7).bfloat16().float(), rtol=0, atol=0)
+
+
+def test_a_folder_goes_on_whose_first_file_was_being_written(tmp_path: Path) -> None:
+    """Would catch a folder that holds "other files": halves of a process that was killed there."""
+    (tmp_path / "f").mkdir()
+    for name in ("recipe.json.12.partial", "pictures.txt.34.partial"):
+        (tmp_path / "f" / name).write_text("{")
+    filled(tmp_path / "f", ["a"], (3,))
+    assert not list((tmp_path / "f").glob("*.partial"))
+
+
+def test_a_full_disk_is_named_and_costs_only_what_was_being_written(
+    tmp_path: Path, file_size_limit: Callable[[int], None]
+) -> None:
+    """Would catch rows marked as whole that the disk did not take, and an error that does not say which disk."""
+    store = filled(tmp_path / "f", ["a"], (3,))
+    rows = store.rows(["a", "b"])
+    store.write(rows[1], "b", {3: row(5)})
+    file_size_limit(store.bytes_of(rows[:1]) + 10)
+    with pytest.raises(OSError, match=r"layer_03\.features"):
+        store.commit()
+    store.close()
+    again = opened(tmp_path / "f")
+    assert again.lacking(rows, (3,)) == {rows[1]: (3,)}

@@ -10,7 +10,7 @@ from PIL import Image
 
 from blink.runs.machine import RANK_VARIABLES
 from blink.training.images import ImageFiles, local_images
-from blink.training.manifest import Manifest, check_images, split
+from blink.training.manifest import Manifest, changed_since, check_images, split
 from tests import models
 from tests.inputs.test_pictures import DEEP
 
@@ -89,6 +89,25 @@ def test_too_large_images_are_left_out(tmp_path: Path) -> None:
     ).unreadable.items()
     assert name.endswith("wide.png")
     assert "900,000,000 once padded to a square" in reason
+
+
+@pytest.mark.parametrize(
+    "damage", ["", "{", "[]", "{}", '"pixels": 5', '"numbers": ["a"]', '"numbers": []', '"unreadable": [1]']
+)
+def test_a_damaged_manifest_is_made_anew(
+    damage: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Would catch a run that never starts again after a power failure, or that trains on what garbage leaves over."""
+    images, file = pictures(tmp_path / "images", 10, 1), tmp_path / "manifest.json"
+    whole = check_images(images, file)
+    content = file.read_text()
+    if damage.startswith('"'):
+        damage = json.dumps(json.loads(content) | json.loads(f"{{{damage}}}"))
+    file.write_text(damage)
+    assert not changed_since(file, [tmp_path / "images"])
+    assert check_images(images, file) == whole
+    assert f"{file} is damaged: the images are checked again" in caplog.text
+    assert file.read_text() == content
 
 
 def test_pixels_tell_changed_from_newer(tmp_path: Path) -> None:

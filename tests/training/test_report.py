@@ -1,13 +1,18 @@
 """The summary of a training run against hand-computed numbers."""
 
 import io
+import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 from rich.console import Console
 
-from blink.training.report import Summary, print_summary, summarise
+from blink.model.token_sr import TokenSR
+from blink.model.token_sr_files import save_token_sr
+from blink.runs.values import UserError
+from blink.training.report import Summary, damaged_modules, print_summary, summarise
 
 METRICS = {
     "held_out/layer_12/kl_interpolation": 0.4,
@@ -49,6 +54,42 @@ def test_a_summary_comes_back_from_its_file(tmp_path: Path) -> None:
     summary = summarise(METRICS, [1, 12], **FACTS)
     summary.write(tmp_path)
     assert Summary.read(tmp_path) == summary
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["", "{", "[]", "{}", "null", json.dumps({**FACTS, "layers": {}, "mean_kl_token_sr": 1.0, "x": 2})],
+)
+def test_a_damaged_summary_is_named(content: str, tmp_path: Path) -> None:
+    """Would catch a traceback, of JSON or of a table, at every start of a run whose last file a power failure emptied."""
+    (tmp_path / "summary.json").write_text(content)
+    with pytest.raises(UserError, match=r"summary\.json is damaged: ") as refused:
+        Summary.read(tmp_path)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("steps", "many"), ("layers", {"12": {"kl_token_sr": 1.0}}), ("token_sr", None)]
+)
+def test_a_summary_with_other_values_is_damaged(name: str, value: Any, tmp_path: Path) -> None:
+    """Would catch values that no version wrote, which end in the middle of the table."""
+    written = asdict(summarise(METRICS, [1, 12], **FACTS)) | {name: value}
+    (tmp_path / "summary.json").write_text(json.dumps(written))
+    with pytest.raises(UserError, match="is damaged"):
+        Summary.read(tmp_path)
+
+
+def test_modules_that_are_gone_or_cut_off_are_found(tmp_path: Path) -> None:
+    """Would catch a run called done whose modules are not there any more."""
+    save_token_sr({layer: TokenSR(8) for layer in (1, 2, 3)}, tmp_path, backbone="x")
+    assert damaged_modules(tmp_path, (1, 2, 3)) == []
+    (tmp_path / "layer_01.safetensors").unlink()
+    whole = (tmp_path / "layer_03.safetensors").read_bytes()
+    (tmp_path / "layer_03.safetensors").write_bytes(whole[:-1])
+    assert damaged_modules(tmp_path, (1, 2, 3)) == ["layer_01.safetensors", "layer_03.safetensors"]
+    (tmp_path / "config.json").write_text("")
+    assert damaged_modules(tmp_path, (2,)) == ["config.json"]
+    assert damaged_modules(tmp_path / "gone", (2,)) == ["config.json", "layer_02.safetensors"]
 
 
 def test_table_fits_a_terminal() -> None:

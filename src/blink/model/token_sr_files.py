@@ -15,12 +15,12 @@ import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from blink.model.fingerprint import files_digest
 from blink.model.token_sr import TokenSR, check_has_layers, check_layer_keys
-from blink.runs.files import read_json, write_json
+from blink.runs.files import make_folder, read_json, whole_file, write_json
 from blink.runs.values import UserError, is_whole
 
 CONFIG = "config.json"
@@ -109,10 +109,12 @@ def save_token_sr(
     except TypeError as error:
         raise UserError(f"what {CONFIG} is to hold is not JSON: {error}") from error
     folder = Path(path)
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     for layer, module in modules.items():
         state = {name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}
-        save_file(state, folder / _weights_name(layer))
+        with whole_file(folder / _weights_name(layer)) as partial:
+            # `save_file` would make a file that only its owner may read
+            partial.write_bytes(save(state))
     write_json(folder / CONFIG, record)
 
 

@@ -70,8 +70,12 @@ class FeatureStore:
                         f"data.cache_features={folder} holds other files ({others[0]}, for instance); give a new folder"
                     )
                 write_json(file, {**notes, **compared})
-            _refuse_other_recipe(folder, read_json(file), compared)
-            self._rows = _Rows(_listed(folder / PICTURES), shape)
+            try:
+                there = read_json(file)
+            except UserError as error:
+                raise UserError(f"{error}; delete {folder}, and its features are computed anew") from error
+            _refuse_other_recipe(folder, there if isinstance(there, dict) else {}, compared)
+            self._rows = self._listed()[1]
 
     def rows(self, identities: Sequence[str], grids: Sequence[tuple[int, int]] | None = None) -> list[int]:
         """Return the row numbers of some pictures; those that are new get the next free ones.
@@ -89,7 +93,7 @@ class FeatureStore:
             lines = [f"{line} {H} {W}" for line, (H, W) in zip(lines, grids, strict=True)]
         file = self.folder / PICTURES
         with self._locked():
-            known = _listed(file)
+            known, _ = self._listed()
             row_of = {int(line[:16], 16): row for row, line in enumerate(known)}
             new = {digest: line for digest, line in zip(wanted, lines, strict=True) if digest not in row_of}
             if new:
@@ -199,6 +203,25 @@ class FeatureStore:
         """Path of another file in the folder, one for each key and name."""
         return self.folder / f"{_digest(key):016x}.{name}"
 
+    def _listed(self) -> "tuple[list[str], _Rows]":
+        """Read the list of pictures, while no other process changes it.
+
+        Raises:
+            UserError: it is damaged, or shorter than the files of features: where rows lie there is not known then.
+        """
+        file = self.folder / PICTURES
+        try:
+            lines = file.read_text(encoding="ascii").splitlines() if file.exists() else []
+            rows = _Rows(lines, self.shape)
+            marked = max((done.stat().st_size // 8 for done in self.folder.glob("layer_*.done")), default=0)
+            if marked > len(lines):
+                raise ValueError(f"it lists {len(lines)} pictures, and there are features of {marked}")
+        except (IndexError, OverflowError, ValueError) as error:
+            raise UserError(
+                f"{file} is damaged: {error}; delete {self.folder}, and its features are computed anew"
+            ) from error
+        return lines, rows
+
     def _path(self, layer: int, ending: str) -> Path:
         return self.folder / f"layer_{layer:02d}.{ending}"
 
@@ -265,10 +288,6 @@ class _Rows:
     def whole_in(self, size: int) -> int:
         """How many rows end within a file of this size."""
         return int(np.searchsorted(self._ends, size, side="right"))
-
-
-def _listed(file: Path) -> list[str]:
-    return file.read_text().splitlines() if file.exists() else []
 
 
 def _refuse_other_recipe(folder: Path, there: Mapping[str, Any], here: Mapping[str, Any]) -> None:

@@ -20,7 +20,7 @@ from blink.inputs.pictures import Notes, Rules, UnreadableImageError
 from blink.runs.files import read_json, write_json
 from blink.runs.machine import is_first_process
 from blink.runs.signals import wait_for_others
-from blink.runs.values import UserError
+from blink.runs.values import UserError, fits
 from blink.training.images import OWN, Images, ImageSubset, local_images
 
 log = logging.getLogger(__name__)
@@ -116,7 +116,10 @@ def changed_since(file: Path, roots: Sequence[Path], rules: Rules = OWN) -> bool
         images = local_images(roots, rules)
     except ValueError:
         return False
-    return images.fingerprint != str(read_json(file)["fingerprint"])
+    try:
+        return bool(images.fingerprint != read_json(file)["fingerprint"])
+    except (KeyError, TypeError, ValueError):
+        return False  # damaged; of a run that is done it serves for nothing else
 
 
 def split(images: Images, manifest: Manifest, *, held_out: int, limit: int | None, seed: int) -> Portions:
@@ -153,13 +156,25 @@ def _kept(file: Path, fingerprint: str) -> _Decoded | None:
     """What an earlier check of the same images found, if there was one."""
     if not file.exists():
         return None
-    report = read_json(file)
-    if report["fingerprint"] != fingerprint or "sizes" not in report:  # which earlier versions did not keep
+    try:
+        report = read_json(file)
+        if report["fingerprint"] != fingerprint or "sizes" not in report:  # which earlier versions did not keep
+            return None
+        numbers, reasons, notes = report["numbers"], report["unreadable"], report.get("notes", [])
+        sound = fits(numbers, list[int]) and fits(reasons, dict[str, str]) and fits(notes, list[str])
+        if not sound or not fits(report["pixels"], str):
+            raise TypeError("values of other types")
+        sizes = [size.split("x") for size in report["sizes"].split()]
+        return _Decoded(
+            unreadable=dict(zip(numbers, reasons.values(), strict=True)),
+            pixels=report["pixels"],
+            sizes=tuple((int(width), int(height)) for width, height in sizes),
+            notes=tuple(notes),
+        )
+    except (AttributeError, KeyError, TypeError, ValueError):
+        if is_first_process():
+            log.warning("%s is damaged: the images are checked again", file)
         return None
-    unreadable = dict(zip(report["numbers"], report["unreadable"].values(), strict=True))
-    numbers = [map(int, size.split("x")) for size in report["sizes"].split()]
-    sizes = tuple((width, height) for width, height in numbers)
-    return _Decoded(unreadable, report["pixels"], sizes, tuple(report.get("notes", ())))
 
 
 def _checked(images: Images) -> _Decoded:

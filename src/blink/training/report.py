@@ -3,19 +3,32 @@
 Knows numbers and names only.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
+from safetensors import SafetensorError, safe_open
 
 from blink.runs.files import read_json, write_json
+from blink.runs.values import UserError, fits
 
 SUMMARY = "summary.json"
 """Written last into a run folder: a run that has it is done."""
+
+
+_SHOWN = (
+    "kl_reduction",
+    *(
+        f"{measure}_{student}"
+        for measure in ("kl", "cosine", "norm_ratio")
+        for student in ("interpolation", "token_sr")
+    ),
+)
+"""Measures of a layer that the table shows."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,12 +62,47 @@ class Summary:
 
     @classmethod
     def read(cls, folder: Path) -> "Summary":
-        """Read the summary of a run that is done."""
-        return cls(**read_json(folder / SUMMARY))
+        """Read the summary of a run that is done.
+
+        Raises:
+            UserError: it is damaged; says what.
+        """
+        file = folder / SUMMARY
+        try:
+            found = read_json(file)
+            if not isinstance(found, dict):
+                raise TypeError("expected a JSON object")
+            summary = cls(**found)
+            for name, kind in get_type_hints(cls).items():
+                if not fits(getattr(summary, name), kind):
+                    raise TypeError(f"{name} is {getattr(summary, name)!r}")
+            if not summary.layers or any(set(_SHOWN) - entry.keys() for entry in summary.layers.values()):
+                raise TypeError("it lacks measures of a layer")
+        except (TypeError, ValueError) as cause:
+            raise UserError(f"{file} is damaged: {cause}") from cause
+        return summary
 
     def write(self, folder: Path) -> None:
         """Write it into a run's folder, which says that the run is done."""
         write_json(folder / SUMMARY, asdict(self))
+
+
+def damaged_modules(folder: Path, layers: Iterable[int]) -> list[str]:
+    """Return the files of a token_sr folder that are missing or cut off, by their headers; no weight is read.
+
+    Without torch, which a run that is done is returned without.
+    """
+    damaged = []
+    for file in (folder / "config.json", *(folder / f"layer_{layer:02d}.safetensors" for layer in layers)):
+        try:
+            if file.suffix == ".json":
+                read_json(file)
+            else:
+                with safe_open(file, framework="numpy"):
+                    pass
+        except (OSError, ValueError, SafetensorError):
+            damaged.append(file.name)
+    return damaged
 
 
 def summarise(metrics: Mapping[str, float], layers: Sequence[int], **facts: Any) -> Summary:
