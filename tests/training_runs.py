@@ -7,6 +7,7 @@ import torch
 from blink import load_token_sr
 from blink.runs.command import one_line_errors
 from blink.runs.folder import run_name
+from blink.runs.lock import lock_scope
 from blink.train import train
 from blink.training.report import Summary
 from tests.training.conftest import planned
@@ -28,7 +29,7 @@ def common(backbone: Path, pictures: Path) -> list[str]:
 
 def run(*overrides: str) -> Summary:
     """`python -m blink.train` in this process."""
-    with one_line_errors():
+    with one_line_errors(), lock_scope():
         summary = train(planned(*overrides), list(overrides))
     assert summary is not None
     return summary

@@ -158,7 +158,9 @@ def _kept(file: Path, fingerprint: str) -> _Decoded | None:
         return None
     try:
         report = read_json(file)
-        if report["fingerprint"] != fingerprint or "sizes" not in report:  # which earlier versions did not keep
+        if (
+            report["fingerprint"] != fingerprint or "sizes" not in report
+        ):  # which earlier versions did not keep
             return None
         numbers, reasons, notes = report["numbers"], report["unreadable"], report.get("notes", [])
         sound = fits(numbers, list[int]) and fits(reasons, dict[str, str]) and fits(notes, list[str])
