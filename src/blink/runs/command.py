@@ -140,7 +140,8 @@ def end(line: str, code: int = MISTAKE) -> NoReturn:
         Ended: always; it is a SystemExit.
     """
     line = " ".join(line.split())
-    print(line, file=sys.stderr, flush=True)
+    with suppress(OSError, ValueError):  # stderr in a file on the full disk, or closed
+        print(line, file=sys.stderr, flush=True)
     raise Ended(line, code)
 
 

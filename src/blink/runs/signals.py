@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -120,7 +120,8 @@ def ending_on_signals() -> Iterator[None]:
         yield
     except Stopped as stopped:
         if is_first_process():
-            print(stopped, file=sys.stderr, flush=True)
+            with suppress(OSError, ValueError):  # a terminal that is gone
+                print(stopped, file=sys.stderr, flush=True)
         else:
             stopped.code = 0  # or a launcher kills the first process, which is about to say so
         raise
