@@ -1,9 +1,13 @@
 """The command as a user gives it: every figure on the tiny backbone and a few scenes, and its refusals."""
 
 import csv
+import importlib
 import json
+import re
+import signal
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -165,3 +169,93 @@ def test_mistakes_are_one_line(
     with pytest.raises(SystemExit, match=f"error: .*{message}"):
         command(monkeypatch, *overrides)
     assert not (working_directory / "outputs").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "target", "before", "after"),
+    [
+        (("figure=attention_ratio",), "blink.analysis.probe.probe", 2, 1),
+        (("figure=redistribution", "figure.cases=1"), "blink.analysis.probe.probe", 5, 4),
+        (
+            ("figure=tokensr", "figure.pictures=2", "figure.cases=1"),
+            "blink.analysis.figures.tokensr.features",
+            1,
+            2,
+        ),
+    ],
+)
+def test_a_figure_goes_on_where_it_was_ended(
+    settings: tuple[str, ...],
+    target: str,
+    before: int,
+    after: int,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Would catch passes that a signal throws away, ones that are done twice, and other numbers for a figure that was ended.
+
+    Five questions at two a batch are three batches, and under three methods nine; two pictures are compared, and one of them
+    is drawn.
+    """
+    settings = (*settings, "scenes.images=2", "samples=5", "batch_size=2")
+    module, _, name = target.rpartition(".")
+    stock, calls = getattr(importlib.import_module(module), name), [0]
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        calls[0] += 1
+        if calls[0] == before:
+            signal.raise_signal(signal.SIGTERM)
+        return stock(*args, **kwargs)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(target, counted)
+        with pytest.raises(SystemExit) as ended:
+            command(patched, *settings)
+        assert ended.value.code == 143
+        said = capsys.readouterr().err
+        assert re.search(
+            r"stopped by SIGTERM: \d of \d (questions are looked at|pictures are compared)", said
+        )
+        assert calls == [before]
+        assert not list(Path("outputs").rglob("*.png"))
+        folder = command(patched, *settings)
+    assert calls[0] == before + after
+    assert not (folder / "parts").exists()
+    monkeypatch.setattr(sys, "argv", ["blink.analyze", *settings, "outputs=whole"])
+    main()
+    [whole] = Path("whole/analyze").iterdir()
+    for path in folder.glob("*.csv"):
+        assert path.read_bytes() == (whole / path.name).read_bytes()
+
+
+@pytest.mark.parametrize("damage", [b"", b"\0\0", b"null", b'{"inputs": 3}', None])
+def test_a_damaged_figure_is_drawn_anew(
+    damage: bytes | None, monkeypatch: pytest.MonkeyPatch, working_directory: Path
+) -> None:
+    """Would catch an empty picture that is given out as the figure, and a traceback for a damaged record of it."""
+    (working_directory / "runs").mkdir()
+    folders = [run(working_directory / "runs", [layer]) for layer in (2, 3)]
+    asked = ("figure=layer_range", f"figure.runs=[{','.join(map(str, folders))}]")
+    folder = command(monkeypatch, *asked)
+    picture, record = folder / "layer_range.png", folder / "inputs.json"
+    whole = picture.read_bytes()
+    if damage is None:
+        picture.write_bytes(b"")
+    else:
+        record.write_bytes(damage)
+    command(monkeypatch, *asked)
+    assert picture.read_bytes() == whole
+    assert json.loads(record.read_text())["files"].keys() >= {"layer_range.png", "layer_range.csv"}
+
+
+def test_limit_takes_the_first_questions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Would catch limit= that is unknown here, or questions drawn from all of the benchmark."""
+    folder = command(monkeypatch, "figure=attention_ratio", "scenes.images=2", "limit=4", "samples=3")
+    looked_at = json.loads((folder / "attention_ratio.json").read_text())["samples"]
+    assert len(looked_at) == 3
+    everything = command(monkeypatch, "figure=attention_ratio", "scenes.images=2", "samples=100", "limit=4")
+    first = json.loads((everything / "attention_ratio.json").read_text())["samples"]
+    assert len(first) == 4
+    assert {sample["id"] for sample in looked_at} < {sample["id"] for sample in first}
+    with pytest.raises(SystemExit, match="limit=0: expected a whole number of at least 1"):
+        command(monkeypatch, "limit=0")

@@ -6,6 +6,7 @@ returned as it is. Heavy imports wait until they are needed, so that `--help` is
 
 import json
 import logging
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,13 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from blink.runs.command import hydra_command, one_line_errors, plain, reject_added_keys
-from blink.runs.files import read_json, write_json
+from blink.runs.files import read_json, short_digest, write_json
 from blink.runs.folder import INPUTS, given_folder, open_run
 from blink.runs.provenance import provenance
+from blink.runs.values import fits
+
+PARTS = "parts"
+"""Folder of what was measured so far, in the run's folder."""
 
 log = logging.getLogger("blink.analyze")  # not __main__, which `python -m` calls it
 
@@ -46,29 +51,43 @@ def main(config: DictConfig) -> None:
         files = drawn_before(folder, plan.inputs)
     record = provenance("analyze", overrides, seed=config.seed, inputs=plan.inputs)
     if files is None:
-        drawn = plan.draw()
+        drawn = plan.draw(folder / PARTS)
         drawn = drawn._replace(numbers={**drawn.numbers, "provenance": record})
         with look():
-            files = save(drawn, config.figure.name, folder)
-    write_json(folder / INPUTS, {"inputs": plan.inputs, "files": files})
+            names = save(drawn, config.figure.name, folder)
+        files = {name: _digest(folder / name) for name in names}
+        write_json(folder / INPUTS, {"inputs": plan.inputs, "files": files})
+        shutil.rmtree(folder / PARTS, ignore_errors=True)
     for file in files:
         print(folder / file)
 
 
-def drawn_before(folder: Path, inputs: Mapping[str, Any]) -> list[str] | None:
-    """The files of a figure that was drawn from the same inputs; None if it has to be drawn."""
+def drawn_before(folder: Path, inputs: Mapping[str, Any]) -> Mapping[str, str | None] | None:
+    """The files of a figure that was drawn from the same inputs, and their digests; None if it has to be drawn."""
     path = folder / INPUTS
     if not path.exists():
         return None
-    before = read_json(path)
-    if before["inputs"] != json.loads(json.dumps(inputs)):
+    try:
+        before = read_json(path)
+        known, files = before["inputs"], before["files"]
+    except (LookupError, TypeError, ValueError):
+        log.warning("%s is damaged: drawing anew", path)
+        return None
+    if known != json.loads(json.dumps(inputs)):
         log.info("drawn before from other inputs: drawing anew")
         return None
-    files: list[str] = before["files"]
-    if not all((folder / file).exists() for file in files):
+    if not fits(files, Mapping[str, str]):
+        return None  # of an earlier version
+    if changed := [name for name in files if _digest(folder / name) != files[name]]:
+        log.info("drawn before, but %s is not as it was: drawing anew", ", ".join(changed))
         return None
     log.info("drawn before: %s", folder)
-    return files
+    return dict(files)
+
+
+def _digest(path: Path) -> str | None:
+    """A hash of a file's content; None if there is no such file."""
+    return short_digest(path.read_bytes()) if path.is_file() else None
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from itertools import combinations
 from pathlib import Path
 
 from blink.runs.command import one_line_errors
+from blink.runs.signals import ending_on_signals
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -19,9 +20,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("folders", nargs="+", type=Path, help="run folders of `python -m blink.eval`")
     folders: list[Path] = parser.parse_args(arguments).folders
-    from blink.evaluation.compare import compare, comparison_table, read_run, score_table, screen
+    with ending_on_signals(), one_line_errors():
+        from blink.evaluation.compare import compare, comparison_table, read_run, score_table, screen
 
-    with one_line_errors():
         runs = [read_run(folder) for folder in folders]
         if len({run.label for run in runs}) < len(runs):
             runs = [run._replace(label=run.folder.name) for run in runs]

@@ -2,6 +2,7 @@
 
 Read from top to bottom: a file imports only from files above it.
 
+    kept.py   pieces of a longer work on disk, so that it goes on after an end in between
     probe.py  runs a prompt and records every layer: attention, saliency, logit lens
     cases.py  questions from a file or a command, with boxes of what they are about
     figures/  the paper's figures

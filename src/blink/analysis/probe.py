@@ -8,8 +8,10 @@ Axes: S columns of a prompt, N columns at one layer, b rows of one stream, V = H
 picture, X tokens of a living extension, d hidden width.
 """
 
+import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -17,6 +19,7 @@ import torch
 from rich.progress import track
 from torch import Tensor
 
+from blink.analysis.kept import Kept, Piece
 from blink.bench import Sample
 from blink.inference.algorithm import (
     Observer,
@@ -35,6 +38,7 @@ from blink.model.backbone import Backbone
 from blink.model.families import Grid
 from blink.model.image_inputs import embed_prompt, encode_image, pixel_digests, prompt_inputs, sample_key
 from blink.model.prompts import Template
+from blink.runs.signals import finishing_first
 
 STOCK = Run()
 """The backbone as it is."""
@@ -158,12 +162,16 @@ class Prober:
         backbone: model and processor.
         template: how a question becomes the prompt.
         batch_size: samples at once.
+        kept: where batches are kept that were probed before, under these settings.
     """
 
-    def __init__(self, backbone: Backbone, template: Template, *, batch_size: int = 16) -> None:
+    def __init__(
+        self, backbone: Backbone, template: Template, *, batch_size: int = 16, kept: Kept | None = None
+    ) -> None:
         self.backbone = backbone
         self.template = template
         self.batch_size = batch_size
+        self.kept = kept or Kept()
 
     def __call__(
         self,
@@ -176,18 +184,55 @@ class Prober:
         """Probe samples one after the other.
 
         Args:
-            label: what the progress bar says.
+            label: what the progress bar says; it tells apart runs that are kept.
+
+        Raises:
+            Stopped: a signal asks for an end; after the batch that was being probed.
         """
         run = run.placed(self.backbone)
         starts = range(0, len(samples), self.batch_size)
         for start in track(starts, label, transient=True):
             batch = samples[start : start + self.batch_size]
-            inputs = prompt_inputs(
-                self.backbone,
-                [sample.load_image() for sample in batch],
-                [self.template.prompt(sample.question) for sample in batch],
+            name = json.dumps([label, list(layers), [sample.id for sample in batch]])
+            with finishing_first() as pending:
+                piece = self.kept.piece(name, partial(self._probed, batch, layers, run))
+                pending.check(f"{start + len(batch):,} of {len(samples):,} questions are looked at ({label})")
+            yield from _unpacked(piece)
+
+    def _probed(self, batch: Sequence[Sample], layers: Collection[int], run: Run) -> Piece:
+        inputs = prompt_inputs(
+            self.backbone,
+            [sample.load_image() for sample in batch],
+            [self.template.prompt(sample.question) for sample in batch],
+        )
+        probed = probe(self.backbone, inputs, layers, run)
+        tensors = {
+            f"{row} {layer} {part}": getattr(attention, part)
+            for row, one in enumerate(probed)
+            for layer, attention in one.attention.items()
+            for part in ("original_V", "extension_X")
+        }
+        notes = [
+            {
+                "grids": {layer: attention.grid for layer, attention in one.attention.items()},
+                "events": [asdict(event) for event in one.events],
+            }
+            for one in probed
+        ]
+        return Piece(tensors, notes)
+
+
+def _unpacked(piece: Piece) -> Iterator[Probed]:
+    for row, notes in enumerate(piece.notes):
+        attention = {
+            int(layer): PictureAttention(
+                grid=(H, W),
+                original_V=piece.tensors[f"{row} {layer} original_V"],
+                extension_X=piece.tensors[f"{row} {layer} extension_X"],
             )
-            yield from probe(self.backbone, inputs, layers, run)
+            for layer, (H, W) in notes["grids"].items()
+        }
+        yield Probed(attention, [Event(**event) for event in notes["events"]])
 
 
 @torch.inference_mode()

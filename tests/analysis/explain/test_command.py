@@ -3,11 +3,14 @@
 import csv
 import json
 import shutil
+import signal
 import sys
 from pathlib import Path
 
 import pytest
 
+from blink.analysis.explain.answers import Explainer, Explanation
+from blink.bench import Sample
 from blink.explain import main
 from tests import models
 from tests.analysis.explain.conftest import OTHER_ANSWER
@@ -174,3 +177,35 @@ def test_a_picture_is_turned_where_that_is_asked(
         command(monkeypatch, *asked)
     with pytest.raises(SystemExit, match="token_sr='nowhere' is neither"):  # all else of the picture fits
         command(monkeypatch, *asked, "exif=apply")
+
+
+def test_pages_go_on_where_they_were_ended(
+    differing_runs: list[Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Would catch pages that a signal throws away or that are made twice, and an index that differs for it."""
+    settings = ("explain=flips", f"runs=[{','.join(map(str, differing_runs))}]")
+    explained: list[str] = []
+
+    def counted(self: Explainer, sample: Sample) -> Explanation:
+        explained.append(sample.id)
+        if len(explained) == 2:
+            signal.raise_signal(signal.SIGINT)
+        return stock(self, sample)
+
+    stock = Explainer.__call__
+    with monkeypatch.context() as patched:
+        patched.setattr(Explainer, "__call__", counted)
+        with pytest.raises(SystemExit) as ended:
+            command(patched, *settings)
+        assert ended.value.code == 130
+        assert "stopped by SIGINT: 2 of 4 pages are written" in capsys.readouterr().err
+        command(patched, *settings)
+    assert len(explained) == len(set(explained)) == 4
+    [folder] = Path("outputs/explain").iterdir()
+    command(monkeypatch, *settings, "outputs=whole")
+    [whole] = Path("whole/explain").iterdir()
+    names = {path.relative_to(whole) for path in whole.rglob("*.html")} | {Path("flips.csv")}
+    assert names == {path.relative_to(folder) for path in folder.rglob("*.html")} | {Path("flips.csv")}
+    for name in names:
+        assert (folder / name).read_bytes() == (whole / name).read_bytes()
+    assert not (folder / "parts").exists()

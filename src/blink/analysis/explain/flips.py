@@ -1,7 +1,9 @@
 """The questions in which two finished evaluations differ: which they are, and an index of their pages."""
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,6 +13,7 @@ from rich.progress import track
 
 from blink.analysis.explain.answers import Explainer, Explanation, Side
 from blink.analysis.explain.page import Links, data_address, page, render
+from blink.analysis.kept import Kept, Piece
 from blink.bench import Row, Sample
 from blink.bench.statistics import McNemar, mcnemar
 from blink.evaluation.answerers import load_checkpoint
@@ -23,6 +26,7 @@ from blink.inference.run import Run
 from blink.model.token_sr import region_frame
 from blink.runs.files import short_digest, write_csv, write_text
 from blink.runs.folder import CONFIG_FILE
+from blink.runs.signals import finishing_first
 from blink.runs.values import DamagedError, UserError
 
 INDEX = "index.html"
@@ -30,6 +34,9 @@ PAGES = "pages"
 TABLE = "flips.csv"
 
 _THUMBNAIL = 112
+
+_PARTS = "parts"
+"""Folder of what the index says of pages that are written, until all are."""
 
 
 class Flip(NamedTuple):
@@ -143,28 +150,29 @@ def find_flips(folders: Sequence[Path], limit: int) -> Flips:
 def write_pages(flips: Flips, folder: Path) -> list[Path]:
     """Answer the chosen questions anew, both ways, and write a page for each and an index; return the files."""
     explainer = Explainer(load_checkpoint(flips.plans[0].backbone), flips.plans[0].template, _sides(flips))
-    shutil.rmtree(folder / PAGES, ignore_errors=True)
-    (folder / PAGES).mkdir(parents=True)
+    kept = Kept(folder / _PARTS, {"runs": flips.inputs, "ids": [flip.sample.id for flip in flips.chosen]})
+    if not kept.begun:
+        shutil.rmtree(folder / PAGES, ignore_errors=True)
+    (folder / PAGES).mkdir(parents=True, exist_ok=True)
     width = max(4, len(str(len(flips.chosen))))
     names = [f"{number:0{width}}.html" for number in range(1, len(flips.chosen) + 1)]
     cards = []
     for number, flip in enumerate(track(flips.chosen, "explaining", transient=True)):
-        explained = explainer(flip.sample)
-        warnings = _differences(flip, explained)
         links = Links(
             before=names[number - 1] if number else None,
             after=names[number + 1] if number + 1 < len(names) else None,
             index=f"../{INDEX}",
         )
-        correct = [
-            row["correct"] if row["response"] == answer.text else None
-            for row, answer in zip(flip.rows, explained.answers, strict=True)
-        ]
-        text = page(explained, correct=correct, links=links, warnings=warnings)
-        write_text(folder / PAGES / names[number], text)
-        cards.append(_card(flip, explained, f"{PAGES}/{names[number]}"))
+        written = partial(_write_page, explainer, flip, links, folder / PAGES / names[number])
+        if not (folder / PAGES / names[number]).is_file():
+            kept.forget(names[number])
+        with finishing_first() as pending:
+            piece = kept.piece(names[number], written)
+            pending.check(f"{number + 1:,} of {len(names):,} pages are written")
+        cards.append(_card(flip, f"{PAGES}/{names[number]}", piece.notes))
     write_text(folder / INDEX, _index(flips, cards))
     write_csv(folder / TABLE, _table(flips, cards))
+    kept.remove()
     return [folder / INDEX, folder / TABLE]
 
 
@@ -173,6 +181,31 @@ def _without_blink(rows: tuple[Row, Row], plans: tuple[Plan, Plan]) -> bool:
     narrow = [bool(row.get("without_blink")) for row in rows]
     return any(narrow) and all(
         spared or plan.policy is None for spared, plan in zip(narrow, plans, strict=True)
+    )
+
+
+def _write_page(explainer: Explainer, flip: Flip, links: Links, path: Path) -> Piece:
+    """Answer a question both ways and write its page; what the index says about it are the piece's notes."""
+    explained = explainer(flip.sample)
+    correct = [
+        row["correct"] if row["response"] == answer.text else None
+        for row, answer in zip(flip.rows, explained.answers, strict=True)
+    ]
+    text = page(explained, correct=correct, links=links, warnings=_differences(flip, explained))
+    write_text(path, text)
+    events = [event for answer in explained.answers for event in answer.events]
+    expanded = next((event for event in reversed(events) if event.action == "expand"), None)
+    patches = next(
+        (p for p, answer in zip(explained.patches, explained.answers, strict=True) if answer.events), 2
+    )
+    return Piece(
+        {},
+        {
+            "events": [[asdict(event) for event in answer.events] for answer in explained.answers],
+            "picture": data_address(explained.picture, 2 * _THUMBNAIL),
+            "shape": f"{explained.picture.width} / {explained.picture.height}",
+            "region": None if expanded is None else _frame(expanded, patches, explained),
+        },
     )
 
 
@@ -209,20 +242,15 @@ def _differences(flip: Flip, explained: Explanation) -> list[str]:
     ]
 
 
-def _card(flip: Flip, explained: Explanation, address: str) -> Card:
-    events = [event for answer in explained.answers for event in answer.events]
-    expanded = next((event for event in reversed(events) if event.action == "expand"), None)
-    patches = next(
-        (p for p, answer in zip(explained.patches, explained.answers, strict=True) if answer.events), 2
-    )
-    first, second = explained.answers
+def _card(flip: Flip, address: str, notes: Mapping[str, Any]) -> Card:
+    first, second = ([Event(**event) for event in events] for events in notes["events"])
     return Card(
         flip,
         address,
-        events=(first.events, second.events),
-        picture=data_address(explained.picture, 2 * _THUMBNAIL),
-        shape=f"{explained.picture.width} / {explained.picture.height}",
-        region=None if expanded is None else _frame(expanded, patches, explained),
+        events=(first, second),
+        picture=notes["picture"],
+        shape=notes["shape"],
+        region=notes["region"] and tuple(notes["region"]),
     )
 
 

@@ -2,12 +2,13 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
 
 from torch import nn
 
 from blink.analysis.cases import Shown, as_seen
+from blink.analysis.kept import Kept
 from blink.analysis.probe import Prober
 from blink.bench import Sample
 from blink.evaluation.presets import layer_study
@@ -36,6 +37,7 @@ class Subject:
         modules: TokenSR by layer; empty where none are needed.
         batch_size: samples at once.
         about: backbone and data in words, for titles.
+        kept: what was measured before, of the same subject.
     """
 
     backbone: Backbone
@@ -46,13 +48,14 @@ class Subject:
     modules: Mapping[int, nn.Module]
     batch_size: int
     about: str
+    kept: Kept = field(default_factory=Kept)
 
     @property
     def views(self) -> ViewMaker:
         return ViewMaker(self.backbone.processor, grid=self.backbone.grid)
 
     def prober(self) -> Prober:
-        return Prober(self.backbone, self.template, batch_size=self.batch_size)
+        return Prober(self.backbone, self.template, batch_size=self.batch_size, kept=self.kept)
 
     def shown(self) -> list[Shown]:
         """All samples as the backbone sees them."""

@@ -21,6 +21,7 @@ from blink.analysis.figures.base import BackboneFigure, Subject, ids_setting, li
 from blink.analysis.figures.points import Point, read_points
 from blink.analysis.figures.redistribution_drawings import RedistributionFigure
 from blink.analysis.figures.tokensr import TokenSRFigure
+from blink.analysis.kept import Kept
 from blink.bench import Sample
 from blink.evaluation.answerers import load_checkpoint
 from blink.evaluation.checks import (
@@ -44,7 +45,7 @@ from blink.model.views import ViewMaker
 from blink.runs.command import plain
 from blink.runs.files import short_digest
 from blink.runs.style import Drawn, look
-from blink.runs.values import UserError, choice, whole_number
+from blink.runs.values import UserError, choice, optional, whole_number
 
 log = logging.getLogger(__name__)
 
@@ -69,11 +70,11 @@ class Plan(NamedTuple):
 
     Attributes:
         inputs: fingerprints of all that it depends on beyond the config.
-        draw: measures and draws it.
+        draw: measures and draws it; keeps what is measured in a folder until all is.
     """
 
     inputs: dict[str, Any]
-    draw: Callable[[], Drawn]
+    draw: Callable[[Path], Drawn]
 
 
 def make_plan(config: DictConfig) -> Plan:
@@ -98,7 +99,7 @@ def _plan_of_runs(config: DictConfig, settings: Mapping[str, Any]) -> Plan:
     files = {
         str(point.run.folder): short_digest((point.run.folder / SCORES).read_bytes()) for point in points
     }
-    return Plan({"runs": files}, lambda: drawn)
+    return Plan({"runs": files}, lambda _: drawn)
 
 
 def _plan_of_backbone(config: DictConfig, settings: Mapping[str, Any]) -> Plan:
@@ -131,7 +132,7 @@ def _plan_of_backbone(config: DictConfig, settings: Mapping[str, Any]) -> Plan:
         **fingerprints(backbone, token_sr),
     }
 
-    def subject() -> Subject:
+    def subject(parts: Path) -> Subject:
         loaded = load_checkpoint(Checkpoint.of(model))
         wide = _wide_enough(samples, loaded, settings["patches"]) if kind.reads_questions else samples
         return Subject(
@@ -143,6 +144,7 @@ def _plan_of_backbone(config: DictConfig, settings: Mapping[str, Any]) -> Plan:
             modules=load_token_sr(token_sr, layers=layers) if token_sr else {},
             batch_size=settings["batch_size"],
             about=f"{model['path']}, {data}, {len(wide)} question{'s' * (len(wide) > 1)}",
+            kept=Kept(parts, inputs),
         )
 
     return Plan(inputs, partial(_draw, drawing, subject))
@@ -167,9 +169,9 @@ def _wide_enough(samples: list[Sample], backbone: Backbone, patches: int) -> lis
     return wide
 
 
-def _draw(figure: BackboneFigure, subject: Callable[[], Subject]) -> Drawn:
+def _draw(figure: BackboneFigure, subject: Callable[[Path], Subject], parts: Path) -> Drawn:
     """Load the backbone, measure and draw."""
-    loaded = subject()
+    loaded = subject(parts)
     started = time.perf_counter()
     with look():
         drawn = figure.draw(loaded)
@@ -186,8 +188,9 @@ def _samples(
         raise UserError("image= and questions= are both given; a figure looks at one or the other")
     if image is None and (settings["question"] is not None or settings["box"] is not None):
         raise UserError("question= and box= go with image=, which is not given")
+    limit = optional(whole_number, "limit", settings["limit"])
     if image is None and questions is None:
-        asked = questions_of(config)
+        asked = questions_of(config, limit)
         data = f"{asked.benchmark.name} ({asked.data})"
         return spread_out(asked.samples, count, seed), data, asked.pictures
     check_data_keys(settings["data"])
@@ -208,5 +211,5 @@ def _samples(
     else:
         folder = None if settings["pictures"] is None else Path(str(settings["pictures"])).expanduser()
         path = Path(str(questions)).expanduser()
-        chosen = spread_out(folder_cases(path, folder, rules), count, seed)
+        chosen = spread_out(folder_cases(path, folder, rules)[:limit], count, seed)
     return chosen, path.name, check_pictures(chosen, rules)

@@ -4,6 +4,8 @@ What a run did is read from its result, not from the command that made it, so ru
 stand together in one figure.
 """
 
+import logging
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -12,10 +14,13 @@ from blink.bench import BENCHMARKS
 from blink.bench.statistics import Estimate
 from blink.evaluation.compare import FinishedRun, compare, read_run
 from blink.evaluation.rows import SCORES
-from blink.evaluation.sweeps.report import read_jobs
+from blink.evaluation.sweeps.report import JOBS, read_jobs
 from blink.inference.policy import Policy
 from blink.runs.values import UserError
 
+log = logging.getLogger(__name__)
+
+_PUT_ASIDE = re.compile(r"\.(old|rerun)\d+(/|$)")
 _MUST_AGREE = ("benchmark", "version", "backbone", "data", "n")
 
 
@@ -35,7 +40,7 @@ def read_points(folders: Sequence[Path], bench: str) -> list[Point]:
     """Read finished runs, each once, in the order given.
 
     Args:
-        folders: of runs or of sweeps.
+        folders: of runs or of sweeps, or that hold such in the folders below, as outputs/eval and outputs/sweeps do.
         bench: of runs of several benchmarks, take those of this one.
 
     Raises:
@@ -47,13 +52,7 @@ def read_points(folders: Sequence[Path], bench: str) -> list[Point]:
         )
     runs: dict[Path, FinishedRun] = {}
     for folder in folders:
-        if (folder / SCORES).is_file():
-            found = [read_run(folder)]
-        elif (folder / "jobs").is_dir():
-            found = [job.run for job in read_jobs(folder)]
-        else:
-            raise UserError(f"{folder} is neither a finished run (no {SCORES}) nor a sweep (no jobs/)")
-        runs |= {run.folder.resolve(): run for run in found}
+        runs |= {run.folder.resolve(): run for run in _runs_of(folder)}
     # a sweep may go over several benchmarks, a figure shows one
     benchmarks = list(dict.fromkeys(run.result.benchmark for run in runs.values()))
     if len(benchmarks) > 1:
@@ -76,6 +75,27 @@ def read_points(folders: Sequence[Path], bench: str) -> list[Point]:
                     "figure needs runs over the same questions and backbone"
                 )
     return points
+
+
+def _runs_of(folder: Path) -> list[FinishedRun]:
+    """The finished run in a folder, those of the sweep in it, or all runs and sweeps in the folders below.
+
+    Of the latter, runs that `fresh=true` put aside and repetitions by `rerun=` are left out.
+    """
+    if (folder / SCORES).is_file():
+        return [read_run(folder)]
+    if (folder / JOBS).is_dir():
+        return [job.run for job in read_jobs(folder)]
+    files = [found for found in sorted(folder.rglob(SCORES)) if found.is_file()]
+    below = [found.parent for found in (*files, *filter(Path.is_dir, sorted(folder.rglob(JOBS))))]
+    chosen = [found for found in below if not _PUT_ASIDE.search("/".join(found.relative_to(folder).parts))]
+    if not chosen:
+        raise UserError(
+            f"{folder} is neither a finished run (no {SCORES}) nor a sweep (no {JOBS}/), and holds none in the folders below"
+        )
+    runs = [run for found in chosen for run in _runs_of(found)]
+    log.info("%s: %d finished runs below", folder, len(runs))
+    return runs
 
 
 def the_method(points: Sequence[Point], method: str | None) -> list[Point]:

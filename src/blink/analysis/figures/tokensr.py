@@ -9,6 +9,7 @@ Axes: B quadrants, d hidden width, H x W grid, L layers.
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -20,11 +21,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from blink.analysis.figures.base import BackboneFigure, Subject, expansion_layer
+from blink.analysis.kept import Kept, Piece
 from blink.bench.statistics import Floats
 from blink.model.backbone import Backbone
 from blink.model.token_sr import placed
 from blink.model.token_sr_files import TokenSRConfig
 from blink.model.views import QUADRANTS, ViewMaker, Views, quadrants
+from blink.runs.signals import finishing_first
 from blink.runs.style import BLACK, INTERP, TOKEN_SR, Drawn, bare, plain
 from blink.runs.values import UserError, number, whole_number
 from blink.training.feature_picture import principal_colours
@@ -58,38 +61,51 @@ def measure(
     views: Sequence[Views],
     modules: Mapping[int, nn.Module],
     temperature: float,
+    kept: Kept | None = None,
 ) -> Distance:
     """Compare both students with the teacher on every layer that has a module.
 
     Args:
         views: of each picture.
         modules: TokenSR by layer, on the layer's device and in its dtype.
+        kept: pictures that were compared before.
+
+    Raises:
+        Stopped: a signal asks for an end; after the picture that was being compared.
     """
-    sums: dict[str, dict[int, dict[str, Tensor]]] = {
-        "kl": {layer: {} for layer in modules},
-        "cosine": {layer: {} for layer in modules},
-    }
+    kept, sums = kept or Kept(), dict[str, Tensor]()
     grid: tuple[int, int] | None = None
-    for view in track(views, "comparing", transient=True):
-        for layer, found in features(backbone, view, modules).items():
-            students = {"interp": found.interpolated_NdHW, "token_sr": found.refined_NdHW}
-            teacher = found.teacher_NdHW.float()
-            H, W = grid = grid or (teacher.shape[2], teacher.shape[3])
-            for name in STUDENTS:
-                student = students[name].float()
-                kl_HW = token_kl_map(student, teacher, temperature).sum(dim=0).double()
-                cosine_HW = F.cosine_similarity(student, teacher, dim=1).sum(dim=0).double()
-                for key, value in (("kl", kl_HW), ("cosine", cosine_HW)):
-                    sums[key][layer][name] = sums[key][layer].get(name, 0) + spread(value.cpu(), (H, W))
+    for index, view in enumerate(track(views, "comparing", transient=True)):
+        with finishing_first() as pending:
+            compared = partial(_compared, backbone, view, modules, temperature)
+            for key, value in kept.piece(f"comparing {index}", compared).tensors.items():
+                H, W = grid = grid or (value.shape[0], value.shape[1])
+                shared = spread(value, (H, W))
+                sums[key] = sums[key] + shared if key in sums else shared
+            pending.check(f"{index + 1:,} of {len(views):,} pictures are compared")
     count = len(views) * QUADRANTS
-    means = {
-        key: {
-            layer: {name: (v / count).numpy() for name, v in found.items()}
-            for layer, found in by_layer.items()
+    kl, cosine = (
+        {
+            layer: {name: (sums[f"{key} {layer} {name}"] / count).numpy() for name in STUDENTS}
+            for layer in modules
         }
-        for key, by_layer in sums.items()
-    }
-    return Distance(means["kl"], means["cosine"], len(views), temperature)
+        for key in ("kl", "cosine")
+    )
+    return Distance(kl, cosine, len(views), temperature)
+
+
+def _compared(backbone: Backbone, view: Views, modules: Mapping[int, nn.Module], temperature: float) -> Piece:
+    """Sums over the quadrants of one picture: measure, layer and student -> [H, W] float64."""
+    sums = {}
+    for layer, found in features(backbone, view, modules).items():
+        students = {"interp": found.interpolated_NdHW, "token_sr": found.refined_NdHW}
+        teacher = found.teacher_NdHW.float()
+        for name in STUDENTS:
+            student = students[name].float()
+            kl_HW = token_kl_map(student, teacher, temperature).sum(dim=0).double()
+            cosine_HW = F.cosine_similarity(student, teacher, dim=1).sum(dim=0).double()
+            sums[f"kl {layer} {name}"], sums[f"cosine {layer} {name}"] = kl_HW.cpu(), cosine_HW.cpu()
+    return Piece(sums, None)
 
 
 @torch.inference_mode()
@@ -264,7 +280,7 @@ class TokenSRFigure(BackboneFigure):
                 f"all {len(loaded)} pictures are too narrow to have quadrants; the figure needs one"
             )
         views = [maker(image) for image in images]
-        found = measure(backbone, views, modules, self.temperature)
+        found = measure(backbone, views, modules, self.temperature, subject.kept)
         rows = []
         for index in range(min(self.cases, len(images))):
             quadrant = index % QUADRANTS

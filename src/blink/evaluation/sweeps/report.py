@@ -33,7 +33,8 @@ from blink.runs.values import UserError, fits
 TABLE = "sweep.csv"
 PLOT = "sweep.png"
 COMPARISONS = "comparison.csv"
-_NOTES = "jobs"
+JOBS = "jobs"
+"""Folder of a sweep with a note for each job."""
 _METHOD, _BENCH = "method", "bench"
 _MOST_LABELS = 6
 
@@ -55,7 +56,7 @@ class Pair(NamedTuple):
 
 def note_job(sweep: Path, number: int, overrides: Sequence[str], folder: Path) -> None:
     """Record in the sweep's folder where the run of job `number` lies."""
-    notes = sweep / _NOTES
+    notes = sweep / JOBS
     notes.mkdir(parents=True, exist_ok=True)
     note = {"overrides": list(overrides), "folder": str(folder.resolve())}
     remove_partial(notes, f"{number:04d}.json")
@@ -89,7 +90,7 @@ def report(sweep: Path, console: Console) -> None:
 def read_jobs(sweep: Path) -> list[Job]:
     """Read the finished jobs of a sweep, in the order in which they were launched."""
     jobs = []
-    for path in sorted((sweep / _NOTES).glob("*.json")):
+    for path in sorted((sweep / JOBS).glob("*.json")):
         try:
             note = read_json(path)
             if not (fits(note["overrides"], Sequence[str]) and fits(note["folder"], str)):
