@@ -158,7 +158,7 @@ def test_figure_of_runs(monkeypatch: pytest.MonkeyPatch, working_directory: Path
         (("figure=tokensr", "figure.temperature=0"), "figure.temperature=0: expected a number above 0"),
         (("figure=tokensr", "token_sr=nowhere"), "token_sr='nowhere' is neither a folder nor a hub id"),
         (("figure=layer_range", "figure.runs=nowhere"), "nowhere is neither a finished run"),
-        (("figure=layer_range",), "Missing mandatory value: runs full_key: figure.runs"),
+        (("figure=layer_range",), "figure.runs must be given"),
         (("+figure.colour=red",), "unknown key 'figure.colour'"),
     ],
 )
