@@ -45,3 +45,32 @@ def test_token_features_are_those_of_training(backbone: Backbone, tmp_path: Path
     with look():
         saved(tokensr.draw(measured, 2, "title"), tmp_path)
         saved(tokensr.draw_features([(models.picture(3), [part[1] for part in parts])], "title"), tmp_path)
+
+
+def test_pictures_of_several_grids_share_a_map(tmp_path: Path) -> None:
+    """Would catch maps of other grids that are cut or padded, and means that change when they are resized."""
+    model = models.family("qwen2_5_vl", layers=3, hidden=32)
+    processor = models.processor(model)
+    backbone = Backbone(model, processor, name="random")
+    make = ViewMaker(processor, models.prompt(0, processor=processor).partition("<|image_pad|>")[0])
+    views = [make(models.picture(seed, size)) for seed, size in enumerate([(60, 60), (120, 44), (56, 88)])]
+    torch.manual_seed(0)
+    modules = {1: TokenSR(32)}
+    together = tokensr.measure(backbone, views, modules, 1.0)
+    alone = [tokensr.measure(backbone, [of_one], modules, 1.0) for of_one in views]
+    assert [found.kl[1]["interp"].shape for found in alone] == [(8, 8), (6, 15), (11, 7)]
+    for name in ("interp", "token_sr"):
+        assert together.kl[1][name].shape == (8, 8)
+        for measure in ("kl", "cosine"):
+            means = [getattr(found, measure)[1][name].mean() for found in alone]
+            np.testing.assert_allclose(getattr(together, measure)[1][name].mean(), np.mean(means), rtol=1e-5)
+    with look():
+        saved(tokensr.draw(together, 1, "title"), tmp_path)
+
+
+def test_cells_of_another_grid_are_weighted_by_area() -> None:
+    """Would catch cells that go to a neighbour: thirds of a line that are spread over its halves."""
+    values = torch.tensor([[6.0, 12.0, 30.0]])
+    assert tokensr.spread(values, (1, 2)).tolist() == [[8.0, 24.0]]
+    assert tokensr.spread(values, (2, 3)).tolist() == [[6.0, 12.0, 30.0]] * 2
+    assert torch.equal(tokensr.spread(values, (1, 3)), values)
