@@ -186,8 +186,8 @@ def test_grades_file_and_export_meet(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         (POPE, (), "say whose rows these are with bench=, one of"),
         (POPE, ("bench=pope", "predictions=null"), "say which rows to score with predictions="),
-        (POPE, ("bench=pope", "predictions=???"), "Missing mandatory value: .*predictions"),
-        (MMVET, ("bench=mmvet", "judge=grades"), "Missing mandatory value: .*judge.file"),
+        (POPE, ("bench=pope", "predictions=???"), "predictions must be given: predictions=VALUE"),
+        (MMVET, ("bench=mmvet", "judge=grades"), "judge.file must be given: judge.file=VALUE"),
         (POPE, ("bench=pope", "predictions=gone.jsonl"), "predictions=gone.jsonl is not a file"),
         ([*POPE, POPE[0]], ("bench=pope",), "1 row ids come more than once: adversarial/0"),
         (
