@@ -23,10 +23,11 @@ POLICY = Policy(layers=[0, 2, 3], tau_exp=0.42, tau_drop=0.35)
 
 def maps_of(model: Any, inputs: dict[str, Tensor], run: Callable[[], Any]) -> list[list[Tensor]]:
     """Attention maps [B, heads, N, N] that each layer of an eager model formed during a run, one per call."""
-    maps: list[list[Tensor]] = [[] for _ in model.model.language_model.layers]
+    layers = Backbone(model).decoder.layers
+    maps: list[list[Tensor]] = [[] for _ in layers]
     hooks = [
         layer.self_attn.register_forward_hook(lambda _, __, out, found=found: found.append(out[1]))
-        for layer, found in zip(model.model.language_model.layers, maps, strict=True)
+        for layer, found in zip(layers, maps, strict=True)
     ]
     with torch.no_grad():
         run()
@@ -50,6 +51,24 @@ def test_rows_equal_the_last_rows_of_eager_maps(make: Callable[..., models.Model
         for row, probed in enumerate(found):
             torch.testing.assert_close(probed.attention[layer].original_V, want_BV[row], rtol=1e-5, atol=1e-7)
             assert probed.attention[layer].extension_X.numel() == 0
+
+
+@pytest.mark.parametrize("name", ["qwen2_5_vl", "qwen3_vl", "internvl", "smolvlm", "llava_onevision"])
+def test_rows_of_every_family_lie_on_their_own_grids(name: str) -> None:
+    """Would catch one grid for a batch of several, a base view that is a tile, and layers run without DeepStack."""
+    model = models.family(name, layers=3, attention="eager")
+    inputs = models.batch(model, [1, 2], sizes=[(56, 88), (120, 44)])
+    backbone = Backbone(model)
+    found = probe(backbone, inputs, layers=range(3))
+    maps = maps_of(model, inputs, lambda: model(**inputs))
+    for row, probed in enumerate(found):
+        [columns] = (inputs["input_ids"][row] == backbone.image_token_id).nonzero().T
+        H, W = probed.attention[0].grid
+        assert (H, W) == (((11, 7), (6, 15))[row] if name.startswith("qwen") else (6, 6))
+        own = columns[-H * W :] if backbone.family.base_view_last else columns[: H * W]
+        for layer in range(3):
+            row_N = maps[layer][0][row, :, -1].mean(dim=0)
+            torch.testing.assert_close(probed.attention[layer].original_V, row_N[own], rtol=1e-5, atol=1e-7)
 
 
 def test_rows_of_a_living_extension_equal_eager_maps() -> None:

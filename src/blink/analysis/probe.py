@@ -47,7 +47,7 @@ STOCK = Run()
 class PictureAttention(NamedTuple):
     """Attention of the last prompt token at one layer, mean over heads: float32 on the CPU.
 
-    What is missing from a sum of 1 lies on system and text, and for LLaVA-NeXT on the tiles.
+    What is missing from a sum of 1 lies on system and text, and on tiles, newlines and separators.
 
     Attributes:
         grid: (H, W) of the (base) picture.
@@ -73,7 +73,7 @@ class Shares(NamedTuple):
     Attributes:
         system: before the picture.
         picture: the (base) picture's visual tokens.
-        tiles: the rest of the visual span, LLaVA-NeXT's tiles and newlines.
+        tiles: the rest of the visual span, its tiles, newlines and separators.
         extension: the living extension.
         text: behind the picture, the last token itself included.
     """
