@@ -64,7 +64,7 @@ def test_rows_of_every_family_lie_on_their_own_grids(name: str) -> None:
     for row, probed in enumerate(found):
         [columns] = (inputs["input_ids"][row] == backbone.image_token_id).nonzero().T
         H, W = probed.attention[0].grid
-        assert (H, W) == (((11, 7), (6, 15))[row] if name.startswith("qwen") else (6, 6))
+        assert (((11, 7), (6, 15))[row] if name.startswith("qwen") else (6, 6)) == (H, W)
         own = columns[-H * W :] if backbone.family.base_view_last else columns[: H * W]
         for layer in range(3):
             row_N = maps[layer][0][row, :, -1].mean(dim=0)
