@@ -259,8 +259,16 @@ def test_deepspeed_composes() -> None:
 
 @pytest.mark.slow
 def test_two_processes_equal_one(llava_folder: Path, pictures: Path) -> None:
-    """Catches DDP with another global batch, other images per step, or gradients summed instead of averaged."""
-    arguments = [*common(llava_folder, pictures), "layer=[1,3]", "trainer.gradient_clip_val=0.02"]
+    """Catches DDP with another global batch, other images per step, or gradients summed instead of averaged.
+
+    And a process without a held-out image of its own, which the other would wait for for ever, or whose measures count.
+    """
+    arguments = [
+        *common(llava_folder, pictures),
+        "layer=[1,3]",
+        "trainer.gradient_clip_val=0.02",
+        "held_out=1",
+    ]
     run(*arguments)
     ended = command(*arguments, "trainer=ddp_cpu")
     assert ended.returncode == 0, ended.stderr

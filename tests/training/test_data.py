@@ -1,5 +1,7 @@
 """Batches for training: sharing out, order, and continuing where a run stopped."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -110,3 +112,26 @@ def test_files_are_looked_at_once() -> None:
     for _ in range(3):
         data.load_state_dict(data.state_dict())
     assert looked == ["counted"]
+
+
+@pytest.mark.parametrize(
+    ("rank", "numbers", "counts"), [(0, [0, 3], True), (1, [1], True), (2, [2], True), (3, [0], False)]
+)
+def test_every_process_measures(
+    rank: int, numbers: list[int], counts: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Would catch a process without a batch, which skips the measuring while the others wait for it, and images left out."""
+    held_out = colours(4 if counts else 3)
+    processes = 3 if counts else 4
+    maker = ViewMaker(models.processor(models.llava(grid=6, layers=1, hidden=32)), "", (6, 6))
+    data = PairData(colours(12), held_out, maker, global_pairs=12 if counts else 16)
+    monkeypatch.setattr(data, "trainer", SimpleNamespace(world_size=processes, global_rank=rank))
+    batches = list(data.val_dataloader())
+    assert [batch.images for batch in batches] == [1] * len(numbers)
+    found = torch.cat([pixels(batch)[:1] for batch in batches])
+    want = torch.cat([pixels(maker(held_out.read(number)))[:1] for number in numbers])
+    assert torch.equal(found, want)
+    assert [data.held_out_names(batch) for batch in range(len(numbers))] == [
+        [f"drawn image {number}"] for number in numbers
+    ]
+    assert data.measures_count == counts

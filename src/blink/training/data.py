@@ -245,7 +245,6 @@ class PairData(LightningDataModule):
         self.train, self.held_out, self.views, self.stored = train, held_out, views, stored
         self.global_pairs, self.epochs, self.accumulate = global_pairs, epochs, accumulate
         self.workers, self.seed = workers, seed
-        self.allow_zero_length_dataloader_with_multiple_devices = True  # few images may be held out
         self._position = 0
         self._order: TrainingOrder | None = None
 
@@ -261,10 +260,23 @@ class PairData(LightningDataModule):
 
     def held_out_names(self, batch: int) -> list[str]:
         """Names of the images in a batch of those that are measured on."""
+        size = images_per_batch(self.global_pairs, self._processes_and_rank()[0], self.accumulate)
+        numbers = self._measured()[batch * size : (batch + 1) * size]
+        return [self.held_out.name(index) for index in numbers]
+
+    @property
+    def measures_count(self) -> bool:
+        """Whether what this process measures counts: false where fewer images are held out than there are processes.
+
+        Such a process measures an image that another one counts. All have to take part where measures are joined, or the
+        others would wait for it for ever.
+        """
+        return self._processes_and_rank()[1] < len(self.held_out)
+
+    def _measured(self) -> range:
+        """Numbers of the held-out images that this process measures."""
         processes, rank = self._processes_and_rank()
-        size = images_per_batch(self.global_pairs, processes, self.accumulate)
-        own = range(rank, len(self.held_out), processes)
-        return [self.held_out.name(index) for index in own[batch * size : (batch + 1) * size]]
+        return range(rank, len(self.held_out), processes) if self.measures_count else range(1)
 
     def train_dataloader(self) -> ResumableLoader:
         """Load from the position that the run has reached; loaders that are made and never used do not move it."""
@@ -286,11 +298,11 @@ class PairData(LightningDataModule):
         return self._order
 
     def val_dataloader(self) -> ShieldedLoader:
-        processes, rank = self._processes_and_rank()
+        processes, _ = self._processes_and_rank()
         return ShieldedLoader(
             self._held_out,
             batch_size=images_per_batch(self.global_pairs, processes, self.accumulate),
-            sampler=range(rank, len(self.held_out), processes),
+            sampler=self._measured(),
             num_workers=self.workers,
             collate_fn=self._held_out.join,
         )

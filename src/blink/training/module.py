@@ -141,6 +141,8 @@ class TokenSRTraining(LightningModule):
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Measure each module, plain interpolation and earlier modules against the teacher."""
         by_grid = self.quadrant_features(batch)
+        data = getattr(self._trainer, "datamodule", None)
+        counts = not isinstance(data, PairData) or data.measures_count
         for layer, features in (entry for of_grid in by_grid for entry in of_grid.items()):
             teacher = features.teacher_NdHW
             students = [features.refined_NdHW, features.interpolated_NdHW]
@@ -158,7 +160,7 @@ class TokenSRTraining(LightningModule):
                     )
                 found = distances(channels_last(tokens), channels_last(teacher), kl)
                 for measure, value in zip(Distances._fields, found, strict=True):
-                    self._mean(_name(layer, measure, name)).update(value, weight=len(teacher))
+                    self._mean(_name(layer, measure, name)).update(value, weight=counts * len(teacher))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse to save what a run could not go on from.
