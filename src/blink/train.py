@@ -19,7 +19,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, read_write
 
 from blink.runs.command import hydra_command, made, one_line_errors, plain, reject_added_keys
-from blink.runs.files import remove_partial
+from blink.runs.files import place_named, remove_partial
 from blink.runs.folder import INPUTS, check_inputs, given_folder, lock_run, open_run, run_folder
 from blink.runs.machine import is_first_process, one_job
 from blink.runs.provenance import mixed, note_process, provenance, read_processes
@@ -37,7 +37,6 @@ TOKEN_SR = "token_sr"
 
 _EXPECTED_WARNINGS = (
     ".*does not have many workers.*",  # `workers` is the user's to set
-    ".*exists and is not empty.*",  # checkpoints of the run that is continued
     ".*smaller than the logging interval.*",  # a short run
     ".*LeafSpec.*deprecated.*",  # Lightning's own use of torch
 )
@@ -63,7 +62,8 @@ def main(config: DictConfig) -> float:
                 job
             ):  # Lightning hands it to the further processes, each of which runs this job alone
                 job.run.dir = str(given)
-        with one_job(overrides) if multirun else nullcontext():
+        searched = [override for override in job.overrides.hydra if override.startswith("hydra.searchpath=")]
+        with one_job([*searched, *overrides]) if multirun else nullcontext():
             summary = train(plan, overrides, Path(job.sweep.dir).name if multirun else None, given)
     if summary is None:
         if plan.trial:
@@ -93,9 +93,14 @@ def train(
     from blink.model.views import ViewMaker, prefix_ids, quadrants
     from blink.runs.board import Board
     from blink.training import parts
-    from blink.training.checkpoints import CHECKPOINTS, checkpoint_to_continue, numbered_checkpoints
+    from blink.training.checkpoints import (
+        CHECKPOINTS,
+        checkpoint_to_continue,
+        numbered_checkpoints,
+        read_checkpoint,
+    )
     from blink.training.dashboard import TrainingMonitor, kl_chart
-    from blink.training.data import PairData
+    from blink.training.data import PairData, check_position
     from blink.training.feature_fill import FillFeatures, report_lacking
     from blink.training.report import summarise
 
@@ -137,6 +142,8 @@ def train(
         for warning in mixed(read_processes(folder) or [record]):
             log.warning("%s", warning)
         parts.check_length(plan, trainer, len(portions.train))
+        if checkpoint is not None and checkpoint.is_file():
+            check_position(read_checkpoint(checkpoint)["PairData"], portions.train.fingerprint, plan.seed)
         lacking = plan.layers if stored is None else report_lacking(stored, portions)
         logger = plan.config["logger"]
         board = (
@@ -180,7 +187,7 @@ def train(
             folder,
         )
         started = time.monotonic()
-        with finishing_first(), parts.settings_refused_late():
+        with finishing_first(), place_named(folder), parts.settings_refused_late():
             trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
             steps = trainer.global_step
             if not steps:

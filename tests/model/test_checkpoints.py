@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from blink.model import checkpoints
 from blink.model.backbone import Backbone
 from blink.model.checkpoints import load_backbone, load_input_norms, outline
 from blink.model.visual_states import visual_states
+from blink.runs.values import UserError
 from tests import models
 
 
@@ -192,6 +194,17 @@ def test_pickled_weights_are_refused(llava_folder: Path, tmp_path: Path) -> None
     torch.save({}, tmp_path / "pytorch_model.bin")
     with pytest.raises(ValueError, match=r"the weights of .* cannot be read"):
         load_backbone(tmp_path)
+
+
+@pytest.mark.parametrize("size", [0, 4, 20_000])
+def test_weights_that_were_cut_off_are_named(size: int, llava_folder: Path, tmp_path: Path) -> None:
+    """Would catch a traceback of safetensors for a download or a copy that broke off."""
+    folder = tmp_path / "cut"
+    shutil.copytree(llava_folder, folder)
+    with (folder / "model.safetensors").open("r+b") as file:
+        file.truncate(size)
+    with pytest.raises(UserError, match=rf"the weights of '{folder}' cannot be read"):
+        load_backbone(folder, num_layers=1)
 
 
 def test_device_map_needs_accelerate(llava_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -249,3 +249,15 @@ def whole_run(llava_folder: Path, pictures: Path, tmp_path_factory: pytest.TempP
     outputs = tmp_path_factory.mktemp("whole")
     overrides = [*common(llava_folder, pictures), "layer=1", "trainer.val_check_interval=5"]
     return Path(run(*overrides, f"outputs={outputs}").token_sr).parent
+
+
+def test_a_checkpoint_of_other_images_is_refused_before_weights_are_read(
+    in_empty_folder: Path, short: list[str], whole_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Would catch a run that begins from another run's checkpoint in an order of images that means nothing here."""
+    other = whole_run / "checkpoints" / "step-11.ckpt"
+    monkeypatch.setattr("blink.training.parts.load_trunk", None)
+    for override in ("seed=1", "images=10"):
+        with pytest.raises(SystemExit, match="belongs to other training images or another seed") as ended:
+            run(*short, override, f"ckpt={other}")
+        assert ended.value.code == 2

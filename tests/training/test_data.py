@@ -4,8 +4,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from PIL import Image
 
+from blink.inputs.pictures import UnreadableImageError
 from blink.model.views import ViewMaker, Views
+from blink.runs.values import UserError
 from blink.training.data import ImageViews, PairData, ResumableLoader, TrainingOrder, images_per_batch
 from blink.training.features import Batch
 from blink.training.images import DrawnImages
@@ -135,3 +138,39 @@ def test_every_process_measures(
         [f"drawn image {number}"] for number in numbers
     ]
     assert data.measures_count == counts
+
+
+def made_views() -> ViewMaker:
+    return ViewMaker(models.processor(models.llava(grid=6, layers=1, hidden=32)), "", (6, 6))
+
+
+class Vanishing(DrawnImages):
+    """Images of which the last is not there any more."""
+
+    def read(self, index: int) -> Image.Image:
+        if index == len(self) - 1:
+            raise UnreadableImageError("c.png: FileNotFoundError: it is gone")
+        return super().read(index)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_image_that_vanishes_is_named_in_one_line(workers: int) -> None:
+    """Would catch the traceback that torch writes into the message of a worker's error."""
+    pictures = Vanishing([models.picture(seed, (48, 48)) for seed in range(4)], "pictures")
+    loader = ResumableLoader.over(ImageViews(pictures, made_views()), TrainingOrder(4, 8), workers)
+    with pytest.raises(UserError) as gone:
+        list(loader)
+    assert str(gone.value) == "c.png: FileNotFoundError: it is gone"
+
+
+def test_batches_are_named_as_they_are_handed_out() -> None:
+    """Would catch the images of another step named where a batch is not finite."""
+    train, held_out = colours(8), colours(5)
+    data = PairData(train, held_out, made_views(), seed=3)
+    expected = [[train.name(index) for index in batch] for batch in TrainingOrder(8, 8, seed=3)]
+    assert [data.training_names() for _ in data.train_dataloader()] == expected
+    assert [data.held_out_names(batch) for batch in range(3)] == [
+        [held_out.name(0), held_out.name(1)],
+        [held_out.name(2), held_out.name(3)],
+        [held_out.name(4)],
+    ]

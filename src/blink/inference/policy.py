@@ -164,6 +164,10 @@ def living(events: Iterable[Event], num_layers: int) -> list[tuple[int, int] | N
     return extensions
 
 
+_DIGITS = 5
+"""Of the number of a layer at most."""
+
+
 def parse_layers(layers: int | str | Iterable[int]) -> tuple[int, ...]:
     """Read layers as users write them: 12, "12", "12-18" (both ends included), "12,14" or [12, 14].
 
@@ -182,6 +186,8 @@ def parse_layers(layers: int | str | Iterable[int]) -> tuple[int, ...]:
         first, dash, last = part.strip().partition("-")
         if not first.isdecimal() or (dash and not last.isdecimal()):
             raise UserError(f"layers {layers!r} cannot be read; write 12, 12-18 or [12,14]")
+        if max(len(first), len(last)) > _DIGITS:  # a range of them might fill the memory
+            raise UserError(f"layers {layers!r}: no model has so many; write 12, 12-18 or [12,14]")
         if dash and int(last) < int(first):
             raise UserError(f"layers {layers!r} run backwards; write {last}-{first}")
         found += range(int(first), int(last) + 1) if dash else [int(first)]

@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -286,7 +286,7 @@ def _load_model(
             use_safetensors=True,
             output_loading_info=True,
         )
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         raise UserError(f"the weights of {name!r} cannot be read: {error}") from error
     finally:
         logging.set_verbosity(verbosity)

@@ -6,7 +6,7 @@ in the checkpoint.
 
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -178,7 +178,14 @@ class ShieldedLoader(DataLoader[Any]):
 
     def __iter__(self) -> Any:
         with signals_blocked():
-            return super().__iter__()
+            batches = super().__iter__()
+        try:
+            yield from batches
+        except UserError as error:  # of a worker, whose traceback torch puts into the message
+            told = str(error).strip()
+            if told.startswith("Caught "):
+                raise UserError(told.splitlines()[-1].partition(": ")[2]) from error
+            raise
 
 
 class ResumableLoader(ShieldedLoader):
@@ -211,6 +218,25 @@ class ResumableLoader(ShieldedLoader):
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         self.order.position = state["position"]
+
+
+def check_position(state: Mapping[str, Any], images: str, seed: int) -> None:
+    """Check that a checkpoint's position in the data means something to a run.
+
+    Args:
+        state: what `PairData.state_dict` gave.
+        images: fingerprint of the run's training images.
+
+    Raises:
+        UserError: its run had other images or another seed, and so another order.
+    """
+    here = {"images": images, "seed": seed}
+    there = {key: state.get(key) for key in here}
+    if there != here:
+        raise UserError(
+            f"the checkpoint belongs to other training images or another seed ({there} there, {here} here); "
+            "ckpt=last, with fresh=true if the run has begun, starts without it"
+        )
 
 
 class PairData(LightningDataModule):
@@ -317,13 +343,7 @@ class PairData(LightningDataModule):
         Raises:
             ValueError: the training images or the seed are not that run's, so its order means nothing here.
         """
-        here = {"images": self._fingerprint, "seed": self.seed}
-        there = {key: state_dict[key] for key in here}
-        if there != here:
-            raise UserError(
-                f"the checkpoint belongs to other training images or another seed ({there} there, {here} here); "
-                "fresh=true starts a new run"
-            )
+        check_position(state_dict, self._fingerprint, self.seed)
         self._position = state_dict["position"]
         if self._order is not None:  # DeepSpeed restores after the loader was made
             self._order.position = self._position

@@ -8,7 +8,7 @@ Axes: B images, N quadrants, d hidden width, H x W grid of the base view.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -174,12 +174,9 @@ class TokenSRTraining(LightningModule):
                 raise NotFiniteError(
                     "weights of TokenSR", layer=f"{place}, layer {layer}", remedy=_SMALLER_STEPS
                 )
-        for optimizer in checkpoint.get("optimizer_states", ()):
-            for moments in optimizer["state"].values():
-                if not all(
-                    moment.isfinite().all() for moment in moments.values() if isinstance(moment, Tensor)
-                ):
-                    raise NotFiniteError("moments of the optimizer", layer=place, remedy=_SMALLER_STEPS)
+        # DeepSpeed's optimizers nest their state otherwise than torch's.
+        if not all(moment.isfinite().all() for moment in _tensors(checkpoint.get("optimizer_states", ()))):
+            raise NotFiniteError("moments of the optimizer", layer=place, remedy=_SMALLER_STEPS)
 
     def on_validation_epoch_end(self) -> None:
         """Log the means over all processes' pairs, and those of KL over the layers, too."""
@@ -328,3 +325,12 @@ def _listed(names: Sequence[str]) -> str | None:
 
 def _name(layer: int, measure: str, student: str) -> str:
     return f"layer_{layer}/{measure}_{student}"
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    """All tensors in nested dictionaries, lists and tuples."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, dict | list | tuple):
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from _tensors(part)
