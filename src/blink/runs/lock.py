@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import get_type_hints
+from typing import Any, get_type_hints
 
 from blink.runs.files import make_folder, place_named, short_digest
 from blink.runs.process import Holder, has_ended, this_process
@@ -266,13 +266,13 @@ def _release_all() -> None:
         _release(_scopes.pop())
 
 
+@dataclass
 class _Heart:
     """A thread that touches the locks of this process; not while `still` is held."""
 
-    def __init__(self) -> None:
-        self.still = threading.Lock()
-        self._thread: threading.Thread | None = None
-        self._pid = 0
+    still: Any = field(default_factory=threading.Lock)
+    _thread: threading.Thread | None = None
+    _pid: int = 0
 
     def start(self) -> None:
         """Begin, unless it beats in this process already."""
