@@ -118,7 +118,8 @@ def disk_times(bench: Bench, layers: tuple[int, ...], *, images: int, repeats: i
     (features,) = trunk_features(bench.backbone, batch, layers)
     states = features.states
     with TemporaryDirectory(prefix="blink-") as folder:
-        shape = (VIEWS, *bench.backbone.common_grid, bench.dims.hidden)
+        H, W = next(iter(states.values())).shape[-3:-1]
+        shape = (VIEWS, H, W, bench.dims.hidden)
         store = FeatureStore(Path(folder), {}, shape, notes={})
         rows = store.rows(names)
         for image, (row, name) in enumerate(zip(rows, names, strict=True)):
@@ -207,8 +208,8 @@ def _deeper(dims: Dimensions, layers: int) -> Dimensions:
 
 def _views(backbone: Backbone, prefix_ids_1P: torch.Tensor, images: int) -> Views:
     """Views of random pixels, on the backbone's device."""
-    side, (H, W) = backbone.model.config.vision_config.image_size, backbone.common_grid
-    picture = torch.full((1, H * W), backbone.image_token_id)
+    side = backbone.model.config.vision_config.image_size
+    picture = torch.full((1, backbone.family.tokens_per_view), backbone.image_token_id)
     inputs = {
         "input_ids": torch.cat((prefix_ids_1P, picture), dim=1).expand(VIEWS * images, -1),
         "pixel_values": torch.rand(VIEWS * images, 3, side, side),

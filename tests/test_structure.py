@@ -8,7 +8,7 @@ ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "src" / "blink"
 TESTS = ROOT / "tests"
 
-ROOMS = ("runs", "inputs", "model", "inference", "scenes", "bench", "training", "evaluation", "analysis")
+ROOMS = ("runs", "model", "inference", "scenes", "bench", "training", "evaluation", "analysis")
 """From left to right: a room imports only from rooms left of it."""
 
 STRANGERS = {("training", "evaluation"), ("evaluation", "training")}

@@ -4,7 +4,6 @@ Thin: all settings are checked before any weight is read, and a figure whose inp
 returned as it is. Heavy imports wait until they are needed, so that `--help` is quick.
 """
 
-import json
 import logging
 import shutil
 from collections.abc import Mapping
@@ -15,7 +14,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from blink.runs.command import hydra_command, one_line_errors, plain, reject_added_keys
-from blink.runs.files import read_json, short_digest, write_json
+from blink.runs.files import as_json, read_json, short_digest, write_json
 from blink.runs.folder import INPUTS, given_folder, open_run
 from blink.runs.provenance import provenance
 from blink.runs.values import fits
@@ -73,7 +72,7 @@ def drawn_before(folder: Path, inputs: Mapping[str, Any]) -> Mapping[str, str | 
     except (LookupError, TypeError, ValueError):
         log.warning("%s is damaged: drawing anew", path)
         return None
-    if known != json.loads(json.dumps(inputs)):
+    if known != as_json(inputs):
         log.info("drawn before from other inputs: drawing anew")
         return None
     if not fits(files, Mapping[str, str]):

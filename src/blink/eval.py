@@ -106,11 +106,10 @@ def _run(plan: Plan, rows: Sequence[Row], folder: Path, board: Board, config: di
     from PIL import Image
 
     from blink.evaluation.answerers import load_answerer
-    from blink.evaluation.checks import outlined
+    from blink.evaluation.checks import outlined, processor_of
     from blink.evaluation.dashboard import Progress, log_result
     from blink.evaluation.example import example, is_picture
     from blink.evaluation.predict import evaluate
-    from blink.model.processors import load_processor
     from blink.model.views import ViewMaker
 
     if board.logger is not None:
@@ -129,7 +128,7 @@ def _run(plan: Plan, rows: Sequence[Row], folder: Path, board: Board, config: di
     if drawn and board.logger is None:
         return result
     backbone = plan.backbone
-    processor = load_processor(backbone.path, revision=backbone.revision, pad=backbone.pad)
+    processor = processor_of(backbone.path, revision=backbone.revision, pad=backbone.pad)
     views = ViewMaker(processor, grid=outlined(backbone.path, revision=backbone.revision).grid)
     if not drawn:
         picture = example(plan.samples, rows, plan.policy, views)

@@ -222,7 +222,7 @@ def train(
 
 def _finished(plan: Plan, overrides: list[str], given: Path | None) -> Summary | None:
     """Return the summary of this very run if it is done already."""
-    from blink.inputs.pictures import Rules
+    from blink.runs.inputs.pictures import Rules
     from blink.training.manifest import MANIFEST, changed_since
     from blink.training.report import SUMMARY, Summary, damaged_modules
 

@@ -11,12 +11,12 @@ from PIL import Image
 
 from blink.analysis.cases import as_seen, choose_cases, folder_cases, one_case, region_of, spread_out
 from blink.bench import Sample
-from blink.inputs.pictures import Reading, Rules
 from blink.model.views import ViewMaker
+from blink.runs.inputs.pictures import Reading, Rules
 from blink.runs.values import UserError
 from tests import models
 from tests.analysis.figures.conftest import questions
-from tests.inputs.test_pictures import DEEP, sideways
+from tests.runs.inputs.test_pictures import DEEP, sideways
 
 
 @pytest.fixture

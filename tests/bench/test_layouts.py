@@ -12,10 +12,10 @@ import pytest
 from PIL import Image
 
 from blink.bench import Sample
-from blink.inputs.pictures import Reading, Rules
+from blink.runs.inputs.pictures import Reading, Rules
 from blink.runs.values import UserError
 from tests.bench.layouts import ALL, AUTHORS, Layout, texts, write
-from tests.inputs.test_pictures import DEEP, encoded, sideways
+from tests.runs.inputs.test_pictures import DEEP, encoded, sideways
 
 pytestmark = pytest.mark.usefixtures("arrow_cache")
 

@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from blink.bench.sources import hub_tables, parquet_files, table_entries
-from blink.inputs.hub import Table, parquet_table
-from blink.inputs.pictures import Reading, Rules
+from blink.runs.inputs.hub import Table, parquet_table
+from blink.runs.inputs.pictures import Reading, Rules
 from blink.runs.values import UserError
 from tests.bench.files import png
 

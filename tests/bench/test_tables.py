@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from blink.bench.tables import base64_pictures, cell_number, cell_text, read_tsv
-from blink.inputs.pictures import Reading
+from blink.runs.inputs.pictures import Reading
 from tests.bench.files import png
 
 

@@ -7,10 +7,10 @@ import pytest
 from PIL import Image
 
 from blink.evaluation.questions import read_questions
-from blink.inputs.pictures import Reading, Rules
+from blink.runs.inputs.pictures import Reading, Rules
 from blink.runs.values import UserError
 from tests.bench.test_pope import write_llava
-from tests.inputs.test_pictures import DEEP, sideways
+from tests.runs.inputs.test_pictures import DEEP, sideways
 
 SCENES: dict[str, Any] = {
     "source": "scenes",

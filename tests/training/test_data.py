@@ -6,8 +6,8 @@ import pytest
 import torch
 from PIL import Image
 
-from blink.inputs.pictures import UnreadableImageError
 from blink.model.views import ViewMaker, Views
+from blink.runs.inputs.pictures import UnreadableImageError
 from blink.runs.values import UserError
 from blink.training.data import ImageViews, PairData, ResumableLoader, TrainingOrder, images_per_batch
 from blink.training.features import Batch

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from blink.inputs.pictures import Reading, Rules, UnreadableImageError
+from blink.runs.inputs.pictures import Reading, Rules, UnreadableImageError
 from blink.runs.values import UserError
 from blink.training.images import (
     DrawnImages,
@@ -21,7 +21,7 @@ from blink.training.images import (
     mixture_images,
 )
 from tests import models
-from tests.inputs.test_pictures import DEEP, sideways
+from tests.runs.inputs.test_pictures import DEEP, sideways
 
 
 def write(path: Path, seed: int, **settings: str) -> Path:

@@ -12,7 +12,7 @@ from blink.runs.machine import RANK_VARIABLES
 from blink.training.images import ImageFiles, local_images
 from blink.training.manifest import Manifest, changed_since, check_images, split
 from tests import models
-from tests.inputs.test_pictures import DEEP
+from tests.runs.inputs.test_pictures import DEEP
 
 
 @pytest.fixture(autouse=True)

@@ -22,10 +22,10 @@ from typing import Any, NamedTuple
 from PIL import Image
 
 from blink.bench.base import Sample, check_unique
-from blink.inputs.pictures import Rules
 from blink.model.families import Grid
 from blink.model.views import ViewMaker
 from blink.runs.files import numbered_rows
+from blink.runs.inputs.pictures import Rules
 from blink.runs.values import UserError, is_number, is_whole
 from blink.training.images import OWN
 

@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from blink.runs.files import place_named, read_json, short_digest, whole_file, write_json
+from blink.runs.files import as_json, place_named, read_json, short_digest, whole_file, write_json
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ class Kept:
 
     def __init__(self, folder: Path | None = None, of: Mapping[str, Any] | None = None) -> None:
         self.folder = folder
-        self.of: Any = json.loads(json.dumps(of or {}))
+        self.of: Any = as_json(of or {})
         self.begun = folder is not None and self._fits(folder)
         if folder is not None and folder.exists() and not self.begun:
             shutil.rmtree(folder)
@@ -100,4 +100,4 @@ class Kept:
 
 def _as_kept(made: Piece) -> Piece:
     """A new piece as it is when it is read: keys and tuples of its notes become what JSON has."""
-    return made._replace(notes=json.loads(json.dumps(made.notes)))
+    return made._replace(notes=as_json(made.notes))

@@ -22,9 +22,9 @@ from PIL import Image
 from blink.bench.rows import Entry, check_cells, in_memory
 from blink.bench.sources import hub_tables, parquet_files, table_entries
 from blink.bench.statistics import Floats, Metric
-from blink.inputs.hub import Table, parquet_table
-from blink.inputs.pictures import AS_AUTHORS, Rules, UnreadableImageError
 from blink.runs import values
+from blink.runs.inputs.hub import Table, parquet_table
+from blink.runs.inputs.pictures import AS_AUTHORS, Rules, UnreadableImageError
 from blink.runs.values import UserError
 
 Row = dict[str, Any]

@@ -18,9 +18,9 @@ from blink.bench.base import SHORT_ANSWER, Benchmark, Mark, Row, Sample, make_sa
 from blink.bench.rows import Entry, check_cells, read_objects
 from blink.bench.sources import hub_tables, parquet_files, table_entries, table_rows
 from blink.bench.statistics import Floats, Metric
-from blink.inputs.hub import Table, parquet_table
-from blink.inputs.pictures import AS_AUTHORS, Opener, Rules
 from blink.runs.files import numbered_rows
+from blink.runs.inputs.hub import Table, parquet_table
+from blink.runs.inputs.pictures import AS_AUTHORS, Opener, Rules
 from blink.runs.values import UserError
 from blink.scenes.gqa import gqa_rows
 

@@ -31,8 +31,8 @@ from blink.bench.rows import Entry
 from blink.bench.sources import parquet_files
 from blink.bench.statistics import Floats, Metric
 from blink.bench.tables import base64_pictures, cell_number, cell_text, read_tsv, text_of, write_xlsx
-from blink.inputs.names import files_below
-from blink.inputs.pictures import AS_AUTHORS, Rules
+from blink.runs.inputs.names import files_below
+from blink.runs.inputs.pictures import AS_AUTHORS, Rules
 from blink.runs.values import UserError
 from blink.scenes.formats import LETTER, LETTER_ZH, LETTER_ZH_LMMS, SEVERAL, lettered
 from blink.scenes.mmbench import ROTATION, mmbench_rows

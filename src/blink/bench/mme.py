@@ -23,7 +23,7 @@ from blink.bench.choices import yes_or_no
 from blink.bench.mme_release import CLOSING, find_release, labelled, release_rows
 from blink.bench.rows import Entry
 from blink.bench.statistics import Floats, Metric
-from blink.inputs.pictures import Rules
+from blink.runs.inputs.pictures import Rules
 from blink.runs.values import UserError
 from blink.scenes.mme import mme_rows
 

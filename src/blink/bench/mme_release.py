@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 
 from blink.bench.base import SHORT_ANSWER
 from blink.bench.rows import check_cells
-from blink.inputs.names import left_behind, look_alikes
-from blink.inputs.pictures import ENDINGS
 from blink.runs.files import numbered_rows, read_text
+from blink.runs.inputs.names import left_behind, look_alikes
+from blink.runs.inputs.pictures import ENDINGS
 from blink.runs.values import UserError
 
 log = logging.getLogger(__name__)

@@ -19,8 +19,8 @@ from blink.bench.judges import UNNAMED, Asked, Grade, Judge, LocalJudge
 from blink.bench.judges.official import read_score
 from blink.bench.rows import Entry, check_cells, read_objects
 from blink.bench.statistics import Floats, Metric
-from blink.inputs.pictures import Rules
 from blink.runs.files import write_json
+from blink.runs.inputs.pictures import Rules
 from blink.runs.values import UserError
 from blink.scenes.formats import STEPS
 from blink.scenes.mmvet import mmvet_rows

@@ -18,8 +18,8 @@ from blink.bench.base import SHORT_ANSWER, Benchmark, Mark, Row, Sample, make_sa
 from blink.bench.choices import yes_or_no
 from blink.bench.rows import Entry, check_cells
 from blink.bench.statistics import Floats, Metric
-from blink.inputs.pictures import Rules
 from blink.runs.files import json_lines, numbered_rows
+from blink.runs.inputs.pictures import Rules
 from blink.runs.values import UserError
 from blink.scenes.pope import pope_rows
 

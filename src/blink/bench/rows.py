@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 
 from PIL import Image
 
-from blink.inputs.pictures import Opener
 from blink.runs.files import read_json, short_digest
+from blink.runs.inputs.pictures import Opener
 from blink.runs.values import UserError, is_whole
 
 

@@ -21,9 +21,9 @@ from blink.bench.rows import Entry, check_cells, content_name, file_content, rea
 from blink.bench.sources import parquet_files
 from blink.bench.statistics import Floats, Metric
 from blink.bench.tables import cell_number, cell_text, text_of
-from blink.inputs.hub import Table
-from blink.inputs.pictures import AS_AUTHORS, Rules
 from blink.runs.files import read_json, write_json
+from blink.runs.inputs.hub import Table
+from blink.runs.inputs.pictures import AS_AUTHORS, Rules
 from blink.runs.values import UserError
 from blink.scenes.formats import LETTER, lettered
 from blink.scenes.scienceqa import scienceqa_rows

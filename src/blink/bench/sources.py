@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from blink.bench.rows import Entry, content_name, file_content
-from blink.inputs.hub import PictureColumn, Table, load_table
-from blink.inputs.names import files_below
-from blink.inputs.pictures import AS_AUTHORS, Rules
+from blink.runs.inputs.hub import PictureColumn, Table, load_table
+from blink.runs.inputs.names import files_below
+from blink.runs.inputs.pictures import AS_AUTHORS, Rules
 from blink.runs.values import UserError
 
 log = logging.getLogger(__name__)

@@ -16,8 +16,8 @@ from openpyxl import Workbook
 from openpyxl.cell.cell import ILLEGAL_CHARACTERS_RE
 
 from blink.bench.rows import content_name
-from blink.inputs.pictures import Opener, Reading
 from blink.runs.files import open_text
+from blink.runs.inputs.pictures import Opener, Reading
 from blink.runs.values import UserError, is_whole
 
 _LONGEST_CELL = 2**31 - 1

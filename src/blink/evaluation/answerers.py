@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from blink.bench import Sample
-from blink.evaluation.checks import outlined
+from blink.evaluation.checks import outlined, processor_of
 from blink.evaluation.cost import Meter
 from blink.evaluation.plan import Checkpoint, Plan
 from blink.inference.engine import Answer, Engine
@@ -182,5 +182,6 @@ def load_checkpoint(checkpoint: Checkpoint) -> Backbone:
         checkpoint.path,
         checkpoint.device_map or checkpoint.device,
     )
-    outline = outlined(checkpoint.path, revision=checkpoint.revision)
-    return load_backbone(**checkpoint._asdict() | {"path": outline})
+    path, revision, pad = checkpoint.path, checkpoint.revision, checkpoint.pad
+    known = Backbone.of(outlined(path, revision=revision), processor_of(path, revision=revision, pad=pad))
+    return load_backbone(**checkpoint._asdict() | {"path": known})

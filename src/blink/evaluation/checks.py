@@ -76,10 +76,14 @@ outlined = lru_cache(maxsize=4)(outline)
 """A backbone without weights, made from its config; the jobs of a sweep share it."""
 
 
+processor_of = lru_cache(maxsize=4)(load_processor)
+"""A checkpoint's processor; the template, the model and the pictures drawn of a run share it."""
+
+
 @lru_cache(maxsize=4)
-def prompt_template(path: str, name: str | None, *, revision: str | None = None) -> Template:
+def prompt_template(path: str, name: str | None, *, revision: str | None, pad: bool | None) -> Template:
     """How a checkpoint is asked: see `template_of`."""
-    return template_of(load_processor(path, revision=revision), name)
+    return template_of(processor_of(path, revision=revision, pad=pad), name)
 
 
 def check_values(settings: Mapping[str, Any]) -> None:

@@ -28,11 +28,11 @@ from blink.evaluation.presets import LAYER_STUDIES, OTHER, resolve
 from blink.evaluation.questions import Questions, read_questions, samples_digest
 from blink.evaluation.scores import Setup
 from blink.inference.policy import Policy, check_layers, parse_layers
-from blink.inputs.pictures import Rules
 from blink.model.backbone import Backbone
 from blink.model.processors import pads
 from blink.model.prompts import Template
 from blink.runs.command import plain, reject_added_keys
+from blink.runs.inputs.pictures import Rules
 from blink.runs.provenance import mixed, note_process, provenance, read_processes
 from blink.runs.values import UserError
 
@@ -122,7 +122,7 @@ def make_plan(config: DictConfig, overrides: Sequence[str]) -> Plan:
             f"data.root={data.root} and data.id={data.id} are both given; questions come from one of them"
         )
     _note_unused(overrides, method, config.bench.name, "local" if data.root else data.source)
-    template = prompt_template(model.path, model.template, revision=model.revision)
+    template = prompt_template(model.path, model.template, revision=model.revision, pad=padded)
     policy, sources = (
         policy_of(config, config.bench.name, backbone) if method.scans else _no_policy(config, backbone)
     )

@@ -15,8 +15,8 @@ from rich.progress import track
 
 from blink.bench import BENCHMARKS, Benchmark, Judge, Sample
 from blink.bench.base import Graded
-from blink.inputs.pictures import AS_AUTHORS, Notes, Rules
 from blink.runs.files import short_digest
+from blink.runs.inputs.pictures import AS_AUTHORS, Notes, Rules
 from blink.runs.values import UserError
 
 log = logging.getLogger(__name__)

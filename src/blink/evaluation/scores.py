@@ -3,7 +3,6 @@
 Rows come from an evaluation, or from a file of anybody's: then they are completed and marked first. No model is needed.
 """
 
-import json
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -15,7 +14,7 @@ from blink.bench.base import Benchmark, Graded, Row, check_unique
 from blink.bench.scoring import score
 from blink.bench.tables import cell_text
 from blink.inference.policy import Policy
-from blink.runs.files import read_json, read_jsonl
+from blink.runs.files import as_json, read_json, read_jsonl
 from blink.runs.values import UserError, fits
 
 
@@ -53,7 +52,7 @@ class Setup:
 
     def written(self) -> dict[str, Any]:
         """The attributes as JSON values."""
-        written: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        written: dict[str, Any] = as_json(asdict(self))
         return written
 
 

@@ -274,15 +274,6 @@ class Backbone:
         projected: Tensor = self.decoder.layers[layer].self_attn.k_proj(normed_BNd)
         return projected.unflatten(-1, (-1, attention_widths(self.decoder.config).head)).transpose(1, 2)
 
-    @property
-    def common_grid(self) -> Grid:
-        """The grid of every picture's base view; ValueError where it depends on the picture."""
-        if self.grid is None:
-            raise UserError(
-                f"pictures of a {self.family.name} have no grid in common: it follows from their size"
-            )
-        return self.grid
-
     def _check_positions(self, position_CBN: Tensor) -> None:
         """Raise ValueError where a rotary embedding would change for all tokens, those before them included."""
         fixed = fixed_rotary_length(self.decoder.config)

@@ -45,7 +45,8 @@ def load_backbone(
 
     Args:
         path: folder or hub id, or "tiny" for the backbone that ships with the project; or the `outline` of one, which
-            otherwise is made first, to refuse what cannot work before any weight is read.
+            otherwise is made first, to refuse what cannot work before any weight is read. An outline's processor, if it
+            has one, becomes the model's.
         revision: branch, tag or commit on the hub; of an outline the one that it was made from.
         dtype: name of a torch dtype, or "auto" for the checkpoint's.
         device: where the model goes, unless `device_map` says so.
@@ -75,7 +76,7 @@ def load_backbone(
         model = model.to(device)
     backbone = Backbone(
         model.requires_grad_(False).eval(),
-        load_processor(name, revision=revision, pad=pad),
+        outlined.processor or load_processor(name, revision=revision, pad=pad),
         name=name,
         revision=outlined.revision,
     )

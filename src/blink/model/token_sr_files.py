@@ -3,7 +3,6 @@
 The config says which backbone they belong to and how they were trained.
 """
 
-import json
 import os
 import re
 from collections.abc import Callable, Collection, Mapping
@@ -20,7 +19,7 @@ from torch import Tensor
 
 from blink.model.fingerprint import files_digest
 from blink.model.token_sr import TokenSR, check_has_layers, check_layer_keys
-from blink.runs.files import make_folder, read_json, whole_file, write_json
+from blink.runs.files import as_json, make_folder, read_json, whole_file, write_json
 from blink.runs.values import UserError, is_whole
 
 CONFIG = "config.json"
@@ -105,7 +104,7 @@ def save_token_sr(
     )
     record = {"format": FORMAT, **asdict(config)}
     try:
-        _check_config(json.loads(json.dumps(record)), CONFIG)
+        _check_config(as_json(record), CONFIG)
     except TypeError as error:
         raise UserError(f"what {CONFIG} is to hold is not JSON: {error}") from error
     folder = Path(path)

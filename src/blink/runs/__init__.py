@@ -14,4 +14,5 @@ Read from top to bottom: a file imports only from files above it.
     board.py       numbers, pictures and tables for whatever logger there is
     loggers.py     Weights & Biases, TensorBoard, CSV, and what was logged already
     style.py       one look for all plots, and their files
+    inputs/        what commands are given beside texts: names and folders, pictures, tables of the hub
 """

@@ -89,16 +89,9 @@ def numbered_rows(path: Path) -> list[tuple[int, dict[str, Any]]]:
     return list(_rows(path, lines))
 
 
-def parse_jsonl(path: Path, lines: Iterable[str | bytes]) -> list[dict[str, Any]]:
-    """Parse the lines of a JSONL file, in which empty ones are skipped.
-
-    Args:
-        path: the file, for messages.
-
-    Raises:
-        UserError: a line is no JSON object; names file and line.
-    """
-    return [row for _, row in _rows(path, lines)]
+def as_json(value: Any) -> Any:
+    """Return what a value is once it was written as JSON and read back: lists for tuples, texts for keys."""
+    return json.loads(json.dumps(value))
 
 
 def json_lines(rows: Iterable[Mapping[str, Any]]) -> str:

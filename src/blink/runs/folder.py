@@ -5,7 +5,6 @@ continues there. Knows nothing of models, training or benchmarks.
 """
 
 import hashlib
-import json
 import logging
 import re
 from collections.abc import Mapping, Sequence
@@ -18,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError  # type: ignore[import-untyped]
 
-from blink.runs.files import make_folder, read_json, remove_partial, write_json, write_text
+from blink.runs.files import as_json, make_folder, read_json, remove_partial, write_json, write_text
 from blink.runs.lock import LOCK, lock
 from blink.runs.machine import is_first_process
 from blink.runs.values import DamagedError, UserError, flag
@@ -194,7 +193,7 @@ def check_inputs(path: Path, inputs: Mapping[str, Any], *, begun: bool = True) -
     Raises:
         ValueError: the run was begun with other inputs, or the record is damaged; says which.
     """
-    now = json.loads(json.dumps(inputs))
+    now = as_json(inputs)
     if not begun or not path.exists():
         if is_first_process():
             write_json(path, now)

@@ -13,10 +13,10 @@ from typing import Any, Protocol
 
 from PIL import Image
 
-from blink.inputs.hub import PictureColumn, load_table
-from blink.inputs.names import check_name, files_below, find_file
-from blink.inputs.pictures import ENDINGS, Reading, Rules, is_picture
 from blink.runs.files import read_json
+from blink.runs.inputs.hub import PictureColumn, load_table
+from blink.runs.inputs.names import check_name, files_below, find_file
+from blink.runs.inputs.pictures import ENDINGS, Reading, Rules, is_picture
 from blink.runs.values import UserError, optional, text
 
 OWN = Rules(Reading(scaled=True))

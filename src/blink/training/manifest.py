@@ -16,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 from rich.progress import track
 
-from blink.inputs.pictures import Notes, Rules, UnreadableImageError
 from blink.runs.files import read_json, write_json
+from blink.runs.inputs.pictures import Notes, Rules, UnreadableImageError
 from blink.runs.machine import is_first_process
 from blink.runs.signals import wait_for_others
 from blink.runs.values import UserError, fits

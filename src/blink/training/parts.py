@@ -21,7 +21,6 @@ from lightning.pytorch.strategies import DeepSpeedStrategy
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 
-from blink.inputs.pictures import Rules
 from blink.model.backbone import Backbone
 from blink.model.checkpoints import check_attention, load_backbone, load_input_norms, outline
 from blink.model.fingerprint import TINY
@@ -30,6 +29,7 @@ from blink.model.token_sr import TokenSR, check_patches
 from blink.model.token_sr_files import LARGEST, load_token_sr, save_token_sr, token_sr_config
 from blink.model.views import PATCHES, ViewMaker
 from blink.runs.command import made
+from blink.runs.inputs.pictures import Rules
 from blink.runs.machine import memory_bytes
 from blink.runs.values import NotFiniteError, UserError
 from blink.scenes.draw import SIZE, SPLIT_SIZE, SceneImages

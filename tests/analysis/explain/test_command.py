@@ -14,7 +14,7 @@ from blink.bench import Sample
 from blink.explain import main
 from tests import models
 from tests.analysis.explain.conftest import OTHER_ANSWER
-from tests.inputs.test_pictures import sideways
+from tests.runs.inputs.test_pictures import sideways
 
 ONE = ("image=dog.png", "question=What?")
 

@@ -68,8 +68,9 @@ def test_modules_beat_interpolation_at_every_layer(model: LlavaForConditionalGen
     for region in (0, 3):
         coarse = {layer: state[::5] for layer, state in states.items()}
         teacher = {layer: state[1 + region :: 5] for layer, state in states.items()}
+        H, W = backbone.grid or (0, 0)
         for layer, module in modules.items():
-            plain = upsample(cut_region(coarse[layer], region, 2), backbone.common_grid)
+            plain = upsample(cut_region(coarse[layer], region, 2), (H, W))
             with torch.no_grad():
                 refined = module.float()(plain)
             kl, kl_plain = (

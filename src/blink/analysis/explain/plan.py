@@ -20,19 +20,19 @@ from blink.evaluation.checks import (
     fingerprints,
     modules_folder,
     outlined,
+    processor_of,
     prompt_template,
     training_differs,
 )
 from blink.evaluation.plan import Checkpoint, policy_of
 from blink.evaluation.questions import check_pictures
 from blink.inference.run import Run
-from blink.inputs.pictures import ORIENTATIONS, Reading, Rules
-from blink.model.processors import load_processor
 from blink.model.prompts import Template
 from blink.model.token_sr import check_patches
 from blink.model.views import ViewMaker
 from blink.runs.command import plain
 from blink.runs.files import short_digest
+from blink.runs.inputs.pictures import ORIENTATIONS, Reading, Rules
 from blink.runs.values import UserError, choice, whole_number
 
 log = logging.getLogger(__name__)
@@ -92,14 +92,14 @@ def _one_question(config: DictConfig, settings: dict[str, Any]) -> OneQuestion:
     [sample] = one_case(image, settings["question"], settings["box"], rules)
     check_pictures([sample], rules)  # says how one of many bits or frames is read
     backbone = outlined(model["path"], revision=model["revision"])
-    template = prompt_template(model["path"], model["template"], revision=model["revision"])
+    template = prompt_template(model["path"], model["template"], revision=model["revision"], pad=model["pad"])
     template.prompt(sample.question)  # raises where the question holds an image token
     policy, sources = policy_of(config, settings["preset"], backbone)
     layers = tuple(policy.layers)
     token_sr = modules_folder(settings["token_sr"], model["path"], layers) if method["trained"] else None
     check_fit(backbone, policy, token_sr)
     if backbone.grid is None:
-        views = ViewMaker(load_processor(model["path"], revision=model["revision"]))
+        views = ViewMaker(processor_of(model["path"], revision=model["revision"], pad=model["pad"]))
         grid = views.grid(sample.load_image().size)
         check_patches(policy.patches, grid, f"image={settings['image']}: ")
     if token_sr is not None:

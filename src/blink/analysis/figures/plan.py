@@ -37,13 +37,13 @@ from blink.evaluation.plan import Checkpoint, family_of, questions_of
 from blink.evaluation.questions import check_pictures, samples_digest
 from blink.evaluation.rows import SCORES
 from blink.inference.policy import POSITIONS
-from blink.inputs.pictures import Rules
 from blink.model.backbone import Backbone
 from blink.model.token_sr import check_patches
 from blink.model.token_sr_files import check_token_sr, load_token_sr, token_sr_config
 from blink.model.views import ViewMaker
 from blink.runs.command import plain
 from blink.runs.files import short_digest
+from blink.runs.inputs.pictures import Rules
 from blink.runs.style import Drawn, look
 from blink.runs.values import UserError, choice, optional, whole_number
 
@@ -109,7 +109,7 @@ def _plan_of_backbone(config: DictConfig, settings: Mapping[str, Any]) -> Plan:
         whole_number(key, settings[key], least)
     choice("positions", settings["positions"], POSITIONS)
     backbone = outlined(model["path"], revision=model["revision"])
-    template = prompt_template(model["path"], model["template"], revision=model["revision"])
+    template = prompt_template(model["path"], model["template"], revision=model["revision"], pad=model["pad"])
     if backbone.grid is not None:  # else it is each picture's
         check_patches(settings["patches"], backbone.grid)
     kind = BACKBONE_FIGURES[figure["name"]]

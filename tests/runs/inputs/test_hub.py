@@ -9,8 +9,8 @@ import pyarrow.parquet
 import pytest
 from PIL import Image
 
-from blink.inputs.hub import PictureColumn, Table, load_table, parquet_table
-from blink.inputs.pictures import Reading, Rules, UnreadableImageError
+from blink.runs.inputs.hub import PictureColumn, Table, load_table, parquet_table
+from blink.runs.inputs.pictures import Reading, Rules, UnreadableImageError
 from blink.runs.values import UserError
 from tests.bench.files import png
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from PIL import Image
 
-from blink.inputs.pictures import Rules, UnreadableImageError
+from blink.runs.inputs.pictures import Rules, UnreadableImageError
 from blink.runs.values import UserError
 
 _FINDS_FILES = ("imagefolder",)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from blink.inputs.names import check_name, files_below, find_file, leads_out, look_alikes
+from blink.runs.inputs.names import check_name, files_below, find_file, leads_out, look_alikes
 from blink.runs.values import UserError
 
 

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
-from blink.inputs.names import check_name, find_file, look_alikes
+from blink.runs.inputs.names import check_name, find_file, look_alikes
 from blink.runs.values import UserError, choice, flag
 
 Opener = Callable[[], Image.Image]

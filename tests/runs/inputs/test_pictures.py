@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from blink.inputs.pictures import MOST_PIXELS, Notes, Reading, Rules, UnreadableImageError
+from blink.runs.inputs.pictures import MOST_PIXELS, Notes, Reading, Rules, UnreadableImageError
 from blink.runs.values import UserError
 
 AUTHORS, UPRIGHT, SCALED = Reading(), Reading(upright=True), Reading(scaled=True)
