@@ -8,6 +8,7 @@ Commands that are tested in the rooms that they call:
 
 import os
 import resource
+import signal
 import sys
 
 from tests.processes import inherited
@@ -16,6 +17,9 @@ os.environ.update(inherited())
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("WANDB_MODE", "offline")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# A shell starts background jobs with Ctrl-C ignored, which commands respect, and which the processes of tests would inherit.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 from collections.abc import Callable, Iterator
 from dataclasses import asdict

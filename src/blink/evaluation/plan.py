@@ -122,7 +122,7 @@ def make_plan(config: DictConfig, overrides: Sequence[str]) -> Plan:
             f"data.root={data.root} and data.id={data.id} are both given; questions come from one of them"
         )
     _note_unused(overrides, method, config.bench.name, "local" if data.root else data.source)
-    template = prompt_template(model.path, model.template, revision=model.revision, pad=padded)
+    template = prompt_template(model.path, model.template, revision=model.revision, pad=model.pad)
     policy, sources = (
         policy_of(config, config.bench.name, backbone) if method.scans else _no_policy(config, backbone)
     )

@@ -5,12 +5,15 @@ Recorded beside every result, so that a number can be traced, and its run repeat
 
 import os
 import platform
+import re
 import shlex
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -66,11 +69,12 @@ def provenance(
 def versions() -> dict[str, str | None]:
     """Return the versions of Python and of the packages that results depend on; None where one is not installed.
 
-    They are read from the packages' metadata: none is imported.
+    They are read from the packages' files: none is imported.
     """
     return {
         "python": platform.python_version(),
         **{name: _version(known) for name, known in PACKAGES.items()},
+        "torch": _torch_build() or _version("torch"),
     }
 
 
@@ -146,6 +150,18 @@ def _version(distribution: str) -> str | None:
         return version(distribution)
     except PackageNotFoundError:
         return None
+
+
+def _torch_build() -> str | None:
+    """torch's version with its build, such as 2.13.0+cu130, which the metadata of wheels from PyPI leave out; None without."""
+    found = find_spec("torch")
+    if found is None or found.origin is None:
+        return None
+    with suppress(OSError):
+        text = Path(found.origin).with_name("version.py").read_text(encoding="utf-8")
+        named = re.search(r"^__version__ = '([^']+)'", text, flags=re.MULTILINE)
+        return named and named[1]
+    return None
 
 
 def _git(root: Path, *arguments: str) -> str | None:
