@@ -1,5 +1,6 @@
 """Real commands, ended from outside: at a moment, while a file is being written, or by a signal that asks."""
 
+import fnmatch
 import os
 import signal
 import subprocess
@@ -75,7 +76,7 @@ def in_writing(folder: Path, name: str, moments: np.random.Generator) -> Callabl
     pause = float(moments.uniform(0, 0.02))
 
     def reached(since: float) -> bool:
-        if not any(folder.rglob(f"{name}*{PARTIAL}")):
+        if not _holds(folder, f"{name}*{PARTIAL}"):
             return False
         time.sleep(pause)
         return True
@@ -85,7 +86,13 @@ def in_writing(folder: Path, name: str, moments: np.random.Generator) -> Callabl
 
 def once_there(folder: Path, name: str) -> Callable[[float], bool]:
     """The moment at which a file appears."""
-    return lambda since: any(folder.rglob(name))
+    return lambda since: _holds(folder, name)
+
+
+def _holds(folder: Path, pattern: str) -> bool:
+    """Whether a file or folder of that name lies in a folder, whose sub-folders another process may rename meanwhile."""
+    walked = os.walk(folder)  # pathlib's rglob raises where a folder is gone before it is read
+    return any(fnmatch.filter([*folders, *files], pattern) for _, folders, files in walked)
 
 
 def files_in(folder: Path) -> list[str]:
