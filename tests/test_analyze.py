@@ -35,7 +35,7 @@ def command(monkeypatch: pytest.MonkeyPatch, *overrides: str) -> Path:
 
 def test_every_figure_has_a_config() -> None:
     """Would catch a figure that cannot be asked for."""
-    from blink.runs.command import CONF_DIR
+    from blink.runs.overrides import CONF_DIR
 
     assert {path.stem for path in (CONF_DIR / "figure").glob("*.yaml")} == {*BACKBONE_FIGURES, *RUN_FIGURES}
 

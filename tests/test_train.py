@@ -19,8 +19,9 @@ from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 
 from blink import load_token_sr
-from blink.runs.command import CONF_DIR, one_line_errors
+from blink.runs.command import one_line_errors
 from blink.runs.folder import run_name
+from blink.runs.overrides import CONF_DIR
 from blink.train import main, train
 from blink.training.images import local_images
 from blink.training.manifest import changed_since, check_images

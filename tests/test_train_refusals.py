@@ -9,7 +9,8 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from blink.runs.command import CONF_DIR, Ended, one_line_errors
+from blink.runs.command import Ended, one_line_errors
+from blink.runs.overrides import CONF_DIR
 from blink.train import train
 from blink.training import parts
 from blink.training.plan import make_plan

@@ -13,9 +13,10 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from blink.runs.command import hydra_command, one_line_errors, plain, reject_added_keys
+from blink.runs.command import hydra_command, one_line_errors, plain
 from blink.runs.files import as_json, read_json, short_digest, write_json
 from blink.runs.folder import INPUTS, given_folder, open_run
+from blink.runs.overrides import reject_added_keys
 from blink.runs.provenance import provenance
 from blink.runs.values import fits
 

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from blink.runs.command import hydra_command, one_line_errors, plain, reject_added_keys
+from blink.runs.command import hydra_command, one_line_errors, plain
 from blink.runs.files import write_json, write_text
 from blink.runs.folder import given_folder, open_run
+from blink.runs.overrides import reject_added_keys
 from blink.runs.provenance import note_process, provenance
 
 if TYPE_CHECKING:

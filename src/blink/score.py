@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from blink.runs.command import FAILURE, end, hydra_command, one_line_errors, plain, reject_added_keys
+from blink.runs.command import FAILURE, end, hydra_command, one_line_errors, plain
 from blink.runs.files import short_digest, write_json
 from blink.runs.folder import given_folder
 from blink.runs.lock import lock
+from blink.runs.overrides import reject_added_keys
 from blink.runs.provenance import provenance
 from blink.runs.values import UserError, flag, optional, path
 

@@ -1,4 +1,4 @@
-"""Commands: where their configs are, misspelt keys and options and what was meant, and mistakes in one line."""
+"""Commands: mistakes in one line, and where runs and sweeps lie."""
 
 import errno
 import os
@@ -6,86 +6,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from blink.runs.command import (
-    CONF_DIR,
-    check_composition,
-    check_keys,
-    hydra_command,
-    one_line_errors,
-    reject_added_keys,
-)
+from blink.runs.command import hydra_command, one_line_errors
 from blink.runs.folder import given_folder, open_run
 from blink.runs.values import UserError
-
-
-@pytest.mark.parametrize(
-    ("command", "overrides", "message"),
-    [
-        ("eval", ["tau_epx=0.5"], r"unknown key 'tau_epx' \(did you mean tau_exp"),
-        ("eval", ["scenes.image=3"], r"unknown key 'scenes.image' \(did you mean scenes.images"),
-        ("eval", ["max_new_token=3"], r"did you mean bench.max_new_tokens"),
-        ("eval", ["bench=pope,mme", "modle=tiny"], r"unknown key 'modle' \(did you mean model"),
-        (
-            "eval",
-            ["model=llava_15_7b"],
-            r"model=llava_15_7b: there is no such option \(did you mean llava15_7b.*tiny",
-        ),
-        ("eval", ["bench=pope,popper"], r"bench=popper: there is no such option \(did you mean pope"),
-        ("eval", ["trainer=ddp"], r"unknown key 'trainer'"),
-        ("eval", ["zzzzzzzz=1"], r"unknown key 'zzzzzzzz'; --help"),
-        ("train", ["layer=1", "optimizer.learning_rat=1e-4"], r"did you mean optimizer.learning_rate"),
-        ("train", ["layer=1", "lr=1e-4"], r"unknown key 'lr'"),
-        ("train", ["data.split=x"], r"unknown key 'data.split'"),
-        ("train", ["logger=null"], r"logger=null: there is no such option; choose one of csv, none"),
-        ("train", ["trainer=5"], r"trainer=5: there is no such option"),
-        ("train", ["not an override"], r"'not an override' is no override: write KEY=VALUE"),
-        ("eval", ["token_sr=a=b"], r"goes into two pairs of quotes: \"token_sr='a=b'\""),
-        ("eval", ["data.root=it's [here"], r"quotes: \"data.root='it\\'s \[here'\""),
-    ],
-)
-def test_misspelt(command: str, overrides: list[str], message: str) -> None:
-    """Would catch a misspelt key that is reported without the right one, or not before weights are read."""
-    with pytest.raises(ValueError, match=message):
-        check_keys(command, overrides)
-    assert not GlobalHydra.instance().is_initialized()
-
-
-@pytest.mark.parametrize(
-    ("overrides", "message"),
-    [
-        (["optimizer={a:1}"], "Could not override 'optimizer'|Key 'a' is not in struct"),
-        (["+layer=3"], "layer"),
-        (["~nowhere"], "nowhere"),
-    ],
-)
-def test_what_hydra_refuses_is_one_message(overrides: list[str], message: str) -> None:
-    """Would catch Hydra's own report, of several lines and with exit code 1, for a mistake like any other."""
-    with pytest.raises(UserError, match=message):
-        check_composition("train", ["layer=1", *overrides])
-    check_composition("train", ["layer=1", "hydra.run.dir=x", "+trainer.max_time=1"])
-
-
-@pytest.mark.parametrize(
-    ("command", "overrides"),
-    [
-        ("eval", []),
-        (
-            "eval",
-            ["tau_exp=0.4,0.5", "patches=2,3", "method=vanilla,interp", "hydra.sweep.dir=x", "limit=null"],
-        ),
-        ("eval", ["data=hub", "data.id=a/b", "model=llava15_7b", "hydra/launcher=basic", "layer=[1,2]"]),
-        ("eval", ["layer=range(1,4)", "bench=glob(*)", "bench.max_new_tokens=1"]),
-        ("train", ["+trainer.limit_val_batches=1", "~logger", "trainer=ddp_cpu", "trainer.devices=2"]),
-        ("train", ["objective={temperature:2}", "callbacks=[early_stopping,device_stats]"]),
-    ],
-)
-def test_known(command: str, overrides: list[str]) -> None:
-    """Would catch a right key refused: of a chosen group, of Hydra, swept, added or removed."""
-    check_keys(command, overrides)
 
 
 def test_a_command_ends_with_one_line_and_a_failing_exit_code(
@@ -110,18 +36,6 @@ def test_the_flag_of_a_multirun_may_stand_anywhere(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(sys, "argv", ["blink.train", "layer=2", "--multirun", "seed=3,4", folder])
     command()
     assert ran == [(2, 3), (2, 4)]
-
-
-def test_conf_dir_holds_the_training_config() -> None:
-    """Catches a CONF_DIR that points beside the configs, so that no command starts."""
-    assert (CONF_DIR / "train.yaml").is_file()
-
-
-def test_added_keys_are_refused() -> None:
-    """Catches +key=value overrides that Hydra accepts and nothing reads."""
-    reject_added_keys(["layer=12", "+trainer.limit_val_batches=2"], open_groups=("trainer",))
-    with pytest.raises(ValueError, match="unknown key 'lr'"):
-        reject_added_keys(["layer=12", "+lr=1"], open_groups=("trainer",))
 
 
 def test_a_users_mistake_is_one_line(

@@ -8,7 +8,6 @@ import pytest
 from omegaconf import OmegaConf
 
 from blink.runs.board import Board
-from blink.runs.command import CONF_DIR
 from blink.runs.files import read_json, write_json
 from blink.runs.loggers import (
     MARKS,
@@ -19,6 +18,7 @@ from blink.runs.loggers import (
     tensorboard_logger,
     wandb_logger,
 )
+from blink.runs.overrides import CONF_DIR
 from tests.offline_runs import closed_runs
 
 

@@ -10,7 +10,7 @@ import torch
 from hydra import compose, initialize_config_dir
 
 from blink.runs import machine
-from blink.runs.command import CONF_DIR
+from blink.runs.overrides import CONF_DIR
 
 
 @pytest.mark.parametrize(("units", "dtype"), [({"avx2": True}, "float32"), ({"amx_bf16": True}, "bfloat16")])

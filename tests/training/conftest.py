@@ -10,7 +10,8 @@ from typing import Any
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from blink.runs.command import CONF_DIR, one_line_errors
+from blink.runs.command import one_line_errors
+from blink.runs.overrides import CONF_DIR
 from blink.training.plan import Plan, make_plan
 
 

@@ -31,8 +31,9 @@ from blink.inference.policy import Policy, check_layers, parse_layers
 from blink.model.backbone import Backbone
 from blink.model.processors import pads
 from blink.model.prompts import Template
-from blink.runs.command import plain, reject_added_keys
+from blink.runs.command import plain
 from blink.runs.inputs.pictures import Rules
+from blink.runs.overrides import reject_added_keys
 from blink.runs.provenance import mixed, note_process, provenance, read_processes
 from blink.runs.values import UserError
 

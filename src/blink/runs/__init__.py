@@ -10,7 +10,8 @@ Read from top to bottom: a file imports only from files above it.
     lock.py        one process at a time in a run folder
     folder.py      one folder per run, named after its overrides
     provenance.py  where a result comes from: command, versions, commit, fingerprints
-    command.py     Hydra commands: their configs, misspelt keys, mistakes in one line
+    overrides.py   the commands' configs, and the overrides of a command: misspelt keys and options
+    command.py     Hydra commands, and mistakes in one line
     board.py       numbers, pictures and tables for whatever logger there is
     loggers.py     Weights & Biases, TensorBoard, CSV, and what was logged already
     style.py       one look for all plots, and their files

@@ -17,7 +17,7 @@ from blink.evaluation.presets import LAYER_STUDIES, OTHER
 from blink.evaluation.sweeps.experiments import Experiment, lines_of, names, read_experiment
 from blink.evaluation.sweeps.multirun import sweep_of
 from blink.evaluation.sweeps.paper import TABLES
-from blink.runs.command import CONF_DIR
+from blink.runs.overrides import CONF_DIR
 
 EXPERIMENTS = sorted(path.stem for path in (CONF_DIR / "experiment").glob("*.yaml"))
 

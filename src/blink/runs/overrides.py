@@ -1,0 +1,206 @@
+"""Overrides of a command's config, checked before Hydra reads them: names of keys, options of groups.
+
+Hydra refuses a misspelt key by itself, but in five lines, without the key that was meant, and in a multirun only once
+the job begins that has it. So names are checked before it; values are left to Hydra and to the checks that follow.
+"""
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import ChoiceSweep, Override, OverrideType
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from blink.runs.values import UserError, is_whole, text
+
+_PACKAGE = Path(__file__).resolve().parents[1]
+CONF_DIR = _PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAGE.parents[1] / "conf"
+"""The Hydra configs: inside the package in a wheel, beside `src/` in a source checkout."""
+
+_SEARCH_PATH = "hydra.searchpath"
+"""Hydra's key for folders of configs beside `CONF_DIR`."""
+
+
+def reject_added_keys(overrides: Sequence[str], *, open_groups: Sequence[str] = ()) -> None:
+    """Refuse `+key=value` overrides, which Hydra lets in and nothing would read.
+
+    Args:
+        open_groups: first parts of keys whose additions are passed on and checked elsewhere.
+
+    Raises:
+        ValueError: an override adds a key outside `open_groups`.
+    """
+    for override in overrides:
+        key = override.partition("=")[0].lstrip("+").partition("@")[0]
+        if override.startswith("+") and key.partition(".")[0] not in open_groups:
+            raise UserError(f"unknown key {key!r} in override {override!r}; --help lists the keys")
+
+
+def check_overrides(command: str, overrides: Sequence[str], *, multirun: bool) -> None:
+    """Check that overrides name keys of a command's config and options of its groups, and that Hydra can compose them.
+
+    Keys that are added (`+key`) or removed (`~key`) are left to Hydra.
+
+    Args:
+        multirun: whether they may sweep. Then values are not looked at: they go together in each job or they do not.
+
+    Raises:
+        UserError: an override names an unknown key or option (the message suggests close ones), a folder of Hydra's own
+            is no text, or Hydra refuses the whole (in its words).
+    """
+    parsed = _parsed(overrides)
+    _check_hydra_folders(parsed)
+    ours = [override for override in parsed if not override.key_or_group.startswith(("hydra.", "hydra/"))]
+    if not ours:
+        return  # composing takes longer than the rest of a start
+    searched = [override for override in parsed if override.key_or_group == _SEARCH_PATH]
+    chosen = [str(override.input_line) for override in searched]
+    groups = {group: _options(group, searched) for group in _groups(command)}
+    changed = [override for override in ours if override.type is OverrideType.CHANGE]
+    for override in changed:
+        if override.key_or_group in groups:
+            chosen += _check_choices(override, groups[override.key_or_group])
+    refused = None
+    if not multirun:
+        try:
+            _composed(command, [str(override.input_line) for override in (*searched, *ours)])
+        except (HydraException, OmegaConfBaseException) as error:
+            refused = error
+    if multirun or refused is not None:
+        _check_keys(command, changed, chosen, groups)
+    if refused is not None:
+        raise UserError(str(refused)) from refused
+
+
+def _check_hydra_folders(overrides: Sequence[Override]) -> None:
+    """Check Hydra's own keys that name folders, which Hydra takes as they come: null would make a folder "None".
+
+    Raises:
+        UserError: the value of one is no text; a subdir may be a number.
+    """
+    for override in overrides:
+        key, value = override.key_or_group, override.value()
+        number = key == "hydra.sweep.subdir" and is_whole(value)
+        if key in ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir") and not number:
+            text(key, getattr(value, "text", value))
+
+
+def _check_keys(
+    command: str, changed: Sequence[Override], chosen: Sequence[str], groups: Collection[str]
+) -> None:
+    """Check the names of keys against the config that the chosen options of groups make.
+
+    Raises:
+        UserError: one is unknown; the message suggests close ones.
+    """
+    try:
+        keys = {*_keys(_composed(command, chosen)), *groups}
+    except HydraException:
+        return  # options that do not go together; Hydra says which
+    for override in changed:
+        if override.key_or_group not in keys:
+            close = _meant(override.key_or_group, sorted(keys))
+            raise UserError(f"unknown key {override.key_or_group!r}{close}; --help lists the keys")
+
+
+def _parsed(overrides: Sequence[str]) -> list[Override]:
+    """Read overrides as Hydra will.
+
+    Raises:
+        UserError: one is none; says how to write it.
+    """
+    parser = OverridesParser.create()
+    parsed: list[Override] = []
+    for override in overrides:
+        try:
+            parsed += parser.parse_overrides([override])
+        except HydraException as error:
+            key, equals, value = override.partition("=")
+            if not equals:
+                raise UserError(
+                    f"{override!r} is no override: write KEY=VALUE; --help lists the keys"
+                ) from error
+            quoted = value.replace("\\", "\\\\").replace("'", "\\'")
+            raise UserError(
+                f"{override!r} cannot be read as KEY=VALUE; a value with =, brackets, quotes or letters beyond "
+                f"ASCII goes into two pairs of quotes: \"{key}='{quoted}'\""
+            ) from error
+    return parsed
+
+
+def _check_choices(override: Override, options: Sequence[str]) -> list[str]:
+    """Check the options that a group's override names; return one that chooses the first of them.
+
+    Raises:
+        ValueError: one of the named options does not exist.
+    """
+    group, value = override.key_or_group, override.value()
+    values = value.list if isinstance(value, ChoiceSweep) else value if isinstance(value, list) else [value]
+    if override.is_sweep_override() and not isinstance(value, ChoiceSweep):
+        return []  # such as glob(*), which names what exists
+    names = ["null" if value is None else getattr(value, "text", str(value)) for value in values]
+    for name in names:
+        if name not in options:
+            raise UserError(
+                f"{group}={name}: there is no such option{_meant(name, options)}; choose one of {', '.join(options)}"
+            )
+    return [f"{group}={name}" for name in names[:1]]
+
+
+def _meant(given: str, known: Sequence[str]) -> str:
+    """Name the known names that are close to the given one, whole or in their last dotted part; empty if none is."""
+    by_ending: dict[str, str] = {name.rpartition(".")[2]: name for name in sorted(known, reverse=True)}
+    close = get_close_matches(given, known, n=3, cutoff=0.6)
+    close += [
+        by_ending[name] for name in get_close_matches(given.rpartition(".")[2], by_ending, n=3, cutoff=0.75)
+    ]
+    close = list(dict.fromkeys(close))[:3]
+    return f" (did you mean {' or '.join(close)}?)" if close else ""
+
+
+def _composed(command: str, overrides: Sequence[str]) -> Mapping[str, Any]:
+    """Compose a command's config under some overrides, as plain containers; interpolations are not resolved."""
+    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+        composed: Any = OmegaConf.to_container(compose(command, list(overrides)), resolve=False)
+    return composed
+
+
+def _keys(config: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """Every key of nested mappings, dotted."""
+    for key, value in config.items():
+        yield f"{prefix}{key}"
+        if isinstance(value, Mapping):
+            yield from _keys(value, f"{prefix}{key}.")
+
+
+def group_list(command: str) -> str:
+    """Return the config groups that a command takes with their options, one group a line, for its `--help`."""
+    return "".join(f"{group}: {', '.join(_options(group))}\n" for group in sorted(_groups(command)))
+
+
+OmegaConf.register_new_resolver("blink_groups", group_list, replace=True)
+"""`${blink_groups:eval}` in a help text. Hydra's own `$APP_CONFIG_GROUPS` names the groups of all commands."""
+
+
+def _groups(command: str) -> list[str]:
+    """The groups in a config's defaults list."""
+    defaults: Any = OmegaConf.to_container(OmegaConf.load(CONF_DIR / f"{command}.yaml").defaults)
+    entries = (key for entry in defaults if isinstance(entry, dict) for key in entry)
+    return [key.removeprefix("optional ") for key in entries if not key.startswith("override ")]
+
+
+def _options(group: str, searched: Sequence[Override] = ()) -> list[str]:
+    """The options of a group: ours, and those in the folders that overrides of `hydra.searchpath` name."""
+    places = [place for override in searched for place in _listed(override.value())]
+    folders = [CONF_DIR, *(Path(place.removeprefix("file://")) for place in places)]
+    return sorted({path.stem for folder in folders for path in (folder / group).glob("*.yaml")})
+
+
+def _listed(value: Any) -> list[str]:
+    values = value if isinstance(value, list) else [value]
+    return [str(getattr(each, "text", each)) for each in values]
