@@ -365,6 +365,10 @@ def test_sweep_with_a_mistyped_point_starts_no_job(
         (("layer=1", "engine.memory_gb=x"), "engine.memory_gb='x': expected a number above 0"),
         (("layer=1", "scenes.images=x"), "scenes.images='x': expected a whole number"),
         (("layer=1", "scenes.images=1000001"), "scenes.images=1000001: a split has 1,000,000 pictures"),
+        (
+            ("layer=1", "scenes.difficulty=hart"),
+            "scenes.difficulty='hart': expected one of easy, ordinary, hard",
+        ),
         (("layer=1", "data=hub", "data.split=val"), "data.split: only blink.train reads that"),
         (("layer=1", "data=hub", "data.column=a", "data.name=b"), "data.column, data.name: only blink.train"),
         (("layer=1", "data=hub", "data.id=a/b", "data.root=c"), "data.root=c and data.id=a/b are both given"),

@@ -86,7 +86,7 @@ def test_every_command_has_a_console_script() -> None:
     ("line", "completed"),
     [
         ("blink-eval bench=m", {"bench=mmbench", "bench=mmbench_cn", "bench=mme", "bench=mmvet"}),
-        ("python -m blink.eval scenes.", {"scenes.images=", "scenes.split="}),
+        ("python -m blink.eval scenes.", {"scenes.images=", "scenes.split=", "scenes.difficulty="}),
         ("blink-eval bench=mme tau_", {"tau_exp=", "tau_drop="}),
     ],
 )

@@ -9,6 +9,7 @@ from PIL import Image
 from blink.evaluation.questions import read_questions
 from blink.runs.inputs.pictures import Reading, Rules
 from blink.runs.values import UserError
+from blink.scenes.ask import QUESTION_KINDS
 from tests.bench.test_pope import write_llava
 from tests.runs.inputs.test_pictures import DEEP, sideways
 
@@ -30,6 +31,18 @@ def test_scenes_are_asked_picture_by_picture() -> None:
     assert questions.data == "scenes validation, 2 pictures"
     assert questions.samples[0].load_image().size == (192, 192)
     assert "difficulty" in questions.samples[0].details
+
+
+@pytest.mark.parametrize("name", ["pope", "mme", "gqa", "mmbench", "scienceqa", "mmvet"])
+def test_scenes_of_one_difficulty(name: str) -> None:
+    """Catches a benchmark that draws mixed scenes where hard ones are asked for, or that mistakes one for the other."""
+    hard = read_questions(name, (), **SCENES | {"scenes_images": 6, "scenes_difficulty": "hard"})
+    mixed = read_questions(name, (), **SCENES | {"scenes_images": 6})
+    assert {sample.details["difficulty"] for sample in hard.samples} == {"hard"}
+    assert len({sample.details["difficulty"] for sample in mixed.samples}) > 1
+    assert all(sample.details["kind"] in QUESTION_KINDS for sample in hard.samples)
+    assert not {sample.image for sample in hard.samples} & {sample.image for sample in mixed.samples}
+    assert hard.data == "scenes validation, 6 hard pictures"
 
 
 def test_settings_reach_the_benchmark() -> None:

@@ -46,7 +46,7 @@ def test_rows_have_the_official_columns_and_a_hint_in_half_of_the_questions() ->
     asked = groups(30)
     columns = {
         *("index", "question", "hint", "A", "B", "C", "D", "answer", "category", "image", "source"),
-        *("l2-category", "comment", "split", "image_source", "box", "difficulty"),
+        *("l2-category", "comment", "split", "image_source", "box", "difficulty", "kind"),
     }
     assert {name for rows in asked.values() for row in rows for name in row} == columns
     assert all(row["category"] in CATEGORIES and row["l2-category"] in ABILITIES for row in asked[0])

@@ -23,6 +23,7 @@ def test_columns_are_those_of_the_hub() -> None:
         "capability",
         "box",
         "difficulty",
+        "kind",
     } == set(rows[0])
     assert len({row["question_id"] for row in rows}) == len(rows)
     assert {row["capability"] for row in rows} == {",".join(names) for names in CAPABILITY.values()}

@@ -14,7 +14,7 @@ def test_rows_have_the_official_columns() -> None:
     rows = list(scienceqa_rows("test", 40))
     assert set(rows[0]) == {
         *("image", "question", "choices", "answer", "hint", "task", "grade", "subject", "topic", "category"),
-        *("skill", "lecture", "solution", "image_source", "box", "difficulty"),
+        *("skill", "lecture", "solution", "image_source", "box", "difficulty", "kind"),
     }
     assert {len(row["choices"]) for row in rows} == {2, 3, 4, 5}
     assert {row["answer"] for row in rows} == {0, 1, 2, 3, 4}

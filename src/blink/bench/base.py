@@ -153,9 +153,13 @@ class Benchmark(ABC):
         wording = f"+{prompt}" if self.wordings_differ and prompt != "llava" else ""
         self.version = f"{self.name}-{self.scorer}{wording}"
 
-    def from_scenes(self, split: str, images: int) -> list[Sample]:
-        """Questions about `images` generated pictures of a split of the embedded world."""
-        rows = self.scene_rows(split, images)
+    def from_scenes(self, split: str, images: int, difficulty: str | None = None) -> list[Sample]:
+        """Questions about `images` generated pictures of a split of the embedded world.
+
+        Args:
+            difficulty: "easy", "ordinary" or "hard" makes all of them so; None mixes them.
+        """
+        rows = self.scene_rows(split, images, difficulty)
         return self.samples(Entry(row, row["image_source"], in_memory(row["image"])) for row in rows)
 
     def from_hub(self) -> list[Sample]:
@@ -212,7 +216,7 @@ class Benchmark(ABC):
         return parquet_files(root, *self.parquet)
 
     @abstractmethod
-    def scene_rows(self, split: str, images: int) -> Iterable[Row]:
+    def scene_rows(self, split: str, images: int, difficulty: str | None = None) -> Iterable[Row]:
         """Rows about generated pictures, with the hub's columns and `image_source`, the picture's name."""
 
     @abstractmethod
@@ -307,7 +311,7 @@ def make_sample(
     entry: Entry, key: str, question: str, label: str, split: str, details: Mapping[str, Any] | None = None
 ) -> Sample:
     """Return a sample about a row's picture; columns that rows on scenes alone have go into its details."""
-    of_scene = {name: entry.row[name] for name in ("box", "difficulty") if name in entry.row}
+    of_scene = {name: entry.row[name] for name in ("box", "difficulty", "kind") if name in entry.row}
     return Sample(
         key, str(entry.image), question, label, split, entry.open_image, {**(details or {}), **of_scene}
     )

@@ -57,9 +57,9 @@ class GQA(Benchmark):
         f"images/, and beside them LLaVA's {QUESTIONS} if its order of questions is wanted"
     )
 
-    def scene_rows(self, split: str, images: int) -> Iterable[Row]:
+    def scene_rows(self, split: str, images: int, difficulty: str | None = None) -> Iterable[Row]:
         """Up to 12 questions a picture."""
-        return gqa_rows(split, images)
+        return gqa_rows(split, images, difficulty=difficulty)
 
     def from_hub(self) -> list[Sample]:
         """The balanced testdev questions of the hub data set, which keeps pictures in a table of their own.

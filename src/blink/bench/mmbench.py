@@ -116,9 +116,9 @@ class MMBench(Benchmark):
             )
         return super().from_folder(root, rules)
 
-    def scene_rows(self, split: str, images: int) -> Iterable[Row]:
+    def scene_rows(self, split: str, images: int, difficulty: str | None = None) -> Iterable[Row]:
         """The rotations of 4 questions a picture."""
-        return mmbench_rows(split, images)
+        return mmbench_rows(split, images, difficulty=difficulty)
 
     def find_parquet(self, root: Path) -> list[Path]:
         """The dev files of this language's folder; where no folder is named after a language, of all."""

@@ -76,9 +76,9 @@ class MME(Benchmark):
         "subtask, and beside it LLaVA's llava_mme.jsonl if its order of questions is wanted"
     )
 
-    def scene_rows(self, split: str, images: int) -> Iterable[Row]:
+    def scene_rows(self, split: str, images: int, difficulty: str | None = None) -> Iterable[Row]:
         """A pair of questions of every subtask a picture."""
-        return mme_rows(split, images)
+        return mme_rows(split, images, difficulty=difficulty)
 
     def authors_entries(self, root: Path, rules: Rules) -> list[Entry] | None:
         """Rows of the authors' folders; with LLaVA's file its questions in its order, labelled from the folders."""

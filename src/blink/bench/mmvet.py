@@ -66,9 +66,9 @@ class MMVet(Graded):
         self.judge = LocalJudge() if judge is None else judge
         self.version = f"{self.version}, judge {self.judge.name}"
 
-    def scene_rows(self, split: str, images: int) -> Iterable[Row]:
+    def scene_rows(self, split: str, images: int, difficulty: str | None = None) -> Iterable[Row]:
         """Up to seven questions a picture; lmms-eval's `lead` in the words that the tiny backbone knows."""
-        return ({**row, "lead": f"{STEPS} "} for row in mmvet_rows(split, images))
+        return ({**row, "lead": f"{STEPS} "} for row in mmvet_rows(split, images, difficulty=difficulty))
 
     def authors_entries(self, root: Path, rules: Rules) -> list[Entry] | None:
         """Rows of mm-vet.json; it says which picture a question is about, which its id does not."""

@@ -72,9 +72,9 @@ class Pope(Benchmark):
         per_split = (f"{split}_{metric}" for metric in ("f1", "accuracy") for split in self.splits)
         self.headline = ("f1", "accuracy", *per_split)
 
-    def scene_rows(self, split: str, images: int) -> Iterable[Row]:
+    def scene_rows(self, split: str, images: int, difficulty: str | None = None) -> Iterable[Row]:
         """18 questions a picture."""
-        return pope_rows(split, images)
+        return pope_rows(split, images, difficulty=difficulty)
 
     def authors_entries(self, root: Path, rules: Rules) -> list[Entry] | None:
         """Rows of LLaVA's question file; labels come from POPE's files, row by row within a split."""

@@ -58,9 +58,9 @@ class ScienceQA(Benchmark):
         f"pid_splits.json or LLaVA's {_ANSWERS}, and the pictures as images/test/5/image.png"
     )
 
-    def scene_rows(self, split: str, images: int) -> Iterable[Row]:
+    def scene_rows(self, split: str, images: int, difficulty: str | None = None) -> Iterable[Row]:
         """4 questions a picture."""
-        for number, row in enumerate(scienceqa_rows(split, images)):
+        for number, row in enumerate(scienceqa_rows(split, images, difficulty=difficulty)):
             yield {**row, "key": f"scenes/{number}"}
 
     def table_entries(self, table: Table, rules: Rules = AS_AUTHORS) -> list[Entry]:

@@ -21,7 +21,7 @@ from blink.model.processors import load_processor
 from blink.model.prompts import Template, template_of
 from blink.model.token_sr_files import check_token_sr, token_sr_config, token_sr_digest
 from blink.runs.values import UserError, choice, number, text, whole_number
-from blink.scenes.draw import SPLIT_SIZE
+from blink.scenes.draw import DIFFICULTIES, SPLIT_SIZE
 
 _TEXTS = (
     "model.path",
@@ -48,6 +48,7 @@ _CHECKS: Mapping[str, Callable[[str, Any], object]] = {
     "model.pad": partial(choice, choices=(True, False, None)),
     "model.family": partial(choice, choices=(*LAYER_STUDIES, OTHER)),
     "prompt": partial(choice, choices=PROMPTS),
+    "scenes.difficulty": partial(choice, choices=[each.name for each in DIFFICULTIES]),
     "engine.reuse": partial(choice, choices=("full", "none")),
     "engine.memory_gb": partial(number, above=0),
     "fresh": partial(choice, choices=(True, False)),
@@ -63,6 +64,7 @@ _OPTIONAL = (
     "data.root",
     "data.id",
     "token_sr",
+    "scenes.difficulty",
 )
 """Keys that may be null."""
 

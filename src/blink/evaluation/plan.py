@@ -205,6 +205,7 @@ def questions_of(config: DictConfig, limit: int | None = None) -> Questions:
         location=data["root"] or data.get("id"),
         scenes_split=config.scenes.split,
         scenes_images=config.scenes.images,
+        scenes_difficulty=config.scenes.get("difficulty"),  # configs of an earlier version have none
         limit=limit,
         rules=Rules.of(data, scaled=False),
     )
@@ -225,7 +226,7 @@ def _note_unused(overrides: Sequence[str], method: DictConfig, bench: str, sourc
         log.info("method=%s does not use %s", method.name, ", ".join(given))
     if bench not in JUDGED and (given := [key for key in keys if key.partition(".")[0] == "judge"]):
         log.info("bench=%s does not use %s", bench, ", ".join(given))
-    unread = set() if source == "scenes" else {"scenes.split", "scenes.images"}
+    unread = set() if source == "scenes" else {"scenes.split", "scenes.images", "scenes.difficulty"}
     unread |= set() if source == "hub" else {"bench.hub_id", "bench.revision"}
     if given := [key for key in keys if key in unread]:
         log.info("data from %s does not use %s", source, ", ".join(given))

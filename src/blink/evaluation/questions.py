@@ -51,6 +51,7 @@ def read_questions(
     location: str | None,
     scenes_split: str,
     scenes_images: int,
+    scenes_difficulty: str | None = None,
     limit: int | None,
     rules: Rules = AS_AUTHORS,
 ) -> Questions:
@@ -62,6 +63,7 @@ def read_questions(
         location: folder for "local"; data set id for "hub", None for the benchmark's own.
         scenes_split: which split of the generated world.
         scenes_images: how many pictures of it.
+        scenes_difficulty: of all of them; None mixes easy, ordinary and hard ones.
         limit: ask only the first so many questions; None asks all.
         rules: how pictures of a folder are found and read.
 
@@ -78,7 +80,7 @@ def read_questions(
         {"hub_id": location} if source == "hub" and location else {}
     )
     benchmark = BENCHMARKS[name](**arguments)
-    samples, data = _read(benchmark, source, location, scenes_split, scenes_images, rules)
+    samples, data = _read(benchmark, source, location, scenes_split, scenes_images, scenes_difficulty, rules)
     chosen = samples if limit is None else samples[: max(0, limit)]
     if not chosen:
         raise UserError(
@@ -129,11 +131,13 @@ def _read(
     location: str | None,
     scenes_split: str,
     scenes_images: int,
+    scenes_difficulty: str | None,
     rules: Rules,
 ) -> tuple[list[Sample], str]:
     if source == "scenes":
-        samples = benchmark.from_scenes(scenes_split, scenes_images)
-        return samples, f"scenes {scenes_split}, {scenes_images} pictures"
+        samples = benchmark.from_scenes(scenes_split, scenes_images, scenes_difficulty)
+        which = f"{scenes_difficulty} pictures" if scenes_difficulty else "pictures"
+        return samples, f"scenes {scenes_split}, {scenes_images} {which}"
     if source == "hub":
         return benchmark.from_hub(), f"hub {location or 'default'}"
     if source == "local":

@@ -172,6 +172,9 @@ class Scene:
 def scene(split: str, index: int, difficulty: str | None = None) -> Scene:
     """The scene number ``index`` of a split; the same on every machine.
 
+    Args:
+        difficulty: name of one of ``DIFFICULTIES``; None draws one by their shares.
+
     Raises:
         ValueError: for an unknown split or difficulty.
     """
@@ -191,6 +194,11 @@ def scene(split: str, index: int, difficulty: str | None = None) -> Scene:
     grey = rng.randint(95, 165)
     background = (grey + rng.randint(-12, 12), grey + rng.randint(-12, 12), grey + rng.randint(-12, 12))
     return Scene(split, index, drawn.name, tuple(objects), background)
+
+
+def scene_name(split: str, index: int, difficulty: str | None = None) -> str:
+    """The name of the picture of ``scene(split, index, difficulty)``, by which questions about it belong together."""
+    return f"scenes/{split}/{index}" if difficulty is None else f"scenes/{split}/{difficulty}/{index}"
 
 
 class SceneImages(Sequence[Image.Image]):

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from blink.scenes.ask import Question, absent_kinds, ask_many, existence, is_closed, present_kinds
-from blink.scenes.draw import scene
+from blink.scenes.draw import scene, scene_name
 from blink.scenes.view import View, view
 
 SEMANTIC = {
@@ -19,27 +19,29 @@ SEMANTIC = {
 """Question kind -> GQA's semantic type: existence and number of objects, attributes (a place is one), relations."""
 
 
-def gqa_rows(split: str, images: int, start: int = 0) -> Iterator[dict[str, Any]]:
+def gqa_rows(
+    split: str, images: int, start: int = 0, difficulty: str | None = None
+) -> Iterator[dict[str, Any]]:
     """GQA on scenes, in the columns of its hub edition: up to 12 questions a picture, of every kind but ``describe``
     an open one and one to be answered yes or no (of existence: one each of yes and no).
 
     Columns: ``id``, ``imageId`` ("scenes/{split}/{index}"), ``image``, ``question``, ``answer`` (lower case),
     ``fullAnswer``, ``isBalanced``, ``types`` (``structural``: verify, choose where the question names the answers, or
     query; ``semantic``; ``detailed``), and beside GQA's own ``image_source`` (as
-    ``imageId``), ``box`` (pixels of the object asked about, or None) and ``difficulty``.
+    ``imageId``), ``box`` (pixels of the object asked about, or None), ``difficulty`` and ``kind``.
 
     Raises:
-        ValueError: for an unknown split.
+        ValueError: for an unknown split or difficulty.
     """
     for index in range(start, start + images):
-        drawn = scene(split, index)
+        drawn = scene(split, index, difficulty)
         seen = view(drawn)
         rng = random.Random(f"blink/gqa/{split}/{index}")
         for number, question in enumerate(_questions(seen, rng), start=1):
             structural = _structural(question)
             yield {
                 "id": f"{index}{number:02}",
-                "imageId": f"scenes/{split}/{index}",
+                "imageId": scene_name(split, index, difficulty),
                 "image": seen.image,
                 "question": question.text,
                 "answer": question.answer.lower(),
@@ -50,9 +52,10 @@ def gqa_rows(split: str, images: int, start: int = 0) -> Iterator[dict[str, Any]
                     "semantic": SEMANTIC[question.kind],
                     "detailed": f"{question.kind}{structural.capitalize()}",
                 },
-                "image_source": f"scenes/{split}/{index}",
+                "image_source": scene_name(split, index, difficulty),
                 "box": question.box,
                 "difficulty": drawn.difficulty,
+                "kind": question.kind,
             }
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from blink.runs.values import UserError
 from blink.scenes.ask import Question, ask
-from blink.scenes.draw import scene
+from blink.scenes.draw import scene, scene_name
 from blink.scenes.formats import LETTERS, choices
 from blink.scenes.view import View, view
 
@@ -27,23 +27,25 @@ ABILITIES = {
 """MMBench's category and l2-category nearest to each kind of question; shapes have no others."""
 
 
-def mmbench_rows(split: str, images: int, start: int = 0) -> Iterator[dict[str, Any]]:
+def mmbench_rows(
+    split: str, images: int, start: int = 0, difficulty: str | None = None
+) -> Iterator[dict[str, Any]]:
     """MMBench on scenes: 4 questions of different kinds a picture, each with 2 to 4 options and as many rows, in
     which the options move up one place at a time and the answer's letter with them; half of the questions have a
     hint. The Chinese edition has the same rows, as the scenes know no Chinese but the closing line.
 
     Beside MMBench's columns (``index``, ``question``, ``hint``, ``A`` to ``D``, ``answer``, ``category``, ``image``,
     ``source``, ``l2-category``, ``comment``, ``split``; None where there is nothing) a row has ``image_source``,
-    ``box`` (pixels of the object asked about, or None) and ``difficulty``.
+    ``box`` (pixels of the object asked about, or None), ``difficulty`` and ``kind``.
 
     Raises:
-        ValueError: for an unknown split, or more pictures than there are indices for.
+        ValueError: for an unknown split or difficulty, or more pictures than there are indices for.
     """
     most = ROTATION // QUESTIONS_PER_PICTURE
     if start + images > most:
         raise UserError(f"pictures up to {start + images} asked for; MMBench's numbering ends at {most}")
     for index in range(start, start + images):
-        drawn = scene(split, index)
+        drawn = scene(split, index, difficulty)
         seen = view(drawn)
         rng = random.Random(f"blink/mmbench/{split}/{index}")
         for number, question in enumerate(_questions(seen, rng)):
@@ -66,9 +68,10 @@ def mmbench_rows(split: str, images: int, start: int = 0) -> Iterator[dict[str, 
                     "l2-category": ability,
                     "comment": None,
                     "split": "dev",
-                    "image_source": f"scenes/{split}/{index}",
+                    "image_source": scene_name(split, index, difficulty),
                     "box": question.box,
                     "difficulty": drawn.difficulty,
+                    "kind": question.kind,
                 }
 
 

@@ -36,7 +36,7 @@ from blink.scenes.ask import (
     is_closed,
     present_kinds,
 )
-from blink.scenes.draw import scene
+from blink.scenes.draw import scene, scene_name
 from blink.scenes.formats import YES_OR_NO
 from blink.scenes.view import View, view
 
@@ -59,20 +59,22 @@ MME_KINDS: dict[str, tuple[str, str]] = {
 """Subtask -> question kind, and how absent kinds are chosen where the kind is existence."""
 
 
-def mme_rows(split: str, images: int, start: int = 0) -> Iterator[dict[str, Any]]:
+def mme_rows(
+    split: str, images: int, start: int = 0, difficulty: str | None = None
+) -> Iterator[dict[str, Any]]:
     """MME on scenes, in the columns of its hub edition: for each picture and subtask a question whose answer is yes
     and one whose answer is no, about the same object where they are about one.
 
     A subtask that a picture has no certain pair for is left out of this picture. No question is asked twice about a
     picture. Beside MME's columns (``question_id`` "count/000007.png", shared by a pair; ``image``, ``question`` with
     its closing "Please answer yes or no.", ``answer`` Yes/No, ``category``) a row has ``image_source``, ``box``
-    (pixels of the object asked about, or None) and ``difficulty``.
+    (pixels of the object asked about, or None), ``difficulty`` and ``kind``.
 
     Raises:
-        ValueError: for an unknown split.
+        ValueError: for an unknown split or difficulty.
     """
     for index in range(start, start + images):
-        drawn = scene(split, index)
+        drawn = scene(split, index, difficulty)
         seen = view(drawn)
         asked: set[str] = set()
         for subtask, (kind, negatives) in MME_KINDS.items():
@@ -86,9 +88,10 @@ def mme_rows(split: str, images: int, start: int = 0) -> Iterator[dict[str, Any]
                     "question": f"{question.text} {YES_OR_NO}",
                     "answer": question.answer,
                     "category": subtask,
-                    "image_source": f"scenes/{split}/{index}",
+                    "image_source": scene_name(split, index, difficulty),
                     "box": question.box,
                     "difficulty": drawn.difficulty,
+                    "kind": question.kind,
                 }
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from blink.scenes.ask import Question, ask_many, is_closed
-from blink.scenes.draw import scene
+from blink.scenes.draw import scene, scene_name
 from blink.scenes.view import view
 
 CAPABILITY = {
@@ -24,19 +24,21 @@ on scenes, so none needs `ocr`."""
 NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
 
-def mmvet_rows(split: str, images: int, start: int = 0) -> Iterator[dict[str, Any]]:
+def mmvet_rows(
+    split: str, images: int, start: int = 0, difficulty: str | None = None
+) -> Iterator[dict[str, Any]]:
     """MM-Vet on scenes, in the columns of its hub edition, one question of each kind a picture where one can be asked;
     but for existence not one that yes or no would answer.
 
     Columns: ``question_id`` ("v1_0", ...), ``image``, ``question``, ``answer`` (elements joined by ``<AND>``,
     alternatives by ``<OR>``), ``image_source`` ("scenes/{split}/{index}"), ``capability`` (joined by commas), and
-    beside MM-Vet's own ``box`` (pixels of the object asked about, or None) and ``difficulty``.
+    beside MM-Vet's own ``box`` (pixels of the object asked about, or None), ``difficulty`` and ``kind``.
 
     Raises:
-        ValueError: for an unknown split.
+        ValueError: for an unknown split or difficulty.
     """
     for index in range(start, start + images):
-        drawn = scene(split, index)
+        drawn = scene(split, index, difficulty)
         seen = view(drawn)
         rng = random.Random(f"blink/mmvet/{split}/{index}")
         for number, (kind, capability) in enumerate(CAPABILITY.items()):
@@ -49,10 +51,11 @@ def mmvet_rows(split: str, images: int, start: int = 0) -> Iterator[dict[str, An
                 "image": seen.image,
                 "question": question.text,
                 "answer": key(question),
-                "image_source": f"scenes/{split}/{index}",
+                "image_source": scene_name(split, index, difficulty),
                 "capability": ",".join(capability),
                 "box": question.box,
                 "difficulty": drawn.difficulty,
+                "kind": question.kind,
             }
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from blink.scenes.ask import ask
-from blink.scenes.draw import scene
+from blink.scenes.draw import scene, scene_name
 from blink.scenes.formats import choices
 from blink.scenes.view import view
 
@@ -13,20 +13,22 @@ SCIENCEQA_KINDS = ("existence", "colour", "shape", "count", "where", "relation")
 QUESTIONS_PER_PICTURE = 4
 
 
-def scienceqa_rows(split: str, images: int, start: int = 0) -> Iterator[dict[str, Any]]:
+def scienceqa_rows(
+    split: str, images: int, start: int = 0, difficulty: str | None = None
+) -> Iterator[dict[str, Any]]:
     """ScienceQA on scenes: 4 questions a picture with 2 to 5 choices; half of them have a hint.
 
     Beside ScienceQA's columns (``image``, ``question``, ``choices``, ``answer`` (the index of the right choice),
     ``hint``, ``task``, ``grade``, ``subject``, ``topic``, ``category``, ``skill``, ``lecture``, ``solution``; empty
-    where shapes have nothing to say) a row has ``image_source``, ``box`` (pixels of the object asked about, or None)
-    and ``difficulty``. ``category`` is the kind of question, ``grade`` follows from the difficulty.
+    where shapes have nothing to say) a row has ``image_source``, ``box`` (pixels of the object asked about, or None),
+    ``difficulty`` and ``kind``. ``category`` is the kind of question, ``grade`` follows from the difficulty.
 
     Raises:
-        ValueError: for an unknown split.
+        ValueError: for an unknown split or difficulty.
     """
     grades = {"easy": "grade2", "ordinary": "grade5", "hard": "grade8"}
     for index in range(start, start + images):
-        drawn = scene(split, index)
+        drawn = scene(split, index, difficulty)
         seen = view(drawn)
         rng = random.Random(f"blink/scienceqa/{split}/{index}")
         asked: set[str] = set()
@@ -50,7 +52,8 @@ def scienceqa_rows(split: str, images: int, start: int = 0) -> Iterator[dict[str
                 "skill": "",
                 "lecture": "",
                 "solution": question.sentence,
-                "image_source": f"scenes/{split}/{index}",
+                "image_source": scene_name(split, index, difficulty),
                 "box": question.box,
                 "difficulty": drawn.difficulty,
+                "kind": question.kind,
             }
