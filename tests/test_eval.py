@@ -16,6 +16,7 @@ from transformers import LlavaForConditionalGeneration
 from blink import TokenSR, save_token_sr
 from blink.eval import main
 from blink.evaluation.sweeps.multirun import jobs_of
+from blink.runs.inputs.preset_file import write_preset
 from blink.score import main as score_main
 from tests.bench.judges.server import Act, reply, serving
 
@@ -525,3 +526,36 @@ def test_a_dashboard_that_fails_costs_nothing(
     assert (shown.out + shown.err).count("the dashboard fails (RuntimeError: the server is gone)") == 3
     command(monkeypatch, *settings)
     assert len(list(working_directory.rglob("tracking.json"))) == 3
+
+
+def test_a_preset_file_and_what_wins_over_it(
+    backbone: str, working_directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches a preset that is not recorded, wins over the user, or is lost when the run is repeated or swept."""
+    settings = {"layer": [1, 2], "tau_exp": 0.2, "tau_drop": 0.0, "patches": 3, "positions": "region"}
+    path = backbone.partition("=")[2]
+    write_preset(Path("p.yaml"), settings, method="interp", note="chosen", backbone=path, beats_vanilla=False)
+    command(monkeypatch, backbone, *SMALL, "preset=p.yaml", "patches=2", "limit=2")
+    [result] = scores(working_directory)
+    policy, sources = result["policy"], result["sources"]
+    assert result["method"] == "interp"
+    assert (policy["layers"], policy["tau_exp"], policy["patches"], policy["positions"]) == (
+        [1, 2],
+        0.2,
+        2,
+        "region",
+    )
+    assert (sources["layers"], sources["positions"]) == ("preset p.yaml", "preset p.yaml")
+    assert "patches" not in sources
+    assert result["provenance"]["inputs"]["preset"]
+    assert any("method=vanilla is recommended" in warning for warning in result["warnings"])
+    [folder] = Path("outputs/eval").iterdir()
+    command(monkeypatch, f"rerun={folder}", "logger=none")
+    command(monkeypatch, backbone, *SMALL, "preset=p.yaml", "limit=2", "patches=2,3", "--multirun")
+    assert sorted(each["policy"]["patches"] for each in scores(working_directory)) == [2, 2, 3]
+    write_preset(Path("p.yaml"), settings | {"tau_exp": 0.3}, method="interp", note="other")
+    with pytest.raises(SystemExit, match=r"another configuration \(tau_exp: 0.2 there, 0.3 now\)"):
+        command(monkeypatch, backbone, *SMALL, "preset=p.yaml", "patches=2", "limit=2")
+    Path("p.yaml").write_text("layer: 3")
+    with pytest.raises(SystemExit, match="is not a preset file"):
+        command(monkeypatch, backbone, *SMALL, "preset=p.yaml")

@@ -16,6 +16,7 @@ from omegaconf import DictConfig
 from blink.runs.command import hydra_command, one_line_errors, plain
 from blink.runs.files import as_json, read_json, short_digest, write_json
 from blink.runs.folder import INPUTS, given_folder, open_run
+from blink.runs.inputs.preset_file import with_preset
 from blink.runs.overrides import reject_added_keys
 from blink.runs.provenance import provenance
 from blink.runs.values import fits
@@ -38,6 +39,7 @@ def main(config: DictConfig) -> None:
     with one_line_errors():
         reject_added_keys(overrides)
         reject_training_keys(overrides)
+        config = with_preset(config, overrides)
         plan = make_plan(config)
         folder = open_run(
             Path(config.outputs),

@@ -18,6 +18,7 @@ from omegaconf import DictConfig
 from blink.runs.command import FAILURE, end, hydra_command, made, one_line_errors, plain
 from blink.runs.files import short_digest, whole_file
 from blink.runs.folder import given_folder, open_run
+from blink.runs.inputs.preset_file import with_preset
 
 if TYPE_CHECKING:
     from blink.bench import Row
@@ -61,6 +62,8 @@ def main(config: DictConfig) -> float | None:
         if config.rerun is not None and job.mode != RunMode.MULTIRUN:
             first, config = repeated_config(config, overrides)
             given = given or new_folder(first)
+        else:
+            config = with_preset(config, overrides)
         plan = make_plan(config, overrides)
         if first is not None:
             check_unchanged(first, inputs_of(plan))

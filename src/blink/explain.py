@@ -31,11 +31,12 @@ NUMBERS = "explain.json"
 def main(config: DictConfig) -> None:
     """Write the page of one answer, or those of flips."""
     from blink.analysis.explain.flips import Flips
-    from blink.analysis.explain.plan import make_plan
+    from blink.analysis.explain.plan import make_plan, with_preset_file
 
     overrides = list(HydraConfig.get().overrides.task)
     with one_line_errors():
         reject_added_keys(overrides)
+        config = with_preset_file(config, overrides)
         plan = make_plan(config, overrides)
         folder = open_run(
             Path(config.outputs),

@@ -21,6 +21,7 @@ from omegaconf import DictConfig, read_write
 from blink.runs.command import hydra_command, made, one_line_errors, plain
 from blink.runs.files import place_named, remove_partial
 from blink.runs.folder import INPUTS, check_inputs, given_folder, lock_run, open_run, run_folder
+from blink.runs.inputs.preset_file import with_preset
 from blink.runs.machine import is_first_process, one_job
 from blink.runs.overrides import reject_added_keys
 from blink.runs.provenance import mixed, note_process, provenance, read_processes
@@ -53,7 +54,7 @@ def main(config: DictConfig) -> float:
     overrides, given = list(job.overrides.task), given_folder(job)
     with one_line_errors():
         reject_added_keys(overrides, open_groups=("trainer", "callbacks"))
-        plan = make_plan(plain(config, complete=True))
+        plan = make_plan(plain(with_preset(config, overrides), complete=True))
         lock_run(plan.outputs, "train", overrides, given, wait=config.wait)
         summary = _finished(plan, overrides, given)
     if summary is None:

@@ -33,6 +33,7 @@ from blink.model.processors import pads
 from blink.model.prompts import Template
 from blink.runs.command import plain
 from blink.runs.inputs.pictures import Rules
+from blink.runs.inputs.preset_file import preset_of, preset_sources
 from blink.runs.overrides import reject_added_keys
 from blink.runs.provenance import mixed, note_process, provenance, read_processes
 from blink.runs.values import UserError
@@ -127,6 +128,9 @@ def make_plan(config: DictConfig, overrides: Sequence[str]) -> Plan:
     policy, sources = (
         policy_of(config, config.bench.name, backbone) if method.scans else _no_policy(config, backbone)
     )
+    chosen = preset_of(config)
+    if sources is not None:
+        sources |= preset_sources(chosen, config, overrides)
     # whether layers, regions and modules fit the backbone shows from configs and file headers
     token_sr = None
     if policy is not None:
@@ -140,6 +144,8 @@ def make_plan(config: DictConfig, overrides: Sequence[str]) -> Plan:
         **fingerprints(backbone, token_sr),
     }
     recorded = inputs | {"samples": samples_digest(questions.samples)}
+    if chosen is not None:
+        recorded["preset"] = chosen.digest
     setup = Setup(
         method=method.name,
         data=questions.data,
@@ -151,7 +157,10 @@ def make_plan(config: DictConfig, overrides: Sequence[str]) -> Plan:
         padded=padded,
         token_sr=token_sr,
         reuse=config.engine.reuse,
-        warnings=training_differs(token_sr, model.path, template.prefix) if token_sr else [],
+        warnings=[
+            *(chosen.warnings(model.path) if chosen and policy else []),
+            *(training_differs(token_sr, model.path, template.prefix) if token_sr else []),
+        ],
         provenance=provenance("eval", overrides, seed=config.seed, inputs=recorded),
     )
     return Plan(

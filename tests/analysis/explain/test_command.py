@@ -12,6 +12,8 @@ import pytest
 from blink.analysis.explain.answers import Explainer, Explanation
 from blink.bench import Sample
 from blink.explain import main
+from blink.runs.folder import read_config
+from blink.runs.inputs.preset_file import write_preset
 from tests import models
 from tests.analysis.explain.conftest import OTHER_ANSWER
 from tests.runs.inputs.test_pictures import sideways
@@ -209,3 +211,21 @@ def test_pages_go_on_where_they_were_ended(
     for name in names:
         assert (folder / name).read_bytes() == (whole / name).read_bytes()
     assert not (folder / "parts").exists()
+
+
+def test_an_answer_under_a_preset_file(
+    llava_next_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Would catch a preset file that is taken for a benchmark's name, or that the user cannot override."""
+    settings = {"layer": [1], "tau_exp": 0, "tau_drop": 0, "patches": 3, "positions": "region"}
+    write_preset(Path("p.yaml"), settings, method="interp", note="chosen")
+    asked = (*ONE, "max_new_tokens=2", f"model.path={llava_next_folder}", "preset=p.yaml", "patches=2")
+    command(monkeypatch, *asked)
+    [folder] = Path("outputs/explain").iterdir()
+    data = json.loads((folder / "explain.json").read_text())
+    config = read_config(folder / "config.yaml")
+    assert (config["layer"], config["patches"], config["positions"]) == ([1], 2, "region")
+    assert "layers 1 (preset p.yaml), expand above 0 (preset p.yaml)" in capsys.readouterr().out
+    assert data["provenance"]["inputs"]["preset"]
+    with pytest.raises(SystemExit, match="preset='pope.yaml': expected one of .*, or a preset file"):
+        command(monkeypatch, *ONE, f"model.path={llava_next_folder}", "preset=pope.yaml")

@@ -33,11 +33,13 @@ from blink.model.views import ViewMaker
 from blink.runs.command import plain
 from blink.runs.files import short_digest
 from blink.runs.inputs.pictures import ORIENTATIONS, Reading, Rules
-from blink.runs.values import UserError, choice, whole_number
+from blink.runs.inputs.preset_file import preset_of, preset_sources, with_preset
+from blink.runs.values import UserError, choice, path, whole_number
 
 log = logging.getLogger(__name__)
 
 _OF_FLIPS = ("runs", "limit")
+_BESIDE_A_FILE = "mmvet"
 _OF_BOTH = ("explain", "outputs", "fresh", "wait")
 
 
@@ -49,6 +51,20 @@ class OneQuestion(NamedTuple):
     template: Template
     sides: tuple[Side, Side]
     inputs: dict[str, Any]
+
+
+def with_preset_file(config: DictConfig, overrides: Sequence[str]) -> DictConfig:
+    """Return a config with the values of a preset file where `preset` names one, and not a benchmark's presets.
+
+    Raises:
+        ValueError: it names neither, or the file is none; says why.
+    """
+    named = config.preset
+    if named in BENCHMARKS or config.explain != "one":
+        return config
+    if not (isinstance(named, str) and path("preset", named).is_file()):
+        raise UserError(f"preset={named!r}: expected one of {', '.join(BENCHMARKS)}, or a preset file")
+    return with_preset(config, overrides)
 
 
 def make_plan(config: DictConfig, overrides: Sequence[str]) -> OneQuestion | Flips:
@@ -73,15 +89,14 @@ def make_plan(config: DictConfig, overrides: Sequence[str]) -> OneQuestion | Fli
     choice("explain", settings["explain"], ("one", "flips"))
     if unread := [key for key in given if key in _OF_FLIPS]:
         raise UserError(f"{', '.join(unread)}: only explain=flips reads that")
-    return _one_question(config, settings)
+    return _one_question(config, settings, overrides)
 
 
-def _one_question(config: DictConfig, settings: dict[str, Any]) -> OneQuestion:
+def _one_question(config: DictConfig, settings: dict[str, Any], overrides: Sequence[str]) -> OneQuestion:
     check_values(settings)
     model, method = settings["model"], settings["method"]
     if not method["scans"]:
         raise UserError("method=vanilla: it is what the answer is held against; choose blink or interp")
-    choice("preset", settings["preset"], BENCHMARKS)
     for key in ("image", "question"):
         if not isinstance(settings[key], str):
             raise UserError(f"{key}={settings[key]!r}: give image=FILE and question='...'")
@@ -94,7 +109,12 @@ def _one_question(config: DictConfig, settings: dict[str, Any]) -> OneQuestion:
     backbone = outlined(model["path"], revision=model["revision"])
     template = prompt_template(model["path"], model["template"], revision=model["revision"], pad=model["pad"])
     template.prompt(sample.question)  # raises where the question holds an image token
-    policy, sources = policy_of(config, settings["preset"], backbone)
+    file = None if settings["preset"] in BENCHMARKS else preset_of(config)
+    # a file gives all that the benchmark's presets would
+    policy, sources = policy_of(config, settings["preset"] if file is None else _BESIDE_A_FILE, backbone)
+    sources |= preset_sources(file, config, overrides)
+    for warning in [] if file is None else file.warnings(model["path"]):
+        log.warning("%s", warning)
     layers = tuple(policy.layers)
     token_sr = modules_folder(settings["token_sr"], model["path"], layers) if method["trained"] else None
     check_fit(backbone, policy, token_sr)
@@ -116,5 +136,10 @@ def _one_question(config: DictConfig, settings: dict[str, Any]) -> OneQuestion:
     )
     name = "with Blink" if method["trained"] else "with Blink-interp"
     sides = Side("without Blink", Run(), longest), Side(name, Run(policy, token_sr), longest)
-    inputs = {"picture": short_digest(sample.load_image().tobytes()), **fingerprints(backbone, token_sr)}
+    preset = {} if file is None else {"preset": file.digest}
+    inputs = {
+        **preset,
+        "picture": short_digest(sample.load_image().tobytes()),
+        **fingerprints(backbone, token_sr),
+    }
     return OneQuestion(sample, Checkpoint.of(model), template, sides, inputs)

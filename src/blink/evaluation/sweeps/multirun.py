@@ -28,6 +28,7 @@ from blink.evaluation.sweeps.experiments import Experiment, Line, Names, lines_o
 from blink.runs.board import Board
 from blink.runs.command import end, made, one_line_errors, plain
 from blink.runs.files import short_digest
+from blink.runs.inputs.preset_file import with_preset
 from blink.runs.loggers import already_logged, note_logged
 from blink.runs.values import UserError
 
@@ -65,7 +66,7 @@ def check_jobs(config: DictConfig) -> None:
         with one_line_errors():
             planned = sweep_of(tuple(config.hydra.overrides.task))
             for overrides in [] if _checked_by_launcher(config) else planned.jobs:
-                make_plan(hydra.compose("eval", overrides), overrides)
+                make_plan(with_preset(hydra.compose("eval", overrides), overrides), overrides)
     except HydraException as error:
         end(f"error: {error}")
     except Exception:

@@ -18,10 +18,11 @@ from blink.evaluation.predict import Task, predict
 from blink.evaluation.rows import resume
 from blink.runs.command import one_line_errors, plain
 from blink.runs.folder import given_folder, lock_run, open_run, run_folder
+from blink.runs.inputs.preset_file import with_preset
 
 log = logging.getLogger(__name__)
 
-_OWN_KEYS = (*POLICY_KEYS, "method", "token_sr", "logger", "outputs", "fresh", "wait")
+_OWN_KEYS = (*POLICY_KEYS, "method", "preset", "token_sr", "logger", "outputs", "fresh", "wait")
 """Keys in which the jobs of one pass may differ; whatever else there is, jobs that differ in it go apart."""
 
 
@@ -39,6 +40,7 @@ def answer_together(configs: Sequence[DictConfig]) -> None:
             (_of_the_job(config), list(config.hydra.overrides.task), given_folder(config.hydra))
             for config in configs
         ]
+        jobs = [(with_preset(config, overrides), overrides, given) for config, overrides, given in jobs]
         plans = [make_plan(config, overrides) for config, overrides, _ in jobs]
         # all, in one order, before any is opened: two sweeps that share jobs must not wait for each other
         for job in sorted(jobs, key=lambda job: run_folder(Path(job[0].outputs), "eval", *job[1:]).resolve()):

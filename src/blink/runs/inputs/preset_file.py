@@ -1,0 +1,195 @@
+"""Preset files: where to scan and when to act, as `blink.tune` chose it for a backbone, for `preset=FILE` of every command.
+
+A preset file is YAML. Its values take the place of a config's defaults, and what the user gives wins over them. Layers
+and thresholds are checked again where a policy is made of them.
+"""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from omegaconf import DictConfig, OmegaConf
+from yaml import YAMLError, safe_dump, safe_load  # type: ignore[import-untyped]
+
+from blink.runs.command import CONF_DIR, plain
+from blink.runs.files import read_text, short_digest, write_text
+from blink.runs.values import UserError, choice, flag, number, path, text, whole_number, whole_numbers
+
+log = logging.getLogger(__name__)
+
+VERSION = 1
+_MARK = "blink_preset"
+
+_SETTINGS: Mapping[str, Callable[[str, Any], Any]] = {
+    "layer": partial(whole_numbers, example="[12,14]"),
+    "tau_exp": partial(number, least=0, most=1),
+    "tau_drop": partial(number, least=0, most=1),
+    "patches": partial(whole_number, least=2),
+    "positions": text,
+    "selector": text,
+    "token_sr": text,
+}
+"""Key of the config -> check of its value."""
+
+_REQUIRED = ("method", "layer", "tau_exp", "tau_drop")
+
+_RECORD: Mapping[str, Callable[[str, Any], Any]] = {
+    _MARK: partial(choice, choices=(VERSION,)),
+    "method": text,
+    "backbone": text,
+    "beats_vanilla": flag,
+    "note": text,
+}
+
+
+class PresetFile(NamedTuple):
+    """What a preset file holds.
+
+    Attributes:
+        path: of the file.
+        settings: key of the config -> value.
+        method: option of the group `method`.
+        backbone: path or hub id of the one that it was chosen for; None if it does not say.
+        beats_vanilla: whether it was better than the backbone as it is by more than noise; None if it does not say.
+        note: why it was chosen, in words; empty if it does not say.
+        digest: hash of the file.
+    """
+
+    path: Path
+    settings: dict[str, Any]
+    method: str
+    backbone: str | None
+    beats_vanilla: bool | None
+    note: str
+    digest: str
+
+    def warnings(self, backbone: str) -> list[str]:
+        """What a reader of results under this preset on a backbone should know."""
+        found = []
+        if self.beats_vanilla is False:
+            found.append(
+                f"preset={self.path}: nothing that blink.tune tried beat the backbone as it is by more than noise; this is "
+                "the least harmful setting, and method=vanilla is recommended"
+            )
+        if self.backbone is not None and self.backbone != backbone:
+            found.append(
+                f"preset={self.path} was chosen for the backbone {self.backbone}, and this one is {backbone}: layers and "
+                "thresholds do not carry over"
+            )
+        return found
+
+
+def write_preset(file: Path, settings: Mapping[str, Any], *, method: str, note: str, **record: Any) -> None:
+    """Write a preset file that `read_preset` reads.
+
+    Args:
+        settings: keys of the config; those that are None are left out.
+        record: `backbone` and `beats_vanilla`.
+    """
+    given = {key: value for key, value in settings.items() if value is not None}
+    values = {_MARK: VERSION, "method": method, **given, **record, "note": note}
+    write_text(file, safe_dump(values, sort_keys=False, allow_unicode=True, width=110))
+    read_preset(file)
+
+
+def read_preset(file: Path) -> PresetFile:
+    """Read a preset file.
+
+    Raises:
+        UserError: it cannot be read, is no preset file, or a value does not fit; names the file.
+    """
+    if not file.is_file():
+        raise UserError(f"preset={file} is not a file; `python -m blink.tune` writes one")
+    content = read_text(file)
+    try:
+        found = safe_load(content)
+    except YAMLError as cause:
+        raise UserError(
+            f"preset={file} is damaged: it is not YAML ({' '.join(str(cause).split())})"
+        ) from cause
+    if not isinstance(found, dict) or _MARK not in found:
+        raise UserError(
+            f"preset={file} is not a preset file: it lacks the key {_MARK}; `python -m blink.tune` writes one"
+        )
+    known = {**_SETTINGS, **_RECORD}
+    if unknown := [str(key) for key in found if key not in known]:
+        raise UserError(
+            f"preset={file} has the unknown key {', '.join(unknown)}; expected {', '.join(known)}"
+        )
+    if lacking := [key for key in _REQUIRED if key not in found]:
+        raise UserError(f"preset={file} is damaged: it lacks {', '.join(lacking)}")
+    try:
+        values = {key: known[key](key, value) for key, value in found.items()}
+    except UserError as cause:
+        raise UserError(f"preset={file}: {cause}") from cause
+    return PresetFile(
+        file,
+        {key: values[key] for key in _SETTINGS if key in values},
+        values["method"],
+        values.get("backbone"),
+        values.get("beats_vanilla"),
+        values.get("note", ""),
+        short_digest(content),
+    )
+
+
+def with_preset(config: DictConfig, overrides: Sequence[str]) -> DictConfig:
+    """Return a config in which the values of its preset file, if it names one, stand where the user gave none.
+
+    Keys that the config does not have are left out; of figures that take one layer, `figure.layer` is the first one.
+
+    Args:
+        overrides: of the command, which win.
+
+    Raises:
+        UserError: as `read_preset` does, or it is of a method that does not exist.
+    """
+    if config.get("preset") is None:
+        return config
+    found = read_preset(path("preset", config.preset, "a file"))
+    given = {override.partition("=")[0].lstrip("+~") for override in overrides}
+    config = config.copy()
+    OmegaConf.set_readonly(config, False)
+    taken: Any = OmegaConf.to_container(config, resolve=False)
+    for key, value in found.settings.items():
+        # in training `token_sr` is a group of settings, and `layer` has to be given: `in` would not find it
+        if key in taken and key not in given and not isinstance(taken[key], dict):
+            config[key] = value
+    if "method" in config and "method" not in given:
+        config.method = _method(found)
+    figure = config.get("figure")
+    if figure is not None and "layer" in figure and "figure.layer" not in given:
+        figure.layer = found.settings["layer"][0]
+    log.info("preset=%s: method %s, %s", found.path, found.method, found.note or "no note")
+    return config
+
+
+def preset_of(config: DictConfig) -> PresetFile | None:
+    """The preset file that a config names; None if it names none, or one that is gone since its values were taken."""
+    named = config.get("preset")
+    file = None if named is None else path("preset", named, "a file")
+    return read_preset(file) if file is not None and file.is_file() else None
+
+
+def preset_sources(found: PresetFile | None, config: DictConfig, overrides: Sequence[str]) -> dict[str, str]:
+    """Setting of the policy -> "preset FILE", for those whose value a preset file gave."""
+    if found is None:
+        return {}
+    given = {override.partition("=")[0].lstrip("+~") for override in overrides}
+    here = plain(config)
+    taken = [
+        key
+        for key, value in found.settings.items()
+        if key not in given and key in here and here[key] == value
+    ]
+    return {{"layer": "layers"}.get(key, key): f"preset {found.path}" for key in taken if key != "token_sr"}
+
+
+def _method(found: PresetFile) -> Any:
+    file = CONF_DIR / "method" / f"{found.method}.yaml"
+    if not file.is_file():
+        options = ", ".join(sorted(each.stem for each in file.parent.glob("*.yaml")))
+        raise UserError(f"preset={found.path}: method={found.method!r}: expected one of {options}")
+    return OmegaConf.load(file)

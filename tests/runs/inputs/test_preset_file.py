@@ -1,0 +1,129 @@
+"""Preset files: written, read, refused, and put under what the user gives."""
+
+from pathlib import Path
+from typing import Any
+
+import hydra
+import pytest
+from hydra import initialize_config_dir
+from omegaconf import DictConfig
+
+from blink.runs.command import CONF_DIR, plain
+from blink.runs.inputs.preset_file import preset_of, preset_sources, read_preset, with_preset, write_preset
+from blink.runs.values import UserError
+
+SETTINGS: dict[str, Any] = {
+    "layer": [3, 4],
+    "tau_exp": 0.31,
+    "tau_drop": 0.2,
+    "patches": 3,
+    "positions": "region",
+    "selector": "saliency",
+    "token_sr": None,
+}
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "preset.yaml"
+    write_preset(path, SETTINGS, method="interp", note="best by far", backbone="tiny", beats_vanilla=True)
+    return path
+
+
+def composed(command: str, *overrides: str) -> DictConfig:
+    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+        return hydra.compose(command, list(overrides))
+
+
+def test_what_is_written_is_read(file: Path) -> None:
+    """Would catch a setting that is lost on the way, and a null that takes the place of a default."""
+    found = read_preset(file)
+    assert found.settings == {key: value for key, value in SETTINGS.items() if value is not None}
+    assert (found.method, found.backbone, found.beats_vanilla, found.note) == (
+        "interp",
+        "tiny",
+        True,
+        "best by far",
+    )
+    assert found.warnings("tiny") == []
+    assert "chosen for the backbone tiny, and this one is other" in found.warnings("other")[0]
+
+
+def test_a_preset_that_beats_nothing_says_so(tmp_path: Path) -> None:
+    """Would catch a setting that does harm and is taken for a recommendation."""
+    path = tmp_path / "preset.yaml"
+    write_preset(path, SETTINGS, method="interp", note="n", backbone="tiny", beats_vanilla=False)
+    assert "method=vanilla is recommended" in read_preset(path).warnings("tiny")[0]
+
+
+GOOD = "blink_preset: 1\nmethod: interp\nlayer: [3]\ntau_exp: 0.4\ntau_drop: 0\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (GOOD[:30] + "{", "is damaged"),
+        (": [", "is damaged: it is not YAML"),
+        ("layer: 3\n", "is not a preset file: it lacks the key blink_preset"),
+        ("", "is not a preset file"),
+        ("- 1\n", "is not a preset file"),
+        (GOOD.replace("blink_preset: 1", "blink_preset: 2"), "blink_preset=2: expected one of 1"),
+        (GOOD.replace("tau_exp: 0.4\n", ""), "is damaged: it lacks tau_exp"),
+        (GOOD.replace("0.4", "1.4"), r"tau_exp=1.4: expected a number in \[0, 1\]"),
+        (GOOD.replace("[3]", "x"), "layer='x': expected a list of whole numbers"),
+        (GOOD + "layers: [3]\n", "has the unknown key layers; expected .*layer"),
+    ],
+)
+def test_damaged_and_foreign_files(content: str, message: str, tmp_path: Path) -> None:
+    """Would catch a traceback, or half a preset that is taken for a whole one."""
+    path = tmp_path / "preset.yaml"
+    path.write_text(content)
+    with pytest.raises(UserError, match=message) as caught:
+        read_preset(path)
+    assert "\n" not in str(caught.value)
+    assert str(path) in str(caught.value)
+
+
+def test_a_file_that_is_missing_or_no_text(tmp_path: Path) -> None:
+    """Would catch a wrong name, or a picture, that shows a traceback."""
+    with pytest.raises(UserError, match="is not a file"):
+        read_preset(tmp_path / "no.yaml")
+    (tmp_path / "picture.yaml").write_bytes(b"\x89PNG\xff\xfe\x00")
+    with pytest.raises(UserError, match=r"picture\.yaml is not"):
+        read_preset(tmp_path / "picture.yaml")
+
+
+def test_what_the_user_gives_wins(file: Path) -> None:
+    """Would catch a preset that overrides an override, or a default that overrides the preset."""
+    overrides = [f"preset={file}", "tau_exp=0.6", "patches=2"]
+    config = with_preset(composed("eval", *overrides), overrides)
+    assert (config.tau_exp, config.patches) == (0.6, 2)
+    assert (list(config.layer), config.tau_drop, config.positions) == ([3, 4], 0.2, "region")
+    assert config.method.name == "interp"
+    sources = preset_sources(preset_of(config), config, overrides)
+    assert sources == dict.fromkeys(("layers", "tau_drop", "positions", "selector"), f"preset {file}")
+    overrides.append("method=vanilla")
+    assert with_preset(composed("eval", *overrides), overrides).method.name == "vanilla"
+
+
+def test_each_command_takes_what_it_has(file: Path) -> None:
+    """Would catch a preset that a command refuses, or that overwrites a group of settings with a text."""
+    write_preset(
+        file, SETTINGS | {"token_sr": "m"}, method="blink", note="n", backbone="b", beats_vanilla=True
+    )
+    training = with_preset(composed("train", f"preset={file}"), [f"preset={file}"])
+    assert list(training.layer) == [3, 4]
+    assert plain(training)["token_sr"]["kernels"] == [5, 3, 1]
+    given = [f"preset={file}", "figure=redistribution"]
+    drawing = with_preset(composed("analyze", *given), given)
+    assert (drawing.figure.layer, drawing.patches, drawing.positions) == (3, 3, "region")
+    assert drawing.token_sr == "m"
+    explaining = with_preset(composed("explain", f"preset={file}"), [f"preset={file}"])
+    assert (explaining.method.name, list(explaining.layer)) == ("blink", [3, 4])
+
+
+def test_a_method_that_does_not_exist(file: Path) -> None:
+    """Would catch a preset of a newer version that runs as another method."""
+    write_preset(file, SETTINGS, method="wink", note="n")
+    with pytest.raises(UserError, match=r"method='wink': expected one of blink, .*vanilla"):
+        with_preset(composed("eval", f"preset={file}"), [f"preset={file}"])
