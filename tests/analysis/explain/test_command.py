@@ -227,5 +227,5 @@ def test_an_answer_under_a_preset_file(
     assert (config["layer"], config["patches"], config["positions"]) == ([1], 2, "region")
     assert "layers 1 (preset p.yaml), expand above 0 (preset p.yaml)" in capsys.readouterr().out
     assert data["provenance"]["inputs"]["preset"]
-    with pytest.raises(SystemExit, match="preset='pope.yaml': expected one of .*, or a preset file"):
+    with pytest.raises(SystemExit, match=r"preset='pope.yaml': expected one of .*, or a preset file"):
         command(monkeypatch, *ONE, f"model.path={llava_next_folder}", "preset=pope.yaml")
