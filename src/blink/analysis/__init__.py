@@ -2,9 +2,10 @@
 
 Read from top to bottom: a file imports only from files above it.
 
-    kept.py   pieces of a longer work on disk, so that it goes on after an end in between
-    probe.py  runs a prompt and records every layer: attention, saliency, logit lens
-    cases.py  questions from a file or a command, with boxes of what they are about
-    figures/  the paper's figures
-    explain/  one answer, layer by layer, as a page
+    kept.py    pieces of a longer work on disk, so that it goes on after an end in between
+    probe.py   attention of batches of prompts on their pictures, at some layers
+    record.py  one prompt at every layer: attention per span, saliency, logit lens
+    cases.py   questions from a file or a command, with boxes of what they are about
+    figures/   the paper's figures
+    explain/   one answer, layer by layer, as a page
 """

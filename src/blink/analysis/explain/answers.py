@@ -11,7 +11,7 @@ from typing import NamedTuple
 from PIL import Image
 
 from blink.analysis.cases import Box, as_seen
-from blink.analysis.probe import LayerRecord, record
+from blink.analysis.record import LayerRecord, record
 from blink.bench import Sample
 from blink.evaluation.answerers import too_narrow
 from blink.evaluation.cost import Meter
