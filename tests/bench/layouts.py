@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from blink.bench import GQA, MME, Benchmark, MMBench, MMBenchCN, MMVet, Pope, ScienceQA
+from blink.bench import GQA, MME, Benchmark, MMBench, MMBenchCN, MMVet, OwnQuestions, Pope, ScienceQA
 from blink.bench.base import SHORT_ANSWER
 
 PICTURE = "PICTURE"
@@ -102,6 +102,7 @@ _SCIENCEQA = {
 }
 _MMVET = {"imagename": "a.jpg", "question": "What?", "answer": "a cat", "capability": ["rec"]}
 _SAID = [{"from": "human", "value": "<image>\nWhich?\nA. one\nB. two"}]
+_OWN = {"image": "a.jpg", "question": "What?", "answer": "a cat", "kind": "shape"}
 _RELEASE = "MME_Benchmark_release_version/"
 
 
@@ -168,6 +169,9 @@ AUTHORS = {
         {"mm-vet.json": {"json": {"v1_0": _MMVET}}, "images/a.jpg": PICTURE},
         ("mm-vet.json", "json", "v1_0", "imagename"),
     ),
+    "questions": Layout(
+        OwnQuestions, {"questions.jsonl": [_OWN], "a.jpg": PICTURE}, ("questions.jsonl", 0, "image")
+    ),
 }
 """As the authors publish them."""
 
@@ -200,6 +204,7 @@ HUB = {
         MMVet,
         {"data/test-0.parquet": {"parquet": [_ASKED | {"image_source": "web", "capability": "rec,ocr"}]}},
     ),
+    "questions": Layout(OwnQuestions, {"train-0.parquet": {"parquet": [_OWN | {"image": PICTURE}]}}),
 }
 """As tables of the hub."""
 

@@ -152,7 +152,7 @@ def test_names_may_lead_out_where_that_is_allowed(tmp_path: Path, name: str) -> 
     write(tmp_path / "data", layout.files, RED)
     assert layout.named is not None
     file = tmp_path / "data" / layout.named[0]
-    depth = {"pope": "../", "gqa": "../", "mmvet": "../"}.get(name, "../../../")
+    depth = {"pope": "../", "gqa": "../", "mmvet": "../", "questions": ""}.get(name, "../../../")
     value = "a" if name == "gqa" else "a.jpg"
     for changed in (file, tmp_path / "data" / "coco/coco_pope_random.json"):
         if changed.is_file():

@@ -15,6 +15,7 @@ ROWS: dict[str, dict[str, Any]] = {
     "mmbench_cn": {"label": "B", "A": "cat", "B": "dog", "C": "cow"},
     "scienceqa": {"label": "B"},
     "mmvet": {"label": "dog", "capability": "rec", "score": 0, "judge": "j"},
+    "questions": {"label": "dog", "kind": "shape"},
 }
 """Benchmark -> columns of a row that it can score."""
 
@@ -25,6 +26,7 @@ READ = {
     "mmbench": ["B", "A.", "the answer is B", "dog"],
     "scienceqa": ["B", "B. dog", "The answer is Z."],
     "mmvet": ["dog", "?"],
+    "questions": ["Dog.", "a cat"],
 }
 """Benchmark -> responses that its scorer reads."""
 
@@ -35,6 +37,7 @@ UNREAD = {
     "mmbench": ["none of them", "A or B", "Cannot determine the answer", "Z"],
     "scienceqa": ["b", "dog", "The answer is A. The answer is B."],
     "mmvet": [],
+    "questions": ["...", "."],
 }
 """Benchmark -> responses that are not empty, and of which it makes nothing by its authors' rules."""
 

@@ -1,13 +1,6 @@
 """Questions of the user's own, beside those of benchmarks: a file of questions about a folder of pictures, or a single one.
 
-The file has one JSON object per line:
-
-    {"image": "dog.jpg", "question": "What colour is the dog?", "box": [120, 80, 260, 240], "id": "dog", "answer": "brown"}
-
-`image` is a path below the folder of pictures, `question` the user's text as the backbone is to get it, any closing
-instruction included. The others may be left out: `box` holds left, top, right and bottom of what the question is
-about, in pixels of the picture as it is read (stored; with data.exif=apply, turned); `id` must be unique; `answer` is shown
-and not scored.
+The file is that of `blink.bench.questions`, but `answer` may be left out: it is shown, and not scored.
 
 Axes of boxes: x to the right, y down. Regions are the cells of p x p, row-major.
 """
@@ -15,18 +8,18 @@ Axes of boxes: x to the right, y down. Regions are the cells of p x p, row-major
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from PIL import Image
 
 from blink.bench.base import Sample, check_unique
+from blink.bench.questions import own_entry
 from blink.model.families import Grid
 from blink.model.views import ViewMaker
 from blink.runs.files import numbered_rows
 from blink.runs.inputs.pictures import Rules
-from blink.runs.values import UserError, is_number, is_whole
+from blink.runs.values import UserError
 from blink.training.images import OWN
 
 Box = tuple[float, float, float, float]
@@ -171,36 +164,13 @@ def region_of(box: Box, window: tuple[int, int, int, int], patches: int, grid: G
 
 def _sample(folder: Path, row: Mapping[str, Any], where: str, key: str, rules: Rules) -> Sample:
     """The sample of a row that stands `where`; `key` is its id unless it has one."""
-    if not all(isinstance(row.get(column), str) for column in ("image", "question")):
-        raise UserError(f"{where}: expected an object with the texts 'image' and 'question'")
-    if not row["question"].strip():
-        raise UserError(f"{where}: the question is blank")
-    path = rules.find((folder,), row["image"], where)
-    box = row.get("box")
-    if box is not None:
-        _check_box(box, rules.reading.size(path), where)
-    given = row.get("id")
-    if given is not None and not is_whole(given) and not (isinstance(given, str) and given):
-        raise UserError(f"{where}: id={given!r}; expected a text or a whole number")
+    entry = own_entry(folder, row, where, key, rules)
     return Sample(
-        id=key if given is None else str(given),
+        id=entry.row["id"],
         image=row["image"],
         question=row["question"],
         label="" if row.get("answer") is None else str(row["answer"]),
         split="",
-        open_image=partial(rules.reading, path, str(path)),
-        details={"box": None if box is None else list(box)},
+        open_image=entry.open_image,
+        details={"box": entry.row["box"]},
     )
-
-
-def _check_box(box: Any, size: tuple[int, int], where: str) -> None:
-    """Raise a UserError unless a box is one in a picture of (width, height)."""
-    if not isinstance(box, list | tuple) or len(box) != 4 or not all(map(is_number, box)):
-        raise UserError(f"{where}: box={box!r}; expected [left, top, right, bottom] in pixels of the picture")
-    left, top, right, bottom = box
-    width, height = size
-    if not (0 <= left < right <= width and 0 <= top < bottom <= height):
-        raise UserError(
-            f"{where}: box={box!r} is not one in the picture, which has {width} x {height} pixels; expected "
-            "[left, top, right, bottom]"
-        )

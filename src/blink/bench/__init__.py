@@ -3,9 +3,7 @@
 Read from top to bottom: a file imports only from files above it.
 
     statistics.py   score intervals over pictures, paired differences, exact McNemar
-    rows.py         rows of a source, and the cells that nothing can be done without
-    sources.py      rows from tables: of the hub, or of its parquet files
-    tables.py       cells and tables as files: tab-separated text with base64 pictures, Excel
+    readers/        rows from files and from the hub
     base.py         the class `Benchmark`: facts, loading, what a scorer is; samples and answers
     scoring.py      rows from answers, scores from rows
     choices.py      yes or no; multiple choice: options, the letter that a response means, rotations of one question
@@ -17,6 +15,7 @@ Read from top to bottom: a file imports only from files above it.
     mme.py          MME
     pope.py         POPE
     scienceqa.py    ScienceQA-IMG
+    questions.py    the user's own, and one of each kind about scenes
 """
 
 from blink.bench.base import PROMPTS, Benchmark, Graded, Mark, Row, Sample
@@ -26,13 +25,15 @@ from blink.bench.mmbench import MMBench, MMBenchCN
 from blink.bench.mme import MME
 from blink.bench.mmvet import MMVet
 from blink.bench.pope import Pope
+from blink.bench.questions import OwnQuestions
 from blink.bench.scienceqa import ScienceQA
 from blink.bench.scoring import Score, make_row, score, tallies
 
 BENCHMARKS: dict[str, type[Benchmark]] = {
-    benchmark.name: benchmark for benchmark in (MME, GQA, MMBench, MMBenchCN, Pope, ScienceQA, MMVet)
+    benchmark.name: benchmark
+    for benchmark in (MME, GQA, MMBench, MMBenchCN, Pope, ScienceQA, MMVet, OwnQuestions)
 }
-"""By name, in the order of the paper's tables. Each takes the keys of its `conf/bench/*.yaml`, but for `name`, and
+"""By name, in the order of the paper's tables, and the user's own questions. Each takes the keys of its `conf/bench/*.yaml`, but for `name`, and
 `prompt`, one of PROMPTS."""
 
 JUDGED = frozenset(name for name, benchmark in BENCHMARKS.items() if benchmark.judged)
@@ -51,6 +52,7 @@ __all__ = [
     "MMBenchCN",
     "MMVet",
     "Mark",
+    "OwnQuestions",
     "Pope",
     "Row",
     "Sample",

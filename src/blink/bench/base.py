@@ -19,8 +19,8 @@ from typing import Any, ClassVar, NamedTuple
 
 from PIL import Image
 
-from blink.bench.rows import Entry, check_cells, in_memory
-from blink.bench.sources import hub_tables, parquet_files, table_entries
+from blink.bench.readers.rows import Entry, check_cells, in_memory
+from blink.bench.readers.sources import hub_tables, parquet_files, table_entries
 from blink.bench.statistics import Floats, Metric
 from blink.runs import values
 from blink.runs.inputs.hub import Table, parquet_table
@@ -97,7 +97,7 @@ class Benchmark(ABC):
         scorer: number in `version`, to be raised whenever prompt or scorer change.
         wordings_differ: whether the two prompts do; if so, `version` names the one that is not LLaVA's.
         version: written into every result; results of different versions do not compare.
-        editions: the known editions by their number of rows.
+        editions: the known editions by their number of rows; none of questions that nobody has published.
         default: what a response counts as that says nothing which the scorer reads, in words.
         judged: whether answers have to be judged; the class is then a `Graded` and takes a `judge`.
         headline: metrics that a result shows, the main one first.

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from blink.bench.base import Row
-from blink.bench.tables import cell_number, cell_text
+from blink.bench.readers.tables import cell_number, cell_text
 from blink.runs.values import UserError
 from blink.scenes.mmbench import ROTATION
 

@@ -15,8 +15,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from blink.bench.base import SHORT_ANSWER, Benchmark, Mark, Row, Sample, make_sample
-from blink.bench.rows import Entry, check_cells, read_objects
-from blink.bench.sources import hub_tables, parquet_files, table_entries, table_rows
+from blink.bench.readers.rows import Entry, check_cells, read_objects
+from blink.bench.readers.sources import hub_tables, parquet_files, table_entries, table_rows
 from blink.bench.statistics import Floats, Metric
 from blink.runs.files import numbered_rows
 from blink.runs.inputs.hub import Table, parquet_table

@@ -27,10 +27,10 @@ from blink.bench.choices import (
     infer,
     options_of,
 )
-from blink.bench.rows import Entry
-from blink.bench.sources import parquet_files
+from blink.bench.readers.rows import Entry
+from blink.bench.readers.sources import parquet_files
+from blink.bench.readers.tables import base64_pictures, cell_number, cell_text, read_tsv, text_of, write_xlsx
 from blink.bench.statistics import Floats, Metric
-from blink.bench.tables import base64_pictures, cell_number, cell_text, read_tsv, text_of, write_xlsx
 from blink.runs.inputs.names import files_below
 from blink.runs.inputs.pictures import AS_AUTHORS, Rules
 from blink.runs.values import UserError

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from blink.bench.base import SHORT_ANSWER, Benchmark, Mark, Row, Sample, make_sample
 from blink.bench.choices import yes_or_no
 from blink.bench.mme_release import CLOSING, find_release, labelled, release_rows
-from blink.bench.rows import Entry
+from blink.bench.readers.rows import Entry
 from blink.bench.statistics import Floats, Metric
 from blink.runs.inputs.pictures import Rules
 from blink.runs.values import UserError

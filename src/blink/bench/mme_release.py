@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from blink.bench.base import SHORT_ANSWER
-from blink.bench.rows import check_cells
+from blink.bench.readers.rows import check_cells
 from blink.runs.files import numbered_rows, read_text
 from blink.runs.inputs.names import left_behind, look_alikes
 from blink.runs.inputs.pictures import ENDINGS

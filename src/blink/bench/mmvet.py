@@ -17,7 +17,7 @@ import numpy as np
 from blink.bench.base import Graded, Mark, Row, Sample, make_sample
 from blink.bench.judges import UNNAMED, Asked, Grade, Judge, LocalJudge
 from blink.bench.judges.official import read_score
-from blink.bench.rows import Entry, check_cells, read_objects
+from blink.bench.readers.rows import Entry, check_cells, read_objects
 from blink.bench.statistics import Floats, Metric
 from blink.runs.files import write_json
 from blink.runs.inputs.pictures import Rules

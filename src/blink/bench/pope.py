@@ -16,7 +16,7 @@ import numpy as np
 
 from blink.bench.base import SHORT_ANSWER, Benchmark, Mark, Row, Sample, make_sample
 from blink.bench.choices import yes_or_no
-from blink.bench.rows import Entry, check_cells
+from blink.bench.readers.rows import Entry, check_cells
 from blink.bench.statistics import Floats, Metric
 from blink.runs.files import json_lines, numbered_rows
 from blink.runs.inputs.pictures import Rules

@@ -17,10 +17,10 @@ import numpy as np
 
 from blink.bench.base import Benchmark, Mark, Row, Sample, make_sample
 from blink.bench.choices import OPTION_LETTERS, UNDECIDED, check_label
-from blink.bench.rows import Entry, check_cells, content_name, file_content, read_objects
-from blink.bench.sources import parquet_files
+from blink.bench.readers.rows import Entry, check_cells, content_name, file_content, read_objects
+from blink.bench.readers.sources import parquet_files
+from blink.bench.readers.tables import cell_number, cell_text, text_of
 from blink.bench.statistics import Floats, Metric
-from blink.bench.tables import cell_number, cell_text, text_of
 from blink.runs.files import read_json, write_json
 from blink.runs.inputs.hub import Table
 from blink.runs.inputs.pictures import AS_AUTHORS, Rules

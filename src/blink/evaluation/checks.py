@@ -36,6 +36,7 @@ _TEXTS = (
     "data.root",
     "data.id",
     "scenes.split",
+    "scenes.difficulty",
     "token_sr",
     "outputs",
 )
@@ -63,6 +64,7 @@ _OPTIONAL = (
     "bench.revision",
     "data.root",
     "data.id",
+    "scenes.difficulty",
     "token_sr",
     "scenes.difficulty",
 )

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, NamedTuple, get_type_hints
 
 from blink.bench.base import Benchmark, Graded, Row, check_unique
+from blink.bench.readers.tables import cell_text
 from blink.bench.scoring import score
-from blink.bench.tables import cell_text
 from blink.inference.policy import Policy
 from blink.runs.files import as_json, read_json, read_jsonl
 from blink.runs.values import UserError, fits
@@ -209,7 +209,7 @@ def score_rows(
     """
     found = score(benchmark, rows)
     edition = edition or benchmark.editions.get(found.n)
-    unknown = [] if edition else [_unknown_edition(benchmark, found.n)]
+    unknown = [] if edition or not benchmark.editions else [_unknown_edition(benchmark, found.n)]
     traced = all("events" in row for row in rows)
     narrow = [row["without_blink"] for row in rows if row.get("without_blink")]
     spared = [_without_blink(narrow, found.n)] if narrow else []

@@ -10,6 +10,7 @@ Read from top to bottom: a file imports only from files above it.
     gqa.py        the same for GQA
     mme.py        the same for MME; which question kind stands for which subtask
     pope.py       the same for POPE
+    questions.py  one question of each kind a scene, as rows of a user's own questions
     scienceqa.py  the same for ScienceQA
     mmvet.py      the same for MM-Vet
     tiny/         the tiny LLaVA that ships with the project, and its training

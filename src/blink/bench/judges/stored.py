@@ -8,7 +8,7 @@ from statistics import fmean
 from typing import Any
 
 from blink.bench.judges.base import Asked, Grade
-from blink.bench.rows import read_objects
+from blink.bench.readers.rows import read_objects
 from blink.runs.values import UserError, is_number
 
 

@@ -20,12 +20,12 @@ from rich.table import Table
 from transformers import AutoProcessor, LlavaForConditionalGeneration, LlavaProcessor
 
 from blink.model.fingerprint import TINY
-from blink.scenes.ask import QUESTION_KINDS, Question, absent_kinds, ask, existence, present_kinds
+from blink.scenes.ask import QUESTION_KINDS, Question
 from blink.scenes.draw import DIFFICULTIES, SPLITS, scene
 from blink.scenes.formats import LETTER_ZH, Exchange, choices, multiple_choice, sentence, word
-from blink.scenes.pope import POPE_CATEGORIES
+from blink.scenes.questions import SHORT_KINDS, ask_evenly
 from blink.scenes.tiny.model import TEMPLATE
-from blink.scenes.view import View, view
+from blink.scenes.view import view
 
 FORMATS: dict[str, Callable[[Question, random.Random], Exchange]] = {
     "word": lambda question, _: word(question),
@@ -44,26 +44,16 @@ class Item(NamedTuple):
     exchange: Exchange
 
 
-def _question(seen: View, kind: str, rng: random.Random) -> Question | None:
-    if kind != "existence":
-        return ask(seen, kind, rng)
-    category = rng.choice(POPE_CATEGORIES)
-    wanted = (
-        rng.choice(present_kinds(seen)) if rng.random() < 0.5 else absent_kinds(seen, category, rng, 1)[0]
-    )
-    return existence(seen, wanted, category)
-
-
 def items(split: str, difficulty: str, form: str, per_kind: int) -> Iterator[Item]:
     """``per_kind`` questions of each kind about scenes of one difficulty, at most one of a kind per scene."""
-    wanted = Counter({kind: per_kind for kind in QUESTION_KINDS if kind != "describe" or form == "sentence"})
+    wanted = Counter(dict.fromkeys(QUESTION_KINDS if form == "sentence" else SHORT_KINDS, per_kind))
     index = 0
     while wanted.total():
         seen = view(scene(split, index, difficulty))
         rng = random.Random(f"blink/accuracy/{split}/{difficulty}/{form}/{index}")
         index += 1
         for kind in [kind for kind, left in wanted.items() if left]:
-            question = _question(seen, kind, rng)
+            question = ask_evenly(seen, kind, rng)
             if question is not None:
                 wanted[kind] -= 1
                 yield Item(seen.image, kind, difficulty, FORMATS[form](question, rng))

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from blink.bench.rows import check_cells, file_content, read_objects
+from blink.bench.readers.rows import check_cells, file_content, read_objects
 from blink.runs.values import UserError
 
 

@@ -15,7 +15,7 @@ from typing import Any
 from openpyxl import Workbook
 from openpyxl.cell.cell import ILLEGAL_CHARACTERS_RE
 
-from blink.bench.rows import content_name
+from blink.bench.readers.rows import content_name
 from blink.runs.files import open_text
 from blink.runs.inputs.pictures import Opener, Reading
 from blink.runs.values import UserError, is_whole

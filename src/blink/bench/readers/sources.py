@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from blink.bench.rows import Entry, content_name, file_content
+from blink.bench.readers.rows import Entry, content_name, file_content
 from blink.runs.inputs.hub import PictureColumn, Table, load_table
 from blink.runs.inputs.names import files_below
 from blink.runs.inputs.pictures import AS_AUTHORS, Rules

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from blink.bench.tables import base64_pictures, cell_number, cell_text, read_tsv
+from blink.bench.readers.tables import base64_pictures, cell_number, cell_text, read_tsv
 from blink.runs.inputs.pictures import Reading
 from tests.bench.files import png
 

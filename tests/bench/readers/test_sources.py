@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from blink.bench.sources import hub_tables, parquet_files, table_entries
+from blink.bench.readers.sources import hub_tables, parquet_files, table_entries
 from blink.runs.inputs.hub import Table, parquet_table
 from blink.runs.inputs.pictures import Reading, Rules
 from blink.runs.values import UserError

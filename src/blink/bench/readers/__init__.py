@@ -1,0 +1,8 @@
+"""Rows of benchmarks from files and from the hub; knows no one benchmark.
+
+Read from top to bottom: a file imports only from files above it.
+
+    rows.py     rows of a source, and the cells that nothing can be done without
+    sources.py  rows from tables: of the hub, or of its parquet files
+    tables.py   cells and tables as files: tab-separated text with base64 pictures, Excel
+"""
