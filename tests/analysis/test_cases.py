@@ -95,10 +95,10 @@ def test_folder_of_questions(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"image": "a.png"}, "line 1: expected an object with the texts 'image' and 'question'"),
+        ({"image": "a.png"}, "line 1: there is no question; expected a text"),
         ([1], "line 1 is no JSON object"),
         ({"image": "b.png", "question": "What?"}, "line 1: the picture b.png is missing; looked in"),
-        ({"image": "a.png", "question": " "}, "the question is blank"),
+        ({"image": "a.png", "question": " "}, "question is ' '; expected a text"),
         (
             {"image": "a.png", "question": "What?", "box": [3, 2, 1, 4]},
             r"box=\[3, 2, 1, 4\] is not one in the picture, which has 40 x 20 pixels",
@@ -131,7 +131,7 @@ def test_lines_are_counted_as_in_the_file(folder: Path) -> None:
     path.write_bytes(codecs.BOM_UTF8 + f"\r\n{json.dumps(row)}\r\n\r\n{json.dumps(row)}\r\n".encode())
     assert [sample.id for sample in folder_cases(path)] == ["2", "4"]
     path.write_text(f"{json.dumps(row)}\n\n\n{json.dumps(row | {'question': ' '})}\n")
-    with pytest.raises(UserError, match=r"questions.jsonl, line 4: the question is blank"):
+    with pytest.raises(UserError, match=r"questions.jsonl, line 4: question is ' '; expected a text"):
         folder_cases(path)
     path.write_text(f"{json.dumps(row | {'id': None, 'answer': None})}\n")
     [sample] = folder_cases(path)

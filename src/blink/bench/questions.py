@@ -56,7 +56,7 @@ class OwnQuestions(Benchmark):
         f"{FILE} and the pictures that it names, or parquet files with the columns image, question and answer"
     )
 
-    def scene_rows(self, split: str, images: int, difficulty: str | None) -> Iterable[Row]:
+    def scene_rows(self, split: str, images: int, difficulty: str | None = None) -> Iterable[Row]:
         """Up to six questions a picture."""
         return question_rows(split, images, difficulty=difficulty)
 

@@ -36,7 +36,6 @@ _TEXTS = (
     "data.root",
     "data.id",
     "scenes.split",
-    "scenes.difficulty",
     "token_sr",
     "outputs",
 )
@@ -61,10 +60,10 @@ _OPTIONAL = (
     "model.revision",
     "model.template",
     "model.device_map",
+    "bench.hub_id",
     "bench.revision",
     "data.root",
     "data.id",
-    "scenes.difficulty",
     "token_sr",
     "scenes.difficulty",
 )

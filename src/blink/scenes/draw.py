@@ -152,11 +152,6 @@ class Scene:
     objects: tuple[SceneObject, ...]
     background: tuple[int, int, int]
 
-    @property
-    def name(self) -> str:
-        """By which questions about it are recognised: "scenes/{split}/{index}"."""
-        return f"scenes/{self.split}/{self.index}"
-
     def draw(self) -> Image.Image:
         """The picture, RGB, 192 x 192."""
         image = Image.new("RGB", (SIZE, SIZE), self.background)

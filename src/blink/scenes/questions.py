@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from blink.scenes.ask import QUESTION_KINDS, Question, absent_kinds, ask, existence, present_kinds
-from blink.scenes.draw import scene
+from blink.scenes.draw import scene, scene_name
 from blink.scenes.formats import word
 from blink.scenes.pope import POPE_CATEGORIES
 from blink.scenes.view import View, view
@@ -47,7 +47,7 @@ def question_rows(
                 continue
             yield {
                 "id": f"{index}-{kind}",
-                "image_source": drawn.name,
+                "image_source": scene_name(split, index, difficulty),
                 "image": seen.image,
                 "question": word(question).text,
                 "answer": question.answer,
