@@ -227,7 +227,7 @@ def on_picture(row_bN: Tensor, spans: Spans) -> list[RowsOfSaliency]:
     found = []
     for grid, rows in spans.rows_by_grid.items():
         own, row_gN = spans.select(rows), row_bN if len(rows) == len(row_bN) else row_bN[rows]
-        found.append(RowsOfSaliency(rows, grid, own.visual(row_gN[..., None], grid)[..., 0]))
+        found.append(RowsOfSaliency(rows, grid, own.visual(row_gN, grid)))
     return found
 
 

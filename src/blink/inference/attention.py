@@ -112,12 +112,6 @@ def _hooked(stock: str) -> Callable[..., tuple[Tensor, Any]]:
         module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Any, **kwargs: Any
     ) -> tuple[Tensor, Any]:
         hook: Hook | None = kwargs.pop(HOOK, None)
-        other = {name for name, value in kwargs.items() if value is not None} - _PLAIN
-        if hook is not None and other:
-            raise UserError(
-                f"{type(module).__name__} attends with {', '.join(sorted(other))}; Blink needs a plain softmax of scaled "
-                "scores over all tokens so far"
-            )
 
         def stock_output() -> tuple[Tensor, Any]:
             # Each modeling file has an eager function of its own, which the table of functions does not list.
@@ -128,11 +122,15 @@ def _hooked(stock: str) -> Callable[..., tuple[Tensor, Any]]:
             output: tuple[Tensor, Any] = function(of_module, query, key, value, mask, **kwargs)
             return output
 
-        return (
-            stock_output()
-            if hook is None
-            else _call(hook, query, key, value, kwargs["scaling"], stock_output)
-        )
+        if hook is None:
+            return stock_output()
+        other = [name for name, value in kwargs.items() if value is not None and name not in _PLAIN]
+        if other:
+            raise UserError(
+                f"{type(module).__name__} attends with {', '.join(sorted(other))}; Blink needs a plain softmax of scaled "
+                "scores over all tokens so far"
+            )
+        return _call(hook, query, key, value, kwargs["scaling"], stock_output)
 
     return attend
 

@@ -112,11 +112,7 @@ class BlinkCache(DynamicCache):
     def store(self, pieces: list[Piece]) -> None:
         """Append one layer's keys and values at the prompt; `pieces` cover every row once."""
         spans = [piece.spans for piece in pieces]
-        if (
-            not self._spans
-            or not all(map(operator.is_, spans, self._spans))
-            or len(spans) != len(self._spans)
-        ):
+        if len(spans) != len(self._spans) or not all(map(operator.is_, spans, self._spans)):
             self._spans = spans
             shape = sorted(of_row for piece in pieces for of_row in piece.shape)
             if shape not in self._shapes:
@@ -124,11 +120,11 @@ class BlinkCache(DynamicCache):
                 self.key_layouts.append(_merge_layouts(pieces))
             self._layout = self._shapes.index(shape)
         self.layout_of_layer.append(self._layout)
-        layer = DynamicLayer()
-        layer.lazy_initialization(pieces[0].keys, pieces[0].values)
-        layer.keys = _merge(pieces, [piece.keys for piece in pieces])
-        layer.values = _merge(pieces, [piece.values for piece in pieces])
-        self.layers.append(layer)
+        keys, values = pieces[0].keys, pieces[0].values
+        if len(pieces) > 1:
+            keys = _merge(pieces, [piece.keys for piece in pieces])
+            values = _merge(pieces, [piece.values for piece in pieces])
+        self.layers.append(_filled(keys, values))
 
     def finish_prompt(self, valid_BS: Tensor | None, input_length: int, events: list[list[Event]]) -> None:
         """Record padding, length and events of the prompt, once every layer is stored."""
@@ -201,12 +197,19 @@ def _merge_layouts(pieces: list[Piece]) -> KeyLayout:
     return KeyLayout(columns, _in_row_order(pieces, masks), next_B)
 
 
+def _filled(keys: Tensor, values: Tensor) -> DynamicLayer:
+    """A cache layer that holds keys and values, without the empty tensors that its own way to them begins with."""
+    layer = DynamicLayer()
+    layer.keys, layer.values = keys, values
+    layer.dtype, layer.device, layer.is_initialized = keys.dtype, keys.device, True
+    return layer
+
+
 def _merge(pieces: list[Piece], tensors: list[Tensor]) -> Tensor:
     """Put [b, K, M, E] of every stream in row order, shorter ones padded in front with zeros."""
     columns = max(tensor.shape[2] for tensor in tensors)
-    if len(tensors) > 1:
-        tensors = [F.pad(tensor, (0, 0, columns - tensor.shape[2], 0)) for tensor in tensors]
-    return _in_row_order(pieces, tensors)
+    padded = [F.pad(tensor, (0, 0, columns - tensor.shape[2], 0)) for tensor in tensors]
+    return _in_row_order(pieces, padded)
 
 
 def _in_row_order(pieces: list[Piece], tensors: list[Tensor]) -> Tensor:

@@ -146,7 +146,7 @@ class Spans:
         return (position_CBN.amax(dim=(0, 2)) + 1).expand(len(self.last_B))
 
     def visual(self, hidden_BNd: Tensor, grid: Grid) -> Tensor:
-        """The base view's tokens of each row, all of this grid: [B, V, d]."""
+        """The base view's tokens of each row, all of this grid: [B, V, d]; of [B, N] it is [B, V]."""
         V, start = grid[0] * grid[1], self._common_base_start
         if start is not None:
             return hidden_BNd[:, start : start + V]

@@ -12,7 +12,6 @@ d hidden width.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -31,8 +30,7 @@ class LivingExtension(NamedTuple):
     placement: Placement
 
 
-@dataclass(frozen=True)
-class Stream:
+class Stream(NamedTuple):
     """Rows that run through a layer together: with extensions of one length, or without any.
 
     Attributes:
@@ -68,12 +66,12 @@ def run_stream(
     Args:
         added: what the model adds behind some layers, at the input's tokens: layer -> [B, S, d] of the whole batch.
     """
-    call = OneCall()
-    hidden_bNd = backbone.run_layer(layer, stream.hidden_bNd, stream.frame, call if keep else None, hook)
+    call = OneCall() if keep else None
+    hidden_bNd = backbone.run_layer(layer, stream.hidden_bNd, stream.frame, call, hook)
     if layer in added:
         hidden_bNd = hidden_bNd + stream.spans.spread(added[layer][stream.rows])  # an extension gets nothing
-    piece = Piece(stream.rows, *call.new, stream.spans) if keep else None
-    return LayerOutput(replace(stream, hidden_bNd=hidden_bNd), piece)
+    piece = None if call is None else Piece(stream.rows, *call.new, stream.spans)
+    return LayerOutput(stream._replace(hidden_bNd=hidden_bNd), piece)
 
 
 def split(
@@ -107,7 +105,7 @@ def split(
 
 def merge(backbone: Backbone, spans: Spans, streams: list[Stream], known: list[Stream]) -> list[Stream]:
     """Put streams together whose extensions are of one length: they run through the next layers in one call."""
-    if len({stream.spans.extension for stream in streams}) == len(streams):
+    if len(streams) == 1 or len({stream.spans.extension for stream in streams}) == len(streams):
         return streams
     merged = []
     for X in sorted({stream.spans.extension for stream in streams}):
@@ -135,7 +133,7 @@ def _stream(
     """Rows with extensions of one length, or none, as a stream; mask and positions from a known one if it fits."""
     for stream in known:
         if stream.rows == rows and stream.spans.placements == placements:
-            return replace(stream, hidden_bNd=hidden_gNd)
+            return stream._replace(hidden_bNd=hidden_gNd)
     own = spans.select(rows)
     if placements:
         own = own.extended(placements)

@@ -63,6 +63,8 @@ class Shadow:
     def by_name(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
         """The arguments of a call by name, extra keywords included; a cache under the name that this transformers uses."""
         kwargs = {CACHE if name == OLD_CACHE else name: value for name, value in kwargs.items()}
+        if not args:  # most calls, which need no signature
+            return kwargs
         bound = self.__signature__.bind(*args, **kwargs).arguments
         extra = bound.pop("kwargs", {})
         return {**bound, **extra}
