@@ -33,7 +33,7 @@ def filled() -> BlinkCache:
         ]
     )
     cache.store([Piece([0, 1, 2], keys, -keys, spans)])
-    cache.finish_prompt(valid, 4, [[Event(1, 0.5, row, "expand")] for row in range(3)])
+    cache.finish_prompt(spans, [[Event(1, 0.5, row, "expand")] for row in range(3)])
     return cache
 
 

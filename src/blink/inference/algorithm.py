@@ -115,7 +115,7 @@ def run_prompt(
     # Line 16. The extension goes before the final norm, so that S logits come of S input tokens.
     hidden_BSd = backbone.final_norm(join(streams))
     if cache is not None:
-        cache.finish_prompt(spans.valid_BN, spans.columns, events)
+        cache.finish_prompt(spans, events)
     return PassOutput(hidden_BSd, events, (*states, hidden_BSd) if keep_states else ())
 
 

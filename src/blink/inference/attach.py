@@ -199,17 +199,16 @@ class Handle:
         """Shadows the multimodal forward: find a prompt's spans and pass them on."""
         shadow = self._shadows["core"]
         inputs = shadow.by_name(args, kwargs)
-        if _continues(inputs.get(CACHE)):
+        cache = inputs.get(CACHE)
+        if _continues(cache):
             check_no_image(inputs)
             axes = self._backbone.family.axes
             if axes > 1 and inputs.get("position_ids") is None:
-                # Not read, for the cache knows where its rows stand. Left out, the stock model derives them from what the
-                # latest prompt has left on it, and fails where that had more rows.
+                # Left out, the stock model derives them from what the latest prompt has left on it, be it that of another
+                # generation, and fails where that had more rows.
                 new: Any = inputs.get("input_ids")
                 new = inputs.get("inputs_embeds") if new is None else new
-                inputs["position_ids"] = torch.zeros(
-                    axes, *new.shape[:2], dtype=torch.long, device=new.device
-                )
+                inputs["position_ids"] = cache.stock_positions(new.shape[1]).expand(axes, -1, -1)
             return shadow.stock(**inputs)
         self._trace = []  # also where disabled: the trace is that of the last prompt
         token = _prompt.set(self._prompt(inputs) if self._enabled else None)

@@ -106,6 +106,7 @@ class BlinkCache(DynamicCache):
         self._spans: list[Spans] = []  # of the layer before, most often those of the next, too
         self._layout = 0
         self.valid_BS: Tensor | None = None
+        self._next_B: Tensor | None = None
         self.input_length = 0
         self.generated = 0
 
@@ -126,9 +127,18 @@ class BlinkCache(DynamicCache):
             values = _merge(pieces, [piece.values for piece in pieces])
         self.layers.append(_filled(keys, values))
 
-    def finish_prompt(self, valid_BS: Tensor | None, input_length: int, events: list[list[Event]]) -> None:
-        """Record padding, length and events of the prompt, once every layer is stored."""
-        self.valid_BS, self.input_length, self.events = valid_BS, input_length, events
+    def finish_prompt(self, spans: Spans, events: list[list[Event]]) -> None:
+        """Record spans (without extensions) and events of the prompt, once every layer is stored."""
+        self.valid_BS, self.input_length, self.events = spans.valid_BN, spans.columns, events
+        self._next_B = spans.next_position()
+
+    def stock_positions(self, new: int) -> Tensor:
+        """Positions that the stock model gives the next `new` tokens, the same on all axes: int64 [B, N].
+
+        Those of a layer with an extension may differ; the layers' own are ours to set.
+        """
+        assert self._next_B is not None, "only a prompt has tokens behind it"
+        return self._next_B[:, None] + self.generated + torch.arange(new, device=self._next_B.device)
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Tokens of the input and of the answer so far, padding counted, extensions not; for any layer."""
@@ -178,6 +188,8 @@ class BlinkCache(DynamicCache):
             layout.select(rows)
         if self.valid_BS is not None:
             self.valid_BS = self.valid_BS[rows.to(self.valid_BS.device)]
+        if self._next_B is not None:
+            self._next_B = self._next_B[rows.to(self._next_B.device)]
         self.events = [self.events[row] for row in rows.tolist()]
 
 

@@ -130,13 +130,7 @@ def check_step(cache: BlinkCache, hidden_BNd: Tensor, inputs: dict[str, Any], ax
                 f"attention_mask {list(mask.shape)} does not continue the prompt's: expected [{B}, {length}], the "
                 "prompt's own mask with a one for every token since"
             )
-    if axes > 1:
-        # Stock models keep what these positions follow from on the model, where another generation may have changed it.
-        return
-    tokens_B = torch.full((B,), cache.input_length) if valid_BS is None else valid_BS.sum(dim=1)
-    first_B = (tokens_B + cache.generated).to(hidden_BNd.device)
-    follow_BN = first_B[:, None] + torch.arange(N, device=hidden_BNd.device)
-    check_positions(inputs.get("position_ids"), follow_BN[None], None)
+    check_positions(inputs.get("position_ids"), cache.stock_positions(N).expand(axes, -1, -1), None)
 
 
 def check_no_image(inputs: dict[str, Any]) -> None:

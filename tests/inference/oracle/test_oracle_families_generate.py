@@ -143,3 +143,39 @@ def test_interleaved_caches(case: str, scheme: str, rows: int) -> None:
             if not comparison.undecided(want):
                 got = torch.stack([step[row] for step in steps[side]])
                 comparison.check_logits(got, want.logits_SW[-3:], family_of(pair.model))
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("case", QWEN)
+def test_positions_of_a_step(case: str, scheme: str) -> None:
+    """Catches positions of new tokens that are taken in silence though they do not follow the prompt's."""
+    pair = named(case)
+    inputs = models.batch(pair.model, [71, 72], list(SIZES[1:3]))
+    new, mask = (
+        torch.tensor([[9], [8]]),
+        torch.cat((inputs["attention_mask"], torch.ones(2, 1).long()), dim=1),
+    )
+
+    def step(places: torch.Tensor | None) -> torch.Tensor:
+        cache = pair.model(**inputs, use_cache=True)[CACHE]
+        given = {} if places is None else {"position_ids": places}
+        logits: torch.Tensor = pair.model(
+            input_ids=new, attention_mask=mask, **given, **{CACHE: cache}
+        ).logits
+        return logits
+
+    stock = pair.twin.model.get_rope_index(
+        inputs["input_ids"],
+        inputs["mm_token_type_ids"],
+        inputs["image_grid_thw"],
+        attention_mask=inputs["attention_mask"],
+    )[0]
+    stock = stock.masked_fill(~inputs["attention_mask"].bool(), 0)
+    follow = (stock.amax(dim=(0, 2)) + 1)[:, None].expand(3, -1, -1)
+    with attached(pair.model, oracle.Plan((1, 2), 0.0, 0.0, positions=scheme)), torch.no_grad():
+        want = step(None)
+        assert torch.equal(step(follow), want)
+        assert torch.equal(step(torch.cat((mask.sum(dim=1)[None, :, None] - 1, follow))), want)  # as generate
+        for wrong in (follow + 1, torch.zeros_like(follow), follow + torch.tensor([[0], [1]])):
+            with pytest.raises(ValueError, match="position_ids"):
+                step(wrong)
