@@ -21,7 +21,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -359,6 +359,6 @@ def attach(
     return Handle(backbone, policy, Run(policy, token_sr).resolve(backbone))
 
 
-def _continues(cache: Any) -> bool:
+def _continues(cache: Any) -> TypeGuard[BlinkCache]:
     """Whether `cache` holds a prompt that ran with Blink: its events stand, and nothing is scanned any more."""
     return isinstance(cache, BlinkCache) and cache.get_seq_length() > 0
