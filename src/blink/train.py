@@ -127,7 +127,7 @@ def train(
         prefix = template_of(processor, plan.template).prefix
         views = ViewMaker(processor, prefix, outlined.grid)
         ids = prefix_ids(processor, prefix)
-        stored = parts.stored_features(plan, outlined, processor, ids, views)
+        stored = parts.stored_features(plan, outlined, processor, ids, views, references)
         portions, left_out = parts.image_portions(plan, images, folder, views, stored)
         inputs = {
             "backbone": outlined.fingerprint.files,

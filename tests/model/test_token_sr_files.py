@@ -19,6 +19,7 @@ CONFIG_JSON = """{
   "format": 1,
   "backbone": "some/backbone",
   "revision": "abc",
+  "kind": "conv",
   "layers": [
     2,
     11
@@ -86,7 +87,7 @@ def test_config_holds_what_was_said(tmp_path: Path) -> None:
     assert config.revision == "abc"
     assert config.layers == (2, 11)
     assert config.channels == 8
-    assert config.kernels == (5, 3, 1)
+    assert (config.kind, config.sizes) == ("conv", {"hidden": (4, 2), "kernels": (5, 3, 1)})
     assert (config.objective, config.steps, config.prompt_prefix) == ("kl", 7, "USER: ")
     assert config.settings == {"lr": 0.1}
     assert (tmp_path / "config.json").read_text() == CONFIG_JSON
@@ -209,7 +210,7 @@ def test_a_hub_id_that_cannot_be_had_is_a_value_error() -> None:
 
 def test_save_refuses_mixed_shapes(tmp_path: Path) -> None:
     """Catches a config that is true of some modules only."""
-    with pytest.raises(ValueError, match="one shape"):
+    with pytest.raises(ValueError, match="one kind and shape"):
         save_token_sr({1: TokenSR(8), 2: TokenSR(8, kernels=(3, 3, 1))}, tmp_path, backbone="b")
     with pytest.raises(ValueError, match="no modules"):
         save_token_sr({}, tmp_path, backbone="b")

@@ -230,7 +230,7 @@ def test_initial_weights_follow_from_seed_and_layer() -> None:
     expected = torch.rand(1)
     torch.manual_seed(0)
     first, again, other, later = (
-        seeded_token_sr(8, None, (5, 3, 1), seed=seed, layer=layer).state_dict()["convolutions.0.weight"]
+        seeded_token_sr("conv", 8, seed=seed, layer=layer).state_dict()["convolutions.0.weight"]
         for seed, layer in ((0, 1), (0, 1), (1, 1), (0, 2))
     )
     assert torch.rand(1) == expected

@@ -25,7 +25,8 @@ def test_values_come_from_their_keys() -> None:
     assert (plan.layers, plan.backbone, plan.pad) == ((3, 4), "llava-hf/llava-1.5-7b-hf", True)
     assert (plan.roots, plan.data_set) == ((Path.home() / "a", Path("b.json")), None)
     assert (plan.cache_features, plan.images, plan.held_out) == (Path("f"), 7, 64)
-    assert (plan.hidden, plan.kernels, plan.saved_dtype) == ((8, 4), (5, 3, 1), "bfloat16")
+    sizes = {"hidden": (8, 4), "kernels": (5, 3, 1), "heads": None}
+    assert (plan.kind, plan.sizes, plan.saved_dtype) == ("conv", sizes, "bfloat16")
     assert (plan.normed, plan.warmup, plan.weight_decay) == (True, 0.5, 0.25)
     assert plan.trainer["devices"] == 2
     assert plan.template == "vicuna_v1"

@@ -15,7 +15,9 @@ import logging
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
+from typing import Any
 
+import torch
 from torch import nn
 
 from blink.inference.policy import Event, Policy, living
@@ -23,7 +25,7 @@ from blink.model.backbone import Backbone
 from blink.model.dimensions import Dimensions, NotCountedError
 from blink.model.families import Grid
 from blink.model.image_inputs import PictureShapes
-from blink.model.token_sr import TokenSR, region_box
+from blink.model.token_sr import Design, TokenSR, make_token_sr, module_cost, region_box
 from blink.model.token_sr_files import token_sr_config
 
 log = logging.getLogger(__name__)
@@ -128,19 +130,19 @@ def projections(dims: Dimensions, columns: int) -> Cost:
 
 
 def token_sr(
-    dims: Dimensions,
-    hidden: Sequence[int] | None = None,
-    kernels: Sequence[int] = (5, 3, 1),
-    visual: int | None = None,
+    dims: Dimensions, module: Design | None = None, visual: int | None = None, view: Grid | None = None
 ) -> Cost:
-    """One TokenSR on one grid of tokens (App. A.1).
+    """One TokenSR on one grid of tokens (App. A.1), and what it needs beside the region: the encoded crop of `conditioned`.
 
     Args:
-        hidden, kernels: as for `blink.TokenSR`.
+        module: on whatever device; None: the paper's, of the model's width.
         visual: V tokens of the grid; None: as every picture has.
+        view: rows and columns of patches of a crop; None: as of every picture.
     """
-    weights = sum(_convolutions(dims, hidden, kernels))
-    return Cost(2 * (dims.visual if visual is None else visual) * weights, weights * dims.itemsize)
+    module = _papers(dims) if module is None else module
+    counted = module_cost(module, dims.visual if visual is None else visual)
+    cost = Cost(counted.flops, counted.weights * dims.itemsize)
+    return cost + vision(dims, 1 if view is None else [view]) if module.needs_crop else cost
 
 
 def extension_tokens(policy: Policy, grid: Grid) -> tuple[int, ...]:
@@ -238,35 +240,32 @@ def training_step(
     prefix: int,
     images: int,
     *,
-    hidden: Sequence[int] | None = None,
-    kernels: Sequence[int] = (5, 3, 1),
+    module: Design | None = None,
     cached: bool = False,
 ) -> Cost:
     """One batch of TokenSR training: five views per image through the frozen trunk, four pairs through each module.
 
-    Forward and backward of the modules; the first convolution needs no gradient of its input. The optimizer is
-    left out.
+    Forward and backward of the modules, whose input needs no gradient. The optimizer is left out.
 
     Args:
         layers: that are trained.
         prefix: tokens before the image.
         images: in the batch.
+        module: that is trained; None: the paper's, of the model's width.
         cached: the trunk's features are read, not computed.
     """
     trunk, pairs = prefix + dims.visual, 4 * images
     total = NOTHING if cached else vision(dims, 5 * images)
     for _ in range(0 if cached else max(layers)):
         total += decoder_layer(dims, trunk, trunk, rows=5 * images)
-    weights = _convolutions(dims, hidden, kernels)
-    trained = 2 * dims.visual * (3 * sum(weights) - weights[0])
-    return total + len(set(layers)) * Cost(pairs * trained, 3 * sum(weights) * dims.itemsize)
+    counted = module_cost(_papers(dims) if module is None else module, dims.visual)
+    return total + len(set(layers)) * Cost(pairs * counted.trained_flops, 3 * counted.weights * dims.itemsize)
 
 
-def _convolutions(dims: Dimensions, hidden: Sequence[int] | None, kernels: Sequence[int]) -> list[int]:
-    """Weights of each convolution of a TokenSR."""
-    between = (dims.hidden // 2, dims.hidden // 4) if hidden is None else tuple(hidden)
-    widths = (dims.hidden, *between, dims.hidden)
-    return [a * b * kernel**2 for a, b, kernel in zip(widths[:-1], widths[1:], kernels, strict=True)]
+def _papers(dims: Dimensions) -> Design:
+    """The paper's TokenSR for a model, without weights."""
+    with torch.device("meta"):
+        return TokenSR(dims.hidden)
 
 
 class Meter:
@@ -309,8 +308,9 @@ class Meter:
         if dims is None:
             return None
         shape = self._shapes(size)
-        V = shape.grid[0] * shape.grid[1]
         tokens = len(self._tokenizer(text)["input_ids"]) - 1 + shape.tokens
+        H, W = shape.grid
+        view = None if dims.tower.patches else (H * dims.tower.merge, W * dims.tower.merge)
         extension = extension_tokens(policy, shape.grid) if policy is not None and events else None
         cost = vision(dims, shape.views)
         cost += prompt(
@@ -318,34 +318,33 @@ class Meter:
             tokens,
             events,
             extension=extension,
-            expander=NOTHING if self._module is None else token_sr(dims, *self._module, visual=V),
+            expander=NOTHING if self._module is None else token_sr(dims, self._module, H * W, view),
             saliency="attention" if policy is None else policy.saliency,
-            visual=V,
+            visual=H * W,
         )
-        return (cost + decode(dims, tokens, answer - 1, events, extension, V)).flops
+        return (cost + decode(dims, tokens, answer - 1, events, extension, H * W)).flops
 
 
-def _module(
-    modules: str | PathLike[str] | Mapping[int, nn.Module],
-) -> tuple[Sequence[int], Sequence[int]] | None:
-    """Widths and kernels of TokenSR modules; None if they compute nothing, as identities.
+def _module(modules: str | PathLike[str] | Mapping[int, nn.Module]) -> Design | None:
+    """One of several TokenSR modules that are alike; None if they compute nothing, as identities.
 
     Raises:
         NotCountedError: they are of different sizes, or of a kind of their own.
     """
     if not isinstance(modules, Mapping):
         config = token_sr_config(modules)
-        return config.hidden, config.kernels
-    found: set[tuple[Sequence[int], Sequence[int]] | None] = set()
+        with torch.device("meta"):
+            return make_token_sr(config.kind, config.channels, config.sizes)
+    found: dict[Any, Design | None] = {}
     for layer, module in modules.items():
-        if isinstance(module, TokenSR):
-            found.add((tuple(module.hidden), tuple(module.kernels)))
+        if isinstance(module, Design):
+            found[module.kind, tuple(module.sizes.items())] = module
         elif any(True for _ in module.parameters()):
             raise NotCountedError(
                 f"the module of layer {layer} is a {type(module).__name__} and no TokenSR: FLOPs are not counted"
             )
         else:
-            found.add(None)
+            found[None] = None
     if len(found) > 1:
         raise NotCountedError("the modules are of different sizes: FLOPs are not counted")
-    return found.pop() if found else None
+    return found.popitem()[1] if found else None

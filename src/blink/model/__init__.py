@@ -13,7 +13,7 @@ Read from top to bottom: a file imports only from files above it.
     processors.py    load a checkpoint's processor, also without torchvision
     checkpoints.py   load a backbone, whole or its lower layers, or its outline without weights
     prompts.py       conversation templates: two written out, and that of a processor
-    token_sr.py      TokenSR, regions and their resizing (Eq. 4, App. A)
+    token_sr/        TokenSR and its designs, regions and their resizing (Eq. 4, App. A)
     token_sr_files.py  the folder that TokenSR modules are saved in
     views.py         image -> full view and quadrants, as the backbone sees them
 """

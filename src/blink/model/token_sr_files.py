@@ -18,15 +18,23 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from blink.model.fingerprint import files_digest
-from blink.model.token_sr import TokenSR, check_has_layers, check_layer_keys
+from blink.model.token_sr import (
+    Design,
+    TokenSR,
+    check_has_layers,
+    check_layer_keys,
+    check_not_absurd,
+    design_of,
+    make_token_sr,
+)
 from blink.runs.files import as_json, make_folder, read_json, whole_file, write_json
 from blink.runs.values import UserError, is_whole
 
 CONFIG = "config.json"
 FORMAT = 1
 
-LARGEST = 2**40
-"""Weights of one convolution, beyond which a config is broken: torch cannot even name such tensors, or nearly so."""
+_LISTS = ("hidden", "kernels")
+"""Sizes that are lists of whole numbers; others are one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,8 +44,10 @@ class TokenSRConfig:
     Attributes:
         backbone: folder name or hub id of the backbone whose hidden states the modules were trained on.
         revision: its revision.
+        kind: design of every module, one of `KINDS`; folders of earlier versions, which name none, hold the paper's.
         layers: that have a module, ascending.
-        channels, hidden, kernels: of every module, as for `TokenSR`.
+        channels: of every module.
+        sizes: its other sizes, by the names that its design has for them; each is a key of its own in the file.
         objective: what was minimised, e.g. "kl".
         steps: optimizer steps per module.
         prompt_prefix: text before the image in training.
@@ -46,10 +56,10 @@ class TokenSRConfig:
 
     backbone: str
     revision: str | None = None
+    kind: str = TokenSR.kind
     layers: tuple[int, ...]
     channels: int
-    hidden: tuple[int, ...]
-    kernels: tuple[int, ...]
+    sizes: Mapping[str, Any] = field(default_factory=dict)
     objective: str | None = None
     steps: int | None = None
     prompt_prefix: str | None = None
@@ -57,7 +67,7 @@ class TokenSRConfig:
 
 
 def save_token_sr(
-    modules: Mapping[int, TokenSR],
+    modules: Mapping[int, Design],
     path: str | os.PathLike[str],
     *,
     backbone: str,
@@ -70,39 +80,43 @@ def save_token_sr(
     """Write trained modules into a folder; weights keep their dtype.
 
     Args:
-        modules: layer -> module, all of the same widths and kernels.
+        modules: layer -> module, all of one kind and of the same sizes.
         path: folder, made if missing. Files of other layers in it are left alone and no longer listed.
         backbone, revision, objective, steps, prompt_prefix, settings: for the config, see `TokenSRConfig`.
 
     Raises:
-        ValueError: without modules, if they differ in shape, or if a layer, a module or a setting is not what it should
+        ValueError: without modules, if they differ in kind or sizes, or if a layer, a module or a setting is not what it should
             be; nothing is written then.
     """
     if not isinstance(modules, Mapping):
         raise UserError(f"modules is a {type(modules).__name__}; expected a mapping, as in {{12: module}}")
     check_layer_keys(modules)
     other = {
-        layer: type(module).__name__ for layer, module in modules.items() if not isinstance(module, TokenSR)
+        layer: type(module).__name__ for layer, module in modules.items() if not isinstance(module, Design)
     }
     if other:
-        raise UserError(f"a token_sr folder holds blink.TokenSR modules; got {other}")
-    shapes = {(module.channels, tuple(module.hidden), tuple(module.kernels)) for module in modules.values()}
+        raise UserError(f"a token_sr folder holds blink.TokenSR modules, or others of its kinds; got {other}")
+    shapes = {(module.kind, module.channels, tuple(module.sizes.items())) for module in modules.values()}
     if len(shapes) != 1:
-        raise UserError(f"a token_sr folder holds modules of one shape; got {sorted(shapes) or 'no modules'}")
-    channels, hidden, kernels = shapes.pop()
+        raise UserError(
+            f"a token_sr folder holds modules of one kind and shape; got {sorted(shapes, key=str) or 'no modules'}"
+        )
+    kind, channels, sizes = shapes.pop()
     config = TokenSRConfig(
         backbone=backbone,
         revision=revision,
+        kind=kind,
         layers=tuple(sorted(int(layer) for layer in modules)),
         channels=channels,
-        hidden=hidden,
-        kernels=kernels,
+        sizes=dict(sizes),
         objective=objective,
         steps=steps,
         prompt_prefix=prompt_prefix,
         settings=dict(settings or {}),
     )
-    record = {"format": FORMAT, **asdict(config)}
+    record: dict[str, Any] = {"format": FORMAT}
+    for key, value in asdict(config).items():
+        record |= value if key == "sizes" else {key: value}
     try:
         _check_config(as_json(record), CONFIG)
     except TypeError as error:
@@ -119,7 +133,7 @@ def save_token_sr(
 
 def load_token_sr(
     path: str | os.PathLike[str], *, channels: int | None = None, layers: Collection[int] | None = None
-) -> dict[int, TokenSR]:
+) -> dict[int, Design]:
     """Read the modules that `save_token_sr` wrote: layer -> module, on the CPU, in the dtype of the files.
 
     Args:
@@ -152,7 +166,7 @@ def token_sr_config(path: str | os.PathLike[str]) -> TokenSRConfig:
         config = read_json(file)
     except (OSError, ValueError) as error:  # a ValueError: not JSON, or not UTF-8
         raise UserError(f"{path} is not a token_sr folder: {CONFIG} cannot be read ({error})") from error
-    needed = {"format", "backbone", "layers", "channels", "hidden", "kernels"}
+    needed = {"format", "backbone", "layers", "channels"}
     if not isinstance(config, dict) or needed - config.keys() or config["format"] != FORMAT:
         raise UserError(
             f"{file} is not a token_sr config of format {FORMAT} with {', '.join(sorted(needed))}; "
@@ -162,10 +176,10 @@ def token_sr_config(path: str | os.PathLike[str]) -> TokenSRConfig:
     return TokenSRConfig(
         backbone=config["backbone"],
         revision=config.get("revision"),
+        kind=config.get("kind", TokenSR.kind),
         layers=tuple(config["layers"]),
         channels=config["channels"],
-        hidden=tuple(config["hidden"]),
-        kernels=tuple(config["kernels"]),
+        sizes=_sizes(config),
         objective=config.get("objective"),
         steps=config.get("steps"),
         prompt_prefix=config.get("prompt_prefix"),
@@ -175,20 +189,26 @@ def token_sr_config(path: str | os.PathLike[str]) -> TokenSRConfig:
 
 def _check_config(config: Mapping[str, Any], file: str) -> None:
     """Raise ValueError unless the values of a config are of their types, and its numbers in their range."""
-    for key in ("layers", "hidden", "kernels"):
+    try:
+        names = design_of(config.get("kind", TokenSR.kind)).size_names
+    except ValueError as error:
+        raise UserError(f"{file}: {error}") from error
+    missing = [name for name in names if name not in config]
+    if missing:
+        raise UserError(f"{file}: {', '.join(missing)} of the modules is missing; write it with save_token_sr")
+    for key in ("layers", *(name for name in names if name in _LISTS)):
         value = config[key]
         if not isinstance(value, list) or not all(is_whole(number) for number in value):
             raise UserError(f"{file}: {key}={value!r} is not a list of whole numbers")
     if any(layer < 0 for layer in config["layers"]):
         raise UserError(f"{file}: layers={config['layers']!r} count from 0")
-    if not is_whole(config["channels"]):
-        raise UserError(f"{file}: channels={config['channels']!r} is not a whole number")
-    channels, hidden, kernels = (config[key] for key in ("channels", "hidden", "kernels"))
-    pairs = zip((channels, *hidden), (*hidden, channels), kernels, strict=False)
-    if any(before * after * kernel**2 > LARGEST for before, after, kernel in pairs):
-        raise UserError(
-            f"{file}: {channels=}, {hidden=}, {kernels=} make a convolution of more than {LARGEST:.0e} weights"
-        )
+    for key in ("channels", *(name for name in names if name not in _LISTS)):
+        if not is_whole(config[key]):
+            raise UserError(f"{file}: {key}={config[key]!r} is not a whole number")
+    try:
+        check_not_absurd(config["channels"], _sizes(config))
+    except ValueError as error:
+        raise UserError(f"{file}: {error}") from error
     texts = ("revision", "objective", "prompt_prefix")
     kinds: dict[str, Any] = {"backbone": str, **dict.fromkeys(texts, str | None), "steps": int | None}
     for key, kind in {**kinds, "settings": dict | None}.items():
@@ -196,6 +216,12 @@ def _check_config(config: Mapping[str, Any], file: str) -> None:
             raise UserError(
                 f"{file}: {key}={config.get(key)!r} is not of type {getattr(kind, '__name__', kind)}"
             )
+
+
+def _sizes(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The sizes of the modules that a config lists, beyond their width."""
+    names = design_of(config.get("kind", TokenSR.kind)).size_names
+    return {name: tuple(config[name]) if name in _LISTS else config[name] for name in names}
 
 
 def token_sr_folder(path: str | os.PathLike[str]) -> Path:
@@ -230,7 +256,7 @@ def _fill(
     channels: int | None,
     layers: Collection[int] | None,
     read: Callable[[Path], dict[str, Tensor]],
-) -> dict[int, TokenSR]:
+) -> dict[int, Design]:
     """Build the modules that a folder's config lists, with the tensors that `read` returns for their files."""
     folder = token_sr_folder(path)
     config = token_sr_config(folder)
@@ -246,7 +272,7 @@ def _fill(
     for layer in wanted:
         try:
             with torch.device("meta"):  # the file's tensors take the place of all weights
-                module = TokenSR(config.channels, config.hidden, config.kernels)
+                module = make_token_sr(config.kind, config.channels, config.sizes)
         except ValueError as error:
             raise UserError(f"{folder / CONFIG}: {error}") from error
         try:

@@ -33,7 +33,13 @@ INPUTS = "inputs.json"
 _HOW_NOT_WHAT = ("fresh", "logger", "outputs", "rerun", "wait")
 """Keys that change how a run is stored or reported, not what it computes: runs that differ in these alone are the same."""
 
-_ADDED = {"positions": "append", "scenes.difficulty": None, "preset": None}
+_ADDED = {
+    "positions": "append",
+    "preset": None,
+    "scenes.difficulty": None,
+    "token_sr.heads": None,
+    "token_sr.kind": "conv",
+}
 """Keys that configs of earlier versions lack -> the value that says what these did."""
 
 _OWN_CHECKPOINT = ("last", "null", None)

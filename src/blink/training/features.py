@@ -6,7 +6,7 @@ Axes: B images, F = 5 views of each (the full view, then its quadrants in row-ma
 tokens of a quadrant in the full view, H x W grid of the base view, d hidden width.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from blink.model.backbone import Backbone
 from blink.model.families import Grid
-from blink.model.token_sr import cut_region, upsample
+from blink.model.token_sr import Context, call_module, cut_region, region_box, upsample
 from blink.model.views import PATCHES, QUADRANTS, VIEWS, Views
 from blink.model.visual_states import visual_states
 
@@ -103,13 +103,20 @@ def images_in(batch: Batch) -> int:
     return sum(len(next(iter(features.states.values()))) for features in batch)
 
 
-def quadrant_features(state_BFHWd: Tensor, module: nn.Module) -> QuadrantFeatures:
+def layers_read(modules: Mapping[int, nn.Module]) -> tuple[int, ...]:
+    """Layers whose states some modules are trained and measured with: their own, and 0 where one sees the encoded crop."""
+    crop = any(getattr(module, "needs_crop", False) for module in modules.values())
+    return tuple(sorted({*modules, *((0,) if crop else ())}))
+
+
+def quadrant_features(features: Features, layer: int, module: nn.Module) -> QuadrantFeatures:
     """Compare the full view's quadrants with the quadrants seen alone, at one layer; N counts image by image.
 
     Args:
-        state_BFHWd: of `trunk_features`.
+        features: of `trunk_features`, with all that `layers_read` names.
         module: TokenSR of the layer; gradients reach it, and nothing else.
     """
+    state_BFHWd = features.states[layer]
     full_BdHW = state_BFHWd[:, 0].movedim(-1, 1)
     grid = full_BdHW.shape[-2], full_BdHW.shape[-1]
     regions = [cut_region(full_BdHW, region, PATCHES).contiguous() for region in range(QUADRANTS)]
@@ -118,7 +125,7 @@ def quadrant_features(state_BFHWd: Tensor, module: nn.Module) -> QuadrantFeature
     return QuadrantFeatures(
         coarse=[region_Bdhw[image] for image in range(len(full_BdHW)) for region_Bdhw in regions],
         interpolated_NdHW=interpolated_NdHW,
-        refined_NdHW=refine(module, interpolated_NdHW),
+        refined_NdHW=refine(module, interpolated_NdHW, quadrant_context(features, layer, module)),
         teacher_NdHW=state_BFHWd[:, 1:].flatten(0, 1).movedim(-1, 1),
     )
 
@@ -135,7 +142,27 @@ def channels_last(tokens_BdHW: Tensor) -> Tensor:
     return tokens_BdHW.movedim(1, -1)
 
 
-def refine(module: nn.Module, tokens_NdHW: Tensor) -> Tensor:
+def quadrant_context(features: Features, layer: int, module: nn.Module) -> Context | None:
+    """What a module is given beside the quadrants; None if it needs nothing.
+
+    The encoded crop of a quadrant is the view of it alone as that enters layer 0.
+    """
+    if not getattr(module, "needs_context", False):
+        return None
+    full_BdHW = features.states[layer][:, 0].movedim(-1, 1)
+    grid = full_BdHW.shape[2], full_BdHW.shape[3]
+    visual_NdHW = full_BdHW.repeat_interleave(QUADRANTS, dim=0)
+    boxes = [region_box(region, PATCHES, grid) for region in range(QUADRANTS)]
+    crop_NdHW = None
+    if getattr(module, "needs_crop", False):
+        crop_NdHW = features.states[0][:, 1:].flatten(0, 1).movedim(-1, 1)
+    return Context(visual_NdHW, boxes * len(full_BdHW), crop_NdHW)
+
+
+def refine(module: nn.Module, tokens_NdHW: Tensor, context: Context | None = None) -> Tensor:
     """Run a TokenSR module on tokens in the module's own dtype, which DeepSpeed may have changed."""
-    refined_NdHW: Tensor = module(tokens_NdHW.to(next(module.parameters()).dtype))
-    return refined_NdHW
+    dtype = next(module.parameters()).dtype
+    if context is not None:
+        crop_NdHW = None if context.crop_BdHW is None else context.crop_BdHW.to(dtype)
+        context = Context(context.visual_BdGg.to(dtype), context.boxes, crop_NdHW)
+    return call_module(module, tokens_NdHW.to(dtype), context)

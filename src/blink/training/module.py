@@ -10,6 +10,7 @@ Axes: B images, N quadrants, d hidden width, H x W grid of the base view.
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -20,15 +21,18 @@ from torchmetrics import MeanMetric
 from transformers import get_cosine_schedule_with_warmup
 
 from blink.model.backbone import Backbone
-from blink.model.token_sr import TokenSR, check_patches
+from blink.model.token_sr import Design, TokenSR, check_patches, make_token_sr
 from blink.model.views import PATCHES, Views
 from blink.runs.values import NotFiniteError
 from blink.training.data import PairData
 from blink.training.features import (
     Batch,
+    Features,
     QuadrantFeatures,
     channels_last,
     damaged_images,
+    layers_read,
+    quadrant_context,
     quadrant_features,
     refine,
     trunk_features,
@@ -53,8 +57,8 @@ class TokenSRTraining(LightningModule):
         backbone: frozen, with at least decoder layers 0 .. max(layers) - 1; its outline, without weights, where
             batches hold features.
         layers: layers to train.
-        hidden: widths between the convolutions; None: `TokenSR`'s own.
-        kernels: kernel sizes of the convolutions.
+        kind: design of the modules, as in `make_token_sr`.
+        sizes: its sizes; those that are left out are the design's own.
         learning_rate: peak, of AdamW.
         weight_decay: of AdamW.
         warmup: share of the optimizer steps over which the rate rises from 0, rounded up; then it falls to 0
@@ -73,8 +77,8 @@ class TokenSRTraining(LightningModule):
         backbone: Backbone,
         layers: Sequence[int],
         *,
-        hidden: Sequence[int] | None = None,
-        kernels: Sequence[int] = (5, 3, 1),
+        kind: str = TokenSR.kind,
+        sizes: Mapping[str, Any] | None = None,
         learning_rate: float = 1e-4,
         weight_decay: float = 0.0,
         warmup: float = 0.03,
@@ -96,16 +100,16 @@ class TokenSRTraining(LightningModule):
         }
         self.token_sr = nn.ModuleDict(
             {
-                str(layer): seeded_token_sr(backbone.hidden_size, hidden, kernels, seed=seed, layer=layer)
+                str(layer): seeded_token_sr(kind, backbone.hidden_size, sizes, seed=seed, layer=layer)
                 for layer in self.layers
             }
         )
         self.measured = nn.ModuleDict({name: MeanMetric() for name in self._names()})
 
     @property
-    def modules_by_layer(self) -> dict[int, TokenSR]:
+    def modules_by_layer(self) -> dict[int, Design]:
         """layer -> its module, as `save_token_sr` takes them."""
-        return {int(layer): module for layer, module in self.token_sr.items() if isinstance(module, TokenSR)}
+        return {int(layer): module for layer, module in self.token_sr.items() if isinstance(module, Design)}
 
     def setup(self, stage: str) -> None:
         """Bring the backbone to this process's device, if it has weights."""
@@ -140,14 +144,16 @@ class TokenSRTraining(LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Measure each module, plain interpolation and earlier modules against the teacher."""
-        by_grid = self.quadrant_features(batch)
         data = getattr(self._trainer, "datamodule", None)
         counts = not isinstance(data, PairData) or data.measures_count
-        for layer, features in (entry for of_grid in by_grid for entry in of_grid.items()):
+        for trunk, layer in product(self.trunk_features(batch), self.layers):
+            features = quadrant_features(trunk, layer, self.token_sr[str(layer)])
             teacher = features.teacher_NdHW
             students = [features.refined_NdHW, features.interpolated_NdHW]
             if layer in self._references:
-                students.append(refine(self._references[layer], features.interpolated_NdHW))
+                earlier = self._references[layer]
+                context = quadrant_context(trunk, layer, earlier)
+                students.append(refine(earlier, features.interpolated_NdHW, context))
             for name, tokens in zip(STUDENTS, students, strict=False):
                 kl = self._loss(layer, tokens, teacher)
                 if not kl.isfinite():
@@ -205,12 +211,19 @@ class TokenSRTraining(LightningModule):
             For each grid layer -> features of its images' quadrants; of these `refined_NdHW` alone has a gradient.
         """
         layers = self.layers if layers is None else layers
-        if isinstance(batch, Views):
-            batch = trunk_features(self.backbone, batch, layers)
         return [
-            {layer: quadrant_features(features.states[layer], self.token_sr[str(layer)]) for layer in layers}
-            for features in batch
+            {layer: quadrant_features(trunk, layer, self.token_sr[str(layer)]) for layer in layers}
+            for trunk in self.trunk_features(batch, layers)
         ]
+
+    def trunk_features(self, batch: Batch, layers: Sequence[int] | None = None) -> list[Features]:
+        """States of full views and quadrants for each grid, computed by the backbone or, as they are, from disk."""
+        if not isinstance(batch, Views):
+            return batch
+        modules = {layer: self.token_sr[str(layer)] for layer in (self.layers if layers is None else layers)}
+        earlier = {layer: module for layer, module in self._references.items() if layer in modules}
+        read = {*layers_read(modules), *layers_read(earlier)}
+        return trunk_features(self.backbone, batch, read)
 
     def configure_optimizers(self) -> Any:
         """AdamW, and a rate that is set anew at every optimizer step."""
@@ -303,13 +316,13 @@ class TokenSRTraining(LightningModule):
 
 
 def seeded_token_sr(
-    channels: int, hidden: Sequence[int] | None, kernels: Sequence[int], *, seed: int, layer: int
-) -> TokenSR:
+    kind: str, channels: int, sizes: Mapping[str, Any] | None = None, *, seed: int, layer: int
+) -> Design:
     """A fresh TokenSR whose weights follow from (seed, layer) alone; the global generator is left as it was."""
     state = int(np.random.SeedSequence([seed, layer]).generate_state(1)[0])
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(state)
-        return TokenSR(channels, hidden, kernels)
+        return make_token_sr(kind, channels, sizes)
 
 
 def is_logged(trainer: Trainer) -> bool:

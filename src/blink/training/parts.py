@@ -25,8 +25,8 @@ from blink.model.backbone import Backbone
 from blink.model.checkpoints import check_attention, load_backbone, load_input_norms, outline
 from blink.model.fingerprint import TINY
 from blink.model.processors import pads
-from blink.model.token_sr import TokenSR, check_patches
-from blink.model.token_sr_files import LARGEST, load_token_sr, save_token_sr, token_sr_config
+from blink.model.token_sr import Design, check_patches, make_token_sr
+from blink.model.token_sr_files import load_token_sr, save_token_sr, token_sr_config
 from blink.model.views import PATCHES, ViewMaker
 from blink.runs.command import made
 from blink.runs.inputs.pictures import Rules
@@ -37,6 +37,7 @@ from blink.training.checkpoints import CHECKPOINTS, CheckpointFiles, Checkpoints
 from blink.training.data import StoredFeatures, images_per_batch, steps_per_epoch
 from blink.training.feature_fill import open_store
 from blink.training.feature_store import in_words
+from blink.training.features import layers_read
 from blink.training.images import DrawnImages, Images, ImageSubset, hub_images, local_images
 from blink.training.manifest import MANIFEST, Portions, check_images, split
 from blink.training.module import TokenSRTraining
@@ -47,7 +48,7 @@ log = logging.getLogger(__name__)
 _SCENES = 2000
 """Scenes to train on unless `images` says otherwise."""
 
-_RECORDED = ("objective", "optimizer", "global_pairs", "epochs", "images", "data", "trainer", "seed")
+_RECORDED = ("token_sr", "objective", "optimizer", "global_pairs", "epochs", "images", "data", "trainer", "seed")
 """Keys of the config that a token_sr folder keeps."""
 
 
@@ -74,22 +75,27 @@ def weight_shapes(plan: Plan, outlined: Backbone) -> dict[str, tuple[int, ...]]:
     """Return name -> shape of all that is trained, as checkpoints hold it.
 
     Raises:
-        UserError: widths and kernels do not fit each other, or are far too large.
+        UserError: sizes do not fit the kind or each other, or are far too large.
     """
-    widths = (outlined.hidden_size, *(plan.hidden or ()), outlined.hidden_size)
-    parts = zip(widths[:-1], widths[1:], plan.kernels, strict=False)
-    if any(before * after * kernel**2 > LARGEST for before, after, kernel in parts):
-        raise UserError(
-            f"token_sr.hidden={list(plan.hidden or ())} and token_sr.kernels={list(plan.kernels)} make a convolution of "
-            f"more than {LARGEST:.0e} weights"
-        )
-    with torch.device("meta"):
-        weights = TokenSR(outlined.hidden_size, plan.hidden, plan.kernels).state_dict()
+    weights = outlined_module(plan, outlined).state_dict()
     return {
         f"token_sr.{layer}.{name}": tuple(weight.shape)
         for layer in plan.layers
         for name, weight in weights.items()
     }
+
+
+def outlined_module(plan: Plan, outlined: Backbone) -> Design:
+    """Return a module of the run's kind and sizes, without weights.
+
+    Raises:
+        UserError: sizes do not fit the kind or each other, or are far too large.
+    """
+    try:
+        with torch.device("meta"):
+            return make_token_sr(plan.kind, outlined.hidden_size, plan.sizes)
+    except UserError as error:
+        raise UserError(f"token_sr.{error}") from error
 
 
 def make_trainer(plan: Plan, folder: Path) -> Trainer:
@@ -201,8 +207,7 @@ def check_memory(plan: Plan, outlined: Backbone, trainer: Trainer) -> None:
     available = torch.cuda.get_device_properties(0).total_memory if on_gpu else memory_bytes()
     if needed > available:
         raise UserError(
-            f"layer={plan.config['layer']} with token_sr.hidden={plan.config['token_sr']['hidden']} and token_sr.kernels="
-            f"{list(plan.kernels)}: weights, gradients and moments take {in_words(needed)}, and "
+            f"layer={plan.config['layer']} with {_sizes_in_words(plan)}: weights, gradients and moments take {in_words(needed)}, and "
             f"{'the GPU' if on_gpu else 'this machine'} has {in_words(available)}; take fewer layers or smaller modules"
         )
 
@@ -215,7 +220,12 @@ def _precision(precision: str, accelerator: str) -> str:
     return "bf16-mixed" if on_gpu and torch.cuda.is_bf16_supported() else "32-true"
 
 
-def load_references(plan: Plan, width: int) -> dict[int, TokenSR]:
+def _sizes_in_words(plan: Plan) -> str:
+    """What the modules are, as it was given."""
+    return " and ".join(f"token_sr.{key}={value}" for key, value in plan.config["token_sr"].items() if key != "dtype")
+
+
+def load_references(plan: Plan, width: int) -> dict[int, Design]:
     """Load the modules that are measured beside the new ones: of those layers that are trained, and no others.
 
     Raises:
@@ -296,7 +306,12 @@ def image_portions(
 
 
 def stored_features(
-    plan: Plan, outlined: Backbone, processor: Any, prefix_ids_1P: Tensor, views: ViewMaker
+    plan: Plan,
+    outlined: Backbone,
+    processor: Any,
+    prefix_ids_1P: Tensor,
+    views: ViewMaker,
+    references: Mapping[int, Design],
 ) -> StoredFeatures | None:
     """Open the folder of features that `data.cache_features` names; None without one.
 
@@ -307,7 +322,9 @@ def stored_features(
         return None
     dtype = outlined.dtype if plan.dtype == "auto" else getattr(torch, plan.dtype)
     store = open_store(plan.cache_features, outlined, processor, prefix_ids_1P, dtype=dtype)
-    return StoredFeatures(store, plan.layers, dtype, views)
+    modules = dict.fromkeys(plan.layers, outlined_module(plan, outlined))
+    layers = sorted({*layers_read(modules), *layers_read(references)})
+    return StoredFeatures(store, tuple(layers), dtype, views)
 
 
 def load_trunk(plan: Plan, outlined: Backbone, layers: Sequence[int]) -> Backbone:
@@ -331,7 +348,7 @@ def training_module(
     plan: Plan,
     backbone: Backbone,
     norms: Mapping[int, nn.Module],
-    references: Mapping[int, TokenSR],
+    references: Mapping[int, Design],
 ) -> TokenSRTraining:
     """Make fresh TokenSR modules and their training.
 
@@ -341,8 +358,8 @@ def training_module(
     return TokenSRTraining(
         backbone,
         plan.layers,
-        hidden=plan.hidden,
-        kernels=plan.kernels,
+        kind=plan.kind,
+        sizes=plan.sizes,
         learning_rate=plan.learning_rate,
         weight_decay=plan.weight_decay,
         warmup=plan.warmup,

@@ -81,7 +81,8 @@ class Plan:
         cache_features: folder of features on disk.
         images: to train on at most; None: all.
         held_out: images to measure on.
-        hidden, kernels: of the TokenSR modules; `saved_dtype` is that of their files.
+        kind, sizes: design of the TokenSR modules and its sizes, as for `make_token_sr`; `saved_dtype` is that of their
+            files.
         learning_rate, weight_decay, warmup, temperature: as for `TokenSRTraining`.
         normed: whether tokens are compared behind the layer's input norm instead of as they enter it.
         reference: TokenSR folder of an earlier run, measured beside the new modules.
@@ -109,8 +110,8 @@ class Plan:
     held_out: int
     epochs: int
     global_pairs: int
-    hidden: tuple[int, ...] | None
-    kernels: tuple[int, ...]
+    kind: str
+    sizes: Mapping[str, Any]
     saved_dtype: str
     learning_rate: float
     weight_decay: float
@@ -155,6 +156,7 @@ def make_plan(config: Mapping[str, Any]) -> Plan:
             if (count or 0) > SPLIT_SIZE:
                 raise UserError(f"{key}={count}: data=scenes has {SPLIT_SIZE:,} pictures for it")
     hidden = optional(whole_numbers, "token_sr.hidden", token_sr["hidden"], example="[2048,1024]")
+    kernels = optional(whole_numbers, "token_sr.kernels", token_sr["kernels"])
     workers = whole_number("workers", keys["workers"], least=0)
     if workers > _MOST_WORKERS:
         raise UserError(f"workers={workers}: expected at most {_MOST_WORKERS} processes that read images")
@@ -176,8 +178,12 @@ def make_plan(config: Mapping[str, Any]) -> Plan:
         held_out=held_out,
         epochs=whole_number("epochs", keys["epochs"]),
         global_pairs=whole_number("global_pairs", keys["global_pairs"], least=4),
-        hidden=None if hidden is None else tuple(hidden),
-        kernels=tuple(whole_numbers("token_sr.kernels", token_sr["kernels"])),
+        kind=text("token_sr.kind", token_sr["kind"]),
+        sizes={
+            "hidden": None if hidden is None else tuple(hidden),
+            "kernels": None if kernels is None else tuple(kernels),
+            "heads": optional(whole_number, "token_sr.heads", token_sr["heads"]),
+        },
         saved_dtype=choice("token_sr.dtype", token_sr["dtype"], _FLOATS),
         learning_rate=number("optimizer.learning_rate", optimizer["learning_rate"], least=0),
         weight_decay=number("optimizer.weight_decay", optimizer["weight_decay"], least=0),
@@ -247,6 +253,9 @@ def _filled_in(config: Mapping[str, Any]) -> dict[str, Any]:
     for (group, key), value in values.items():
         if keys.below(group)[key] is None:
             filled[group][key] = value
+    token_sr = keys.below("token_sr")
+    if token_sr["kind"] == "conv" and token_sr["kernels"] is None:  # as configs of earlier versions have it
+        filled["token_sr"]["kernels"] = [5, 3, 1]
     return filled
 
 

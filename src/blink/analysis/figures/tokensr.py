@@ -31,7 +31,7 @@ from blink.runs.signals import finishing_first
 from blink.runs.style import BLACK, INTERP, TOKEN_SR, Drawn, bare, plain
 from blink.runs.values import UserError, number, whole_number
 from blink.training.feature_picture import principal_colours
-from blink.training.features import QuadrantFeatures, quadrant_features, trunk_features
+from blink.training.features import QuadrantFeatures, layers_read, quadrant_features, trunk_features
 
 log = logging.getLogger(__name__)
 
@@ -113,8 +113,8 @@ def features(
     backbone: Backbone, view: Views, modules: Mapping[int, nn.Module]
 ) -> dict[int, QuadrantFeatures]:
     """Tokens of the four quadrants of one picture, by layer."""
-    (found,) = trunk_features(backbone, move_data_to_device(view, backbone.device), modules)
-    return {layer: quadrant_features(state, modules[layer]) for layer, state in found.states.items()}
+    (found,) = trunk_features(backbone, move_data_to_device(view, backbone.device), layers_read(modules))
+    return {layer: quadrant_features(found, layer, module) for layer, module in modules.items()}
 
 
 def spread(of_HW: Tensor, grid: tuple[int, int]) -> Tensor:
