@@ -125,7 +125,7 @@ def test_expand_takes_every_kind(kind: str, interpolate: bool) -> None:
         )
         torch.testing.assert_close(alone, tokens[row])
     if module.needs_crop:
-        with pytest.raises(ValueError, match="ConditionedTokenSR.* needs the encoded crop"):
+        with pytest.raises(ValueError, match=r"ConditionedTokenSR.* needs the encoded crop"):
             expand(visual_BVd, regions, (3, 5), 2, interpolate, module)
 
 
