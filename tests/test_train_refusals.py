@@ -67,7 +67,10 @@ OTHER_KINDS: list[Any] = [
         ("token_sr.hidden=[8]", "one kernel more than hidden"),
         ("token_sr.hidden=8", "token_sr.hidden=8: expected a list"),
         ("token_sr.kernels=5", "token_sr.kernels=5: expected a list"),
-        ("token_sr.kind=deconv", "token_sr.kind='deconv': expected one of conv, residual, mlp, attention, cond"),
+        (
+            "token_sr.kind=deconv",
+            "token_sr.kind='deconv': expected one of conv, residual, mlp, attention, cond",
+        ),
         ("token_sr.heads=2", "token_sr.heads=2: kind='conv' has no heads; it takes hidden, kernels"),
         ("token_sr.kind=attention token_sr.heads=3", "token_sr.heads=3 and hidden=.16,.: heads must divide"),
         ("data.root=5", "data.root=5: expected a path"),

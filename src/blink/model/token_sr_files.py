@@ -195,7 +195,9 @@ def _check_config(config: Mapping[str, Any], file: str) -> None:
         raise UserError(f"{file}: {error}") from error
     missing = [name for name in names if name not in config]
     if missing:
-        raise UserError(f"{file}: {', '.join(missing)} of the modules is missing; write it with save_token_sr")
+        raise UserError(
+            f"{file}: {', '.join(missing)} of the modules is missing; write it with save_token_sr"
+        )
     for key in ("layers", *(name for name in names if name in _LISTS)):
         value = config[key]
         if not isinstance(value, list) or not all(is_whole(number) for number in value):

@@ -48,7 +48,17 @@ log = logging.getLogger(__name__)
 _SCENES = 2000
 """Scenes to train on unless `images` says otherwise."""
 
-_RECORDED = ("token_sr", "objective", "optimizer", "global_pairs", "epochs", "images", "data", "trainer", "seed")
+_RECORDED = (
+    "token_sr",
+    "objective",
+    "optimizer",
+    "global_pairs",
+    "epochs",
+    "images",
+    "data",
+    "trainer",
+    "seed",
+)
 """Keys of the config that a token_sr folder keeps."""
 
 
@@ -222,7 +232,9 @@ def _precision(precision: str, accelerator: str) -> str:
 
 def _sizes_in_words(plan: Plan) -> str:
     """What the modules are, as it was given."""
-    return " and ".join(f"token_sr.{key}={value}" for key, value in plan.config["token_sr"].items() if key != "dtype")
+    return " and ".join(
+        f"token_sr.{key}={value}" for key, value in plan.config["token_sr"].items() if key != "dtype"
+    )
 
 
 def load_references(plan: Plan, width: int) -> dict[int, Design]:

@@ -120,9 +120,7 @@ def test_expand_takes_every_kind(kind: str, interpolate: bool) -> None:
     regions = [3, 0, 3]
     tokens = expand(visual_BVd, regions, (3, 5), 2, interpolate, module, list(crops))
     for row, region in enumerate(regions):
-        (alone,) = expand(
-            visual_BVd[row : row + 1], [region], (3, 5), 2, interpolate, module, [crops[row]]
-        )
+        (alone,) = expand(visual_BVd[row : row + 1], [region], (3, 5), 2, interpolate, module, [crops[row]])
         torch.testing.assert_close(alone, tokens[row])
     if module.needs_crop:
         with pytest.raises(ValueError, match=r"ConditionedTokenSR.* needs the encoded crop"):

@@ -144,5 +144,3 @@ def placed(module: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Mo
             stacklevel=2,
         )
     return deepcopy(module).to(device=device, dtype=dtype)
-
-
