@@ -17,9 +17,12 @@ os.environ.update(inherited())
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("WANDB_MODE", "offline")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-# A shell starts background jobs with Ctrl-C ignored, which commands respect, and which the processes of tests would inherit.
+# Shells start background jobs with Ctrl-C ignored, and nohup ignores SIGHUP: commands respect that, and the processes of
+# tests would inherit it.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 from collections.abc import Callable, Iterator
 from dataclasses import asdict

@@ -144,29 +144,26 @@ def test_multiruns_of_the_other_commands_lock_their_folder(monkeypatch: pytest.M
     }  # of the killed
 
 
-def test_equal_commands_at_once_are_one_run() -> None:
+def test_equal_commands_at_once_are_one_run(monkeypatch: pytest.MonkeyPatch) -> None:
     """Would catch a file with the answers of two processes, and results that differ from those of one command alone."""
-    alone, both = Path("alone").absolute(), Path("both").absolute()
-    arguments = [sys.executable, "-m", "blink.eval", *EVAL, "limit=12", "wait=true"]
-    for folder, times in ((alone, 1), (both, 3)):
-        folder.mkdir()
-        processes = [
-            subprocess.Popen(
-                arguments,
-                cwd=folder,
-                env={**os.environ, **inherited()},
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-            )
-            for _ in range(times)
-        ]
-        for process in processes:
-            shown = process.communicate(timeout=300)
-            assert process.returncode == 0, shown
-    [one], [other] = (list(folder.rglob("predictions.jsonl")) for folder in (alone, both))
+    arguments = (*EVAL, "limit=12")
+    both = [
+        subprocess.Popen(
+            [sys.executable, "-m", "blink.eval", *arguments, "outputs=both", "wait=true"],
+            env={**os.environ, **inherited()},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(2)
+    ]
+    run(monkeypatch, "eval", *arguments, "outputs=alone")
+    for process in both:
+        shown = process.communicate(timeout=300)
+        assert process.returncode == 0, shown
+    [one], [other] = (list(Path(root).rglob("predictions.jsonl")) for root in ("alone", "both"))
     assert one.read_bytes() == other.read_bytes()
-    assert not list(both.rglob("*.lock*"))
+    assert not list(Path("both").rglob("*.lock*"))
 
 
 def test_a_run_is_locked_by_its_first_process_alone(monkeypatch: pytest.MonkeyPatch) -> None:

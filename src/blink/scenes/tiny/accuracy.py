@@ -8,7 +8,7 @@ import argparse
 import json
 import random
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -44,9 +44,11 @@ class Item(NamedTuple):
     exchange: Exchange
 
 
-def items(split: str, difficulty: str, form: str, per_kind: int) -> Iterator[Item]:
+def items(
+    split: str, difficulty: str, form: str, per_kind: int, kinds: Collection[str] = QUESTION_KINDS
+) -> Iterator[Item]:
     """``per_kind`` questions of each kind about scenes of one difficulty, at most one of a kind per scene."""
-    wanted = Counter(dict.fromkeys(QUESTION_KINDS if form == "sentence" else SHORT_KINDS, per_kind))
+    wanted = Counter({kind: per_kind for kind in kinds if kind in SHORT_KINDS or form == "sentence"})
     index = 0
     while wanted.total():
         seen = view(scene(split, index, difficulty))
@@ -95,9 +97,10 @@ def measure(
     form: str,
     per_kind: int,
     batch: int = 64,
+    kinds: Collection[str] = QUESTION_KINDS,
 ) -> dict[str, Cell]:
     """Accuracy per question kind on one difficulty in one format."""
-    todo = list(items(split, difficulty, form, per_kind))
+    todo = list(items(split, difficulty, form, per_kind, kinds))
     right: Counter[str] = Counter()
     labels: dict[str, Counter[str]] = defaultdict(Counter)
     for start in track(range(0, len(todo), batch), description=f"{difficulty}, {form}", transient=True):
