@@ -27,6 +27,7 @@ from blink.inference.algorithm import (
     on_picture,
     run_prompt,
 )
+from blink.inference.crops import Samples
 from blink.inference.policy import Event
 from blink.inference.run import Run
 from blink.inference.spans import Spans, prompt_spans
@@ -196,7 +197,7 @@ def run_observed(
         run,
         embedded.hidden_BSd,
         spans,
-        keys,
+        Samples(keys),
         added=embedded.added,
         before_layer=before_layer,
         before_scan=before_scan,

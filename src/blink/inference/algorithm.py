@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from blink.inference.attention import LeaveLayer, hooks_enabled
 from blink.inference.cache import BlinkCache, KeyLayout
+from blink.inference.crops import Recipe, Samples
 from blink.inference.policy import Event, Policy
 from blink.inference.run import Run
 from blink.inference.saliency import (
@@ -40,7 +41,7 @@ from blink.inference.streams import (
 )
 from blink.model.backbone import Backbone, Frame
 from blink.model.families import Grid
-from blink.model.token_sr import expand, region_box
+from blink.model.token_sr import region_box
 
 Observer = Callable[[int, list[Stream]], None]
 """Called with a layer and the hidden states that enter it; must change nothing."""
@@ -65,7 +66,7 @@ def run_prompt(
     run: Run,
     hidden_BSd: Tensor,
     spans: Spans,
-    keys: Sequence[str],
+    samples: Samples,
     cache: BlinkCache | None = None,
     keep_states: bool = False,
     added: Mapping[int, Tensor] = MappingProxyType({}),
@@ -78,7 +79,7 @@ def run_prompt(
         run: resolved, its modules placed on their layers.
         hidden_BSd: embeddings, visual tokens in place.
         spans: of the prompt, without extensions.
-        keys: names of the samples, for policies that draw at random.
+        samples: what the rows are known by beside their tokens.
         cache: an empty cache to fill, or None.
         keep_states: fill `PassOutput.states`.
         added: what the model adds behind some layers (DeepStack): layer -> [B, S, d].
@@ -87,10 +88,10 @@ def run_prompt(
     """
     if run.policy is not None:
         check_grids(spans, run.policy.patches)
-    events: list[list[Event]] = [[] for _ in keys]
+    events: list[list[Event]] = [[] for _ in samples.keys]
     states: list[Tensor] = []
     keep = cache is not None
-    streams = split(backbone, hidden_BSd, list(range(len(keys))), spans, extensions={}, known=[])
+    streams = split(backbone, hidden_BSd, list(range(len(events))), spans, extensions={}, known=[])
     with hooks_enabled(backbone):
         for layer in range(backbone.num_layers):
             if keep_states:
@@ -100,7 +101,7 @@ def run_prompt(
             if run.policy is not None and run.scans(layer):  # line 1: for L in L_sel
                 # Lines 3 to 15: scan, decide, expand or drop, and run the layer on what came of it.
                 entering, outputs, actions = run_scanned_layer(
-                    backbone, run, layer, spans, streams, keys, keep, added
+                    backbone, run, layer, spans, streams, samples, keep, added
                 )
                 for of_row, event in zip(events, actions, strict=True):
                     of_row.append(event)
@@ -133,7 +134,7 @@ def run_scanned_layer(
     layer: int,
     spans: Spans,
     streams: list[Stream],
-    keys: Sequence[str],
+    samples: Samples,
     keep: bool,
     added: Mapping[int, Tensor],
 ) -> ScannedLayer:
@@ -152,7 +153,7 @@ def run_scanned_layer(
     changing: list[Stream] = []
     outputs: list[LayerOutput] = []
     for stream in streams:
-        scan = Scan(run.policy, layer, stream, [keys[row] for row in stream.rows])
+        scan = Scan(run.policy, layer, stream, samples)
         try:
             if run.policy.saliency == "similarity":
                 scan.decide(similarity(backbone, layer, stream))
@@ -167,7 +168,7 @@ def run_scanned_layer(
     changed: list[Stream] = []
     if changing:
         # Lines 7, 8, 11, 12 and 14: [hs_s; hs_v; hs_SR; hs_t] or [hs_s; hs_v; hs_t]; line 15: mask and positions.
-        changed = act(backbone, run, layer, spans, changing, events, known=streams)
+        changed = act(backbone, run, layer, spans, changing, events, samples, known=streams)
         outputs += [run_stream(backbone, layer, stream, keep, added) for stream in changed]
     return ScannedLayer([*unchanged, *changed], outputs, [events[row] for row in sorted(events)])
 
@@ -179,10 +180,10 @@ class Scan:
         events: one per row of the stream, once the layer's attention was reached.
     """
 
-    def __init__(self, policy: Policy, layer: int, stream: Stream, keys: Sequence[str]) -> None:
+    def __init__(self, policy: Policy, layer: int, stream: Stream, samples: Samples) -> None:
         self.events: list[Event] = []
         self._policy, self._layer = policy, layer
-        self._stream, self._keys = stream, keys
+        self._stream, self._samples = stream, samples
 
     def __call__(
         self,
@@ -206,8 +207,11 @@ class Scan:
     def decide(self, saliency: Sequence[RowsOfSaliency]) -> None:
         """Take the decisions; leave the layer if one of them changes a row's sequence."""
         # Lines 3, 4, 6 and 10: saliency of each of the p x p regions, the ratio rho, and its two thresholds.
-        named = zip(self._stream.rows, self._keys, strict=True)
-        decisions = [Decision(row, self._policy, key, sample) for row, (sample, key) in enumerate(named)]
+        keys, boxes = self._samples.keys, self._samples.boxes
+        decisions = [
+            Decision(row, self._policy, keys[sample], sample, None if boxes is None else boxes[sample])
+            for row, sample in enumerate(self._stream.rows)
+        ]
         self.events = scan_and_decide(self._layer, lambda _: saliency, decisions)
         living = self._stream.spans.extension > 0
         if any(event.action == "expand" or (living and event.action == "drop") for event in self.events):
@@ -274,6 +278,7 @@ def act(
     spans: Spans,
     streams: list[Stream],
     events: Mapping[int, Event],
+    samples: Samples,
     known: list[Stream],
 ) -> list[Stream]:
     """Expand and drop as decided, before the layer runs: streams of the same rows.
@@ -282,42 +287,28 @@ def act(
         run: whose policy decided.
         spans: of the whole prompt, without extensions.
         events: row -> its event at this layer.
+        samples: of the whole prompt.
         known: streams whose masks and positions may serve again.
     """
     assert run.policy is not None, "only a policy acts"
     living = {row: tokens for stream in streams for row, tokens in extensions_of(stream).items()}
     rows = sorted(row for stream in streams for row in stream.rows)
     hidden_bSd = join(streams)
+    recipe = Recipe.of(run, layer)
     expanding = [row for row in rows if events[row].action == "expand"]
     expanded: dict[int, LivingExtension] = {}
     for grid, group in spans.select(expanding).rows_by_grid.items():
-        # hs_SR is made of the visual tokens themselves, never of those of an extension that it replaces.
+        # hs_SR is made of the visual tokens themselves, or anew, never of those of an extension that it replaces.
         of_group = [expanding[index] for index in group]
         hidden_gSd = hidden_bSd[[rows.index(row) for row in of_group]]
         regions = [events[row].region for row in of_group]
-        made = make_extensions(run, layer, spans.select(of_group).visual(hidden_gSd, grid), regions, grid)
-        expanded |= zip(of_group, made, strict=True)
+        visual_gVd = spans.select(of_group).visual(hidden_gSd, grid)
+        made = recipe.tokens(visual_gVd, regions, grid, samples.crops, of_group)
+        placed = [placement_of(run.policy, region, grid) for region in regions]
+        expanded |= zip(of_group, map(LivingExtension, made, placed), strict=True)
     after = {row: events[row].apply_to(living.get(row), expanded.get(row)) for row in rows}
     extensions = {row: extension for row, extension in after.items() if extension is not None}
     return split(backbone, hidden_bSd, rows, spans, extensions, known)
-
-
-def make_extensions(
-    run: Run, layer: int, visual_BVd: Tensor, regions: Sequence[int], grid: Grid
-) -> list[LivingExtension]:
-    """The extensions that a run's policy and module make of regions at a layer, and where they stand.
-
-    Args:
-        visual_BVd: the base views' tokens that enter the layer, all of one grid.
-        regions: one per row.
-    """
-    policy = run.policy
-    assert policy is not None, "only a policy expands"
-    tokens = expand(visual_BVd, regions, grid, policy.patches, policy.interpolate, run.modules.get(layer))
-    return [
-        LivingExtension(tokens_Xd, placement_of(policy, region, grid))
-        for tokens_Xd, region in zip(tokens, regions, strict=True)
-    ]
 
 
 def placement_of(policy: Policy, region: int, grid: Grid) -> Placement:

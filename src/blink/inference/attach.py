@@ -15,20 +15,29 @@ cache, so generations may interleave.
 """
 
 import copy
-import operator
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeGuard
 
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from blink.inference.algorithm import PassOutput, run_prompt, run_step
-from blink.inference.cache import BlinkCache
+from blink.inference.cache import NO_PIXELS, BlinkCache, Pixels
+from blink.inference.crops import Samples
+from blink.inference.given import (
+    Given,
+    checked_boxes,
+    checked_ends,
+    checked_keys,
+    checked_pictures,
+    view_maker,
+)
 from blink.inference.policy import Event, Policy, check_policy
 from blink.inference.refusals import (
     check_generation,
@@ -41,7 +50,7 @@ from blink.inference.refusals import (
 from blink.inference.run import Run
 from blink.inference.spans import Spans, prompt_spans
 from blink.model.backbone import CACHE, Backbone
-from blink.model.image_inputs import check_images, pixel_digests, sample_key
+from blink.model.image_inputs import base_views, check_images, pixel_digests
 from blink.model.shadow import Shadow, is_shadowed
 from blink.runs.values import UserError
 
@@ -55,10 +64,10 @@ _prompt: ContextVar["_Prompt | None"] = ContextVar("blink_prompt", default=None)
 
 @dataclass(frozen=True)
 class _Prompt:
-    """The distinct prompts of a batch: spans, sample keys, and how many consecutive rows repeat each (beams)."""
+    """The distinct prompts of a batch: spans, what else they are known by, and how many rows in a row repeat each (beams)."""
 
     spans: Spans
-    keys: list[str]
+    samples: Samples
     repeats: int
 
 
@@ -76,8 +85,7 @@ class Handle:
         self._backbone = backbone
         self._run = run
         self._enabled = True
-        self._keys: list[str] | None = None
-        self._ends: list[int] | None = None
+        self._given = Given()
         self._trace: list[list[Event]] = []
         self._shadows = {
             "generate": Shadow(self.model, "generate", self._generate),
@@ -121,13 +129,8 @@ class Handle:
         The draws depend on (policy.seed, key, layer). Without keys a hash of the unpadded prompt ids and the
         pixels is taken.
         """
-        if isinstance(keys, str):
-            raise UserError(f"sample_keys={keys!r}: expected a list with a key per row")
-        before, self._keys = self._keys, [str(key) for key in keys]
-        try:
+        with self._saying(keys=checked_keys(keys)):
             yield
-        finally:
-            self._keys = before
 
     @contextmanager
     def prompt_end(self, columns: Sequence[int] | Tensor) -> Iterator[None]:
@@ -140,16 +143,59 @@ class Handle:
         Args:
             columns: one per prompt row, counted from 0 in `input_ids`; behind the picture, and not on padding.
         """
-        listed = columns.tolist() if isinstance(columns, Tensor) else columns
-        try:
-            ends = [operator.index(column) for column in listed]
-        except TypeError:
-            raise UserError(f"prompt_end={columns!r}: expected a list with a column (int) per row") from None
-        before, self._ends = self._ends, ends
+        with self._saying(ends=checked_ends(columns)):
+            yield
+
+    @contextmanager
+    def pictures(self, images: Sequence[Image.Image], processor: Any = None) -> Iterator[None]:
+        """Inside, hand over the pictures of each prompt as they were before the processor, for source="encode".
+
+        Without them regions are cut out of the processed pixels, which hold no more detail than the whole picture
+        had at the vision tower's resolution.
+
+        Args:
+            images: one per prompt row.
+            processor: of the model; None: that of the `Backbone` that was attached to.
+
+        Raises:
+            ValueError: an entry is no picture, or there is no processor.
+        """
+        view_maker(self._backbone, processor)
+        with self._saying(pictures=checked_pictures(images), **_unless_none(processor=processor)):
+            yield
+
+    @contextmanager
+    def boxes(
+        self,
+        boxes: Sequence[Sequence[float]],
+        sizes: Sequence[tuple[int, int]] | None = None,
+        processor: Any = None,
+    ) -> Iterator[None]:
+        """Inside, say where the thing is that each row's question is about, for selector="box".
+
+        The region acted on is the one that holds most of the box's area within what the model sees; the lowest index
+        wins ties.
+
+        Args:
+            boxes: left, top, right and bottom in pixels of the original picture, one per prompt row.
+            sizes: (width, height) of the original pictures; None: of those given by `pictures`.
+            processor: as for `pictures`; it tells how pictures are padded or cropped.
+
+        Raises:
+            ValueError: an entry is no box, or there is no processor.
+        """
+        view_maker(self._backbone, self._given.processor if processor is None else processor)
+        said = _unless_none(sizes=None if sizes is None else list(sizes), processor=processor)
+        with self._saying(boxes=checked_boxes(boxes), **said):
+            yield
+
+    @contextmanager
+    def _saying(self, **said: Any) -> Iterator[None]:
+        before, self._given = self._given, replace(self._given, **said)
         try:
             yield
         finally:
-            self._ends = before
+            self._given = before
 
     def detach(self) -> None:
         """Give the model object back as it was; doing so twice is harmless."""
@@ -167,13 +213,11 @@ class Handle:
         }
         config, _ = self.model._prepare_generation_config(arguments.get("generation_config"), **settings)
         check_generation(config, arguments)
-        digests = None
-        # Hashed here, for the forward may see features in place of pixels (transformers 5 encodes pictures first).
+        # Read here, for the forward may see features in place of pixels (transformers 5 encodes pictures first).
         ids_BS = arguments.get("input_ids", arguments.get("inputs"))
-        if self.policy.draws and arguments.get("pixel_values") is not None and ids_BS is not None:
-            digests = pixel_digests(self._backbone, {**arguments, "input_ids": ids_BS})
+        pixels = NO_PIXELS if ids_BS is None else self._pixels({**arguments, "input_ids": ids_BS})
         repeats = max(config.num_beams or 1, config.num_return_sequences or 1)
-        arguments[CACHE] = BlinkCache(repeats, digests)
+        arguments[CACHE] = BlinkCache(repeats, pixels)
         if config.cache_implementation is not None:
             # A cache and the name of one are refused together. Beside a generation_config keywords are deprecated.
             given = arguments.get("generation_config")
@@ -264,7 +308,7 @@ class Handle:
             self._run,
             hidden_BSd[:: prompt.repeats],
             prompt.spans,
-            prompt.keys,
+            prompt.samples,
             cache,
             keep_states,
             {layer: of_layer_BSd[:: prompt.repeats] for layer, of_layer_BSd in added.items()},
@@ -287,41 +331,35 @@ class Handle:
         cache = inputs.get(CACHE)
         repeats = cache.repeats if isinstance(cache, BlinkCache) else 1
         distinct = list(range(0, B, repeats))
-        ends = self._ends
+        ends = self._given.prompt_ends(len(distinct))
         if ends is not None:
-            if len(ends) != len(distinct):
-                raise UserError(
-                    f"prompt_end names {len(ends)} columns, the prompt has {len(distinct)} rows; give one per row"
-                )
             ends = [end for end in ends for _ in range(repeats)]
         spans = prompt_spans(self._backbone, inputs, valid_BS, ends, _labels.get())
         visual_BS = ids_BS == self._backbone.image_token_id
         check_images(self._backbone, visual_BS.sum(dim=1).tolist(), inputs)
         check_positions(inputs.get("position_ids"), spans.position_CBN, valid_BS)
         spans = spans.select(distinct)
-        digests = cache.pixel_digests if isinstance(cache, BlinkCache) else None
-        if self.policy.draws and digests is None and inputs.get("pixel_values") is not None:
-            digests = pixel_digests(self._backbone, inputs)
-        seen_BS = spans.seen_by_last
-        rows = [ids_BS[row] if seen_BS is None else ids_BS[row][seen_BS[n]] for n, row in enumerate(distinct)]
-        return _Prompt(spans, self._sample_keys(rows, digests), repeats)
+        pixels = cache.take_pixels() if isinstance(cache, BlinkCache) else NO_PIXELS
+        if pixels == NO_PIXELS:
+            pixels = self._pixels(inputs)
+        ids_BS, seen_BS = ids_BS[distinct], spans.seen_by_last
+        rows = [ids_S if seen_BS is None else ids_S[seen_BS[row]] for row, ids_S in enumerate(ids_BS)]
+        samples = Samples(
+            keys=self._given.sample_keys(self.policy, rows, pixels.digests),
+            boxes=self._given.seen_boxes(self._backbone, self.policy, len(rows)),
+            crops=self._given.crops(self._backbone, self._run, ids_BS, spans, pixels.views),
+        )
+        return _Prompt(spans, samples, repeats)
 
-    def _sample_keys(self, rows: list[Tensor], digests: Sequence[str] | None) -> list[str]:
-        """Names of the distinct prompts: the caller's, or hashes of unpadded ids and pixels; empty if none is drawn."""
-        if self._keys is not None:
-            if len(self._keys) != len(rows):
-                raise UserError(
-                    f"sample_keys names {len(self._keys)} samples, the prompt has {len(rows)} rows"
-                )
-            return self._keys
-        if not self.policy.draws:
-            return [""] * len(rows)
-        if digests is None:
-            raise UserError(
-                "a random selector or schedule needs a key per sample, and the pixels to hash are not among the "
-                "inputs (mm_encoder_outputs are features): give keys with `with handle.sample_keys([...])`"
-            )
-        return [sample_key(row, digest) for row, digest in zip(rows, digests, strict=True)]
+    def _pixels(self, inputs: Mapping[str, Any]) -> Pixels:
+        """What the policy will need of the pixels among the arguments of a forward or of `generate`."""
+        if inputs.get("pixel_values") is None:
+            return NO_PIXELS
+        views = self._run.encodes and self._given.pictures is None
+        return Pixels(
+            digests=pixel_digests(self._backbone, inputs) if self.policy.draws else None,
+            views=base_views(self._backbone, inputs) if views else None,
+        )
 
 
 def attach(
@@ -344,7 +382,7 @@ def attach(
             are, get no gradient, and later changes of them have no effect.
 
     Returns:
-        A handle with `trace`, `disabled()`, `prompt_end()`, `sample_keys()` and `detach()`.
+        A handle with `trace`, `disabled()`, `pictures()`, `boxes()`, `prompt_end()`, `sample_keys()` and `detach()`.
 
     Raises:
         ValueError: if the model is of another kind, attached already or offloaded, `policy` is no policy, a scanned layer
@@ -362,3 +400,8 @@ def attach(
 def _continues(cache: Any) -> TypeGuard[BlinkCache]:
     """Whether `cache` holds a prompt that ran with Blink: its events stand, and nothing is scanned any more."""
     return isinstance(cache, BlinkCache) and cache.get_seq_length() > 0
+
+
+def _unless_none(**said: Any) -> dict[str, Any]:
+    """What is not None."""
+    return {name: value for name, value in said.items() if value is not None}

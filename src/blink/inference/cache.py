@@ -87,18 +87,33 @@ class OneCall:
         return self.all
 
 
+class Pixels(NamedTuple):
+    """What a policy needs of the pixels of some prompts, kept for a forward that does not see them; None if not needed.
+
+    Attributes:
+        digests: a hash per prompt of its picture, for policies that draw.
+        views: pixels of each base view as the vision tower sees them, [C, h, w], for policies that encode regions.
+    """
+
+    digests: Sequence[str] | None = None
+    views: Sequence[Tensor] | None = None
+
+
+NO_PIXELS = Pixels()
+
+
 class BlinkCache(DynamicCache):
     """A DynamicCache whose layers may differ in length, between layers and between rows.
 
     Args:
         repeats: how many rows in a row share one prompt (beams, returned sequences).
-        pixel_digests: a hash per prompt of its picture, for policies that draw; None if not needed.
+        pixels: of the distinct prompts.
     """
 
-    def __init__(self, repeats: int = 1, pixel_digests: Sequence[str] | None = None) -> None:
+    def __init__(self, repeats: int = 1, pixels: Pixels = NO_PIXELS) -> None:
         super().__init__()
         self.repeats = repeats
-        self.pixel_digests = pixel_digests
+        self._pixels = pixels
         self.events: list[list[Event]] = []
         self.key_layouts: list[KeyLayout] = []
         self.layout_of_layer: list[int] = []
@@ -109,6 +124,11 @@ class BlinkCache(DynamicCache):
         self._next_B: Tensor | None = None
         self.input_length = 0
         self.generated = 0
+
+    def take_pixels(self) -> Pixels:
+        """The pixels, which are let go of."""
+        pixels, self._pixels = self._pixels, NO_PIXELS
+        return pixels
 
     def store(self, pieces: list[Piece]) -> None:
         """Append one layer's keys and values at the prompt; `pieces` cover every row once."""

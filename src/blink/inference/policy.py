@@ -14,9 +14,10 @@ Old = TypeVar("Old")
 New = TypeVar("New")
 
 SALIENCIES = ("attention", "similarity")
-SELECTORS = ("saliency", "random")
+SELECTORS = ("saliency", "random", "box")
 SCHEDULES = ("threshold", "cycle", "random")
 POSITIONS = ("append", "region")
+SOURCES = ("coarse", "encode")
 
 
 @dataclass(frozen=True)
@@ -56,11 +57,14 @@ class Policy:
             of n cells, that is cut at floor(i n / p).
         saliency: "attention" (row of the layer's attention) or "similarity" (Eq. 1-2 without rotary embedding).
         interpolate: resize the region to the full grid before TokenSR (False: Table 7).
-        selector: region to expand: "saliency" (the highest) or "random" (uniform).
+        selector: region to expand: "saliency" (the highest), "random" (uniform) or "box" (the one that holds most of
+            the box of what the question is about, which comes with the prompt).
         schedule: action: "threshold" (by ratio), "cycle" (expand, drop, expand, ... over the scanned layers)
             or "random" (expand or drop, uniform).
         positions: "append" (the paper): an extension stands behind the picture, and text moves on; "region": its tokens
             take the positions of the cells that they refine, and text stays where the stock model has it.
+        source: what an extension is made of: "coarse" (the paper: the region's visual tokens, resized, and TokenSR) or
+            "encode" (ours: the region of the original picture, encoded anew and taken up to the layer that expands it).
         scale_tau: scale both thresholds by (1 / p^2) / (1 / 4) (App. E).
         seed: seeds the draws of a random selector or schedule.
 
@@ -77,6 +81,7 @@ class Policy:
     selector: str = "saliency"
     schedule: str = "threshold"
     positions: str = "append"
+    source: str = "coarse"
     scale_tau: bool = True
     seed: int = 0
 
@@ -96,11 +101,17 @@ class Policy:
             "selector": SELECTORS,
             "schedule": SCHEDULES,
             "positions": POSITIONS,
+            "source": SOURCES,
         }
         for name, choices in choices_of.items():
             checked[name] = choice(name, getattr(self, name), choices)
         for name, value in checked.items():
             object.__setattr__(self, name, value)
+        if self.source == "encode" and not self.interpolate:
+            raise UserError(
+                "source='encode' with interpolate=False: an encoded region has as many tokens as the whole picture, and is "
+                "not resized; leave interpolate out, or use source='coarse'"
+            )
 
     @classmethod
     def never(cls, layers: Collection[int] = (0,), **options: Any) -> "Policy":
@@ -128,7 +139,9 @@ def check_policy(policy: object) -> None:
         )
 
 
-def decide(policy: Policy, layer: int, ratio: float, hottest: int, key: str) -> Event:
+def decide(
+    policy: Policy, layer: int, ratio: float, hottest: int, key: str, boxed: int | None = None
+) -> Event:
     """Decide what one sample does at one scanned layer (Sec. 3.2, Table 2).
 
     Args:
@@ -137,6 +150,7 @@ def decide(policy: Policy, layer: int, ratio: float, hottest: int, key: str) -> 
         hottest: region of highest saliency.
         key: names the sample; with `policy.seed` and `layer` it seeds the random draws, so that they do not
             depend on batch or order. Unused where nothing is drawn.
+        boxed: region that holds the question's box, for a policy that selects by it.
     """
     region, action = hottest, _by_threshold(policy, ratio)
     if policy.schedule == "cycle":
@@ -149,6 +163,9 @@ def decide(policy: Policy, layer: int, ratio: float, hottest: int, key: str) -> 
             action = drawn_action
         if policy.selector == "random" and action == "expand":
             region = drawn_region
+    if policy.selector == "box" and action == "expand":
+        assert boxed is not None, "a policy that selects by boxes needs one"
+        region = boxed
     return Event(layer=layer, ratio=ratio, region=region, action=action)
 
 

@@ -34,6 +34,11 @@ class Run:
         assert self.token_sr is None or isinstance(self.token_sr, Mapping), "resolve a run before it is used"
         return self.token_sr or {}
 
+    @property
+    def encodes(self) -> bool:
+        """Whether expansions need the region of the original picture, encoded anew."""
+        return self.policy is not None and self.policy.source == "encode"
+
     def scans(self, layer: int) -> bool:
         """Whether the policy scans `layer`."""
         return self.policy is not None and layer in self.policy.layers
@@ -46,7 +51,8 @@ class Run:
 
         Raises:
             ValueError: a scanned layer does not exist or lacks a module, patches do not fit the grid, modules are of
-                another width or none, or "similarity" needs projections that the layers do not have.
+                another width or none, or given though regions are encoded, or "similarity" needs projections that the layers do
+                not have.
         """
         if self.policy is None:
             return Run()
@@ -60,6 +66,11 @@ class Run:
                 backbone.check_projections(layer)
         if self.token_sr is None:
             return self
+        if self.policy.source == "encode":
+            raise UserError(
+                "source='encode' takes no token_sr: an extension is made of the encoded region itself; leave token_sr out, or "
+                "use source='coarse'"
+            )
         modules: Mapping[int, nn.Module]
         if isinstance(self.token_sr, Mapping):
             modules, source = self.token_sr, "the mapping"

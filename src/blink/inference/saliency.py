@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from blink.inference.boxes import SeenBox
 from blink.inference.policy import Event, Policy, decide
 from blink.model.token_sr import region_box
 from blink.runs.values import NotFiniteError
@@ -139,12 +140,14 @@ class Decision(NamedTuple):
         policy: which decides.
         key: names the sample, for policies that draw.
         sample: its number among the prompts, which errors name.
+        box: of what the sample's question is about, for policies that select by it.
     """
 
     row: int
     policy: Policy
     key: str
     sample: int
+    box: SeenBox | None = None
 
 
 class RowsOfSaliency(NamedTuple):
@@ -177,17 +180,19 @@ def scan_and_decide(
         NotFiniteError: a ratio is not a finite number, which compares with no threshold.
     """
     ratio_and_region: dict[tuple[str, int, int], tuple[float, int]] = {}
+    grids: dict[int, tuple[int, int]] = {}
     for kind in dict.fromkeys(decision.policy.saliency for decision in decisions):
         groups = saliency(kind)
         for patches in dict.fromkeys(d.policy.patches for d in decisions if d.policy.saliency == kind):
             for rows, grid, saliency_bV in groups:
+                grids |= dict.fromkeys(rows, grid)
                 # Events are plain numbers, for which a GPU has to be waited for: once per kind, patches and grid.
                 sums_bR = region_sums(saliency_bV, grid, patches).tolist()
                 ratio_and_region |= {
                     (kind, patches, row): hottest(sums) for row, sums in zip(rows, sums_bR, strict=True)
                 }
     events = []
-    for row, policy, key, sample in decisions:
+    for row, policy, key, sample, box in decisions:
         ratio, region = ratio_and_region[policy.saliency, policy.patches, row]
         if not math.isfinite(ratio):
             raise NotFiniteError(
@@ -195,5 +200,6 @@ def scan_and_decide(
                 layer=layer,
                 sample=sample,
             )
-        events.append(decide(policy, layer, ratio, region, key))
+        boxed = None if box is None else box.region(policy.patches, grids[row])
+        events.append(decide(policy, layer, ratio, region, key, boxed))
     return events

@@ -158,6 +158,16 @@ def pixel_digests(backbone: Backbone, inputs: Mapping[str, Any]) -> list[str]:
     return [hashlib.sha256(picture.numpy().tobytes()).hexdigest() for picture in seen]
 
 
+def base_views(backbone: Backbone, inputs: Mapping[str, Any]) -> list[Tensor]:
+    """Pixels of each picture's base view as the vision tower sees them: [C, h, w].
+
+    Args:
+        inputs: as for `pixel_digests`.
+    """
+    tokens = (inputs["input_ids"] == backbone.image_token_id).sum(dim=1).tolist()
+    return backbone.family.base_view_pixels(inputs, tokens)
+
+
 def sample_key(ids_S: Tensor, pixel_digest: str) -> str:
     """Name a prompt, for policies that draw: a hash of its unpadded ids (int64) and of its picture's."""
     return hashlib.sha256(ids_S.long().cpu().numpy().tobytes() + pixel_digest.encode()).hexdigest()

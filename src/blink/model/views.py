@@ -230,11 +230,16 @@ def quadrants(picture: Image.Image, grid: Grid) -> list[Image.Image]:
 
 def cut_picture(picture: Image.Image, box: Box, grid: Grid) -> Image.Image:
     """Cut some cells of the grid out of a picture that shows the whole of it; pixels on an edge belong to both sides."""
-    (width, height), (H, W) = picture.size, grid
+    return picture.crop(pixel_edges(picture.size, box, grid))
+
+
+def pixel_edges(size: tuple[int, int], box: Box, grid: Grid) -> tuple[int, int, int, int]:
+    """Left, top, right and bottom of some cells of the grid in a picture of (width, height) that shows the whole of it."""
+    (width, height), (H, W) = size, grid
     left, top = width * box.left // W, height * box.top // H
     right = math.ceil(width * (box.left + box.width) / W)
     bottom = math.ceil(height * (box.top + box.height) / H)
-    return picture.crop((left, top, right, bottom))
+    return left, top, right, bottom
 
 
 def prefix_ids(processor: Any, prefix: str) -> Tensor:

@@ -13,12 +13,13 @@ vocabulary.
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from tests.inference.oracle.crops import Original, boxed_region, crop_tokens
 from tests.inference.oracle.decoder import attention_map, decoder_layer, normalise, similarity, text_model
 from tests.inference.oracle.extension import Extension, extend, positions, region_box
 from tests.inference.oracle.pictures import Picture
@@ -37,6 +38,8 @@ class Plan:
     schedule: str = "threshold"
     scale_tau: bool = True
     positions: str = "append"
+    source: str = "coarse"
+    selector: str = "saliency"
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,7 @@ class Step:
 
     Attributes:
         layer, ratio, region, action: what blink.Event holds.
-        hottest: the arg max region, which differs from `region` only where a replay said so.
+        hottest: the arg max region, which differs from `region` only where a replay or a box said so.
         margin: distance of the ratio from the nearer threshold, or of the hottest region's share of the
             saliency from the second's, whichever is smaller. Below rounding errors the event is undecided.
         alive: whether an extension lived when the layer was entered.
@@ -92,6 +95,7 @@ def run(
     modules: Modules | None = None,
     prompt_length: int | None = None,
     replay: Replay | None = None,
+    original: Original | None = None,
 ) -> Outcome:
     """Run Algorithm 1 on one unpadded sequence.
 
@@ -101,6 +105,7 @@ def run(
         modules: layer -> module [1, D, H, W] -> same shape; a layer without one inserts its input as it is.
         prompt_length: tokens of the prompt, whose last one scans; None: all of `ids_S`.
         replay: layer -> (action, region) that must be taken whatever the scan says.
+        original: the picture before the processor, for plans that encode regions or go by a box.
     """
     decoder, config = text_model(model), model.config.text_config
     length = len(ids_S) if prompt_length is None else prompt_length
@@ -133,11 +138,20 @@ def run(
             row_N = scan(config, layer, prompt_ND, positions_3N, first + cells_G, plan.saliency)
             rows[number] = row_N
             step = decide(plan, number, len(steps), row_N, picture.grid, extension is not None, replay)
+            if plan.selector == "box" and step.action == "expand" and replay is None:
+                assert original is not None
+                step = replace(step, region=boxed_region(original, plan.patches, picture.grid))
             steps.append(step)
             if step.action == "expand":
                 module = None if modules is None else modules.get(number)
                 box = region_box(picture.grid, plan.patches, step.region)
-                extension = extend(entering[number], picture.grid, box, plan.interpolate, module)
+                if plan.source == "encode":
+                    assert original is not None
+                    assert module is None
+                    tokens_GD = crop_tokens(model, original, box, picture.grid, number)
+                    extension = Extension(tokens_GD, picture.grid, box)
+                else:
+                    extension = extend(entering[number], picture.grid, box, plan.interpolate, module)
             elif step.action == "drop":
                 extension = None
         inserted_ND = nothing_ND if extension is None else extension.tokens_ND
@@ -159,14 +173,20 @@ def run(
 
 
 def generate(
-    model: Any, ids_S: Tensor, picture: Picture, plan: Plan, modules: Modules | None, count: int
+    model: Any,
+    ids_S: Tensor,
+    picture: Picture,
+    plan: Plan,
+    modules: Modules | None,
+    count: int,
+    original: Original | None = None,
 ) -> tuple[list[int], float]:
     """Greedy decoding of `count` tokens with the events of the prompt, each by recomputing everything.
 
     Returns the tokens, up to and with the first end-of-sequence, and the smallest lead of a chosen logit.
     """
     prompt_length, end = len(ids_S), model.config.text_config.eos_token_id
-    outcome = run(model, ids_S, picture, plan, modules)
+    outcome = run(model, ids_S, picture, plan, modules, original=original)
     replay = replay_of(outcome)
     lead = math.inf
     while True:
@@ -175,7 +195,7 @@ def generate(
         ids_S = torch.cat([ids_S, outcome.logits_SW[-1].argmax(keepdim=True)])
         if len(ids_S) == prompt_length + count or ids_S[-1] == end:
             return ids_S[prompt_length:].tolist(), lead
-        outcome = run(model, ids_S, picture, plan, modules, prompt_length, replay)
+        outcome = run(model, ids_S, picture, plan, modules, prompt_length, replay, original)
 
 
 def beam_search(

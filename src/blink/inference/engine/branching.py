@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from blink.inference.algorithm import placement_of
 from blink.inference.attention import LeaveLayer
+from blink.inference.crops import Recipe
 from blink.inference.engine.rows import Member, Rows, Shared, group_by_extension, run_layer
 from blink.inference.engine.trunk import Extension, ExtensionKey
 from blink.inference.policy import Event
@@ -41,8 +42,9 @@ def advance(shared: Shared, rows: Rows) -> Rows:
             run = shared.runs[member.run]
             if run.policy is not None and run.scans(rows.layer):
                 prompt = rows.prompts[row]
-                key = shared.sample_keys[prompt]
-                decisions[row, member.run] = Decision(row, run.policy, key, prompt)
+                key, boxes = shared.samples.keys[prompt], shared.samples.boxes
+                box = None if boxes is None else boxes[prompt]
+                decisions[row, member.run] = Decision(row, run.policy, key, prompt, box)
     if rows.decided or not decisions:
         return run_layer(shared, rows)
     scan = _Scan(shared, rows, decisions)
@@ -157,11 +159,5 @@ def _key(shared: Shared, member: Member, event: Event) -> ExtensionKey:
     """Cache key of the extension that this event inserts if it expands."""
     run = shared.runs[member.run]
     assert run.policy is not None, "only a policy makes events"
-    return ExtensionKey(
-        layer=event.layer,
-        region=event.region,
-        patches=run.policy.patches,
-        placement=placement_of(run.policy, event.region, shared.trunk.grid),
-        interpolate=run.policy.interpolate,
-        module=run.modules.get(event.layer),
-    )
+    placement = placement_of(run.policy, event.region, shared.trunk.grid)
+    return ExtensionKey(Recipe.of(run, event.layer), event.region, placement)

@@ -14,6 +14,7 @@ head.
 import logging
 import os
 from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import Any, NamedTuple
 
 import torch
@@ -23,10 +24,12 @@ from transformers.generation import LogitsProcessorList
 
 from blink.inference.attach import attach
 from blink.inference.attention import hooks_enabled
+from blink.inference.crops import Crops, OriginalPicture, Samples, crop_prefix
 from blink.inference.engine.branching import advance
 from blink.inference.engine.decoding import FiniteLogits, closing_ids, closing_tokens, decode
 from blink.inference.engine.rows import Rows, Shared, start
 from blink.inference.engine.trunk import ExtensionCache, run_trunk
+from blink.inference.given import Given, checked_boxes, view_maker
 from blink.inference.policy import Event, Policy
 from blink.inference.run import Run
 from blink.inference.spans import prompt_spans
@@ -55,6 +58,7 @@ class _Inputs(NamedTuple):
     """One picture, and the prompts about it, split at it.
 
     Attributes:
+        image: the picture itself.
         tensors: the processor's output for the picture, without ids.
         encoded: its visual tokens.
         grid: (H, W) of its base view.
@@ -64,6 +68,7 @@ class _Inputs(NamedTuple):
         digest: hash of the pixels.
     """
 
+    image: Image.Image
     tensors: dict[str, Tensor]
     encoded: Encoded
     grid: Grid
@@ -106,6 +111,7 @@ class Engine:
         *,
         max_new_tokens: int,
         sample_keys: Sequence[str] | None = None,
+        boxes: Sequence[Sequence[float]] | None = None,
     ) -> list[list[Answer]]:
         """Answer every prompt under every run. Runs that name one folder, or hold the same modules, share extensions.
 
@@ -114,6 +120,8 @@ class Engine:
             max_new_tokens: how long an answer may get, at least 1.
             sample_keys: a name per prompt, for policies that draw, as in `Handle.sample_keys`; None: a hash of ids
                 and pixels.
+            boxes: for each prompt left, top, right and bottom of what it asks about, in pixels of the picture, for policies
+                that select by them, as in `Handle.boxes`.
 
         Returns:
             For each run a list of one answer per prompt.
@@ -134,21 +142,33 @@ class Engine:
             raise UserError(f"sample_keys names {len(sample_keys)} samples, there are {len(prompts)} prompts")
         closing = closing_tokens(self._backbone.model)
         resolved = [self._resolve(run) for run in runs]
+        given = Given(boxes=None if boxes is None else checked_boxes(boxes), pictures=[image] * len(prompts))
+        by_box = [run.policy for run in resolved if run.policy is not None and run.policy.selector == "box"]
+        seen = given.seen_boxes(self._backbone, by_box[0], len(prompts)) if by_box else None
         with torch.inference_mode(), hooks_enabled(self._backbone):
             inputs = self._prepare(image, prompts)
             draws = any(run.policy is not None and run.policy.draws for run in resolved)
             keys = sample_keys or (self._hash(inputs) if draws else [""] * len(prompts))
+            samples = Samples(keys, seen)
             answers: dict[tuple[int, int], Answer] = {}
             for prefix in dict.fromkeys(inputs.prefixes):
                 group = [number for number, other in enumerate(inputs.prefixes) if other == prefix]
-                answers |= self._answer_group(inputs, group, resolved, keys, closing, max_new_tokens)
+                answers |= self._answer_group(inputs, group, resolved, samples, closing, max_new_tokens)
         return [[answers[run, prompt] for prompt in range(len(prompts))] for run in range(len(runs))]
 
-    def answer_alone(self, image: Image.Image, prompt: str, run: Run, *, max_new_tokens: int) -> Answer:
+    def answer_alone(
+        self,
+        image: Image.Image,
+        prompt: str,
+        run: Run,
+        *,
+        max_new_tokens: int,
+        box: Sequence[float] | None = None,
+    ) -> Answer:
         """Answer one prompt under one run by a greedy `generate`, with Blink attached for the length of the call.
 
         Nothing is shared with other prompts or runs. Logits processors of the model's generation config, which
-        `answer` refuses, are applied.
+        `answer` refuses, are applied. `box` is as an entry of its `boxes`.
 
         Raises:
             ValueError: the prompt has not one image with text behind it, the run does not fit the model, or Blink is
@@ -162,7 +182,11 @@ class Engine:
         inputs = prompt_inputs(self._backbone, [image], [prompt])
         handle = None if run.policy is None else attach(self._backbone, run.policy, run.token_sr)
         try:
-            with torch.inference_mode():
+            with torch.inference_mode(), ExitStack() as stack:
+                if handle is not None and (run.encodes or box is not None):
+                    stack.enter_context(handle.pictures([image]))
+                if handle is not None and box is not None:
+                    stack.enter_context(handle.boxes([box]))
                 ids_1S = model.generate(
                     **inputs,
                     **GREEDY,
@@ -183,7 +207,7 @@ class Engine:
         inputs: _Inputs,
         group: Sequence[int],
         runs: Sequence[Run],
-        keys: Sequence[str],
+        samples: Samples,
         closing: frozenset[int],
         max_new_tokens: int,
     ) -> dict[tuple[int, int], Answer]:
@@ -195,7 +219,7 @@ class Engine:
         texts = [inputs.texts[prompt] for prompt in group]
         longest = max(map(len, texts))
         max_rows = self._rows_at_once(inputs, longest, max_new_tokens)
-        shared = self._share(inputs, group, runs, keys, max_rows * longest, longest + max_new_tokens)
+        shared = self._share(inputs, group, runs, samples, max_rows * longest, longest + max_new_tokens)
         answers: dict[tuple[int, int], Answer] = {}
         stack = [start(self._backbone, group, texts, range(len(runs)))]
         while stack:
@@ -226,7 +250,7 @@ class Engine:
         inputs: _Inputs,
         group: Sequence[int],
         runs: Sequence[Run],
-        keys: Sequence[str],
+        samples: Samples,
         tokens_at_once: int,
         own_tokens: int,
     ) -> Shared:
@@ -242,11 +266,17 @@ class Engine:
         start = ids_1P.shape[1] - V if backbone.family.base_view_last else ids_1P.shape[1] - len(inputs.span)
         embedded = embed_prompt(backbone, ids_1P, inputs.encoded)
         trunk = run_trunk(backbone, embedded, position_C1P, start, inputs.grid, scanned)
-        extensions = ExtensionCache(backbone, trunk, max_tokens=tokens_at_once, max_bytes=self._bytes // 2)
+        crops = None
+        if any(run.encodes for run in runs):
+            prefix_P = crop_prefix(ids_1P[0], len(inputs.prefixes[group[0]]), start, backbone.image_token_id)
+            crops = Crops(backbone, [prefix_P], [OriginalPicture(inputs.image, view_maker(backbone))])
+        extensions = ExtensionCache(
+            backbone, trunk, crops, max_tokens=tokens_at_once, max_bytes=self._bytes // 2
+        )
         positions = trunk.next_position + V + own_tokens
         every_C1N = torch.arange(positions, device=backbone.device).expand(len(trunk.cell_CV), 1, -1)
         cos, sin = (part.squeeze(-3) for part in backbone.rotary(every_C1N))
-        return Shared(backbone, trunk, extensions, (cos, sin), runs, keys)
+        return Shared(backbone, trunk, extensions, (cos, sin), runs, samples)
 
     def _collect(self, rows: Rows, ids: list[list[int]]) -> dict[tuple[int, int], Answer]:
         """The answers of finished rows, for every run that shared one."""
@@ -304,6 +334,7 @@ class Engine:
             if name not in ("input_ids", "attention_mask", "mm_token_type_ids")
         }
         return _Inputs(
+            image,
             tensors,
             encode_image(backbone, inputs),
             grid,

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from blink.inference.cache import KeysValues, OneCall
+from blink.inference.crops import Samples
 from blink.inference.engine.trunk import Extension, ExtensionCache, Trunk
 from blink.inference.policy import Event
 from blink.inference.run import Run
@@ -127,7 +128,7 @@ class Shared(NamedTuple):
     Attributes:
         rotary: cosine and sine of every position that may come behind the trunk, each [positions, E].
         runs: by number; resolved, their modules placed on their layers.
-        sample_keys: the prompts' names by number, for policies that draw.
+        samples: what the prompts are known by beside their tokens, by number.
     """
 
     backbone: Backbone
@@ -135,7 +136,7 @@ class Shared(NamedTuple):
     extension_cache: ExtensionCache
     rotary: tuple[Tensor, Tensor]
     runs: Sequence[Run]
-    sample_keys: Sequence[str]
+    samples: Samples
 
     def frame_at(self, extensions: Sequence[Extension | None], offsets_RT: Tensor) -> Frame:
         """Rotary embeddings of tokens that stand `offsets_RT` behind the trunk and a row's extension; no mask (see `Blocks`)."""

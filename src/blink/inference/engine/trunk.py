@@ -14,15 +14,15 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from blink.inference.attention import LeaveLayer, leave
 from blink.inference.cache import KeysValues, OneCall
+from blink.inference.crops import Crops, Recipe
 from blink.inference.spans import Placement
 from blink.model.backbone import Backbone, Frame
 from blink.model.families import Grid
 from blink.model.image_inputs import Embedded
-from blink.model.token_sr import expand
 
 
 @dataclass(frozen=True)
@@ -90,17 +90,11 @@ def run_trunk(
 
 
 class ExtensionKey(NamedTuple):
-    """Cache key of an extension of one trunk: equal keys give equal tokens.
+    """Cache key of an extension of one trunk: equal keys give equal tokens."""
 
-    Modules compare by identity; None is interpolation.
-    """
-
-    layer: int
+    recipe: Recipe
     region: int
-    patches: int
     placement: Placement
-    interpolate: bool
-    module: nn.Module | None
 
 
 class Extension:
@@ -135,13 +129,17 @@ class ExtensionCache:
     """The extensions of one trunk. Each is made and run through a layer once, when first needed, several in a call.
 
     Args:
+        crops: of the trunk's picture, if some policy encodes regions.
         max_tokens: most tokens in a call.
         max_bytes: of keys and values, above which `trim` empties the cache; an extension is then made again if needed.
     """
 
-    def __init__(self, backbone: Backbone, trunk: Trunk, *, max_tokens: int, max_bytes: int) -> None:
+    def __init__(
+        self, backbone: Backbone, trunk: Trunk, crops: Crops | None, *, max_tokens: int, max_bytes: int
+    ) -> None:
         self._backbone = backbone
         self._trunk = trunk
+        self._crops = crops
         self._max_tokens = max_tokens
         self._max_bytes = max_bytes
         self._bytes = 0
@@ -152,15 +150,14 @@ class ExtensionCache:
     def get(self, keys: Iterable[ExtensionKey]) -> dict[ExtensionKey, Extension]:
         """The extensions of some keys; those that are new have not run through any layer."""
         wanted = list(dict.fromkeys(keys))
-        groups: dict[ExtensionKey, list[ExtensionKey]] = {}
+        groups: dict[Recipe, list[ExtensionKey]] = {}
         for key in wanted:
             if key not in self._extensions:
-                alike = key._replace(region=0, placement=key.placement._replace(refines=None, size=(0, 0)))
-                groups.setdefault(alike, []).append(key)
+                groups.setdefault(key.recipe, []).append(key)
         size = max(1, self._max_tokens // (self._trunk.grid[0] * self._trunk.grid[1]))
-        for group in groups.values():
+        for recipe, group in groups.items():
             for first in range(0, len(group), size):
-                self._expand(group[first : first + size])
+                self._expand(recipe, group[first : first + size])
         return {key: self._extensions[key] for key in wanted}
 
     def advance(self, layer: int, extensions: Iterable[Extension | None]) -> None:
@@ -180,20 +177,14 @@ class ExtensionCache:
             self._extensions.clear()
             self._bytes = 0
 
-    def _expand(self, group: Sequence[ExtensionKey]) -> None:
-        """Make extensions whose keys differ in the region only."""
-        shared = group[0]
-        visual_Vd = self._trunk.visual[shared.layer]
-        tokens = expand(
-            visual_Vd.expand(len(group), -1, -1),
-            [key.region for key in group],
-            self._trunk.grid,
-            shared.patches,
-            shared.interpolate,
-            shared.module,
-        )
+    def _expand(self, recipe: Recipe, group: Sequence[ExtensionKey]) -> None:
+        """Make extensions of one recipe."""
+        visual_Vd, grid = self._trunk.visual[recipe.layer], self._trunk.grid
+        regions = [key.region for key in group]
+        one_prompt = [0] * len(group)
+        tokens = recipe.tokens(visual_Vd.expand(len(group), -1, -1), regions, grid, self._crops, one_prompt)
         for key, hidden_Xd in zip(group, tokens, strict=True):
-            self._extensions[key] = Extension(key.layer, hidden_Xd, key.placement)
+            self._extensions[key] = Extension(recipe.layer, hidden_Xd, key.placement)
 
     def _run(self, layer: int, group: Sequence[Extension]) -> None:
         """Run one layer on extensions of one length, each a row of its own behind the trunk."""

@@ -165,6 +165,16 @@ class Family:
         """Pixels of each picture as the vision tower sees them, padding left out."""
         return list(inputs["pixel_values"])
 
+    def base_view_pixels(self, inputs: Mapping[str, Any], in_prompt: Sequence[int]) -> list[Tensor]:
+        """Pixels of each picture's base view as the vision tower sees them: [C, h, w]."""
+        views = self.pixels_by_picture(inputs, in_prompt)
+        place = -1 if self.base_view_last else 0
+        return [view if view.dim() == 3 else view[place] for view in views]
+
+    def view_inputs(self, pixels_BChw: Tensor) -> dict[str, Tensor]:
+        """Inputs of pictures that are one base view each, from its pixels: the way back from `base_view_pixels`."""
+        return {"pixel_values": pixels_BChw}
+
     def tower(self) -> Tower:
         """The parts of vision tower and projector."""
         vision = self.core.vision_tower

@@ -91,6 +91,29 @@ class QwenVL(Family):
         """Patches of all pictures come in one tensor."""
         return list(inputs["pixel_values"].split(inputs["image_grid_thw"].prod(dim=-1).tolist()))
 
+    def base_view_pixels(self, inputs: Mapping[str, Any], in_prompt: Sequence[int]) -> list[Tensor]:
+        """Patches come merge x merge at a time, each frame of a picture twice."""
+        vision = self.config.vision_config
+        patch, merge, frames = vision.patch_size, vision.spatial_merge_size, vision.temporal_patch_size
+        pictures = []
+        for patches, (_, h, w) in zip(
+            self.pixels_by_picture(inputs, in_prompt), inputs["image_grid_thw"].tolist(), strict=True
+        ):
+            cut = patches.view(h // merge, w // merge, merge, merge, -1, frames, patch, patch)
+            pictures.append(cut[..., 0, :, :].permute(4, 0, 2, 5, 1, 3, 6).reshape(-1, h * patch, w * patch))
+        return pictures
+
+    def view_inputs(self, pixels_BChw: Tensor) -> dict[str, Tensor]:
+        """The patches of all pictures, one after the other, and their grids."""
+        vision = self.config.vision_config
+        patch, merge, frames = vision.patch_size, vision.spatial_merge_size, vision.temporal_patch_size
+        h, w = (side // patch for side in pixels_BChw.shape[2:])
+        cut = pixels_BChw.unflatten(3, (w // merge, merge, patch)).unflatten(2, (h // merge, merge, patch))
+        # [B, C, rows, merge, patch, columns, merge, patch] to [B, rows, columns, merge, merge, C, frames, patch, patch]
+        patches = cut.permute(0, 2, 5, 3, 6, 1, 4, 7)[..., None, :, :].expand(*(-1,) * 6, frames, -1, -1)
+        grid = torch.tensor([[1, h, w]] * len(pixels_BChw), device=pixels_BChw.device)
+        return {"pixel_values": patches.reshape(len(pixels_BChw) * h * w, -1), "image_grid_thw": grid}
+
     def tower(self) -> Tower:
         """The mergers join patches and project them; Qwen3-VL has more of them, for DeepStack."""
         vision, config = self.core.visual, self.config.vision_config

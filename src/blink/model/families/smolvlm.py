@@ -51,6 +51,10 @@ class SmolVLM(Family):
         real_BP = (pixels_BPChw != 0).flatten(2).any(dim=2)
         return [tiles[real_P] for tiles, real_P in zip(pixels_BPChw, torch.atleast_2d(real_BP), strict=True)]
 
+    def view_inputs(self, pixels_BChw: Tensor) -> dict[str, Tensor]:
+        """A picture's tiles have an axis of their own."""
+        return {"pixel_values": pixels_BChw[:, None]}
+
     def tower(self) -> Tower:
         """The connector projects once `scale_factor` x `scale_factor` patches are joined."""
         vision = self.core.vision_model

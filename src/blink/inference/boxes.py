@@ -1,0 +1,79 @@
+"""Boxes of what questions are about, and the region that holds most of one (`Policy.selector="box"`).
+
+Plain numbers: this file knows no tensors and no models. x goes to the right, y down.
+"""
+
+from collections.abc import Sequence
+from fractions import Fraction
+from typing import Any, NamedTuple
+
+from blink.model.token_sr import region_box
+from blink.runs.values import UserError, is_number
+
+Window = tuple[int, int, int, int]
+"""Left, top, right and bottom of what the backbone sees, in pixels of the original picture."""
+
+
+class SeenBox(NamedTuple):
+    """A box as shares of the width and height of what the backbone sees, in [0, 1]. Exact, so that ties are ties."""
+
+    left: Fraction
+    top: Fraction
+    right: Fraction
+    bottom: Fraction
+
+    def region(self, patches: int, grid: tuple[int, int]) -> int:
+        """The region that holds most of the box's area; the lowest index wins ties.
+
+        Args:
+            patches: p of p x p regions.
+            grid: (H, W) of the visual tokens, at the edges of whose cells regions end.
+        """
+        H, W = grid
+        areas = []
+        for region in range(patches**2):
+            cells = region_box(region, patches, grid)
+            across = _overlap(self.left * W, self.right * W, cells.left, cells.width)
+            areas.append(across * _overlap(self.top * H, self.bottom * H, cells.top, cells.height))
+        return areas.index(max(areas))
+
+
+def _overlap(start: Fraction, end: Fraction, first: int, count: int) -> Fraction:
+    """How much of [start, end] lies within `count` cells from `first` on."""
+    return max(Fraction(), min(end, Fraction(first + count)) - max(start, Fraction(first)))
+
+
+def check_box(box: Any, where: str) -> tuple[float, float, float, float]:
+    """A box as the user gives it: left, top, right and bottom, in pixels of the original picture.
+
+    Raises:
+        ValueError: it is none; says `where` it was given.
+    """
+    found = isinstance(box, Sequence) and len(box) == 4 and all(map(is_number, box))
+    if not found or not (box[0] < box[2] and box[1] < box[3]):
+        raise UserError(
+            f"{where}: box={box!r}; expected [left, top, right, bottom] in pixels of the original picture, left below "
+            "right and top below bottom"
+        )
+    left, top, right, bottom = map(float, box)
+    if max(right, bottom) <= 1:
+        raise UserError(
+            f"{where}: box={box!r} lies within the picture's first pixel; give pixels of the original picture, not shares"
+        )
+    return left, top, right, bottom
+
+
+def seen_box(box: Sequence[float], window: Window) -> SeenBox | None:
+    """The part of a box that the backbone sees; None if it sees nothing of it.
+
+    Args:
+        box: of `check_box`.
+        window: of `blink.model.views.ViewMaker.window`; padding reaches outside the picture.
+    """
+    left, top, right, bottom = window
+    shares = [
+        min(max((Fraction(edge) - start) / (end - start), Fraction()), Fraction(1))
+        for edge, start, end in zip(box, (left, top) * 2, (right, bottom) * 2, strict=True)
+    ]
+    seen = SeenBox(*shares)
+    return seen if seen.left < seen.right and seen.top < seen.bottom else None
