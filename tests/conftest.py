@@ -45,6 +45,14 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def nothing_is_flushed() -> Iterator[None]:
+    """Leave out the waits for the disk, several a file: only a power failure shows them, and no test has one."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(os, "fsync", lambda _: None)
+        yield
+
+
 @pytest.fixture(scope="session")
 def llava_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random LLaVA-1.5 with its processor on disk: 6 x 6 grid, 4 layers, width 32. Do not write into it."""
