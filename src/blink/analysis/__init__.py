@@ -2,7 +2,7 @@
 
 Read from top to bottom: a file imports only from files above it.
 
-    kept.py    pieces of a longer work on disk, so that it goes on after an end in between
+    kept.py    intermediate results on disk, so that an interrupted command goes on
     probe.py   attention of batches of prompts on their pictures, at some layers
     record.py  one prompt at every layer: attention per span, saliency, logit lens
     cases.py   questions from a file or a command, with boxes of what they are about

@@ -1,4 +1,4 @@
-"""Pieces of a longer work on disk, so that the same command goes on where a signal, a kill or a full disk ended it."""
+"""Intermediate results on disk, so that the same command goes on where a signal, a kill or a full disk ended it."""
 
 import json
 import logging
@@ -20,14 +20,14 @@ _NOTES = "notes"
 
 
 class Piece(NamedTuple):
-    """One piece: tensors by name, and what else there is to it, as JSON."""
+    """One intermediate result: tensors by name, and JSON values beside them."""
 
     tensors: dict[str, Tensor]
     notes: Any
 
 
 class Kept:
-    """Pieces of work in a folder, each done once.
+    """Intermediate results in a folder, each computed once.
 
     Args:
         folder: None keeps nothing.
@@ -45,7 +45,7 @@ class Kept:
             shutil.rmtree(folder)
 
     def piece(self, name: str, make: Callable[[], Piece]) -> Piece:
-        """Return a piece as it was kept, or make and keep it.
+        """Read an intermediate result, or compute and write it.
 
         Args:
             name: of all that tells it from other pieces.
@@ -78,12 +78,12 @@ class Kept:
         return made
 
     def forget(self, name: str) -> None:
-        """Have a piece made anew."""
+        """Remove one intermediate result, so that it is computed anew."""
         if self.folder is not None:
             self._path(self.folder, name).unlink(missing_ok=True)
 
     def remove(self) -> None:
-        """Throw all pieces away, once what they were for is written."""
+        """Remove all intermediate results, once the final one is written."""
         if self.folder is not None:
             shutil.rmtree(self.folder, ignore_errors=True)
 

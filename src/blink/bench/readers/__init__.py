@@ -2,7 +2,7 @@
 
 Read from top to bottom: a file imports only from files above it.
 
-    rows.py     rows of a source, and the cells that nothing can be done without
+    rows.py     rows of a source, and checks of the columns that are required
     sources.py  rows from tables: of the hub, or of its parquet files
     tables.py   cells and tables as files: tab-separated text with base64 pictures, Excel
 """

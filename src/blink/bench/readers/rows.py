@@ -1,4 +1,4 @@
-"""Rows of a source, whatever it is: the picture of each, and the cells that nothing can be done without."""
+"""Rows of a source of any kind: the picture of each, and checks of the columns that are required."""
 
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -62,7 +62,7 @@ def read_objects(path: Path) -> dict[str, dict[str, Any]]:
 def check_cells(
     row: Mapping[str, Any], where: str, *, texts: Collection[str] = (), keys: Collection[str] = ()
 ) -> None:
-    """Check columns of a row that nothing can be done without.
+    """Check the columns of a row that are required.
 
     Args:
         where: the row is, for messages.
@@ -84,7 +84,7 @@ def check_cells(
 
 
 def in_memory(image: Image.Image) -> Opener:
-    """Give out a picture that is in memory already."""
+    """Return a function that returns this picture, as `open_image` of an `Entry`."""
     return lambda: image
 
 
