@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from blink.inference.boxes import SeenBox
-from blink.inference.run import Run
+from blink.inference.run import Run, encodes
 from blink.model.backbone import Backbone
 from blink.model.families import Grid
 from blink.model.token_sr import Box, expand, region_box
@@ -164,11 +164,16 @@ class Recipe(NamedTuple):
             crops: of the prompts, if regions are encoded.
             rows: number of each row's prompt.
         """
-        if self.source == "coarse":
-            return expand(visual_BVd, regions, grid, self.patches, self.interpolate, self.module)
-        assert crops is not None, "regions to encode are cut out of pictures"
-        boxes = [region_box(region, self.patches, grid) for region in regions]
-        return list(crops.tokens(self.layer, rows, boxes, grid))
+        encoded: list[Tensor] | None = None
+        if encodes(self.source, self.module):
+            assert crops is not None, "regions to encode are cut out of pictures"
+            boxes = [region_box(region, self.patches, grid) for region in regions]
+            # A module gets the crop as projected; without one it is the extension itself, as it enters the layer.
+            layer = self.layer if self.source == "encode" else 0
+            encoded = list(crops.tokens(layer, rows, boxes, grid))
+            if self.source == "encode":
+                return encoded
+        return expand(visual_BVd, regions, grid, self.patches, self.interpolate, self.module, encoded)
 
 
 def crop_prefix(ids_S: Tensor, visual_start: int, base_start: int, image_token_id: int) -> Tensor:

@@ -37,7 +37,9 @@ class Run:
     @property
     def encodes(self) -> bool:
         """Whether expansions need the region of the original picture, encoded anew."""
-        return self.policy is not None and self.policy.source == "encode"
+        return self.policy is not None and any(
+            encodes(self.policy.source, self.modules.get(layer)) for layer in self.policy.layers
+        )
 
     def scans(self, layer: int) -> bool:
         """Whether the policy scans `layer`."""
@@ -90,3 +92,8 @@ class Run:
             layer: placed(module, backbone.device, backbone.dtype) for layer, module in self.modules.items()
         }
         return Run(self.policy, modules or None)
+
+
+def encodes(source: str, module: nn.Module | None) -> bool:
+    """Whether an expansion needs the encoded region: the policy's source says so, or the module that declares `needs_crop`."""
+    return source == "encode" or bool(getattr(module, "needs_crop", False))

@@ -3,10 +3,11 @@
 Axes: N tokens, D hidden, G visual tokens of the base grid, H x W grid, h x w region.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from tests.inference.oracle.pictures import Picture
 
@@ -30,7 +31,11 @@ def region_box(grid: tuple[int, int], patches: int, region: int) -> Box:
 
 
 def extend(
-    visual_GD: Tensor, grid: tuple[int, int], box: Box, interpolate: bool, module: nn.Module | None
+    visual_GD: Tensor,
+    grid: tuple[int, int],
+    box: Box,
+    interpolate: bool,
+    module: Callable[[Tensor], Tensor] | None,
 ) -> Extension:
     """The extension: cut out, resized to the grid, through the module, flattened row by row (item 4)."""
     top, left, h, w = box

@@ -12,16 +12,19 @@ vocabulary.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from blink.model.token_sr import Box as RegionBox
+from blink.model.token_sr import Context
 from tests.inference.oracle.crops import Original, boxed_region, crop_tokens
 from tests.inference.oracle.decoder import attention_map, decoder_layer, normalise, similarity, text_model
-from tests.inference.oracle.extension import Extension, extend, positions, region_box
+from tests.inference.oracle.extension import Box, Extension, extend, positions, region_box
 from tests.inference.oracle.pictures import Picture
 
 
@@ -151,7 +154,14 @@ def run(
                     tokens_GD = crop_tokens(model, original, box, picture.grid, number)
                     extension = Extension(tokens_GD, picture.grid, box)
                 else:
-                    extension = extend(entering[number], picture.grid, box, plan.interpolate, module)
+                    refine: Callable[[Tensor], Tensor] | None = module
+                    if module is not None and getattr(module, "needs_crop", False):
+                        assert original is not None
+                        crop_GD = crop_tokens(model, original, box, picture.grid, 0)
+                        refine = partial(
+                            module, context=context_of(entering[number], box, picture.grid, crop_GD)
+                        )
+                    extension = extend(entering[number], picture.grid, box, plan.interpolate, refine)
             elif step.action == "drop":
                 extension = None
         inserted_ND = nothing_ND if extension is None else extension.tokens_ND
@@ -240,6 +250,12 @@ def scan(
     assert saliency == "attention", saliency
     normed_ND = normalise(layer.input_layernorm, sequence_ND)
     return attention_map(config, layer.self_attn, normed_ND, positions_3N)[:, -1].mean(0)[cells_G]
+
+
+def context_of(visual_GD: Tensor, box: Box, grid: tuple[int, int], crop_GD: Tensor) -> Context:
+    """What a module is shown beside the region."""
+    as_grid = [tokens_GD.T.reshape(1, -1, *grid) for tokens_GD in (visual_GD, crop_GD)]
+    return Context(as_grid[0], [RegionBox(*box)], as_grid[1])
 
 
 def decide(

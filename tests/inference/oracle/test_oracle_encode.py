@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tests import models
 from tests.inference.oracle import comparison
@@ -38,11 +38,31 @@ def prompts(pair: Rig, seeds: Sequence[int], sizes: Sequence[tuple[int, int]]) -
     return Prompts(inputs, originals)
 
 
-def check(pair: Rig, batch: Prompts, plan: oracle.Plan, generate: dict[str, Any] | None = None) -> int:
+class Conditioned(nn.Module):
+    """A stand-in for a module that sees the picture, the region's place and its encoded crop, all of them."""
+
+    needs_context = True
+    needs_crop = True
+
+    def forward(self, tokens_BdHW: Tensor, context: Any) -> Tensor:
+        height, width = tokens_BdHW.shape[2:]
+        place = torch.tensor([[box.top + 2 * box.left + box.height] for box in context.boxes])
+        around_Bd = context.visual_BdGg.mean((2, 3)) * place
+        slope = torch.linspace(-1, 1, height)[:, None] + torch.linspace(0, 1, width)
+        return tokens_BdHW * slope + 0.7 * context.crop_BdHW + 0.1 * around_Bd[..., None, None]
+
+
+def check(
+    pair: Rig,
+    batch: Prompts,
+    plan: oracle.Plan,
+    generate: dict[str, Any] | None = None,
+    modules: dict[int, nn.Module] | None = None,
+) -> int:
     """Compare an attached forward, or `generate`, with the oracle row by row: how many rows were not too close to call."""
     processor = models.processor(pair.model)
     inputs, originals = batch
-    with attached(pair.model, plan) as handle, torch.no_grad(), ExitStack() as stack:
+    with attached(pair.model, plan, modules) as handle, torch.no_grad(), ExitStack() as stack:
         stack.enter_context(handle.pictures([original.image for original in originals], processor))
         if plan.selector == "box":
             stack.enter_context(handle.boxes([original.box for original in originals]))
@@ -54,7 +74,7 @@ def check(pair: Rig, batch: Prompts, plan: oracle.Plan, generate: dict[str, Any]
     assert len(trace) == len(originals)
     compared = 0
     for row, (sample, original) in enumerate(zip(samples(pair.twin, inputs), originals, strict=True)):
-        found = oracle.run(pair.twin, sample.ids_S, sample.picture, plan, original=original)
+        found = oracle.run(pair.twin, sample.ids_S, sample.picture, plan, modules, original=original)
         if comparison.undecided(found):
             continue
         check_events(trace[row], found, family_of(pair.model))
@@ -111,6 +131,15 @@ def test_regions_that_hold_a_box(case: str, source: str) -> None:
         for step in oracle.run(pair.twin, sample.ids_S, sample.picture, plan, original=original).steps
     ]
     assert sum(elsewhere) >= 2
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_modules_that_see_the_crop(case: str) -> None:
+    """Catches a crop as it enters another layer, of another row or region, and a context of other rows."""
+    pair = named(case)
+    modules: dict[int, nn.Module] = {layer: Conditioned() for layer in (0, 2, 4)}
+    plan = oracle.Plan((0, 2, 4), schedule="cycle", patches=3, positions=scheme_of(case))
+    assert check(pair, prompts(pair, [241, 242, 243], SIZES[:3]), plan, modules=modules) >= 2
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -14,6 +14,7 @@ from blink.model.backbone import Backbone
 from tests import models
 from tests.inference.oracle import comparison
 from tests.inference.oracle.cases import CASES, SIZES, named
+from tests.inference.oracle.test_oracle_encode import Conditioned
 
 TOKENS = 3
 
@@ -41,7 +42,8 @@ def test_equals_attach_and_generate(case: str, size: tuple[int, int]) -> None:
         models.prompt(410 + i, system=("", "the red dog")[i % 2], processor=processor) for i in range(3)
     ]
     boxes = [[0, 0, 9, 9], [size[0] - 12, 3, size[0], 20], [3, size[1] - 10, 15, size[1]]]
-    runs = [Run(), *map(Run, policies())]
+    modules = {layer: Conditioned() for layer in (1, 3)}
+    runs = [Run(), *map(Run, policies()), Run(policies()[3], modules)]
     backbone = Backbone(model, processor)
     engine = Engine(backbone)
     answers = engine.answer(image, prompts, runs, max_new_tokens=TOKENS, boxes=boxes)
@@ -49,7 +51,7 @@ def test_equals_attach_and_generate(case: str, size: tuple[int, int]) -> None:
     for run, of_run in zip(runs, answers, strict=True):
         for prompt, box, got in zip(prompts, boxes, of_run, strict=True):
             inputs = processor(images=[[image]], text=[prompt], return_tensors="pt")
-            handle = None if run.policy is None else blink.attach(backbone, run.policy)
+            handle = None if run.policy is None else blink.attach(backbone, run.policy, run.token_sr)
             with ExitStack() as stack:
                 if handle is not None:
                     stack.callback(handle.detach)
