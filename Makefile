@@ -13,7 +13,7 @@ RECIPE := images=2000 optimizer.learning_rate=0.002
 DEMO_RUN := outputs/train/images-2000+layer-$(DEMO_LAYERS)+optimizer.learning_rate-0.002+reference-tiny
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test crash check bench rehearsal build clean
+.PHONY: help setup demo test crash fuzz check bench rehearsal build clean
 
 help:  ## List the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  \1\t\2/' | expand -t 12
@@ -35,6 +35,9 @@ test: $(READY)  ## Run the tests (about four minutes on two idle cores)
 
 crash: $(READY)  ## Kill training, evaluation and multiruns N times each at random moments (N=50; SEED=1 for others)
 	$(BIN)/python -m pytest tests/crash --kills $(or $(N),50) --kill-seed $(or $(SEED),0)
+
+fuzz: $(READY)  ## Damaged files and values of other kinds, N drawn anew for each test, and every value for every key (N=500)
+	$(BIN)/python -m pytest tests/fuzz --fuzz $(or $(N),500)
 
 check: $(READY)  ## Lint, formatting and types
 	$(BIN)/ruff check src tests benchmarks tools

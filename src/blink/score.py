@@ -46,6 +46,8 @@ def main(config: DictConfig) -> None:
             raise UserError("say which rows to score with predictions=FILE.jsonl")
         name = f"{rows_file.name.removesuffix('.gz').removesuffix('.jsonl')}.scores.json"
         output = output or (given_folder(HydraConfig.get()) or rows_file.parent) / name
+        if output.is_dir():
+            raise UserError(f"output={output} is a folder: expected a file for the scores")
         rows = read_rows(rows_file)
         benchmark = make_benchmark(settings, rows)
         completed = complete(benchmark, rows)

@@ -92,6 +92,10 @@ def test_a_place_that_cannot_be_used_is_one_line(
             raise bug
 
 
+NEEDED = {"train": ("layer=1",), "score": ("bench=pope", "predictions=rows.jsonl")}
+"""Command -> overrides that it does nothing without."""
+
+
 def _places(monkeypatch: pytest.MonkeyPatch, command: str, *overrides: str) -> list[Path | None]:
     """Where the jobs of a command are to lie, as far as the user says so; each leaves a file there if it does."""
     found: list[Path | None] = []
@@ -103,7 +107,9 @@ def _places(monkeypatch: pytest.MonkeyPatch, command: str, *overrides: str) -> l
             folder = open_run(Path("outputs"), command, [], {"layer": config.get("layer")}, given=given)
             (folder / "result").touch()
 
-    monkeypatch.setattr(sys, "argv", [f"blink.{command}", *overrides])
+    given = {override.partition("=")[0] for override in overrides}
+    needed = [override for override in NEEDED.get(command, ()) if override.partition("=")[0] not in given]
+    monkeypatch.setattr(sys, "argv", [f"blink.{command}", *needed, *overrides])
     hydra_command(command)(task)()
     return found
 

@@ -115,7 +115,7 @@ def make_plan(config: DictConfig, overrides: Sequence[str]) -> Plan:
         )
     if config.get("rerun") is not None:
         raise UserError(f"rerun={config.rerun}: a run is repeated by itself, without --multirun")
-    check_values(plain(config))
+    check_values(plain(config, complete=True))
     model, method, data = config.model, config.method, config.data
     backbone = outlined(model.path, revision=model.revision)
     padded = pads(backbone.model.config, model.pad)

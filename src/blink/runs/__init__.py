@@ -11,6 +11,7 @@ Read from top to bottom: a file imports only from files above it.
     folder.py      one folder per run, named after its overrides
     provenance.py  where a result comes from: command, versions, commit, fingerprints
     overrides.py   the commands' configs, and the overrides of a command: misspelt keys and options
+    settings.py    the composed config of a command, checked before any value is used
     command.py     Hydra commands, and mistakes in one line
     board.py       numbers, pictures and tables for whatever logger there is
     loggers.py     Weights & Biases, TensorBoard, CSV, and what was logged already

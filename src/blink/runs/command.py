@@ -20,11 +20,12 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from blink.runs.files import place_error
+from blink.runs.files import is_wrong_place, place_error
 from blink.runs.folder import given_folder, run_name
 from blink.runs.lock import lock_scope
 from blink.runs.machine import default_dtype
 from blink.runs.overrides import CONF_DIR, check_overrides
+from blink.runs.settings import check_settings
 from blink.runs.signals import Stopped, ending_on_signals
 from blink.runs.values import UserError
 
@@ -60,6 +61,7 @@ def hydra_command(name: str) -> Callable[[Callable[[DictConfig], Any]], Callable
             given = given_folder(HydraConfig.get())
             try:
                 with one_line_errors(), lock_scope():
+                    check_settings(name, config)
                     return task(config)
             except Stopped as stopped:
                 if HydraConfig.get().mode == RunMode.MULTIRUN:
@@ -75,7 +77,7 @@ def hydra_command(name: str) -> Callable[[Callable[[DictConfig], Any]], Callable
 
         run = hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name=name)(job)
 
-        @wraps(task)
+        @wraps(job)
         def command() -> None:
             sys.argv[1:] = _multirun_last(sys.argv[1:])
             given = get_args(sys.argv[1:])  # parsed as Hydra will parse them
@@ -132,7 +134,8 @@ def end(line: str, code: int = MISTAKE) -> NoReturn:
 def one_line_errors(*kinds: type[Exception]) -> Iterator[None]:
     """Turn a user's mistake (UserError, or a config that does not resolve) into one line and exit code 2.
 
-    A place that cannot be written or read (`place_error`: a full disk, no permission) is one line and exit code 1.
+    A place that cannot be written or read (`place_error`: a full disk, no permission) is one line and exit code 1; one that
+    never could be, such as a folder where a file is to be, is a mistake like others.
     Whatever else is raised, a ValueError included, is a bug or a failing machine and keeps its traceback. With Hydra's
     own switch HYDRA_FULL_ERROR=1 the traceback is shown in any case.
 
@@ -150,7 +153,7 @@ def one_line_errors(*kinds: type[Exception]) -> Iterator[None]:
         place = place_error(error)
         if place is None or os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
-        end(f"error: {place}", FAILURE)
+        end(f"error: {place}", MISTAKE if is_wrong_place(error) else FAILURE)
 
 
 def plain(config: DictConfig, *, complete: bool = False) -> dict[str, Any]:

@@ -107,7 +107,7 @@ _REMEDIES = {
     (errno.EACCES, errno.EPERM, errno.EROFS): "give this user the right to it",
     (errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY): "move away what lies there",
     (errno.EIO, errno.ESTALE, errno.ENXIO, errno.ENODEV, errno.ETIMEDOUT, errno.ENOTCONN): "see to that disk",
-    (errno.ENAMETOOLONG, errno.ELOOP): "give another path",
+    (errno.ENAMETOOLONG, errno.ELOOP): "give a shorter path, or one without a loop of links",
 }
 """Error numbers that tell of a place, and not of the program, and what helps."""
 
@@ -173,6 +173,11 @@ def place_error(error: OSError) -> str | None:
         and remedy
         and f"{error.filename}: {error.strerror}; {remedy}, and the same command goes on"
     )
+
+
+def is_wrong_place(error: OSError) -> bool:
+    """Whether no command can ever write or read at that path, which is a user's mistake, unlike a full disk."""
+    return error.errno in (*_NO_PLACE, errno.EISDIR) and error.errno != errno.ENOENT
 
 
 def flush_to_disk(path: Path) -> None:

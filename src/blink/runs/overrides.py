@@ -60,7 +60,7 @@ def check_overrides(command: str, overrides: Sequence[str], *, multirun: bool) -
         return  # composing takes longer than the rest of a start
     searched = [override for override in parsed if override.key_or_group == _SEARCH_PATH]
     chosen = [str(override.input_line) for override in searched]
-    groups = {group: _options(group, searched) for group in _groups(command)}
+    groups = {group: options_of(group, searched) for group in groups_of(command)}
     changed = [override for override in ours if override.type is OverrideType.CHANGE]
     for override in changed:
         if override.key_or_group in groups:
@@ -180,21 +180,25 @@ def _keys(config: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
 
 def group_list(command: str) -> str:
     """Return the config groups that a command takes with their options, one group a line, for its `--help`."""
-    return "".join(f"{group}: {', '.join(_options(group))}\n" for group in sorted(_groups(command)))
+    return "".join(f"{group}: {', '.join(options_of(group))}\n" for group in sorted(groups_of(command)))
 
 
 OmegaConf.register_new_resolver("blink_groups", group_list, replace=True)
 """`${blink_groups:eval}` in a help text. Hydra's own `$APP_CONFIG_GROUPS` names the groups of all commands."""
 
 
-def _groups(command: str) -> list[str]:
-    """The groups in a config's defaults list."""
+def groups_of(command: str) -> dict[str, str | None]:
+    """The groups in a config's defaults list, each with the option that is chosen; None: none is."""
     defaults: Any = OmegaConf.to_container(OmegaConf.load(CONF_DIR / f"{command}.yaml").defaults)
-    entries = (key for entry in defaults if isinstance(entry, dict) for key in entry)
-    return [key.removeprefix("optional ") for key in entries if not key.startswith("override ")]
+    entries = {key: option for entry in defaults if isinstance(entry, dict) for key, option in entry.items()}
+    return {
+        key.removeprefix("optional "): option
+        for key, option in entries.items()
+        if not key.startswith("override ")
+    }
 
 
-def _options(group: str, searched: Sequence[Override] = ()) -> list[str]:
+def options_of(group: str, searched: Sequence[Override] = ()) -> list[str]:
     """The options of a group: ours, and those in the folders that overrides of `hydra.searchpath` name."""
     places = [place for override in searched for place in _listed(override.value())]
     folders = [CONF_DIR, *(Path(place.removeprefix("file://")) for place in places)]

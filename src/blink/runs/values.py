@@ -172,7 +172,7 @@ def text(name: str, value: Any, hint: str = QUOTES) -> str:
     Raises:
         ValueError: it is no str, or empty.
     """
-    if not isinstance(value, str) or not value:
+    if not isinstance(value, str) or not value or "\0" in value:
         raise _mistake(name, value, "a text", hint)
     return value
 
@@ -186,7 +186,7 @@ def path(name: str, value: Any, what: str = "a path", hint: str = QUOTES) -> Pat
     Raises:
         ValueError: it is no text, or an empty one.
     """
-    if not isinstance(value, str | Path) or not str(value):
+    if not _is_path(value):
         raise _mistake(name, value, what, hint)
     return Path(value).expanduser()
 
@@ -198,7 +198,7 @@ def paths(name: str, value: Any) -> list[Path]:
         ValueError: it is something else, or an empty list, or one of them is no text, or empty.
     """
     given = value if isinstance(value, list | tuple) else [value]
-    if not given or not all(isinstance(part, str | Path) and str(part) for part in given):
+    if not given or not all(map(_is_path, given)):
         raise _mistake(name, value, "a path, or a list of paths", "")
     return [Path(part).expanduser() for part in given]
 
@@ -264,6 +264,11 @@ def fits(value: object, kind: Any) -> bool:
     if isinstance(origin, type) and issubclass(origin, Sequence):
         return isinstance(value, list | tuple) and all(fits(part, parts[0]) for part in value)
     return isinstance(value, origin or kind)
+
+
+def _is_path(value: object) -> bool:
+    """Whether a value can name a file: a text that is not empty and holds no zero byte."""
+    return isinstance(value, str | Path) and str(value) != "" and "\0" not in str(value)
 
 
 def _range(above: float | None, least: float | None, most: float | None) -> str:

@@ -107,6 +107,7 @@ def _plan_of_backbone(config: DictConfig, settings: Mapping[str, Any]) -> Plan:
     model, figure = settings["model"], settings["figure"]
     for key, least in (("samples", 1), ("batch_size", 1), ("patches", 2)):
         whole_number(key, settings[key], least)
+    whole_number("seed", settings["seed"], least=None)
     choice("positions", settings["positions"], POSITIONS)
     backbone = outlined(model["path"], revision=model["revision"])
     template = prompt_template(model["path"], model["template"], revision=model["revision"], pad=model["pad"])

@@ -16,7 +16,7 @@ from blink.evaluation.compare import FinishedRun, compare, read_run
 from blink.evaluation.rows import SCORES
 from blink.evaluation.sweeps.report import JOBS, read_jobs
 from blink.inference.policy import Policy
-from blink.runs.values import UserError
+from blink.runs.values import UserError, optional, text
 
 log = logging.getLogger(__name__)
 
@@ -128,7 +128,7 @@ def main_metric(points: Sequence[Point], metric: str | None) -> str:
         ValueError: the runs have no such metric; lists those that they have.
     """
     result = points[0].run.result
-    chosen = metric or BENCHMARKS[result.benchmark].main
+    chosen = optional(text, "figure.metric", metric) or BENCHMARKS[result.benchmark].main
     if chosen not in result.metrics:
         raise UserError(f"figure.metric={chosen!r}: the runs have {', '.join(result.metrics)}")
     return str(chosen)

@@ -30,6 +30,7 @@ from blink.runs.command import end, made, one_line_errors, plain
 from blink.runs.files import short_digest
 from blink.runs.inputs.preset_file import with_preset
 from blink.runs.loggers import already_logged, note_logged
+from blink.runs.settings import check_settings
 from blink.runs.values import UserError
 
 log = logging.getLogger(__name__)
@@ -66,7 +67,9 @@ def check_jobs(config: DictConfig) -> None:
         with one_line_errors():
             planned = sweep_of(tuple(config.hydra.overrides.task))
             for overrides in [] if _checked_by_launcher(config) else planned.jobs:
-                make_plan(with_preset(hydra.compose("eval", overrides), overrides), overrides)
+                composed = hydra.compose("eval", overrides)
+                check_settings("eval", composed)
+                make_plan(with_preset(composed, overrides), overrides)
     except HydraException as error:
         end(f"error: {error}")
     except Exception:

@@ -19,6 +19,7 @@ from blink.evaluation.rows import resume
 from blink.runs.command import one_line_errors, plain
 from blink.runs.folder import given_folder, lock_run, open_run, run_folder
 from blink.runs.inputs.preset_file import with_preset
+from blink.runs.settings import check_settings
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +41,8 @@ def answer_together(configs: Sequence[DictConfig]) -> None:
             (_of_the_job(config), list(config.hydra.overrides.task), given_folder(config.hydra))
             for config in configs
         ]
+        for config, _, _ in jobs:
+            check_settings("eval", config)
         jobs = [(with_preset(config, overrides), overrides, given) for config, overrides, given in jobs]
         plans = [make_plan(config, overrides) for config, overrides, _ in jobs]
         # all, in one order, before any is opened: two sweeps that share jobs must not wait for each other

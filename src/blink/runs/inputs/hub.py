@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
+from tarfile import TarError
 from typing import Any
+from zipfile import BadZipFile
 
 from PIL import Image
 
@@ -174,10 +176,14 @@ class PictureColumn:
 
 
 def _failures() -> tuple[type[Exception], ...]:
-    """What `datasets` raises where files, ids, splits or configurations are not as they should be."""
+    """What `datasets` raises where files, ids, splits or configurations are not as they should be.
+
+    Its readers of archives and tables raise what their libraries do, and its search for files a bare StopIteration.
+    """
     import datasets  # as above
 
-    return OSError, ValueError, TypeError, LookupError, datasets.exceptions.DatasetsError
+    from_files = (BadZipFile, TarError, StopIteration)
+    return OSError, ValueError, TypeError, LookupError, datasets.exceptions.DatasetsError, *from_files
 
 
 def _reason(error: BaseException) -> str:

@@ -1,0 +1,93 @@
+"""The composed config of a command, checked before any value of it is used: what all commands have in common.
+
+Groups and parts have keys below them, none is missing, and no option's values are mixed with another's. Single values are
+for the checks of each command.
+"""
+
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from blink.runs.overrides import CONF_DIR, groups_of, options_of
+from blink.runs.values import Keys, UserError, flag, path, text
+
+_FIXED = {
+    "bench": ("name",),
+    "figure": ("name",),
+    "judge": ("kind",),
+    "method": ("name", "scans", "trained"),
+}
+"""Group -> keys that say which of its options is chosen: by another value a result would name what it is not of."""
+
+_OPEN = ("callbacks", "logger", "trainer")
+"""Groups whose keys are arguments of a class; one that is removed has that class's default."""
+
+
+def check_settings(command: str, config: DictConfig) -> None:
+    """Check of a composed config what all commands have in common, before any value of it is used.
+
+    Raises:
+        UserError: a key is missing or has a value in place of keys below it, a group holds
+            a key that its option does not have, or `outputs`, `fresh` or `wait` do not fit.
+    """
+    settings: Any = OmegaConf.to_container(config, resolve=False)
+    groups = groups_of(command)
+    own = _file(CONF_DIR / f"{command}.yaml")
+    _check_keys_of(Keys(settings), {key: own[key] for key in own if key not in ("defaults", "hydra")})
+    for group in groups:
+        if group in settings or groups[group] is not None:
+            _check_group(group, Keys(settings).below(group))
+    if "logger" in groups:
+        text("logger._target_", Keys(settings).below("logger")["_target_"], hint="")
+    checks: Mapping[str, Callable[[str, Any], object]] = {"outputs": path, "fresh": flag, "wait": flag}
+    for key in checks.keys() & settings.keys():
+        checks[key](key, config[key])
+
+
+def _check_group(group: str, part: Keys) -> None:
+    """Check the keys of a group: those that all its options have are there, and no option's values are mixed with another's.
+
+    Raises:
+        UserError: they do not fit; says which.
+    """
+    options = {option: _file(CONF_DIR / group / f"{option}.yaml") for option in options_of(group)}
+    names = _FIXED.get(group, ())
+    fitting = {
+        option: keys
+        for option, keys in options.items()
+        if all(type(part[key]) is type(keys[key]) and part[key] == keys[key] for key in names)
+    }
+    if not fitting:
+        given = ", ".join(f"{group}.{key}={part[key]!r}" for key in names)
+        raise UserError(
+            f"{given}: no option of {group} has that; choose {group}={f', {group}='.join(options)}"
+        )
+    common = set.intersection(*(set(keys) for keys in fitting.values())) - {"defaults"}
+    first = next(iter(fitting.values()))
+    if group not in _OPEN:
+        _check_keys_of(part, {key: first[key] for key in first if key in common})
+    if names:
+        known = {key for keys in fitting.values() for key in keys}
+        if unread := [f"{group}.{key}" for key in part if key not in known]:
+            option = next(iter(fitting))
+            raise UserError(
+                f"unknown key {', '.join(map(repr, unread))}: {group}={option} has no such key; --help lists the keys"
+            )
+
+
+def _check_keys_of(settings: Keys, known: Mapping[str, Any]) -> None:
+    """Raise UserError unless settings have all known keys, and keys below those that have keys below them."""
+    for key, value in known.items():
+        settings[key]  # raises where it is missing
+        if isinstance(value, Mapping) and value:
+            _check_keys_of(settings.below(key), value)
+
+
+@lru_cache(maxsize=128)
+def _file(path: Path) -> Mapping[str, Any]:
+    """What a file of configs holds, as plain containers; interpolations are not resolved. Not to be changed."""
+    content: Any = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+    return content
