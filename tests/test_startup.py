@@ -12,7 +12,7 @@ from tests.processes import ROOT, python
 
 HEAVY = ("torch", "transformers", "lightning", "datasets", "matplotlib", "scipy", "wandb")
 
-COMMANDS = ("train", "eval", "analyze", "explain", "score", "compare")
+COMMANDS = ("train", "eval", "analyze", "explain", "score", "compare", "tune")
 
 GROUPS = {
     "train": ["callbacks", "data", "logger", "model", "trainer"],

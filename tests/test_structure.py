@@ -14,7 +14,7 @@ ROOMS = ("runs", "model", "inference", "scenes", "bench", "training", "evaluatio
 STRANGERS = {("training", "evaluation"), ("evaluation", "training")}
 """Rooms that do not know each other: what both need lies left of them."""
 
-COMMANDS = {"train", "eval", "analyze", "explain", "score", "compare"}
+COMMANDS = {"train", "eval", "analyze", "explain", "score", "compare", "tune"}
 
 
 def reading_order(room: Path) -> list[str]:

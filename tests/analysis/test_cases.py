@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from blink.analysis.cases import as_seen, choose_cases, folder_cases, one_case, region_of, spread_out
+from blink.analysis.cases import as_seen, choose_cases, folder_cases, one_case, spread_out
 from blink.bench import Sample
-from blink.model.views import ViewMaker
+from blink.model.views import ViewMaker, region_of
 from blink.runs.inputs.pictures import Reading, Rules
 from blink.runs.values import UserError
 from tests import models

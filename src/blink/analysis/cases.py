@@ -16,7 +16,7 @@ from PIL import Image
 from blink.bench.base import Sample, check_unique
 from blink.bench.questions import own_entry
 from blink.model.families import Grid
-from blink.model.views import ViewMaker
+from blink.model.views import ViewMaker, region_of
 from blink.runs.files import numbered_rows
 from blink.runs.inputs.pictures import Rules
 from blink.runs.values import UserError
@@ -135,31 +135,6 @@ def in_window(box: Box, window: tuple[int, int, int, int]) -> Box:
     """
     left, top = window[:2]
     return box[0] - left, box[1] - top, box[2] - left, box[3] - top
-
-
-def region_of(box: Box, window: tuple[int, int, int, int], patches: int, grid: Grid) -> int | None:
-    """The region that holds a box's centre; None where the backbone does not see the centre.
-
-    Regions end at the edges of the grid's cells.
-
-    A centre on a border belongs to the region to the right or below; on the window's own edge, to the last one.
-
-    Args:
-        box: in pixels of the picture.
-        window: of `blink.model.views.ViewMaker.window`.
-        patches: p of p x p regions.
-        grid: (H, W) of the visual tokens that show the window.
-    """
-    left, top, right, bottom = window
-    x = ((box[0] + box[2]) / 2 - left) / (right - left)
-    y = ((box[1] + box[3]) / 2 - top) / (bottom - top)
-    if not (0 <= x <= 1 and 0 <= y <= 1):
-        return None
-    row, column = (
-        max(part for part in range(patches) if part * cells // patches <= min(int(share * cells), cells - 1))
-        for share, cells in zip((y, x), grid, strict=True)
-    )
-    return row * patches + column
 
 
 def _sample(folder: Path, row: Mapping[str, Any], where: str, key: str, rules: Rules) -> Sample:

@@ -1,4 +1,4 @@
-"""Answers, scores, comparisons; `sweeps/` has multiruns and the paper's tables.
+"""Answers, scores, comparisons; `sweeps/` has multiruns and the paper's tables, `tuning/` searches for settings.
 
 Read from top to bottom: a file imports only from files above it.
 
@@ -16,4 +16,5 @@ Read from top to bottom: a file imports only from files above it.
     example.py    a picture of one answer, from its events
     dashboard.py  what an evaluation writes to W&B, TensorBoard or CSV files
     sweeps/       multiruns in one pass, and the paper's tables
+    tuning/       layers and thresholds for a backbone that nobody has a preset for
 """

@@ -3,8 +3,9 @@
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import copy
 from functools import lru_cache
-from typing import Any
+from typing import Any, Self
 
 import torch
 from PIL import Image
@@ -61,6 +62,14 @@ class BackboneAnswerer:
         self.alone = alone
         self.shapes = PictureShapes(backbone)
         self.meters = [Meter(backbone, run.policy, run.token_sr, self.shapes) for run in runs]
+
+    def with_runs(self, runs: Sequence[Run], max_new_tokens: int) -> Self:
+        """An answerer of other runs with the same backbone and engine, which keeps the modules that it has read."""
+        other = copy(self)
+        other.runs = [run.resolve(self.backbone) for run in runs] if self.alone else runs
+        other.max_new_tokens = max_new_tokens
+        other.meters = [Meter(self.backbone, run.policy, run.token_sr, self.shapes) for run in runs]
+        return other
 
     def answer(
         self, image: Image.Image, samples: Sequence[Sample], runs: Sequence[int]

@@ -28,6 +28,7 @@ _SETTINGS: Mapping[str, Callable[[str, Any], Any]] = {
     "tau_drop": partial(number, least=0, most=1),
     "patches": partial(whole_number, least=2),
     "positions": text,
+    "scale_tau": flag,
     "selector": text,
     "token_sr": text,
 }

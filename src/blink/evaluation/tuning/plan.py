@@ -1,0 +1,247 @@
+"""What a search is to do: its config, checked, as flat values; the questions of a validation split, halved.
+
+Questions of a test split are never read, unless a benchmark has no other and the user names it. Of the backbone only
+the config is read: no weights.
+"""
+
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+from typing import Any, NamedTuple
+
+from omegaconf import DictConfig, OmegaConf
+
+from blink.bench import BENCHMARKS, JUDGED, Benchmark, Sample
+from blink.evaluation.checks import (
+    check_values,
+    fingerprints,
+    modules_folder,
+    outlined,
+    prompt_template,
+    reject_training_keys,
+    training_differs,
+)
+from blink.evaluation.plan import Checkpoint, questions_of
+from blink.evaluation.questions import samples_digest
+from blink.evaluation.rows import pictures
+from blink.evaluation.tuning.space import Space, check_methods, extra, known_methods
+from blink.inference.policy import POSITIONS, Policy, check_layers, parse_layers
+from blink.inference.run import Run
+from blink.model.backbone import Backbone
+from blink.model.fingerprint import TINY
+from blink.model.prompts import Template
+from blink.model.token_sr_files import check_token_sr, token_sr_config
+from blink.runs.command import CONF_DIR, plain
+from blink.runs.overrides import reject_added_keys
+from blink.runs.values import UserError, choice, number, optional, text, whole_number, whole_numbers
+
+VALIDATION, TEST = "validation", "test"
+
+
+class Asked(NamedTuple):
+    """A benchmark's questions: those that are searched on, and those that are held out until the choice.
+
+    Attributes:
+        inputs: fingerprints of them, as for `blink.evaluation.rows.resume`.
+    """
+
+    benchmark: Benchmark
+    search: list[Sample]
+    held_out: list[Sample]
+    data: str
+    inputs: dict[str, Any]
+
+
+class Plan(NamedTuple):
+    """A search whose settings were checked.
+
+    Attributes:
+        backbone: what to load.
+        token_sr: folder or hub id of TokenSR modules; None where no setting uses any.
+        inputs: fingerprints of backbone and modules.
+        warnings: what a reader of the report should know.
+    """
+
+    backbone: Checkpoint
+    outline: Backbone
+    template: Template
+    asked: list[Asked]
+    space: Space
+    token_sr: str | None
+    trials: int
+    batch: int
+    finalists: int
+    seed: int
+    memory_gb: float
+    inputs: dict[str, Any]
+    warnings: list[str]
+
+
+def make_plan(config: DictConfig, overrides: Sequence[str]) -> Plan:
+    """Check all settings and read the questions, but no weights of the backbone.
+
+    Raises:
+        ValueError: what the user asked for cannot be done; says why.
+    """
+    reject_added_keys(overrides)
+    reject_training_keys(overrides)
+    if find_spec("optuna") is None:
+        raise UserError(
+            "blink.tune searches with optuna, which is not installed: pip install 'blink-mllm[tune]'"
+        )
+    settings = plain(config)
+    named = settings["bench"] if isinstance(settings["bench"], list) else [settings["bench"]]
+    benches = list(dict.fromkeys(choice("bench", name, BENCHMARKS) for name in named))
+    if not benches:
+        raise UserError("bench=[]: name one benchmark or several")
+    if judged := [name for name in benches if name in JUDGED]:
+        raise UserError(
+            f"bench={judged[0]}: its answers need a judge; a search needs answers that are right or wrong"
+        )
+    counts = {key: whole_number(key, settings[key]) for key in ("trials", "batch", "finalists")}
+    seed = whole_number("seed", settings["seed"], least=None)
+    composed = [_of_bench(config, name) for name in benches]
+    for each in composed:
+        check_values(plain(each))
+    model = settings["model"]
+    backbone = outlined(model["path"], revision=model["revision"])
+    template = prompt_template(model["path"], model["template"], revision=model["revision"], pad=model["pad"])
+    space, token_sr = _space(settings, backbone)
+    limit = optional(whole_number, "limit", settings["limit"])
+    warnings = training_differs(token_sr, model["path"], template.prefix) if token_sr else []
+    asked = []
+    for each in composed:
+        found, warned = _questions(each, settings, limit)
+        asked.append(found)
+        warnings += warned
+    return Plan(
+        backbone=Checkpoint.of(model),
+        outline=backbone,
+        template=template,
+        asked=asked,
+        space=space,
+        token_sr=token_sr,
+        **counts,
+        seed=seed,
+        memory_gb=number("engine.memory_gb", settings["engine"]["memory_gb"], above=0),
+        inputs=fingerprints(backbone, token_sr),
+        warnings=warnings,
+    )
+
+
+def _of_bench(config: DictConfig, name: str) -> DictConfig:
+    """The config of an evaluation of one of the benchmarks, as far as questions are read by it."""
+    found = config.copy()
+    OmegaConf.set_struct(found, False)
+    OmegaConf.set_readonly(found, False)
+    found.bench = OmegaConf.load(CONF_DIR / "bench" / f"{name}.yaml")
+    found.engine.reuse = "full"
+    found.scenes.split = VALIDATION
+    return found
+
+
+def _questions(config: DictConfig, settings: Mapping[str, Any], limit: int | None) -> tuple[Asked, list[str]]:
+    """Read a benchmark's questions and halve them, and warn of a test split."""
+    data, split = settings["data"], optional(text, "split", settings["split"])
+    name = config.bench.name
+    warnings = []
+    if data["root"] is None and data["source"] == "scenes":
+        if split not in (None, VALIDATION):
+            raise UserError(
+                f"split={split}: settings are chosen on the {VALIDATION} split of the scenes; the others are for training "
+                "and for testing what was chosen"
+            )
+    else:
+        warnings = _check_split(name, split, data["root"])
+    questions = questions_of(config, limit)
+    search, held_out = halves(questions.samples)
+    if not held_out:
+        raise UserError(
+            f"{name}: its questions are about one picture; two at least are needed, one for each half"
+        )
+    inputs = {
+        "version": questions.benchmark.version,
+        "pictures": questions.pictures,
+        "all_samples": samples_digest(questions.samples),
+    }
+    return Asked(questions.benchmark, search, held_out, questions.data, inputs), warnings
+
+
+def _check_split(name: str, split: str | None, root: str | None) -> list[str]:
+    """Refuse a benchmark's own split unless the user names it; return a warning then.
+
+    Questions of the user's own are what the user says they are.
+    """
+    own = BENCHMARKS[name].hub_split
+    if name == "questions":
+        if split is None or TEST in split:
+            raise UserError(
+                f"bench=questions: say which split the questions are by split=NAME, such as split={VALIDATION}; settings "
+                "that were chosen on a test split tell nothing when they are tested on it"
+            )
+        return []
+    if split != own:
+        asked = "" if split is None else f"split={split}: "
+        raise UserError(
+            f"{asked}bench={name} has the split {own!r} alone, which results are reported on; choose settings on data=scenes "
+            f"or on questions of your own (bench=questions), or say split={own} to take it all the same, which the "
+            "report will say"
+        )
+    where = f" of {root}" if root else ""
+    return [
+        f"{name}: settings were chosen on its {own} split{where}, which results are reported on: scores on it with this preset "
+        "are too good"
+    ]
+
+
+def halves(samples: Sequence[Sample]) -> tuple[list[Sample], list[Sample]]:
+    """Questions about every other picture, and those about the others: both hold what comes early and late in a file."""
+    groups = [group for _, group in pictures(samples)]
+    first = [sample for group in groups[::2] for sample in group]
+    return first, [sample for group in groups[1::2] for sample in group]
+
+
+def _space(settings: Mapping[str, Any], backbone: Backbone) -> tuple[Space, str | None]:
+    """The settings that may be tried, and where the TokenSR modules are that some of them need."""
+    given, path = settings["space"], settings["model"]["path"]
+    layers = tuple(range(backbone.num_layers)) if given["layers"] is None else parse_layers(given["layers"])
+    check_layers(layers, backbone.num_layers)
+    has_modules = settings["token_sr"] is not None or (path == "tiny" and (TINY / "token_sr").is_dir())
+    wanted = given["method"]
+    if wanted is None:
+        methods = tuple(method for method in known_methods() if method != "blink" or has_modules)
+    else:
+        methods = check_methods(wanted if isinstance(wanted, list) else [text("space.method", wanted)])
+    if not methods:
+        raise UserError("space.method=[]: name one method or several")
+    token_sr: str | None = None
+    modules: tuple[int, ...] = ()
+    if "blink" in methods:
+        token_sr = modules_folder(settings["token_sr"], path, layers)
+        modules = tuple(layer for layer in token_sr_config(token_sr).layers if layer in layers)
+        if not modules:
+            raise UserError(
+                f"token_sr={token_sr} has no module of the layers that may be scanned (space.layers)"
+            )
+        check_token_sr(token_sr, channels=backbone.hidden_size, layers=modules)
+    elif settings["token_sr"] is not None:
+        raise UserError(f"token_sr={settings['token_sr']}: no method of space.method uses modules")
+    patches = tuple(sorted(set(whole_numbers("space.patches", given["patches"], example="[2,3]"))))
+    positions = given["positions"] if isinstance(given["positions"], list) else [given["positions"]]
+    for name in positions:
+        choice("space.positions", name, POSITIONS)
+    if not patches or not positions:
+        raise UserError("space.patches and space.positions: name one value at least of each")
+    for method in methods:
+        for each in patches:
+            Run(Policy(layers, patches=each, **extra(method))).resolve(backbone)
+    return (
+        Space(
+            methods=methods,
+            layers=layers,
+            modules=modules,
+            longest=whole_number("space.longest", given["longest"]),
+            patches=patches,
+            positions=tuple(each for each in POSITIONS if each in positions),
+        ),
+        token_sr,
+    )

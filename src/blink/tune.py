@@ -1,0 +1,108 @@
+"""`python -m blink.tune`: layers and thresholds for a backbone that nobody has a preset for.
+
+Thin: it reads the config, has all of it checked before any weight is read, and puts the steps together: the look, the
+search, the finalists, the choice, the report. Heavy imports wait until they are needed, so that `--help` is quick.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from blink.runs.command import hydra_command, one_line_errors, plain
+from blink.runs.folder import given_folder, open_run
+from blink.runs.provenance import note_process, provenance
+
+if TYPE_CHECKING:
+    from blink.evaluation.tuning.plan import Plan
+    from blink.evaluation.tuning.report import Found
+
+log = logging.getLogger("blink.tune")  # not __main__, which `python -m` calls it
+
+
+@hydra_command("tune")
+def main(config: DictConfig) -> float:
+    """Search, or go on with a search, or return one.
+
+    Returns:
+        What the chosen setting gains over the backbone as it is on held-out questions, in percentage points.
+    """
+    from blink.evaluation.compare import screen
+    from blink.evaluation.questions import samples_digest
+    from blink.evaluation.tuning.plan import make_plan
+    from blink.evaluation.tuning.report import write_report
+
+    overrides = list(HydraConfig.get().overrides.task)
+    with one_line_errors():
+        plan = make_plan(config, overrides)
+        folder = open_run(
+            Path(config.outputs),
+            "tune",
+            overrides,
+            plain(config),
+            fresh=config.fresh,
+            wait=config.wait,
+            given=given_folder(HydraConfig.get()),
+        )
+    for warning in plan.warnings:
+        log.warning("%s", warning)
+    samples = [sample for asked in plan.asked for sample in (*asked.search, *asked.held_out)]
+    record = provenance(
+        "tune", overrides, seed=plan.seed, inputs={**plan.inputs, "samples": samples_digest(samples)}
+    )
+    note_process(folder, record)
+    with one_line_errors():
+        found = _searched(plan, folder)
+    files = write_report(plan, found, folder, record)
+    console = screen()
+    console.print(found.choice.reason, soft_wrap=True)
+    for file in files:
+        console.print(str(file), soft_wrap=True)
+    return found.choice.chosen.gain.value
+
+
+def _searched(plan: Plan, folder: Path) -> Found:
+    """Go through the steps of a search; what is answered already is read."""
+    from blink.evaluation.checks import processor_of
+    from blink.evaluation.tuning.look import look_at, look_settings
+    from blink.evaluation.tuning.measure import HELD_OUT, SEARCH, Measurer
+    from blink.evaluation.tuning.report import Found
+    from blink.evaluation.tuning.rule import choose, pick_finalists
+    from blink.evaluation.tuning.search import distinct, search
+    from blink.evaluation.tuning.space import VANILLA
+    from blink.model.views import ViewMaker
+
+    backbone = plan.backbone
+    processor = processor_of(backbone.path, revision=backbone.revision, pad=backbone.pad)
+    views = ViewMaker(processor, grid=plan.outline.grid)
+    measure = Measurer(plan, folder)
+    looking = look_settings(plan.space)
+    log.info("looking at %d layers", len(plan.space.layers))
+    rows = measure.rows([VANILLA, *looking], SEARCH)  # what never acts answers as vanilla: one pass
+    [vanilla] = measure([VANILLA], SEARCH)
+    samples = [sample for asked in plan.asked for sample in asked.search]
+    seen = [[row for of_bench in rows for row in of_bench[number]] for number in range(1, len(looking) + 1)]
+    looks = look_at(looking, seen, samples, views)
+    first = looks[plan.space.patches[0]]
+    trials = search(
+        plan.space,
+        {patches: look.ratio_NL for patches, look in looks.items()},
+        first.order(),
+        lambda settings: measure(settings, SEARCH),
+        trials=plan.trials,
+        batch=plan.batch,
+        seed=plan.seed,
+    )
+    finalists = pick_finalists(distinct(trials), vanilla, plan.finalists)
+    log.info("measuring %d finalists on held-out questions", len(finalists))
+    vanilla_held_out, *held_out = measure([VANILLA, *(one.setting for one in finalists)], HELD_OUT)
+    choice = choose(finalists, held_out, vanilla_held_out)
+    return Found(looks, trials, vanilla, vanilla_held_out, choice)
+
+
+if __name__ == "__main__":
+    main()
