@@ -33,7 +33,7 @@ def main(config: DictConfig) -> float:
     """
     from blink.evaluation.compare import screen
     from blink.evaluation.questions import samples_digest
-    from blink.evaluation.tuning.plan import make_plan
+    from blink.evaluation.tuning.plan import benches_of, make_plan
     from blink.evaluation.tuning.report import write_report
 
     overrides = list(HydraConfig.get().overrides.task)
@@ -43,7 +43,7 @@ def main(config: DictConfig) -> float:
             Path(config.outputs),
             "tune",
             overrides,
-            plain(config),
+            {**plain(config), "bench": [plain(bench) for bench in benches_of(config, overrides)]},
             fresh=config.fresh,
             wait=config.wait,
             given=given_folder(HydraConfig.get()),

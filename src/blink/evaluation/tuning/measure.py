@@ -103,7 +103,7 @@ class Measurer:
         """
         rows = self.rows(settings, half)
         return [
-            _answered(setting, [of_bench[number] for of_bench in rows], self._plan.asked)
+            reduced(setting, [of_bench[number] for of_bench in rows], self._plan.asked)
             for number, setting in enumerate(settings)
         ]
 
@@ -142,7 +142,7 @@ class Measurer:
         return Run(setting.policy, token_sr)
 
 
-def _answered(setting: Setting, rows: Sequence[Sequence[Row]], asked: Sequence[Asked]) -> Answered:
+def reduced(setting: Setting, rows: Sequence[Sequence[Row]], asked: Sequence[Asked]) -> Answered:
     """Reduce a setting's rows, which are in lists of one benchmark each."""
     several = len(rows) > 1
     everything = [row for part in rows for row in part]

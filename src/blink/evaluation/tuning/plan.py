@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from typing import Any, NamedTuple
 
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
 from blink.bench import BENCHMARKS, JUDGED, Benchmark, Sample
@@ -89,17 +90,13 @@ def make_plan(config: DictConfig, overrides: Sequence[str]) -> Plan:
             "blink.tune searches with optuna, which is not installed: pip install 'blink-mllm[tune]'"
         )
     settings = plain(config)
-    named = settings["bench"] if isinstance(settings["bench"], list) else [settings["bench"]]
-    benches = list(dict.fromkeys(choice("bench", name, BENCHMARKS) for name in named))
-    if not benches:
-        raise UserError("bench=[]: name one benchmark or several")
-    if judged := [name for name in benches if name in JUDGED]:
+    composed = [_of_bench(config, bench) for bench in benches_of(config, overrides)]
+    if judged := [each.bench.name for each in composed if each.bench.name in JUDGED]:
         raise UserError(
             f"bench={judged[0]}: its answers need a judge; a search needs answers that are right or wrong"
         )
     counts = {key: whole_number(key, settings[key]) for key in ("trials", "batch", "finalists")}
     seed = whole_number("seed", settings["seed"], least=None)
-    composed = [_of_bench(config, name) for name in benches]
     for each in composed:
         check_values(plain(each))
     model = settings["model"]
@@ -128,12 +125,41 @@ def make_plan(config: DictConfig, overrides: Sequence[str]) -> Plan:
     )
 
 
-def _of_bench(config: DictConfig, name: str) -> DictConfig:
+def benches_of(config: DictConfig, overrides: Sequence[str]) -> list[DictConfig]:
+    """The configs of the benchmarks that `bench=` names; of several, `bench.KEY=` goes to those that have such a key.
+
+    Hydra puts the configs of several options of a group on top of each other; which they were, the override says.
+
+    Raises:
+        ValueError: it names none.
+    """
+    named: list[str] = []
+    keys: list[str] = []
+    for override in OverridesParser.create().parse_overrides(list(overrides)):
+        value = override.value()
+        if override.key_or_group == "bench":
+            named = list(dict.fromkeys(map(str, value))) if isinstance(value, list) else [str(value)]
+            if not named:
+                raise UserError("bench=[]: name one benchmark or several")
+        elif override.key_or_group.startswith("bench."):
+            keys.append(override.key_or_group.removeprefix("bench."))
+    if len(named) < 2:
+        return [config.bench]
+    found = []
+    for name in named:
+        bench = OmegaConf.load(CONF_DIR / "bench" / f"{name}.yaml")
+        assert isinstance(bench, DictConfig)
+        bench.update({key: config.bench[key] for key in keys if key in bench})
+        found.append(bench)
+    return found
+
+
+def _of_bench(config: DictConfig, bench: DictConfig) -> DictConfig:
     """The config of an evaluation of one of the benchmarks, as far as questions are read by it."""
     found = config.copy()
     OmegaConf.set_struct(found, False)
     OmegaConf.set_readonly(found, False)
-    found.bench = OmegaConf.load(CONF_DIR / "bench" / f"{name}.yaml")
+    found.bench = bench
     found.engine.reuse = "full"
     found.scenes.split = VALIDATION
     return found
@@ -151,7 +177,7 @@ def _questions(config: DictConfig, settings: Mapping[str, Any], limit: int | Non
                 "and for testing what was chosen"
             )
     else:
-        warnings = _check_split(name, split, data["root"])
+        warnings = check_split(name, split, data["root"])
     questions = questions_of(config, limit)
     search, held_out = halves(questions.samples)
     if not held_out:
@@ -166,7 +192,7 @@ def _questions(config: DictConfig, settings: Mapping[str, Any], limit: int | Non
     return Asked(questions.benchmark, search, held_out, questions.data, inputs), warnings
 
 
-def _check_split(name: str, split: str | None, root: str | None) -> list[str]:
+def check_split(name: str, split: str | None, root: str | None) -> list[str]:
     """Refuse a benchmark's own split unless the user names it; return a warning then.
 
     Questions of the user's own are what the user says they are.

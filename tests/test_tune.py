@@ -1,0 +1,200 @@
+"""The command as a user gives it, on a small random backbone."""
+
+import csv
+import json
+import shutil
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from blink.eval import main as eval_main
+from blink.evaluation.predict import predict
+from blink.evaluation.tuning.plan import check_split
+from blink.runs.inputs.preset_file import read_preset
+from blink.runs.signals import Stopped
+from blink.tune import main
+
+SMALL = ("scenes.images=4", "trials=6", "batch=3", "finalists=2", "space.longest=2")
+
+
+@pytest.fixture(autouse=True)
+def working_directory(in_empty_folder: Path) -> Path:
+    """Outputs go below the directory in which the command is given."""
+    return in_empty_folder
+
+
+@pytest.fixture
+def backbone(llava_folder: Path) -> str:
+    return f"model.path={llava_folder}"
+
+
+def command(monkeypatch: pytest.MonkeyPatch, *overrides: str) -> Path:
+    """`python -m blink.tune` with these overrides, in this process; its folder."""
+    monkeypatch.setattr(sys, "argv", ["blink.tune", *overrides])
+    main()
+    return max(Path("outputs/tune").iterdir(), key=lambda path: path.stat().st_mtime)
+
+
+def table(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_search_and_its_preset(backbone: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Would catch a step that is left out, questions searched on among those held out, and a preset that nothing takes."""
+    folder = command(monkeypatch, backbone, *SMALL)
+    assert {path.name for path in folder.iterdir() if path.is_file()} == {
+        *("config.yaml", "provenance.json", "report.html", "look.csv", "trials.csv", "finalists.csv"),
+        *("choice.json", "preset.yaml"),
+    }
+    look, trials, finalists = (table(folder / f"{name}.csv") for name in ("look", "trials", "finalists"))
+    assert [(row["patches"], row["layer"]) for row in look] == [(p, str(n)) for p in "23" for n in range(4)]
+    assert all(row["right"] for row in look)
+    assert [row["trial"] for row in trials] == [str(number) for number in range(6)]
+    assert len(finalists) == 2
+    rows: dict[str, set[str]] = {}
+    for half in ("search", "held_out"):
+        for path in (folder / "answers" / half / "questions").glob("*/predictions.jsonl"):
+            for line in path.read_text().splitlines():
+                rows.setdefault(half, set()).add(json.loads(line)["image"])
+    assert rows == {
+        "search": {"scenes/validation/hard/0", "scenes/validation/hard/2"},
+        "held_out": {"scenes/validation/hard/1", "scenes/validation/hard/3"},
+    }
+    choice = json.loads((folder / "choice.json").read_text())
+    assert not choice["beats_vanilla"]
+    assert choice["method"] == "vanilla"
+    assert choice["provenance"]["inputs"]["samples"]
+    page = (folder / "report.html").read_text()
+    assert "Recommended: the backbone as it is (method=vanilla)" in page
+    assert page.count("data:image/png;base64,") == 2
+    found = read_preset(folder / "preset.yaml")
+    assert found.beats_vanilla is False
+    sides = (backbone, "bench=pope", "limit=1", "scenes.images=1", "bench.max_new_tokens=2", "logger=none")
+    monkeypatch.setattr(sys, "argv", ["blink.eval", *sides, f"preset={folder / 'preset.yaml'}"])
+    eval_main()
+    [scores] = Path("outputs/eval").glob("*/scores.json")
+    result: dict[str, Any] = json.loads(scores.read_text())
+    assert result["policy"]["layers"] == found.settings["layer"]
+    assert "method=vanilla is recommended" in " ".join(result["warnings"])
+
+
+def test_a_search_that_was_stopped_ends_as_it_would_have(
+    backbone: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Would catch a search that begins anew, answers something twice, or ends with another choice."""
+    whole = command(monkeypatch, backbone, *SMALL)
+    kept = {name: (whole / name).read_bytes() for name in ("trials.csv", "finalists.csv", "preset.yaml")}
+    shutil.rmtree(whole)
+    calls = 0
+
+    def stopping(*args: Any, **kwargs: Any) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 4:  # the look was one, and the first batch; vanilla is read
+            raise Stopped(signal.SIGTERM)
+        predict(*args, **kwargs)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("blink.evaluation.tuning.measure.predict", stopping)
+        with pytest.raises(SystemExit) as ended:
+            command(patched, backbone, *SMALL)
+    assert ended.value.code == 143
+    assert not (whole / "preset.yaml").exists()
+    before = {
+        path: path.stat().st_mtime_ns for path in whole.rglob("predictions.jsonl") if path.stat().st_size
+    }
+    assert before
+    assert command(monkeypatch, backbone, *SMALL) == whole
+    assert {name: (whole / name).read_bytes() for name in kept} == kept
+    assert all(path.stat().st_mtime_ns == time for path, time in before.items())
+
+
+def test_several_benchmarks(backbone: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Would catch a mean over questions where one over benchmarks is asked for, and a part that is lost."""
+    folder = command(
+        monkeypatch, backbone, "bench=[pope,gqa]", "bench.max_new_tokens=2", "limit=40", "scenes.images=4", "trials=2", "finalists=1",
+        "space.method=interp", "space.layers=1-2", "space.patches=[2]", "space.positions=region",
+    )  # fmt: skip
+    [row] = table(folder / "finalists.csv")
+    assert {"gain_pope", "gain_gqa"} <= row.keys()
+    half = (float(row["gain_pope"]) + float(row["gain_gqa"])) / 2
+    assert float(row["gain"]) == pytest.approx(half, abs=1e-3)
+    assert {each["layers"] for each in table(folder / "trials.csv")} <= {"1", "2", "1-2"}
+
+
+def own_questions(folder: Path) -> str:
+    folder.mkdir()
+    lines = []
+    for number in range(4):
+        Image.new("RGB", (40, 40), (60 * number, 0, 0)).save(folder / f"{number}.png")
+        lines.append(json.dumps({"image": f"{number}.png", "question": "What?", "answer": "red"}))
+    (folder / "questions.jsonl").write_text("\n".join(lines) + "\n")
+    return f"data.root={folder}"
+
+
+def test_questions_of_the_users_own(
+    backbone: str, working_directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Would catch questions without boxes and kinds that are refused."""
+    root = own_questions(working_directory / "mine")
+    few = ("trials=2", "finalists=1", "space.patches=[2]", "split=validation")
+    folder = command(monkeypatch, backbone, root, *few)
+    assert table(folder / "look.csv")[0]["right"] == ""
+    with pytest.raises(SystemExit, match="say which split the questions are by split=NAME"):
+        command(monkeypatch, backbone, root, "trials=2")
+    with pytest.raises(SystemExit, match="say which split the questions are"):
+        command(monkeypatch, backbone, root, "split=test")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (("split=test",), "split=test: settings are chosen on the validation split of the scenes"),
+        (("split=backbone",), "split=backbone: settings are chosen on the validation split"),
+        (("bench=pope", "data.root=."), "bench=pope has the split 'test' alone, .* split=test to take it"),
+        (("bench=gqa", "data=hub", "split=test"), "split=test: bench=gqa has the split 'testdev' alone"),
+        (("bench=vqa",), "bench=vqa: there is no such option"),
+        (("bench=[]",), "name one benchmark or several"),
+        (("bench=mmvet",), "bench=mmvet: its answers need a judge"),
+        (("trials=0",), "trials=0: expected a whole number of at least 1"),
+        (("batch=x",), "batch='x': expected a whole number"),
+        (("seed=x",), "seed='x': expected a whole number"),
+        (("space.layers=2-9",), "layers .* this model has decoder layers 0 to 3"),
+        (("space.method=zoom",), "space.method='zoom': expected one or more of interp"),
+        (("space.method=blink",), "method=blink needs TokenSR modules"),
+        (("space.patches=[9]",), "patches"),
+        (("space.patches=2",), "space.patches=2: expected a list of whole numbers"),
+        (("space.positions=[here]",), "space.positions='here': expected one of append, region"),
+        (("scenes.images=1",), "two at least are needed, one for each half"),
+        (("token_sr=here", "space.method=interp"), "token_sr=here: no method of space.method uses modules"),
+        (("engine.memory_gb=0",), "engine.memory_gb=0: expected a number above 0"),
+        (("space.longer=3",), "unknown key 'space.longer'"),
+        (("+colour=red",), "unknown key 'colour'"),
+    ],
+)
+def test_mistakes_are_one_line(
+    overrides: tuple[str, ...], message: str, backbone: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Would catch a test split that is searched on, and a mistake that is found after the backbone was loaded."""
+    with pytest.raises(SystemExit, match=f"error: .*{message}") as caught:
+        command(monkeypatch, backbone, "scenes.images=2", *overrides)
+    assert caught.value.code == 2
+    assert not Path("outputs").exists()
+
+
+def test_a_benchmark_with_a_test_split_alone() -> None:
+    """Would catch a report that does not say that its preset was chosen on a test split."""
+    [warning] = check_split("pope", "test", "data/POPE")
+    assert "chosen on its test split of data/POPE" in warning
+
+
+def test_without_optuna(backbone: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Would catch a traceback where the extra is not installed."""
+    monkeypatch.setattr("blink.evaluation.tuning.plan.find_spec", lambda name: None)
+    with pytest.raises(SystemExit, match=r"pip install 'blink-mllm\[tune\]'"):
+        command(monkeypatch, backbone, *SMALL)
