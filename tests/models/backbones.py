@@ -237,30 +237,23 @@ def llava_config(
     )
 
 
+SMALL_VISION: dict[str, Any] = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 2,
+}
+"""Sizes of every small vision tower."""
+
+
 def small_vision(side: int, patch: int) -> CLIPVisionConfig:
     """A vision tower of width 32 with three layers, for pictures of `side` pixels in patches of `patch`."""
-    return CLIPVisionConfig(
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=3,
-        num_attention_heads=2,
-        image_size=side,
-        patch_size=patch,
-        projection_dim=32,
-    )
+    return CLIPVisionConfig(**SMALL_VISION, image_size=side, patch_size=patch, projection_dim=32)
 
 
 def small_siglip(side: int, patch: int) -> SiglipVisionConfig:
     """As `small_vision`, a SigLIP, which has no class token."""
-    return SiglipVisionConfig(
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=3,
-        num_attention_heads=2,
-        image_size=side,
-        patch_size=patch,
-        vision_use_head=False,
-    )
+    return SiglipVisionConfig(**SMALL_VISION, image_size=side, patch_size=patch, vision_use_head=False)
 
 
 def text_config(

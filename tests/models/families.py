@@ -26,7 +26,7 @@ from transformers import (
     SmolVLMForConditionalGeneration,
 )
 
-from .backbones import PATCH, Model, llava, llava_next, small_siglip, text_config
+from .backbones import PATCH, SMALL_VISION, Model, llava, llava_next, small_siglip, text_config
 from .tokenizers import CHAT_TOKENS, chat_tokenizer
 from .weights import IDS, small
 
@@ -95,10 +95,7 @@ def _internvl(grid: int, common: dict[str, Any]) -> _Built:
     side = grid * MERGE * PATCH
     return InternVLForConditionalGeneration, InternVLConfig(
         vision_config={
-            "hidden_size": 32,
-            "intermediate_size": 48,
-            "num_hidden_layers": 3,
-            "num_attention_heads": 2,
+            **SMALL_VISION,
             "image_size": [side, side],
             "patch_size": [PATCH, PATCH],
             "attention_bias": True,
@@ -123,10 +120,7 @@ def _shuffled(kind: str, grid: int, common: dict[str, Any]) -> dict[str, Any]:
     """What SmolVLM and Idefics3 share: MERGE x MERGE patches shuffled into one visual token."""
     return {
         "vision_config": {
-            "hidden_size": 32,
-            "intermediate_size": 48,
-            "num_hidden_layers": 3,
-            "num_attention_heads": 2,
+            **SMALL_VISION,
             "image_size": grid * MERGE * PATCH,
             "patch_size": PATCH,
         },

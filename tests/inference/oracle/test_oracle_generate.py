@@ -32,28 +32,30 @@ CYCLE = oracle.Plan((0, 2, 3), schedule="cycle")
 SMALL: dict[str, Any] = {"grid": 6, "kv_heads": 2}
 
 
+def case(
+    seed: int,
+) -> tuple[comparison.Rig, dict[str, torch.Tensor], oracle.Plan, dict[int, torch.nn.Module] | None]:
+    """A small model beside its twin, prompts of one to four pictures, a random policy, and modules or none."""
+    settings = SHAPES[seed % len(SHAPES)]
+    pair = rig(**settings)
+    inputs = models.batch(pair.model, [300 + 10 * seed + row for row in range(1 + seed % 4)])
+    plan = random_plan(500 + seed, "llava", (2, 3, 4), **settings)
+    return pair, inputs, plan, modules_of(pair.twin) if seed % 3 else None
+
+
 @pytest.mark.parametrize("seed", range(12))
 def test_every_step_equals_recomputing(seed: int) -> None:
     """Catches decoding at one layer's positions for all, masks that lose an extension, or late re-scans."""
-    settings = SHAPES[seed % len(SHAPES)]
-    pair = rig(**settings)
-    plan = random_plan(500 + seed, "llava", (2, 3, 4), **settings)
-    modules = modules_of(pair.twin) if seed % 3 else None
-    inputs = models.batch(pair.model, [300 + 10 * seed + row for row in range(1 + seed % 4)])
-    check_generation(pair, inputs, plan, modules, max_new_tokens=10, do_sample=False)
+    check_generation(*case(seed), max_new_tokens=10, do_sample=False)
 
 
 def test_the_cases_above_expand_and_live_on() -> None:
     """Decoding without living or dead extensions in the caches proves nothing."""
     seen: set[str] = set()
     for seed in range(12):
-        settings = SHAPES[seed % len(SHAPES)]
-        twin = rig(**settings).twin
-        plan = random_plan(500 + seed, "llava", (2, 3, 4), **settings)
-        modules = modules_of(twin) if seed % 3 else None
-        inputs = models.batch(twin, [300 + 10 * seed + row for row in range(1 + seed % 4)])
-        for sample in samples(twin, inputs):
-            seen |= comparison.transitions(oracle.run(twin, sample.ids_S, sample.picture, plan, modules))
+        pair, inputs, plan, modules = case(seed)
+        for sample in samples(pair.twin, inputs):
+            seen |= comparison.transitions(oracle.run(pair.twin, sample.ids_S, sample.picture, plan, modules))
     assert seen >= {"alive at the end", "drop living", "expand living", "expand nothing", "drop nothing"}
 
 
