@@ -13,5 +13,6 @@ Read from top to bottom: a file imports only from files above it.
     copy_radar.py              scores per subtask (Fig. 4)
     layer_range.py             scores against layers (Fig. 7)
     thresholds.py              scores over both thresholds
+    ceilings.py                where the gain is lost: scan, TokenSR, positions
     plan.py                    all of them by name, and the settings of one, checked
 """

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from omegaconf import DictConfig
 
 from blink.analysis.cases import choose_cases, folder_cases, one_case, spread_out
-from blink.analysis.figures import copy_radar, layer_range, thresholds
+from blink.analysis.figures import ceilings, copy_radar, layer_range, thresholds
 from blink.analysis.figures.attention_maps import AttentionMapsFigure
 from blink.analysis.figures.attention_ratio import AttentionRatioFigure
 from blink.analysis.figures.base import BackboneFigure, Subject, ids_setting, listed
@@ -58,6 +58,7 @@ BACKBONE_FIGURES: dict[str, type[BackboneFigure]] = {
 """Figures that look into a backbone."""
 
 RUN_FIGURES: dict[str, Callable[[Sequence[Point], Mapping[str, Any], str], Drawn]] = {
+    "ceilings": ceilings.figure_of_runs,
     "copy_radar": copy_radar.figure_of_runs,
     "layer_range": layer_range.figure_of_runs,
     "thresholds": thresholds.figure_of_runs,

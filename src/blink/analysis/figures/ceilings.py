@@ -1,0 +1,194 @@
+"""Where the gain is lost: what extensions are made of, where they stand and who chooses the region, against vanilla.
+
+The runs always expand at one layer (`experiment=ceilings`). From the highest ceiling, the region of the question's box
+encoded anew and put at its cells' positions, one thing at a time is taken back: the scan chooses the region, TokenSR
+makes the tokens, they are appended behind the picture. What each step costs on the same questions is drawn beside the
+gains of all settings over vanilla.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from blink.analysis.figures.points import Point, about, main_metric, vanilla_of, with_unit
+from blink.bench.statistics import Estimate
+from blink.evaluation.compare import compare_pairs
+from blink.runs.style import BLUE, GREEN, INTERP, PURPLE, TOKEN_SR, Drawn, plain
+from blink.runs.values import UserError
+
+_COLOURS = {"interp": INTERP.colour, "blink": TOKEN_SR.colour, "encode": GREEN, "zoom": PURPLE}
+_TOKENS = {
+    "interp": "interpolation",
+    "blink": "TokenSR",
+    "encode": "encoded crop",
+    "zoom": "zoom, two passes",
+}
+_REGIONS = {"saliency": "hottest region", "box": "region of the box", "random": "random region"}
+_PLACES = {"append": "appended", "region": "at its cells"}
+
+
+class Setting(NamedTuple):
+    """What made an extension's tokens (a method), where they stand, and who chose the region."""
+
+    method: str
+    positions: str
+    selector: str
+
+    @property
+    def label(self) -> str:
+        """In words."""
+        if self.method == "zoom":
+            return f"{_TOKENS['zoom']}, {_REGIONS[self.selector]}"
+        return f"{_TOKENS[self.method]}, {_PLACES[self.positions]}, {_REGIONS[self.selector]}"
+
+
+STEPS = (
+    ("scan in place of the box", Setting("encode", "region", "box"), Setting("encode", "region", "saliency")),
+    (
+        "TokenSR in place of the crop",
+        Setting("encode", "region", "saliency"),
+        Setting("blink", "region", "saliency"),
+    ),
+    (
+        "appended in place of its cells'",
+        Setting("blink", "region", "saliency"),
+        Setting("blink", "append", "saliency"),
+    ),
+)
+"""Step -> the setting before it, and the one after it."""
+
+
+def choose(points: Sequence[Point]) -> dict[Setting, Point]:
+    """Sort runs by their setting, in the order in which they are drawn.
+
+    Raises:
+        ValueError: there is no vanilla run or no other, or two runs have one setting.
+    """
+    found: dict[Setting, Point] = {}
+    for point in points:
+        policy, method = point.policy, str(point.run.result.method)
+        if policy is None:
+            continue
+        if method not in _TOKENS:
+            raise UserError(
+                f"{point.run.folder} is of method {method}; ceilings shows {', '.join(_TOKENS)} beside vanilla"
+            )
+        setting = Setting(method, policy.positions, policy.selector)
+        if setting in found:
+            raise UserError(
+                f"{found[setting].run.folder} and {point.run.folder} have one setting ({setting.label}); give runs that "
+                "differ in method, positions or selector alone"
+            )
+        found[setting] = point
+    if vanilla_of(points) is None or not found:
+        raise UserError(
+            "ceilings needs one vanilla run and runs to hold against it: experiment=ceilings makes them"
+        )
+    order = list(_TOKENS)
+    return dict(sorted(found.items(), key=lambda item: (order.index(item[0].method), item[0][1:])))
+
+
+def differences(
+    points: Sequence[Point], settings: Mapping[Setting, Point]
+) -> tuple[dict[Setting, dict[str, Estimate]], dict[str, dict[str, Estimate]]]:
+    """Paired differences of every setting to vanilla, and of each step: metric -> difference with its interval.
+
+    Steps of which one end was not run are left out.
+    """
+    vanilla = vanilla_of(points)
+    assert vanilla is not None, "choose has seen it"
+    runs = [vanilla, *(point.run for point in settings.values())]
+    number = {setting: i for i, setting in enumerate(settings, start=1)}
+    steps = {
+        name: (number[before], number[after])
+        for name, before, after in STEPS
+        if before in number and after in number
+    }
+    found = compare_pairs(runs, [*((0, i) for i in number.values()), *steps.values()])
+    gains = [comparison.differences for comparison in found]
+    return dict(zip(settings, gains, strict=False)), dict(zip(steps, gains[len(settings) :], strict=True))
+
+
+def table(
+    gains: Mapping[Setting, Mapping[str, Estimate]],
+    steps: Mapping[str, Mapping[str, Estimate]],
+    points: Mapping[Setting, Point],
+) -> list[dict[str, Any]]:
+    """One record per setting or step, and metric."""
+    records = []
+    for setting, found in gains.items():
+        result = points[setting].run.result
+        for metric, estimate in found.items():
+            difference = dict(
+                zip(("difference", "low", "high"), (round(n, 4) for n in estimate), strict=True)
+            )
+            record = {"what": setting.label, "against": "vanilla", **setting._asdict(), "metric": metric}
+            value = {"value": round(result.metrics[metric], 4)}
+            records.append(record | value | difference | {"gflops": result.gflops_per_question})
+    for name, found in steps.items():
+        for metric, estimate in found.items():
+            difference = dict(
+                zip(("difference", "low", "high"), (round(n, 4) for n in estimate), strict=True)
+            )
+            records.append({"what": name, "against": "the step before", "metric": metric, **difference})
+    return records
+
+
+def draw(gains: Mapping[Setting, Estimate], steps: Mapping[str, Estimate], title: str, unit: str) -> Figure:
+    """Gains over vanilla of all settings, and what each step loses.
+
+    A filled marker means that the interval does not hold 0.
+    """
+    rows = max(len(gains), 3)
+    figure = Figure(figsize=(11 if steps else 6.4, 1.6 + 0.32 * rows), layout="constrained")
+    figure.suptitle(plain(title))
+    panels = figure.subplots(1, 2, width_ratios=(3, 2)) if steps else [figure.subplots()]
+    _rows(
+        panels[0],
+        {setting.label: estimate for setting, estimate in gains.items()},
+        [_COLOURS[setting.method] for setting in gains],
+        f"gain over vanilla, {unit}",
+    )
+    if steps:
+        _rows(panels[1], steps, [BLUE] * len(steps), f"what each step changes, {unit}")
+    return figure
+
+
+def _rows(axes: Axes, found: Mapping[str, Estimate], colours: Sequence[str], title: str) -> None:
+    """Differences with their intervals, one under the other."""
+    axes.axvline(0, color="0.7", linewidth=1, zorder=0)
+    for row, (estimate, colour) in enumerate(zip(found.values(), colours, strict=True)):
+        value, low, high = estimate
+        apart = low > 0 or high < 0
+        axes.errorbar(
+            value,
+            row,
+            xerr=[[value - low], [high - value]],
+            marker="o",
+            color=colour,
+            markerfacecolor=colour if apart else "white",
+            capsize=2,
+        )
+    axes.set_yticks(range(len(found)), list(found))
+    axes.set_ylim(len(found) - 0.5, -0.5)
+    axes.set_xlabel(plain(title))
+    axes.grid(axis="x", color="#dddddd", linewidth=0.6)
+
+
+def figure_of_runs(points: Sequence[Point], settings: Mapping[str, Any], family: str) -> Drawn:
+    """Draw the ceilings from finished runs."""
+    metric = main_metric(points, settings["metric"])
+    chosen = choose(points)
+    gains, steps = differences(points, chosen)
+    layers = sorted({layer for point in chosen.values() for layer in point.layers})
+    title = f"Ceilings: always expanding at layer {', '.join(map(str, layers))}\n{about(points)}"
+    figure = draw(
+        {setting: found[metric] for setting, found in gains.items()},
+        {name: found[metric] for name, found in steps.items()},
+        title,
+        with_unit(points, metric),
+    )
+    labels = {setting.label: str(point.run.folder) for setting, point in chosen.items()}
+    return Drawn({"ceilings": figure}, table(gains, steps, chosen), {"metric": metric, "runs": labels})
