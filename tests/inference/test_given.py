@@ -48,7 +48,7 @@ def test_modules_are_refused_where_regions_are_encoded() -> None:
         (lambda handle, processor: handle.pictures(models.picture(1), processor), "list with a PIL.Image"),
         (lambda handle, processor: handle.boxes([[1, 2, 3, 4]], [(9, 9)]), "processor is missing"),
         (lambda handle, processor: handle.boxes([[3, 2, 1, 4]], [(9, 9)], processor), "row 0 of boxes"),
-        (lambda handle, processor: handle.boxes([None], [(9, 9)], processor), "row 0 of boxes"),
+        (lambda handle, processor: handle.boxes([None, "b"], [(9, 9)] * 2, processor), "row 1 of boxes"),
         (lambda handle, processor: handle.boxes(7, [(9, 9)], processor), "boxes=7"),
     ],
 )
@@ -98,6 +98,34 @@ def test_one_entry_per_row() -> None:
         with handle.boxes(boxes, sizes, processor):
             model.generate(**inputs, max_new_tokens=2, num_beams=2, do_sample=False)
         assert [row[0].region for row in handle.trace] == [0, 8]
+
+
+def test_a_question_about_no_single_place_takes_the_hottest_region() -> None:
+    """Catches a question of what is absent that cannot be asked beside others, and a region 0 in its place."""
+    model = rig(**SMALL).model
+    backbone, inputs = Backbone(model, models.processor(model)), models.batch(model, [1, 2, 3])
+    settings: dict[str, Any] = {"patches": BOXED.patches, "scale_tau": False}
+    with attached(model, blink.Policy(BOXED.layers, 0.0, 0.0, **settings)) as handle:
+        model(**inputs)
+        hottest = [row[0].region for row in handle.trace]
+    assert set(hottest) - {0, 8}
+    sizes = [(60, 60)] * 3
+    with attached(backbone, BOXED) as handle:
+        with handle.boxes([None, [0, 0, 9, 9], None], sizes):
+            model(**inputs)
+        found = [row[0].region for row in handle.trace]
+    assert found == [hottest[0], 0, hottest[2]]
+    engine = blink.Engine(backbone)
+    prompts = [models.prompt(1), models.prompt(2)]
+    run = blink.Run(blink.Policy([1], 0.0, 0.0, selector="box", **settings))
+    size = models.picture(1).size
+    box = [0, 0, size[0] / 9, size[1] / 9]
+    [answers] = engine.answer(models.picture(1), prompts, [run], max_new_tokens=1, boxes=[None, box])
+    alone = [
+        engine.answer_alone(models.picture(1), prompt, run, max_new_tokens=1, box=given)
+        for prompt, given in zip(prompts, (None, box), strict=True)
+    ]
+    assert [a.events[0].region for a in answers] == [a.events[0].region for a in alone] == [hottest[0], 0]
 
 
 def test_a_backbone_brings_its_processor_and_contexts_nest() -> None:

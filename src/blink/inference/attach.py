@@ -167,7 +167,7 @@ class Handle:
     @contextmanager
     def boxes(
         self,
-        boxes: Sequence[Sequence[float]],
+        boxes: Sequence[Sequence[float] | None],
         sizes: Sequence[tuple[int, int]] | None = None,
         processor: Any = None,
     ) -> Iterator[None]:
@@ -177,7 +177,8 @@ class Handle:
         wins ties.
 
         Args:
-            boxes: left, top, right and bottom in pixels of the original picture, one per prompt row.
+            boxes: left, top, right and bottom in pixels of the original picture, one per prompt row; None for a question
+                about no single place, for which the region of highest saliency is taken.
             sizes: (width, height) of the original pictures; None: of those given by `pictures`.
             processor: as for `pictures`; it tells how pictures are padded or cropped.
 

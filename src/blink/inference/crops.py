@@ -128,12 +128,13 @@ class Samples(NamedTuple):
 
     Attributes:
         keys: names, for policies that draw at random.
-        boxes: of what the questions are about, for policies that select by them; None: there are none.
+        boxes: of what the questions are about, for policies that select by them; None: there are none. An entry of None: the
+            question is about no single place, and the hottest region is taken.
         crops: of their pictures, for policies that encode regions.
     """
 
     keys: Sequence[str]
-    boxes: Sequence[SeenBox] | None = None
+    boxes: Sequence[SeenBox | None] | None = None
     crops: Crops | None = None
 
 

@@ -34,7 +34,7 @@ class Given:
         keys: names of the samples.
         ends: column of each prompt's last token, padding included.
         pictures: as they were before the processor.
-        boxes: of what the questions are about, in pixels of those.
+        boxes: of what the questions are about, in pixels of those; None for one about no single place.
         sizes: (width, height) of the pictures, where these are not given.
         processor: of the backbone, which tells what of a picture is seen.
     """
@@ -42,7 +42,7 @@ class Given:
     keys: list[str] | None = None
     ends: list[int] | None = None
     pictures: list[Image.Image] | None = None
-    boxes: list[tuple[float, float, float, float]] | None = None
+    boxes: list[tuple[float, float, float, float] | None] | None = None
     sizes: list[tuple[int, int]] | None = None
     processor: Any = None
 
@@ -71,7 +71,7 @@ class Given:
             )
         return [sample_key(row, digest) for row, digest in zip(rows, digests, strict=True)]
 
-    def seen_boxes(self, backbone: Backbone, policy: Policy, rows: int) -> list[SeenBox] | None:
+    def seen_boxes(self, backbone: Backbone, policy: Policy, rows: int) -> list[SeenBox | None] | None:
         """The boxes as the backbone sees them; None if the policy does not select by them."""
         if policy.selector != "box":
             return None
@@ -91,7 +91,7 @@ class Given:
         _check_count("boxes", "sizes of pictures", sizes, rows)
         maker = view_maker(backbone, self.processor)
         return [
-            box_in_view(box, size, maker, f"row {row} of boxes")
+            None if box is None else box_in_view(box, size, maker, f"row {row} of boxes")
             for row, (box, size) in enumerate(zip(self.boxes, sizes, strict=True))
         ]
 
@@ -152,11 +152,13 @@ def checked_pictures(pictures: Sequence[Image.Image]) -> list[Image.Image]:
     return listed
 
 
-def checked_boxes(boxes: Sequence[Sequence[float]]) -> list[tuple[float, float, float, float]]:
-    """Boxes in pixels, or ValueError."""
+def checked_boxes(
+    boxes: Sequence[Sequence[float] | None],
+) -> list[tuple[float, float, float, float] | None]:
+    """Boxes in pixels, or ValueError; None stays None."""
     if isinstance(boxes, str) or not hasattr(boxes, "__iter__"):
         raise UserError(f"boxes={boxes!r}: expected a list with [left, top, right, bottom] per row")
-    return [check_box(box, f"row {row} of boxes") for row, box in enumerate(boxes)]
+    return [None if box is None else check_box(box, f"row {row} of boxes") for row, box in enumerate(boxes)]
 
 
 def view_maker(backbone: Backbone, processor: Any = None) -> ViewMaker:

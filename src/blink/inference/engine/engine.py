@@ -111,7 +111,7 @@ class Engine:
         *,
         max_new_tokens: int,
         sample_keys: Sequence[str] | None = None,
-        boxes: Sequence[Sequence[float]] | None = None,
+        boxes: Sequence[Sequence[float] | None] | None = None,
     ) -> list[list[Answer]]:
         """Answer every prompt under every run. Runs that name one folder, or hold the same modules, share extensions.
 
@@ -121,7 +121,7 @@ class Engine:
             sample_keys: a name per prompt, for policies that draw, as in `Handle.sample_keys`; None: a hash of ids
                 and pixels.
             boxes: for each prompt left, top, right and bottom of what it asks about, in pixels of the picture, for policies
-                that select by them, as in `Handle.boxes`.
+                that select by them, as in `Handle.boxes`; None for one about no single place.
 
         Returns:
             For each run a list of one answer per prompt.
@@ -183,9 +183,10 @@ class Engine:
         handle = None if run.policy is None else attach(self._backbone, run.policy, run.token_sr)
         try:
             with torch.inference_mode(), ExitStack() as stack:
-                if handle is not None and (run.encodes or box is not None):
+                by_box = run.policy is not None and run.policy.selector == "box"
+                if handle is not None and (run.encodes or by_box):
                     stack.enter_context(handle.pictures([image]))
-                if handle is not None and box is not None:
+                if handle is not None and by_box:
                     stack.enter_context(handle.boxes([box]))
                 ids_1S = model.generate(
                     **inputs,
