@@ -159,7 +159,7 @@ def test_questions_of_the_users_own(
         (("bench=pope", "data.root=."), "bench=pope has the split 'test' alone, .* split=test to take it"),
         (("bench=gqa", "data=hub", "split=test"), "split=test: bench=gqa has the split 'testdev' alone"),
         (("bench=vqa",), "bench=vqa: there is no such option"),
-        (("bench=[]",), "name one benchmark or several"),
+        (("bench=[]",), "bench is missing"),
         (("bench=mmvet",), "bench=mmvet: its answers need a judge"),
         (("trials=0",), "trials=0: expected a whole number of at least 1"),
         (("batch=x",), "batch='x': expected a whole number"),

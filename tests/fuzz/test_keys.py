@@ -48,6 +48,7 @@ COMMON = {
     "analyze": ("scenes.images=1", "samples=1"),
     "explain": ("image=picture.png", "question=Red?"),
     "score": ("bench=pope", "predictions=rows.jsonl"),
+    "tune": ("scenes.images=2", "trials=1", "finalists=1", "space.layers=1", "space.method=interp"),
 }
 """Overrides with which each command begins heavy work, or has none to do."""
 

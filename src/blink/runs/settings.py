@@ -26,6 +26,10 @@ _OPEN = ("callbacks", "logger", "trainer")
 """Groups whose keys are arguments of a class; one that is removed has that class's default."""
 
 
+_SEVERAL = {("tune", "bench")}
+"""Commands and those of their groups of which several options may be chosen; Hydra puts these on top of each other."""
+
+
 def check_settings(command: str, config: DictConfig) -> None:
     """Check of a composed config what all commands have in common, before any value of it is used.
 
@@ -39,7 +43,7 @@ def check_settings(command: str, config: DictConfig) -> None:
     _check_keys_of(Keys(settings), {key: own[key] for key in own if key not in ("defaults", "hydra")})
     for group in groups:
         if group in settings or groups[group] is not None:
-            _check_group(group, Keys(settings).below(group))
+            _check_group(group, Keys(settings).below(group), several=(command, group) in _SEVERAL)
     if "logger" in groups:
         text("logger._target_", Keys(settings).below("logger")["_target_"], hint="")
     checks: Mapping[str, Callable[[str, Any], object]] = {"outputs": path, "fresh": flag, "wait": flag}
@@ -47,8 +51,11 @@ def check_settings(command: str, config: DictConfig) -> None:
         checks[key](key, config[key])
 
 
-def _check_group(group: str, part: Keys) -> None:
+def _check_group(group: str, part: Keys, *, several: bool = False) -> None:
     """Check the keys of a group: those that all its options have are there, and no option's values are mixed with another's.
+
+    Args:
+        several: whether they may be, as several options are chosen.
 
     Raises:
         UserError: they do not fit; says which.
@@ -70,7 +77,7 @@ def _check_group(group: str, part: Keys) -> None:
     if group not in _OPEN:
         _check_keys_of(part, {key: first[key] for key in first if key in common})
     if names:
-        known = {key for keys in fitting.values() for key in keys}
+        known = {key for keys in (options if several else fitting).values() for key in keys}
         if unread := [f"{group}.{key}" for key in part if key not in known]:
             option = next(iter(fitting))
             raise UserError(

@@ -129,9 +129,6 @@ def benches_of(config: DictConfig, overrides: Sequence[str]) -> list[DictConfig]
     """The configs of the benchmarks that `bench=` names; of several, `bench.KEY=` goes to those that have such a key.
 
     Hydra puts the configs of several options of a group on top of each other; which they were, the override says.
-
-    Raises:
-        ValueError: it names none.
     """
     named: list[str] = []
     keys: list[str] = []
@@ -139,8 +136,6 @@ def benches_of(config: DictConfig, overrides: Sequence[str]) -> list[DictConfig]
         value = override.value()
         if override.key_or_group == "bench":
             named = list(dict.fromkeys(map(str, value))) if isinstance(value, list) else [str(value)]
-            if not named:
-                raise UserError("bench=[]: name one benchmark or several")
         elif override.key_or_group.startswith("bench."):
             keys.append(override.key_or_group.removeprefix("bench."))
     if len(named) < 2:
