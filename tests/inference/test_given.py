@@ -100,7 +100,7 @@ def test_one_entry_per_row() -> None:
         assert [row[0].region for row in handle.trace] == [0, 8]
 
 
-def test_a_question_about_no_single_place_takes_the_hottest_region() -> None:
+def test_nothing_is_expanded_for_a_question_about_no_single_place() -> None:
     """Catches a question of what is absent that cannot be asked beside others, and a region 0 in its place."""
     model = rig(**SMALL).model
     backbone, inputs = Backbone(model, models.processor(model)), models.batch(model, [1, 2, 3])
@@ -108,13 +108,13 @@ def test_a_question_about_no_single_place_takes_the_hottest_region() -> None:
     with attached(model, blink.Policy(BOXED.layers, 0.0, 0.0, **settings)) as handle:
         model(**inputs)
         hottest = [row[0].region for row in handle.trace]
-    assert set(hottest) - {0, 8}
+    assert {hottest[0], hottest[2]} - {0}
     sizes = [(60, 60)] * 3
     with attached(backbone, BOXED) as handle:
         with handle.boxes([None, [0, 0, 9, 9], None], sizes):
             model(**inputs)
-        found = [row[0].region for row in handle.trace]
-    assert found == [hottest[0], 0, hottest[2]]
+        found = [(row[0].region, row[0].action) for row in handle.trace]
+    assert found == [(hottest[0], "keep"), (0, "expand"), (hottest[2], "keep")]
     engine = blink.Engine(backbone)
     prompts = [models.prompt(1), models.prompt(2)]
     run = blink.Run(blink.Policy([1], 0.0, 0.0, selector="box", **settings))
@@ -125,7 +125,11 @@ def test_a_question_about_no_single_place_takes_the_hottest_region() -> None:
         engine.answer_alone(models.picture(1), prompt, run, max_new_tokens=1, box=given)
         for prompt, given in zip(prompts, (None, box), strict=True)
     ]
-    assert [a.events[0].region for a in answers] == [a.events[0].region for a in alone] == [hottest[0], 0]
+    for found_by in (answers, alone):
+        assert [(a.events[0].region, a.events[0].action) for a in found_by] == [
+            (hottest[0], "keep"),
+            (0, "expand"),
+        ]
 
 
 def test_a_backbone_brings_its_processor_and_contexts_nest() -> None:

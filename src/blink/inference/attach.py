@@ -178,7 +178,7 @@ class Handle:
 
         Args:
             boxes: left, top, right and bottom in pixels of the original picture, one per prompt row; None for a question
-                about no single place, for which the region of highest saliency is taken.
+                about no single place, for which nothing is expanded.
             sizes: (width, height) of the original pictures; None: of those given by `pictures`.
             processor: as for `pictures`; it tells how pictures are padded or cropped.
 

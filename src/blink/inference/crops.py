@@ -129,7 +129,7 @@ class Samples(NamedTuple):
     Attributes:
         keys: names, for policies that draw at random.
         boxes: of what the questions are about, for policies that select by them; None: there are none. An entry of None: the
-            question is about no single place, and the hottest region is taken.
+            question is about no single place, and nothing is expanded.
         crops: of their pictures, for policies that encode regions.
     """
 

@@ -58,8 +58,8 @@ class Policy:
         saliency: "attention" (row of the layer's attention) or "similarity" (Eq. 1-2 without rotary embedding).
         interpolate: resize the region to the full grid before TokenSR (False: Table 7).
         selector: region to expand: "saliency" (the highest), "random" (uniform) or "box" (the one that holds most of
-            the box of what the question is about, which comes with the prompt; where it is about no single place, the
-            highest).
+            the box of what the question is about, which comes with the prompt; where it is about no single place,
+            nothing is expanded).
         schedule: action: "threshold" (by ratio), "cycle" (expand, drop, expand, ... over the scanned layers)
             or "random" (expand or drop, uniform).
         positions: "append" (the paper): an extension stands behind the picture, and text moves on; "region": its tokens
@@ -152,7 +152,7 @@ def decide(
         key: names the sample; with `policy.seed` and `layer` it seeds the random draws, so that they do not
             depend on batch or order. Unused where nothing is drawn.
         boxed: region that holds the question's box, for a policy that selects by it; None: the question is about no single
-            place, and the hottest region is taken.
+            place, and nothing is expanded.
     """
     region, action = hottest, _by_threshold(policy, ratio)
     if policy.schedule == "cycle":
@@ -165,8 +165,8 @@ def decide(
             action = drawn_action
         if policy.selector == "random" and action == "expand":
             region = drawn_region
-    if policy.selector == "box" and action == "expand" and boxed is not None:
-        region = boxed
+    if policy.selector == "box" and action == "expand":
+        region, action = (hottest, "keep") if boxed is None else (boxed, action)
     return Event(layer=layer, ratio=ratio, region=region, action=action)
 
 
