@@ -5,13 +5,16 @@ from functools import cache
 from typing import Any
 
 import pytest
+import torch
 
+import blink
+from blink.inference.engine import Engine
 from blink.inference.run import Run
 from tests import models
-from tests.inference.engine.test_engine import check
+from tests.inference.engine.test_engine import check, reference
 from tests.inference.oracle import comparison
 from tests.inference.oracle import literal as oracle
-from tests.inference.oracle.cases import CASES, SCHEMES, SIZES
+from tests.inference.oracle.cases import CASES, CYCLE, SCHEMES, SIZES, named, scheme_of
 from tests.inference.oracle.comparison import modules_of, random_plan, rig
 
 PROMPTS, RUNS = 3, 6
@@ -51,3 +54,38 @@ def test_equals_attach_and_generate(case: str, size: tuple[int, int]) -> None:
     assert counts["compared"] + counts["set aside"] == PROMPTS * RUNS
     assert counts["set aside"] <= 2
     assert counts["expand"] >= 2 * PROMPTS
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_bfloat16_strays_no_further_than_a_batch(case: str) -> None:
+    """Catches scores or masks rounded otherwise in the engine: answers may differ where a batch could decide otherwise, too.
+
+    Twice what a batch changes of the stock model's logits is the margin; ratios are compared where nothing acts, for an
+    extension that differs changes those behind it.
+    """
+    pair = named(case, dtype=torch.bfloat16)
+    processor, picture = models.processor(pair.model), models.picture(7, SIZES[1])
+    prompts = [models.prompt(70 + i, processor=processor) for i in range(6)]
+    cycle = Run(comparison.policy(oracle.Plan(**CYCLE, positions=scheme_of(case))), modules_of(pair.model))
+    runs = [Run(), Run(blink.Policy.never((0, 1, 2, 3))), cycle]
+
+    def stock(texts: list[str]) -> torch.Tensor:
+        inputs = processor(images=[[picture]] * len(texts), text=texts, padding=True, return_tensors="pt")
+        with torch.no_grad():
+            logits_BV: torch.Tensor = pair.model(**inputs.to(dtype=pair.model.dtype)).logits[:, -1].float()
+        return logits_BV
+
+    margin = 2 * float((stock(prompts) - torch.cat([stock([text]) for text in prompts])).abs().max())
+    decided = 0
+    for run, of_run in zip(
+        runs, Engine(pair.model, processor).answer(picture, prompts, runs, max_new_tokens=2), strict=True
+    ):
+        for prompt, got in zip(prompts, of_run, strict=True):
+            want = reference(pair.model, picture, prompt, run, 2)
+            if want.lead > margin:
+                assert got.ids == want.ids
+                decided += 1
+            for mine, theirs in zip(got.events, want.events, strict=True):
+                assert (mine.layer, mine.action) == (theirs.layer, theirs.action)
+                assert run is cycle or mine.ratio == pytest.approx(theirs.ratio, abs=0.02)
+    assert decided >= 3
