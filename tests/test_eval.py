@@ -376,6 +376,8 @@ def test_sweep_with_a_mistyped_point_starts_no_job(
         (("layer=1", "model.family=llava15"), "model.family='llava15': expected one of llava15_7b, .*tiny"),
         (("model.family=llava15_7b",), "has 4 decoder layers, and .*=llava15_7b are .* 32; .* layer=2"),
         (("layer=1", "model.pad=1"), "model.pad=1: expected one of True, False, None"),
+        (("layer=1", "model.max_pixels=5000"), "model.max_pixels=5000 is for models .* 'llava'"),
+        (("layer=1", "model.min_pixels=few"), "model.min_pixels='few': expected a whole number"),
         (("layer=1", "scenes.split=[test]"), "scenes.split=.'test'.: expected a text"),
         (("layer=1", "bench.max_new_tokens=0"), "bench.max_new_tokens=0: expected a whole number"),
         (("layer=1", "bench.splits=5"), "POPE splits 5: choose one or more of adversarial"),

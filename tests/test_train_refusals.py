@@ -53,6 +53,7 @@ OTHER_KINDS: list[Any] = [
         ("data=scenes images=1000001", "images=1000001: data=scenes has 1,000,000 pictures"),
         ("data=scenes held_out=1000001", "held_out=1000001: data=scenes has 1,000,000 pictures"),
         ("model.pad=yes", "model.pad='yes': expected one of True, False, None"),
+        ("model.max_pixels=5000", "model.max_pixels=5000 is for models"),
         ("model.device_map=auto", "model.device_map='auto': expected one of None"),
         ("model.path=nowhere", "no backbone at 'nowhere'"),
         ("model.template=unknown", "unknown prompt template"),

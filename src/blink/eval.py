@@ -131,7 +131,7 @@ def _run(plan: Plan, rows: Sequence[Row], folder: Path, board: Board, config: di
     if drawn and board.logger is None:
         return result
     backbone = plan.backbone
-    processor = processor_of(backbone.path, revision=backbone.revision, pad=backbone.pad)
+    processor = processor_of(backbone.path, revision=backbone.revision, **backbone.pictures)
     views = ViewMaker(processor, grid=outlined(backbone.path, revision=backbone.revision).grid)
     if not drawn:
         picture = example(plan.samples, rows, plan.policy, views)

@@ -123,7 +123,7 @@ def train(
         checkpoint = checkpoint_to_continue(
             folder / CHECKPOINTS, plan.start_from, parts.weight_shapes(plan, outlined)
         )
-        processor = load_processor(plan.backbone, revision=plan.revision, pad=plan.pad)
+        processor = load_processor(plan.backbone, revision=plan.revision, **plan.pictures)
         prefix = template_of(processor, plan.template).prefix
         views = ViewMaker(processor, prefix, outlined.grid)
         ids = prefix_ids(processor, prefix)

@@ -137,3 +137,40 @@ def test_missing_processor_is_named(tmp_path: Path) -> None:
     models.family("qwen2_vl", layers=1).config.save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=f"no processor at '{tmp_path}'"):
         load_processor(tmp_path)
+
+
+QWEN = tuple(name for name in models.SMALL if name.startswith("qwen"))
+
+
+@pytest.mark.parametrize("name", QWEN)
+def test_pictures_between_two_numbers_of_pixels(name: str, tmp_path: Path) -> None:
+    """Would catch a limit that is not applied, and one that changes pictures which it leaves room for."""
+    model = models.family(name, layers=1)
+    models.save(model, tmp_path)
+
+    def tokens(size: tuple[int, int], **limits: int) -> int:
+        processor = load_backbone(tmp_path, **limits).processor  # type: ignore[arg-type]
+        made = processor(images=[models.picture(1, size)], text=[models.prompt(1, processor=processor)])
+        return list(made["input_ids"][0]).count(processor.image_token_id)
+
+    cell = model.config.vision_config.patch_size * model.config.vision_config.spatial_merge_size
+    plain = tokens((64, 64))
+    assert plain == (64 // cell) ** 2
+    assert tokens((64, 64), max_pixels=32 * 32) == (32 // cell) ** 2
+    assert tokens((32, 32), min_pixels=64 * 64) == plain
+    assert tokens((64, 64), min_pixels=32 * 32, max_pixels=80 * 80) == plain
+    with pytest.raises(ValueError, match="at least 4000 and at most 3000 pixels"):
+        tokens((64, 64), min_pixels=4000, max_pixels=3000)
+    with pytest.raises(ValueError, match=r"model.max_pixels=0: expected a whole number"):
+        tokens((64, 64), max_pixels=0)
+
+
+@pytest.mark.parametrize("key", ["min_pixels", "max_pixels"])
+@pytest.mark.parametrize("name", sorted({*models.SMALL} - {*QWEN}))
+def test_pictures_of_a_fixed_size_have_no_number_of_pixels(name: str, key: str, tmp_path: Path) -> None:
+    """Would catch a limit that is dropped in silence, or read as the side of a tile."""
+    models.save(models.family(name, layers=1), tmp_path)
+    with pytest.raises(
+        ValueError, match=rf"model.{key}=5000 is for models .* qwen3_vl.*, and this model is a '"
+    ):
+        load_processor(tmp_path, **{key: 5000})  # type: ignore[arg-type]

@@ -22,7 +22,7 @@ def test_values_come_from_their_keys() -> None:
         "optimizer.weight_decay=0.25",
         "trainer=ddp_cpu",
     )
-    assert (plan.layers, plan.backbone, plan.pad) == ((3, 4), "llava-hf/llava-1.5-7b-hf", True)
+    assert (plan.layers, plan.backbone, plan.pictures["pad"]) == ((3, 4), "llava-hf/llava-1.5-7b-hf", True)
     assert (plan.roots, plan.data_set) == ((Path.home() / "a", Path("b.json")), None)
     assert (plan.cache_features, plan.images, plan.held_out) == (Path("f"), 7, 64)
     sizes = {"hidden": (8, 4), "kernels": (5, 3, 1), "heads": None}

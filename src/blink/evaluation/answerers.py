@@ -191,6 +191,7 @@ def load_checkpoint(checkpoint: Checkpoint) -> Backbone:
         checkpoint.path,
         checkpoint.device_map or checkpoint.device,
     )
-    path, revision, pad = checkpoint.path, checkpoint.revision, checkpoint.pad
-    known = Backbone.of(outlined(path, revision=revision), processor_of(path, revision=revision, pad=pad))
+    path, revision = checkpoint.path, checkpoint.revision
+    processor = processor_of(path, revision=revision, **checkpoint.pictures)
+    known = Backbone.of(outlined(path, revision=revision), processor)
     return load_backbone(**checkpoint._asdict() | {"path": known})

@@ -42,6 +42,7 @@ _TEXTS = (
 
 _CHECKS: Mapping[str, Callable[[str, Any], object]] = {
     **dict.fromkeys(("limit", "scenes.images", "bench.max_new_tokens"), whole_number),
+    **dict.fromkeys(("model.min_pixels", "model.max_pixels"), whole_number),
     **dict.fromkeys(_TEXTS, text),
     "model.dtype": partial(choice, choices=("float32", "bfloat16", "float16", "auto")),
     "model.attn_implementation": partial(choice, choices=("eager", "sdpa", "flash_attention_2")),
@@ -60,6 +61,8 @@ _OPTIONAL = (
     "model.revision",
     "model.template",
     "model.device_map",
+    "model.min_pixels",
+    "model.max_pixels",
     "bench.hub_id",
     "bench.revision",
     "data.root",
@@ -84,9 +87,9 @@ processor_of = lru_cache(maxsize=4)(load_processor)
 
 
 @lru_cache(maxsize=4)
-def prompt_template(path: str, name: str | None, *, revision: str | None, pad: bool | None) -> Template:
-    """How a checkpoint is asked: see `template_of`."""
-    return template_of(processor_of(path, revision=revision, pad=pad), name)
+def prompt_template(path: str, name: str | None, *, revision: str | None, **pictures: Any) -> Template:
+    """How a checkpoint is asked: see `template_of`; `pictures` are as for `load_processor`."""
+    return template_of(processor_of(path, revision=revision, **pictures), name)
 
 
 def check_values(settings: Mapping[str, Any]) -> None:

@@ -29,7 +29,7 @@ from blink.evaluation.questions import Questions, read_questions, samples_digest
 from blink.evaluation.scores import Setup
 from blink.inference.policy import Policy, check_layers, parse_layers
 from blink.model.backbone import Backbone
-from blink.model.processors import pads
+from blink.model.processors import check_picture_options, pads, picture_options
 from blink.model.prompts import Template
 from blink.runs.command import plain
 from blink.runs.inputs.pictures import Rules
@@ -67,11 +67,19 @@ class Checkpoint(NamedTuple):
     device_map: str | None
     attn_implementation: str
     pad: bool | None
+    min_pixels: int | None
+    max_pixels: int | None
+
+    @property
+    def pictures(self) -> dict[str, Any]:
+        """What its processor is to do with pictures."""
+        return picture_options(self._asdict())
 
     @classmethod
     def of(cls, model: Mapping[str, Any]) -> Self:
         """The checkpoint that a config's group `model` describes."""
-        return cls(**{key: model[key] for key in cls._fields})
+        settings: dict[str, Any] = {key: model.get(key) for key in cls._fields}
+        return cls(**settings)
 
 
 class Plan(NamedTuple):
@@ -118,13 +126,14 @@ def make_plan(config: DictConfig, overrides: Sequence[str]) -> Plan:
     check_values(plain(config, complete=True))
     model, method, data = config.model, config.method, config.data
     backbone = outlined(model.path, revision=model.revision)
+    check_picture_options(backbone.model.config, **picture_options(model))
     padded = pads(backbone.model.config, model.pad)
     if data.root and data.get("id"):
         raise UserError(
             f"data.root={data.root} and data.id={data.id} are both given; questions come from one of them"
         )
     _note_unused(overrides, method, config.bench.name, "local" if data.root else data.source)
-    template = prompt_template(model.path, model.template, revision=model.revision, pad=model.pad)
+    template = prompt_template(model.path, model.template, revision=model.revision, **picture_options(model))
     policy, sources = (
         policy_of(config, config.bench.name, backbone) if method.scans else _no_policy(config, backbone)
     )

@@ -20,7 +20,7 @@ from transformers.utils import cached_file, is_flash_attn_2_available, logging
 from blink.model.backbone import Backbone
 from blink.model.families import ARCHITECTURES
 from blink.model.fingerprint import checkpoint_source
-from blink.model.processors import load_processor, pads
+from blink.model.processors import check_picture_options, load_processor
 from blink.runs.values import UserError
 
 _INDEX = "model.safetensors.index.json"
@@ -38,6 +38,8 @@ def load_backbone(
     attn_implementation: str = "sdpa",
     num_layers: int | None = None,
     pad: bool | None = None,
+    min_pixels: int | None = None,
+    max_pixels: int | None = None,
 ) -> Backbone:
     """Load a checkpoint of one of the `families`: a frozen model in evaluation mode, and a processor that pads on the left.
 
@@ -55,11 +57,12 @@ def load_backbone(
         num_layers: load decoder layers 0 .. num_layers - 1 only; weights above them are never read, and shards that
             hold nothing else are neither fetched nor opened. Training a module of layer L needs L of them. None
             loads all. Such a model answers nothing sensible.
-        pad: as for `blink.model.processors.load_processor`.
+        pad, min_pixels, max_pixels: as for `blink.model.processors.load_processor`.
 
     Raises:
         ValueError: for another architecture, an unknown dtype, more layers than the checkpoint has, a checkpoint that
-            lacks weights, a `device_map` without accelerate or over several devices, or padding of another than LLaVA-1.5.
+            lacks weights, a `device_map` without accelerate or over several devices, or pictures as the model's processor
+            cannot make them.
     """
     if dtype != "auto" and not isinstance(getattr(torch, dtype, None), torch.dtype):
         raise UserError(f"dtype={dtype!r} is not a torch dtype; use float32, bfloat16, float16 or auto")
@@ -67,7 +70,8 @@ def load_backbone(
     outlined = _outline_of(path, revision)
     name, revision = outlined.name, outlined.revision or revision
     config = _read_config(name, revision)
-    pads(config, pad)
+    pictures: dict[str, Any] = {"pad": pad, "min_pixels": min_pixels, "max_pixels": max_pixels}
+    check_picture_options(config, **pictures)
     if num_layers is not None:
         _keep_lower_layers(config.text_config, num_layers, name)
     with _needed_files(name, revision, num_layers) as source:
@@ -76,7 +80,7 @@ def load_backbone(
         model = model.to(device)
     backbone = Backbone(
         model.requires_grad_(False).eval(),
-        outlined.processor or load_processor(name, revision=revision, pad=pad),
+        outlined.processor or load_processor(name, revision=revision, **pictures),
         name=name,
         revision=outlined.revision,
     )

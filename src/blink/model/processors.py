@@ -6,7 +6,7 @@ torchvision alone. Blink answers questions about pictures: without torchvision a
 
 import copy
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +19,30 @@ from transformers.processing_utils import ProcessorMixin
 from transformers.utils import is_torchvision_available
 from transformers.video_processing_utils import VideoProcessorMixin
 
+from blink.model.families import ARCHITECTURES, FAMILIES
 from blink.model.fingerprint import checkpoint_source
-from blink.runs.values import UserError
+from blink.runs.values import UserError, whole_number
 
 _CLASS_TOKEN_TOWERS = ("clip_vision_model",)
 """Vision towers whose first token stands for the whole picture."""
 
+PICTURE_KEYS = ("pad", "min_pixels", "max_pixels")
+"""Of a config's group `model`, what a processor is to do with pictures: keyword arguments of `load_processor`."""
 
-def load_processor(path: str | Path, *, revision: str | None = None, pad: bool | None = None) -> Any:
+
+def picture_options(model: Mapping[str, Any]) -> dict[str, Any]:
+    """The keyword arguments of `load_processor` that a config's group `model` holds; missing ones are None."""
+    return {key: model.get(key) for key in PICTURE_KEYS}
+
+
+def load_processor(
+    path: str | Path,
+    *,
+    revision: str | None = None,
+    pad: bool | None = None,
+    min_pixels: int | None = None,
+    max_pixels: int | None = None,
+) -> Any:
     """Load the processor of a checkpoint, of the class that transformers has for it.
 
     Files of all ages will do: all settings in processor_config.json, or spread over preprocessor_config.json and others.
@@ -38,10 +54,12 @@ def load_processor(path: str | Path, *, revision: str | None = None, pad: bool |
         revision: branch, tag or commit on the hub.
         pad: whether LLaVA-1.5 pads a picture to a square in the mean colour, as its authors evaluate it; the hub's
             checkpoints crop the centre instead. None does so for LLaVA-1.5. All other models keep their processor's way.
+        min_pixels, max_pixels: of a picture, which is scaled to lie between them, for models that take pictures at their
+            own size (Qwen-VL). None is the processor's own.
 
     Raises:
-        ValueError: there is no processor, a package that it needs is missing, or padding is asked for with another model
-            than LLaVA-1.5.
+        ValueError: there is no processor, a package that it needs is missing, padding is asked for with another model
+            than LLaVA-1.5, or numbers of pixels with one whose pictures have a fixed size.
     """
     source = checkpoint_source(str(path))
     try:
@@ -49,6 +67,7 @@ def load_processor(path: str | Path, *, revision: str | None = None, pad: bool |
     except (OSError, ValueError) as error:
         raise UserError(f"no backbone at {str(path)!r}: {error}") from error
     padded = pads(config, pad)
+    check_pixels(config, min_pixels, max_pixels)
     try:
         written: dict[str, Any] = ProcessorMixin.get_processor_dict(source, revision=revision)[0]
         kind: Any = PROCESSOR_MAPPING.get(type(config), None)
@@ -66,7 +85,34 @@ def load_processor(path: str | Path, *, revision: str | None = None, pad: bool |
     processor.tokenizer.padding_side = "left"
     if _is_llava15(config):
         processor.image_processor = _padding(processor.image_processor, padded)
+    _limit(processor.image_processor, min_pixels, max_pixels)
     return processor
+
+
+def check_picture_options(
+    config: Any, *, pad: bool | None = None, min_pixels: int | None = None, max_pixels: int | None = None
+) -> None:
+    """Raise ValueError where a model's pictures cannot be made as `load_processor` is asked to make them.
+
+    Args:
+        config: of the model.
+    """
+    pads(config, pad)
+    check_pixels(config, min_pixels, max_pixels)
+
+
+def check_pixels(config: Any, min_pixels: int | None, max_pixels: int | None) -> None:
+    """Raise ValueError for numbers of pixels that are none, or that a model has no use for."""
+    limits = {"model.min_pixels": min_pixels, "model.max_pixels": max_pixels}
+    given = {key: whole_number(key, value) for key, value in limits.items() if value is not None}
+    for key, value in given.items():
+        kinds = [kind for family in FAMILIES if family.any_size for kind in family.architectures]
+        if ARCHITECTURES.get(config.model_type) not in kinds:
+            raise UserError(
+                f"{key}={value} is for models that take a picture at its own size "
+                f"({', '.join(kind.config_class.model_type for kind in kinds)}), and this model is a "
+                f"{config.model_type!r}, whose processor has sizes of its own ({key}=null)"
+            )
 
 
 def pads(config: Any, pad: bool | None) -> bool:
@@ -164,3 +210,18 @@ def _padding(images: Any, padded: bool) -> Any:
         images = kind.from_dict(images.to_dict())
     images.do_pad = padded
     return images
+
+
+def _limit(images: Any, min_pixels: int | None, max_pixels: int | None) -> None:
+    """Set the numbers of pixels between which an image processor scales a picture; it calls them edges."""
+    edges = {"shortest_edge": min_pixels, "longest_edge": max_pixels}
+    given = {name: pixels for name, pixels in edges.items() if pixels is not None}
+    if not given:
+        return
+    size = {name: value for name, value in dict(images.size).items() if value is not None} | given
+    if size["shortest_edge"] > size["longest_edge"]:
+        raise UserError(
+            f"pictures would have at least {size['shortest_edge']} and at most {size['longest_edge']} pixels "
+            "(model.min_pixels, model.max_pixels; null is the processor's own); expected the first to be no larger"
+        )
+    images.size = type(images.size)(**size)

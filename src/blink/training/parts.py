@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from blink.model.backbone import Backbone
 from blink.model.checkpoints import check_attention, load_backbone, load_input_norms, outline
 from blink.model.fingerprint import TINY
-from blink.model.processors import pads
+from blink.model.processors import check_picture_options
 from blink.model.token_sr import Design, check_patches, make_token_sr
 from blink.model.token_sr_files import load_token_sr, save_token_sr, token_sr_config
 from blink.model.views import PATCHES, ViewMaker
@@ -70,7 +70,7 @@ def outlined_backbone(plan: Plan) -> Backbone:
     """
     check_attention(plan.attn_implementation)
     outlined = outline(plan.backbone, revision=plan.revision)
-    pads(outlined.model.config, plan.pad)
+    check_picture_options(outlined.model.config, **plan.pictures)
     if plan.layers[-1] >= outlined.num_layers:
         raise UserError(
             f"layer={plan.config['layer']}: {plan.backbone} has layers 0 to {outlined.num_layers - 1}"
@@ -347,7 +347,7 @@ def load_trunk(plan: Plan, outlined: Backbone, layers: Sequence[int]) -> Backbon
         dtype=plan.dtype,
         attn_implementation=plan.attn_implementation,
         num_layers=max(layers),
-        pad=plan.pad,
+        **plan.pictures,
     )
 
 

@@ -76,7 +76,8 @@ class Plan:
         layers: to train, ascending.
         backbone, revision: folder or hub id, and its branch, tag or commit.
         template: name of the prompt template, as for `blink.model.prompts.template_of`.
-        dtype, attn_implementation, pad: as for `load_backbone`.
+        dtype, attn_implementation: as for `load_backbone`.
+        pictures: what the processor does with them, keyword arguments of `load_processor`.
         roots: files and folders of images; without them images come from `data_set`, or else from drawn scenes.
         cache_features: folder of features on disk.
         images: to train on at most; None: all.
@@ -102,7 +103,7 @@ class Plan:
     template: str | None
     dtype: str
     attn_implementation: str
-    pad: bool | None
+    pictures: Mapping[str, Any]
     roots: tuple[Path, ...]
     data_set: HubDataSet | None
     cache_features: Path | None
@@ -168,7 +169,11 @@ def make_plan(config: Mapping[str, Any]) -> Plan:
         template=optional(text, "model.template", model["template"]),
         dtype=choice("model.dtype", model["dtype"], (*_FLOATS, "auto")),
         attn_implementation=choice("model.attn_implementation", model["attn_implementation"], _ATTENTION),
-        pad=choice("model.pad", model["pad"], (True, False, None)),
+        pictures={
+            "pad": choice("model.pad", model["pad"], (True, False, None)),
+            "min_pixels": optional(whole_number, "model.min_pixels", model["min_pixels"]),
+            "max_pixels": optional(whole_number, "model.max_pixels", model["max_pixels"]),
+        },
         roots=roots,
         data_set=data_set,
         cache_features=optional(

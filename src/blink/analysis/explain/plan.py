@@ -27,6 +27,7 @@ from blink.evaluation.checks import (
 from blink.evaluation.plan import Checkpoint, policy_of
 from blink.evaluation.questions import check_pictures
 from blink.inference.run import Run
+from blink.model.processors import picture_options
 from blink.model.prompts import Template
 from blink.model.token_sr import check_patches
 from blink.model.views import ViewMaker
@@ -107,7 +108,9 @@ def _one_question(config: DictConfig, settings: dict[str, Any], overrides: Seque
     [sample] = one_case(image, settings["question"], settings["box"], rules)
     check_pictures([sample], rules)  # says how one of many bits or frames is read
     backbone = outlined(model["path"], revision=model["revision"])
-    template = prompt_template(model["path"], model["template"], revision=model["revision"], pad=model["pad"])
+    template = prompt_template(
+        model["path"], model["template"], revision=model["revision"], **picture_options(model)
+    )
     template.prompt(sample.question)  # raises where the question holds an image token
     file = None if settings["preset"] in BENCHMARKS else preset_of(config)
     # a file gives all that the benchmark's presets would
@@ -119,7 +122,7 @@ def _one_question(config: DictConfig, settings: dict[str, Any], overrides: Seque
     token_sr = modules_folder(settings["token_sr"], model["path"], layers) if method["trained"] else None
     check_fit(backbone, policy, token_sr)
     if backbone.grid is None:
-        views = ViewMaker(processor_of(model["path"], revision=model["revision"], pad=model["pad"]))
+        views = ViewMaker(processor_of(model["path"], revision=model["revision"], **picture_options(model)))
         grid = views.grid(sample.load_image().size)
         check_patches(policy.patches, grid, f"image={settings['image']}: ")
     if token_sr is not None:

@@ -38,6 +38,7 @@ from blink.evaluation.questions import check_pictures, samples_digest
 from blink.evaluation.rows import SCORES
 from blink.inference.policy import POSITIONS
 from blink.model.backbone import Backbone
+from blink.model.processors import picture_options
 from blink.model.token_sr import check_patches
 from blink.model.token_sr_files import check_token_sr, load_token_sr, token_sr_config
 from blink.model.views import ViewMaker
@@ -111,7 +112,9 @@ def _plan_of_backbone(config: DictConfig, settings: Mapping[str, Any]) -> Plan:
     whole_number("seed", settings["seed"], least=None)
     choice("positions", settings["positions"], POSITIONS)
     backbone = outlined(model["path"], revision=model["revision"])
-    template = prompt_template(model["path"], model["template"], revision=model["revision"], pad=model["pad"])
+    template = prompt_template(
+        model["path"], model["template"], revision=model["revision"], **picture_options(model)
+    )
     if backbone.grid is not None:  # else it is each picture's
         check_patches(settings["patches"], backbone.grid)
     kind = BACKBONE_FIGURES[figure["name"]]

@@ -69,6 +69,7 @@ class Family:
         text_model: name of the decoder in `model.model`.
         base_view_last: whether the base view is the end of the visual tokens, rather than their beginning.
         axes: of position ids: 1, or 3 where they count time, rows and columns (M-RoPE).
+        any_size: whether the processor takes a picture at about its own size, between two numbers of pixels.
 
     Raises:
         ValueError: the model's config is one that Blink cannot work with; the message says why.
@@ -79,6 +80,7 @@ class Family:
     text_model: ClassVar[str] = "language_model"
     base_view_last: ClassVar[bool] = False
     axes: ClassVar[int] = 1
+    any_size: ClassVar[bool] = False
 
     def __init__(self, model: Any) -> None:
         self.model = model

@@ -28,6 +28,7 @@ class QwenVL(Family):
     )
     image_inputs = ("pixel_values", "image_grid_thw")
     axes = 3
+    any_size = True
 
     @cached_property
     def grid(self) -> None:
