@@ -3,6 +3,8 @@
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -31,3 +33,32 @@ def python(
         timeout=timeout,
         check=False,
     )
+
+
+_HOLDS = """
+import sys
+from pathlib import Path
+from blink.runs.lock import lock
+lock(Path(sys.argv[1]))
+print("ready", flush=True)
+sys.stdin.read()
+"""
+
+
+@contextmanager
+def holding(target: Path) -> Iterator[subprocess.Popen[str]]:
+    """Another process that has the lock of a path; killed at the end."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", _HOLDS, str(target)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **inherited()},
+    )
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        yield process
+    finally:
+        process.kill()
+        process.communicate()

@@ -8,8 +8,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -17,7 +15,7 @@ import pytest
 from blink.runs.folder import run_name
 from blink.runs.lock import lock, lock_file, lock_scope
 from tests import models
-from tests.processes import inherited
+from tests.processes import holding, inherited
 
 EVAL = ("scenes.images=1", "limit=2", "bench.max_new_tokens=2", "logger=none", "method=vanilla")
 
@@ -38,15 +36,6 @@ COMMANDS = {
 
 ROW = {"id": "1", "response": "yes", "label": "yes", "split": "popular", "image": "a"}
 
-HOLDS = """
-import sys
-from pathlib import Path
-from blink.runs.lock import lock
-lock(Path(sys.argv[1]))
-print("ready", flush=True)
-sys.stdin.read()
-"""
-
 
 @pytest.fixture(autouse=True)
 def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -54,21 +43,6 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     models.picture(0, (40, 30)).save("picture.png")
     Path("rows.jsonl").write_text(json.dumps(ROW) + "\n")
-
-
-@contextmanager
-def held(target: Path) -> Iterator[subprocess.Popen[str]]:
-    """Another process that has the lock of a path, until its input ends."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", HOLDS, str(target)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    try:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
-        yield process
-    finally:
-        process.kill()
-        process.communicate()
 
 
 def run(monkeypatch: pytest.MonkeyPatch, command: str, *overrides: str) -> None:
@@ -91,7 +65,7 @@ def test_a_folder_in_use_is_left_alone(
     """Would catch a command that writes where another process does, and one that does not say which process that is."""
     target = folder_of(command, COMMANDS[command])
     for fresh in ("fresh=false", "fresh=true"):
-        with held(target) as other:
+        with holding(target) as other:
             with pytest.raises(
                 SystemExit, match=f"^error: .* is in use by process {other.pid} .*wait=true"
             ) as ended:
@@ -105,7 +79,7 @@ def test_a_folder_in_use_is_left_alone(
 def test_waits_and_goes_on(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Would catch wait=true that is another run, that is not heeded, or that leaves a lock."""
     target = folder_of(command, COMMANDS[command])
-    with held(target) as other:
+    with holding(target) as other:
         started = time.monotonic()
         ends = threading.Timer(2, other.kill)
         ends.start()
@@ -124,7 +98,7 @@ def test_a_multirun_locks_its_folder_and_those_of_its_jobs(
     overrides = (*EVAL, *swept.split())
     job = Path("outputs", "eval", run_name((*EVAL, "seed=1")))
     target = Path("outputs", "sweeps", run_name((*EVAL, "seed=0,1"))) if in_use == "sweep" else job
-    with held(target), pytest.raises(SystemExit, match=f"{re.escape(target.name)} is in use by process"):
+    with holding(target), pytest.raises(SystemExit, match=f"{re.escape(target.name)} is in use by process"):
         run(monkeypatch, "eval", *overrides, "--multirun")
     assert not list(Path().rglob("sweep.csv"))
     run(monkeypatch, "eval", *overrides, "--multirun")
@@ -137,7 +111,10 @@ def test_multiruns_of_the_other_commands_lock_their_folder(monkeypatch: pytest.M
     for command in ("analyze", "explain", "train"):
         swept = (*COMMANDS[command], "seed=0,1")
         target = Path("outputs", "sweeps", run_name(swept))
-        with held(target), pytest.raises(SystemExit, match=f"{re.escape(target.name)} is in use by process"):
+        with (
+            holding(target),
+            pytest.raises(SystemExit, match=f"{re.escape(target.name)} is in use by process"),
+        ):
             run(monkeypatch, command, *swept, "--multirun")
     assert {path.suffix for path in Path("outputs").rglob("*") if path.is_file()} == {
         ".lock"
@@ -171,7 +148,7 @@ def test_a_run_is_locked_by_its_first_process_alone(monkeypatch: pytest.MonkeyPa
     from blink.runs.folder import lock_run
 
     monkeypatch.setenv("LOCAL_RANK", "1")
-    with held(Path("outputs", "train", "layer-1")):
+    with holding(Path("outputs", "train", "layer-1")):
         assert lock_run(Path("outputs"), "train", ["layer=1"]) == Path("outputs", "train", "layer-1")
     with lock_scope():
         lock(Path("outputs", "train", "layer-1"))

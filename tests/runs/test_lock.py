@@ -6,8 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +15,7 @@ import pytest
 from blink.runs import lock as locks
 from blink.runs.lock import lock, lock_file, lock_scope
 from blink.runs.process import this_process
-from tests.processes import inherited
-
-HOLDS = """
-import sys, time
-from pathlib import Path
-from blink.runs.lock import lock
-lock(Path(sys.argv[1]))
-print("ready", flush=True)
-time.sleep(60)
-"""
+from tests.processes import holding, inherited
 
 TAKES = """
 import sys, time
@@ -63,18 +53,6 @@ def started(script: str, *arguments: object) -> subprocess.Popen[str]:
         text=True,
         env={**os.environ, **inherited()},
     )
-
-
-@contextmanager
-def holding(target: Path) -> Iterator[subprocess.Popen[str]]:
-    """Another process that has the lock of a path."""
-    with started(HOLDS, target) as process:
-        try:
-            assert process.stdout is not None
-            assert process.stdout.readline() == "ready\n"
-            yield process
-        finally:
-            process.kill()
 
 
 def edited(target: Path, seconds_ago: float = 0, **changes: Any) -> None:
