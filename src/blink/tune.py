@@ -77,7 +77,7 @@ def _searched(plan: Plan, folder: Path) -> Found:
     from blink.model.views import ViewMaker
 
     backbone = plan.backbone
-    processor = processor_of(backbone.path, revision=backbone.revision, pad=backbone.pad)
+    processor = processor_of(backbone.path, revision=backbone.revision, **backbone.pictures)
     views = ViewMaker(processor, grid=plan.outline.grid)
     measure = Measurer(plan, folder)
     looking = look_settings(plan.space)

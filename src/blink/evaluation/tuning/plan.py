@@ -29,6 +29,7 @@ from blink.inference.policy import POSITIONS, Policy, check_layers, parse_layers
 from blink.inference.run import Run
 from blink.model.backbone import Backbone
 from blink.model.fingerprint import TINY
+from blink.model.processors import picture_options
 from blink.model.prompts import Template
 from blink.model.token_sr_files import check_token_sr, token_sr_config
 from blink.runs.command import CONF_DIR, plain
@@ -101,7 +102,9 @@ def make_plan(config: DictConfig, overrides: Sequence[str]) -> Plan:
         check_values(plain(each))
     model = settings["model"]
     backbone = outlined(model["path"], revision=model["revision"])
-    template = prompt_template(model["path"], model["template"], revision=model["revision"], pad=model["pad"])
+    template = prompt_template(
+        model["path"], model["template"], revision=model["revision"], **picture_options(model)
+    )
     space, token_sr = _space(settings, backbone)
     limit = optional(whole_number, "limit", settings["limit"])
     warnings = training_differs(token_sr, model["path"], template.prefix) if token_sr else []
