@@ -8,7 +8,7 @@ Axes: B rows, S columns of the input, N columns at one layer (S, or S + X with a
 extension, V = H x W cells of a base view, C axes of positions (1, or 3 of M-RoPE), d hidden width.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from blink.model.backbone import Backbone
-from blink.model.families import Grid, text_positions
+from blink.model.families import Family, Grid, text_positions
 from blink.model.families.base import count_runs
 from blink.model.token_sr import Box, check_patches
 from blink.runs.values import UserError
@@ -255,7 +255,7 @@ def prompt_spans(
         ValueError: as `find_spans`.
     """
     family, ids_BS = backbone.family, inputs["input_ids"]
-    spans = find_spans(ids_BS, valid_BS, family.image_token_id, ends, labels_BS, pictures=family.pictures)
+    spans = find_spans(ids_BS, valid_BS, family.image_token_id, ends, labels_BS, family=family)
     grids = tuple(family.grids(inputs, len(ids_BS)))
     start_B = spans.visual_start_B
     if len(grids) != len(ids_BS):
@@ -281,7 +281,7 @@ def find_spans(
     ends: Sequence[int] | None = None,
     labels_BS: Tensor | None = None,
     *,
-    pictures: Callable[[Sequence[int], Sequence[int]], int] | None = None,
+    family: Family | None = None,
 ) -> Spans:
     """Find system, visual and text spans of every row; no base views, and positions 0 .. n-1.
 
@@ -292,7 +292,8 @@ def find_spans(
         ends: column of the last prompt token of each row, where an answer follows.
         labels_BS: without `ends`: the prompt ends before the first label that is not -100; None, or a row without such
             a label: at the row's last token.
-        pictures: counts the pictures of a row from its ids and the columns of its image tokens; None: unbroken runs of these.
+        family: tells one picture from several, and its closing tokens from text; None: a picture is an unbroken run of
+            image tokens, and all behind it is text.
 
     Raises:
         ValueError: unless each row has one picture with text after it, its padding lies outside its text, and its prompt
@@ -305,11 +306,11 @@ def find_spans(
     for row, (ids, seen) in enumerate(zip(ids_BS.tolist(), valid, strict=True)):
         first, last = (0, S - 1) if seen is None else _unbroken(row, seen)
         columns = [column for column in range(first, last + 1) if ids[column] == image_token_id]
-        found = pictures(ids, columns) if pictures is not None else count_runs(ids, columns)
+        found = family.pictures(ids, columns) if family is not None else count_runs(ids, columns)
         if found != 1:
             said = "no image" if found == 0 else f"{found} separate images"
             raise UserError(f"row {row} of the prompt holds {said}; Blink takes exactly one image per sample")
-        if columns[-1] == last:
+        if columns[-1] + (0 if family is None else family.closing(ids, columns)) >= last:
             raise UserError(f"row {row} of the prompt ends at its image; put the question after the image")
         starts.append(columns[0])
         stops.append(columns[-1] + 1)

@@ -248,3 +248,19 @@ def test_a_side_shorter_than_the_patches_is_refused(case: str) -> None:
     inputs = models.batch(pair.model, [1, 2], [SIZES[0], (16, 128)])
     with attached(pair.model, oracle.Plan((1,), patches=4)), pytest.raises(ValueError, match="row 1"):
         pair.model(**inputs)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_prompt_that_ends_at_its_picture_is_refused(case: str) -> None:
+    """Catches a picture's closing tokens taken for a question; a single word behind them is one."""
+    pair = named(case)
+    processor, picture = models.processor(pair.model), [[models.picture(1, SIZES[1])]]
+    token = getattr(processor, "image_token", "<image>")
+    ending = "<|vision_end|>" if case in QWEN else ""
+    with attached(pair.model, oracle.Plan((1,), 0.0, 0.0)), torch.no_grad():
+        inputs = processor(images=picture, text=[f"the dog {token}{ending} cat"], return_tensors="pt")
+        assert pair.model(**inputs).logits.isfinite().all()
+        cut = {"input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids"}
+        shorter = {name: value[:, :-1] if name in cut else value for name, value in inputs.items()}
+        with pytest.raises(ValueError, match="row 0 of the prompt ends at its image"):
+            pair.model(**shorter)

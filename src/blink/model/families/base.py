@@ -131,6 +131,14 @@ class Family:
         """
         return count_runs(ids, columns)
 
+    def closing(self, ids: Sequence[int], columns: Sequence[int]) -> int:
+        """How many tokens behind a picture's last belong to it, not to the text; a processor or template writes them.
+
+        Args:
+            ids, columns: as for `pictures`.
+        """
+        return 0
+
     def image_tokens(self, inputs: Mapping[str, Any], in_prompt: Sequence[int]) -> list[int | None]:
         """How many image tokens each picture needs; None for at least those of its base view.
 

@@ -26,6 +26,10 @@ class InternVL(Family):
         )
         return H, W
 
+    def closing(self, ids: Sequence[int], columns: Sequence[int]) -> int:
+        """`<img>` and `</img>` stand around all tiles; which ids they have, the tokenizer alone knows."""
+        return 1
+
     def image_tokens(self, inputs: Mapping[str, Any], in_prompt: Sequence[int]) -> list[int | None]:
         """Tiles of all pictures come in one tensor: rows must hold whole tiles, and as many as there are together."""
         encoded, pixels, per_tile = encoded_before(inputs), inputs.get("pixel_values"), self.tokens_per_view

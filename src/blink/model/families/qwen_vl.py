@@ -53,6 +53,10 @@ class QwenVL(Family):
             )
         return [(height // merge, width // merge) for _, height, width in thw.tolist()]
 
+    def closing(self, ids: Sequence[int], columns: Sequence[int]) -> int:
+        """`<|vision_end|>`, where the prompt has one."""
+        return int(ids[columns[-1] + 1 : columns[-1] + 2] == [self.config.vision_end_token_id])
+
     def image_tokens(self, inputs: Mapping[str, Any], in_prompt: Sequence[int]) -> list[int | None]:
         """As many as the grid has cells."""
         return [height * width for height, width in self.grids(inputs, len(in_prompt))]

@@ -39,6 +39,11 @@ class SmolVLM(Family):
         gaps = [ids[before + 1 : after] for before, after in pairwise(columns) if after != before + 1]
         return 1 + sum(list(gap).count(fake) != 1 for gap in gaps)
 
+    def closing(self, ids: Sequence[int], columns: Sequence[int]) -> int:
+        """The last `<fake>`."""
+        after = ids[columns[-1] + 1 : columns[-1] + 2]
+        return int(columns[0] >= 2 and after == ids[columns[0] - 2 : columns[0] - 1])
+
     def image_tokens(self, inputs: Mapping[str, Any], in_prompt: Sequence[int]) -> list[int | None]:
         """Tiles are padded to the most of any row with pictures of zeros, as the model itself takes them out."""
         if encoded_before(inputs) is not None or inputs.get("pixel_values") is None:
