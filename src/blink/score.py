@@ -20,7 +20,7 @@ from blink.runs.folder import given_folder
 from blink.runs.lock import lock
 from blink.runs.overrides import reject_added_keys
 from blink.runs.provenance import provenance
-from blink.runs.values import UserError, flag, optional, path
+from blink.runs.values import UserError, about, flag, optional, path
 
 if TYPE_CHECKING:
     from blink.bench import Benchmark, Judge, Row
@@ -50,7 +50,8 @@ def main(config: DictConfig) -> None:
             raise UserError(f"output={output} is a folder: expected a file for the scores")
         rows = read_rows(rows_file)
         benchmark = make_benchmark(settings, rows)
-        completed = complete(benchmark, rows)
+        with about(rows_file):
+            completed = complete(benchmark, rows)
         for target in (output, export):
             if target is not None:
                 lock(target, wait=wait)
@@ -69,7 +70,8 @@ def main(config: DictConfig) -> None:
         written = [output]
         if export is not None:
             _make_folder(export)
-            written += benchmark.export(completed.rows, export)
+            with about(rows_file):
+                written += benchmark.export(completed.rows, export)
     for warning in result.warnings:
         log.warning("%s", warning)
     console = screen()

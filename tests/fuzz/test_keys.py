@@ -86,7 +86,7 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     Path("rows.jsonl").write_text(json.dumps(row) + "\n")
     Path("grades.json").write_text("{}")
     finish(Path("runs/vanilla"), Rule(), samples(), method="vanilla")
-    for layers in ((2, 3), (2, 3, 4), (3, 4)):
+    for layers in ((2, 3), (2, 4), (3, 4)):  # no range, so that nothing is drawn
         name = "-".join(map(str, layers))
         finish(Path("runs", name), Rule(), samples(), method="interp", policy=Policy(layers))
     logging.disable(logging.ERROR)

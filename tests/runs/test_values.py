@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from blink.runs import values
+from blink.runs.values import UserError, about
 
 
 @pytest.mark.parametrize(
@@ -144,3 +145,11 @@ def test_keys_that_a_user_took_away_are_named() -> None:
         keys.below("objective")
     with pytest.raises(values.UserError, match=r"^nothing is missing"):
         keys.below("nothing")
+
+
+def test_mistakes_about_a_file_name_it_once() -> None:
+    """Would catch a row's mistake that does not say in which file, and a file that is named twice."""
+    with pytest.raises(UserError, match=r"^a\.jsonl: no id$"), about(Path("a.jsonl")):
+        raise UserError("no id")
+    with pytest.raises(UserError, match=r"^row 3 of a\.jsonl has no id$"), about(Path("a.jsonl")):
+        raise UserError("row 3 of a.jsonl has no id")

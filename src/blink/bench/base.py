@@ -25,7 +25,7 @@ from blink.bench.statistics import Floats, Metric
 from blink.runs import values
 from blink.runs.inputs.hub import Table, parquet_table
 from blink.runs.inputs.pictures import AS_AUTHORS, Rules, UnreadableImageError
-from blink.runs.values import UserError
+from blink.runs.values import UserError, about
 
 Row = dict[str, Any]
 
@@ -186,12 +186,8 @@ class Benchmark(ABC):
         if entries is None:
             layouts = self.layouts.replace("HUB_ID", self.hub_id)
             raise UserError(f"{root} holds no {self.title}: put there either {layouts}")
-        try:
+        with about(root):
             return self.samples(entries)
-        except UserError as cause:
-            if str(root) in str(cause):
-                raise
-            raise UserError(f"{root}: {cause}") from cause
 
     def samples(self, entries: Iterable[Entry]) -> list[Sample]:
         """Samples of a source's rows, the questions about one picture side by side.

@@ -33,8 +33,8 @@ _ROW: Mapping[str, Any] = {
 }
 """Columns that every row has, and their types."""
 
-_EVENT = {"layer": int, "ratio": float, "region": int, "action": str}
-"""The same of an event."""
+EVENT = {"layer": int, "ratio": float, "region": int, "action": str}
+"""Keys of an event in a row, and their types."""
 
 
 class Timing(NamedTuple):
@@ -110,7 +110,7 @@ def _row(line: bytes) -> Row | None:
         return None
     columns = {"flops": None, "events": [], **row}  # rows of elsewhere have none
     sound = all(fits(columns.get(name, ...), kind) for name, kind in _ROW.items()) and all(
-        fits(event.get(name, ...), kind) for event in columns["events"] for name, kind in _EVENT.items()
+        fits(event.get(name, ...), kind) for event in columns["events"] for name, kind in EVENT.items()
     )
     return row if sound else None
 

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, get_type_hints
 from blink.bench.base import Benchmark, Graded, Row, check_unique
 from blink.bench.readers.tables import cell_text
 from blink.bench.scoring import score
+from blink.evaluation.rows import EVENT
 from blink.inference.policy import Policy
 from blink.runs.files import as_json, read_json, read_jsonl
 from blink.runs.values import UserError, fits
@@ -259,6 +260,19 @@ def events_per_layer(rows: Sequence[Row]) -> dict[str, dict[str, int]]:
     }
 
 
+_OPTIONAL: Mapping[str, Any] = {
+    "events": Sequence[Mapping[str, Any]],
+    "without_blink": str | None,
+    "split": str | float | None,
+    "category": str | float | None,
+    "kind": str | float | None,
+}
+_EXPECTED = {
+    **dict.fromkeys(_OPTIONAL, "a text or a number"),
+    "events": "a list of events, as blink.eval writes them",
+}
+
+
 class Completed(NamedTuple):
     """Completed and marked rows, and warnings about them."""
 
@@ -295,6 +309,7 @@ def complete(benchmark: Benchmark, rows: Sequence[Row]) -> Completed:
     for row in named:
         if not isinstance(row.get("response"), str):
             raise UserError(f"row {row['id']} has the response {row.get('response')!r}; expected a text")
+        _check_optional(row)
     marked = [mark(benchmark, row) for row in named]
     pictures = [row["id"] if row.get("image") is None else str(row["image"]) for row in named]
     pictures = benchmark.clusters(marked, pictures)
@@ -309,6 +324,20 @@ def complete(benchmark: Benchmark, rows: Sequence[Row]) -> Completed:
             "its own: intervals are too narrow where several are about one"
         ],
     )
+
+
+def _check_optional(row: Row) -> None:
+    """Check the columns that scores are made of where a row has them.
+
+    Raises:
+        UserError: one is of another type; names row and column.
+    """
+    for column, kind in _OPTIONAL.items():
+        if column in row and not fits(row[column], kind):
+            raise UserError(f"row {row['id']} has the {column} {row[column]!r}; expected {_EXPECTED[column]}")
+    for event in row.get("events", ()):
+        if not all(fits(event.get(name, ...), kind) for name, kind in EVENT.items()):
+            raise UserError(f"row {row['id']} has the event {event!r}; expected {', '.join(EVENT)}")
 
 
 def mark(benchmark: Benchmark, row: Row) -> Row:

@@ -8,7 +8,8 @@ NumPy's numbers are numbers. A bool is none here, although Python counts with it
 
 import math
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from numbers import Integral, Real
 from pathlib import Path
 from types import NoneType, UnionType
@@ -101,6 +102,21 @@ class Keys(dict[str, Any]):
     def dotted(self, key: str) -> str:
         """Return the name of a key as the user writes it."""
         return f"{self.name}.{key}" if self.name else key
+
+
+@contextmanager
+def about(path: Path) -> Iterator[None]:
+    """Context whose mistakes name a file or folder: in front of what they say, where they do not name it already.
+
+    Raises:
+        UserError: as the context does.
+    """
+    try:
+        yield
+    except UserError as cause:
+        if str(path) in str(cause):
+            raise
+        raise UserError(f"{path}: {cause}") from cause
 
 
 def is_whole(value: object) -> TypeGuard[int]:

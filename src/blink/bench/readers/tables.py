@@ -113,6 +113,9 @@ def write_xlsx(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, A
 
     Returns:
         `path`.
+
+    Raises:
+        UserError: a value is neither text nor number.
     """
     book = Workbook()
     sheet = book.active
@@ -124,7 +127,12 @@ def write_xlsx(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, A
                 cell = sheet.cell(number, position, ILLEGAL_CHARACTERS_RE.sub("", value))
                 cell.data_type = "s"
             else:
-                sheet.cell(number, position, value)
+                try:
+                    sheet.cell(number, position, value)
+                except ValueError as cause:
+                    raise UserError(
+                        f"{column} is {value!r}; a table's cell takes a text or a number"
+                    ) from cause
     book.save(path)
     return path
 

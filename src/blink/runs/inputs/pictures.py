@@ -218,7 +218,8 @@ def _scaled(image: Image.Image) -> Image.Image:
 
     What is not a number becomes black, infinity the least or the largest.
     """
-    values_HW = np.asarray(image, dtype=np.float64)
+    with np.errstate(invalid="ignore"):  # nan of all kinds are left out below
+        values_HW = np.asarray(image, dtype=np.float64)
     finite = values_HW[np.isfinite(values_HW)]
     if not finite.size:
         raise UnreadableImageError("it holds no finite number")
