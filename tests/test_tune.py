@@ -158,6 +158,7 @@ def test_questions_of_the_users_own(
         (("split=backbone",), "split=backbone: settings are chosen on the validation split"),
         (("bench=pope", "data.root=."), "bench=pope has the split 'test' alone, .* split=test to take it"),
         (("bench=gqa", "data=hub", "split=test"), "split=test: bench=gqa has the split 'testdev' alone"),
+        (("bench=scienceqa", "data=hub", "split=test"), "split=test: .* chosen on its validation split"),
         (("bench=vqa",), "bench=vqa: there is no such option"),
         (("bench=[]",), "bench is missing"),
         (("bench=mmvet",), "bench=mmvet: its answers need a judge"),
@@ -189,8 +190,11 @@ def test_mistakes_are_one_line(
 
 def test_a_benchmark_with_a_test_split_alone() -> None:
     """Would catch a report that does not say that its preset was chosen on a test split."""
-    [warning] = check_split("pope", "test", "data/POPE")
+    split, [warning] = check_split("pope", "test", "data/POPE")
+    assert split == "test"
     assert "chosen on its test split of data/POPE" in warning
+    assert check_split("scienceqa", None, None) == ("validation", [])
+    assert check_split("questions", "mine", None) == ("mine", [])
 
 
 def test_without_optuna(backbone: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from blink.bench import Row, Sample, ScienceQA, make_row, score
+from blink.runs.values import UserError
 from tests.bench.files import write_parquet
 
 GOLDEN = Path(__file__).parents[2].parent / "shared" / "golden" / "scienceqa-img_llava-v1.5-13b.jsonl.gz"
@@ -147,9 +148,13 @@ def test_parquet_of_the_hub(tmp_path: Path) -> None:
     asked = ["5", "7", "9"]
     rows = [PROBLEMS[key] | {"image": picture(key)} for key in asked]
     write_parquet(tmp_path / "ScienceQA-IMG", rows, "test-00000-of-00001.parquet")
-    write_parquet(tmp_path / "ScienceQA-IMG", rows, "validation-00000-of-00001.parquet")
+    write_parquet(tmp_path / "ScienceQA-IMG", rows[:1], "validation-00000-of-00001.parquet")
     write_parquet(tmp_path / "ScienceQA-FULL", rows, "test-00000-of-00001.parquet")
     check(ScienceQA(prompt="lmms_eval").from_folder(tmp_path), ["hub/0", "hub/1", "hub/2"])
+    [sample] = ScienceQA(split="validation").from_folder(tmp_path)
+    assert (sample.id, sample.split) == ("hub/0", "validation")
+    with pytest.raises(UserError, match=r"bench.split=train: .* no parquet file whose name begins with that"):
+        ScienceQA(split="train").from_folder(tmp_path)
 
 
 @pytest.mark.usefixtures("arrow_cache")

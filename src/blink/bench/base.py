@@ -85,6 +85,8 @@ class Benchmark(ABC):
         revision: its revision; None is the newest.
         max_new_tokens: how long an answer may get; None is the benchmark's own.
         prompt: "llava" or "lmms_eval": whose wording the prompts follow.
+        split: of the hub's data set, of benchmarks that can be asked on several; None is the one that results are
+            reported on.
 
     Raises:
         ValueError: an unknown prompt.
@@ -93,6 +95,7 @@ class Benchmark(ABC):
         name: key in the registry and of `bench=`.
         title: what tables call it.
         hub_id: as above. `hub_split` and `hub_config` say which part of it is asked.
+        validation: the split that settings may be chosen on, if there is another than the one that results are reported on.
         max_new_tokens: as above.
         scorer: number in `version`, to be raised whenever prompt or scorer change.
         wordings_differ: whether the two prompts do; if so, `version` names the one that is not LLaVA's.
@@ -116,7 +119,8 @@ class Benchmark(ABC):
     name: ClassVar[str]
     title: ClassVar[str]
     hub_id: str
-    hub_split: ClassVar[str] = "test"
+    hub_split: str = "test"
+    validation: ClassVar[str | None] = None
     hub_config: ClassVar[str | None] = None
     max_new_tokens: int
     scorer: ClassVar[int] = 1
@@ -145,9 +149,11 @@ class Benchmark(ABC):
         revision: str | None = None,
         max_new_tokens: int | None = None,
         prompt: str = "llava",
+        split: str | None = None,
     ) -> None:
         self.prompt = values.choice("prompt", prompt, PROMPTS)
         self.hub_id = type(self).hub_id if hub_id is None else hub_id
+        self.hub_split = type(self).hub_split if split is None else split
         self.revision = revision
         self.max_new_tokens = type(self).max_new_tokens if max_new_tokens is None else max_new_tokens
         wording = f"+{prompt}" if self.wordings_differ and prompt != "llava" else ""

@@ -44,6 +44,7 @@ class ScienceQA(Benchmark):
     default = "no choice, which is wrong"
     hub_id = "lmms-lab-encoder/ScienceQA"
     hub_config = "ScienceQA-IMG"
+    validation = "validation"
     max_new_tokens = 1024
     editions: ClassVar[Mapping[int, str]] = {2017: "IMG test"}
     headline = ("accuracy",)
@@ -78,9 +79,17 @@ class ScienceQA(Benchmark):
         return kept
 
     def find_parquet(self, root: Path) -> list[Path]:
-        """The test files of the part with pictures; where no folder is named after it, of all."""
+        """The split's files of the part with pictures; where no folder is named after it, of all."""
         with_pictures = root / "ScienceQA-IMG"
-        return parquet_files(with_pictures if with_pictures.is_dir() else root, "test")
+        found = parquet_files(with_pictures if with_pictures.is_dir() else root, self.hub_split)
+        if self.hub_split == "test":  # also under another name, if there is no other file
+            return found
+        of_split = [path for path in found if path.name.startswith(self.hub_split)]
+        if found and not of_split:
+            raise UserError(
+                f"bench.split={self.hub_split}: {root} has no parquet file whose name begins with that"
+            )
+        return of_split
 
     def authors_entries(self, root: Path, rules: Rules) -> list[Entry] | None:
         """The authors' problems, chosen and worded by LLaVA's question file if it is there.
@@ -90,6 +99,10 @@ class ScienceQA(Benchmark):
         file = root / "problems.json"
         if not file.is_file():
             return None
+        if self.hub_split != "test":
+            raise UserError(
+                f"bench.split={self.hub_split}: of {file} the test split alone is read; data=hub has the others"
+            )
         problems = read_objects(file)
         questions = _chosen(root, problems)
         unknown = [key for key in questions if key not in problems]
@@ -123,7 +136,7 @@ class ScienceQA(Benchmark):
             **dict(zip(OPTION_LETTERS, choices, strict=False)),
             **{k: text_of(row, k) for k in ("subject", "grade", "category") if k in row},
         }
-        return make_sample(entry, key, question, OPTION_LETTERS[right], "test", details)
+        return make_sample(entry, key, question, OPTION_LETTERS[right], self.hub_split, details)
 
     def mark(self, row: Mapping[str, Any]) -> Mark:
         """Read a letter from a response: the letter alone; else the first one if ". " follows it; else the one that

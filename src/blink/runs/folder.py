@@ -34,6 +34,7 @@ _HOW_NOT_WHAT = ("fresh", "logger", "outputs", "rerun", "wait")
 """Keys that change how a run is stored or reported, not what it computes: runs that differ in these alone are the same."""
 
 _ADDED = {
+    "bench.split": "test",
     "positions": "append",
     "preset": None,
     "scenes.difficulty": None,

@@ -166,8 +166,7 @@ def _of_bench(config: DictConfig, bench: DictConfig) -> DictConfig:
 def _questions(config: DictConfig, settings: Mapping[str, Any], limit: int | None) -> tuple[Asked, list[str]]:
     """Read a benchmark's questions and halve them, and warn of a test split."""
     data, split = settings["data"], optional(text, "split", settings["split"])
-    name = config.bench.name
-    warnings = []
+    name, warnings = config.bench.name, list[str]()
     if data["root"] is None and data["source"] == "scenes":
         if split not in (None, VALIDATION):
             raise UserError(
@@ -175,7 +174,9 @@ def _questions(config: DictConfig, settings: Mapping[str, Any], limit: int | Non
                 "and for testing what was chosen"
             )
     else:
-        warnings = check_split(name, split, data["root"])
+        read, warnings = check_split(name, split, data["root"])
+        if "split" in config.bench:
+            config.bench.split = read
     questions = questions_of(config, limit)
     search, held_out = halves(questions.samples)
     if not held_out:
@@ -190,19 +191,37 @@ def _questions(config: DictConfig, settings: Mapping[str, Any], limit: int | Non
     return Asked(questions.benchmark, search, held_out, questions.data, inputs), warnings
 
 
-def check_split(name: str, split: str | None, root: str | None) -> list[str]:
-    """Refuse a benchmark's own split unless the user names it; return a warning then.
+def check_split(name: str, split: str | None, root: str | None) -> tuple[str, list[str]]:
+    """Refuse the split that a benchmark's results are reported on, unless it has no other and the user names it.
 
     Questions of the user's own are what the user says they are.
+
+    Args:
+        split: as the user names it, if at all.
+        root: folder of the benchmark, if it is not read from the hub.
+
+    Returns:
+        The split to read, and a warning where results are reported on it.
+
+    Raises:
+        ValueError: it is refused; says what to do.
     """
-    own = BENCHMARKS[name].hub_split
+    bench = BENCHMARKS[name]
+    own = bench.hub_split
     if name == "questions":
         if split is None or TEST in split:
             raise UserError(
                 f"bench=questions: say which split the questions are by split=NAME, such as split={VALIDATION}; settings "
                 "that were chosen on a test split tell nothing when they are tested on it"
             )
-        return []
+        return split, []
+    if bench.validation is not None:
+        if split not in (None, bench.validation):
+            raise UserError(
+                f"split={split}: settings for bench={name} are chosen on its {bench.validation} split, as results are "
+                f"reported on {own}"
+            )
+        return bench.validation, []
     if split != own:
         asked = "" if split is None else f"split={split}: "
         raise UserError(
@@ -211,7 +230,7 @@ def check_split(name: str, split: str | None, root: str | None) -> list[str]:
             "report will say"
         )
     where = f" of {root}" if root else ""
-    return [
+    return own, [
         f"{name}: settings were chosen on its {own} split{where}, which results are reported on: scores on it with this preset "
         "are too good"
     ]
