@@ -137,7 +137,7 @@ def test_runs_that_cannot_be_explained(
         ((), "image=None: give image=FILE and question="),
         (("image=dog.png",), "question=None: give image=FILE and question="),
         (("image=nowhere.png", "question=What?"), "image=nowhere.png is not a file"),
-        (("image=dog.png", "question=' '"), "the question is blank"),
+        (("image=dog.png", "question=' '"), "question is ' '; expected a text"),
         (("image=dog.png", "question='<image> what?'"), "the question holds '<image>'"),
         ((*ONE, "box=[5,5,1,1]"), r"box=\[5, 5, 1, 1\] is not one in the picture"),
         ((*ONE, "method=vanilla"), "method=vanilla: it is what the answer is held against"),
