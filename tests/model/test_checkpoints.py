@@ -233,3 +233,9 @@ def test_load_gives_a_pair_that_answers() -> None:
     assert handle.trace[0][0].action == "expand"
     assert not model.training
     assert not any(weight.requires_grad for weight in model.parameters())
+
+
+def test_a_folder_has_no_revisions(llava_folder: Path) -> None:
+    """Would catch a revision beside a folder that is ignored in silence."""
+    with pytest.raises(ValueError, match=r"model.revision='main': .* is a folder, which holds one revision"):
+        outline(llava_folder, revision="main")

@@ -209,6 +209,10 @@ def _found_file(name: str, file: str, revision: str | None) -> Path | None:
 
 def _read_config(name: str, revision: str | None) -> Any:
     """Read the config of a folder or hub id, of one of the known architectures."""
+    if revision is not None and Path(checkpoint_source(name)).is_dir():
+        raise UserError(
+            f"model.revision={revision!r}: {name} is a folder, which holds one revision; leave it null, or give a hub id"
+        )
     try:
         config: Any = AutoConfig.from_pretrained(checkpoint_source(name), revision=revision)
     except (OSError, ValueError) as error:
