@@ -124,11 +124,13 @@ def train(
             folder / CHECKPOINTS, plan.start_from, parts.weight_shapes(plan, outlined)
         )
         processor = load_processor(plan.backbone, revision=plan.revision, **plan.pictures)
-        prefix = template_of(processor, plan.template).prefix
+        template = template_of(processor, plan.template)
+        prefix = template.prefix
         views = ViewMaker(processor, prefix, outlined.grid)
         ids = prefix_ids(processor, prefix)
         stored = parts.stored_features(plan, outlined, processor, ids, views, references)
         portions, left_out = parts.image_portions(plan, images, folder, views, stored)
+        portions, questions = parts.ask(plan, portions, processor, template)
         inputs = {
             "backbone": outlined.fingerprint.files,
             "revision": outlined.revision,
@@ -174,6 +176,7 @@ def train(
             portions.held_out,
             views,
             stored=stored,
+            questions=questions,
             global_pairs=plan.global_pairs,
             epochs=plan.epochs,
             accumulate=trainer.accumulate_grad_batches,

@@ -111,7 +111,7 @@ class Given:
         """
         if not run.encodes:
             return None
-        prefixes = _prefixes(ids_BS, spans, backbone.image_token_id)
+        prefixes = crop_prefixes(ids_BS, spans, backbone.image_token_id)
         if self.pictures is not None:
             _check_count("pictures", "pictures", self.pictures, len(prefixes))
             maker = view_maker(backbone, self.processor)
@@ -188,7 +188,7 @@ def box_in_view(box: Sequence[float], size: tuple[int, int], maker: ViewMaker, w
     return seen
 
 
-def _prefixes(ids_BS: Tensor, spans: Spans, image_token_id: int) -> list[Tensor]:
+def crop_prefixes(ids_BS: Tensor, spans: Spans, image_token_id: int) -> list[Tensor]:
     """The ids before each row's picture as if it were not split, padding left out."""
     prefixes = []
     columns = zip(spans.visual_start_B.tolist(), spans.base_start_B.tolist(), strict=True)

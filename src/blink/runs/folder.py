@@ -35,6 +35,9 @@ _HOW_NOT_WHAT = ("fresh", "logger", "outputs", "rerun", "wait")
 
 _ADDED = {
     "bench.split": "test",
+    "objective.answer": 0.0,
+    "objective.kl": 1.0,
+    "patches": 2,
     "positions": "append",
     "preset": None,
     "scenes.difficulty": None,

@@ -8,6 +8,7 @@ Read from top to bottom: a file imports only from files above it.
     features.py         hidden states of full views and quadrants: coarse, interpolated, refined, and the teacher's
     feature_picture.py  the tokens of one quadrant as colours
     feature_store.py    hidden states on disk
+    answers/            questions about the images, and the loss of right answers above a TokenSR
     data.py             the LightningDataModule: pairs of a full view and a quadrant, in a resumable order
     feature_fill.py     which features a run lacks on disk, and the callback that computes them
     checkpoints.py      when a run's state is saved, and which one it continues from

@@ -18,6 +18,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from blink.model.views import QUADRANTS, ViewMaker, Views, join_views
 from blink.runs.signals import leave_to_parent, signals_blocked
 from blink.runs.values import UserError
+from blink.training.answers.lessons import ImageLessons, LessonMaker
+from blink.training.answers.questions import Asked
 from blink.training.feature_store import FeatureStore
 from blink.training.features import Features, stack_features
 from blink.training.images import Images
@@ -115,6 +117,19 @@ class ImageFeatures(Dataset[Features]):
         return Features(self.stored.store.read(self.rows[index], self.stored.layers, self.stored.dtype))
 
 
+class Questions(NamedTuple):
+    """Questions about the images that are trained on and those that are measured on, and what makes prompts of them.
+
+    Attributes:
+        seen: whether views of the images that are trained on are needed, too: for the KL.
+    """
+
+    train: Asked
+    held_out: Asked
+    maker: LessonMaker
+    seen: bool
+
+
 class TrainingOrder(Sampler[list[int]]):
     """Batches of image numbers for one process, over all epochs, from a given position on.
 
@@ -195,7 +210,7 @@ class ResumableLoader(ShieldedLoader):
 
     @classmethod
     def over(
-        cls, images: ImageViews | ImageFeatures, order: TrainingOrder, workers: int
+        cls, images: ImageViews | ImageFeatures | ImageLessons, order: TrainingOrder, workers: int
     ) -> "ResumableLoader":
         """Load the batches of `order`, with `workers` processes (0: in this one)."""
         loader = cls(
@@ -247,6 +262,7 @@ class PairData(LightningDataModule):
         held_out: images to measure on.
         views: makes the views of an image.
         stored: where features are read from instead; None makes batches of views.
+        questions: about the images; None for the KL alone.
         global_pairs: pairs per optimizer step over all processes (8: two images with their quadrants).
         epochs: passes over the training images; to Lightning they are one long epoch.
         accumulate: batches per optimizer step, as the trainer accumulates.
@@ -261,6 +277,7 @@ class PairData(LightningDataModule):
         views: ViewMaker,
         *,
         stored: StoredFeatures | None = None,
+        questions: Questions | None = None,
         global_pairs: int = 8,
         epochs: int = 1,
         accumulate: int = 1,
@@ -269,6 +286,7 @@ class PairData(LightningDataModule):
     ) -> None:
         super().__init__()
         self.train, self.held_out, self.views, self.stored = train, held_out, views, stored
+        self.questions = questions
         self.global_pairs, self.epochs, self.accumulate = global_pairs, epochs, accumulate
         self.workers, self.seed = workers, seed
         self._position = 0
@@ -354,12 +372,18 @@ class PairData(LightningDataModule):
         return self.train.fingerprint
 
     @cached_property
-    def _train(self) -> ImageViews | ImageFeatures:
-        return self._of(self.train)
+    def _train(self) -> ImageViews | ImageFeatures | ImageLessons:
+        asked = self.questions
+        if asked is None:
+            return self._of(self.train)
+        return ImageLessons(self.train, asked.train, asked.maker, self.views if asked.seen else None)
 
     @cached_property
-    def _held_out(self) -> ImageViews | ImageFeatures:
-        return self._of(self.held_out)
+    def _held_out(self) -> ImageViews | ImageFeatures | ImageLessons:
+        asked = self.questions
+        if asked is None:
+            return self._of(self.held_out)
+        return ImageLessons(self.held_out, asked.held_out, asked.maker, self.views)
 
     def _of(self, images: Images) -> ImageViews | ImageFeatures:
         return ImageViews(images, self.views) if self.stored is None else ImageFeatures(images, self.stored)

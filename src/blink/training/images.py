@@ -9,11 +9,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from PIL import Image
 
-from blink.runs.files import read_json
+from blink.runs.files import read_json, read_jsonl
 from blink.runs.inputs.hub import PictureColumn, load_table
 from blink.runs.inputs.names import check_name, files_below, find_file
 from blink.runs.inputs.pictures import ENDINGS, Reading, Rules, is_picture
@@ -167,8 +167,8 @@ class ImageSubset:
 def local_images(roots: Iterable[Path], rules: Rules = OWN) -> ImageFiles:
     """Find images on disk: in folders, at any depth, sorted by path; and files that are named directly.
 
-    Links to folders are followed. A directly named `.json` file is the LLaVA-1.5 mixture; the folders given beside it, or
-    else the folder that it lies in, are its image roots and are not searched for further images.
+    Links to folders are followed. A directly named `.json` or `.jsonl` file lists images, as the LLaVA-1.5 mixture does; the
+    folders given beside it, or else the folder that it lies in, are its image roots and are not searched for further images.
 
     Args:
         rules: how images are decoded, and where names in the mixture may lead.
@@ -180,14 +180,9 @@ def local_images(roots: Iterable[Path], rules: Rules = OWN) -> ImageFiles:
     for root in roots:
         if not root.exists():
             raise UserError(f"data.root: {root} does not exist; expected a folder of images or an image file")
-    mixtures = [
-        root for root in roots if root.name.lower().endswith((".json", ".json.gz")) and root.is_file()
-    ]
-    folders = [root for root in roots if root.is_dir()]
-    if len(mixtures) > 1:
-        raise UserError(f"data.root names {len(mixtures)} JSON files; expected one llava_v1_5_mix665k.json")
-    if mixtures:
-        return mixture_images(mixtures[0], folders or [mixtures[0].parent], rules)
+    listed = annotations_of(roots)
+    if listed is not None:
+        return mixture_images(*listed, rules)
     paths: list[Path] = []
     for root in roots:
         if root.is_file():
@@ -201,8 +196,44 @@ def local_images(roots: Iterable[Path], rules: Rules = OWN) -> ImageFiles:
     return ImageFiles(tuple(dict.fromkeys(paths)), rules.reading)
 
 
+class Annotations(NamedTuple):
+    """A file that lists images, and the folders that hold them."""
+
+    file: Path
+    roots: list[Path]
+
+
+def annotations_of(roots: Sequence[Path]) -> Annotations | None:
+    """The file among some roots that lists images; None without one.
+
+    Raises:
+        UserError: there are several.
+    """
+    endings = (".json", ".json.gz", ".jsonl", ".jsonl.gz")
+    files = [root for root in roots if root.name.lower().endswith(endings) and root.is_file()]
+    if len(files) > 1:
+        raise UserError(
+            f"data.root names {len(files)} JSON files; expected one that lists images, as llava_v1_5_mix665k.json"
+        )
+    folders = [root for root in roots if root.is_dir()]
+    return Annotations(files[0], folders or [files[0].parent]) if files else None
+
+
+def read_entries(annotations: Path) -> list[dict[str, Any]]:
+    """The entries of a file that lists images: a JSON list, or one object a line.
+
+    Raises:
+        UserError: it is neither.
+    """
+    lines = annotations.name.lower().removesuffix(".gz").endswith(".jsonl")
+    entries: Any = read_jsonl(annotations) if lines else read_json(annotations)
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise UserError(f"{annotations} is not a JSON list of entries, as llava_v1_5_mix665k.json is")
+    return entries
+
+
 def mixture_images(annotations: Path, roots: Sequence[Path], rules: Rules = OWN) -> ImageFiles:
-    """List the images of `llava_v1_5_mix665k.json`, each once, in order of first mention.
+    """List the images of `llava_v1_5_mix665k.json` or another such file, each once, in order of first mention.
 
     Entries without an image (text-only) are skipped. A file that no root holds stays in the list, so that the
     manifest counts it.
@@ -213,9 +244,7 @@ def mixture_images(annotations: Path, roots: Sequence[Path], rules: Rules = OWN)
     Raises:
         UserError: the file is not a JSON list of entries, or names no image, or one outside the roots that may not be.
     """
-    entries: Any = read_json(annotations)
-    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
-        raise UserError(f"{annotations} is not a JSON list of entries, as llava_v1_5_mix665k.json is")
+    entries = read_entries(annotations)
     names = dict.fromkeys(
         check_name(entry["image"], f"{annotations}, entry {number}", outside=rules.outside)
         for number, entry in enumerate(entries, start=1)
@@ -223,7 +252,7 @@ def mixture_images(annotations: Path, roots: Sequence[Path], rules: Rules = OWN)
     )
     if not names:
         raise UserError(f"{annotations}: none of its {len(entries)} entries has an 'image'")
-    return ImageFiles(tuple(_in_first_root(name, roots) for name in names), rules.reading)
+    return ImageFiles(tuple(in_first_root(name, roots) for name in names), rules.reading)
 
 
 def hub_images(
@@ -271,5 +300,6 @@ def _state(path: Path) -> str:
     return f"{known.st_size} {known.st_mtime_ns}"
 
 
-def _in_first_root(name: str, roots: Sequence[Path]) -> Path:
+def in_first_root(name: str, roots: Sequence[Path]) -> Path:
+    """Where a listed image lies: in the first of the roots that has it, or else would have it."""
     return find_file(roots, name) or roots[0] / name

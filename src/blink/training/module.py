@@ -24,6 +24,8 @@ from blink.model.backbone import Backbone
 from blink.model.token_sr import Design, TokenSR, check_patches, make_token_sr
 from blink.model.views import PATCHES, Views
 from blink.runs.values import NotFiniteError
+from blink.training.answers.lessons import Lesson
+from blink.training.answers.loss import AnswerLoss, answer_losses
 from blink.training.data import PairData
 from blink.training.features import (
     Batch,
@@ -43,6 +45,8 @@ STUDENTS = ("token_sr", "interpolation", "reference")
 """What is compared with the teacher: the module, the plain interpolation that it starts from, and, if there is one,
 a module trained earlier."""
 
+_ANSWERED = STUDENTS[:2]
+"""Those whose answers are measured, too."""
 
 _SMALLER_STEPS = "the last checkpoint is as it was before; take a smaller optimizer.learning_rate, or trainer.gradient_clip_val=1.0"
 
@@ -64,6 +68,9 @@ class TokenSRTraining(LightningModule):
         warmup: share of the optimizer steps over which the rate rises from 0, rounded up; then it falls to 0
             along a cosine.
         temperature: of the softmax in the loss.
+        kl_weight, answer_weight: of the two objectives in each layer's loss; the second needs a whole backbone, and batches
+            that are a `Lesson`.
+        patches, positions: of the policy under which answers are trained.
         norms: layer -> the norm with which it begins, to compare tokens after it; None compares raw states.
         references: layer -> a module trained earlier, to measure beside the new one; not trained.
         seed: of the initial weights.
@@ -83,6 +90,10 @@ class TokenSRTraining(LightningModule):
         weight_decay: float = 0.0,
         warmup: float = 0.03,
         temperature: float = 1.0,
+        kl_weight: float = 1.0,
+        answer_weight: float = 0.0,
+        patches: int = 2,
+        positions: str = "append",
         norms: Mapping[int, nn.Module] | None = None,
         references: Mapping[int, nn.Module] | None = None,
         seed: int = 0,
@@ -94,6 +105,8 @@ class TokenSRTraining(LightningModule):
         self.layers = tuple(sorted(set(layers)))
         self.learning_rate, self.weight_decay, self.warmup = learning_rate, weight_decay, warmup
         self.temperature = temperature
+        self.kl_weight, self.answer_weight = kl_weight, answer_weight
+        self._policy: dict[str, Any] = {"patches": patches, "positions": positions}
         self._norms = dict(norms or {})
         self._references = {
             layer: module.requires_grad_(False).eval() for layer, module in (references or {}).items()
@@ -118,17 +131,20 @@ class TokenSRTraining(LightningModule):
         for frozen in (*self._norms.values(), *self._references.values()):
             frozen.to(self.device)
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+    def training_step(self, batch: Batch | Lesson, batch_idx: int) -> Tensor:
         """Sum of the layers' losses."""
-        features = self.quadrant_features(batch)
-        losses = self._losses(features, "refined_NdHW")
+        features = self.quadrant_features(batch) if self.kl_weight else []
+        parts = self._parts(batch, features)
+        losses = self._weighted(parts)
         if is_logged(self.trainer):
-            self.log_dict(
-                {f"train_layers/layer_{layer}/kl_token_sr": loss.detach() for layer, loss in losses.items()}
-            )
-            with torch.no_grad():
-                plain = self._losses(features, "interpolated_NdHW")
-            self.log_dict({f"train_layers/layer_{layer}/kl_interpolation": kl for layer, kl in plain.items()})
+            measures = {f"{name}_token_sr": of_layers for name, of_layers in parts.items()}
+            if features:
+                with torch.no_grad():
+                    measures["kl_interpolation"] = self._losses(features, "interpolated_NdHW")
+            for name, of_layers in measures.items():
+                self.log_dict(
+                    {f"train_layers/layer_{layer}/{name}": value.detach() for layer, value in of_layers.items()}
+                )
             self.log("train/learning_rate", self.trainer.optimizers[0].param_groups[0]["lr"])
         total = torch.stack(list(losses.values())).sum()
         if not total.isfinite():
@@ -138,14 +154,23 @@ class TokenSRTraining(LightningModule):
         self.log("train/loss", total.detach(), prog_bar=True)
         return total
 
-    def losses(self, batch: Batch) -> dict[int, Tensor]:
-        """The loss of each layer: the mean over the batch's pairs, and of each pair over its tokens."""
-        return self._losses(self.quadrant_features(batch), "refined_NdHW")
+    def losses(self, batch: Batch | Lesson) -> dict[int, Tensor]:
+        """The loss of each layer: KL as the mean over the batch's pairs, and of each pair over its tokens; and the answers'
+        loss as the mean over all their tokens."""
+        features = self.quadrant_features(batch) if self.kl_weight else []
+        return self._weighted(self._parts(batch, features))
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+    def answer_losses(self, batch: Lesson, trained: bool = True) -> dict[int, AnswerLoss]:
+        """The loss of each layer's answers, with its module or by interpolation."""
+        modules = {layer: self.token_sr[str(layer)] if trained else None for layer in self.layers}
+        return answer_losses(self.backbone, batch.asked, modules, **self._policy)
+
+    def validation_step(self, batch: Batch | Lesson, batch_idx: int) -> None:
         """Measure each module, plain interpolation and earlier modules against the teacher."""
         data = getattr(self._trainer, "datamodule", None)
         counts = not isinstance(data, PairData) or data.measures_count
+        if isinstance(batch, Lesson):
+            self._measure_answers(batch, batch_idx, counts)
         for trunk, layer in product(self.trunk_features(batch), self.layers):
             features = quadrant_features(trunk, layer, self.token_sr[str(layer)])
             teacher = features.teacher_NdHW
@@ -200,7 +225,7 @@ class TokenSRTraining(LightningModule):
             self.log(f"held_out/{name}", value, sync_dist=True)  # the same on all processes by now
 
     def quadrant_features(
-        self, batch: Batch, layers: Sequence[int] | None = None
+        self, batch: Batch | Lesson, layers: Sequence[int] | None = None
     ) -> list[dict[int, QuadrantFeatures]]:
         """Make student and teacher tokens of each layer, from one pass of the backbone or from features on disk.
 
@@ -216,8 +241,11 @@ class TokenSRTraining(LightningModule):
             for trunk in self.trunk_features(batch, layers)
         ]
 
-    def trunk_features(self, batch: Batch, layers: Sequence[int] | None = None) -> list[Features]:
+    def trunk_features(self, batch: Batch | Lesson, layers: Sequence[int] | None = None) -> list[Features]:
         """States of full views and quadrants for each grid, computed by the backbone or, as they are, from disk."""
+        if isinstance(batch, Lesson):
+            assert batch.views is not None, "KL needs views"
+            batch = batch.views
         if not isinstance(batch, Views):
             return batch
         modules = {layer: self.token_sr[str(layer)] for layer in (self.layers if layers is None else layers)}
@@ -294,6 +322,35 @@ class TokenSRTraining(LightningModule):
             losses[layer] = torch.stack(weighted).sum()
         return losses
 
+    def _measure_answers(self, batch: Lesson, batch_idx: int, counts: bool) -> None:
+        """Measure the loss of held-out answers with each module, and by interpolation."""
+        for name in _ANSWERED:
+            for layer, loss in self.answer_losses(batch, trained=name == STUDENTS[0]).items():
+                mean = loss.total / loss.tokens
+                if not mean.isfinite():
+                    where = f"measuring after step {self.trainer.global_step}"
+                    self._report_not_finite(where, {layer: mean}, [], partial(self._held_out_names, batch_idx))
+                self._mean(_name(layer, "answer", name)).update(mean, weight=counts * loss.tokens)
+
+    def _parts(
+        self, batch: Batch | Lesson, features: Sequence[dict[int, QuadrantFeatures]]
+    ) -> dict[str, dict[int, Tensor]]:
+        """Objective -> loss of each layer, of those that have a weight."""
+        parts = {"kl": self._losses(features, "refined_NdHW")} if self.kl_weight else {}
+        if self.answer_weight:
+            assert isinstance(batch, Lesson), "the loss of answers needs questions"
+            found = self.answer_losses(batch)
+            parts["answer"] = {layer: loss.total / loss.tokens for layer, loss in found.items()}
+        return parts
+
+    def _weighted(self, parts: Mapping[str, Mapping[int, Tensor]]) -> dict[int, Tensor]:
+        """Layer -> sum of its losses by their weights."""
+        weights = {"kl": self.kl_weight, "answer": self.answer_weight}
+        return {
+            layer: torch.stack([weights[name] * of_layers[layer] for name, of_layers in parts.items()]).sum()
+            for layer in self.layers
+        }
+
     def _loss(self, layer: int, student: Tensor, teacher: Tensor) -> Tensor:
         """KL over channels, behind the layer's norm if there is one; the mean over tokens."""
         student_d, teacher_d = channels_last(student).float(), channels_last(teacher).float()
@@ -312,7 +369,7 @@ class TokenSRTraining(LightningModule):
             for layer in self.layers
             for measure in Distances._fields
             for student in (STUDENTS if layer in self._references else STUDENTS[:2])
-        ]
+        ] + [_name(layer, "answer", name) for layer in self.layers for name in _ANSWERED if self.answer_weight]
 
 
 def seeded_token_sr(

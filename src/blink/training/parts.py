@@ -25,7 +25,8 @@ from blink.model.backbone import Backbone
 from blink.model.checkpoints import check_attention, load_backbone, load_input_norms, outline
 from blink.model.fingerprint import TINY
 from blink.model.processors import check_picture_options
-from blink.model.token_sr import Design, check_patches, make_token_sr
+from blink.model.prompts import Template
+from blink.model.token_sr import Design, check_patches, design_of, make_token_sr
 from blink.model.token_sr_files import load_token_sr, save_token_sr, token_sr_config
 from blink.model.views import PATCHES, ViewMaker
 from blink.runs.command import made
@@ -33,12 +34,21 @@ from blink.runs.inputs.pictures import Rules
 from blink.runs.machine import memory_bytes
 from blink.runs.values import NotFiniteError, UserError
 from blink.scenes.draw import SIZE, SPLIT_SIZE, SceneImages
+from blink.training.answers.lessons import LessonMaker
+from blink.training.answers.questions import SceneQuestions, questions_by_image, with_questions
 from blink.training.checkpoints import CHECKPOINTS, CheckpointFiles, Checkpoints
-from blink.training.data import StoredFeatures, images_per_batch, steps_per_epoch
+from blink.training.data import Questions, StoredFeatures, images_per_batch, steps_per_epoch
 from blink.training.feature_fill import open_store
 from blink.training.feature_store import in_words
 from blink.training.features import layers_read
-from blink.training.images import DrawnImages, Images, ImageSubset, hub_images, local_images
+from blink.training.images import (
+    DrawnImages,
+    Images,
+    ImageSubset,
+    annotations_of,
+    hub_images,
+    local_images,
+)
 from blink.training.manifest import MANIFEST, Portions, check_images, split
 from blink.training.module import TokenSRTraining
 from blink.training.plan import Plan
@@ -50,6 +60,8 @@ _SCENES = 2000
 
 _RECORDED = (
     "token_sr",
+    "positions",
+    "patches",
     "objective",
     "optimizer",
     "global_pairs",
@@ -77,6 +89,7 @@ def outlined_backbone(plan: Plan) -> Backbone:
         )
     if outlined.grid is not None:
         check_patches(PATCHES, outlined.grid)
+        check_patches(plan.patches, outlined.grid)
     weight_shapes(plan, outlined)
     return outlined
 
@@ -317,6 +330,28 @@ def image_portions(
     return portions, LeftOut(len(manifest.unreadable), narrow)
 
 
+def ask(
+    plan: Plan, portions: Portions, processor: Any, template: Template
+) -> tuple[Portions, Questions | None]:
+    """Find the questions about the images to train on and to measure on; of images without any none is kept.
+
+    Raises:
+        ValueError: there are none, or what lists them is broken.
+    """
+    if not plan.answer_weight:
+        return portions, None
+    maker = LessonMaker(processor, template, keep_image=design_of(plan.kind).needs_crop)
+    seen = plan.kl_weight > 0
+    if not plan.roots:
+        train, measured = (SceneQuestions("token_sr", first) for first in (0, SPLIT_SIZE))
+        return portions, Questions(train, measured, maker, seen)
+    listed = annotations_of(plan.roots)
+    assert listed is not None, "the plan has one"
+    by_image = questions_by_image(*listed, Rules.of(plan.config["data"], scaled=True))
+    (kept, asked), (kept_out, asked_out) = (with_questions(portion, by_image) for portion in portions)
+    return Portions(kept, kept_out), Questions(asked, asked_out, maker, seen)
+
+
 def stored_features(
     plan: Plan,
     outlined: Backbone,
@@ -340,13 +375,13 @@ def stored_features(
 
 
 def load_trunk(plan: Plan, outlined: Backbone, layers: Sequence[int]) -> Backbone:
-    """Load the decoder layers below the highest of `layers`, and what comes before them."""
+    """Load the decoder layers below the highest of `layers`, and what comes before them; where answers count, all of it."""
     return load_backbone(
         outlined,
         revision=plan.revision,
         dtype=plan.dtype,
         attn_implementation=plan.attn_implementation,
-        num_layers=max(layers),
+        num_layers=None if plan.answer_weight else max(layers),
         **plan.pictures,
     )
 
@@ -376,6 +411,10 @@ def training_module(
         weight_decay=plan.weight_decay,
         warmup=plan.warmup,
         temperature=plan.temperature,
+        kl_weight=plan.kl_weight,
+        answer_weight=plan.answer_weight,
+        patches=plan.patches,
+        positions=plan.positions,
         norms=norms,
         references=references,
         seed=plan.seed,
@@ -392,7 +431,11 @@ def save_modules(
         folder,
         backbone=plan.backbone,
         revision=revision,
-        objective="kl",
+        objective=" + ".join(
+            name if weight == 1 else f"{weight:g} {name}"
+            for name, weight in {"kl": plan.kl_weight, "answer": plan.answer_weight}.items()
+            if weight
+        ),
         steps=steps,
         prompt_prefix=prefix,
         settings={key: plan.config[key] for key in _RECORDED},

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from blink.inference.policy import parse_layers
+from blink.inference.policy import POSITIONS, parse_layers
 from blink.model.prompts import check_name
 from blink.runs.values import (
     Keys,
@@ -85,6 +85,8 @@ class Plan:
         kind, sizes: design of the TokenSR modules and its sizes, as for `make_token_sr`; `saved_dtype` is that of their
             files.
         learning_rate, weight_decay, warmup, temperature: as for `TokenSRTraining`.
+        kl_weight, answer_weight: of the two objectives; one of them may be 0.
+        patches, positions: of the policy under which answers are trained.
         normed: whether tokens are compared behind the layer's input norm instead of as they enter it.
         reference: TokenSR folder of an earlier run, measured beside the new modules.
         checkpoint_every: optimizer steps.
@@ -118,6 +120,10 @@ class Plan:
     weight_decay: float
     warmup: float
     temperature: float
+    kl_weight: float
+    answer_weight: float
+    patches: int
+    positions: str
     normed: bool
     reference: str | None
     seed: int
@@ -158,6 +164,15 @@ def make_plan(config: Mapping[str, Any]) -> Plan:
                 raise UserError(f"{key}={count}: data=scenes has {SPLIT_SIZE:,} pictures for it")
     hidden = optional(whole_numbers, "token_sr.hidden", token_sr["hidden"], example="[2048,1024]")
     kernels = optional(whole_numbers, "token_sr.kernels", token_sr["kernels"])
+    kl_weight, answer_weight = (number(f"objective.{key}", objective[key], least=0) for key in ("kl", "answer"))
+    patches = whole_number("patches", keys["patches"], least=2)
+    positions = choice("positions", keys["positions"], POSITIONS)
+    if not kl_weight and not answer_weight:
+        raise UserError("objective.kl=0 and objective.answer=0: nothing would be trained")
+    if answer_weight:
+        _check_questions(keys.below("data"), roots, data_set)
+    else:
+        _refuse_unread(keys, {"patches": 2, "positions": "append"}, "objective.answer=0 trains under no policy")
     workers = whole_number("workers", keys["workers"], least=0)
     if workers > _MOST_WORKERS:
         raise UserError(f"workers={workers}: expected at most {_MOST_WORKERS} processes that read images")
@@ -194,6 +209,10 @@ def make_plan(config: Mapping[str, Any]) -> Plan:
         weight_decay=number("optimizer.weight_decay", optimizer["weight_decay"], least=0),
         warmup=number("optimizer.warmup", optimizer["warmup"], least=0, most=1),
         temperature=number("objective.temperature", objective["temperature"], least=0.01, most=1e4),
+        kl_weight=kl_weight,
+        answer_weight=answer_weight,
+        patches=patches,
+        positions=positions,
         normed=choice("objective.space", objective["space"], ("hidden", "input_norm")) == "input_norm",
         reference=optional(text, "reference", keys["reference"]),
         seed=whole_number("seed", keys["seed"], least=0),
@@ -206,6 +225,24 @@ def make_plan(config: Mapping[str, Any]) -> Plan:
         outputs=path("outputs", keys["outputs"], "a folder"),
         fresh=flag("fresh", keys["fresh"]),
     )
+
+
+def _check_questions(data: Keys, roots: Sequence[Path], data_set: HubDataSet | None) -> None:
+    """Refuse what answers cannot be trained with.
+
+    Raises:
+        UserError: images come without questions, or features from disk.
+    """
+    if data["cache_features"] is not None:
+        raise UserError(
+            f"data.cache_features={data['cache_features']}: answers run through the whole backbone, which features do not "
+            "hold; leave it out, or train with objective=kl"
+        )
+    if data_set is not None or (roots and not any(".json" in root.name.lower() for root in roots)):
+        raise UserError(
+            "objective.answer needs questions with their answers: data=scenes, or in data.root a file of entries with image, "
+            "question and answer (.jsonl), or llava_v1_5_mix665k.json"
+        )
 
 
 def _check_trainer(trainer: Keys) -> None:
@@ -272,7 +309,7 @@ def _image_source(data: Keys) -> tuple[tuple[Path, ...], HubDataSet | None]:
     """
     choice("data.source", data["source"], ("scenes", "hub", "local"))
     if data["root"] is not None:
-        _refuse_unread(data, ("id", "name", "split", "column"), f"images come from data.root={data['root']}")
+        _refuse_unread(data, _of_data("id", "name", "split", "column"), f"images come from data.root={data['root']}")
         return tuple(paths("data.root", data["root"])), None
     if data["source"] == "hub":
         if data["id"] is None:
@@ -285,14 +322,25 @@ def _image_source(data: Keys) -> tuple[tuple[Path, ...], HubDataSet | None]:
         )
     if data["source"] != "scenes":
         raise UserError(f"data.source={data['source']!r} needs data.root, a folder of images")
-    unread = ("id", "name", "split", "column", "exif", "allow_outside")
+    unread = _of_data("id", "name", "split", "column", "exif", "allow_outside")
     _refuse_unread(data, unread, "images are drawn, unless data.root or data=hub says where others are")
     return (), None
 
 
-def _refuse_unread(data: Mapping[str, Any], keys: Sequence[str], why: str) -> None:
-    """Raise a UserError if one of the keys of `data` that are not read has a value of its own."""
+def _of_data(*keys: str) -> dict[str, Any]:
+    """Keys of `data`, by their names in full, and their defaults."""
     defaults = {"split": "train", "exif": "ignore", "allow_outside": False}
-    given = [f"data.{key}={data[key]}" for key in keys if data.get(key) not in (None, defaults.get(key))]
+    return {f"data.{key}": defaults.get(key) for key in keys}
+
+
+def _refuse_unread(config: Mapping[str, Any], defaults: Mapping[str, Any], why: str) -> None:
+    """Raise a UserError if one of some keys that are not read has a value of its own.
+
+    Args:
+        config: that holds the keys, by their last names.
+        defaults: of the keys, by their names in full.
+    """
+    values = {key: config.get(key.rpartition(".")[2]) for key in defaults}
+    given = [f"{key}={value}" for key, value in values.items() if value not in (None, defaults[key])]
     if given:
         raise UserError(f"{', '.join(given)} would change nothing: {why}")
