@@ -1,7 +1,7 @@
 """Training seven layers in one pass over training the top one alone: `python -m benchmarks.training`.
 
-And training from features on disk over training with the backbone, and what of the backbone is in memory while one layer
-is trained.
+And training from features on disk over training with the backbone, training on answers over training by KL, and what of
+the backbone is in memory while one layer is trained.
 """
 
 import statistics
@@ -18,9 +18,14 @@ from blink.evaluation.cost import training_step
 from blink.model.backbone import Backbone
 from blink.model.checkpoints import load_backbone
 from blink.model.dimensions import Dimensions
-from blink.model.views import VIEWS, Views, prefix_ids
+from blink.model.prompts import template_of
+from blink.model.views import VIEWS, ViewMaker, Views, prefix_ids
+from blink.scenes.draw import SceneImages
+from blink.training.answers.lessons import ImageLessons, Lesson, LessonMaker
+from blink.training.answers.questions import SceneQuestions
 from blink.training.feature_store import FeatureStore
 from blink.training.features import Batch, Features, trunk_features
+from blink.training.images import DrawnImages
 from blink.training.module import TokenSRTraining
 
 BAR = 1.7
@@ -35,6 +40,7 @@ def on_tiny(options: Options) -> Iterator[Row]:
     """Layers 9-15 and 15, as many as the bar names, as far up as this backbone goes; and layer 9 from disk."""
     repeats = options.repeats or (1 if options.quick else 5)
     yield memory()
+    yield from on_answers(repeats)
     bench = tiny()
     layers, top = tuple(range(9, 16)), (15,)
     times = compare(bench, layers, top, images=2, repeats=repeats)
@@ -112,6 +118,48 @@ def memory() -> Row:
     )
 
 
+def on_answers(repeats: int) -> Iterator[Row]:
+    """Steps of layer 7 on answers over steps by KL, on the same two scenes: time, and activations kept for backward."""
+    backbone = load_backbone("tiny")
+    template = template_of(backbone.processor)
+    scenes = DrawnImages(SceneImages("token_sr", 2, 0), "scenes")
+    lessons = ImageLessons(
+        scenes,
+        SceneQuestions("token_sr", 0),
+        LessonMaker(backbone.processor, template),
+        ViewMaker(backbone.processor, template.prefix, backbone.grid),
+    )
+    batch = lessons.join([lessons[0], lessons[1]])
+    answers, kl = (
+        _Steps(TokenSRTraining(backbone, (7,), kl_weight=1.0 - weight, answer_weight=weight))
+        for weight in (1.0, 0.0)
+    )
+    questions = sum(len(asked.ids_nS) for asked in batch.asked)
+    what = "training layer 7 on answers / by KL"
+    times = interleave(lambda: answers(batch), lambda: kl(batch), repeats)
+    note = f"two pictures, {questions} questions, 8 quadrants"
+    yield Row(what, "tiny", times.ratio, min(times.ratios), max(times.ratios), "none", True, None, note)
+    kept = [_kept_megabytes(step, batch) for step in (answers, kl)]
+    ratio = kept[0] / kept[1]
+    note = f"{kept[0]:.0f} MB and {kept[1]:.0f} MB"
+    yield Row(f"{what}: activations kept", "tiny", ratio, ratio, ratio, "none", True, None, note)
+
+
+def _kept_megabytes(step: "_Steps", batch: Lesson) -> float:
+    """Tensors that a step keeps for its backward pass, each storage once, the modules' weights left out."""
+    own = {weight.untyped_storage().data_ptr() for weight in step.module.parameters()}
+    own |= {weight.untyped_storage().data_ptr() for weight in step.module.backbone.model.parameters()}
+    kept: dict[int, torch.Tensor] = {}  # held, so that no storage takes the place of another
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        step.module.losses(batch)
+    return sum(tensor.untyped_storage().nbytes() for place, tensor in kept.items() if place not in own) / 2**20
+
+
 def disk_times(bench: Bench, layers: tuple[int, ...], *, images: int, repeats: int) -> Times:
     """Time steps of the same modules, with features from disk and with features that the backbone computes."""
     batch, names = _batch(bench, images), [str(image) for image in range(images)]
@@ -169,7 +217,7 @@ class _Steps:
         self.module = module.to(module.backbone.device)
         self.optimizer = torch.optim.AdamW(module.token_sr.parameters(), lr=1e-4)
 
-    def __call__(self, batch: Batch) -> None:
+    def __call__(self, batch: Batch | Lesson) -> None:
         torch.stack(list(self.module.losses(batch).values())).sum().backward()
         self.optimizer.step()
         self.optimizer.zero_grad()

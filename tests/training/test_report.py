@@ -103,6 +103,20 @@ def test_table_fits_a_terminal() -> None:
     assert "…" not in text
 
 
+def test_the_loss_of_answers_has_a_column_where_it_was_measured() -> None:
+    """Would catch a run on answers whose table says nothing of them, or no longer fits a terminal."""
+    answers = {
+        f"held_out/layer_{layer}/answer_{name}": value
+        for layer in (1, 12)
+        for name, value in (("token_sr", 0.5), ("interpolation", 12.25))
+    }
+    screen = io.StringIO()
+    print_summary(summarise(METRICS | answers, [1, 12], **FACTS), Console(file=screen, width=80))
+    assert "answers' loss" in screen.getvalue()
+    assert screen.getvalue().count("12.250 > 0.500") == 2
+    assert "…" not in screen.getvalue()
+
+
 def test_modules_worse_than_interpolation_are_named() -> None:
     """Would catch a short run whose modules would harm, left to the reader of one column; and a warning without cause."""
     told = []

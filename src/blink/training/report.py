@@ -129,7 +129,7 @@ def summarise(metrics: Mapping[str, float], layers: Sequence[int], **facts: Any)
 
 
 def print_summary(summary: Summary, console: Console | None = None) -> None:
-    """Print the table of a run: one row per layer; cosine and norm ratio of interpolation > of TokenSR.
+    """Print the table of a run: one row per layer; cosine and norm ratio (or answers' loss) of interpolation > of TokenSR.
 
     Where modules trained earlier were measured beside the new ones, their KL stands under "reference".
     """
@@ -141,7 +141,9 @@ def print_summary(summary: Summary, console: Console | None = None) -> None:
     table.add_column("layer", justify="right", no_wrap=True)
     compared = any("kl_reference" in entry for entry in summary.layers.values())
     headings = ["KL interp.", "KL TokenSR", *(["reference"] if compared else [])]
-    for heading in (*headings, "reduction", "cosine", "norm ratio"):
+    answered = all("answer_token_sr" in entry for entry in summary.layers.values())
+    last = "answers' loss" if answered else "norm ratio"  # both would not fit into 80 columns
+    for heading in (*headings, "reduction", "cosine", last):
         table.add_column(heading, justify="right", no_wrap=True)
     for layer, entry in summary.layers.items():
         kls = [f"{entry[name]:.5f}" for name in ("kl_interpolation", "kl_token_sr")]
@@ -152,7 +154,9 @@ def print_summary(summary: Summary, console: Console | None = None) -> None:
             *kls,
             f"{100 * entry['kl_reduction']:.1f} %",
             f"{entry['cosine_interpolation']:.2f} > {entry['cosine_token_sr']:.2f}",
-            f"{entry['norm_ratio_interpolation']:.2f} > {entry['norm_ratio_token_sr']:.2f}",
+            f"{entry['answer_interpolation']:.3f} > {entry['answer_token_sr']:.3f}"
+            if answered
+            else f"{entry['norm_ratio_interpolation']:.2f} > {entry['norm_ratio_token_sr']:.2f}",
         )
     console = console or Console()
     console.print(table)
