@@ -45,7 +45,9 @@ def moved(kind: str, seed: int = 0) -> Design:
     return module
 
 
-def attached_loss(backbone: Backbone, asked: AskedImage, module: Any, layer: int, **policy: Any) -> torch.Tensor:
+def attached_loss(
+    backbone: Backbone, asked: AskedImage, module: Any, layer: int, **policy: Any
+) -> torch.Tensor:
     """What the attached model gives for the same rows with labels."""
     n = len(asked.ids_nS)
     handle = blink.attach(
