@@ -157,7 +157,9 @@ def _kept_megabytes(step: "_Steps", batch: Lesson) -> float:
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         step.module.losses(batch)
-    return sum(tensor.untyped_storage().nbytes() for place, tensor in kept.items() if place not in own) / 2**20
+    return (
+        sum(tensor.untyped_storage().nbytes() for place, tensor in kept.items() if place not in own) / 2**20
+    )
 
 
 def disk_times(bench: Bench, layers: tuple[int, ...], *, images: int, repeats: int) -> Times:

@@ -143,7 +143,10 @@ class TokenSRTraining(LightningModule):
                     measures["kl_interpolation"] = self._losses(features, "interpolated_NdHW")
             for name, of_layers in measures.items():
                 self.log_dict(
-                    {f"train_layers/layer_{layer}/{name}": value.detach() for layer, value in of_layers.items()}
+                    {
+                        f"train_layers/layer_{layer}/{name}": value.detach()
+                        for layer, value in of_layers.items()
+                    }
                 )
             self.log("train/learning_rate", self.trainer.optimizers[0].param_groups[0]["lr"])
         total = torch.stack(list(losses.values())).sum()
@@ -329,7 +332,9 @@ class TokenSRTraining(LightningModule):
                 mean = loss.total / loss.tokens
                 if not mean.isfinite():
                     where = f"measuring after step {self.trainer.global_step}"
-                    self._report_not_finite(where, {layer: mean}, [], partial(self._held_out_names, batch_idx))
+                    self._report_not_finite(
+                        where, {layer: mean}, [], partial(self._held_out_names, batch_idx)
+                    )
                 self._mean(_name(layer, "answer", name)).update(mean, weight=counts * loss.tokens)
 
     def _parts(
@@ -369,7 +374,9 @@ class TokenSRTraining(LightningModule):
             for layer in self.layers
             for measure in Distances._fields
             for student in (STUDENTS if layer in self._references else STUDENTS[:2])
-        ] + [_name(layer, "answer", name) for layer in self.layers for name in _ANSWERED if self.answer_weight]
+        ] + [
+            _name(layer, "answer", name) for layer in self.layers for name in _ANSWERED if self.answer_weight
+        ]
 
 
 def seeded_token_sr(

@@ -164,7 +164,9 @@ def make_plan(config: Mapping[str, Any]) -> Plan:
                 raise UserError(f"{key}={count}: data=scenes has {SPLIT_SIZE:,} pictures for it")
     hidden = optional(whole_numbers, "token_sr.hidden", token_sr["hidden"], example="[2048,1024]")
     kernels = optional(whole_numbers, "token_sr.kernels", token_sr["kernels"])
-    kl_weight, answer_weight = (number(f"objective.{key}", objective[key], least=0) for key in ("kl", "answer"))
+    kl_weight, answer_weight = (
+        number(f"objective.{key}", objective[key], least=0) for key in ("kl", "answer")
+    )
     patches = whole_number("patches", keys["patches"], least=2)
     positions = choice("positions", keys["positions"], POSITIONS)
     if not kl_weight and not answer_weight:
@@ -172,7 +174,9 @@ def make_plan(config: Mapping[str, Any]) -> Plan:
     if answer_weight:
         _check_questions(keys.below("data"), roots, data_set)
     else:
-        _refuse_unread(keys, {"patches": 2, "positions": "append"}, "objective.answer=0 trains under no policy")
+        _refuse_unread(
+            keys, {"patches": 2, "positions": "append"}, "objective.answer=0 trains under no policy"
+        )
     workers = whole_number("workers", keys["workers"], least=0)
     if workers > _MOST_WORKERS:
         raise UserError(f"workers={workers}: expected at most {_MOST_WORKERS} processes that read images")
@@ -309,7 +313,9 @@ def _image_source(data: Keys) -> tuple[tuple[Path, ...], HubDataSet | None]:
     """
     choice("data.source", data["source"], ("scenes", "hub", "local"))
     if data["root"] is not None:
-        _refuse_unread(data, _of_data("id", "name", "split", "column"), f"images come from data.root={data['root']}")
+        _refuse_unread(
+            data, _of_data("id", "name", "split", "column"), f"images come from data.root={data['root']}"
+        )
         return tuple(paths("data.root", data["root"])), None
     if data["source"] == "hub":
         if data["id"] is None:

@@ -100,7 +100,8 @@ class LessonMaker:
         whole = [*self._ids(f"{prompt}{self._gap}{response}"), self._tokenizer.eos_token_id]
         # the last token of a prompt may grow together with the answer's first
         common = next(
-            (place for place, pair in enumerate(zip(ids, whole, strict=False)) if pair[0] != pair[1]), len(ids)
+            (place for place, pair in enumerate(zip(ids, whole, strict=False)) if pair[0] != pair[1]),
+            len(ids),
         )
         place = whole.index(self._image_id)
         return whole[:place] + shown + whole[place + 1 :], len(whole) - common

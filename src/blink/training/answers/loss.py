@@ -148,7 +148,9 @@ def enter_layers(
         if layer in layers:
             states[layer] = join(streams)
         if layer < max(layers):
-            streams = [run_stream(backbone, layer, stream, False, embedded.added).stream for stream in streams]
+            streams = [
+                run_stream(backbone, layer, stream, False, embedded.added).stream for stream in streams
+            ]
     return EnteringStates(states, spans, embedded.added, Samples([""] * n, crops=cut), asked.labels_nS)
 
 
@@ -159,9 +161,7 @@ def loss_above(backbone: Backbone, run: Run, layer: int, entering: EnteringState
         backbone, entering.states[layer], list(range(len(entering.labels_nS))), spans, extensions={}, known=[]
     )
     with hooks_enabled(backbone):
-        scanned = run_scanned_layer(
-            backbone, run, layer, spans, streams, entering.samples, False, added
-        )
+        scanned = run_scanned_layer(backbone, run, layer, spans, streams, entering.samples, False, added)
         streams = merge(backbone, spans, [output.stream for output in scanned.outputs], scanned.entering)
         for above in range(layer + 1, backbone.num_layers):
             streams = [run_stream(backbone, above, stream, False, added).stream for stream in streams]
