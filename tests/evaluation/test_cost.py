@@ -196,6 +196,23 @@ def test_question_alone_in_every_family(name: str, policy: Policy | None) -> Non
             handle.detach()
 
 
+@pytest.mark.parametrize("name", models.SMALL)
+def test_encoded_regions_in_every_family(name: str) -> None:
+    """Would catch a crop's tower, prefix or layers that are forgotten, and one that is counted anew where it goes on."""
+    model = models.family(name)
+    processor = models.processor(model)
+    size, text = (56, 88), models.prompt(2, processor=processor)
+    image = models.picture(2, size)
+    inputs = processor(images=[[image]], text=[text], return_tensors="pt")
+    policy = Policy([1, 3], 0, 0, source="encode", selector="box", patches=3)
+    handle = attach(Backbone(model, processor), policy)
+    settings: dict[str, Any] = {"do_sample": False, "max_new_tokens": 3, "min_new_tokens": 3}
+    with handle.pictures([image]), handle.boxes([[2, 3, 20, 20]]):
+        found = counted_forward(partial(model.generate, **inputs, **settings))
+    assert Meter(Backbone(model, processor), policy, None)(size, text, handle.trace[0], 3) == found
+    handle.detach()
+
+
 @pytest.mark.parametrize("text", models.TEXT_MODELS)
 def test_question_alone_with_every_text_model(text: str) -> None:
     """Would catch feed-forwards without a gate, fused projections and heads of a width of their own."""

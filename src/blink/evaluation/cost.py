@@ -15,7 +15,7 @@ import logging
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -145,6 +145,13 @@ def token_sr(
     return cost + vision(dims, 1 if view is None else [view]) if module.needs_crop else cost
 
 
+class Crop(NamedTuple):
+    """What an encoded region costs: vision tower and projector on it once, and its tokens behind the prompt's prefix."""
+
+    encoding: Cost
+    tokens: int
+
+
 def extension_tokens(policy: Policy, grid: Grid) -> tuple[int, ...]:
     """X, tokens of the extension of each region: the whole grid's, or the region's own where it is not resized."""
     boxes = [region_box(region, policy.patches, grid) for region in range(policy.patches**2)]
@@ -158,6 +165,7 @@ def prompt(
     *,
     extension: int | Sequence[int] | None = None,
     expander: Cost = NOTHING,
+    crop: Crop | None = None,
     saliency: str = "attention",
     visual: int | None = None,
 ) -> Cost:
@@ -171,6 +179,7 @@ def prompt(
         extension: X, tokens of an extension, or of that of each region, as `extension_tokens` counts them; None: the whole
             grid's.
         expander: of one extension of the whole grid, e.g. `token_sr(dims)`; nothing for Blink-interp.
+        crop: of an encoded region, which is the extension; None where it is made of the region's tokens.
         saliency: of the policy.
         visual: V of the base view; None: as every picture has.
     """
@@ -178,6 +187,7 @@ def prompt(
     total = head(dims)
     for columns in lengths:
         total += decoder_layer(dims, columns, columns)
+    reached: dict[int, int] = {}
     for event in events:
         before = lengths[event.layer - 1] if event.layer else tokens
         total += scan(dims, before, saliency, visual)
@@ -185,6 +195,13 @@ def prompt(
             V = dims.visual if visual is None else visual
             X = _tokens_of(event.region, extension, V)
             total += Cost(expander.flops * X // V, expander.bytes)
+        if event.action == "expand" and crop is not None:
+            # a region that was expanded before goes on from there
+            begun = event.region in reached
+            total += NOTHING if begun else crop.encoding
+            below = event.layer - reached.get(event.region, 0)
+            total += below * decoder_layer(dims, crop.tokens, crop.tokens)
+            reached[event.region] = event.layer
         # the scan changed the sequence: the layer stops at its attention and runs again, see `projections`
         if saliency == "attention" and (
             event.action == "expand" or (event.action == "drop" and before > tokens)
@@ -287,6 +304,7 @@ class Meter:
     ) -> None:
         self._dims: Dimensions | None = None
         self._tokenizer = backbone.processor.tokenizer
+        self._image_token = backbone.image_token_id
         self._policy = policy
         self._shapes = shapes or PictureShapes(backbone)
         try:
@@ -308,10 +326,15 @@ class Meter:
         if dims is None:
             return None
         shape = self._shapes(size)
-        tokens = len(self._tokenizer(text)["input_ids"]) - 1 + shape.tokens
+        ids: list[int] = self._tokenizer(text)["input_ids"]
+        tokens = len(ids) - 1 + shape.tokens
         H, W = shape.grid
         view = None if dims.tower.patches else (H * dims.tower.merge, W * dims.tower.merge)
         extension = extension_tokens(policy, shape.grid) if policy is not None and events else None
+        crop = None
+        if policy is not None and policy.source == "encode":
+            before = ids.index(self._image_token) + shape.lead
+            crop = Crop(vision(dims, 1 if view is None else [view]), before + H * W + dims.tower.projected)
         cost = vision(dims, shape.views)
         cost += prompt(
             dims,
@@ -319,6 +342,7 @@ class Meter:
             events,
             extension=extension,
             expander=NOTHING if self._module is None else token_sr(dims, self._module, H * W, view),
+            crop=crop,
             saliency="attention" if policy is None else policy.saliency,
             visual=H * W,
         )

@@ -46,11 +46,13 @@ class PictureShape(NamedTuple):
 
     Attributes:
         tokens: how many tokens stand in a prompt for its one image token, separators of tiles included.
+        lead: how many of them come before the first visual token.
         grid: (H, W) of the base view.
         views: rows and columns of patches in each view that the vision tower sees.
     """
 
     tokens: int
+    lead: int
     grid: Grid
     views: tuple[Grid, ...]
 
@@ -83,8 +85,10 @@ class PictureShapes:
         written = [int((ids_1S == self._family.image_token_id).sum())]
         [grid] = self._family.grids(inputs, 1)
         [views] = self._family.views_by_picture(inputs, written)
-        others = len(self._processor.tokenizer(text)["input_ids"]) - 1
-        return PictureShape(ids_1S.shape[1] - others, grid, tuple(views))
+        bare: list[int] = self._processor.tokenizer(text)["input_ids"]
+        image_token = self._family.image_token_id
+        lead = ids_1S[0].tolist().index(image_token) - bare.index(image_token)
+        return PictureShape(ids_1S.shape[1] - len(bare) + 1, lead, grid, tuple(views))
 
 
 def check_images(backbone: Backbone, tokens: Sequence[int], inputs: Mapping[str, Any]) -> None:
