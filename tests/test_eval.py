@@ -398,6 +398,8 @@ def test_sweep_with_a_mistyped_point_starts_no_job(
             "attn_implementation='foo': expected one of eager, sdpa",
         ),
         (("layer=1", "interpolate=maybe"), "interpolate='maybe': expected true or false"),
+        (("layer=1", "selector=boxes"), "selector='boxes': expected one of saliency, random, box"),
+        (("layer=1", "method=encode", "interpolate=false"), "source='encode' with interpolate=False"),
         (("layer=1", "positions=beside"), "positions='beside': expected one of append, region"),
         (("method=vanilla", "tau_exp=7"), r"tau_exp=7: expected a number in \[0, 1\]"),
         (("method=vanilla", "layer=99"), "layers .99.; this model has decoder layers 0 to 3"),

@@ -28,12 +28,20 @@ from blink.inference.algorithm import (
     run_prompt,
 )
 from blink.inference.crops import Samples
+from blink.inference.given import NOTHING_GIVEN, Given
 from blink.inference.policy import Event
 from blink.inference.run import Run
 from blink.inference.spans import Spans, prompt_spans
 from blink.model.backbone import Backbone
 from blink.model.families import Grid
-from blink.model.image_inputs import embed_prompt, encode_image, pixel_digests, prompt_inputs, sample_key
+from blink.model.image_inputs import (
+    base_views,
+    embed_prompt,
+    encode_image,
+    pixel_digests,
+    prompt_inputs,
+    sample_key,
+)
 from blink.model.prompts import Template
 from blink.runs.signals import finishing_first
 
@@ -66,7 +74,11 @@ class Probed(NamedTuple):
 
 @torch.inference_mode()
 def probe(
-    backbone: Backbone, inputs: Mapping[str, Tensor], layers: Collection[int], run: Run = STOCK
+    backbone: Backbone,
+    inputs: Mapping[str, Tensor],
+    layers: Collection[int],
+    run: Run = STOCK,
+    given: Given = NOTHING_GIVEN,
 ) -> list[Probed]:
     """Run a batch of prompts and read the attention on the picture at `layers`.
 
@@ -74,6 +86,7 @@ def probe(
         inputs: the processor's output for prompts and pictures, on the backbone's device and in its dtype.
         layers: whose attention is read.
         run: may expand and drop on the way; its modules are on their layers' devices.
+        given: pictures and boxes of the rows, for runs that need them.
 
     Raises:
         ValueError: a row has not exactly one picture with text after it, or a layer does not exist.
@@ -89,7 +102,7 @@ def probe(
                 for row, one in zip(stream.rows, found, strict=True):
                     attention[row][layer] = one
 
-    passed = run_observed(backbone, inputs, run, before_layer)
+    passed = run_observed(backbone, inputs, run, before_layer, given=given)
     return [Probed(*pair) for pair in zip(attention, passed.events, strict=True)]
 
 
@@ -138,12 +151,10 @@ class Prober:
             yield from _unpacked(piece)
 
     def _probed(self, batch: Sequence[Sample], layers: Collection[int], run: Run) -> Piece:
-        inputs = prompt_inputs(
-            self.backbone,
-            [sample.load_image() for sample in batch],
-            [self.template.prompt(sample.question) for sample in batch],
-        )
-        probed = probe(self.backbone, inputs, layers, run)
+        pictures = [sample.load_image() for sample in batch]
+        prompts = [self.template.prompt(sample.question) for sample in batch]
+        inputs = prompt_inputs(self.backbone, pictures, prompts)
+        probed = probe(self.backbone, inputs, layers, run, Given(pictures=pictures))
         tensors = {
             f"{row} {layer} {part}": getattr(attention, part)
             for row, one in enumerate(probed)
@@ -179,8 +190,13 @@ def run_observed(
     run: Run,
     before_layer: Observer,
     before_scan: Observer | None = None,
+    given: Given = NOTHING_GIVEN,
 ) -> PassOutput:
-    """Run prompts as an attached model would, with observers before each scan and each layer."""
+    """Run prompts as an attached model would, with observers before each scan and each layer.
+
+    Args:
+        given: pictures and boxes of the rows, for runs that need them.
+    """
     ids_BS, mask_BS = inputs["input_ids"], inputs.get("attention_mask")
     valid_BS = torch.ones_like(ids_BS, dtype=torch.bool) if mask_BS is None else mask_BS != 0
     spans = prompt_spans(backbone, inputs, None if bool(valid_BS.all()) else valid_BS)
@@ -191,13 +207,21 @@ def run_observed(
             sample_key(ids_S[valid_S], digest)
             for ids_S, valid_S, digest in zip(ids_BS, valid_BS, digests, strict=True)
         ]
+    samples = Samples(keys)
+    if run.policy is not None:
+        views = base_views(backbone, inputs) if run.encodes and given.pictures is None else None
+        samples = Samples(
+            keys,
+            given.seen_boxes(backbone, run.policy, len(ids_BS)),
+            given.crops(backbone, run, ids_BS, spans, views),
+        )
     embedded = embed_prompt(backbone, ids_BS, encode_image(backbone, inputs))
     return run_prompt(
         backbone,
         run,
         embedded.hidden_BSd,
         spans,
-        Samples(keys),
+        samples,
         added=embedded.added,
         before_layer=before_layer,
         before_scan=before_scan,

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from blink.analysis.probe import picture_attention, run_observed
 from blink.inference.algorithm import Stream, last_row, saliency_of
+from blink.inference.given import NOTHING_GIVEN, Given
 from blink.inference.policy import Event, Policy, living
 from blink.inference.run import Run
 from blink.inference.saliency import RowsOfSaliency, focus
@@ -88,6 +89,7 @@ def record(
     run: Run,
     scan_like: Policy,
     watched: Sequence[int] = (),
+    given: Given = NOTHING_GIVEN,
 ) -> list[LayerRecord]:
     """Run one prompt and record every layer.
 
@@ -97,6 +99,7 @@ def record(
         scan_like: the policy whose saliency and regions are used, also where nothing is scanned; the run's own if it
             has one.
         watched: ids of tokens whose probability is of interest.
+        given: the picture and the box of what is asked about, for a run that needs them.
 
     Raises:
         ValueError: the prompt has not exactly one picture with text after it.
@@ -121,7 +124,7 @@ def record(
         shares.append(_shares(row_1N[0], stream.spans))
         extensions.append(attention.extension_X)
 
-    passed = run_observed(backbone, inputs, run, before_layer, before_scan)
+    passed = run_observed(backbone, inputs, run, before_layer, before_scan, given)
     normed_d.append(passed.hidden_BSd[0, -1])
     events = {event.layer: event for event in passed.events[0]}
     alive = living(passed.events[0], backbone.num_layers)

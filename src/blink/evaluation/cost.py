@@ -130,7 +130,12 @@ def projections(dims: Dimensions, columns: int) -> Cost:
 
 
 def token_sr(
-    dims: Dimensions, module: Design | None = None, visual: int | None = None, view: Grid | None = None
+    dims: Dimensions,
+    module: Design | None = None,
+    visual: int | None = None,
+    view: Grid | None = None,
+    *,
+    encoding: bool = True,
 ) -> Cost:
     """One TokenSR on one grid of tokens (App. A.1), and what it needs beside the region: the encoded crop of `conditioned`.
 
@@ -138,18 +143,25 @@ def token_sr(
         module: on whatever device; None: the paper's, of the model's width.
         visual: V tokens of the grid; None: as every picture has.
         view: rows and columns of patches of a crop; None: as of every picture.
+        encoding: count that of a crop, too.
     """
     module = _papers(dims) if module is None else module
     counted = module_cost(module, dims.visual if visual is None else visual)
     cost = Cost(counted.flops, counted.weights * dims.itemsize)
-    return cost + vision(dims, 1 if view is None else [view]) if module.needs_crop else cost
+    return cost + vision(dims, 1 if view is None else [view]) if module.needs_crop and encoding else cost
 
 
 class Crop(NamedTuple):
-    """What an encoded region costs: vision tower and projector on it once, and its tokens behind the prompt's prefix."""
+    """What an encoded region costs.
+
+    Attributes:
+        encoding: of vision tower and projector, once a region.
+        tokens: that go through the layers below the expansion, the prompt's prefix among them; 0 where a module takes the
+            crop as it was projected.
+    """
 
     encoding: Cost
-    tokens: int
+    tokens: int = 0
 
 
 def extension_tokens(policy: Policy, grid: Grid) -> tuple[int, ...]:
@@ -179,7 +191,7 @@ def prompt(
         extension: X, tokens of an extension, or of that of each region, as `extension_tokens` counts them; None: the whole
             grid's.
         expander: of one extension of the whole grid, e.g. `token_sr(dims)`; nothing for Blink-interp.
-        crop: of an encoded region, which is the extension; None where it is made of the region's tokens.
+        crop: of an encoded region, which is the extension or goes to the module; None: none is encoded.
         saliency: of the policy.
         visual: V of the base view; None: as every picture has.
     """
@@ -199,8 +211,9 @@ def prompt(
             # a region that was expanded before goes on from there
             begun = event.region in reached
             total += NOTHING if begun else crop.encoding
-            below = event.layer - reached.get(event.region, 0)
-            total += below * decoder_layer(dims, crop.tokens, crop.tokens)
+            if crop.tokens:
+                below = event.layer - reached.get(event.region, 0)
+                total += below * decoder_layer(dims, crop.tokens, crop.tokens)
             reached[event.region] = event.layer
         # the scan changed the sequence: the layer stops at its attention and runs again, see `projections`
         if saliency == "attention" and (
@@ -331,17 +344,21 @@ class Meter:
         H, W = shape.grid
         view = None if dims.tower.patches else (H * dims.tower.merge, W * dims.tower.merge)
         extension = extension_tokens(policy, shape.grid) if policy is not None and events else None
-        crop = None
+        crop, encoding = None, vision(dims, 1 if view is None else [view])
         if policy is not None and policy.source == "encode":
             before = ids.index(self._image_token) + shape.lead
-            crop = Crop(vision(dims, 1 if view is None else [view]), before + H * W + dims.tower.projected)
+            crop = Crop(encoding, before + H * W + dims.tower.projected)
+        elif self._module is not None and self._module.needs_crop:
+            crop = Crop(encoding)
         cost = vision(dims, shape.views)
         cost += prompt(
             dims,
             tokens,
             events,
             extension=extension,
-            expander=NOTHING if self._module is None else token_sr(dims, self._module, H * W, view),
+            expander=NOTHING
+            if self._module is None
+            else token_sr(dims, self._module, H * W, view, encoding=False),
             crop=crop,
             saliency="attention" if policy is None else policy.saliency,
             visual=H * W,

@@ -147,6 +147,7 @@ def make_plan(config: DictConfig, overrides: Sequence[str]) -> Plan:
             token_sr = modules_folder(config.token_sr, model.path, tuple(policy.layers))
         check_fit(backbone, policy, token_sr)
     questions = questions_of(config, config.limit)
+    check_boxes(policy, questions.samples, config.bench.name)
     inputs = {
         "version": questions.benchmark.version,
         "pictures": questions.pictures,
@@ -229,6 +230,17 @@ def questions_of(config: DictConfig, limit: int | None = None) -> Questions:
     )
 
 
+def check_boxes(policy: Policy | None, samples: Sequence[Sample], benchmark: str) -> None:
+    """Raise ValueError where a policy goes by boxes, and no question has one."""
+    if policy is None or policy.selector != "box":
+        return
+    if all(sample.details.get("box") is None for sample in samples):
+        raise UserError(
+            f"selector=box goes by the box of what a question is about, and none of the {len(samples):,} of {benchmark} has "
+            "one: take data=scenes, bench=questions with boxes, or selector=saliency"
+        )
+
+
 def family_of(config: DictConfig) -> str:
     """The backbone's family in the preset tables. "tiny" is the config's default and says nothing about another backbone."""
     model = config.model
@@ -281,5 +293,6 @@ def _no_policy(config: DictConfig, backbone: Backbone) -> tuple[None, None]:
 
 
 def _others(given: Mapping[str, Any]) -> dict[str, Any]:
-    """The policy's keys beside layers and thresholds; a config of an earlier version may lack some, which are defaults."""
-    return {key: given[key] for key in _OTHER_POLICY_KEYS if key in given}
+    """The policy's fields beside layers and thresholds; a config of an earlier version may lack some, which are defaults."""
+    others = {key: given[key] for key in _OTHER_POLICY_KEYS if key in given}
+    return others | {"source": given["method"].get("source", "coarse")}

@@ -31,7 +31,7 @@ from blink.inference.algorithm import PassOutput, run_prompt, run_step
 from blink.inference.cache import NO_PIXELS, BlinkCache, Pixels
 from blink.inference.crops import Samples
 from blink.inference.given import (
-    Given,
+    NOTHING_GIVEN,
     checked_boxes,
     checked_ends,
     checked_keys,
@@ -85,7 +85,7 @@ class Handle:
         self._backbone = backbone
         self._run = run
         self._enabled = True
-        self._given = Given()
+        self._given = NOTHING_GIVEN
         self._trace: list[list[Event]] = []
         self._shadows = {
             "generate": Shadow(self.model, "generate", self._generate),

@@ -124,6 +124,9 @@ class Given:
         return Crops(backbone, prefixes, [ProcessedPicture(backbone, view_Chw) for view_Chw in views])
 
 
+NOTHING_GIVEN = Given()
+
+
 def checked_ends(columns: Sequence[int] | Tensor) -> list[int]:
     """Columns as ints, or ValueError."""
     listed = columns.tolist() if isinstance(columns, Tensor) else columns

@@ -10,12 +10,13 @@ from typing import NamedTuple
 
 from PIL import Image
 
-from blink.analysis.cases import Box, as_seen
+from blink.analysis.cases import Box, as_seen, box_of
 from blink.analysis.record import LayerRecord, record
 from blink.bench import Sample
-from blink.evaluation.answerers import too_narrow
+from blink.evaluation.answerers import unfit
 from blink.evaluation.cost import Meter
 from blink.inference.engine import Engine
+from blink.inference.given import Given
 from blink.inference.policy import Event, Policy
 from blink.inference.run import Run
 from blink.model.backbone import Backbone
@@ -118,7 +119,8 @@ class Explainer:
     def __call__(self, sample: Sample) -> Explanation:
         """Answer one question both ways, and record every layer of its prompt.
 
-        A side whose regions the picture is too narrow for answers without Blink, as in an evaluation.
+        A side whose regions the picture is too narrow for, or that goes by a box which the question does not have, answers
+        without Blink, as in an evaluation.
 
         Raises:
             ValueError: that holds for both sides.
@@ -127,20 +129,22 @@ class Explainer:
         grid = self._shapes(image.size).grid
         sides, runs = list(self._sides), list(self._runs)
         for number, run in enumerate(runs):
-            if too_narrow(run.policy, grid):
+            if unfit(run.policy, sample, grid, self._views.window(image.size)):
                 runs[number] = Run()
                 sides[number] = sides[number]._replace(run=Run())
         scans = _scans(*(run.policy for run in runs))
         check_patches(max(scan.patches for scan in scans), grid, f"the picture of {sample.id}: ")
+        box = box_of(sample)
+        given = Given(pictures=[image], boxes=None if box is None else [box])
         answers = [
-            self._engine.answer_alone(image, prompt, run, max_new_tokens=side.max_new_tokens)
+            self._engine.answer_alone(image, prompt, run, max_new_tokens=side.max_new_tokens, box=box)
             for side, run in zip(sides, runs, strict=True)
         ]
         inputs = prompt_inputs(self._backbone, [image], [prompt])
         firsts = list(dict.fromkeys(answer.ids[0] for answer in answers))
         both = []
         for number, answer in enumerate(answers):
-            layers = record(self._backbone, inputs, runs[number], scans[number], firsts)
+            layers = record(self._backbone, inputs, runs[number], scans[number], firsts, given)
             both.append(
                 Answered(
                     sides[number],

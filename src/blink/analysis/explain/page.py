@@ -172,7 +172,11 @@ def _settings(answer: Answered) -> str:
         f"expand above {above:g}",
         f"drop below {below:g}",
         f"{policy.patches} x {policy.patches} regions",
-        "interpolation only" if modules is None else "TokenSR",
+        "encoded anew"
+        if policy.source == "encode"
+        else "interpolation only"
+        if modules is None
+        else "TokenSR",
     ]
     usual = {
         "saliency": "attention",

@@ -97,7 +97,9 @@ def _one_question(config: DictConfig, settings: dict[str, Any], overrides: Seque
     check_values(settings)
     model, method = settings["model"], settings["method"]
     if not method["scans"]:
-        raise UserError("method=vanilla: it is what the answer is held against; choose blink or interp")
+        raise UserError(
+            "method=vanilla: it is what the answer is held against; choose blink, interp or encode"
+        )
     for key in ("image", "question"):
         if not isinstance(settings[key], str):
             raise UserError(f"{key}={settings[key]!r}: give image=FILE and question='...'")
@@ -121,6 +123,10 @@ def _one_question(config: DictConfig, settings: dict[str, Any], overrides: Seque
     layers = tuple(policy.layers)
     token_sr = modules_folder(settings["token_sr"], model["path"], layers) if method["trained"] else None
     check_fit(backbone, policy, token_sr)
+    if policy.selector == "box" and settings["box"] is None:
+        raise UserError(
+            "selector=box goes by the box of what is asked about: give box=[left,top,right,bottom]"
+        )
     if backbone.grid is None:
         views = ViewMaker(processor_of(model["path"], revision=model["revision"], **picture_options(model)))
         grid = views.grid(sample.load_image().size)
@@ -137,7 +143,7 @@ def _one_question(config: DictConfig, settings: dict[str, Any], overrides: Seque
         policy.tau_drop,
         sources["tau_drop"],
     )
-    name = "with Blink" if method["trained"] else "with Blink-interp"
+    name = {"blink": "with Blink"}.get(method["name"], f"with Blink-{method['name']}")
     sides = Side("without Blink", Run(), longest), Side(name, Run(policy, token_sr), longest)
     preset = {} if file is None else {"preset": file.digest}
     inputs = {
