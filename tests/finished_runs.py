@@ -75,7 +75,7 @@ class Rule:
     def flops(self, size: tuple[int, int], sample: Sample, answer: Answer, run: int) -> int:
         return 1000
 
-    def without_blink(self, size: tuple[int, int], sample: Sample, run: int) -> str | None:
+    def without_blink(self, size: tuple[int, int], run: int) -> str | None:
         return "it is too narrow" if size in self.narrow else None
 
 

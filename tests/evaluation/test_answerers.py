@@ -101,7 +101,7 @@ def test_a_picture_too_narrow_is_answered_without_blink(alone: bool) -> None:
     )
     narrow, asked_two = models.picture(1, (24, 96)), [sample(0), sample(1)]
     stock, three, four = answerer.answer(narrow, asked_two, [0, 1, 2])
-    assert [answerer.without_blink(narrow.size, sample(0), run) for run in range(3)] == [
+    assert [answerer.without_blink(narrow.size, run) for run in range(3)] == [
         None,
         None,
         "the 12 x 3 grid of visual tokens cannot be split into 4 x 4 regions",
@@ -113,7 +113,7 @@ def test_a_picture_too_narrow_is_answered_without_blink(alone: bool) -> None:
     ]
     assert costs[0] == costs[1]
     wide = models.picture(1)
-    assert answerer.without_blink(wide.size, sample(0), 2) is None
+    assert answerer.without_blink(wide.size, 2) is None
     assert [len(answer.events) for answer in answerer.answer(wide, asked_two, [2])[0]] == [1, 1]
 
 

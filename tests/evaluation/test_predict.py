@@ -86,7 +86,7 @@ def test_pictures_too_narrow_are_counted(tmp_path: Path) -> None:
     reasons = [row.get("without_blink") for row in read_rows(tmp_path)]
     assert reasons == [None] * 6 + ["it is too narrow"] * 6 + [None] * 12
     assert result.without_blink == json.loads((tmp_path / "scores.json").read_text())["without_blink"] == 6
-    said = "answered without Blink: 6 of 24 questions, on which the policy cannot be used (the first: it is too narrow)"
+    said = "answered without Blink: 6 of 24 questions, whose pictures are too narrow (the first: it is too narrow)"
     assert said in result.warnings
     assert finish(tmp_path / "wide", Rule(), samples()).without_blink == 0
 

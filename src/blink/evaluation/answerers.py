@@ -15,7 +15,7 @@ from blink.bench import Sample
 from blink.evaluation.checks import outlined, processor_of
 from blink.evaluation.cost import Meter
 from blink.evaluation.plan import Checkpoint, Plan
-from blink.inference.boxes import Window, check_box, seen_box
+from blink.inference.boxes import Window, seen_box
 from blink.inference.engine import Answer, Engine
 from blink.inference.policy import Policy
 from blink.inference.run import Run
@@ -79,50 +79,37 @@ class BackboneAnswerer:
     ) -> list[list[Answer]]:
         """Answer samples about one picture: for each run, one answer per sample in their order.
 
-        Runs for which the picture is too narrow, or that go by a box which a question does not have, answer without Blink.
+        Runs for which the picture is too narrow answer without Blink.
 
         Raises:
             NotFiniteError: nan or infinity among the numbers that an answer follows from; names layer and sample.
         """
-        found: list[list[Answer | None]] = [[None] * len(samples) for _ in runs]
-        # Questions together that all runs treat alike; most often these are all of them.
-        groups: dict[tuple[bool, ...], list[int]] = {}
-        for number, sample in enumerate(samples):
-            acts = tuple(self.without_blink(image.size, sample, run) is None for run in runs)
-            groups.setdefault(acts, []).append(number)
-        for acts, group in groups.items():
-            chosen = [self.runs[run] if act else Run() for run, act in zip(runs, acts, strict=True)]
-            answered = self._answer(image, [samples[number] for number in group], chosen)
-            for of_run, new in zip(found, answered, strict=True):
-                for number, answer in zip(group, new, strict=True):
-                    of_run[number] = answer
-        return [[answer for answer in of_run if answer is not None] for of_run in found]
-
-    def _answer(
-        self, image: Image.Image, samples: Sequence[Sample], runs: Sequence[Run]
-    ) -> list[list[Answer]]:
-        """Answer samples about one picture under runs that fit it and them."""
         prompts = [self.template.prompt(sample.question) for sample in samples]
-        by_box = any(run.policy is not None and run.policy.selector == "box" for run in runs)
-        boxes = [sample.details["box"] for sample in samples] if by_box else None
-        longest = self.max_new_tokens
+        chosen = [Run() if self.without_blink(image.size, run) else self.runs[run] for run in runs]
+        by_box = any(run.policy is not None and run.policy.selector == "box" for run in chosen)
+        boxes = [self._box(image.size, sample) for sample in samples] if by_box else None
         if not self.alone:
             with self._named(image, prompts, samples):
-                return self.engine.answer(image, prompts, runs, max_new_tokens=longest, boxes=boxes)
-        answers: list[list[Answer]] = []
-        for run in runs:
-            of_run = []
-            for number, (prompt, sample) in enumerate(zip(prompts, samples, strict=True)):
-                box = None if boxes is None else boxes[number]
-                with self._named(image, [prompt], [sample]):
-                    alone = self.engine.answer_alone(image, prompt, run, max_new_tokens=longest, box=box)
-                of_run.append(alone)
-            answers.append(of_run)
-        return answers
+                return self.engine.answer(
+                    image, prompts, chosen, max_new_tokens=self.max_new_tokens, boxes=boxes
+                )
+        return [
+            [self._alone(image, *asked, run) for asked in zip(prompts, samples, strict=True)]
+            for run in chosen
+        ]
 
-    def without_blink(self, size: tuple[int, int], sample: Sample, run: int) -> str | None:
-        """Why a run answers a question about a picture of (width, height) without Blink, in words; None if it does not."""
-        return unfit(self.runs[run].policy, sample, self.shapes(size).grid, self._views.window(size))
+    def _alone(self, image: Image.Image, prompt: str, sample: Sample, run: Run) -> Answer:
+        box = self._box(image.size, sample)
+        with self._named(image, [prompt], [sample]):
+            return self.engine.answer_alone(image, prompt, run, max_new_tokens=self.max_new_tokens, box=box)
+
+    def _box(self, size: tuple[int, int], sample: Sample) -> Sequence[float] | None:
+        """The box of what a sample asks about; None if it has none, or the backbone sees nothing of it."""
+        return seen_or_none(sample.details.get("box"), self._views.window(size))
+
+    def without_blink(self, size: tuple[int, int], run: int) -> str | None:
+        """Why a run answers without Blink about pictures of (width, height), in words; None if it does not."""
+        return too_narrow(self.runs[run].policy, self.shapes(size).grid)
 
     @contextmanager
     def _named(self, image: Image.Image, prompts: Sequence[str], samples: Sequence[Sample]) -> Iterator[None]:
@@ -152,22 +139,9 @@ def too_narrow(policy: Policy | None, grid: Grid) -> str | None:
     return f"the {H} x {W} grid of visual tokens cannot be split into {policy.patches} x {policy.patches} regions"
 
 
-def unfit(policy: Policy | None, sample: Sample, grid: Grid, window: Window) -> str | None:
-    """Say that a policy cannot be used on a question: its picture is too narrow, or it has no box to go by; None if it can.
-
-    Args:
-        grid: of the picture's base view.
-        window: what the backbone sees of the picture, of `ViewMaker.window`.
-    """
-    narrow = too_narrow(policy, grid)
-    if narrow is not None or policy is None or policy.selector != "box":
-        return narrow
-    box = sample.details.get("box")
-    if box is None:
-        return "the question has no box of what it is about"
-    if seen_box(check_box(box, f"question {sample.id}"), window) is None:
-        return "the box of what the question is about lies outside what the backbone sees"
-    return None
+def seen_or_none(box: Sequence[float] | None, window: Window) -> Sequence[float] | None:
+    """A box, or None where the backbone sees nothing of it through a window."""
+    return box if box is not None and seen_box(box, window) is not None else None
 
 
 @torch.inference_mode()

@@ -26,7 +26,7 @@ UNREAD = "empty / unread"
 """Heading of how many responses are empty, and from how many the scorer reads nothing, so that its default counts."""
 
 WITHOUT_BLINK = "answered without Blink"
-"""Heading of how many questions a policy could not be used on: too narrow a picture for its regions, or no box to go by."""
+"""Heading of how many questions a policy could not be used on: their pictures are too narrow for its regions."""
 
 _SIDE_BY_SIDE = 4
 """How many runs fit beside each other on a screen."""

@@ -45,8 +45,8 @@ class Answerer(Protocol):
         """FLOPs of a question answered alone, about a picture of (width, height); None if not counted."""
         ...
 
-    def without_blink(self, size: tuple[int, int], sample: Sample, run: int) -> str | None:
-        """Why a run answers a question about a picture of (width, height) without Blink, in words; None if it does not."""
+    def without_blink(self, size: tuple[int, int], run: int) -> str | None:
+        """Why a run answers without Blink about pictures of (width, height), in words; None if it does not."""
         ...
 
 
@@ -218,7 +218,7 @@ def _rows(
                 tokens=len(answer.ids),
                 events=answer.events,
                 flops=answerer.flops(image.size, sample, answer, run),
-                without_blink=answerer.without_blink(image.size, sample, run),
+                without_blink=answerer.without_blink(image.size, run),
             )
             for sample, answer in zip(batch, answers, strict=True)
         ]

@@ -76,7 +76,7 @@ class Result(Setup):
         expanded: share of rows with at least one expansion, in [0, 1]; None for rows without events.
         events: scanned layer -> action -> number of rows; None for rows without events.
         without_blink: number of rows that the backbone alone answered although a policy was asked for, as where a picture
-            is too narrow for its regions, or a question has no box to go by; None in results of earlier versions.
+            is too narrow for its regions; None in results of earlier versions.
         flops: of all questions, each answered alone; None if some were not counted.
         seconds: that answering took; loading the model is left out.
         questions_per_second: of those that were timed.
@@ -383,8 +383,8 @@ def score_file(benchmark: Benchmark, completed: Completed, path: Path) -> Result
 def _without_blink(reasons: Sequence[str], rows: int) -> str:
     """Return the warning for questions that were answered without Blink."""
     return (
-        f"answered without Blink: {len(reasons):,} of {rows:,} questions, on which the policy cannot be used "
-        f"(the first: {reasons[0]})"
+        f"answered without Blink: {len(reasons):,} of {rows:,} questions, whose pictures are too narrow (the first: "
+        f"{reasons[0]})"
     )
 
 

@@ -6,6 +6,7 @@ import shutil
 import signal
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -78,6 +79,23 @@ def test_one_answer(
     assert str(folder / "explain.html") in said
 
 
+def test_encoded_region_of_a_box(llava_next_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Would catch a region that is not the box's, crops that the recorded pass lacks, and a name of another method."""
+    usual = ("image=dog.png", "question=What?", "layer=1-2", "tau_exp=0", "patches=3", "max_new_tokens=2")
+    asked = (*usual, "positions=region", f"model.path={llava_next_folder}")
+    shown: dict[str, Any] = {}
+    for method in ("encode", "interp"):
+        command(monkeypatch, *asked, f"method={method}", "selector=box", "box=[45,0,60,15]")
+        [folder] = Path("outputs/explain").glob(f"*method-{method}*")
+        shown[method] = json.loads((folder / "explain.json").read_text())["answers"][1]
+        assert shown[method]["name"] == f"with Blink-{method}"
+        assert [layer["acted"] for layer in shown[method]["layers"] if layer["action"]] == [2, 2]
+        assert "selector=box" in (folder / "explain.html").read_text()
+        assert ("encoded anew" in (folder / "explain.html").read_text()) == (method == "encode")
+    assert shown["encode"]["layers"] != shown["interp"]["layers"]
+    command(monkeypatch, *asked, "method=encode")
+
+
 def test_flips_of_two_runs(
     differing_runs: list[Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -143,6 +161,7 @@ def test_runs_that_cannot_be_explained(
         ((*ONE, "method=vanilla"), "method=vanilla: it is what the answer is held against"),
         ((*ONE, "layer=16"), r"the policy scans layers \[16\]; this model has decoder layers 0 to 15"),
         ((*ONE, "patches=13"), "patches=13 does not fit the 12 x 12 grid"),
+        ((*ONE, "method=encode", "selector=box"), r"selector=box goes by the box .*: give box="),
         ((*ONE, "tau_exp=2"), r"tau_exp=2: expected a number in \[0, 1\]"),
         ((*ONE, "positions=beside"), "positions='beside': expected one of append, region"),
         ((*ONE, "preset=vqa"), "preset='vqa': expected one of"),

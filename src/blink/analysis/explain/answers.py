@@ -13,10 +13,10 @@ from PIL import Image
 from blink.analysis.cases import Box, as_seen, box_of
 from blink.analysis.record import LayerRecord, record
 from blink.bench import Sample
-from blink.evaluation.answerers import unfit
+from blink.evaluation.answerers import seen_or_none, too_narrow
 from blink.evaluation.cost import Meter
 from blink.inference.engine import Engine
-from blink.inference.given import Given
+from blink.inference.given import Given, checked_boxes
 from blink.inference.policy import Event, Policy
 from blink.inference.run import Run
 from blink.model.backbone import Backbone
@@ -119,8 +119,7 @@ class Explainer:
     def __call__(self, sample: Sample) -> Explanation:
         """Answer one question both ways, and record every layer of its prompt.
 
-        A side whose regions the picture is too narrow for, or that goes by a box which the question does not have, answers
-        without Blink, as in an evaluation.
+        A side whose regions the picture is too narrow for answers without Blink, as in an evaluation.
 
         Raises:
             ValueError: that holds for both sides.
@@ -129,13 +128,13 @@ class Explainer:
         grid = self._shapes(image.size).grid
         sides, runs = list(self._sides), list(self._runs)
         for number, run in enumerate(runs):
-            if unfit(run.policy, sample, grid, self._views.window(image.size)):
+            if too_narrow(run.policy, grid):
                 runs[number] = Run()
                 sides[number] = sides[number]._replace(run=Run())
         scans = _scans(*(run.policy for run in runs))
         check_patches(max(scan.patches for scan in scans), grid, f"the picture of {sample.id}: ")
-        box = box_of(sample)
-        given = Given(pictures=[image], boxes=None if box is None else [box])
+        box = seen_or_none(box_of(sample), self._views.window(image.size))
+        given = Given(pictures=[image], boxes=checked_boxes([box]))
         answers = [
             self._engine.answer_alone(image, prompt, run, max_new_tokens=side.max_new_tokens, box=box)
             for side, run in zip(sides, runs, strict=True)

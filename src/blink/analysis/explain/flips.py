@@ -177,7 +177,7 @@ def write_pages(flips: Flips, folder: Path) -> list[Path]:
 
 
 def _without_blink(rows: tuple[Row, Row], plans: tuple[Plan, Plan]) -> bool:
-    """Whether both answers are the backbone's alone, since the policy cannot be used on the question: what differs is rounding."""
+    """Whether both answers are the backbone's alone, since the picture is too narrow for Blink: what differs is rounding."""
     narrow = [bool(row.get("without_blink")) for row in rows]
     return any(narrow) and all(
         spared or plan.policy is None for spared, plan in zip(narrow, plans, strict=True)
