@@ -48,6 +48,30 @@ def test_two_processes_fill_and_read_features(llava_folder: Path, pictures: Path
 
 
 @pytest.mark.slow
+def test_two_processes_on_answers_equal_one(llava_folder: Path, pictures: Path) -> None:
+    """Would catch answers of different lengths that count for more in one of the processes, and crops left behind."""
+    lengths = ("red", "the red circle is left of it", "two")
+    names = sorted(path.name for path in pictures.iterdir() if path.suffix in (".png", ".jpg"))
+    asked = [
+        {"image": name, "question": "how many are there", "answer": lengths[number % 3]}
+        for number, name in enumerate(names)
+    ]
+    Path("asked.jsonl").write_text("\n".join(map(json.dumps, asked)))
+    arguments = [
+        *common(llava_folder, f"[asked.jsonl,{pictures}]"),
+        "layer=[1,2]",
+        "objective=both",
+        "token_sr.kind=conditioned",
+    ]
+    run(*arguments)
+    ended = command(*arguments, "trainer=ddp_cpu")
+    assert ended.returncode == 0, ended.stderr
+    same_weights(
+        folder_of(*arguments, "trainer=ddp_cpu") / "token_sr", folder_of(*arguments) / "token_sr", 1e-3, 1e-5
+    )
+
+
+@pytest.mark.slow
 def test_deepspeed_composes() -> None:
     """Catches a ZeRO-2 config that Lightning does not take."""
     pytest.importorskip("deepspeed", reason="deepspeed is not installed")

@@ -13,7 +13,7 @@ from blink.training.report import Summary
 from tests.training.conftest import planned
 
 
-def common(backbone: Path, pictures: Path) -> list[str]:
+def common(backbone: Path, pictures: Path | str) -> list[str]:
     """Overrides for a short and quiet run on a small random backbone: eleven steps with all of the pictures."""
     return [
         f"model.path={backbone}",

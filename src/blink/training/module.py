@@ -25,7 +25,7 @@ from blink.model.token_sr import Design, TokenSR, check_patches, make_token_sr
 from blink.model.views import PATCHES, Views
 from blink.runs.values import NotFiniteError
 from blink.training.answers.lessons import Lesson
-from blink.training.answers.loss import AnswerLoss, answer_losses
+from blink.training.answers.loss import answer_losses
 from blink.training.data import PairData
 from blink.training.features import (
     Batch,
@@ -159,11 +159,11 @@ class TokenSRTraining(LightningModule):
 
     def losses(self, batch: Batch | Lesson) -> dict[int, Tensor]:
         """The loss of each layer: KL as the mean over the batch's pairs, and of each pair over its tokens; and the answers'
-        loss as the mean over all their tokens."""
+        loss as the mean over images, and of each over its answers' tokens."""
         features = self.quadrant_features(batch) if self.kl_weight else []
         return self._weighted(self._parts(batch, features))
 
-    def answer_losses(self, batch: Lesson, trained: bool = True) -> dict[int, AnswerLoss]:
+    def answer_losses(self, batch: Lesson, trained: bool = True) -> dict[int, Tensor]:
         """The loss of each layer's answers, with its module or by interpolation."""
         modules = {layer: self.token_sr[str(layer)] if trained else None for layer in self.layers}
         return answer_losses(self.backbone, batch.asked, modules, **self._policy)
@@ -329,13 +329,12 @@ class TokenSRTraining(LightningModule):
         """Measure the loss of held-out answers with each module, and by interpolation."""
         for name in _ANSWERED:
             for layer, loss in self.answer_losses(batch, trained=name == STUDENTS[0]).items():
-                mean = loss.total / loss.tokens
-                if not mean.isfinite():
+                if not loss.isfinite():
                     where = f"measuring after step {self.trainer.global_step}"
                     self._report_not_finite(
-                        where, {layer: mean}, [], partial(self._held_out_names, batch_idx)
+                        where, {layer: loss}, [], partial(self._held_out_names, batch_idx)
                     )
-                self._mean(_name(layer, "answer", name)).update(mean, weight=counts * loss.tokens)
+                self._mean(_name(layer, "answer", name)).update(loss, weight=counts * len(batch.asked))
 
     def _parts(
         self, batch: Batch | Lesson, features: Sequence[dict[int, QuadrantFeatures]]
@@ -344,8 +343,7 @@ class TokenSRTraining(LightningModule):
         parts = {"kl": self._losses(features, "refined_NdHW")} if self.kl_weight else {}
         if self.answer_weight:
             assert isinstance(batch, Lesson), "the loss of answers needs questions"
-            found = self.answer_losses(batch)
-            parts["answer"] = {layer: loss.total / loss.tokens for layer, loss in found.items()}
+            parts["answer"] = self.answer_losses(batch)
         return parts
 
     def _weighted(self, parts: Mapping[str, Mapping[int, Tensor]]) -> dict[int, Tensor]:

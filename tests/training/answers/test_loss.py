@@ -78,7 +78,7 @@ def test_loss_and_gradient_are_those_of_attach(kind: str) -> None:
     module = moved(kind)
     for policy in ({"positions": "append"}, {"positions": "region", "patches": 3}):
         found = answer_losses(backbone, [asked], {1: module}, **policy)[1]
-        mean = found.total / found.tokens
+        mean = found
         wanted = attached_loss(backbone, asked, module, 1, **policy)
         torch.testing.assert_close(mean, wanted, rtol=1e-5, atol=1e-6)
         own, theirs = (torch.autograd.grad(loss, list(module.parameters())) for loss in (mean, wanted))
@@ -94,18 +94,20 @@ def test_loss_is_that_of_attach_in_every_family(name: str) -> None:
     module = moved("residual").requires_grad_(False)
     found = answer_losses(backbone, [asked], {2: module})[2]
     wanted = attached_loss(backbone, asked, module, 2)
-    torch.testing.assert_close(found.total / found.tokens, wanted, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
 
 
-def test_layers_together_are_each_alone_and_images_add_up() -> None:
-    """Would catch layers that couple, and a mean of means in place of one over all tokens."""
+def test_layers_together_are_each_alone_and_images_count_alike() -> None:
+    """Would catch layers that couple, and an image that counts more in one process than in two."""
     backbone, asked = made()
     modules = {1: moved("conv", 1), 3: None, 4: moved("residual", 2)}
-    together = answer_losses(backbone, [asked, asked], modules)
+    one_row = asked._replace(
+        ids_nS=asked.ids_nS[1:], valid_nS=asked.valid_nS[1:], labels_nS=asked.labels_nS[1:]
+    )
+    together = answer_losses(backbone, [asked, one_row], modules)
     for layer, module in modules.items():
-        alone = answer_losses(backbone, [asked], {layer: module})[layer]
-        assert together[layer].tokens == 2 * alone.tokens
-        torch.testing.assert_close(together[layer].total, 2 * alone.total)
+        alone = [answer_losses(backbone, [image], {layer: module})[layer] for image in (asked, one_row)]
+        torch.testing.assert_close(together[layer], torch.stack(alone).mean())
 
 
 def test_steps_lower_the_loss_and_leave_the_backbone_alone() -> None:
@@ -118,9 +120,9 @@ def test_steps_lower_the_loss_and_leave_the_backbone_alone() -> None:
     for _ in range(8):
         found = answer_losses(backbone, [asked], {1: module})[1]
         optimizer.zero_grad()
-        found.total.backward()
+        found.backward()
         optimizer.step()
-        losses.append(float(found.total.detach()))
+        losses.append(float(found.detach()))
     assert losses[-1] < 0.9 * losses[0]
     assert all(torch.equal(weight, before[name]) for name, weight in backbone.model.state_dict().items())
     assert all(weight.grad is None for weight in backbone.model.parameters())

@@ -30,13 +30,6 @@ from blink.training.answers.lessons import IGNORED, AskedImage
 from blink.training.features import refine
 
 
-class AnswerLoss(NamedTuple):
-    """Sum of the cross entropies of answers' tokens in nats, float32, and how many tokens these are."""
-
-    total: Tensor
-    tokens: int
-
-
 class EnteringStates(NamedTuple):
     """Prompts with answers as they enter some layers of the stock model.
 
@@ -87,10 +80,12 @@ def answer_losses(
     *,
     patches: int = 2,
     positions: str = "append",
-) -> dict[int, AnswerLoss]:
-    """The loss of the answers of a batch for each layer's module, with that alone at work.
+) -> dict[int, Tensor]:
+    """The loss of the answers of a batch for each layer's module, with that alone at work: float32 scalars, in nats.
 
-    Equals the loss that `attach` with `answer_policy` gives for the same rows with labels.
+    Of the questions about one image it is the mean over all tokens of the answers, and equals the loss that `attach` with
+    `answer_policy` gives for these rows with labels; of a batch the mean over its images. So a batch that several processes
+    or accumulated batches share out gives what it gives in one.
 
     Args:
         backbone: frozen and whole, on the device of `asked`.
@@ -102,18 +97,15 @@ def answer_losses(
         for layer, module in modules.items()
     }
     crops = any(module is not None and module.needs_crop for module in wrapped.values())
-    sums: dict[int, list[AnswerLoss]] = {layer: [] for layer in modules}
+    losses: dict[int, list[Tensor]] = {layer: [] for layer in modules}
     with torch.autocast(device, enabled=False):
         for image in asked:
             entering = enter_layers(backbone, image, modules, crops=crops)
             for layer, module in wrapped.items():
                 policy = answer_policy(layer, patches=patches, positions=positions)
                 run = Run(policy, None if module is None else {layer: module})
-                sums[layer].append(loss_above(backbone, run, layer, entering))
-    return {
-        layer: AnswerLoss(torch.stack([one.total for one in found]).sum(), sum(one.tokens for one in found))
-        for layer, found in sums.items()
-    }
+                losses[layer].append(loss_above(backbone, run, layer, entering))
+    return {layer: torch.stack(found).mean() for layer, found in losses.items()}
 
 
 @torch.no_grad()
@@ -154,8 +146,8 @@ def enter_layers(
     return EnteringStates(states, spans, embedded.added, Samples([""] * n, crops=cut), asked.labels_nS)
 
 
-def loss_above(backbone: Backbone, run: Run, layer: int, entering: EnteringStates) -> AnswerLoss:
-    """Expand at a layer, run it and all above it, and compare with the answers."""
+def loss_above(backbone: Backbone, run: Run, layer: int, entering: EnteringStates) -> Tensor:
+    """Expand at a layer, run it and all above it, and compare with the answers: the mean over their tokens."""
     spans, added = entering.spans, entering.added
     streams = split(
         backbone, entering.states[layer], list(range(len(entering.labels_nS))), spans, extensions={}, known=[]
@@ -169,4 +161,4 @@ def loss_above(backbone: Backbone, run: Run, layer: int, entering: EnteringState
     follows_nS = entering.labels_nS[:, 1:] != IGNORED
     labels = entering.labels_nS[:, 1:][follows_nS]
     logits_TV = backbone.logits(hidden_nSd[:, :-1][follows_nS]).float()
-    return AnswerLoss(F.cross_entropy(logits_TV, labels, reduction="sum"), len(labels))
+    return F.cross_entropy(logits_TV, labels)
