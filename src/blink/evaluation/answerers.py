@@ -1,7 +1,7 @@
 """A backbone as an answerer: samples about one picture in, each run's greedy answers out, and what each question costs."""
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import copy
 from functools import lru_cache
@@ -15,6 +15,7 @@ from blink.bench import Sample
 from blink.evaluation.checks import outlined, processor_of
 from blink.evaluation.cost import Meter
 from blink.evaluation.plan import Checkpoint, Plan
+from blink.evaluation.zoom import zoom
 from blink.inference.boxes import Window, seen_box
 from blink.inference.engine import Answer, Engine
 from blink.inference.policy import Policy
@@ -41,6 +42,7 @@ class BackboneAnswerer:
         memory_gb: see `Engine`.
         alone: answer every question by a `generate` of its own, with Blink attached for the length of the call; the
             answers are the same, and nothing is shared between questions and runs.
+        zooms: numbers of the runs whose policy decides about a second pass (`zoom.py`).
 
     Raises:
         ValueError: `alone`, and policy and modules of a run do not fit the backbone.
@@ -55,6 +57,7 @@ class BackboneAnswerer:
         max_new_tokens: int,
         memory_gb: float = 4.0,
         alone: bool = False,
+        zooms: Collection[int] = (),
     ) -> None:
         self.backbone = backbone
         self.engine = Engine(backbone, memory_gb=memory_gb)
@@ -63,14 +66,19 @@ class BackboneAnswerer:
         self.max_new_tokens = max_new_tokens
         self.alone = alone
         self.shapes = PictureShapes(backbone)
+        self.zooms = frozenset(zooms)
         self._views = ViewMaker(backbone.processor, grid=backbone.grid)
-        self.meters = [Meter(backbone, run.policy, run.token_sr, self.shapes) for run in runs]
+        self.meters = [
+            Meter(backbone, run.policy, run.token_sr, self.shapes, zooms=number in self.zooms)
+            for number, run in enumerate(runs)
+        ]
 
     def with_runs(self, runs: Sequence[Run], max_new_tokens: int) -> Self:
         """An answerer of other runs with the same backbone and engine, which keeps the modules that it has read."""
         other = copy(self)
         other.runs = [run.resolve(self.backbone) for run in runs] if self.alone else runs
         other.max_new_tokens = max_new_tokens
+        other.zooms = frozenset()
         other.meters = [Meter(self.backbone, run.policy, run.token_sr, self.shapes) for run in runs]
         return other
 
@@ -84,24 +92,61 @@ class BackboneAnswerer:
         Raises:
             NotFiniteError: nan or infinity among the numbers that an answer follows from; names layer and sample.
         """
+        chosen = {run: Run() if self.without_blink(image.size, run) else self.runs[run] for run in runs}
+        zooming = {run for run in self.zooms.intersection(runs) if chosen[run].policy is not None}
+        boxes = [self._box(image.size, sample) for sample in samples]
+        once = [run for run in chosen if run not in zooming]
+        found = dict(
+            zip(once, self._ask(image, samples, [chosen[run] for run in once], boxes), strict=True)
+            if once
+            else ()
+        )
+        for run in zooming:
+            found[run] = self._zoom(image, samples, chosen[run].policy, boxes)
+        return [found[run] for run in runs]
+
+    def _zoom(
+        self,
+        image: Image.Image,
+        samples: Sequence[Sample],
+        policy: Policy | None,
+        boxes: Sequence[Sequence[float] | None],
+    ) -> list[Answer]:
+        """Answer samples in two passes."""
+        assert policy is not None, "the backbone as it is does not zoom"
+
+        def ask(
+            numbers: Sequence[int], run: Run, shown: Sequence[Sequence[float] | None] | None
+        ) -> list[Answer]:
+            chosen = [samples[number] for number in numbers]
+            return self._ask(image, chosen, [run], shown or [None] * len(chosen))[0]
+
+        return zoom(ask, policy, self._views, image.size, boxes)
+
+    def _ask(
+        self,
+        image: Image.Image,
+        samples: Sequence[Sample],
+        runs: Sequence[Run],
+        boxes: Sequence[Sequence[float] | None],
+    ) -> list[list[Answer]]:
+        """Answer samples in one pass each: for each run, one answer per sample."""
         prompts = [self.template.prompt(sample.question) for sample in samples]
-        chosen = [Run() if self.without_blink(image.size, run) else self.runs[run] for run in runs]
-        by_box = any(run.policy is not None and run.policy.selector == "box" for run in chosen)
-        boxes = [self._box(image.size, sample) for sample in samples] if by_box else None
+        longest = self.max_new_tokens
         if not self.alone:
+            by_box = any(run.policy is not None and run.policy.selector == "box" for run in runs)
             with self._named(image, prompts, samples):
                 return self.engine.answer(
-                    image, prompts, chosen, max_new_tokens=self.max_new_tokens, boxes=boxes
+                    image, prompts, runs, max_new_tokens=longest, boxes=boxes if by_box else None
                 )
-        return [
-            [self._alone(image, *asked, run) for asked in zip(prompts, samples, strict=True)]
-            for run in chosen
-        ]
-
-    def _alone(self, image: Image.Image, prompt: str, sample: Sample, run: Run) -> Answer:
-        box = self._box(image.size, sample)
-        with self._named(image, [prompt], [sample]):
-            return self.engine.answer_alone(image, prompt, run, max_new_tokens=self.max_new_tokens, box=box)
+        answers: list[list[Answer]] = [[] for _ in runs]
+        for of_run, run in zip(answers, runs, strict=True):
+            for prompt, sample, box in zip(prompts, samples, boxes, strict=True):
+                with self._named(image, [prompt], [sample]):
+                    of_run.append(
+                        self.engine.answer_alone(image, prompt, run, max_new_tokens=longest, box=box)
+                    )
+        return answers
 
     def _box(self, size: tuple[int, int], sample: Sample) -> Sequence[float] | None:
         """The box of what a sample asks about; None if it has none, or the backbone sees nothing of it."""
@@ -195,6 +240,7 @@ def load_answerer(plans: Sequence[Plan]) -> BackboneAnswerer:
         max_new_tokens=first.benchmark.max_new_tokens,
         memory_gb=first.memory_gb,
         alone=first.reuse == "none",
+        zooms=[number for number, plan in enumerate(plans) if plan.zooms],
     )
 
 

@@ -246,6 +246,34 @@ def decode(
     return total
 
 
+def two_passes(
+    dims: Dimensions,
+    tokens: int,
+    steps: int,
+    *,
+    zoomed: bool,
+    crop: Cost,
+    saliency: str = "attention",
+    visual: int | None = None,
+) -> Cost:
+    """A prompt that is looked at first and then, if it is zoomed, run anew with a crop's tokens behind the picture's (`zoom.py`).
+
+    With `steps` steps of decoding behind the last pass; the picture's own encoding is not in it.
+
+    Args:
+        tokens: of the prompt, visual ones included.
+        zoomed: whether there was a second pass.
+        crop: its encoding by vision tower and projector.
+        saliency, visual: as in `prompt`.
+    """
+    V = dims.visual if visual is None else visual
+    cost = prompt(dims, tokens) + scan(dims, tokens, saliency, V)
+    if zoomed:
+        tokens += V
+        cost += crop + prompt(dims, tokens)
+    return cost + decode(dims, tokens, steps)
+
+
 def _living_tokens(
     dims: Dimensions, events: Sequence[Event], extension: int | Sequence[int] | None, visual: int | None
 ) -> list[int]:
@@ -306,6 +334,7 @@ class Meter:
         policy: None for the backbone as it is.
         modules: folder, hub id or mapping, as for `attach`.
         shapes: of pictures; None makes them anew.
+        zooms: whether the policy decides about a second pass (`zoom.py`).
     """
 
     def __init__(
@@ -314,11 +343,13 @@ class Meter:
         policy: Policy | None,
         modules: str | PathLike[str] | Mapping[int, nn.Module] | None,
         shapes: PictureShapes | None = None,
+        *,
+        zooms: bool = False,
     ) -> None:
         self._dims: Dimensions | None = None
         self._tokenizer = backbone.processor.tokenizer
         self._image_token = backbone.image_token_id
-        self._policy = policy
+        self._policy, self._zooms = policy, zooms
         self._shapes = shapes or PictureShapes(backbone)
         try:
             self._module = None if modules is None else _module(modules)
@@ -351,6 +382,17 @@ class Meter:
         elif self._module is not None and self._module.needs_crop:
             crop = Crop(encoding)
         cost = vision(dims, shape.views)
+        if self._zooms and policy is not None and events:
+            cost += two_passes(
+                dims,
+                tokens,
+                answer - 1,
+                zoomed=events[0].action == "expand",
+                crop=encoding,
+                saliency=policy.saliency,
+                visual=H * W,
+            )
+            return cost.flops
         cost += prompt(
             dims,
             tokens,

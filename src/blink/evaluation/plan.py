@@ -27,6 +27,7 @@ from blink.evaluation.checks import (
 from blink.evaluation.presets import LAYER_STUDIES, OTHER, resolve
 from blink.evaluation.questions import Questions, read_questions, samples_digest
 from blink.evaluation.scores import Setup
+from blink.evaluation.zoom import check_zoom
 from blink.inference.policy import Policy, check_layers, parse_layers
 from blink.model.backbone import Backbone
 from blink.model.processors import check_picture_options, pads, picture_options
@@ -92,6 +93,7 @@ class Plan(NamedTuple):
         edition: what the samples are, where they are not a whole edition of the benchmark; else None.
         policy: None for the backbone as it is.
         token_sr: folder or hub id of the modules; None for Blink-interp and the backbone as it is.
+        zooms: whether the policy decides about a second pass (`zoom.py`), and not inside one.
         inputs: fingerprints of all that the answers depend on beyond the config, as for `resume`.
         setup: what the result says of the run beside its scores.
     """
@@ -105,6 +107,7 @@ class Plan(NamedTuple):
     template: Template
     policy: Policy | None
     token_sr: str | None
+    zooms: bool
     inputs: dict[str, Any]
     setup: Setup
 
@@ -146,6 +149,9 @@ def make_plan(config: DictConfig, overrides: Sequence[str]) -> Plan:
         if method.trained:
             token_sr = modules_folder(config.token_sr, model.path, tuple(policy.layers))
         check_fit(backbone, policy, token_sr)
+    zooms = policy is not None and method.get("passes") == 2
+    if policy is not None and zooms:
+        check_zoom(policy)
     questions = questions_of(config, config.limit)
     check_boxes(policy, questions.samples, config.bench.name)
     inputs = {
@@ -183,6 +189,7 @@ def make_plan(config: DictConfig, overrides: Sequence[str]) -> Plan:
         template=template,
         policy=policy,
         token_sr=token_sr,
+        zooms=zooms,
         inputs=inputs,
         setup=setup,
     )

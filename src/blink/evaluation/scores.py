@@ -24,7 +24,7 @@ class Setup:
     """Settings of an evaluation that its result repeats.
 
     Attributes:
-        method: "vanilla", "interp", "encode" or "blink"; None for rows of unknown origin.
+        method: "vanilla", "interp", "encode", "zoom" or "blink"; None for rows of unknown origin.
         data: where the questions come from, in words.
         policy: None for the backbone as it is, and for rows of unknown origin.
         sources: setting of the policy -> where its value comes from: a preset, or "override".

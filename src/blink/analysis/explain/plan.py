@@ -100,6 +100,8 @@ def _one_question(config: DictConfig, settings: dict[str, Any], overrides: Seque
         raise UserError(
             "method=vanilla: it is what the answer is held against; choose blink, interp or encode"
         )
+    if method.get("passes") == 2:
+        raise UserError(f"method={method['name']}: a page shows one pass; choose blink, interp or encode")
     for key in ("image", "question"):
         if not isinstance(settings[key], str):
             raise UserError(f"{key}={settings[key]!r}: give image=FILE and question='...'")

@@ -18,7 +18,12 @@ from blink.runs.values import UserError
 Names = Mapping[str, str | tuple[str, ...]]
 """What stands in braces in an experiment's settings -> its value, or the values that `each` goes through."""
 
-_UNREAD = {"vanilla": {*POLICY_KEYS, "token_sr"}, "interp": {"token_sr"}, "encode": {"token_sr"}}
+_UNREAD = {
+    "vanilla": {*POLICY_KEYS, "token_sr"},
+    "interp": {"token_sr"},
+    "encode": {"token_sr"},
+    "zoom": {"token_sr"},
+}
 """Method -> overrides that change nothing about it. Without them its run is found again, whatever else is tried."""
 
 _REUSE = "engine.reuse"

@@ -1,0 +1,80 @@
+"""Zooming in after the fact (`method=zoom`, Fig. 1): one pass to look, and where it looks at one region a second about it.
+
+The post-hoc way that Blink is held against, as ViCrop does it: the first pass is the stock model's, and the region that
+would be expanded at the first scanned layer is cut out of the original picture; the second pass has the crop's tokens
+behind the picture's from layer 0 on. Both passes run whole, which is what it costs.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from blink.inference.engine import Answer
+from blink.inference.policy import Policy
+from blink.inference.run import Run
+from blink.model.token_sr import region_box
+from blink.model.views import ViewMaker, pixel_edges
+from blink.runs.values import UserError
+
+Pixels = Sequence[float]
+"""Left, top, right and bottom in a picture."""
+
+Ask = Callable[[Sequence[int], Run, Sequence[Pixels | None] | None], list[Answer]]
+"""Answers questions by their numbers, as a run would, given a box for each if the run goes by boxes."""
+
+
+def check_zoom(policy: Policy) -> None:
+    """Raise ValueError for settings that a second pass has no meaning for."""
+    if policy.selector == "random" or policy.schedule != "threshold":
+        raise UserError(
+            f"method=zoom with selector={policy.selector} and schedule={policy.schedule}: the first pass decides by its "
+            "ratio, and the second shows the hottest region or the box's; take selector=saliency or box, "
+            "schedule=threshold"
+        )
+
+
+def zoom(
+    ask: Ask,
+    policy: Policy,
+    views: ViewMaker,
+    size: tuple[int, int],
+    boxes: Sequence[Pixels | None],
+) -> list[Answer]:
+    """Answer questions about a picture: the first pass's answer is kept where it does not look at one region.
+
+    Args:
+        policy: whose first scanned layer, threshold, saliency, selector, patches and positions count.
+        views: of the backbone's processor.
+        size: (width, height) of the picture.
+        boxes: of what each question is about, for `selector="box"`; None: about no single place, which is not zoomed at.
+
+    Returns:
+        One answer per question. Its one event is that of the first pass: "expand" where a second followed, else "keep".
+    """
+    first = sorted(policy.layers)[0]
+    looking = Policy.never([first], patches=policy.patches, saliency=policy.saliency)
+    answers = ask(range(len(boxes)), Run(looking), None)
+    above, _ = policy.thresholds
+    shown: dict[int, Pixels] = {}
+    for number, answer in enumerate(answers):
+        [event] = answer.events
+        box = boxes[number] if policy.selector == "box" else _pixels(event.region, policy, views, size)
+        if event.ratio > above and box is not None:
+            shown[number] = box
+    if not shown:
+        return answers
+    seeing = Policy(
+        [0], 0, 0, patches=policy.patches, source="encode", selector="box", positions=policy.positions
+    )
+    for number, answer in zip(shown, ask(list(shown), Run(seeing), list(shown.values())), strict=True):
+        [looked], [zoomed] = answers[number].events, answer.events
+        event = replace(looked, region=zoomed.region, action="expand")
+        answers[number] = answer._replace(events=(event,))
+    return answers
+
+
+def _pixels(region: int, policy: Policy, views: ViewMaker, size: tuple[int, int]) -> Pixels:
+    """A region in pixels of the picture; where it is padded, some lie outside."""
+    left, top, right, bottom = views.window(size)
+    grid = views.grid(size)
+    edges = pixel_edges((right - left, bottom - top), region_box(region, policy.patches, grid), grid)
+    return [edge + start for edge, start in zip(edges, (left, top) * 2, strict=True)]

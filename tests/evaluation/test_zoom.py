@@ -1,0 +1,139 @@
+"""Zooming in after the fact, held against the stock model on a sequence that is put together by hand."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from blink import Policy, Run
+from blink.bench import Sample
+from blink.evaluation.answerers import BackboneAnswerer
+from blink.evaluation.zoom import check_zoom
+from blink.inference.engine import Answer
+from blink.model.backbone import Backbone
+from blink.model.checkpoints import load_backbone
+from blink.model.prompts import TEMPLATES
+from tests import models
+from tests.flops import counted_forward
+
+TEMPLATE = TEMPLATES["vicuna_v1"]
+QUESTIONS = ("Is there a red circle?", "What colour is the small star left of the large dog?", "dog?")
+LOOK = Policy([1, 2], 0, 0)
+SIDE = 60
+HALF = SIDE // 2
+
+
+@pytest.fixture
+def backbone(llava_folder: Path) -> Backbone:
+    return load_backbone(llava_folder)
+
+
+def image() -> Image.Image:
+    return models.picture(1, (SIDE, SIDE))
+
+
+def samples(box: list[int] | None = None) -> list[Sample]:
+    return [
+        Sample(str(i), "picture", question, "yes", "random", image, {"box": box})
+        for i, question in enumerate(QUESTIONS)
+    ]
+
+
+def answers(
+    backbone: Backbone, policies: list[Policy | None], asked: list[Sample], alone: bool = False
+) -> list[list[Answer]]:
+    """What each policy answers; those there are, in two passes."""
+    zooms = [number for number, policy in enumerate(policies) if policy is not None]
+    runs = [Run(policy) for policy in policies]
+    answerer = BackboneAnswerer(backbone, TEMPLATE, runs, max_new_tokens=6, alone=alone, zooms=zooms)
+    return answerer.answer(image(), asked, list(range(len(runs))))
+
+
+def by_hand(backbone: Backbone, question: str, region: int) -> tuple[Tensor, dict[str, Any]]:
+    """Greedy ids of the stock model on [text; picture; crop; text], and that sequence."""
+    model, processor = backbone.model, backbone.processor
+    inputs = processor(images=[image()], text=[TEMPLATE.prompt(question)], return_tensors="pt")
+    left, top = (region % 2) * HALF, (region // 2) * HALF
+    crop = image().crop((left, top, left + HALF, top + HALF))
+    pixels = processor.image_processor([crop], return_tensors="pt")["pixel_values"]
+    with torch.no_grad():
+        embeds_1Sd = model.get_input_embeddings()(inputs["input_ids"])
+        at = (inputs["input_ids"][0] == model.config.image_token_id).nonzero()[:, 0]
+        whole, zoomed = (
+            model.get_image_features(pixel_values=p).pooler_output[0]
+            for p in (inputs["pixel_values"], pixels)
+        )
+        first, last = int(at[0]), int(at[-1]) + 1
+        parts = (embeds_1Sd[0, :first], whole, zoomed, embeds_1Sd[0, last:])
+        sequence = {"inputs_embeds": torch.cat(parts)[None]}
+        ids = model.generate(**sequence, do_sample=False, max_new_tokens=6)
+    return ids[0], sequence
+
+
+def test_the_second_pass_is_the_stock_model_with_the_crop_behind_the_picture(backbone: Backbone) -> None:
+    """Would catch a crop of another region, tokens before the picture, and an event of a layer that was not looked at."""
+    stock, looked, boxed = answers(
+        backbone, [None, LOOK, Policy([1], 0, 0, selector="box")], samples([HALF, 0, SIDE, HALF])
+    )
+    assert all(answer.events == () for answer in stock)
+    for chosen in (looked, boxed):
+        for question, answer in zip(QUESTIONS, chosen, strict=True):
+            [event] = answer.events
+            assert (event.layer, event.action) == (1, "expand")
+            ids, _ = by_hand(backbone, question, event.region)
+            assert list(answer.ids) == ids[: len(answer.ids)].tolist()
+    assert {answer.events[0].region for answer in boxed} == {1}
+    assert [a.events[0].ratio for a in boxed] == [a.events[0].ratio for a in looked]
+
+
+def test_what_is_not_looked_at_closer_keeps_its_first_answer(backbone: Backbone) -> None:
+    """Would catch a second pass below the threshold, or about a question that has no box."""
+    ratios = [answer.events[0].ratio for answer in answers(backbone, [LOOK], samples())[0]]
+    above = (sorted(ratios)[1] + sorted(ratios)[2]) / 2
+    stock, some, boxless = answers(
+        backbone, [None, Policy([1], above, 0), Policy([1], 0, 0, selector="box")], samples()
+    )
+    zoomed = [answer.events[0].action == "expand" for answer in some]
+    assert zoomed == [ratio > above for ratio in ratios]
+    for first, answer, other in zip(stock, some, boxless, strict=True):
+        assert answer.events[0].action == "expand" or answer.ids == first.ids
+        assert (other.ids, other.events[0].action) == (first.ids, "keep")
+
+
+def test_shared_and_one_by_one_are_the_same(backbone: Backbone) -> None:
+    """Catches answers of one question given to another where only some are zoomed."""
+    ratios = sorted(answer.events[0].ratio for answer in answers(backbone, [LOOK], samples())[0])
+    policies: list[Policy | None] = [Policy([1], sum(ratios[:2]) / 2, 0), None]
+    shared, alone = (answers(backbone, policies, samples(), way) for way in (False, True))
+    assert [[a.ids for a in of_run] for of_run in shared] == [[a.ids for a in of_run] for of_run in alone]
+    assert len({answer.events[0].action for answer in shared[0]}) == 2
+
+
+def test_both_passes_are_counted(backbone: Backbone) -> None:
+    """Would catch a pass, the crop's encoding or the longer sequence left out of the cost."""
+    answerer = BackboneAnswerer(
+        backbone, TEMPLATE, [Run(Policy([1], 0, 0)), Run()], max_new_tokens=1, zooms=[0]
+    )
+    [sample] = samples()[:1]
+    [[zoomed], [stock]] = answerer.answer(image(), [sample], [0, 1])
+    model, processor = backbone.model, backbone.processor
+    inputs = processor(images=[image()], text=[TEMPLATE.prompt(sample.question)], return_tensors="pt")
+    _, sequence = by_hand(backbone, sample.question, zoomed.events[0].region)
+    settings: dict[str, Any] = {"do_sample": False, "max_new_tokens": 1, "min_new_tokens": 1}
+    first = counted_forward(lambda: model.generate(**inputs, **settings))
+    second = counted_forward(lambda: model.generate(**sequence, **settings))
+    tower = counted_forward(lambda: model.get_image_features(pixel_values=inputs["pixel_values"]))
+    scan = 2 * inputs["input_ids"].shape[1] * model.config.text_config.hidden_size
+    assert answerer.flops((SIDE, SIDE), sample, stock, 1) == first
+    assert answerer.flops((SIDE, SIDE), sample, zoomed, 0) == first + second + tower + scan
+
+
+def test_settings_without_a_meaning_are_refused() -> None:
+    """Catches a random region that the first pass never looked at."""
+    check_zoom(LOOK)
+    for policy in (Policy([1], selector="random"), Policy([1], schedule="cycle")):
+        with pytest.raises(ValueError, match="method=zoom with"):
+            check_zoom(policy)
