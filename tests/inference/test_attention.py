@@ -271,7 +271,7 @@ def test_gradient_checkpointing(model: Any, policy: blink.Policy, reentrant: boo
         model.enable_input_require_grads()
     for checkpointing in (False, True):
         if checkpointing:
-            model.activation_checkpointing_enable({"use_reentrant": reentrant})
+            models.checkpoint_activations(model, reentrant)
         model.zero_grad()
         outputs = model(**inputs, labels=labels)
         outputs.loss.backward()

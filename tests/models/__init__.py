@@ -15,7 +15,17 @@ imports pytest, or of blink more than its placeholder for video processors. In r
     checkpoints.py     folders as Hugging Face lays them out, now and earlier
 """
 
-from .backbones import FAMILIES, PATCH, TEXT_MODELS, Model, llava, llava_next, published_config, true_width
+from .backbones import (
+    FAMILIES,
+    PATCH,
+    TEXT_MODELS,
+    Model,
+    checkpoint_activations,
+    llava,
+    llava_next,
+    published_config,
+    true_width,
+)
 from .checkpoints import PUBLISHED, published, save, save_as_before
 from .families import SMALL, family
 from .inputs import batch, noise, picture, prompt
@@ -33,6 +43,7 @@ __all__ = [
     "WORDS",
     "Model",
     "batch",
+    "checkpoint_activations",
     "family",
     "llava",
     "llava_next",

@@ -291,3 +291,9 @@ def text_config(
         assert hasattr(config, "sliding_window"), f"{kind} knows no window"
         config.sliding_window = sliding_window
     return config
+
+
+def checkpoint_activations(model: Any, reentrant: bool) -> None:
+    """Recompute activations in the backward pass, by the name that it has from transformers 5.24 on or the one before."""
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    enable({"use_reentrant": reentrant})

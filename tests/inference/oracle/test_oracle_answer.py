@@ -149,7 +149,7 @@ def test_gradient_checkpointing_of_a_labelled_answer(reentrant: bool) -> None:
         pair.model.enable_input_require_grads()
         for checkpointing in (False, True):
             if checkpointing:
-                pair.model.activation_checkpointing_enable({"use_reentrant": reentrant})
+                models.checkpoint_activations(pair.model, reentrant)
             pair.model.zero_grad()
             loss = pair.model(**batch.inputs, labels=batch.labels_BS).loss
             loss.backward()
