@@ -19,7 +19,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, read_write
 
 from blink.runs.command import hydra_command, made, one_line_errors, plain
-from blink.runs.files import place_named, remove_partial
+from blink.runs.files import place_named
 from blink.runs.folder import INPUTS, check_inputs, given_folder, lock_run, open_run, run_folder
 from blink.runs.inputs.preset_file import with_preset
 from blink.runs.machine import is_first_process, one_job
@@ -117,9 +117,6 @@ def train(
         images = parts.open_images(plan)
         references = parts.load_references(plan, outlined.hidden_size)
         folder = open_run(plan.outputs, "train", overrides, plan.config, fresh=plan.fresh, given=given)
-        if is_first_process():
-            for part in (CHECKPOINTS, TOKEN_SR):
-                remove_partial(folder / part)
         checkpoint = checkpoint_to_continue(
             folder / CHECKPOINTS, plan.start_from, parts.weight_shapes(plan, outlined)
         )

@@ -1,11 +1,14 @@
 """Commands that are killed at random moments, and disks that are full. `make crash N=50` kills more often than the suite does.
 
 `kills.py` starts real commands in processes of their own and ends them from outside; nothing inside a command knows of it.
+`dying.py` has one die in the writing of a file, for files so short that no signal from outside would come in time.
 """
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from subprocess import run
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
@@ -35,6 +38,16 @@ def moments(request: pytest.FixtureRequest) -> np.random.Generator:
     """Draws the moments; another stream for each test."""
     seed = int(request.config.getoption("--kill-seed", default=0))
     return np.random.default_rng([seed, *request.node.name.encode()])
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path) -> Iterator[Path]:
+    """An empty folder on another file system than temporary files."""
+    memory = Path("/dev/shm")
+    if not os.access(memory, os.W_OK) or memory.stat().st_dev == tmp_path.stat().st_dev:
+        pytest.skip("no second file system: /dev/shm is none, or cannot be written")
+    with TemporaryDirectory(dir=memory) as folder:
+        yield Path(folder)
 
 
 @pytest.fixture

@@ -40,13 +40,15 @@ def test_killed_until_it_is_done(
     llava_folder: Path,
     pictures: Path,
     tmp_path: Path,
+    elsewhere: Path,
     whole: Path,
     kills: int,
     moments: np.random.Generator,
 ) -> None:
-    """Would catch a torn checkpoint, steps done twice or not at all, and halves of files that stay behind."""
-    arguments = overrides(llava_folder, pictures, f"outputs={tmp_path / 'out'}")
-    folder = folder_of(*arguments, outputs=tmp_path / "out")
+    """Would catch a torn checkpoint, steps done twice or not at all, halves of files that stay behind, and what is written
+    to the temporary folder first, since moving it to another file system is no single step."""
+    arguments = overrides(llava_folder, pictures, f"outputs={elsewhere}")
+    folder = folder_of(*arguments, outputs=elsewhere)
     (tmp_path / "tmp").mkdir()
     for _ in range(kills):
         if where == "anywhere":

@@ -101,8 +101,10 @@ def test_a_run_killed_while_it_wrote_goes_on(tmp_path: Path) -> None:
         (folder / name).write_text("lay")
     for _ in range(2):
         assert outputs.open_run(tmp_path, "eval", ["layer=1"], {"layer": 1}) == folder
-        assert [path.name for path in folder.iterdir()] == ["config.yaml"]
-        (folder / "scores.json.345.partial").write_text("{")
+        assert [path.name for path in folder.rglob("*") if path.is_file()] == ["config.yaml"]
+        (folder / "pages").mkdir(exist_ok=True)
+        for name in ("scores.json.345.partial", "pages/0001.html.345.partial"):
+            (folder / name).write_text("{")
 
 
 def test_fresh_keeps_the_earlier_runs(tmp_path: Path) -> None:

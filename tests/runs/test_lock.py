@@ -200,6 +200,24 @@ def test_what_a_kill_leaves_in_the_middle_of_taking_a_lock(tmp_path: Path) -> No
     assert nothing_beside(target)
 
 
+def test_halves_of_files_that_a_killed_process_left_go_with_its_lock(tmp_path: Path) -> None:
+    """Would catch halves that stay in a multirun's folder or beside a file of scores, and the removal of other files."""
+    folder, file = tmp_path / "sweep[1]", tmp_path / "rows[1].scores.json"
+    folder.mkdir()
+    others = [
+        folder / "sweep.csv",
+        tmp_path / "rows1.scores.json.12.partial",
+        tmp_path / "other.json.12.partial",
+    ]
+    halves = [folder / "sweep.csv.12.partial", tmp_path / "rows[1].scores.json.12.partial"]
+    for path in (*others, *halves):
+        path.touch()
+    with lock_scope():
+        lock(folder)
+        lock(file)
+    assert sorted(path for path in tmp_path.rglob("*") if path.is_file()) == sorted(others)
+
+
 def test_without_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Would catch a command that cannot be run on a file system without hard links."""
 

@@ -8,6 +8,7 @@ is a `UserError` that names it, and the byte or the line.
 import codecs
 import csv
 import errno
+import glob
 import gzip
 import hashlib
 import json
@@ -215,13 +216,15 @@ def append_text(path: Path, text: str) -> None:
             raise
 
 
-def remove_partial(folder: Path, name: str = "*") -> None:
+def remove_partial(folder: Path, name: str | None = None, *, below: bool = False) -> None:
     """Remove temporary files and folders that killed processes left in a folder, while no other process writes there.
 
     Args:
         name: of the file that was to be written; all files by default.
+        below: also in the folders that it holds, at any depth.
     """
-    for partial in folder.glob(f"{name}.[0-9]*{_PARTIAL}"):
+    pattern = f"{'*' if name is None else glob.escape(name)}.[0-9]*{_PARTIAL}"
+    for partial in list(folder.rglob(pattern) if below else folder.glob(pattern)):
         if partial.is_dir():
             shutil.rmtree(partial)
         else:

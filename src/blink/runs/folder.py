@@ -164,11 +164,11 @@ def open_run(
         kept = _unused_sibling(folder)
         folder.rename(kept)
         log.info("fresh=true: the earlier run is kept in %s", kept)
-    remove_partial(folder)
     saved = folder / CONFIG_FILE
     others = [path for path in _contents(folder, given) if path != saved]
     if saved.exists() and (others or saved.stat().st_size):
         _refuse_another_config(folder, read_config(saved), config)
+        remove_partial(folder, below=True)
         return folder
     if others:
         raise UserError(f"{folder} holds files but no {CONFIG_FILE}, so it is not a run: move it away")

@@ -24,7 +24,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from blink.runs.files import make_folder, place_named, short_digest
+from blink.runs.files import make_folder, place_named, remove_partial, short_digest
 from blink.runs.process import Holder, has_ended, this_process
 from blink.runs.signals import finishing_first
 from blink.runs.values import UserError, fits
@@ -100,6 +100,7 @@ def lock(target: Path, *, wait: bool = False) -> None:
             if taken is not None:
                 _scopes[-1].held[target] = taken
                 _heart.start()
+                _remove_partial(target)
                 return
         if not wait:
             raise UserError(f"{target} is in use by {other}; wait=true waits until it is done")
@@ -232,6 +233,15 @@ def _remove_left_over(path: Path) -> None:
         found = _read(left)
         if found is not None and _is_gone(found[0], now - found[1]):
             left.unlink(missing_ok=True)
+
+
+def _remove_partial(target: Path) -> None:
+    """Remove halves of files that killed processes left in a locked folder, or of a locked file."""
+    with suppress(OSError):  # who may not remove them may not write there, and is told so then
+        if target.is_dir():
+            remove_partial(target)
+        else:
+            remove_partial(target.parent, target.name)
 
 
 def _make_folders(folder: Path) -> list[Path]:
