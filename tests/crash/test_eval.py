@@ -118,7 +118,7 @@ def test_an_evaluation(
     )
 
 
-@pytest.mark.parametrize("launcher", ["one_pass", "basic"])
+@pytest.mark.parametrize("launcher", ["one_pass", "basic"])  # all jobs at once, or one after another
 def test_a_multirun(
     launcher: str,
     elsewhere: Path,
@@ -128,9 +128,7 @@ def test_a_multirun(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Would catch a job that is missing from the sweep's table, one that another's rows went to, and torn tables."""
-    arguments = (*RUN, "method=vanilla,interp", "--multirun")
-    if launcher == "basic":  # job by job
-        arguments = (*arguments, "hydra/launcher=basic")
+    arguments = (*RUN, "method=vanilla,interp", f"hydra/launcher={launcher}", "--multirun")
     files = {**FILES, **FILES_OF_A_SWEEP}
     most = max(1, kills // 2)
     killed_until_it_is_done(
