@@ -124,20 +124,20 @@ def test_multiruns_of_the_other_commands_lock_their_folder(monkeypatch: pytest.M
 def test_equal_commands_at_once_are_one_run(monkeypatch: pytest.MonkeyPatch) -> None:
     """Would catch a file with the answers of two processes, and results that differ from those of one command alone."""
     arguments = (*EVAL, "limit=12")
-    both = [
-        subprocess.Popen(
-            [sys.executable, "-m", "blink.eval", *arguments, "outputs=both", "wait=true"],
-            env={**os.environ, **inherited()},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for _ in range(2)
-    ]
+    both = (*arguments, "outputs=both", "wait=true")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "blink.eval", *both],
+        env={**os.environ, **inherited()},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     run(monkeypatch, "eval", *arguments, "outputs=alone")
-    for process in both:
-        shown = process.communicate(timeout=300)
-        assert process.returncode == 0, shown
+    while not list(Path().glob("both/eval/*.lock")) and process.poll() is None:
+        time.sleep(0.01)
+    run(monkeypatch, "eval", *both)
+    shown = process.communicate(timeout=300)
+    assert process.returncode == 0, shown
     [one], [other] = (list(Path(root).rglob("predictions.jsonl")) for root in ("alone", "both"))
     assert one.read_bytes() == other.read_bytes()
     assert not list(Path("both").rglob("*.lock*"))
