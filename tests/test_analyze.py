@@ -6,6 +6,7 @@ import json
 import re
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,14 @@ from blink.analyze import main
 from tests.analysis.figures.conftest import run
 
 FEW = ("scenes.images=2", "samples=3")
+
+SMALL_FIGURES: dict[str, tuple[str, ...]] = {
+    "attention_maps": ("figure=attention_maps", *FEW, "figure.cases=1"),
+    "attention_ratio": ("figure=attention_ratio", *FEW, "batch_size=2"),
+    "redistribution": ("figure=redistribution", *FEW, "figure.cases=1", "batch_size=2"),
+    "tokensr": ("figure=tokensr", *FEW, "figure.pictures=2", "figure.cases=1"),
+}
+"""Each figure of the tiny backbone, about three questions."""
 
 
 @pytest.fixture(autouse=True)
@@ -31,6 +40,21 @@ def command(monkeypatch: pytest.MonkeyPatch, *overrides: str) -> Path:
     monkeypatch.setattr(sys, "argv", ["blink.analyze", *overrides])
     main()
     return max(Path("outputs/analyze").iterdir(), key=lambda folder: folder.stat().st_mtime_ns)
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The folder of one of SMALL_FIGURES, drawn by its command."""
+    folders: dict[str, Path] = {}
+
+    def found(name: str) -> Path:
+        if name not in folders:
+            with pytest.MonkeyPatch.context() as patched:
+                patched.chdir(tmp_path_factory.mktemp(name))
+                folders[name] = command(patched, *SMALL_FIGURES[name]).resolve()
+        return folders[name]
+
+    return found
 
 
 def test_every_figure_has_a_config() -> None:
@@ -50,11 +74,10 @@ def test_every_figure_has_a_config() -> None:
     ],
 )
 def test_figures_of_the_tiny_backbone(
-    name: str, pictures: list[str], records: int, monkeypatch: pytest.MonkeyPatch
+    name: str, pictures: list[str], records: int, drawn: Callable[[str], Path]
 ) -> None:
     """Would catch a figure that does not come out of its command, and defaults of layers that tiny lacks."""
-    cases = ["figure.cases=1"] if name != "attention_ratio" else []
-    folder = command(monkeypatch, f"figure={name}", *FEW, *cases)
+    folder = drawn(name)
     files = {path.name for path in folder.iterdir()}
     assert files == {
         "config.yaml",
@@ -172,32 +195,27 @@ def test_mistakes_are_one_line(
 
 
 @pytest.mark.parametrize(
-    ("settings", "target", "before", "after"),
+    ("figure", "target", "before", "after"),
     [
-        (("figure=attention_ratio",), "blink.analysis.probe.probe", 2, 1),
-        (("figure=redistribution", "figure.cases=1"), "blink.analysis.probe.probe", 5, 4),
-        (
-            ("figure=tokensr", "figure.pictures=2", "figure.cases=1"),
-            "blink.analysis.figures.tokensr.features",
-            1,
-            2,
-        ),
+        ("attention_ratio", "blink.analysis.probe.probe", 1, 1),
+        ("redistribution", "blink.analysis.probe.probe", 3, 3),
+        ("tokensr", "blink.analysis.figures.tokensr.features", 1, 2),
     ],
 )
 def test_a_figure_goes_on_where_it_was_ended(
-    settings: tuple[str, ...],
+    figure: str,
     target: str,
     before: int,
     after: int,
+    drawn: Callable[[str], Path],
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Would catch passes that a signal throws away, ones that are done twice, and other numbers for a figure that was ended.
 
-    Five questions at two a batch are three batches, and under three methods nine; two pictures are compared, and one of them
-    is drawn.
+    Three questions at two a batch are two batches, and under three methods six; two pictures are compared, and one of them is drawn.
     """
-    settings = (*settings, "scenes.images=2", "samples=5", "batch_size=2")
+    settings, whole = SMALL_FIGURES[figure], drawn(figure)
     module, _, name = target.rpartition(".")
     stock, calls = getattr(importlib.import_module(module), name), [0]
 
@@ -221,10 +239,9 @@ def test_a_figure_goes_on_where_it_was_ended(
         folder = command(patched, *settings)
     assert calls[0] == before + after
     assert not (folder / "parts").exists()
-    monkeypatch.setattr(sys, "argv", ["blink.analyze", *settings, "outputs=whole"])
-    main()
-    [whole] = Path("whole/analyze").iterdir()
-    for path in folder.glob("*.csv"):
+    tables = list(folder.glob("*.csv"))
+    assert tables
+    for path in tables:
         assert path.read_bytes() == (whole / path.name).read_bytes()
 
 
