@@ -35,6 +35,11 @@ import torch
 from blink.runs.machine import RANK_VARIABLES
 from tests import models
 
+HERE = Path(__file__).parent
+
+LONG = ("crash/", "test_train_processes.py", "test_network.py", "model/test_shadow.py")
+"""Files and folders of tests of many seconds each."""
+
 
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> Iterator[None]:
@@ -94,6 +99,11 @@ def file_size_limit() -> Iterator[Callable[[int], None]]:
 
     yield limit
     resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the tests that start processes: one of them alone at the end would keep the other workers waiting."""
+    items.sort(key=lambda item: not item.path.relative_to(HERE).as_posix().startswith(LONG))
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

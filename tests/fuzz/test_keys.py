@@ -6,6 +6,7 @@ Keys are those of the composed configs, under each option of each group, so that
 import json
 import logging
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +128,12 @@ def values_of(key: str, group: bool, everything: bool) -> list[Any]:
     return [None, *(VALUES[(start + 11 * i) % len(VALUES)] for i in range(6 if group else FAST))]
 
 
+@cache
+def default_keys(command: str) -> set[str]:
+    """Every key of a command with its defaults."""
+    return set(dotted(composed(command, COMMON[command])))
+
+
 @pytest.mark.parametrize(("command", "overrides"), list(options()), ids=name_of)
 def test_every_key_of_every_command(
     command: str,
@@ -135,9 +142,9 @@ def test_every_key_of_every_command(
     request: pytest.FixtureRequest,
 ) -> None:
     """Would catch a key whose wrong values end in a traceback, in several lines, or once the weights are there."""
+    known = default_keys(command)
     config = composed(command, overrides)
     plain = overrides == COMMON[command]
-    known = set(dotted(composed(command, COMMON[command])))
     first = outcome(command, changed(config, "outputs", "first"))
     assert not plain or first in (HEAVY, FINISHED), first
     groups = {text.partition("=")[0] for text in overrides} - {

@@ -6,6 +6,7 @@ the job begins that has it. So names are checked before it; values are left to H
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from difflib import get_close_matches
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -187,8 +188,9 @@ OmegaConf.register_new_resolver("blink_groups", group_list, replace=True)
 """`${blink_groups:eval}` in a help text. Hydra's own `$APP_CONFIG_GROUPS` names the groups of all commands."""
 
 
-def groups_of(command: str) -> dict[str, str | None]:
-    """The groups in a config's defaults list, each with the option that is chosen; None: none is."""
+@cache
+def groups_of(command: str) -> Mapping[str, str | None]:
+    """The groups in a config's defaults list, each with the option that is chosen; None: none is. Read once."""
     defaults: Any = OmegaConf.to_container(OmegaConf.load(CONF_DIR / f"{command}.yaml").defaults)
     entries = {key: option for entry in defaults if isinstance(entry, dict) for key, option in entry.items()}
     return {

@@ -39,6 +39,11 @@ def named(case: str, **settings: Any) -> Rig:
     return rig(family, **{**usual, **settings})
 
 
+def size_of(case: str) -> tuple[int, int]:
+    """Every other case has a square picture, the others a wide one."""
+    return SIZES[list(CASES).index(case) % 2]
+
+
 def scheme_of(case: str, turn: int = 0) -> str:
     """Every other case has the other scheme of positions; the next turn has them the other way round."""
     return SCHEMES[(list(CASES).index(case) + turn) % 2]

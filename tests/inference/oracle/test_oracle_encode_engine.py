@@ -13,7 +13,7 @@ from blink.inference.run import Run
 from blink.model.backbone import Backbone
 from tests import models
 from tests.inference.oracle import comparison
-from tests.inference.oracle.cases import CASES, SIZES, named
+from tests.inference.oracle.cases import CASES, named, size_of
 from tests.inference.oracle.test_oracle_encode import Conditioned
 
 TOKENS = 3
@@ -32,11 +32,10 @@ def policies() -> list[blink.Policy]:
     ]
 
 
-@pytest.mark.parametrize("size", [SIZES[0], SIZES[1]])
 @pytest.mark.parametrize("case", CASES)
-def test_equals_attach_and_generate(case: str, size: tuple[int, int]) -> None:
+def test_equals_attach_and_generate(case: str) -> None:
     """Catches a crop shared between prefixes, layers, sources or regions that differ, and another prompt's box."""
-    model = named(case).model
+    model, size = named(case).model, size_of(case)
     processor, image = models.processor(model), models.picture(401, size)
     prompts = [
         models.prompt(410 + i, system=("", "the red dog")[i % 2], processor=processor) for i in range(3)

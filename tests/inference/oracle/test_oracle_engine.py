@@ -1,7 +1,6 @@
 """The engine on every family: many prompts under many runs are what attach + generate gives each of them alone."""
 
 from collections import Counter
-from functools import cache
 from typing import Any
 
 import pytest
@@ -14,15 +13,15 @@ from tests import models
 from tests.inference.engine.test_engine import check, reference
 from tests.inference.oracle import comparison
 from tests.inference.oracle import literal as oracle
-from tests.inference.oracle.cases import CASES, CYCLE, SCHEMES, SIZES, named, scheme_of
+from tests.inference.oracle.cases import CASES, CYCLE, SCHEMES, SIZES, named, scheme_of, size_of
 from tests.inference.oracle.comparison import modules_of, random_plan, rig
 
 PROMPTS, RUNS = 3, 6
 
 
-@cache
-def compared(case: str, size: tuple[int, int]) -> Counter[str]:
+def compared(case: str) -> Counter[str]:
     """Check three prompts under six runs on one picture, and count what they were."""
+    size = size_of(case)
     family, settings = CASES[case]
     pair = rig(family, **settings)
     modules = modules_of(pair.twin)
@@ -46,11 +45,10 @@ def compared(case: str, size: tuple[int, int]) -> Counter[str]:
     return check(pair.model, models.picture(key, size), prompts, runs, tokens=3)
 
 
-@pytest.mark.parametrize("size", [SIZES[0], SIZES[1]])
 @pytest.mark.parametrize("case", CASES)
-def test_equals_attach_and_generate(case: str, size: tuple[int, int]) -> None:
+def test_equals_attach_and_generate(case: str) -> None:
     """Catches a trunk, extension, position or grid of another prompt, run or picture, and text behind the wrong one."""
-    counts = compared(case, size)
+    counts = compared(case)
     assert counts["compared"] + counts["set aside"] == PROMPTS * RUNS
     assert counts["set aside"] <= 2
     assert counts["expand"] >= 2 * PROMPTS
@@ -65,7 +63,7 @@ def test_bfloat16_strays_no_further_than_a_batch(case: str) -> None:
     """
     pair = named(case, dtype=torch.bfloat16)
     processor, picture = models.processor(pair.model), models.picture(7, SIZES[1])
-    prompts = [models.prompt(70 + i, processor=processor) for i in range(6)]
+    prompts = [models.prompt(70 + i, processor=processor) for i in range(4)]
     cycle = Run(comparison.policy(oracle.Plan(**CYCLE, positions=scheme_of(case))), modules_of(pair.model))
     runs = [Run(), Run(blink.Policy.never((0, 1, 2, 3))), cycle]
 
@@ -88,4 +86,4 @@ def test_bfloat16_strays_no_further_than_a_batch(case: str) -> None:
             for mine, theirs in zip(got.events, want.events, strict=True):
                 assert (mine.layer, mine.action) == (theirs.layer, theirs.action)
                 assert run is cycle or mine.ratio == pytest.approx(theirs.ratio, abs=0.02)
-    assert decided >= 3
+    assert decided >= 2
