@@ -31,9 +31,10 @@ log = logging.getLogger("blink.score")  # not __main__, which `python -m` calls 
 @hydra_command("score")
 def main(config: DictConfig) -> None:
     """Score a file, write and print the scores."""
+    from blink.bench.given_rows import complete, judged, read_rows
     from blink.bench.judges import EndpointError
     from blink.evaluation.compare import FinishedRun, score_table, screen
-    from blink.evaluation.scores import complete, judged, read_rows, score_file
+    from blink.evaluation.scores import score_file
 
     with one_line_errors():
         settings = plain(config, complete=True)

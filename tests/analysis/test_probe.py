@@ -9,9 +9,9 @@ from torch import Tensor
 
 from blink import Policy, TokenSR, attach
 from blink.analysis.probe import probe
+from blink.inference.prompt_spans import find_spans
 from blink.inference.run import Run
 from blink.inference.saliency import focus
-from blink.inference.spans import find_spans
 from blink.model.backbone import Backbone
 from tests import models
 

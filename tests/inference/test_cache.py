@@ -9,7 +9,8 @@ from transformers import DynamicCache
 
 from blink.inference.cache import BlinkCache, Piece
 from blink.inference.policy import Event
-from blink.inference.spans import Placement, find_spans
+from blink.inference.prompt_spans import find_spans
+from blink.inference.spans import Placement
 
 
 def tokens(rows: int, columns: int, first: float) -> Tensor:

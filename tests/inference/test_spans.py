@@ -5,11 +5,11 @@ Tokens: 0 padding, 9 image, 1-3 system, 5-8 text; an extension is written as 90 
 
 from dataclasses import replace
 
-import pytest
 import torch
 from torch import Tensor
 
-from blink.inference.spans import Placement, Spans, find_spans
+from blink.inference.prompt_spans import find_spans
+from blink.inference.spans import Placement, Spans
 from blink.model.token_sr import Box
 
 IMAGE = 9
@@ -110,28 +110,3 @@ def test_positions_that_count_rows_and_columns() -> None:
     inside = Placement((2, 2), Box(0, 1, 1, 2))
     assert inside.positions(cell_CV, (2, 3), 5).tolist() == [[2] * 4, [2] * 4, [3, 4, 3, 4]]
     assert inside.shift(3) == 0
-
-
-@pytest.mark.parametrize(
-    ("row", "message"),
-    [
-        ([1, 5, 6, 7], "row 1.*no image"),
-        ([9, 5, 9, 6], "row 1.*2 separate images"),
-        ([1, 5, 9, 9], "row 1.*ends at its image"),
-        ([9, 9, 0, 0], "row 1.*ends at its image"),
-        ([9, 0, 5, 6], "row 1.*attention_mask"),
-        ([0, 9, 9, 0], "row 1.*ends at its image"),
-    ],
-)
-def test_refuses(row: list[int], message: str) -> None:
-    """Catches a prompt without exactly one image and text behind it, and holes in the mask."""
-    ids_BS = torch.tensor([[0, 9, 9, 5], row])
-    with pytest.raises(ValueError, match=message):
-        find_spans(ids_BS, ids_BS != 0, IMAGE)
-
-
-def test_image_tokens_in_padding_do_not_count() -> None:
-    """Catches a padded row whose padding happens to be the image token."""
-    ids_BS = torch.tensor([[9, 1, 9, 9, 5]])
-    valid_BS = torch.tensor([[False, True, True, True, True]])
-    assert find_spans(ids_BS, valid_BS, IMAGE).visual_start_B.tolist() == [2]

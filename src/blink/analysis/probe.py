@@ -30,8 +30,9 @@ from blink.inference.algorithm import (
 from blink.inference.crops import Samples
 from blink.inference.given import NOTHING_GIVEN, Given
 from blink.inference.policy import Event
+from blink.inference.prompt_spans import prompt_spans
 from blink.inference.run import Run
-from blink.inference.spans import Spans, prompt_spans
+from blink.inference.spans import Spans
 from blink.model.backbone import Backbone
 from blink.model.families import Grid
 from blink.model.image_inputs import (

@@ -6,6 +6,7 @@ Read from top to bottom: a file imports only from files above it.
     readers/        rows from files and from the hub
     base.py         the class `Benchmark`: facts, loading, what a scorer is; samples and answers
     scoring.py      rows from answers, scores from rows
+    given_rows.py   rows from a file of anybody's, completed and marked
     choices.py      yes or no; multiple choice: options, the letter that a response means, rotations of one question
     mmbench.py      MMBench, English and Chinese
     judges/         graders of free answers

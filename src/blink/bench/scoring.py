@@ -16,6 +16,9 @@ from blink.runs.values import UserError
 _FEW_DEFAULTS = 0.01
 """Share of the responses that may fall to the scorer's default without a warning."""
 
+EVENT = {"layer": int, "ratio": float, "region": int, "action": str}
+"""Keys of an event in a row, and their types."""
+
 
 class Score(NamedTuple):
     """Metrics of one set of rows.

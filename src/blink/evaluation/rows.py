@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from blink.bench.base import Row, Sample
+from blink.bench.scoring import EVENT
 from blink.evaluation.questions import samples_digest
 from blink.runs.files import read_json, write_json
 from blink.runs.folder import INPUTS, check_inputs
@@ -32,9 +33,6 @@ _ROW: Mapping[str, Any] = {
     "events": Sequence[Mapping[str, Any]],
 }
 """Columns that every row has, and their types."""
-
-EVENT = {"layer": int, "ratio": float, "region": int, "action": str}
-"""Keys of an event in a row, and their types."""
 
 
 class Timing(NamedTuple):

@@ -39,6 +39,7 @@ from blink.inference.given import (
     view_maker,
 )
 from blink.inference.policy import Event, Policy, check_policy
+from blink.inference.prompt_spans import prompt_spans
 from blink.inference.refusals import (
     check_generation,
     check_no_image,
@@ -48,7 +49,7 @@ from blink.inference.refusals import (
     check_step,
 )
 from blink.inference.run import Run
-from blink.inference.spans import Spans, prompt_spans
+from blink.inference.spans import Spans
 from blink.model.backbone import CACHE, Backbone
 from blink.model.image_inputs import base_views, check_images, pixel_digests
 from blink.model.shadow import Shadow, is_shadowed

@@ -31,8 +31,8 @@ from blink.inference.engine.rows import Rows, Shared, start
 from blink.inference.engine.trunk import ExtensionCache, run_trunk
 from blink.inference.given import Given, checked_boxes, view_maker
 from blink.inference.policy import Event, Policy
+from blink.inference.prompt_spans import prompt_spans
 from blink.inference.run import Run
-from blink.inference.spans import prompt_spans
 from blink.model.backbone import Backbone
 from blink.model.families import Encoded, Grid
 from blink.model.image_inputs import embed_prompt, encode_image, pixel_digests, prompt_inputs, sample_key

@@ -19,8 +19,9 @@ from blink.inference.attention import hooks_enabled
 from blink.inference.crops import Crops, OriginalPicture, Samples
 from blink.inference.given import crop_prefixes, view_maker
 from blink.inference.policy import Policy
+from blink.inference.prompt_spans import prompt_spans
 from blink.inference.run import Run
-from blink.inference.spans import Spans, prompt_spans
+from blink.inference.spans import Spans
 from blink.inference.streams import join, merge, run_stream, split
 from blink.model.backbone import Backbone
 from blink.model.families import Encoded
