@@ -127,3 +127,18 @@ def test_a_method_that_does_not_exist(file: Path) -> None:
     write_preset(file, SETTINGS, method="wink", note="n")
     with pytest.raises(UserError, match=r"method='wink': expected one of blink, .*vanilla"):
         with_preset(composed("eval", f"preset={file}"), [f"preset={file}"])
+
+
+def test_the_recommended_preset_ships_with_its_backbone() -> None:
+    """Would catch a preset that was chosen for another backbone, and one that nobody would recommend."""
+    config = composed("eval", "preset=recommended")
+    found = preset_of(config)
+    assert found is not None
+    assert (found.backbone, found.beats_vanilla, found.warnings("tiny")) == ("tiny", True, [])
+    taken = plain(with_preset(config, ["preset=recommended"]))
+    assert (taken["layer"], taken["positions"]) == (found.settings["layer"], found.settings["positions"])
+    assert taken["method"]["name"] == found.method
+    with pytest.raises(
+        UserError, match=r"preset=recommended: none ships for the backbone llava-hf/.*blink\.tune"
+    ):
+        preset_of(composed("eval", "preset=recommended", "model=llava15_7b"))

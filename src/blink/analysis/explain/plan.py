@@ -34,7 +34,7 @@ from blink.model.views import ViewMaker
 from blink.runs.command import plain
 from blink.runs.files import short_digest
 from blink.runs.inputs.pictures import ORIENTATIONS, Reading, Rules
-from blink.runs.inputs.preset_file import preset_of, preset_sources, with_preset
+from blink.runs.inputs.preset_file import RECOMMENDED, preset_of, preset_sources, with_preset
 from blink.runs.values import UserError, choice, path, whole_number
 
 log = logging.getLogger(__name__)
@@ -63,8 +63,10 @@ def with_preset_file(config: DictConfig, overrides: Sequence[str]) -> DictConfig
     named = config.preset
     if named in BENCHMARKS or config.explain != "one":
         return config
-    if not (isinstance(named, str) and path("preset", named).is_file()):
-        raise UserError(f"preset={named!r}: expected one of {', '.join(BENCHMARKS)}, or a preset file")
+    if not (isinstance(named, str) and (named == RECOMMENDED or path("preset", named).is_file())):
+        raise UserError(
+            f"preset={named!r}: expected one of {', '.join(BENCHMARKS)}, {RECOMMENDED}, or a preset file"
+        )
     return with_preset(config, overrides)
 
 

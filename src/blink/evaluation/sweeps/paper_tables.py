@@ -101,7 +101,7 @@ def main_grids(experiment: Experiment, entries: Sequence[Entry], unlike: Unlike)
 
 
 def what_happened(entries: Sequence[Entry]) -> Grid:
-    """Responses that are empty or unread, share of samples that expanded, and per scanned layer the shares that expanded, kept and dropped."""
+    """Responses that are empty or unread, share of samples that expanded, cost of a question alone, and per scanned layer the shares that expanded, kept and dropped."""
     rows = []
     for line, run in entries:
         n = run.result.n
@@ -114,8 +114,10 @@ def what_happened(entries: Sequence[Entry]) -> Grid:
         bench = BENCHMARKS[line.bench].title
         share = f"{run.result.expanded_percent:.1f} %"
         unread = run.result.unread_responses or "-"
-        rows.append(GridRow(line.label, [bench, str(n), unread, share, "\n".join(lines) or "-"]))
-    headings = ["benchmark", "n", UNREAD, _EXPANDED, "layer: % expand/keep/drop"]
+        flops = run.result.gflops_per_question
+        cost = "-" if flops is None else f"{flops:,.3g}"
+        rows.append(GridRow(line.label, [bench, str(n), unread, share, cost, "\n".join(lines) or "-"]))
+    headings = ["benchmark", "n", UNREAD, _EXPANDED, "GFLOP per question", "layer: % expand/keep/drop"]
     return Grid("What happened", "row", headings, [""] * len(headings), rows, numbers=False)
 
 

@@ -34,6 +34,12 @@ _SETTINGS: Mapping[str, Callable[[str, Any], Any]] = {
 }
 """Key of the config -> check of its value."""
 
+RECOMMENDED = "recommended"
+"""Value of `preset` for the file that ships with a backbone."""
+
+_ASSETS = Path(__file__).parents[2] / "assets"
+"""Folder of the backbones that ship with the project."""
+
 _REQUIRED = ("method", "layer", "tau_exp", "tau_drop")
 
 _RECORD: Mapping[str, Callable[[str, Any], Any]] = {
@@ -149,7 +155,7 @@ def with_preset(config: DictConfig, overrides: Sequence[str]) -> DictConfig:
     """
     if config.get("preset") is None:
         return config
-    found = read_preset(path("preset", config.preset, "a file"))
+    found = read_preset(file_of(config))
     given = {override.partition("=")[0].lstrip("+~") for override in overrides}
     config = config.copy()
     OmegaConf.set_readonly(config, False)
@@ -167,10 +173,26 @@ def with_preset(config: DictConfig, overrides: Sequence[str]) -> DictConfig:
     return config
 
 
+def file_of(config: DictConfig) -> Path:
+    """The preset file that a config names: a path, or "recommended" for the one that ships with its backbone.
+
+    Raises:
+        UserError: none ships with it, or it is no path.
+    """
+    if config.preset != RECOMMENDED:
+        return path("preset", config.preset, "a file, or recommended")
+    backbone = str(config.model.path)
+    if backbone not in (folder.name for folder in _ASSETS.iterdir()):
+        raise UserError(
+            f"preset={RECOMMENDED}: none ships for the backbone {backbone}; `python -m blink.tune` chooses one, and "
+            "preset=FILE takes it"
+        )
+    return _ASSETS / backbone / "preset.yaml"
+
+
 def preset_of(config: DictConfig) -> PresetFile | None:
     """The preset file that a config names; None if it names none, or one that is gone since its values were taken."""
-    named = config.get("preset")
-    file = None if named is None else path("preset", named, "a file")
+    file = None if config.get("preset") is None else file_of(config)
     return read_preset(file) if file is not None and file.is_file() else None
 
 
