@@ -127,6 +127,8 @@ def page(records: Sequence[Record]) -> str:
         text += ["", noise.TARGET.read_text(encoding="utf-8").rstrip()]
     _, table = paper_table(on_paper.HEADER, on_paper.lines())
     text += ["", "## At full size, computed", "", f"Nothing here was measured. {on_paper.ASSUMED}", "", table]
+    _, table = paper_table(on_paper.WAYS_HEADER, on_paper.ways())
+    text += ["", on_paper.WAYS_ASSUMED, "", table]
     return "\n".join(text) + "\n"
 
 

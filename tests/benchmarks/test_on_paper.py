@@ -36,3 +36,15 @@ def test_full_size_table_with_blink() -> None:
     texts = 18 * 26 * (32 * 2 * weights + 4 * 4096 * (18 * 637 + 14 * 1213)) + 18 * 32 * 2 * weights
     together = (trunk + extensions_ + texts) / (18 * 8.88e12)
     assert abs(float(table["LLaVA-1.5-7B", "POPE"][6]) - together) < 0.002
+
+
+def test_ways_to_see_a_region_closer() -> None:
+    """Would catch a crop's layers left out, and a second pass that is cheaper than going on in the first."""
+    table = {(way, layer): float(cost) for way, layer, cost, *_ in on_paper.ways()}
+    for layer in ("2", "12", "18"):
+        interpolated, module, crop = (
+            table[way, layer] for way in ("interpolation", "TokenSR", "encoded crop")
+        )
+        assert interpolated < module < crop < table["zoom, two passes", "0"]
+    # a crop goes through the layers below the expansion, which the extension then need not: about the same at every layer
+    assert abs(table["encoded crop", "2"] - table["encoded crop", "18"]) < 0.1

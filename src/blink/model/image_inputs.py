@@ -86,7 +86,7 @@ class PictureShapes:
         [grid] = self._family.grids(inputs, 1)
         [views] = self._family.views_by_picture(inputs, written)
         bare: list[int] = self._processor.tokenizer(text)["input_ids"]
-        image_token = self._family.image_token_id
+        image_token = self._processor.tokenizer.convert_tokens_to_ids(self._processor.image_token)
         lead = ids_1S[0].tolist().index(image_token) - bare.index(image_token)
         return PictureShape(ids_1S.shape[1] - len(bare) + 1, lead, grid, tuple(views))
 
