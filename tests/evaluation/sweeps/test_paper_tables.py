@@ -120,11 +120,14 @@ def test_what_happened_gives_shares_per_layer() -> None:
     """Would catch counts shown as percentages, and keep taken for drop."""
     events = {"7": {"expand": 50, "keep": 120, "drop": 30}, "8": {"expand": 0, "keep": 200, "drop": 0}}
     grid = what_happened(
-        [entry("blink", "pope", POPE, events=events), entry("old", "pope", POPE, empty=1, unread=4)]
+        [
+            entry("blink", "pope", POPE, events=events, flops=200 * 1_530_000_000),
+            entry("old", "pope", POPE, empty=1, unread=4),
+        ]
     )
-    assert list(grid.columns)[2:4] == ["empty / unread", "expanded"]
-    assert list(grid.rows[0].cells) == ["POPE", "200", "-", "25.0 %", "7: 25/60/15   8: 0/100/0"]
-    assert list(grid.rows[1].cells) == ["POPE", "200", "1 / 4 (2.0 %)", "25.0 %", "-"]
+    assert list(grid.columns)[2:5] == ["empty / unread", "expanded", "GFLOP per question"]
+    assert list(grid.rows[0].cells) == ["POPE", "200", "-", "25.0 %", "1.53", "7: 25/60/15   8: 0/100/0"]
+    assert list(grid.rows[1].cells) == ["POPE", "200", "1 / 4 (2.0 %)", "25.0 %", "-", "-"]
 
 
 def test_differences_stand_beside_the_papers() -> None:

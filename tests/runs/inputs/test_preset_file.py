@@ -113,7 +113,7 @@ def test_each_command_takes_what_it_has(file: Path) -> None:
     )
     training = with_preset(composed("train", f"preset={file}"), [f"preset={file}"])
     assert list(training.layer) == [3, 4]
-    assert plain(training)["token_sr"]["kernels"] == [5, 3, 1]
+    assert plain(training)["token_sr"]["kind"] == "conv"
     given = [f"preset={file}", "figure=redistribution"]
     drawing = with_preset(composed("analyze", *given), given)
     assert (drawing.figure.layer, drawing.patches, drawing.positions) == (3, 3, "region")
