@@ -26,9 +26,9 @@ $(READY): pyproject.toml constraints.txt constraints-cpu.txt
 
 setup: $(READY)  ## Create .venv and install the project into it
 
-demo: $(READY)  ## Train TokenSR modules on the tiny backbone, then compare vanilla, Blink-interp and Blink on POPE
+demo: $(READY)  ## Train TokenSR modules on the tiny backbone, then compare vanilla, the paper's Blink and the recommended one
 	$(BIN)/python -m blink.train layer=$(DEMO_LAYERS) $(RECIPE) reference=tiny
-	$(BIN)/python -m blink.eval bench=pope method=vanilla,interp,blink token_sr=$(DEMO_RUN)/token_sr --multirun
+	$(BIN)/python -m blink.eval experiment=recommended scenes.difficulty=hard token_sr=$(DEMO_RUN)/token_sr --multirun
 
 test: $(READY)  ## Run the tests (about four minutes on two idle cores)
 	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal
