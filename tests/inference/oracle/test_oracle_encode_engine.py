@@ -118,9 +118,9 @@ def test_boxes_are_asked_for() -> None:
     model = named("llava_siglip").model
     processor, image = models.processor(model), models.picture(403)
     engine = Engine(model, processor)
-    run, prompts = Run(blink.Policy((1,), selector="box")), [models.prompt(1, processor=processor)]
+    run, prompts = Run(blink.Policy((1,), 0, 0, selector="box")), [models.prompt(1, processor=processor)]
     for boxes, said in ((None, "boxes="), ([[0, 0, 9, 9]] * 2, "2 boxes"), ([[90, 90, 99, 99]], "outside")):
         with pytest.raises(ValueError, match=said):
             engine.answer(image, prompts, [run], max_new_tokens=1, boxes=boxes)
-    with pytest.raises(ValueError, match="boxes="):
-        engine.answer_alone(image, prompts[0], run, max_new_tokens=1)
+    alone = engine.answer_alone(image, prompts[0], run, max_new_tokens=1)
+    assert [event.action for event in alone.events] == ["keep"]
