@@ -8,6 +8,7 @@ import pytest
 from benchmarks.shared_cost import Asked, shared
 from blink import Engine, Policy, Run, TokenSR
 from blink.evaluation.cost import Cost, decoder_layer, head, token_sr, vision
+from blink.inference.engine import Answer
 from blink.inference.policy import Event
 from blink.model.dimensions import Dimensions
 from tests import models
@@ -20,8 +21,10 @@ def by_engine(model: models.Model, prompts: Sequence[str], runs: Sequence[Run], 
     """FLOPs on paper for what the engine did; asserts that torch counted as many."""
     dims = Dimensions.of(model)
     engine = Engine(model, models.processor(model))
-    answers = engine.answer(models.picture(1), prompts, runs, max_new_tokens=answer)
-    found = counted_forward(lambda: engine.answer(models.picture(1), prompts, runs, max_new_tokens=answer))
+    answers: list[list[Answer]] = []
+    found = counted_forward(
+        lambda: answers.extend(engine.answer(models.picture(1), prompts, runs, max_new_tokens=answer))
+    )
     tokenizer = models.processor(model).tokenizer
     ids = [tokenizer(prompt)["input_ids"] for prompt in prompts]
     start = ids[0].index(model.config.image_token_id)
@@ -51,7 +54,7 @@ def test_a_grid_of_thresholds(kv_heads: int | None) -> None:
     model = models.llava(grid=6, kv_heads=kv_heads)
     prompts = [models.prompt(seed, words=6, system=SYSTEM) for seed in range(3)]
     modules = {layer: TokenSR(48) for layer in range(5)}
-    grid = itertools.product((0.2, 0.3, 0.4, 0.5), repeat=2)
+    grid = itertools.product((0.2, 0.35, 0.5), repeat=2)
     runs = [Run(Policy(layers=(0, 2, 3, 4), tau_exp=up, tau_drop=down), modules) for up, down in grid]
     whole = by_engine(model, prompts, runs)
     assert whole < sum(by_engine(model, prompts, [run]) for run in runs) / 3
