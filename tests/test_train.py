@@ -194,7 +194,7 @@ def test_features_on_disk_replace_the_backbone(
     def unwanted(*_: Any, **__: Any) -> None:
         raise AssertionError("not needed")
 
-    monkeypatch.setattr("blink.training.parts.load_backbone", unwanted)
+    monkeypatch.setattr("blink.training.parts.modules.load_backbone", unwanted)
     monkeypatch.setattr("blink.training.images.ImageFiles.read", unwanted)
     again = run(*overrides, "data.cache_features=f")
     assert again.steps == 11

@@ -102,8 +102,9 @@ def train(
         read_checkpoint,
     )
     from blink.training.dashboard import TrainingMonitor, kl_chart
-    from blink.training.data import PairData, check_position
+    from blink.training.data import PairData
     from blink.training.feature_fill import FillFeatures, report_lacking
+    from blink.training.order import check_position
     from blink.training.report import summarise
 
     if not is_first_process():

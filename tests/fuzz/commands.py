@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from blink.evaluation import answerers
 from blink.runs.command import Ended
 from blink.runs.overrides import CONF_DIR
-from blink.training import parts
+from blink.training.parts import modules
 
 HEAVY = "heavy work"
 """Outcome of a config with which a backbone's weights would be read."""
@@ -36,7 +36,7 @@ def refuse_heavy_work(monkeypatch: pytest.MonkeyPatch) -> None:
     def heavy(*_: Any, **__: Any) -> None:
         raise HeavyWork
 
-    for module in (answerers, parts):
+    for module in (answerers, modules):
         monkeypatch.setattr(module, "load_backbone", heavy)
     monkeypatch.setattr("blink.bench.judges.chat.build_opener", heavy)
     monkeypatch.setattr("blink.bench.judges.chat._OPENER.open", heavy)

@@ -2,7 +2,7 @@
 
 Files of the room that are tested where they are used:
 
-    parts.py      test_train.py
+    order.py      test_data.py
 """
 
 from typing import Any

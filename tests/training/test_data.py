@@ -9,9 +9,10 @@ from PIL import Image
 from blink.model.views import ViewMaker, Views
 from blink.runs.inputs.pictures import UnreadableImageError
 from blink.runs.values import UserError
-from blink.training.data import ImageViews, PairData, ResumableLoader, TrainingOrder, images_per_batch
+from blink.training.data import ImageViews, PairData, ResumableLoader
 from blink.training.features import Batch
 from blink.training.images import DrawnImages
+from blink.training.order import TrainingOrder, images_per_batch
 from tests import models
 
 

@@ -10,10 +10,10 @@ import torch
 from blink.model.token_sr import TokenSR
 from blink.model.token_sr_files import save_token_sr
 from blink.training import feature_fill, module
-from blink.training.data import TrainingOrder
 from blink.training.features import Features
 from blink.training.images import local_images
 from blink.training.manifest import Portions, check_images, split
+from blink.training.order import TrainingOrder
 from tests.training_runs import common, folder_of, run
 
 pytestmark = [

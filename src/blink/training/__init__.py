@@ -9,12 +9,13 @@ Read from top to bottom: a file imports only from files above it.
     feature_picture.py  the tokens of one quadrant as colours
     feature_store.py    hidden states on disk
     answers/            questions about the images, and the loss of right answers above a TokenSR
+    order.py            in which order and shares images are trained on
     data.py             the LightningDataModule: pairs of a full view and a quadrant, in a resumable order
     feature_fill.py     which features a run lacks on disk, and the callback that computes them
     checkpoints.py      when a run's state is saved, and which one it continues from
     objective.py        the KL loss, and the distances that are logged beside it
     module.py           the LightningModule: one TokenSR per layer
     report.py           what a run achieved, as table and JSON
-    parts.py            trainer, images, features and module of a run, made from its plan
+    parts/              trainer, images, features and module of a run, made from its plan
     dashboard.py        the callback that logs speed, gradient norms and pictures of features
 """

@@ -1,6 +1,6 @@
 """What one training run is to do: its config, checked, as flat typed values.
 
-Imports neither torch nor Lightning: a finished run is returned without them. What needs them is checked in `parts.py`,
+Imports neither torch nor Lightning: a finished run is returned without them. What needs them is checked in `parts/`,
 where a run's parts are made from its plan, and still before any weight is read.
 """
 

@@ -1,0 +1,44 @@
+"""Makes the trainer, images, features and module of a training run from its plan; what needs no weights is checked first.
+
+Apart from `plan.py`, which imports neither torch nor Lightning. Read from top to bottom: a file imports only from files
+above it.
+
+    modules.py  the modules that are trained or measured beside, and the backbone below them
+    images.py   images, questions about them, and where features of them are stored
+    trainer.py  Lightning's trainer, and what of its settings is checked
+"""
+
+from blink.training.parts.images import LeftOut, ask, image_portions, open_images, stored_features
+from blink.training.parts.modules import (
+    check_memory,
+    load_norms,
+    load_references,
+    load_trunk,
+    outlined_backbone,
+    outlined_module,
+    save_modules,
+    training_module,
+    weight_shapes,
+)
+from blink.training.parts.trainer import check_length, ending_children, make_trainer, settings_refused_late
+
+__all__ = [
+    "LeftOut",
+    "ask",
+    "check_length",
+    "check_memory",
+    "ending_children",
+    "image_portions",
+    "load_norms",
+    "load_references",
+    "load_trunk",
+    "make_trainer",
+    "open_images",
+    "outlined_backbone",
+    "outlined_module",
+    "save_modules",
+    "settings_refused_late",
+    "stored_features",
+    "training_module",
+    "weight_shapes",
+]

@@ -1,0 +1,200 @@
+"""The modules of a training run: outlined, checked against backbone and memory, made, and saved; and the backbone below them."""
+
+import copy
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from lightning import Trainer
+from lightning.pytorch.accelerators import CUDAAccelerator
+from torch import nn
+
+from blink.model.backbone import Backbone
+from blink.model.checkpoints import check_attention, load_backbone, load_input_norms, outline
+from blink.model.fingerprint import TINY
+from blink.model.processors import check_picture_options
+from blink.model.token_sr import Design, check_patches, make_token_sr
+from blink.model.token_sr_files import load_token_sr, save_token_sr, token_sr_config
+from blink.model.views import PATCHES
+from blink.runs.machine import memory_bytes
+from blink.runs.values import NotFiniteError, UserError
+from blink.training.feature_store import in_words
+from blink.training.module import TokenSRTraining
+from blink.training.plan import Plan
+
+_RECORDED = (
+    "token_sr",
+    "positions",
+    "patches",
+    "objective",
+    "optimizer",
+    "global_pairs",
+    "epochs",
+    "images",
+    "data",
+    "trainer",
+    "seed",
+)
+"""Keys of the config that a token_sr folder keeps."""
+
+
+def outlined_backbone(plan: Plan) -> Backbone:
+    """Return the backbone without weights.
+
+    Raises:
+        ValueError: there is none, it lacks a layer, its grid has no quadrants, or the modules' widths do not fit.
+    """
+    check_attention(plan.attn_implementation)
+    outlined = outline(plan.backbone, revision=plan.revision)
+    check_picture_options(outlined.model.config, **plan.pictures)
+    if plan.layers[-1] >= outlined.num_layers:
+        raise UserError(
+            f"layer={plan.config['layer']}: {plan.backbone} has layers 0 to {outlined.num_layers - 1}"
+        )
+    if outlined.grid is not None:
+        check_patches(PATCHES, outlined.grid)
+        check_patches(plan.patches, outlined.grid)
+    weight_shapes(plan, outlined)
+    return outlined
+
+
+def weight_shapes(plan: Plan, outlined: Backbone) -> dict[str, tuple[int, ...]]:
+    """Return name -> shape of all that is trained, as checkpoints hold it.
+
+    Raises:
+        UserError: sizes do not fit the kind or each other, or are far too large.
+    """
+    weights = outlined_module(plan, outlined).state_dict()
+    return {
+        f"token_sr.{layer}.{name}": tuple(weight.shape)
+        for layer in plan.layers
+        for name, weight in weights.items()
+    }
+
+
+def outlined_module(plan: Plan, outlined: Backbone) -> Design:
+    """Return a module of the run's kind and sizes, without weights.
+
+    Raises:
+        UserError: sizes do not fit the kind or each other, or are far too large.
+    """
+    try:
+        with torch.device("meta"):
+            return make_token_sr(plan.kind, outlined.hidden_size, plan.sizes)
+    except UserError as error:
+        raise UserError(f"token_sr.{error}") from error
+
+
+def check_memory(plan: Plan, outlined: Backbone, trainer: Trainer) -> None:
+    """Check that the modules, their gradients and the optimizer's two moments fit into the memory of GPU or machine.
+
+    Raises:
+        UserError: they do not.
+    """
+    weights = sum(math.prod(shape) for shape in weight_shapes(plan, outlined).values())
+    needed = 4 * 4 * weights
+    on_gpu = isinstance(trainer.accelerator, CUDAAccelerator)
+    available = torch.cuda.get_device_properties(0).total_memory if on_gpu else memory_bytes()
+    if needed > available:
+        raise UserError(
+            f"layer={plan.config['layer']} with {_sizes_in_words(plan)}: weights, gradients and moments take {in_words(needed)}, and "
+            f"{'the GPU' if on_gpu else 'this machine'} has {in_words(available)}; take fewer layers or smaller modules"
+        )
+
+
+def load_references(plan: Plan, width: int) -> dict[int, Design]:
+    """Load the modules that are measured beside the new ones: of those layers that are trained, and no others.
+
+    Raises:
+        ValueError: there are none for any of the layers, or they are of another width.
+    """
+    if plan.reference is None:
+        return {}
+    folder = TINY / "token_sr" if plan.reference == "tiny" else plan.reference
+    earlier = token_sr_config(folder)
+    shared = [layer for layer in plan.layers if layer in earlier.layers]
+    if not shared:
+        raise UserError(f"reference={plan.reference} has modules of layers {sorted(earlier.layers)} only")
+    if earlier.channels != width:
+        raise UserError(f"reference={plan.reference}: width {earlier.channels}; the backbone's is {width}")
+    modules = load_token_sr(folder, layers=shared)
+    for layer, module in modules.items():
+        if not all(weight.isfinite().all() for weight in module.state_dict().values()):
+            raise NotFiniteError(f"weights of reference={plan.reference}", layer=layer)
+    return modules
+
+
+def load_trunk(plan: Plan, outlined: Backbone, layers: Sequence[int]) -> Backbone:
+    """Load the decoder layers below the highest of `layers`, and what comes before them; where answers count, all of it."""
+    return load_backbone(
+        outlined,
+        revision=plan.revision,
+        dtype=plan.dtype,
+        attn_implementation=plan.attn_implementation,
+        num_layers=None if plan.answer_weight else max(layers),
+        **plan.pictures,
+    )
+
+
+def load_norms(plan: Plan, outlined: Backbone) -> dict[int, nn.Module]:
+    """Load the norms behind which tokens are compared; none where they are compared as they enter the layer."""
+    return load_input_norms(outlined, plan.layers, revision=plan.revision) if plan.normed else {}
+
+
+def training_module(
+    plan: Plan,
+    backbone: Backbone,
+    norms: Mapping[int, nn.Module],
+    references: Mapping[int, Design],
+) -> TokenSRTraining:
+    """Make fresh TokenSR modules and their training.
+
+    Args:
+        backbone: with weights, or without them where batches hold features.
+    """
+    return TokenSRTraining(
+        backbone,
+        plan.layers,
+        kind=plan.kind,
+        sizes=plan.sizes,
+        learning_rate=plan.learning_rate,
+        weight_decay=plan.weight_decay,
+        warmup=plan.warmup,
+        temperature=plan.temperature,
+        kl_weight=plan.kl_weight,
+        answer_weight=plan.answer_weight,
+        patches=plan.patches,
+        positions=plan.positions,
+        norms=norms,
+        references=references,
+        seed=plan.seed,
+    )
+
+
+def save_modules(
+    plan: Plan, revision: str | None, prefix: str, module: TokenSRTraining, folder: Path, steps: int
+) -> None:
+    """Write the trained modules and their config into a folder that `blink.attach` loads."""
+    dtype = getattr(torch, plan.saved_dtype)
+    save_token_sr(
+        {layer: copy.deepcopy(sr).to(dtype) for layer, sr in module.modules_by_layer.items()},
+        folder,
+        backbone=plan.backbone,
+        revision=revision,
+        objective=" + ".join(
+            name if weight == 1 else f"{weight:g} {name}"
+            for name, weight in {"kl": plan.kl_weight, "answer": plan.answer_weight}.items()
+            if weight
+        ),
+        steps=steps,
+        prompt_prefix=prefix,
+        settings={key: plan.config[key] for key in _RECORDED},
+    )
+
+
+def _sizes_in_words(plan: Plan) -> str:
+    """What the modules are, as it was given."""
+    return " and ".join(
+        f"token_sr.{key}={value}" for key, value in plan.config["token_sr"].items() if key != "dtype"
+    )

@@ -1,0 +1,127 @@
+"""Lightning's trainer of a training run, and what of its settings is checked before weights are read."""
+
+import logging
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import Callback, Trainer
+from lightning.pytorch.accelerators import CUDAAccelerator
+from lightning.pytorch.callbacks import RichProgressBar
+from lightning.pytorch.strategies import DeepSpeedStrategy
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+from blink.runs.command import made
+from blink.runs.values import UserError
+from blink.training.checkpoints import CHECKPOINTS, CheckpointFiles, Checkpoints
+from blink.training.order import images_per_batch, steps_per_epoch
+from blink.training.plan import Plan
+
+
+def make_trainer(plan: Plan, folder: Path) -> Trainer:
+    """Return a trainer without a logger, which knows how many processes there are.
+
+    Args:
+        folder: of the run; not made here.
+
+    Raises:
+        ValueError: Lightning refuses the settings on this machine, or the processes cannot share the pairs out.
+    """
+    arguments = dict(plan.trainer)
+    arguments["precision"] = _precision(arguments["precision"], arguments["accelerator"])
+    callbacks = [*_added_callbacks(plan), Checkpoints(folder / CHECKPOINTS, plan.checkpoint_every)]
+    if arguments["enable_progress_bar"]:
+        callbacks.append(RichProgressBar())
+    for chatty in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.distributed"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+    trainer = made(
+        "trainer",
+        arguments,
+        Trainer,
+        callbacks=callbacks,
+        logger=False,
+        default_root_dir=str(folder),
+        max_epochs=1,  # to Lightning all epochs are one, see `PairData`
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+        enable_model_summary=False,
+    )
+    if type(trainer.strategy) is DeepSpeedStrategy and not isinstance(trainer.accelerator, CUDAAccelerator):
+        raise UserError("trainer=deepspeed needs CUDA GPUs; trainer=ddp_cpu runs two processes on CPUs")
+    if isinstance(trainer.strategy, DeepSpeedStrategy) and trainer.gradient_clip_val and len(plan.layers) > 1:
+        raise UserError(
+            "trainer.gradient_clip_val with DeepSpeed clips all layers as one, which couples them; "
+            "train one layer at a time, or use trainer=ddp"
+        )
+    images_per_batch(plan.global_pairs, trainer.world_size, trainer.accumulate_grad_batches)
+    trainer.strategy.checkpoint_io = CheckpointFiles()
+    return trainer
+
+
+@contextmanager
+def settings_refused_late() -> Iterator[None]:
+    """Context in which settings that Lightning refuses only once it trains are a user's mistake all the same.
+
+    Raises:
+        UserError: in place of Lightning's error.
+    """
+    try:
+        yield
+    except MisconfigurationException as error:
+        raise UserError(f"trainer, callbacks or logger: {error}") from error
+
+
+@contextmanager
+def ending_children(trainer: Trainer) -> Iterator[None]:
+    """Context that, after an error, ends the processes that the trainer has started: they would wait for this one."""
+    try:
+        yield
+    except BaseException:
+        launcher: Any = trainer.strategy.launcher
+        if hasattr(launcher, "kill"):
+            launcher.kill(signal.SIGKILL)
+        raise
+
+
+def check_length(plan: Plan, trainer: Trainer, images: int) -> None:
+    """Check that the run has steps, not too many to count, and measures before its end.
+
+    Raises:
+        UserError: it does not.
+    """
+    batches = steps_per_epoch(images, plan.global_pairs) * trainer.accumulate_grad_batches * plan.epochs
+    if batches > sys.maxsize:
+        raise UserError(
+            f"epochs={plan.epochs}: that is {batches:.0e} batches; expected at most {sys.maxsize:.0e}"
+        )
+    limit: Any = trainer.limit_train_batches
+    batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
+    if not batches:
+        raise UserError(f"trainer.limit_train_batches={limit}: that leaves no batch to train on")
+    interval = plan.trainer["val_check_interval"]
+    if isinstance(interval, int) and interval > batches:
+        raise UserError(
+            f"trainer.val_check_interval={interval}: the run has {batches} batches; expected at most as many, or a share "
+            "of the run, as 0.25"
+        )
+
+
+def _added_callbacks(plan: Plan) -> list[Callback]:
+    """Make the callbacks that the user adds.
+
+    Raises:
+        UserError: one is no callback, or refuses its arguments.
+    """
+    return [made(f"callbacks.{name}", config, Callback) for name, config in plan.callbacks.items()]
+
+
+def _precision(precision: str, accelerator: str) -> str:
+    """Resolve "auto": bf16 where a GPU of this machine has it and is used, else float32."""
+    if precision != "auto":
+        return precision
+    on_gpu = accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
+    return "bf16-mixed" if on_gpu and torch.cuda.is_bf16_supported() else "32-true"
