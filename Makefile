@@ -4,6 +4,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# An environment with the oldest transformers that pyproject.toml allows, and all else as in .venv.
+OLDEST := $(shell sed -n 's/.*"transformers>=\([0-9.]*\)".*/\1/p' pyproject.toml)
+OLDEST_VENV := $(VENV)/transformers-$(OLDEST)
+OLDEST_TESTS := tests/model tests/inference tests/test_published.py tests/test_every_family.py \
+	tests/test_train.py::test_a_run_leaves_modules_and_a_summary
 # The releases that were tested. CPU machines take the pinned CPU wheel of torch, too; with a GPU, pip takes the newest CUDA build.
 CONSTRAINTS ?= -c constraints.txt $(if $(shell command -v nvidia-smi),,-c constraints-cpu.txt)
 
@@ -13,7 +18,7 @@ RECIPE := images=2000 optimizer.learning_rate=0.002
 DEMO_RUN := outputs/train/images-2000+layer-$(DEMO_LAYERS)+optimizer.learning_rate-0.002+reference-tiny
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test crash fuzz check bench rehearsal build clean
+.PHONY: help setup demo test oldest crash fuzz check bench rehearsal build clean
 
 help:  ## List the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  \1\t\2/' | expand -t 12
@@ -32,6 +37,16 @@ demo: $(READY)  ## Train TokenSR modules on the tiny backbone, then compare vani
 
 test: $(READY)  ## Run the tests (about four minutes on two idle cores)
 	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal
+
+$(OLDEST_VENV)/.ready: $(READY)
+	$(BIN)/python -m venv --clear $(OLDEST_VENV)
+	$(BIN)/python -c 'import sysconfig; print("import site; site.addsitedir(%r)" % sysconfig.get_path("purelib"))' \
+		> $$($(OLDEST_VENV)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/newest.pth
+	$(OLDEST_VENV)/bin/python -m pip install --quiet "transformers==$(OLDEST)"
+	@touch $@
+
+oldest: $(OLDEST_VENV)/.ready  ## Run the tests that touch transformers with the oldest release that pyproject.toml allows
+	$(OLDEST_VENV)/bin/python -m pytest -n auto --maxprocesses 8 --dist worksteal $(OLDEST_TESTS)
 
 crash: $(READY)  ## Kill training, evaluation and multiruns N times each at random moments (N=50; SEED=1 for others)
 	$(BIN)/python -m pytest tests/crash --kills $(or $(N),50) --kill-seed $(or $(SEED),0)
