@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from blink import analyze, explain
+from blink import analyze, explain, tune
 from blink import eval as evaluation
 from blink.inference.engine import Engine
 from blink.inference.policy import Policy
@@ -220,3 +220,29 @@ def test_an_answer_about_a_picture_too_narrow_is_not_explained(folder_of: Callab
         SystemExit, match=r"error: image=pole.png: the 20 x 1 grid of visual tokens cannot be split"
     ):
         command(explain, f"model.path={folder_of('qwen2_vl')}", "image=pole.png", "question=What?", *FEW)
+
+
+@pytest.mark.parametrize("size", [(8, 1640), (1640, 8)])
+def test_a_picture_that_the_processor_refuses_is_told_before_anything_is_answered(
+    size: tuple[int, int], folder_of: Callable[[str], Path], working_directory: Path
+) -> None:
+    """Would catch an evaluation that ends at its last question, as none can be made of a picture 200 times as long as wide."""
+    qwen, root = folder_of(QWENS[0]), pope(working_directory / "pope", [(60, 60), (40, 90), size])
+    asked = asked_of(qwen, root)
+    named = f"no picture of {size[0]} x {size[1]} pixels .*200"
+    for overrides in (FEW, ("model.template=null", "method=vanilla")):
+        with pytest.raises(
+            SystemExit, match=rf"^error: question random/4: .*{named}.*2 of 6 questions"
+        ) as ended:
+            command(evaluation, *asked, *overrides, "logger=none")
+        assert ended.value.code == 2
+    with pytest.raises(SystemExit, match=named):
+        command(analyze, *asked[:3], "figure=attention_ratio")
+    with pytest.raises(SystemExit, match=named):
+        command(tune, *asked[:2], "bench=pope", "split=test")
+    models.picture(0, size).save("long.png")
+    with pytest.raises(SystemExit, match=named):
+        command(explain, asked[0], "image=long.png", "question='Is it red?'", *FEW)
+    assert not list(Path().rglob("predictions.jsonl"))
+    folder = command(evaluation, f"model.path={folder_of('llava_next')}", *asked[1:], *FEW, "logger=none")
+    assert len(rows_of(folder)) == 6

@@ -5,7 +5,7 @@ Flat arguments in, plain values out; results are kept, since the jobs of a sweep
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
@@ -25,6 +25,10 @@ Setting = tuple[str, int | str | tuple[str, ...] | Judge | None]
 """A key of a benchmark's config and its value, hashable."""
 
 
+Size = tuple[int, int]
+"""Width and height of a picture, in pixels."""
+
+
 class Questions(NamedTuple):
     """A benchmark and the samples to ask.
 
@@ -33,6 +37,7 @@ class Questions(NamedTuple):
         data: where they come from, in words.
         edition: what they are where that is not a whole edition of the benchmark: generated, or the first few; or None.
         pictures: hash of the pictures' names and pixels; None where they are drawn from the data's description.
+        sizes: (width, height) of each picture by its name; none where they are drawn.
     """
 
     benchmark: Benchmark
@@ -40,6 +45,19 @@ class Questions(NamedTuple):
     data: str
     edition: str | None
     pictures: str | None
+    sizes: Mapping[str, Size]
+
+
+class Checked(NamedTuple):
+    """Pictures that were decoded.
+
+    Attributes:
+        digest: hash of their names, sizes and pixels.
+        sizes: (width, height) of each by its name.
+    """
+
+    digest: str
+    sizes: dict[str, Size]
 
 
 @lru_cache(maxsize=4)
@@ -89,11 +107,11 @@ def read_questions(
         )
     if isinstance(benchmark, Graded):
         benchmark.check_gradable([sample.id for sample in chosen])
-    digest = None if source == "scenes" else check_pictures(chosen, rules)
+    digest, sizes = (None, {}) if source == "scenes" else check_pictures(chosen, rules)
     edition = f"generated: {data}" if source == "scenes" else None
     if len(chosen) < len(samples):
         edition = f"the first {len(chosen):,} of {len(samples):,} questions of {data}"
-    return Questions(benchmark, chosen, data, edition, digest)
+    return Questions(benchmark, chosen, data, edition, digest, sizes)
 
 
 def samples_digest(samples: Sequence[Sample]) -> str:
@@ -104,8 +122,8 @@ def samples_digest(samples: Sequence[Sample]) -> str:
     return short_digest(text)
 
 
-def check_pictures(samples: Sequence[Sample], rules: Rules) -> str:
-    """Decode every picture once, and return a hash of their names, sizes and pixels; special ones are logged.
+def check_pictures(samples: Sequence[Sample], rules: Rules) -> Checked:
+    """Decode every picture once; special ones are logged.
 
     Args:
         rules: that they are read by.
@@ -113,16 +131,57 @@ def check_pictures(samples: Sequence[Sample], rules: Rules) -> str:
     Raises:
         UserError: one of them cannot be read; says which.
     """
-    digest, notes = sha256(), Notes()
+    digest, notes, sizes = sha256(), Notes(), dict[str, Size]()
     pictures = {sample.image: sample for sample in samples}
     for name, sample in track(list(pictures.items()), "checking pictures", transient=True):
         image = sample.load_image()
         digest.update(f"{name} {image.size}\n".encode())
         digest.update(image.tobytes())
         notes.add(name, image)
+        sizes[name] = image.size
     for line in notes.lines(rules.reading):
         log.warning("%s", line)
-    return digest.hexdigest()[:16]
+    return Checked(digest.hexdigest()[:16], sizes)
+
+
+def check_sizes(
+    samples: Sequence[Sample], sizes: Mapping[str, Size], shape: Callable[[Size], object]
+) -> None:
+    """Raise unless a processor takes pictures of all sizes. Those that stand out are tried; all of them if one is refused.
+
+    Args:
+        sizes: of the samples' pictures.
+        shape: what the processor makes of a picture of one size; raises ValueError where it refuses that.
+
+    Raises:
+        UserError: it refuses one; names the first question about such a picture, the size, and how many there are.
+    """
+    every = sorted({sizes[sample.image] for sample in samples if sample.image in sizes})
+    utmost = {pick(every, key=key) for pick in (min, max) for key in (_elongation, min, max) if every}
+    if all(_refusal(shape, size) is None for size in utmost):
+        return
+    reasons = {size: _refusal(shape, size) for size in every}
+    refused = [sample for sample in samples if reasons[sizes[sample.image]]]
+    width, height = sizes[refused[0].image]
+    raise UserError(
+        f"question {refused[0].id}: the backbone's processor takes no picture of {width} x {height} pixels "
+        f"({reasons[width, height]}), and {len(refused):,} of {len(samples):,} questions are about such; leave them out, "
+        "or pad or cut their pictures"
+    )
+
+
+def _elongation(size: Size) -> float:
+    """Width over height."""
+    return size[0] / size[1]
+
+
+def _refusal(shape: Callable[[Size], object], size: Size) -> str | None:
+    """Why a processor takes no picture of a size; None if it does."""
+    try:
+        shape(size)
+    except ValueError as error:
+        return str(error).splitlines()[0] if str(error) else type(error).__name__
+    return None
 
 
 def _read(

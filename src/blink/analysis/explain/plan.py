@@ -24,7 +24,7 @@ from blink.evaluation.checks import (
     prompt_template,
     training_differs,
 )
-from blink.evaluation.plan import Checkpoint, policy_of
+from blink.evaluation.plan import Checkpoint, check_taken, policy_of
 from blink.evaluation.questions import check_pictures
 from blink.inference.run import Run
 from blink.model.processors import picture_options
@@ -112,8 +112,9 @@ def _one_question(config: DictConfig, settings: dict[str, Any], overrides: Seque
     rules = Rules(Reading(upright=exif == "apply", scaled=True))
     image = Path(settings["image"]).expanduser()
     [sample] = one_case(image, settings["question"], settings["box"], rules)
-    check_pictures([sample], rules)  # says how one of many bits or frames is read
+    checked = check_pictures([sample], rules)  # says how one of many bits or frames is read
     backbone = outlined(model["path"], revision=model["revision"])
+    check_taken(model, [sample], checked.sizes)
     template = prompt_template(
         model["path"], model["template"], revision=model["revision"], **picture_options(model)
     )

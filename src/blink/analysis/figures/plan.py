@@ -33,7 +33,7 @@ from blink.evaluation.checks import (
     prompt_template,
     training_differs,
 )
-from blink.evaluation.plan import Checkpoint, family_of, questions_of
+from blink.evaluation.plan import Checkpoint, check_taken, family_of, questions_of
 from blink.evaluation.questions import check_pictures, samples_digest
 from blink.evaluation.rows import SCORES
 from blink.inference.policy import POSITIONS
@@ -196,8 +196,9 @@ def _samples(
     limit = optional(whole_number, "limit", settings["limit"])
     if image is None and questions is None:
         asked = questions_of(config, limit)
-        data = f"{asked.benchmark.name} ({asked.data})"
-        return spread_out(asked.samples, count, seed), data, asked.pictures
+        chosen = spread_out(asked.samples, count, seed)
+        check_taken(settings["model"], chosen, asked.sizes)
+        return chosen, f"{asked.benchmark.name} ({asked.data})", asked.pictures
     check_data_keys(settings["data"])
     unread = [f"data.{key}" for key in ("root", "id") if settings["data"].get(key) is not None]
     if unread:
@@ -217,4 +218,6 @@ def _samples(
         folder = None if settings["pictures"] is None else Path(str(settings["pictures"])).expanduser()
         path = Path(str(questions)).expanduser()
         chosen = spread_out(folder_cases(path, folder, rules)[:limit], count, seed)
-    return chosen, path.name, check_pictures(chosen, rules)
+    checked = check_pictures(chosen, rules)
+    check_taken(settings["model"], chosen, checked.sizes)
+    return chosen, path.name, checked.digest

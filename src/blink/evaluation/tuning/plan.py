@@ -21,7 +21,7 @@ from blink.evaluation.checks import (
     reject_training_keys,
     training_differs,
 )
-from blink.evaluation.plan import Checkpoint, questions_of
+from blink.evaluation.plan import Checkpoint, check_taken, questions_of
 from blink.evaluation.questions import samples_digest
 from blink.evaluation.rows import pictures
 from blink.evaluation.tuning.space import Space, check_methods, extra, known_methods
@@ -178,6 +178,7 @@ def _questions(config: DictConfig, settings: Mapping[str, Any], limit: int | Non
         if "split" in config.bench:
             config.bench.split = read
     questions = questions_of(config, limit)
+    check_taken(config.model, questions.samples, questions.sizes)
     search, held_out = halves(questions.samples)
     if not held_out:
         raise UserError(
