@@ -10,14 +10,16 @@ from typing import Any
 
 import torch
 
-from blink.bench import PROMPTS
+from blink.bench import PROMPTS, Sample
 from blink.evaluation.presets import LAYER_STUDIES, OTHER
+from blink.evaluation.questions import Size, check_sizes
 from blink.inference.policy import Policy
 from blink.inference.run import Run
 from blink.model.backbone import Backbone
 from blink.model.checkpoints import check_attention, check_device_map, outline
 from blink.model.fingerprint import TINY
-from blink.model.processors import load_processor
+from blink.model.image_inputs import PictureShapes
+from blink.model.processors import load_processor, picture_options
 from blink.model.prompts import Template, template_of
 from blink.model.token_sr_files import check_token_sr, token_sr_config, token_sr_digest
 from blink.runs.values import UserError, choice, number, text, whole_number
@@ -243,3 +245,15 @@ def _check_device(name: str) -> None:
 def _value(settings: Mapping[str, Any], key: str) -> Any:
     """The value of a dotted key, None if there is none."""
     return reduce(lambda group, part: group.get(part, None), key.split("."), settings)
+
+
+def check_taken(model: Mapping[str, Any], samples: Sequence[Sample], sizes: Mapping[str, Size]) -> None:
+    """Raise UserError unless a backbone's processor takes the samples' pictures, as far as their sizes are known.
+
+    Args:
+        model: a config's group `model`.
+    """
+    path, revision = model["path"], model["revision"]
+    processor = processor_of(path, revision=revision, **picture_options(model))
+    backbone = Backbone.of(outlined(path, revision=revision), processor)
+    check_sizes(samples, sizes, PictureShapes(backbone))

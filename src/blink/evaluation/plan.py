@@ -16,22 +16,21 @@ from blink.evaluation.checks import (
     check_data_keys,
     check_depth,
     check_fit,
+    check_taken,
     check_values,
     fingerprints,
     modules_folder,
     outlined,
-    processor_of,
     prompt_template,
     reject_training_keys,
     training_differs,
 )
 from blink.evaluation.presets import LAYER_STUDIES, OTHER, resolve
-from blink.evaluation.questions import Questions, Size, check_sizes, read_questions, samples_digest
+from blink.evaluation.questions import Questions, read_questions, samples_digest
 from blink.evaluation.scores import Setup
 from blink.evaluation.zoom import check_zoom
 from blink.inference.policy import Policy, check_layers, parse_layers
 from blink.model.backbone import Backbone
-from blink.model.image_inputs import PictureShapes
 from blink.model.processors import check_picture_options, pads, picture_options
 from blink.model.prompts import Template
 from blink.runs.command import plain
@@ -238,18 +237,6 @@ def questions_of(config: DictConfig, limit: int | None = None) -> Questions:
         limit=limit,
         rules=Rules.of(data, scaled=False),
     )
-
-
-def check_taken(model: Mapping[str, Any], samples: Sequence[Sample], sizes: Mapping[str, Size]) -> None:
-    """Raise UserError unless a backbone's processor takes the samples' pictures, as far as their sizes are known.
-
-    Args:
-        model: a config's group `model`.
-    """
-    path, revision = model["path"], model["revision"]
-    processor = processor_of(path, revision=revision, **picture_options(model))
-    backbone = Backbone.of(outlined(path, revision=revision), processor)
-    check_sizes(samples, sizes, PictureShapes(backbone))
 
 
 def check_boxes(policy: Policy | None, samples: Sequence[Sample], benchmark: str) -> None:

@@ -16,6 +16,7 @@ from blink.analysis.explain.flips import Flips, find_flips
 from blink.bench import BENCHMARKS, Sample
 from blink.evaluation.checks import (
     check_fit,
+    check_taken,
     check_values,
     fingerprints,
     modules_folder,
@@ -24,7 +25,7 @@ from blink.evaluation.checks import (
     prompt_template,
     training_differs,
 )
-from blink.evaluation.plan import Checkpoint, check_taken, policy_of
+from blink.evaluation.plan import Checkpoint, policy_of
 from blink.evaluation.questions import check_pictures
 from blink.inference.run import Run
 from blink.model.processors import picture_options

@@ -26,6 +26,7 @@ from blink.bench import Sample
 from blink.evaluation.answerers import load_checkpoint
 from blink.evaluation.checks import (
     check_data_keys,
+    check_taken,
     check_values,
     fingerprints,
     modules_folder,
@@ -33,7 +34,7 @@ from blink.evaluation.checks import (
     prompt_template,
     training_differs,
 )
-from blink.evaluation.plan import Checkpoint, check_taken, family_of, questions_of
+from blink.evaluation.plan import Checkpoint, family_of, questions_of
 from blink.evaluation.questions import check_pictures, samples_digest
 from blink.evaluation.rows import SCORES
 from blink.inference.policy import POSITIONS

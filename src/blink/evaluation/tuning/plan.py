@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from blink.bench import BENCHMARKS, JUDGED, Benchmark, Sample
 from blink.evaluation.checks import (
+    check_taken,
     check_values,
     fingerprints,
     modules_folder,
@@ -21,7 +22,7 @@ from blink.evaluation.checks import (
     reject_training_keys,
     training_differs,
 )
-from blink.evaluation.plan import Checkpoint, check_taken, questions_of
+from blink.evaluation.plan import Checkpoint, questions_of
 from blink.evaluation.questions import samples_digest
 from blink.evaluation.rows import pictures
 from blink.evaluation.tuning.space import Space, check_methods, extra, known_methods
