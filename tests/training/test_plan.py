@@ -2,7 +2,13 @@
 
 from pathlib import Path
 
-from blink.training.plan import HubDataSet
+import pytest
+from hydra import compose, initialize_config_dir
+
+from blink.runs.command import CONF_DIR, plain
+from blink.runs.inputs.preset_file import with_preset, write_preset
+from blink.runs.values import UserError
+from blink.training.plan import HubDataSet, Plan, make_plan
 from tests.processes import python
 from tests.training.conftest import planned
 
@@ -58,3 +64,29 @@ def test_a_plan_is_made_without_torch() -> None:
         "print([name for name in ('torch', 'transformers', 'lightning') if name in sys.modules])",
     )
     assert made.stdout.strip() == "[]", made.stderr
+
+
+def planned_under(*overrides: str) -> Plan:
+    """The plan of `python -m blink.train` with the values of a preset file."""
+    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+        config = compose("train", list(overrides))
+    return make_plan(plain(with_preset(config, overrides), complete=True))
+
+
+def test_a_preset_gives_its_policy_where_one_is_trained_under(tmp_path: Path) -> None:
+    """Would catch a preset that training on KL refuses for a key that the user did not give, and one that answers lose."""
+    file = tmp_path / "preset.yaml"
+    write_preset(
+        file,
+        {"layer": [3], "tau_exp": 0.5, "tau_drop": 0.0, "patches": 3, "positions": "region"},
+        method="blink",
+        note="by hand",
+    )
+    found = {
+        objective: planned_under(f"preset={file}", f"objective={objective}") for objective in ("kl", "answer")
+    }
+    assert {plan.layers for plan in found.values()} == {(3,)}
+    assert (found["kl"].patches, found["kl"].positions) == (2, "append")
+    assert (found["answer"].patches, found["answer"].positions) == (3, "region")
+    with pytest.raises(UserError, match="positions=region"):
+        planned_under(f"preset={file}", "positions=region")

@@ -1,5 +1,6 @@
 """Gains over vanilla and what each step loses, from runs written by hand."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -69,3 +70,23 @@ def test_runs_that_cannot_be_told_apart_are_refused(tmp_path: Path) -> None:
         ceilings.choose([*found, found[1]])
     with pytest.raises(ValueError, match="needs one vanilla run"):
         ceilings.choose(found[1:])
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"tau_exp": 0.3}, "always expand"),
+        ({"layers": (2,)}, "has layers="),
+        ({"patches": 3}, "has patches="),
+    ],
+)
+def test_runs_that_differ_in_more_than_their_setting_are_refused(
+    tmp_path: Path, change: dict[str, object], says: str
+) -> None:
+    """Would catch steps that mix in another layer, threshold or split, under a title that says "always expanding"."""
+    vanilla, first, other, *rest = points(tmp_path)
+    result = other.run.result
+    result = replace(result, policy=replace(result.policy, **change))
+    strange = Point(other.run._replace(result=result), tuple(result.policy.layers))
+    with pytest.raises(ValueError, match=says):
+        ceilings.choose([vanilla, first, strange, *rest])

@@ -64,6 +64,10 @@ GOOD = "blink_preset: 1\nmethod: interp\nlayer: [3]\ntau_exp: 0.4\ntau_drop: 0\n
     [
         (GOOD[:30] + "{", "is damaged"),
         (": [", "is damaged: it is not YAML"),
+        (GOOD + "note: 2026-13-40\n", "is damaged: it is not YAML"),
+        (GOOD + "note: 0x_\n", "is damaged: it is not YAML"),
+        (GOOD + "note: " + "[" * 9999, "is damaged: it is not YAML"),
+        (GOOD.replace("[3]", "[]"), r"layer=\[\]: expected"),
         ("layer: 3\n", "is not a preset file: it lacks the key blink_preset"),
         ("", "is not a preset file"),
         ("- 1\n", "is not a preset file"),

@@ -64,7 +64,8 @@ def choose(points: Sequence[Point]) -> dict[Setting, Point]:
     """Sort runs by their setting, in the order in which they are drawn.
 
     Raises:
-        ValueError: there is no vanilla run or no other, or two runs have one setting.
+        ValueError: there is no vanilla run or no other, two runs have one setting, or they differ in more than that or do
+            not always expand.
     """
     found: dict[Setting, Point] = {}
     for point in points:
@@ -86,8 +87,26 @@ def choose(points: Sequence[Point]) -> dict[Setting, Point]:
         raise UserError(
             "ceilings needs one vanilla run and runs to hold against it: experiment=ceilings makes them"
         )
+    _check_alike(list(found.values()))
     order = list(_TOKENS)
     return dict(sorted(found.items(), key=lambda item: (order.index(item[0].method), item[0][1:])))
+
+
+def _check_alike(points: Sequence[Point]) -> None:
+    """Raise ValueError unless all runs always expand, at the same layers and one of as many regions."""
+    policies = {point.run.folder: point.policy for point in points if point.policy is not None}
+    folder, first = next(iter(policies.items()))
+    for other, policy in policies.items():
+        if policy.tau_exp > 0:
+            raise UserError(
+                f"{other} expands above tau_exp={policy.tau_exp:g} alone; ceilings shows runs that always expand (tau_exp=0)"
+            )
+        for key in ("layers", "patches"):
+            if getattr(first, key) != getattr(policy, key):
+                raise UserError(
+                    f"{folder} has {key}={getattr(first, key)} and {other} {key}={getattr(policy, key)}; give runs that "
+                    "differ in method, positions or selector alone"
+                )
 
 
 def differences(

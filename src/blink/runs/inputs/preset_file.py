@@ -22,8 +22,17 @@ log = logging.getLogger(__name__)
 VERSION = 1
 _MARK = "blink_preset"
 
+
+def _layers(name: str, value: Any) -> list[int]:
+    """Layers, one at least; figures that take one take the first."""
+    found = whole_numbers(name, value, example="[12,14]")
+    if not found:
+        raise UserError(f"{name}=[]: expected a list of whole numbers, as [12,14]")
+    return found
+
+
 _SETTINGS: Mapping[str, Callable[[str, Any], Any]] = {
-    "layer": partial(whole_numbers, example="[12,14]"),
+    "layer": _layers,
     "tau_exp": partial(number, least=0, most=1),
     "tau_drop": partial(number, least=0, most=1),
     "patches": partial(whole_number, least=2),
@@ -112,7 +121,7 @@ def read_preset(file: Path) -> PresetFile:
     content = read_text(file)
     try:
         found = safe_load(content)
-    except YAMLError as cause:
+    except (YAMLError, ValueError, RecursionError) as cause:  # such as of a date that no month has
         raise UserError(
             f"preset={file} is damaged: it is not YAML ({' '.join(str(cause).split())})"
         ) from cause
@@ -145,7 +154,8 @@ def read_preset(file: Path) -> PresetFile:
 def with_preset(config: DictConfig, overrides: Sequence[str]) -> DictConfig:
     """Return a config in which the values of its preset file, if it names one, stand where the user gave none.
 
-    Keys that the config does not have are left out; of figures that take one layer, `figure.layer` is the first one.
+    Keys that the config does not have are left out, and of a training that scans under no policy those of the policy; of
+    figures that take one layer, `figure.layer` is the first one.
 
     Args:
         overrides: of the command, which win.
@@ -160,7 +170,11 @@ def with_preset(config: DictConfig, overrides: Sequence[str]) -> DictConfig:
     config = config.copy()
     OmegaConf.set_readonly(config, False)
     taken: Any = OmegaConf.to_container(config, resolve=False)
+    objective = taken.get("objective")
+    unread = ("patches", "positions") if isinstance(objective, dict) and objective.get("answer") == 0 else ()
     for key, value in found.settings.items():
+        if key in unread:
+            continue
         # in training `token_sr` is a group of settings, and `layer` has to be given: `in` would not find it
         if key in taken and key not in given and not isinstance(taken[key], dict):
             config[key] = value
@@ -211,8 +225,7 @@ def preset_sources(found: PresetFile | None, config: DictConfig, overrides: Sequ
 
 
 def _method(found: PresetFile) -> Any:
-    file = CONF_DIR / "method" / f"{found.method}.yaml"
-    if not file.is_file():
-        options = ", ".join(sorted(each.stem for each in file.parent.glob("*.yaml")))
-        raise UserError(f"preset={found.path}: method={found.method!r}: expected one of {options}")
-    return OmegaConf.load(file)
+    options = sorted(each.stem for each in (CONF_DIR / "method").glob("*.yaml"))
+    if found.method not in options:
+        raise UserError(f"preset={found.path}: method={found.method!r}: expected one of {', '.join(options)}")
+    return OmegaConf.load(CONF_DIR / "method" / f"{found.method}.yaml")
