@@ -165,6 +165,10 @@ def _check_box(box: Any, size: tuple[int, int], where: str) -> None:
             f"{where}: box={box!r} is not one in the picture, which has {width} x {height} pixels; expected "
             "[left, top, right, bottom]"
         )
+    if max(right, bottom) <= 1 < max(width, height):
+        raise UserError(
+            f"{where}: box={box!r} lies within the picture's first pixel; give pixels of the picture, not shares"
+        )
 
 
 def _plain(text: str) -> str:
