@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -81,12 +82,13 @@ def test_runs_that_cannot_be_told_apart_are_refused(tmp_path: Path) -> None:
     ],
 )
 def test_runs_that_differ_in_more_than_their_setting_are_refused(
-    tmp_path: Path, change: dict[str, object], says: str
+    tmp_path: Path, change: dict[str, Any], says: str
 ) -> None:
     """Would catch steps that mix in another layer, threshold or split, under a title that says "always expanding"."""
     vanilla, first, other, *rest = points(tmp_path)
-    result = other.run.result
-    result = replace(result, policy=replace(result.policy, **change))
-    strange = Point(other.run._replace(result=result), tuple(result.policy.layers))
+    assert other.policy is not None
+    policy = replace(other.policy, **change)
+    result = replace(other.run.result, policy=policy)
+    strange = Point(other.run._replace(result=result), tuple(policy.layers))
     with pytest.raises(ValueError, match=says):
         ceilings.choose([vanilla, first, strange, *rest])
