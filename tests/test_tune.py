@@ -148,7 +148,7 @@ def test_questions_of_the_users_own(
     with pytest.raises(SystemExit, match="say which split the questions are by split=NAME"):
         command(monkeypatch, backbone, root, "trials=2")
     with pytest.raises(SystemExit, match="say which split the questions are"):
-        command(monkeypatch, backbone, root, "split=test")
+        command(monkeypatch, backbone, root, "split=My_TestSet")
 
 
 @pytest.mark.parametrize(

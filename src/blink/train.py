@@ -46,7 +46,7 @@ _EXPECTED_WARNINGS = (
 
 @hydra_command("train")
 def main(config: DictConfig) -> float:
-    """Train, or continue, or return a run; gives the mean held-out KL of its modules, which sweepers minimise."""
+    """Train, or continue, or return a run; gives the held-out loss that its modules were trained for, which sweepers minimise."""
     from blink.training.plan import make_plan
     from blink.training.report import print_summary
 
@@ -73,7 +73,7 @@ def main(config: DictConfig) -> float:
         return float("nan")
     if is_first_process():
         print_summary(summary)
-    return summary.mean_kl_token_sr
+    return summary.held_out_loss
 
 
 def train(

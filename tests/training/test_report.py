@@ -111,8 +111,11 @@ def test_the_loss_of_answers_has_a_column_where_it_was_measured() -> None:
         for name, value in (("token_sr", 0.5), ("interpolation", 12.25))
     }
     screen = io.StringIO()
-    print_summary(summarise(METRICS | answers, [1, 12], **FACTS), Console(file=screen, width=80))
+    summary = summarise(METRICS | answers, [1, 12], **FACTS)
+    print_summary(summary, Console(file=screen, width=80))
     assert "answers' loss" in screen.getvalue()
+    assert "Worse" not in screen.getvalue()  # KL at layer 1 is, which nobody trained for
+    assert summary.held_out_loss == 0.5
     assert screen.getvalue().count("12.250 > 0.500") == 2
     assert "…" not in screen.getvalue()
 

@@ -60,6 +60,18 @@ class Summary:
     narrow_images: int = 0
     provenance: dict[str, Any] | None = None
 
+    @property
+    def held_out_loss(self) -> float:
+        """What was trained for, on held-out images, as a mean over layers: the loss of answers where these were, else KL."""
+        if not self.answered:
+            return self.mean_kl_token_sr
+        return sum(entry["answer_token_sr"] for entry in self.layers.values()) / len(self.layers)
+
+    @property
+    def answered(self) -> bool:
+        """Whether modules were trained on answers."""
+        return all("answer_token_sr" in entry for entry in self.layers.values())
+
     @classmethod
     def read(cls, folder: Path) -> "Summary":
         """Read the summary of a run that is done.
@@ -141,7 +153,7 @@ def print_summary(summary: Summary, console: Console | None = None) -> None:
     table.add_column("layer", justify="right", no_wrap=True)
     compared = any("kl_reference" in entry for entry in summary.layers.values())
     headings = ["KL interp.", "KL TokenSR", *(["reference"] if compared else [])]
-    answered = all("answer_token_sr" in entry for entry in summary.layers.values())
+    answered = summary.answered
     last = "answers' loss" if answered else "norm ratio"  # both would not fit into 80 columns
     for heading in (*headings, "reduction", "cosine", last):
         table.add_column(heading, justify="right", no_wrap=True)
@@ -160,7 +172,12 @@ def print_summary(summary: Summary, console: Console | None = None) -> None:
         )
     console = console or Console()
     console.print(table)
-    worse = [layer for layer, entry in summary.layers.items() if entry["kl_reduction"] < 0]
+    loss = "answer" if answered else "kl"
+    worse = [
+        layer
+        for layer, entry in summary.layers.items()
+        if entry[f"{loss}_token_sr"] > entry[f"{loss}_interpolation"]
+    ]
     if worse:
         console.print(
             f"Worse than interpolation at layer(s) {', '.join(worse)}: modules start from random weights, and "

@@ -4,6 +4,7 @@ Questions of a test split are never read, unless a benchmark has no other and th
 the config is read: no weights.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from typing import Any, NamedTuple
@@ -211,7 +212,7 @@ def check_split(name: str, split: str | None, root: str | None) -> tuple[str, li
     bench = BENCHMARKS[name]
     own = bench.hub_split
     if name == "questions":
-        if split is None or TEST in split:
+        if split is None or any(word.startswith(TEST) for word in re.split("[^a-z]+", split.lower())):
             raise UserError(
                 f"bench=questions: say which split the questions are by split=NAME, such as split={VALIDATION}; settings "
                 "that were chosen on a test split tell nothing when they are tested on it"
