@@ -15,7 +15,7 @@ HEAVY = ("torch", "transformers", "lightning", "datasets", "matplotlib", "scipy"
 COMMANDS = ("train", "eval", "analyze", "explain", "score", "compare", "tune")
 
 GROUPS = {
-    "train": ["callbacks", "data", "logger", "model", "trainer"],
+    "train": ["callbacks", "data", "logger", "model", "objective", "trainer"],
     "eval": ["bench", "data", "experiment", "judge", "logger", "method", "model"],
     "analyze": ["bench", "data", "figure", "model"],
     "explain": ["method", "model"],

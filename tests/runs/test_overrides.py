@@ -66,7 +66,7 @@ def test_what_hydra_refuses_is_one_message(overrides: list[str], message: str) -
         ("eval", ["data=hub", "data.id=a/b", "model=llava15_7b", "hydra/launcher=basic", "layer=[1,2]"]),
         ("eval", ["layer=range(1,4)", "bench=glob(*)", "bench.max_new_tokens=1"]),
         ("train", ["+trainer.limit_val_batches=1", "~logger", "trainer=ddp_cpu", "trainer.devices=2"]),
-        ("train", ["objective={temperature:2}", "callbacks=[early_stopping,device_stats]"]),
+        ("train", ["optimizer={weight_decay:0.1}", "callbacks=[early_stopping,device_stats]"]),
     ],
 )
 def test_known(command: str, overrides: list[str]) -> None:
