@@ -436,7 +436,8 @@ def test_help_names_the_keys_and_examples(
         command(monkeypatch, "--help")
     shown = capsys.readouterr().out
     assert all(
-        word in shown for word in ("tau_exp", "method: blink, encode, interp, vanilla, zoom", "--multirun", "Examples")
+        word in shown
+        for word in ("tau_exp", "method: blink, encode, interp, vanilla, zoom", "--multirun", "Examples")
     )
 
 

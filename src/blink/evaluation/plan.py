@@ -260,6 +260,7 @@ def _note_unused(overrides: Sequence[str], method: DictConfig, bench: str, sourc
     """Log which overrides have no effect here; no error, since a sweep over methods or benchmarks gives them to all jobs."""
     unread = set() if method.trained else {"token_sr"}
     unread |= set() if method.scans else set(POLICY_KEYS)
+    unread |= {"tau_drop", "interpolate"} if method.get("passes") == 2 else set()
     keys = [override.partition("=")[0] for override in overrides]
     if given := [key for key in keys if key in unread]:
         log.info("method=%s does not use %s", method.name, ", ".join(given))

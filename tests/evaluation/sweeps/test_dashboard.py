@@ -44,6 +44,21 @@ def test_tables_points_and_the_best(tmp_path: Path) -> None:
     assert (run.summary["best/pope"], run.summary["best/pope_point"]) == (100, "tau_exp=0.5")
 
 
+def test_jobs_may_lack_what_others_were_given(tmp_path: Path) -> None:
+    """Catches a dashboard that fails where one row of an experiment names a preset, and the others a method."""
+    asked = samples(2)
+    for number, given in enumerate(["method=vanilla", "preset=recommended"]):
+        finish(tmp_path / given, Rule(), asked, method="vanilla" if number == 0 else "encode")
+        sweep.note_job(tmp_path, number, ["bench=pope", given], tmp_path / given)
+    jobs = sweep.read_jobs(tmp_path)
+    assert [job.label(sweep.swept_keys(jobs)) for job in jobs] == ["vanilla", "encode"]
+    board = wandb_logger(str(tmp_path), "summary", "presets", mode="offline")
+    log_sweep(board, jobs, tmp_path)
+    board.close()
+    [run] = closed_runs(tmp_path)
+    assert run.column("points/score") == [100, 100]
+
+
 def test_a_multirun_is_one_group_and_told_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Would catch points outside the group, a summary told anew by every return of a finished sweep, a logger that the
     summary does not share with the jobs, and a killed job that goes on as another run."""

@@ -116,6 +116,19 @@ def test_a_benchmark_of_which_the_paper_has_nothing_has_no_row_of_it() -> None:
     assert len(flat(main_grids(experiment(None), pope, {"pope": []})[0])) == 1
 
 
+def test_columns_of_one_benchmark_are_told_apart() -> None:
+    """Catches several columns with the benchmark's name alone above each."""
+    few = experiment(None, metrics={"pope": ["f1", "accuracy"]})
+    [grid] = main_grids(few, [entry("vanilla", "pope", POPE)], {"pope": []})
+    assert list(grid.columns) == ["POPE\nmean F1", "POPE\nAccuracy", "expanded"]
+    [grid] = main_grids(
+        experiment(None, metrics={"gqa": ["accuracy"]}),
+        [entry("vanilla", "gqa", {"accuracy": 80.0})],
+        {"gqa": []},
+    )
+    assert list(grid.columns) == ["GQA", "expanded"]
+
+
 def test_what_happened_gives_shares_per_layer() -> None:
     """Would catch counts shown as percentages, and keep taken for drop."""
     events = {"7": {"expand": 50, "keep": 120, "drop": 30}, "8": {"expand": 0, "keep": 200, "drop": 0}}

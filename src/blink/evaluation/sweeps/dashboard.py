@@ -7,7 +7,7 @@ from pathlib import Path
 from PIL import Image
 
 from blink.evaluation.dashboard import scores
-from blink.evaluation.sweeps.report import Job, as_number, benchmarks, point_label, swept_keys
+from blink.evaluation.sweeps.report import Job, as_number, benchmarks, swept_keys
 from blink.runs.board import Axis, Board, Chart
 from blink.runs.files import open_text
 
@@ -35,9 +35,7 @@ def log_sweep(board: Board, jobs: Sequence[Job], folder: Path) -> None:
         if (chart := _chart(here, keys)) is not None:
             board.chart(f"sweep/{bench}", chart)
         best = max(here, key=_main)
-        board.summary(
-            {f"best/{bench}": _main(best), f"best/{bench}_point": point_label(best.overrides, keys)}
-        )
+        board.summary({f"best/{bench}": _main(best), f"best/{bench}_point": best.label(keys)})
 
 
 def _point(job: Job, keys: Sequence[str]) -> dict[str, float | None]:
@@ -45,7 +43,7 @@ def _point(job: Job, keys: Sequence[str]) -> dict[str, float | None]:
     result = job.run.result
     main = result.headline[0]
     found = scores(result)
-    swept = {key: as_number(job.overrides[key]) for key in keys}
+    swept = {key: as_number(job.value(key)) for key in keys}
     return {
         "points/score": found["scores/main"],
         "points/score_low": found[f"intervals/{main}_low"],
@@ -58,16 +56,16 @@ def _point(job: Job, keys: Sequence[str]) -> dict[str, float | None]:
 
 def _chart(jobs: Sequence[Job], keys: Sequence[str]) -> Chart | None:
     """The main score against the swept number that has most values, a line per combination of the others."""
-    numeric = [key for key in keys if all(as_number(job.overrides[key]) is not None for job in jobs)]
-    counts = {key: len({job.overrides[key] for job in jobs}) for key in numeric}
+    numeric = [key for key in keys if all(as_number(job.value(key)) is not None for job in jobs)]
+    counts = {key: len({job.value(key) for job in jobs}) for key in numeric}
     along = max(counts, key=lambda key: counts[key], default=None)
     if along is None or counts[along] < 2:
         return None
     others = [key for key in keys if key not in (along, "bench")]
     lines: dict[str, list[tuple[float, float]]] = {}
     for job in jobs:
-        name = point_label(job.overrides, others) or str(job.run.result.method)
-        lines.setdefault(name, []).append((float(job.overrides[along]), _main(job)))
+        name = job.label(others) or str(job.run.result.method)
+        lines.setdefault(name, []).append((float(job.value(along)), _main(job)))
     result = jobs[0].run.result
     title = f"{result.benchmark} {result.headline[0]}"
     return Chart(title, along, {name: sorted(points) for name, points in lines.items()})

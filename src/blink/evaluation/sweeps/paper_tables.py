@@ -92,7 +92,7 @@ def main_grids(experiment: Experiment, entries: Sequence[Entry], unlike: Unlike)
         Grid(
             experiment.title if len(blocks) == 1 else f"{experiment.title}: {part}",
             "",
-            [_heading(bench, name) for bench, name in block],
+            [_heading(bench, name, alone=len(shown[bench]) == 1) for bench, name in block],
             [bench for bench, _ in block],
             list(_rows(entries, block, paper, unlike)),
         )
@@ -215,14 +215,14 @@ def _cell(run: FinishedRun, metric: str) -> str:
     return f"{run.result.metrics[metric]:.2f}{interval}"
 
 
-def _heading(bench: str, metric: str) -> str:
-    """The heading of a column: of benchmarks with several columns the metric, of others the benchmark."""
+def _heading(bench: str, metric: str, *, alone: bool) -> str:
+    """The heading of a column: of benchmarks with several columns the metric, of others (`alone`) the benchmark."""
     if metric == _EXPANDED:
         return _EXPANDED
     benchmark = BENCHMARKS[bench]
     if benchmark.groups:  # their titles name the benchmark
         return _words(metric)
-    return f"{benchmark.title}\n{_words(metric)}" if len(benchmark.tabled) > 1 else benchmark.title
+    return benchmark.title if alone else f"{benchmark.title}\n{_words(metric)}"
 
 
 def _words(metric: str) -> str:

@@ -45,6 +45,14 @@ class Job(NamedTuple):
     overrides: dict[str, str]
     run: FinishedRun
 
+    def value(self, key: str) -> str:
+        """Its value of an override; of one that it was not given the method that was used, or nothing."""
+        return self.overrides.get(key, str(self.run.result.method) if key == _METHOD else "")
+
+    def label(self, keys: Sequence[str]) -> str:
+        """Its name by some of the overrides, those that are swept."""
+        return point_label({key: self.value(key) for key in keys})
+
 
 class Pair(NamedTuple):
     """A comparison of two methods on a benchmark, and the values of the other swept keys that they share."""
@@ -71,7 +79,7 @@ def report(sweep: Path, console: Console) -> None:
     """
     jobs = read_jobs(sweep)
     keys = swept_keys(jobs)
-    labelled = [job.run._replace(label=point_label(job.overrides, keys)) for job in jobs]
+    labelled = [job.run._replace(label=job.label(keys)) for job in jobs]
     for bench in benchmarks(jobs):
         console.print(score_table([run for run in labelled if run.result.benchmark == bench]))
     write_csv(sweep / TABLE, [_record(job, keys) for job in jobs])
@@ -114,7 +122,7 @@ def benchmarks(jobs: Sequence[Job]) -> dict[str, Result]:
 
 def swept_keys(jobs: Sequence[Job]) -> list[str]:
     """Return the overrides that differ between jobs, in the order in which they were given."""
-    return [key for key in jobs[0].overrides if len({job.overrides[key] for job in jobs}) > 1]
+    return [key for key in jobs[0].overrides if len({job.value(key) for job in jobs}) > 1]
 
 
 def method_pairs(jobs: Sequence[Job], keys: Sequence[str]) -> list[Pair]:
@@ -123,7 +131,7 @@ def method_pairs(jobs: Sequence[Job], keys: Sequence[str]) -> list[Pair]:
         return []
     groups: dict[tuple[tuple[str, str], ...], list[FinishedRun]] = {}
     for job in jobs:
-        shared = tuple((key, job.overrides[key]) for key in keys if key != _METHOD)
+        shared = tuple((key, job.value(key)) for key in keys if key != _METHOD)
         groups.setdefault(shared, []).append(job.run)
     return [
         Pair(first.result.benchmark, dict(shared), compare(first, second))
@@ -142,7 +150,7 @@ def plot(jobs: Sequence[Job], keys: Sequence[str]) -> Figure:
     panels = benchmarks(jobs)
     keys = [key for key in keys if key != _BENCH] or list(jobs[0].overrides)[:1]
     along = max(
-        keys, key=lambda key: (key != _METHOD, len({job.overrides[key] for job in jobs})), default=_METHOD
+        keys, key=lambda key: (key != _METHOD, len({job.value(key) for job in jobs})), default=_METHOD
     )
     others = [key for key in keys if key != along]
     figure = Figure(figsize=(7, 4.5 * len(panels)), layout="constrained")
@@ -157,7 +165,7 @@ def _panel(axes: Axes, jobs: Sequence[Job], along: str, others: Sequence[str]) -
     main = result.headline[0]
     lines: dict[str, list[Job]] = {}
     for job in jobs:
-        lines.setdefault(point_label(job.overrides, others), []).append(job)
+        lines.setdefault(job.label(others), []).append(job)
     search = len(lines) == len(jobs) > _MOST_LABELS  # no two jobs lie on one line
     if search:
         lines = {"": list(jobs)}
@@ -184,7 +192,7 @@ def _panel(axes: Axes, jobs: Sequence[Job], along: str, others: Sequence[str]) -
 def _record(job: Job, keys: Sequence[str]) -> dict[str, Any]:
     """A job as one flat row: swept keys, settings used, metrics with intervals, costs, and its folder."""
     result = job.run.result
-    record: dict[str, Any] = {key: job.overrides[key] for key in keys}
+    record: dict[str, Any] = {key: job.value(key) for key in keys}
     record |= {"used_method": result.method, **_settings(result.policy)}
     for name, value in result.metrics.items():
         low, high = result.intervals[name] or (math.nan, math.nan)
@@ -216,13 +224,13 @@ def _settings(policy: Policy | None) -> dict[str, Any]:
 
 def _named(pair: Pair) -> Comparison:
     """The comparison with what its methods share in its name."""
-    shared = point_label(pair.shared, list(pair.shared))
+    shared = point_label(pair.shared)
     return pair.comparison._replace(first=f"{pair.comparison.first} {shared}".strip())
 
 
-def point_label(overrides: Mapping[str, str], keys: Sequence[str]) -> str:
-    """Name a job by some of its overrides, those that are swept; a method needs no key."""
-    return " ".join(overrides[key] if key == _METHOD else f"{key}={overrides[key]}" for key in keys)
+def point_label(values: Mapping[str, str]) -> str:
+    """Name a job by the values of swept overrides; a method needs no key."""
+    return " ".join(value if key == _METHOD else f"{key}={value}" for key, value in values.items())
 
 
 def _estimate(job: Job, metric: str) -> tuple[float, float, float]:
