@@ -1,6 +1,7 @@
 """The end of an experiment, from runs written by hand: what stands in its files, and what it says about them."""
 
 import csv
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +125,17 @@ def test_a_row_without_a_run_is_named(sweep: Path) -> None:
     missing = line("copy", "method=interp", "layer=14")
     with pytest.raises(ValueError, match="the row 'copy' on pope has no finished run"):
         read_entries(sweep, [*LINES, missing])
+
+
+def test_a_long_title_fits_the_plot(sweep: Path) -> None:
+    """Catches a title that is cut off at both sides of a narrow plot."""
+    entries = read_entries(sweep, LINES)
+    figure = plot(replace(experiment(), title="A title of many words " * 4), entries)
+    figure.savefig(sweep / "plot.png")
+    [title] = figure.texts
+    box = title.get_window_extent()
+    assert box.x0 >= 0
+    assert box.x1 <= figure.bbox.width
 
 
 def test_plot_shows_every_row_in_order(sweep: Path) -> None:

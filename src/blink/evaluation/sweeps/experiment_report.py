@@ -34,7 +34,7 @@ from blink.evaluation.sweeps.text_tables import markdown, on_screen, transposed
 from blink.runs.files import write_csv, write_text
 from blink.runs.folder import CONFIG_FILE, read_config, run_name
 from blink.runs.provenance import software
-from blink.runs.style import save_figure
+from blink.runs.style import plain, save_figure
 from blink.runs.values import UserError
 
 MARKDOWN, CSV, PLOT = "table.md", "table.csv", "table.png"
@@ -42,6 +42,8 @@ _MOST_COLUMNS = 7
 """Beside the labels, on a screen."""
 _FEW = 8
 """Rows up to which panels of the plot stand side by side."""
+_LETTERS_AN_INCH = 10
+"""That a title takes at most."""
 
 
 def report(folder: Path, experiment: Experiment, lines: Sequence[Line], console: Console) -> None:
@@ -232,5 +234,6 @@ def plot(experiment: Experiment, entries: Sequence[Entry]) -> Figure:
                 axes.axhline(value, color="0.7", linewidth=1, zorder=0)
         axes.set_xticks(range(len(here)), [line.label for line, _ in here], rotation=45, ha="right")
         axes.set_ylabel(f"{BENCHMARKS[bench].title} {metric} ({first.result.unit(metric)})")
-    figure.suptitle(f"{experiment.title} (95 % intervals)")
+    width = int(_LETTERS_AN_INCH * figure.get_figwidth())
+    figure.suptitle(plain(f"{experiment.title} (95 % intervals)", width))
     return figure
