@@ -35,7 +35,7 @@ demo: $(READY)  ## Train TokenSR modules on the tiny backbone, then compare vani
 	$(BIN)/python -m blink.train layer=$(DEMO_LAYERS) $(RECIPE) reference=tiny
 	$(BIN)/python -m blink.eval experiment=recommended scenes.difficulty=hard token_sr=$(DEMO_RUN)/token_sr --multirun
 
-test: $(READY)  ## Run the tests (about four minutes on two idle cores)
+test: $(READY)  ## Run the tests (about nine minutes on two cores)
 	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal
 
 $(OLDEST_VENV)/.ready: $(READY)
