@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from blink.inference.attach import Handle, attach
-    from blink.inference.engine import Engine
+    from blink.inference.engine import Ask, Engine
     from blink.inference.policy import Event, Policy
     from blink.inference.run import Run
     from blink.model.checkpoints import load
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from blink.model.token_sr_files import load_token_sr, save_token_sr
 
 __all__ = [
+    "Ask",
     "Engine",
     "Event",
     "Handle",
@@ -29,6 +30,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Ask": "blink.inference.engine",
     "Engine": "blink.inference.engine",
     "Event": "blink.inference.policy",
     "Handle": "blink.inference.attach",

@@ -45,6 +45,7 @@ class NotFiniteError(UserError):
         what: which numbers, in the plural.
         layer: of the decoder, or where else it was, in words; None if it is not known.
         sample: number of the row among the prompts, or the name of a question; None if it is not known.
+        ask: where prompts about several pictures were asked in one call, the number of those that `sample` counts in.
         remedy: what to do.
     """
 
@@ -54,15 +55,21 @@ class NotFiniteError(UserError):
         *,
         layer: int | str | None = None,
         sample: int | str | None = None,
+        ask: int | None = None,
         remedy: str = _CHECK_WEIGHTS,
     ) -> None:
-        self.what, self.layer, self.sample = what, layer, sample
+        self.what, self.layer, self.sample, self.ask, self.remedy = what, layer, sample, ask, remedy
         places = [f"layer {layer}" if isinstance(layer, int) else layer]
+        places += [None if ask is None else f"ask {ask} (from 0)"]
         places += [f"sample {sample} (row of the prompts, from 0)" if isinstance(sample, int) else sample]
         place = ", ".join(filter(None, places))
         super().__init__(
             f"{place}{place and ': '}{what} are nan, infinite or too large for their dtype: {remedy}"
         )
+
+    def of_ask(self, ask: int) -> "NotFiniteError":
+        """The same error, of prompts that are one of several asks."""
+        return NotFiniteError(self.what, layer=self.layer, sample=self.sample, ask=ask, remedy=self.remedy)
 
 
 T = TypeVar("T")

@@ -2,13 +2,15 @@
 
 Read from top to bottom: a file imports only from files above it.
 
+    asks.py       Ask, Answer; prompts split at their picture
     trunk.py      KV caches that all questions about a picture share: of the trunk, and of extensions
     rows.py       text behind a trunk, each piece of work once
     branching.py  before a scanned layer: saliency, decisions, splitting of rows whose runs disagree
     decoding.py   greedy decoding of such rows
-    engine.py     Engine, Answer: many questions, many policies, one picture
+    engine.py     Engine: many questions and many policies about one picture, or about many
 """
 
-from blink.inference.engine.engine import Answer, Engine
+from blink.inference.engine.asks import Answer, Ask
+from blink.inference.engine.engine import Engine
 
-__all__ = ["Answer", "Engine"]
+__all__ = ["Answer", "Ask", "Engine"]

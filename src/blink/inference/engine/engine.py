@@ -13,69 +13,36 @@ head.
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import nn
 from transformers.generation import LogitsProcessorList
 
 from blink.inference.attach import attach
 from blink.inference.attention import hooks_enabled
 from blink.inference.crops import Crops, OriginalPicture, Samples, crop_prefix
+from blink.inference.engine.asks import Answer, Ask, Inputs, check_runs, check_texts, prepare
 from blink.inference.engine.branching import advance
 from blink.inference.engine.decoding import FiniteLogits, closing_ids, closing_tokens, decode
 from blink.inference.engine.rows import Rows, Shared, start
 from blink.inference.engine.trunk import ExtensionCache, run_trunk
 from blink.inference.given import Given, checked_boxes, view_maker
-from blink.inference.policy import Event, Policy
-from blink.inference.prompt_spans import prompt_spans
+from blink.inference.policy import Policy
 from blink.inference.run import Run
 from blink.model.backbone import Backbone
-from blink.model.families import Encoded, Grid
-from blink.model.image_inputs import embed_prompt, encode_image, pixel_digests, prompt_inputs, sample_key
+from blink.model.image_inputs import embed_prompt, prompt_inputs
 from blink.model.token_sr import check_patches, placed
 from blink.model.token_sr_files import load_token_sr
-from blink.runs.values import UserError, number, whole_number
+from blink.runs.values import NotFiniteError, UserError, number, whole_number
 
 log = logging.getLogger(__name__)
 
 GREEDY = {"do_sample": False, "num_beams": 1, "temperature": None, "top_p": None, "top_k": None}
 """LLaVA's evaluation; sampling settings of a checkpoint's generation config are taken back."""
-
-
-class Answer(NamedTuple):
-    """A greedy answer: its ids (the closing token included), its text, and the events at the prompt in layer order."""
-
-    ids: tuple[int, ...]
-    text: str
-    events: tuple[Event, ...]
-
-
-class _Inputs(NamedTuple):
-    """One picture, and the prompts about it, split at it.
-
-    Attributes:
-        image: the picture itself.
-        tensors: the processor's output for the picture, without ids.
-        encoded: its visual tokens.
-        grid: (H, W) of its base view.
-        span: ids of the visual span, tiles and separators included.
-        prefixes: ids before it, per prompt.
-        texts: ids behind it, per prompt.
-        digest: hash of the pixels.
-    """
-
-    image: Image.Image
-    tensors: dict[str, Tensor]
-    encoded: Encoded
-    grid: Grid
-    span: list[int]
-    prefixes: list[tuple[int, ...]]
-    texts: list[list[int]]
-    digest: str
 
 
 class Engine:
@@ -113,15 +80,10 @@ class Engine:
         sample_keys: Sequence[str] | None = None,
         boxes: Sequence[Sequence[float] | None] | None = None,
     ) -> list[list[Answer]]:
-        """Answer every prompt under every run. Runs that name one folder, or hold the same modules, share extensions.
+        """Answer every prompt about one picture under every run; the arguments are those of `Ask`.
 
         Args:
-            prompts: full prompts, with one image token and text behind it, as the processor takes them.
             max_new_tokens: how long an answer may get, at least 1.
-            sample_keys: a name per prompt, for policies that draw, as in `Handle.sample_keys`; None: a hash of ids
-                and pixels.
-            boxes: for each prompt left, top, right and bottom of what it asks about, in pixels of the picture, for policies
-                that select by them, as in `Handle.boxes`; None for one about no single place.
 
         Returns:
             For each run a list of one answer per prompt.
@@ -131,24 +93,50 @@ class Engine:
                 not fit the model, or the model's generation config changes logits.
             NotFiniteError: a saliency ratio or the largest logit is nan or infinite; names the prompt.
         """
-        _check_texts("prompts", prompts)
-        _check_runs(runs)
-        if sample_keys is not None:
-            _check_texts("sample_keys", sample_keys)
         max_new_tokens = whole_number("max_new_tokens", max_new_tokens)
-        if not prompts or not runs:
-            raise UserError(f"{len(prompts)} prompts, {len(runs)} runs: expected at least 1 each")
-        if sample_keys is not None and len(sample_keys) != len(prompts):
-            raise UserError(f"sample_keys names {len(sample_keys)} samples, there are {len(prompts)} prompts")
+        return self._answer_one(Ask(image, prompts, runs, sample_keys, boxes), max_new_tokens)
+
+    def answer_many(
+        self, asks: Iterable[Ask], *, max_new_tokens: int, pictures: int | None = None
+    ) -> Iterator[list[list[Answer]]]:
+        """Answer prompts about many pictures: for each ask what `answer` returns, in the order of the asks.
+
+        Args:
+            asks: read as they are needed, so that pictures may be decoded meanwhile.
+            max_new_tokens: how long an answer may get, at least 1.
+            pictures: most pictures under way at once; None: as many as `memory_gb` holds.
+
+        Raises:
+            ValueError: as `answer` raises it; names the number of the ask.
+            NotFiniteError: as `answer` raises it; `ask` and `sample` are the numbers of ask and prompt.
+        """
+        max_new_tokens = whole_number("max_new_tokens", max_new_tokens)
+        if pictures is not None:
+            whole_number("pictures", pictures)
+        return self._answer_each(asks, max_new_tokens)
+
+    def _answer_each(self, asks: Iterable[Ask], max_new_tokens: int) -> Iterator[list[list[Answer]]]:
+        for index, ask in enumerate(asks):
+            try:
+                answers = self._answer_one(ask, max_new_tokens)
+            except NotFiniteError as error:
+                raise error.of_ask(index) from error
+            except UserError as error:
+                raise UserError(f"ask {index}: {error}") from error
+            yield answers
+
+    def _answer_one(self, ask: Ask, max_new_tokens: int) -> list[list[Answer]]:
+        ask.check()
         closing = closing_tokens(self._backbone.model)
+        image, prompts, runs, sample_keys, boxes = ask
         resolved = [self._resolve(run) for run in runs]
         given = Given(boxes=None if boxes is None else checked_boxes(boxes), pictures=[image] * len(prompts))
         by_box = [run.policy for run in resolved if run.policy is not None and run.policy.selector == "box"]
         seen = given.seen_boxes(self._backbone, by_box[0], len(prompts)) if by_box else None
         with torch.inference_mode(), hooks_enabled(self._backbone):
-            inputs = self._prepare(image, prompts)
+            inputs = prepare(self._backbone, image, prompts)
             draws = any(run.policy is not None and run.policy.draws for run in resolved)
-            keys = sample_keys or (self._hash(inputs) if draws else [""] * len(prompts))
+            keys = sample_keys or (inputs.sample_keys() if draws else [""] * len(prompts))
             samples = Samples(keys, seen)
             answers: dict[tuple[int, int], Answer] = {}
             for prefix in dict.fromkeys(inputs.prefixes):
@@ -175,8 +163,8 @@ class Engine:
                 attached to the model already.
             NotFiniteError: as `answer` raises it.
         """
-        _check_texts("prompts", [prompt])
-        _check_runs([run])
+        check_texts("prompts", [prompt])
+        check_runs([run])
         max_new_tokens = whole_number("max_new_tokens", max_new_tokens)
         model, run = self._backbone.model, self._resolve(run)
         inputs = prompt_inputs(self._backbone, [image], [prompt])
@@ -205,7 +193,7 @@ class Engine:
 
     def _answer_group(
         self,
-        inputs: _Inputs,
+        inputs: Inputs,
         group: Sequence[int],
         runs: Sequence[Run],
         samples: Samples,
@@ -248,7 +236,7 @@ class Engine:
 
     def _share(
         self,
-        inputs: _Inputs,
+        inputs: Inputs,
         group: Sequence[int],
         runs: Sequence[Run],
         samples: Samples,
@@ -292,7 +280,7 @@ class Engine:
         text: str = self._backbone.processor.tokenizer.decode(ids, skip_special_tokens=True)
         return text
 
-    def _rows_at_once(self, inputs: _Inputs, longest: int, max_new_tokens: int) -> int:
+    def _rows_at_once(self, inputs: Inputs, longest: int, max_new_tokens: int) -> int:
         """How many rows fit half of the memory: keys of text and answer, and one layer's work on the text.
 
         The text's keys count twice: decoding copies them, and rows keep theirs lest memory runs out meanwhile.
@@ -302,68 +290,6 @@ class Engine:
         token = self._backbone.token_bytes(keys)
         row = (2 * longest + max_new_tokens) * token.kept + longest * token.passing
         return max(1, self._bytes // 2 // row)
-
-    def _prepare(self, image: Image.Image, prompts: Sequence[str]) -> _Inputs:
-        """Process the picture, once, and split every prompt at it.
-
-        The processor's part in a prompt is to write the picture's tokens in place of one: those of the first prompt,
-        which it gets, stand in the others, too.
-
-        Raises:
-            ValueError: a prompt has not one image, or no text behind it.
-        """
-        backbone = self._backbone
-        tokenized = backbone.processor.tokenizer(list(prompts))["input_ids"]
-        split = [self._split(number, ids) for number, ids in enumerate(tokenized)]
-        inputs = dict(prompt_inputs(backbone, [image], prompts[:1]))
-        [digest] = pixel_digests(backbone, inputs)
-        before, after = split[0]
-        ids: list[int] = inputs["input_ids"][0].tolist()
-        written = ids[len(before) : len(ids) - len(after)]
-        if ids != [*before, *written, *after]:
-            raise UserError(
-                f"prompt 0: the processor ({type(backbone.processor).__name__}) changes the text around a picture; Blink "
-                "needs it to put the picture's tokens in place of one image token, and nothing else: use attach and generate"
-            )
-        image_token = backbone.image_token_id
-        lead = written.index(image_token)
-        end = len(written) - written[::-1].index(image_token)
-        grid = prompt_spans(backbone, inputs, None).grids[0]
-        tensors = {
-            name: tensor
-            for name, tensor in inputs.items()
-            if name not in ("input_ids", "attention_mask", "mm_token_type_ids")
-        }
-        return _Inputs(
-            image,
-            tensors,
-            encode_image(backbone, inputs),
-            grid,
-            span=written[lead:end],
-            prefixes=[(*prefix, *written[:lead]) for prefix, _ in split],
-            texts=[[*written[end:], *text] for _, text in split],
-            digest=digest,
-        )
-
-    def _split(self, number: int, ids: list[int]) -> tuple[list[int], list[int]]:
-        """Ids before and behind the picture.
-
-        Raises:
-            ValueError: there are none or several pictures, or there is nothing behind it.
-        """
-        columns = [column for column, token in enumerate(ids) if token == self._backbone.image_token_id]
-        if len(columns) != 1:
-            raise UserError(f"prompt {number} has {len(columns)} image tokens; expected one, for one picture")
-        if columns[0] == len(ids) - 1:
-            raise UserError(f"prompt {number} ends at its image; put the question after the image")
-        return ids[: columns[0]], ids[columns[0] + 1 :]
-
-    def _hash(self, inputs: _Inputs) -> list[str]:
-        """Sample keys of the prompts, as `attach` makes them."""
-        return [
-            sample_key(torch.tensor([*prefix, *inputs.span, *text]), inputs.digest)
-            for prefix, text in zip(inputs.prefixes, inputs.texts, strict=True)
-        ]
 
     def _resolve(self, run: Run) -> Run:
         """Resolve a run and place its modules, as `Run.placed`, but one copy of a module for all runs that hold it.
@@ -393,25 +319,3 @@ class Engine:
                 placed(module, self._backbone.device, self._backbone.dtype),
             )
         return self._placed[id(module), layer][1]
-
-
-def _check_texts(name: str, texts: Sequence[str]) -> None:
-    """Raise ValueError for anything but a list of texts; one text alone is a sequence of texts, too."""
-    if (
-        isinstance(texts, str)
-        or not isinstance(texts, Sequence)
-        or not all(isinstance(t, str) for t in texts)
-    ):
-        raise UserError(f"{name}={texts!r}: expected a list of texts")
-
-
-def _check_runs(runs: Sequence[Run]) -> None:
-    """Raise ValueError for anything but a list of runs."""
-    if isinstance(runs, str) or not isinstance(runs, Sequence):
-        raise UserError(f"runs={runs!r}: expected a list of blink.Run")
-    for place, run in enumerate(runs):
-        if not isinstance(run, Run):
-            raise UserError(
-                f"runs[{place}]={run!r} is of type {type(run).__name__}; expected a blink.Run, which is "
-                "blink.Run(policy, token_sr), or blink.Run() for the model as it is"
-            )
