@@ -3,6 +3,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal
 READY := $(VENV)/.ready
 # An environment with the oldest transformers that pyproject.toml allows, and all else as in .venv.
 OLDEST := $(shell sed -n 's/.*"transformers>=\([0-9.]*\)".*/\1/p' pyproject.toml)
@@ -18,7 +19,7 @@ RECIPE := images=2000 optimizer.learning_rate=0.002
 DEMO_RUN := outputs/train/images-2000+layer-$(DEMO_LAYERS)+optimizer.learning_rate-0.002+reference-tiny
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test oldest crash fuzz check bench rehearsal build clean
+.PHONY: help setup demo test slow oldest crash fuzz check bench rehearsal build clean
 
 help:  ## List the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  \1\t\2/' | expand -t 12
@@ -35,8 +36,11 @@ demo: $(READY)  ## Train TokenSR modules on the tiny backbone, then compare vani
 	$(BIN)/python -m blink.train layer=$(DEMO_LAYERS) $(RECIPE) reference=tiny
 	$(BIN)/python -m blink.eval experiment=recommended scenes.difficulty=hard token_sr=$(DEMO_RUN)/token_sr --multirun
 
-test: $(READY)  ## Run the tests (about nine minutes on two cores)
-	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal
+test: $(READY)  ## Run the tests but for the slow ones (about five minutes on two cores)
+	$(PYTEST) -m "not slow and not crash"
+
+slow: $(READY)  ## Run the others: killed commands, several processes, every key of every command (about three minutes)
+	$(PYTEST) -m "slow or crash"
 
 $(OLDEST_VENV)/.ready: $(READY)
 	$(BIN)/python -m venv --clear $(OLDEST_VENV)

@@ -134,6 +134,7 @@ def default_keys(command: str) -> set[str]:
     return set(dotted(composed(command, COMMON[command])))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("command", "overrides"), list(options()), ids=name_of)
 def test_every_key_of_every_command(
     command: str,

@@ -74,6 +74,7 @@ def test_compiled(how: Callable[[Any], Any]) -> None:
     assert len(handle.trace) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [compiled, compiled_forward])
 @torch.no_grad()
 def test_compiled_before(how: Callable[[Any], Any]) -> None:

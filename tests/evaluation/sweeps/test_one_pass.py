@@ -102,6 +102,7 @@ def test_one_pass_leaves_what_job_by_job_leaves(
     assert len(events) >= 3
 
 
+@pytest.mark.slow
 def test_killed_sweep_goes_on(
     arguments: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
