@@ -1,6 +1,7 @@
 """Starting a command: help and composed config come at once, and shells complete its keys."""
 
 import os
+import re
 import subprocess
 import sys
 import tomllib
@@ -58,6 +59,28 @@ def test_help_is_light_and_names_the_groups_of_its_command(command: str) -> None
             assert options.split(", ") == sorted(path.stem for path in (ROOT / "conf" / name).glob("*.yaml"))
             listed.append(name)
         assert listed == GROUPS[command]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_shows_commands_as_they_were_typed(command: str, tmp_path: Path) -> None:
+    """Would catch a console script whose help tells of `python -m`, and the other way round."""
+    script = tmp_path / f"blink-{command}"  # as pip writes it
+    script.write_text(f"import sys\nfrom blink.{command} import main\nsys.exit(main())\n")
+    shown, as_module = printed(str(script), "--help"), printed("-m", f"blink.{command}", "--help")
+    assert f"blink-{command}" in shown
+    assert f"python -m blink.{command}" in as_module
+    assert not re.search(r"python -m blink\.\w+(?![\w.])", shown)
+    assert not re.search(r"\bblink-(?!mllm)", as_module)
+
+
+def test_the_version_is_that_of_the_package() -> None:
+    """Would catch a version that is written down twice, one that needs torch, and none in a checkout on PYTHONPATH."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    light = f"import sys, blink; print(blink.__version__, *set({HEAVY}) & set(sys.modules))"
+    assert printed("-c", light).strip() == project["version"]
+    checkout = "from importlib import metadata\nimport blink\ndef none(name): raise metadata.PackageNotFoundError\n"
+    checkout += "metadata.version = none\nprint(blink.__version__)"
+    assert printed("-c", checkout).strip() == project["version"]
 
 
 @pytest.mark.parametrize("command", sorted(GROUPS))

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from blink.inference.engine import Ask, Engine
     from blink.inference.policy import Event, Policy
     from blink.inference.run import Run
-    from blink.model.checkpoints import load
+    from blink.model.load import load
     from blink.model.token_sr import TokenSR
     from blink.model.token_sr_files import load_token_sr, save_token_sr
 
@@ -38,14 +38,30 @@ _HOMES = {
     "Run": "blink.inference.run",
     "TokenSR": "blink.model.token_sr",
     "attach": "blink.inference.attach",
-    "load": "blink.model.checkpoints",
+    "load": "blink.model.load",
     "load_token_sr": "blink.model.token_sr_files",
     "save_token_sr": "blink.model.token_sr_files",
 }
 
 
+def _version() -> str:
+    """The version of the installed package, or of the checkout that it is imported from."""
+    from importlib import metadata
+
+    try:
+        return metadata.version("blink-mllm")
+    except metadata.PackageNotFoundError:  # a checkout on PYTHONPATH
+        import tomllib
+        from pathlib import Path
+
+        project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))
+        return str(project["project"]["version"])
+
+
 def __getattr__(name: str) -> Any:
-    """Load a public name from the file that defines it."""
+    """Load a public name from the file that defines it; `__version__` is that of the installed package."""
+    if name == "__version__":
+        return _version()
     if name not in _HOMES:
         raise AttributeError(f"module 'blink' has no attribute {name!r}")
     return getattr(import_module(_HOMES[name]), name)

@@ -8,17 +8,17 @@ from collections.abc import Sequence
 from itertools import combinations
 from pathlib import Path
 
-from blink.runs.command import one_line_errors
+from blink.runs.command import as_typed, one_line_errors
 from blink.runs.signals import ending_on_signals
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print the tables of the run folders given on the command line."""
     parser = argparse.ArgumentParser(
-        prog="python -m blink.compare",
+        prog=as_typed("python -m blink.compare"),
         description="Compare finished evaluations of one benchmark, each pair over the same questions.",
     )
-    parser.add_argument("folders", nargs="+", type=Path, help="run folders of `python -m blink.eval`")
+    parser.add_argument("folders", nargs="+", type=Path, help=as_typed("run folders of `python -m blink.eval`"))
     folders: list[Path] = parser.parse_args(arguments).folders
     with ending_on_signals(), one_line_errors():
         from blink.evaluation.compare import compare, comparison_table, read_run, score_table, screen

@@ -204,7 +204,7 @@ def train(
         log.info("%d steps in %.0f s", steps, time.monotonic() - started)
         if not trainer.is_global_zero:
             return None
-        parts.save_modules(plan, outlined.revision, prefix, module, folder / TOKEN_SR, steps)
+        parts.save_modules(plan, outlined, prefix, module, folder / TOKEN_SR, steps)
         summary = summarise(
             metrics,
             plan.layers,

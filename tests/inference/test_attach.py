@@ -25,6 +25,14 @@ def model() -> Any:
     return models.llava(grid=6, layers=4)
 
 
+class Double(nn.Module):
+    """A module of a caller's own."""
+
+    def forward(self, x_BdHW: Tensor) -> Tensor:
+        """Twice the input."""
+        return 2 * x_BdHW
+
+
 def logits_of(model: Any, inputs: dict[str, Tensor]) -> Tensor:
     """Logits of a plain forward."""
     with torch.no_grad():
@@ -71,6 +79,25 @@ def test_trace(model: Any) -> None:
         assert len(handle.trace) == 1
         logits_of(model, inputs)
     assert handle.trace == []
+
+
+def test_repr(model: Any) -> None:
+    """Catches `<blink.inference.attach.Handle object at 0x...>` in a notebook, and one that tells of an earlier prompt."""
+    handle = blink.attach(model, blink.Policy([1, 3], tau_exp=0, tau_drop=0, patches=3), {1: Double(), 3: Double()})
+    told = "LlavaForConditionalGeneration, Policy(layers=[1, 3], tau_exp=0, tau_drop=0, patches=3) with TokenSR"
+    assert repr(handle) == f"<blink.Handle: attached, {told}, last prompt: none>"
+    logits_of(model, models.batch(model, [1, 2]))
+    assert repr(handle) == f"<blink.Handle: attached, {told}, last prompt: 2 rows with 4 expand>"
+    with handle.disabled():
+        logits_of(model, models.batch(model, [1]))
+        assert repr(handle) == f"<blink.Handle: disabled, {told}, last prompt: none>"
+    handle.detach()
+    assert repr(handle).startswith("<blink.Handle: detached, ")
+    never = blink.attach(model, NEVER)
+    logits_of(model, models.batch(model, [1]))
+    assert repr(never).endswith("tau_exp=1, tau_drop=0) with interpolation, last prompt: 1 row with 4 keep>")
+    never.detach()
+    assert "with encoded crops" in repr(blink.attach(model, blink.Policy([1], source="encode")))
 
 
 def test_beams_share_one_pass_over_their_prompt(model: Any) -> None:

@@ -10,7 +10,6 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-import blink
 from blink.model import checkpoints
 from blink.model.backbone import Backbone
 from blink.model.checkpoints import load_backbone, load_input_norms, outline
@@ -220,19 +219,6 @@ def test_a_model_on_several_devices_is_refused() -> None:
     model.model.language_model.layers[1].to("meta")
     with pytest.raises(ValueError, match=r"lies on several devices \(cpu, meta\)"):
         Backbone(model)
-
-
-def test_load_gives_a_pair_that_answers() -> None:
-    """Catches the three lines of the README: a model and a processor that do not fit each other, or need a network."""
-    model, processor = blink.load("tiny", device="cpu")
-    handle = blink.attach(model, blink.Policy([10], tau_exp=0.0, tau_drop=0.0))
-    inputs = processor(
-        images=models.picture(1), text="USER: <image>\nIs there a red circle? ASSISTANT:", return_tensors="pt"
-    )
-    assert model.generate(**inputs, max_new_tokens=2).shape[1] > inputs["input_ids"].shape[1]
-    assert handle.trace[0][0].action == "expand"
-    assert not model.training
-    assert not any(weight.requires_grad for weight in model.parameters())
 
 
 def test_a_folder_has_no_revisions(llava_folder: Path) -> None:

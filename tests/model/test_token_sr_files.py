@@ -19,6 +19,7 @@ CONFIG_JSON = """{
   "format": 1,
   "backbone": "some/backbone",
   "revision": "abc",
+  "backbone_weights": null,
   "kind": "conv",
   "layers": [
     2,

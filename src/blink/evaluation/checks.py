@@ -17,11 +17,12 @@ from blink.inference.policy import Policy
 from blink.inference.run import Run
 from blink.model.backbone import Backbone
 from blink.model.checkpoints import check_attention, check_device_map, outline
-from blink.model.fingerprint import TINY
+from blink.model.fingerprint import same_checkpoint
 from blink.model.image_inputs import PictureShapes
 from blink.model.processors import load_processor, picture_options
 from blink.model.prompts import Template, template_of
 from blink.model.token_sr_files import check_token_sr, token_sr_config, token_sr_digest
+from blink.model.token_sr_source import SHIPPED
 from blink.runs.values import UserError, choice, number, text, whole_number
 from blink.scenes.draw import DIFFICULTIES, SPLIT_SIZE
 
@@ -184,13 +185,12 @@ def modules_folder(token_sr: str | None, path: str, layers: Sequence[int]) -> st
     """Return the folder or hub id of the TokenSR modules: as given, or of those that ship with the tiny backbone.
 
     Raises:
-        ValueError: none are given for another backbone, or the tiny one's are not there.
+        ValueError: none are given for another backbone.
     """
     if token_sr is not None:
         return str(token_sr)
-    shipped = TINY / "token_sr"
-    if path == "tiny" and shipped.is_dir():
-        return str(shipped)
+    if path == SHIPPED:
+        return SHIPPED
     train = f"python -m blink.train model.path={path} layer=[{','.join(map(str, layers))}]"
     raise UserError(
         f"method=blink needs TokenSR modules for {path}, and none ship with it: train them with `{train}` and pass "
@@ -209,7 +209,7 @@ def training_differs(token_sr: str, path: str, prefix: str) -> list[str]:
     recorded = token_sr_config(token_sr)
     found = []
     backbone = recorded.backbone
-    if Path(backbone).resolve() != Path(path).resolve():
+    if not same_checkpoint(path, backbone, recorded.backbone_weights):
         found.append(
             f"the modules in {token_sr} were trained on the backbone {backbone}, and this one is {path}: unless "
             "these are the same weights, scores of Blink mean little"

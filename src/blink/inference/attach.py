@@ -16,6 +16,7 @@ cache, so generations may interleave.
 
 import copy
 import os
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -38,7 +39,7 @@ from blink.inference.given import (
     checked_pictures,
     view_maker,
 )
-from blink.inference.policy import Event, Policy, check_policy
+from blink.inference.policy import ACTIONS, Event, Policy, check_policy
 from blink.inference.prompt_spans import prompt_spans
 from blink.inference.refusals import (
     check_generation,
@@ -94,6 +95,19 @@ class Handle:
             "core": Shadow(backbone.core, "forward", self._find_spans),
             "decoder": Shadow(backbone.decoder, "forward", self._run_layers),
         }
+
+    def __repr__(self) -> str:
+        """Model, policy, modules, whether they are at work, and what happened at the last prompt, in one line."""
+        state = ("attached" if self._enabled else "disabled") if self._shadows else "detached"
+        of_coarse = "TokenSR" if self._run.modules else "interpolation"
+        made_by = "encoded crops" if self.policy.source == "encode" else of_coarse
+        counts = Counter(event.action for events in self._trace for event in events)
+        told = ", ".join(f"{counts[action]} {action}" for action in ACTIONS if counts[action]) or "no events"
+        rows = f"{len(self._trace)} row{'' if len(self._trace) == 1 else 's'} with {told}"
+        return (
+            f"<blink.Handle: {state}, {type(self.model).__name__}, {self.policy.brief} with {made_by}, "
+            f"last prompt: {rows if self._trace else 'none'}>"
+        )
 
     @property
     def model(self) -> Any:
@@ -378,8 +392,9 @@ def attach(
 
     Args:
         model: one of the classes of `blink.model.families`, with eager, sdpa or flash attention, or the `Backbone` of one.
-        token_sr: None for interpolation only (Blink-interp); a folder or hub id of `save_token_sr`; or a mapping
-            from layer to any module [B, d, H, W] -> [B, d, H, W]. Modules of another dtype or device than the model's
+        token_sr: None for interpolation only (Blink-interp); a folder of `save_token_sr`, a hub id ("name/repo" or
+            "name/repo@revision", of which only the scanned layers are downloaded) or "tiny", the modules that ship with that
+            backbone; or a mapping from layer to any module [B, d, H, W] -> [B, d, H, W]. Modules of another dtype or device than the model's
             are copied at the first prompt, with a warning if their weights require grad: the caller's stay as they
             are, get no gradient, and later changes of them have no effect.
 

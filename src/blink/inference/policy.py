@@ -5,7 +5,7 @@ Plain numbers in, plain numbers out: this file knows no tensors and no models.
 
 import random
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, TypeVar
 
 from blink.runs.values import UserError, choice, flag, is_whole, number, whole_number
@@ -18,6 +18,7 @@ SELECTORS = ("saliency", "random", "box")
 SCHEDULES = ("threshold", "cycle", "random")
 POSITIONS = ("append", "region")
 SOURCES = ("coarse", "encode")
+ACTIONS = ("expand", "keep", "drop")
 
 
 @dataclass(frozen=True)
@@ -118,6 +119,14 @@ class Policy:
     def never(cls, layers: Collection[int] = (0,), **options: Any) -> "Policy":
         """A policy that scans `layers` and never acts, for no ratio lies outside [0, 1]; `options` are other fields."""
         return cls(layers, tau_exp=1.0, tau_drop=0.0, scale_tau=False, **options)
+
+    @property
+    def brief(self) -> str:
+        """As Python writes it, with layers, thresholds, and only those other fields that are not the default."""
+        shown = ("layers", "tau_exp", "tau_drop")
+        told = [f for f in fields(self) if f.name in shown or getattr(self, f.name) != f.default]
+        values = {f.name: getattr(self, f.name) for f in told} | {"layers": list(self.layers)}
+        return f"Policy({', '.join(f'{name}={value!r}' for name, value in values.items())})"
 
     @property
     def draws(self) -> bool:

@@ -1,6 +1,7 @@
 """Run: one way to answer, a policy and the modules that it expands with, checked against a backbone."""
 
 import os
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -8,8 +9,9 @@ from torch import nn
 
 from blink.inference.policy import Policy, check_layers, check_policy
 from blink.model.backbone import Backbone
+from blink.model.fingerprint import same_checkpoint
 from blink.model.token_sr import check_modules, check_patches, placed
-from blink.model.token_sr_files import load_token_sr
+from blink.model.token_sr_files import load_token_sr, token_sr_config
 from blink.runs.values import UserError
 
 
@@ -19,8 +21,8 @@ class Run:
 
     Attributes:
         policy: None is the backbone as it is.
-        token_sr: None for interpolation only (Blink-interp); a folder or hub id of `save_token_sr`; or a mapping from
-            layer to any module [B, d, H, W] -> [B, d, H, W]. Modules of another dtype or device than the model's are
+        token_sr: None for interpolation only (Blink-interp); a folder of `save_token_sr`, a hub id ("name/repo" or
+            "name/repo@revision") or "tiny", the modules that ship with that backbone; or a mapping from layer to any module [B, d, H, W] -> [B, d, H, W]. Modules of another dtype or device than the model's are
             copied once, with a warning if their weights require grad: the caller's get no gradient then, and later
             changes of them have no effect.
     """
@@ -83,6 +85,7 @@ class Run:
             )
         else:
             modules, source = load_token_sr(self.token_sr, channels=width, layers=layers), str(self.token_sr)
+            _warn_of_another_backbone(self.token_sr, backbone)
         check_modules(modules, layers, width, source)
         return Run(self.policy, {layer: modules[layer] for layer in layers})
 
@@ -92,6 +95,24 @@ class Run:
             layer: placed(module, backbone.device, backbone.dtype) for layer, module in self.modules.items()
         }
         return Run(self.policy, modules or None)
+
+
+def _warn_of_another_backbone(token_sr: str | os.PathLike[str], backbone: Backbone) -> None:
+    """Warn where a caller's model is not the one that modules were trained on, by their own record and the model's name.
+
+    A `Backbone` with a name comes from a command, which has said so before any weight was read; a model without any was
+    made in memory.
+    """
+    name = getattr(backbone.model.config, "_name_or_path", "")
+    if backbone.name or not name:
+        return
+    recorded = token_sr_config(token_sr)
+    if not same_checkpoint(name, recorded.backbone, recorded.backbone_weights):
+        warnings.warn(
+            f"the modules in {token_sr} were trained on the backbone {recorded.backbone}, and this model is {name}: unless "
+            "these are the same weights, what Blink does with them means little",
+            stacklevel=4,
+        )
 
 
 def encodes(source: str, module: nn.Module | None) -> bool:

@@ -12,8 +12,10 @@ Read from top to bottom: a file imports only from files above it.
     visual_states.py  hidden states of a picture's base view, layer by layer
     processors.py    load a checkpoint's processor, also without torchvision
     checkpoints.py   load a backbone, whole or its lower layers, or its outline without weights
+    load.py          `blink.load`: a model and its processor by folder, hub id, or name of `model=`
     prompts.py       conversation templates: two written out, and that of a processor
     token_sr/        TokenSR and its designs, regions and their resizing (Eq. 4, App. A)
+    token_sr_source.py  where modules come from: a folder, what ships, or the hub
     token_sr_files.py  the folder that TokenSR modules are saved in
     views.py         image -> full view and quadrants, as the backbone sees them
 """

@@ -88,40 +88,6 @@ def load_backbone(
     return backbone
 
 
-def load(
-    name_or_path: str | Path,
-    *,
-    revision: str | None = None,
-    dtype: str = "auto",
-    device: str | torch.device | None = None,
-    attn_implementation: str = "sdpa",
-) -> tuple[Any, Any]:
-    """Load a model and its processor, ready for `blink.attach` and `blink.Engine`.
-
-    Args:
-        name_or_path: folder or hub id of a checkpoint of one of the `families`, or "tiny" for the backbone that ships
-            with the project, which needs no network.
-        revision: branch, tag or commit on the hub.
-        dtype: name of a torch dtype; "auto" is the checkpoint's.
-        device: where the model goes; None: "cuda" where there is one, else "cpu".
-
-    Returns:
-        The model, frozen and in evaluation mode, and a processor that pads texts on the left.
-
-    Raises:
-        ValueError: as `load_backbone`.
-    """
-    chosen = device if device is not None else "cuda" if torch.cuda.is_available() else "cpu"
-    backbone = load_backbone(
-        name_or_path,
-        revision=revision,
-        dtype=dtype,
-        device=chosen,
-        attn_implementation=attn_implementation,
-    )
-    return backbone.model, backbone.processor
-
-
 def check_attention(name: str) -> None:
     """Raise UserError if an implementation of attention is not available on this machine."""
     if name == "flash_attention_2" and not is_flash_attn_2_available():

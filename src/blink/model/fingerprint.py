@@ -79,3 +79,17 @@ class Fingerprint:
     @property
     def _folder(self) -> Path:
         return Path(checkpoint_source(self.name))
+
+
+def same_checkpoint(name: str, recorded: str, weights: str | None = None) -> bool:
+    """Whether a checkpoint is the one that a record speaks of: by its weights where both are known, else by name.
+
+    Args:
+        name: folder or hub id, or "tiny".
+        recorded: the same of the recorded one, wherever it lay.
+        weights: the recorded one's `Fingerprint.weights` if it was a folder, and that was kept.
+    """
+    folder = Path(checkpoint_source(name))
+    if weights is not None and (folder / "config.json").is_file():
+        return Fingerprint(name).weights == weights
+    return recorded == name or Path(checkpoint_source(recorded)).resolve() == folder.resolve()

@@ -115,7 +115,8 @@ def template_of(processor: Any, name: str | None = None) -> Template:
     if name is None and processor.chat_template is None and _is_llava(processor):
         return _VICUNA
     found = conversation(processor)
-    return _VICUNA if name is None and _is_llava(processor) and found.prefix == _BARE_VICUNA else found
+    vicuna = found.prefix in (_BARE_VICUNA, _VICUNA.prefix)
+    return _VICUNA if name is None and _is_llava(processor) and vicuna else found
 
 
 def conversation(processor: Any) -> Template:

@@ -4,20 +4,16 @@ The config says which backbone they belong to and how they were trained.
 """
 
 import os
-import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from blink.model.fingerprint import files_digest
 from blink.model.token_sr import (
     Design,
     TokenSR,
@@ -27,10 +23,10 @@ from blink.model.token_sr import (
     design_of,
     make_token_sr,
 )
+from blink.model.token_sr_source import CONFIG, find_token_sr
 from blink.runs.files import as_json, make_folder, read_json, whole_file, write_json
 from blink.runs.values import UserError, is_whole
 
-CONFIG = "config.json"
 FORMAT = 1
 
 _LISTS = ("hidden", "kernels")
@@ -44,6 +40,8 @@ class TokenSRConfig:
     Attributes:
         backbone: folder name or hub id of the backbone whose hidden states the modules were trained on.
         revision: its revision.
+        backbone_weights: hash of its files, as `Fingerprint.weights` makes it, by which a copy of it is known; None if
+            that was not kept.
         kind: design of every module, one of `KINDS`; folders of earlier versions, which name none, hold the paper's.
         layers: that have a module, ascending.
         channels: of every module.
@@ -56,6 +54,7 @@ class TokenSRConfig:
 
     backbone: str
     revision: str | None = None
+    backbone_weights: str | None = None
     kind: str = TokenSR.kind
     layers: tuple[int, ...]
     channels: int
@@ -72,6 +71,7 @@ def save_token_sr(
     *,
     backbone: str,
     revision: str | None = None,
+    backbone_weights: str | None = None,
     objective: str | None = None,
     steps: int | None = None,
     prompt_prefix: str | None = None,
@@ -82,7 +82,7 @@ def save_token_sr(
     Args:
         modules: layer -> module, all of one kind and of the same sizes.
         path: folder, made if missing. Files of other layers in it are left alone and no longer listed.
-        backbone, revision, objective, steps, prompt_prefix, settings: for the config, see `TokenSRConfig`.
+        backbone, revision, backbone_weights, objective, steps, prompt_prefix, settings: for the config, see `TokenSRConfig`.
 
     Raises:
         ValueError: without modules, if they differ in kind or sizes, or if a layer, a module or a setting is not what it should
@@ -105,6 +105,7 @@ def save_token_sr(
     config = TokenSRConfig(
         backbone=backbone,
         revision=revision,
+        backbone_weights=backbone_weights,
         kind=kind,
         layers=tuple(sorted(int(layer) for layer in modules)),
         channels=channels,
@@ -125,43 +126,49 @@ def save_token_sr(
     make_folder(folder)
     for layer, module in modules.items():
         state = {name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}
-        with whole_file(folder / _weights_name(layer)) as partial:
+        with whole_file(folder / weights_name(layer)) as partial:
             # `save_file` would make a file that only its owner may read
             partial.write_bytes(save(state))
     write_json(folder / CONFIG, record)
 
 
 def load_token_sr(
-    path: str | os.PathLike[str], *, channels: int | None = None, layers: Collection[int] | None = None
+    path: str | os.PathLike[str],
+    *,
+    revision: str | None = None,
+    channels: int | None = None,
+    layers: Collection[int] | None = None,
 ) -> dict[int, Design]:
     """Read the modules that `save_token_sr` wrote: layer -> module, on the CPU, in the dtype of the files.
 
     Args:
-        path: a folder, or a hub id such as "name/blink-token-sr".
+        path: a folder; a hub id such as "name/blink-token-sr" or "name/blink-token-sr@revision"; or "tiny" for the modules that
+            ship with the project.
+        revision: branch, tag or commit on the hub.
         channels: hidden width of the backbone that they are meant for; None skips the check.
-        layers: read only the modules of these; None reads all.
+        layers: read, and download, only the modules of these; None reads all.
 
     Raises:
         ValueError: if there is no such folder, it lacks a layer, a file is missing or does not fit, or the width is
             another.
     """
-    return _fill(path, channels, layers, load_file)
+    return _fill(path, revision, channels, layers, load_file)
 
 
 def check_token_sr(
     path: str | os.PathLike[str], *, channels: int | None = None, layers: Collection[int] | None = None
 ) -> None:
     """Raise what `load_token_sr` would raise, from the config and the headers of the files; no weight is read."""
-    _fill(path, channels, layers, _read_header)
+    _fill(path, None, channels, layers, _read_header)
 
 
-def token_sr_config(path: str | os.PathLike[str]) -> TokenSRConfig:
-    """Read the config.json of a token_sr folder or hub id.
+def token_sr_config(path: str | os.PathLike[str], *, revision: str | None = None) -> TokenSRConfig:
+    """Read the config.json of a token_sr folder or hub id, as `load_token_sr` takes it.
 
     Raises:
         ValueError: if it is missing or is not of this format.
     """
-    file = token_sr_folder(path) / CONFIG
+    file = find_token_sr(path, revision).fetch(CONFIG) / CONFIG
     try:
         config = read_json(file)
     except (OSError, ValueError) as error:  # a ValueError: not JSON, or not UTF-8
@@ -176,6 +183,7 @@ def token_sr_config(path: str | os.PathLike[str]) -> TokenSRConfig:
     return TokenSRConfig(
         backbone=config["backbone"],
         revision=config.get("revision"),
+        backbone_weights=config.get("backbone_weights"),
         kind=config.get("kind", TokenSR.kind),
         layers=tuple(config["layers"]),
         channels=config["channels"],
@@ -211,7 +219,7 @@ def _check_config(config: Mapping[str, Any], file: str) -> None:
         check_not_absurd(config["channels"], _sizes(config))
     except ValueError as error:
         raise UserError(f"{file}: {error}") from error
-    texts = ("revision", "objective", "prompt_prefix")
+    texts = ("revision", "backbone_weights", "objective", "prompt_prefix")
     kinds: dict[str, Any] = {"backbone": str, **dict.fromkeys(texts, str | None), "steps": int | None}
     for key, kind in {**kinds, "settings": dict | None}.items():
         if not isinstance(config.get(key), kind):
@@ -226,42 +234,25 @@ def _sizes(config: Mapping[str, Any]) -> dict[str, Any]:
     return {name: tuple(config[name]) if name in _LISTS else config[name] for name in names}
 
 
-def token_sr_folder(path: str | os.PathLike[str]) -> Path:
-    """Return the local folder of `path`, from the hub if it is no folder but could be a hub id.
-
-    Raises:
-        ValueError: it is neither, or cannot be had from the hub.
-    """
-    if Path(path).is_dir():
-        return Path(path)
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", str(path)):
-        raise UserError(f"token_sr={str(path)!r} is neither a folder nor a hub id (owner/name)")
-    try:
-        return Path(snapshot_download(str(path), allow_patterns=[CONFIG, "layer_*.safetensors"]))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        raise UserError(
-            f"token_sr={str(path)!r} is not a folder and not found on the hub: {error}"
-        ) from error
-
-
 def token_sr_digest(path: str | os.PathLike[str]) -> str:
-    """Return a hash by which changed modules are noticed, see `files_digest`.
+    """Return a hash by which changed modules are noticed: of a folder's files, or a repository's commit.
 
     Raises:
         ValueError: there is no such folder, and it is not on the hub.
     """
-    return files_digest(token_sr_folder(path))
+    return find_token_sr(path).digest
 
 
 def _fill(
     path: str | os.PathLike[str],
+    revision: str | None,
     channels: int | None,
     layers: Collection[int] | None,
     read: Callable[[Path], dict[str, Tensor]],
 ) -> dict[int, Design]:
     """Build the modules that a folder's config lists, with the tensors that `read` returns for their files."""
-    folder = token_sr_folder(path)
-    config = token_sr_config(folder)
+    source = find_token_sr(path, revision).pinned()
+    config = token_sr_config(source.fetch(CONFIG))
     wanted = config.layers if layers is None else sorted(layers)
     check_has_layers(config.layers, wanted, str(path))
     if channels is not None and config.channels != channels:
@@ -270,6 +261,7 @@ def _fill(
             f"(backbone {config.backbone}), this backbone has {channels}; "
             "train modules for it with `python -m blink.train`"
         )
+    folder = source.fetch(CONFIG, *map(weights_name, wanted))
     modules = {}
     for layer in wanted:
         try:
@@ -278,10 +270,10 @@ def _fill(
         except ValueError as error:
             raise UserError(f"{folder / CONFIG}: {error}") from error
         try:
-            module.load_state_dict(read(folder / _weights_name(layer)), assign=True)
+            module.load_state_dict(read(folder / weights_name(layer)), assign=True)
         except (OSError, SafetensorError, RuntimeError) as error:
             raise UserError(
-                f"{folder / _weights_name(layer)} does not hold the module that {CONFIG} lists: {error}"
+                f"{folder / weights_name(layer)} does not hold the module that {CONFIG} lists: {error}"
             ) from error
         modules[layer] = module.requires_grad_(False).eval()
     return modules
@@ -294,5 +286,6 @@ def _read_header(file: Path) -> dict[str, Tensor]:
     return {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
 
 
-def _weights_name(layer: int) -> str:
+def weights_name(layer: int) -> str:
+    """File of a layer's module."""
     return f"layer_{layer:02d}.safetensors"

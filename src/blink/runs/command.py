@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import wraps
+from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import hydra
@@ -23,7 +24,6 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from blink.runs.files import is_wrong_place, place_error
 from blink.runs.folder import given_folder, run_name
 from blink.runs.lock import lock_scope
-from blink.runs.machine import default_dtype
 from blink.runs.overrides import CONF_DIR, check_overrides
 from blink.runs.settings import check_settings
 from blink.runs.signals import Stopped, ending_on_signals
@@ -42,8 +42,14 @@ Cached, so that the jobs of a multirun see the name of the whole sweep, as Hydra
 """
 
 
-OmegaConf.register_new_resolver("blink_dtype", default_dtype, use_cache=True, replace=True)
-"""`${blink_dtype:}` in a config: the floating-point type that this machine computes in hardware."""
+def as_typed(text: str) -> str:
+    """A text whose commands read as the user has typed this one: `blink-eval`, or `python -m blink.eval`."""
+    script = Path(sys.argv[0]).name.startswith("blink-")
+    return re.sub(r"python -m blink\.(\w+)(?![\w.])", r"blink-\1", text) if script else text
+
+
+OmegaConf.register_new_resolver("blink_typed", as_typed, replace=True)
+"""`${blink_typed:...}` in a help text: its commands as the user has typed this one."""
 
 
 def hydra_command(name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], None]]:

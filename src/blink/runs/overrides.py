@@ -17,6 +17,7 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from blink.runs.machine import default_dtype
 from blink.runs.values import UserError, is_whole, text
 
 _PACKAGE = Path(__file__).resolve().parents[1]
@@ -188,6 +189,10 @@ OmegaConf.register_new_resolver("blink_groups", group_list, replace=True)
 """`${blink_groups:eval}` in a help text. Hydra's own `$APP_CONFIG_GROUPS` names the groups of all commands."""
 
 
+OmegaConf.register_new_resolver("blink_dtype", default_dtype, use_cache=True, replace=True)
+"""`${blink_dtype:}` in a config: the floating-point type that this machine computes in hardware."""
+
+
 @cache
 def groups_of(command: str) -> Mapping[str, str | None]:
     """The groups in a config's defaults list, each with the option that is chosen; None: none is. Read once."""
@@ -205,6 +210,12 @@ def options_of(group: str, searched: Sequence[Override] = ()) -> list[str]:
     places = [place for override in searched for place in _listed(override.value())]
     folders = [CONF_DIR, *(Path(place.removeprefix("file://")) for place in places)]
     return sorted({path.stem for folder in folders for path in (folder / group).glob("*.yaml")})
+
+
+def keys_of_option(group: str, name: str) -> dict[str, Any]:
+    """The keys of one option of a group, as plain containers, interpolations resolved."""
+    keys: Any = OmegaConf.to_container(OmegaConf.load(CONF_DIR / group / f"{name}.yaml"), resolve=True)
+    return dict(keys)
 
 
 def _listed(value: Any) -> list[str]:

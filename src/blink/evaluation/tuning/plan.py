@@ -30,10 +30,10 @@ from blink.evaluation.tuning.space import Space, check_methods, extra, known_met
 from blink.inference.policy import POSITIONS, Policy, check_layers, parse_layers
 from blink.inference.run import Run
 from blink.model.backbone import Backbone
-from blink.model.fingerprint import TINY
 from blink.model.processors import picture_options
 from blink.model.prompts import Template
 from blink.model.token_sr_files import check_token_sr, token_sr_config
+from blink.model.token_sr_source import SHIPPED
 from blink.runs.command import CONF_DIR, plain
 from blink.runs.overrides import reject_added_keys
 from blink.runs.values import UserError, choice, number, optional, text, whole_number, whole_numbers
@@ -251,7 +251,7 @@ def _space(settings: Mapping[str, Any], backbone: Backbone) -> tuple[Space, str 
     given, path = settings["space"], settings["model"]["path"]
     layers = tuple(range(backbone.num_layers)) if given["layers"] is None else parse_layers(given["layers"])
     check_layers(layers, backbone.num_layers)
-    has_modules = settings["token_sr"] is not None or (path == "tiny" and (TINY / "token_sr").is_dir())
+    has_modules = settings["token_sr"] is not None or path == SHIPPED
     wanted = given["method"]
     if wanted is None:
         methods = tuple(method for method in known_methods() if method != "blink" or has_modules)

@@ -30,6 +30,18 @@ WIDTH = 128
 LAYERS = 16
 TEMPLATE = TEMPLATES["vicuna_v1"]
 
+CHAT_TEMPLATE = (
+    f"{TEMPLATE.prefix.removesuffix(' USER: ')}"
+    "{% for message in messages %}"
+    "{{ ' USER: ' if message['role'] == 'user' else ' ASSISTANT: ' }}"
+    "{% if message['content'] is string %}{{ message['content'] }}{% else %}"
+    "{% for content in message['content'] | selectattr('type', 'equalto', 'image') %}{{ '<image>\\n' }}{% endfor %}"
+    "{% for content in message['content'] | selectattr('type', 'equalto', 'text') %}{{ content['text'] }}{% endfor %}"
+    "{% endif %}{{ '</s>' if message['role'] == 'assistant' }}{% endfor %}"
+    "{{ ' ASSISTANT:' if add_generation_prompt }}"
+)
+"""`TEMPLATE` as `processor.apply_chat_template` takes it: turns of the user and the assistant, pictures before text."""
+
 SPECIAL = ("<pad>", "<s>", "</s>", "<unk>", "<image>")
 WORDS = (
     "Yes No yes no There The the there is are not no a an in and or of to at on it this that these image picture "
@@ -89,6 +101,7 @@ def build_processor() -> LlavaProcessor:
         patch_size=PATCH,
         vision_feature_select_strategy="default",
         num_additional_image_tokens=1,
+        chat_template=CHAT_TEMPLATE,
     )
 
 

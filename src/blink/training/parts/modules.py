@@ -12,7 +12,6 @@ from torch import nn
 
 from blink.model.backbone import Backbone
 from blink.model.checkpoints import check_attention, load_backbone, load_input_norms, outline
-from blink.model.fingerprint import TINY
 from blink.model.processors import check_picture_options
 from blink.model.token_sr import Design, check_patches, make_token_sr
 from blink.model.token_sr_files import load_token_sr, save_token_sr, token_sr_config
@@ -111,14 +110,13 @@ def load_references(plan: Plan, width: int) -> dict[int, Design]:
     """
     if plan.reference is None:
         return {}
-    folder = TINY / "token_sr" if plan.reference == "tiny" else plan.reference
-    earlier = token_sr_config(folder)
+    earlier = token_sr_config(plan.reference)
     shared = [layer for layer in plan.layers if layer in earlier.layers]
     if not shared:
         raise UserError(f"reference={plan.reference} has modules of layers {sorted(earlier.layers)} only")
     if earlier.channels != width:
         raise UserError(f"reference={plan.reference}: width {earlier.channels}; the backbone's is {width}")
-    modules = load_token_sr(folder, layers=shared)
+    modules = load_token_sr(plan.reference, layers=shared)
     for layer, module in modules.items():
         if not all(weight.isfinite().all() for weight in module.state_dict().values()):
             raise NotFiniteError(f"weights of reference={plan.reference}", layer=layer)
@@ -173,7 +171,7 @@ def training_module(
 
 
 def save_modules(
-    plan: Plan, revision: str | None, prefix: str, module: TokenSRTraining, folder: Path, steps: int
+    plan: Plan, outlined: Backbone, prefix: str, module: TokenSRTraining, folder: Path, steps: int
 ) -> None:
     """Write the trained modules and their config into a folder that `blink.attach` loads."""
     dtype = getattr(torch, plan.saved_dtype)
@@ -181,7 +179,8 @@ def save_modules(
         {layer: copy.deepcopy(sr).to(dtype) for layer, sr in module.modules_by_layer.items()},
         folder,
         backbone=plan.backbone,
-        revision=revision,
+        revision=outlined.revision,
+        backbone_weights=outlined.fingerprint.weights if outlined.revision is None else None,
         objective=" + ".join(
             name if weight == 1 else f"{weight:g} {name}"
             for name, weight in {"kl": plan.kl_weight, "answer": plan.answer_weight}.items()

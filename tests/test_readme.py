@@ -1,0 +1,22 @@
+"""The README's first program, as a newcomer pastes it."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from blink.scenes.draw import scene
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def test_the_first_program_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Would catch a first program that lacks an import, names what is not there, or tells of nothing that happened."""
+    program = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    assert program is not None
+    monkeypatch.chdir(tmp_path)
+    scene("test", 0).draw().save("picture.png")  # where it opens the reader's own
+    exec(compile(program[1], "README.md", "exec"), {})
+    assert "expand" in capsys.readouterr().out
