@@ -13,7 +13,7 @@ from tests.processes import ROOT, python
 
 HEAVY = ("torch", "transformers", "lightning", "datasets", "matplotlib", "scipy", "wandb")
 
-COMMANDS = ("train", "eval", "analyze", "explain", "score", "compare", "tune")
+COMMANDS = ("train", "eval", "analyze", "explain", "score", "compare", "tune", "push")
 
 GROUPS = {
     "train": ["callbacks", "data", "logger", "model", "objective", "trainer"],
@@ -78,7 +78,9 @@ def test_the_version_is_that_of_the_package() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     light = f"import sys, blink; print(blink.__version__, *set({HEAVY}) & set(sys.modules))"
     assert printed("-c", light).strip() == project["version"]
-    checkout = "from importlib import metadata\nimport blink\ndef none(name): raise metadata.PackageNotFoundError\n"
+    checkout = (
+        "from importlib import metadata\nimport blink\ndef none(name): raise metadata.PackageNotFoundError\n"
+    )
     checkout += "metadata.version = none\nprint(blink.__version__)"
     assert printed("-c", checkout).strip() == project["version"]
 

@@ -8,13 +8,23 @@ ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "src" / "blink"
 TESTS = ROOT / "tests"
 
-ROOMS = ("runs", "model", "inference", "scenes", "bench", "training", "evaluation", "analysis")
+ROOMS = (
+    "runs",
+    "model",
+    "inference",
+    "scenes",
+    "bench",
+    "training",
+    "evaluation",
+    "analysis",
+    "integrations",
+)
 """From left to right: a room imports only from rooms left of it."""
 
 STRANGERS = {("training", "evaluation"), ("evaluation", "training")}
 """Rooms that do not know each other: what both need lies left of them."""
 
-COMMANDS = {"train", "eval", "analyze", "explain", "score", "compare", "tune"}
+COMMANDS = {"train", "eval", "analyze", "explain", "score", "compare", "tune", "push"}
 
 
 def reading_order(room: Path) -> list[str]:

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from blink.inference.engine import Ask, Engine
     from blink.inference.policy import Event, Policy
     from blink.inference.run import Run
+    from blink.integrations.hub.upload import push_token_sr
     from blink.model.load import load
     from blink.model.token_sr import TokenSR
     from blink.model.token_sr_files import load_token_sr, save_token_sr
@@ -26,6 +27,7 @@ __all__ = [
     "attach",
     "load",
     "load_token_sr",
+    "push_token_sr",
     "save_token_sr",
 ]
 
@@ -40,6 +42,7 @@ _HOMES = {
     "attach": "blink.inference.attach",
     "load": "blink.model.load",
     "load_token_sr": "blink.model.token_sr_files",
+    "push_token_sr": "blink.integrations.hub.upload",
     "save_token_sr": "blink.model.token_sr_files",
 }
 

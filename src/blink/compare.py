@@ -18,7 +18,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         prog=as_typed("python -m blink.compare"),
         description="Compare finished evaluations of one benchmark, each pair over the same questions.",
     )
-    parser.add_argument("folders", nargs="+", type=Path, help=as_typed("run folders of `python -m blink.eval`"))
+    parser.add_argument(
+        "folders", nargs="+", type=Path, help=as_typed("run folders of `python -m blink.eval`")
+    )
     folders: list[Path] = parser.parse_args(arguments).folders
     with ending_on_signals(), one_line_errors():
         from blink.evaluation.compare import compare, comparison_table, read_run, score_table, screen

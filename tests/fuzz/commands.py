@@ -27,17 +27,18 @@ FINISHED = "finished"
 
 
 class HeavyWork(BaseException):
-    """Raised in place of reading weights, or of asking a server."""
+    """Raised in place of reading weights, or of asking a server or the hub."""
 
 
 def refuse_heavy_work(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let no command read a backbone's weights or ask a server."""
+    """Let no command read a backbone's weights, ask a server, or upload to the hub."""
 
     def heavy(*_: Any, **__: Any) -> None:
         raise HeavyWork
 
     for module in (answerers, modules):
         monkeypatch.setattr(module, "load_backbone", heavy)
+    monkeypatch.setattr("blink.integrations.hub.upload.HfApi", heavy)
     monkeypatch.setattr("blink.bench.judges.chat.build_opener", heavy)
     monkeypatch.setattr("blink.bench.judges.chat._OPENER.open", heavy)
 

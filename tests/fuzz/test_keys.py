@@ -14,6 +14,8 @@ import pytest
 from omegaconf import OmegaConf
 
 from blink import Policy
+from blink.model.token_sr import TokenSR
+from blink.model.token_sr_files import save_token_sr
 from blink.runs.overrides import CONF_DIR
 from tests import models
 from tests.finished_runs import Rule, finish, samples
@@ -49,6 +51,7 @@ COMMON = {
     "analyze": ("scenes.images=1", "samples=1"),
     "explain": ("image=picture.png", "question=Red?"),
     "score": ("bench=pope", "predictions=rows.jsonl"),
+    "push": ("token_sr=modules", "repo=me/modules", "dry_run=true"),
     "tune": ("scenes.images=2", "trials=1", "finalists=1", "space.layers=1", "space.method=interp"),
 }
 """Overrides with which each command begins heavy work, or has none to do."""
@@ -86,6 +89,7 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     row = {"id": "1", "response": "yes", "label": "yes", "split": "popular", "image": "a"}
     Path("rows.jsonl").write_text(json.dumps(row) + "\n")
     Path("grades.json").write_text("{}")
+    save_token_sr({2: TokenSR(8)}, "modules", backbone="someone/backbone")
     finish(Path("runs/vanilla"), Rule(), samples(), method="vanilla")
     for layers in ((2, 3), (2, 4), (3, 4)):  # no range, so that nothing is drawn
         name = "-".join(map(str, layers))

@@ -83,8 +83,12 @@ def test_trace(model: Any) -> None:
 
 def test_repr(model: Any) -> None:
     """Catches `<blink.inference.attach.Handle object at 0x...>` in a notebook, and one that tells of an earlier prompt."""
-    handle = blink.attach(model, blink.Policy([1, 3], tau_exp=0, tau_drop=0, patches=3), {1: Double(), 3: Double()})
-    told = "LlavaForConditionalGeneration, Policy(layers=[1, 3], tau_exp=0, tau_drop=0, patches=3) with TokenSR"
+    handle = blink.attach(
+        model, blink.Policy([1, 3], tau_exp=0, tau_drop=0, patches=3), {1: Double(), 3: Double()}
+    )
+    told = (
+        "LlavaForConditionalGeneration, Policy(layers=[1, 3], tau_exp=0, tau_drop=0, patches=3) with TokenSR"
+    )
     assert repr(handle) == f"<blink.Handle: attached, {told}, last prompt: none>"
     logits_of(model, models.batch(model, [1, 2]))
     assert repr(handle) == f"<blink.Handle: attached, {told}, last prompt: 2 rows with 4 expand>"

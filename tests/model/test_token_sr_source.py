@@ -88,7 +88,9 @@ def test_modules_of_another_backbone_are_told(llava_folder: Path, tmp_path: Path
     save_token_sr({1: TokenSR(width)}, tmp_path / "own", backbone=str(llava_folder))
     save_token_sr({1: TokenSR(width)}, tmp_path / "other", backbone="llava-hf/llava-1.5-7b-hf")
     blink.attach(model, blink.Policy([1]), token_sr=tmp_path / "own").detach()
-    with pytest.warns(UserWarning, match=r"trained on the backbone llava-hf/llava-1.5-7b-hf, and this model is"):
+    with pytest.warns(
+        UserWarning, match=r"trained on the backbone llava-hf/llava-1.5-7b-hf, and this model is"
+    ):
         blink.attach(model, blink.Policy([1]), token_sr=tmp_path / "other").detach()
     made = models.llava(grid=6, layers=2, hidden=32)
     blink.attach(made, blink.Policy([1]), token_sr=tmp_path / "other").detach()

@@ -5,7 +5,6 @@ Of a backbone only the config is read, of TokenSR modules the config and the hea
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache, partial, reduce
-from pathlib import Path
 from typing import Any
 
 import torch

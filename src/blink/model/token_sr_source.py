@@ -9,7 +9,6 @@ So it is read wherever modules are named: by the API, by the commands, and in th
 
 import os
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,7 +60,7 @@ class Source:
             found = Path(snapshot_download(self.repo, revision=self.revision, allow_patterns=list(files)))
         except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
             raise UserError(
-                f"token_sr={self.given!r} is not a folder and not found on the hub: {error}"
+                f"token_sr={self.given!r} is not a folder, and {', '.join(files)} not found on the hub: {error}"
             ) from error
         missing = [name for name in files if not (found / name).is_file()]
         if missing:
@@ -106,7 +105,9 @@ def find_token_sr(path: str | os.PathLike[str], revision: str | None = None) -> 
                 "hub id"
             )
         within = folder / _INNER
-        return Source(given, within if (within / CONFIG).is_file() and not (folder / CONFIG).exists() else folder)
+        return Source(
+            given, within if (within / CONFIG).is_file() and not (folder / CONFIG).exists() else folder
+        )
     found = _HUB_ID.fullmatch(given)
     if found is None:
         raise UserError(
@@ -114,5 +115,7 @@ def find_token_sr(path: str | os.PathLike[str], revision: str | None = None) -> 
             f"{SHIPPED!r}, whose modules ship with the project"
         )
     if revision is not None and found[2] is not None and revision != found[2]:
-        raise UserError(f"token_sr={given!r} names the revision {found[2]!r}, and revision={revision!r} another")
+        raise UserError(
+            f"token_sr={given!r} names the revision {found[2]!r}, and revision={revision!r} another"
+        )
     return Source(given, None, found[1], found[2] or revision)
