@@ -4,6 +4,7 @@ Commands that are tested in the rooms that they call:
 
     compare.py   evaluation/test_compare.py
     explain.py   analysis/explain/test_command.py
+    push.py      integrations/hub/test_upload.py
 """
 
 import os

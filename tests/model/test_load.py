@@ -58,12 +58,12 @@ def test_a_name_of_the_commands_brings_its_settings(monkeypatch: pytest.MonkeyPa
     """Catches `llava15_7b` taken for a folder, or loaded without the padding of the commands; a hub id keeps its own."""
     asked: list[tuple[str, dict[str, Any]]] = []
 
-    class Stopped(Exception):
+    class StoppedError(Exception):
         pass
 
     def noted(path: str, **settings: Any) -> None:
         asked.append((path, settings))
-        raise Stopped
+        raise StoppedError
 
     monkeypatch.setattr(loading, "load_backbone", noted)
     for name, given in (
@@ -71,8 +71,8 @@ def test_a_name_of_the_commands_brings_its_settings(monkeypatch: pytest.MonkeyPa
         ("qwen25_vl_3b", {"dtype": "float16"}),
         ("llava-hf/llava-1.5-7b-hf", {}),
     ):
-        with pytest.raises(Stopped):
-            blink.load(name, device="cpu", **given)  # type: ignore[arg-type]
+        with pytest.raises(StoppedError):
+            blink.load(name, device="cpu", **given)
     (path, llava), (_, qwen), (hub, own) = asked
     assert (path, llava["revision"], llava["pad"]) == ("llava-hf/llava-1.5-7b-hf", "v1", True)
     assert llava["dtype"] in ("bfloat16", "float32")

@@ -71,9 +71,9 @@ def test_a_copy_of_a_checkpoint_is_known_by_its_weights(llava_folder: Path, tmp_
     weights = Fingerprint(str(llava_folder)).weights
     assert same_checkpoint(str(copy), str(llava_folder), weights)
     assert not same_checkpoint(str(copy), str(llava_folder))
-    with (copy / "model.safetensors").open("r+b") as file:
-        file.seek(-8, 2)
-        file.write(b"otherwts")
+    with (copy / "model.safetensors").open("r+b") as stream:
+        stream.seek(-8, 2)
+        stream.write(b"otherwts")
     assert not same_checkpoint(str(copy), str(copy), weights)
     assert same_checkpoint("tiny", "tiny")
     assert same_checkpoint(str(TINY), "tiny")

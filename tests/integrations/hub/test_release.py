@@ -5,7 +5,6 @@ import re
 from pathlib import Path
 
 import pytest
-import yaml
 from huggingface_hub import ModelCard
 from PIL import Image
 
@@ -110,8 +109,8 @@ def test_the_backbones_name(tmp_path: Path) -> None:
     assert relative.base_model is None
     card = model_card(own, "me/modules", None)
     assert 'blink.load("PATH/TO/my-llava")' in card
-    assert "base_model" not in yaml.safe_load(card.split("---")[1])
-    assert "license" not in yaml.safe_load(card.split("---")[1])
+    assert "base_model" not in ModelCard(card).data.to_dict()
+    assert "license" not in ModelCard(card).data.to_dict()
     given = read_facts(tmp_path / "own", "me/my-llava")
     assert given.record()["backbone"] == given.base_model == "me/my-llava"
     assert given.record()["backbone_weights"] == "0123456789abcdef"
@@ -121,7 +120,7 @@ def test_a_data_set_of_the_hub_is_linked(tmp_path: Path) -> None:
     """Would catch training data that the hub's page of the data set does not know of."""
     write_modules(tmp_path / "own", settings={"data": {"source": "hub", "id": "someone/pictures"}})
     card = model_card(read_facts(tmp_path / "own"), "me/modules", "mit")
-    assert yaml.safe_load(card.split("---")[1])["datasets"] == ["someone/pictures"]
+    assert ModelCard(card).data.to_dict()["datasets"] == ["someone/pictures"]
     assert "https://huggingface.co/datasets/someone/pictures" in card
 
 

@@ -222,7 +222,7 @@ def test_a_wrong_token(hub: Hub, run_folder: Path) -> None:
 def test_no_network(run_folder: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     """Would catch a traceback of a connection, offline by setting or by a cut cable."""
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(UserError, match="the hub cannot be reached.*offline mode is enabled"):
+    with pytest.raises(UserError, match=r"the hub cannot be reached.*offline mode is enabled"):
         push_token_sr(run_folder, "me/modules")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")  # nothing listens there

@@ -12,7 +12,7 @@ from typing import Any
 from blink.model.token_sr_files import TokenSRConfig, token_sr_config, weights_name
 from blink.model.token_sr_source import CONFIG, SHIPPED, find_token_sr
 from blink.runs.files import read_json
-from blink.runs.values import UserError
+from blink.runs.values import UserError, text
 from blink.training.report import SUMMARY, Summary
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -122,7 +122,7 @@ def read_facts(token_sr: str | Path, base_model: str | None = None) -> Facts:
             f"token_sr={source.given!r} is no folder: expected one that `python -m blink.train` has left"
         )
     config = token_sr_config(source.folder)
-    if base_model is not None and not HUB_ID.fullmatch(base_model):
+    if base_model is not None and not HUB_ID.fullmatch(text("base_model", base_model)):
         raise UserError(f"base_model={base_model!r}: expected the hub id of the backbone (owner/name)")
     if base_model is None and _is_hub_id(config):
         base_model = config.backbone
