@@ -1,4 +1,6 @@
-"""Other people's places in which Blink works: each a sub-room, none of which knows another.
+"""Other people's places in which Blink works: their hub, their harness, their browser.
+
+Each is a sub-room that knows none of the others.
 
 hub/          TokenSR modules on the Hugging Face hub: the model card, and the upload
 """
