@@ -2,5 +2,5 @@
 
 Each is a sub-room that knows none of the others.
 
-hub/          TokenSR modules on the Hugging Face hub: the model card, and the upload
+    hub/          TokenSR modules on the Hugging Face hub: the model card, and the upload
 """
