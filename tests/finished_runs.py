@@ -1,7 +1,7 @@
 """Evaluation runs without a model: samples, answers that follow from a rule, finished run folders."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,7 @@ from PIL import Image
 
 from blink.bench import Benchmark, Pope, Sample
 from blink.bench.pope import SPLITS
-from blink.evaluation.predict import evaluate
+from blink.evaluation.predict import Answered, Asked, evaluate, naming
 from blink.evaluation.rows import resume
 from blink.evaluation.scores import Result, Setup
 from blink.inference.engine import Answer
@@ -59,7 +59,17 @@ class Rule:
         self.fails_at = fails_at
         self.batches: list[list[str]] = []
 
+    def answer_many(self, asked: Sequence[Asked], stop: Callable[[], bool]) -> Iterator[Answered]:
+        for picture in asked:
+            if stop():
+                return
+            with naming([picture]):
+                image = picture.samples[0].load_image()
+                answers = self.answer(image, picture.samples, picture.runs)
+            yield Answered(image.size, answers)
+
     def answer(self, image: Image.Image, batch: Sequence[Sample], runs: Sequence[int]) -> list[list[Answer]]:
+        """Answer samples about one picture."""
         self.batches.append([sample.id for sample in batch])
         if self.fails_at in self.batches[-1]:
             raise RuntimeError("out of memory")

@@ -1,18 +1,23 @@
 """A backbone's answers: the same shared or one by one, and the same as stock generate gives."""
 
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from blink import Policy, Run, TokenSR
 from blink.bench import Sample
 from blink.evaluation.answerers import BackboneAnswerer
+from blink.evaluation.predict import Asked
 from blink.inference.engine import Answer
 from blink.model.backbone import Backbone
 from blink.model.checkpoints import load_backbone
 from blink.model.prompts import TEMPLATES, conversation
-from blink.runs.values import NotFiniteError
+from blink.runs.values import NotFiniteError, UserError
 from tests import models
 
 TEMPLATE = TEMPLATES["vicuna_v1"]
@@ -50,7 +55,17 @@ def runs() -> list[Run]:
 
 def asked(answerer: BackboneAnswerer, samples: list[Sample], runs: list[int]) -> list[list[Answer]]:
     """Answers to samples about the one picture."""
-    return answerer.answer(models.picture(1), samples, runs)
+    return about(answerer, models.picture(1), samples, runs)
+
+
+def about(
+    answerer: BackboneAnswerer, picture: Image.Image, samples: list[Sample], runs: list[int]
+) -> list[list[Answer]]:
+    """Answers to samples about a picture."""
+    given = [replace(sample, open_image=lambda: picture) for sample in samples]
+    [answered] = answerer.answer_many([Asked(given, runs)])
+    assert answered.size == picture.size
+    return answered.answers
 
 
 def bare(
@@ -100,7 +115,7 @@ def test_a_picture_too_narrow_is_answered_without_blink(alone: bool) -> None:
         backbone, conversation(backbone.processor), runs, max_new_tokens=4, alone=alone
     )
     narrow, asked_two = models.picture(1, (24, 96)), [sample(0), sample(1)]
-    stock, three, four = answerer.answer(narrow, asked_two, [0, 1, 2])
+    stock, three, four = about(answerer, narrow, asked_two, [0, 1, 2])
     assert [answerer.without_blink(narrow.size, run) for run in range(3)] == [
         None,
         None,
@@ -114,7 +129,7 @@ def test_a_picture_too_narrow_is_answered_without_blink(alone: bool) -> None:
     assert costs[0] == costs[1]
     wide = models.picture(1)
     assert answerer.without_blink(wide.size, 2) is None
-    assert [len(answer.events) for answer in answerer.answer(wide, asked_two, [2])[0]] == [1, 1]
+    assert [len(answer.events) for answer in about(answerer, wide, asked_two, [2])[0]] == [1, 1]
 
 
 @pytest.mark.parametrize("alone", [False, True])
@@ -225,3 +240,77 @@ def test_a_scan_names_its_layer(backbone: Backbone) -> None:
     answerer = BackboneAnswerer(backbone, TEMPLATE, [Run(Policy([3], 0, 0))], max_new_tokens=2)
     with pytest.raises(NotFiniteError, match=r"^layer 3, question 0: "):
         asked(answerer, [sample(0)], [0])
+
+
+def several(broken: int | None = None) -> list[Asked]:
+    """One to three samples about each of four pictures, of which one may have lost its file."""
+
+    def opened(number: int) -> Image.Image:
+        if number == broken:
+            raise UserError(f"cannot read picture{number}")
+        return models.picture(number)
+
+    return [
+        Asked(
+            [
+                replace(sample(i), id=f"{number}/{i}", open_image=partial(opened, number))
+                for i in range(1 + number % 3)
+            ],
+            [1, 0] if number % 2 else [0],
+        )
+        for number in range(4)
+    ]
+
+
+def ids_of(answerer: BackboneAnswerer, asked: Sequence[Asked]) -> list[list[list[tuple[int, ...]]]]:
+    return [
+        [[answer.ids for answer in of_run] for of_run in answered.answers]
+        for answered in answerer.answer_many(asked)
+    ]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("zooms", [(), (1,)])
+def test_many_pictures_are_each_alone(workers: int, zooms: Sequence[int], backbone: Backbone) -> None:
+    """Catches answers given to another picture or run, inputs of another picture's, and a second pass that moves them."""
+    which = [Run(), Run(Policy([2], 0.2, 0))]
+    answerer = BackboneAnswerer(
+        backbone, TEMPLATE, which, max_new_tokens=4, zooms=zooms, pictures=3, workers=workers
+    )
+    single = BackboneAnswerer(backbone, TEMPLATE, which, max_new_tokens=4, alone=True, zooms=zooms)
+    together = ids_of(answerer, several())
+    assert together == [ids_of(single, [one])[0] for one in several()]
+    assert len({str(answers) for answers in together}) == 4
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_picture_that_cannot_be_read_is_named(workers: int, backbone: Backbone) -> None:
+    """Catches a worker's traceback in place of the line that says which picture."""
+    answerer = BackboneAnswerer(backbone, TEMPLATE, [Run(), Run()], max_new_tokens=1, workers=workers)
+    with pytest.raises(UserError, match="^cannot read picture2$"):
+        ids_of(answerer, several(broken=2))
+
+
+def test_the_right_one_of_many_is_named(backbone: Backbone) -> None:
+    """Catches an error laid to another picture's question: a scan fails in the last picture alone, whose run is broken."""
+    module = TokenSR(32)
+    next(module.parameters()).data.view(-1)[0] = float("nan")
+    answerer = BackboneAnswerer(
+        backbone, TEMPLATE, [Run(), Run(Policy([3], 0, 0), {3: module})], max_new_tokens=2, pictures=4
+    )
+    with pytest.raises(NotFiniteError, match=r"^TokenSR modules.*, question 1/0: ") as caught:
+        ids_of(answerer, several())
+    assert "1/0" in str(caught.value.__notes__)
+
+
+def test_no_picture_is_begun_after_a_stop(backbone: Backbone) -> None:
+    """Catches pictures that were under way and are lost, and more that are begun."""
+    answerer = BackboneAnswerer(backbone, TEMPLATE, [Run(), Run()], max_new_tokens=1, pictures=1)
+    asked: list[bool] = []
+
+    def stop() -> bool:
+        asked.append(len(asked) == 2)
+        return asked[-1]
+
+    assert len(list(answerer.answer_many(several(), stop))) == 2
+    assert asked == [False, False, True]

@@ -11,6 +11,7 @@ from torch import Tensor
 from blink import Policy, Run
 from blink.bench import Sample
 from blink.evaluation.answerers import BackboneAnswerer
+from blink.evaluation.predict import Asked
 from blink.evaluation.zoom import check_zoom
 from blink.inference.engine import Answer
 from blink.model.backbone import Backbone
@@ -49,7 +50,8 @@ def answers(
     zooms = [number for number, policy in enumerate(policies) if policy is not None]
     runs = [Run(policy) for policy in policies]
     answerer = BackboneAnswerer(backbone, TEMPLATE, runs, max_new_tokens=6, alone=alone, zooms=zooms)
-    return answerer.answer(image(), asked, list(range(len(runs))))
+    [answered] = answerer.answer_many([Asked(asked, range(len(runs)))])
+    return answered.answers
 
 
 def by_hand(backbone: Backbone, question: str, region: int) -> tuple[Tensor, dict[str, Any]]:
@@ -118,7 +120,8 @@ def test_both_passes_are_counted(backbone: Backbone) -> None:
         backbone, TEMPLATE, [Run(Policy([1], 0, 0)), Run()], max_new_tokens=1, zooms=[0]
     )
     [sample] = samples()[:1]
-    [[zoomed], [stock]] = answerer.answer(image(), [sample], [0, 1])
+    [answered] = answerer.answer_many([Asked([sample], [0, 1])])
+    [[zoomed], [stock]] = answered.answers
     model, processor = backbone.model, backbone.processor
     inputs = processor(images=[image()], text=[TEMPLATE.prompt(sample.question)], return_tensors="pt")
     _, sequence = by_hand(backbone, sample.question, zoomed.events[0].region)

@@ -43,6 +43,8 @@ _TEXTS = (
     "outputs",
 )
 
+_MOST_WORKERS = 1024
+
 _CHECKS: Mapping[str, Callable[[str, Any], object]] = {
     **dict.fromkeys(("limit", "scenes.images", "bench.max_new_tokens"), whole_number),
     **dict.fromkeys(("model.min_pixels", "model.max_pixels"), whole_number),
@@ -55,6 +57,8 @@ _CHECKS: Mapping[str, Callable[[str, Any], object]] = {
     "scenes.difficulty": partial(choice, choices=[each.name for each in DIFFICULTIES]),
     "engine.reuse": partial(choice, choices=("full", "none")),
     "engine.memory_gb": partial(number, above=0),
+    "engine.pictures": whole_number,
+    "engine.workers": partial(whole_number, least=0, most=_MOST_WORKERS),
     "fresh": partial(choice, choices=(True, False)),
 }
 """Key of the config -> check of its value."""
@@ -73,6 +77,8 @@ _OPTIONAL = (
     "data.id",
     "token_sr",
     "scenes.difficulty",
+    "engine.pictures",
+    "engine.workers",
 )
 """Keys that may be null."""
 

@@ -91,6 +91,8 @@ class Plan(NamedTuple):
         backbone: what to load.
         reuse: "full" answers by the engine, "none" one question at a time.
         memory_gb: for the engine.
+        pictures: most that the engine answers at once; None: as many as memory holds.
+        workers: processes that read pictures ahead; None: as the machine has cores.
         edition: what the samples are, where they are not a whole edition of the benchmark; else None.
         policy: None for the backbone as it is.
         token_sr: folder or hub id of the modules; None for Blink-interp and the backbone as it is.
@@ -102,6 +104,8 @@ class Plan(NamedTuple):
     backbone: Checkpoint
     reuse: str
     memory_gb: float
+    pictures: int | None
+    workers: int | None
     benchmark: Benchmark
     samples: list[Sample]
     edition: str | None
@@ -185,6 +189,8 @@ def make_plan(config: DictConfig, overrides: Sequence[str]) -> Plan:
         backbone=Checkpoint.of(model),
         reuse=config.engine.reuse,
         memory_gb=float(config.engine.memory_gb),
+        pictures=config.engine.get("pictures"),  # configs of an earlier version have none
+        workers=config.engine.get("workers"),
         benchmark=questions.benchmark,
         samples=questions.samples,
         edition=questions.edition,

@@ -1,7 +1,7 @@
 """From samples to `predictions.jsonl`, written as it grows, and on to `scores.json`.
 
-A run that was killed goes on where it stopped and ends with the same file: samples are answered picture by picture,
-and a picture that was not written whole is answered again. Several runs over the same samples can be answered in one
+A run that was killed goes on where it stopped and ends with the same file: rows are written picture by picture, in the
+order of the samples however many pictures were under way, and a picture that was not written whole is answered again. Several runs over the same samples can be answered in one
 pass; each keeps its own files, as if it were alone. An answerer that raises stops the run with its cause; a
 failure never becomes an empty answer. A benchmark that has to be judged is judged once all is answered, and the
 judged rows replace the file as a whole. Knows nothing of models: an `Answerer` answers samples.
@@ -9,13 +9,12 @@ judged rows replace the file as a whole. Knows nothing of models: an `Answerer` 
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import torch
-from PIL import Image
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from blink.bench.base import Benchmark, Graded, Row, Sample
@@ -31,14 +30,44 @@ from blink.runs.values import UserError
 
 log = logging.getLogger(__name__)
 
+_NAMED = 40
+"""Questions under way that an error names at most."""
+
+
+class Asked(NamedTuple):
+    """Samples about one picture, and the numbers of the runs that are to answer them."""
+
+    samples: Sequence[Sample]
+    runs: Sequence[int]
+
+    @property
+    def questions(self) -> int:
+        """How many answers it takes."""
+        return len(self.samples) * len(self.runs)
+
+
+class Answered(NamedTuple):
+    """What came of an `Asked`.
+
+    Attributes:
+        size: (width, height) of the picture.
+        answers: for each of the runs, one answer per sample in their order.
+    """
+
+    size: tuple[int, int]
+    answers: list[list[Answer]]
+
 
 class Answerer(Protocol):
     """Answers samples under several runs (a policy and its modules each), which calls name by index."""
 
-    def answer(
-        self, image: Image.Image, samples: Sequence[Sample], runs: Sequence[int]
-    ) -> list[list[Answer]]:
-        """Answer samples about one picture: for each run, one answer per sample in their order."""
+    def answer_many(self, asked: Sequence[Asked], stop: Callable[[], bool]) -> Iterator[Answered]:
+        """Answer samples about pictures, in their order.
+
+        Args:
+            asked: one item per picture.
+            stop: asked before another picture is begun; once it says so, those that are under way are the last.
+        """
         ...
 
     def flops(self, size: tuple[int, int], sample: Sample, answer: Answer, run: int) -> int | None:
@@ -86,7 +115,7 @@ def evaluate(
         make_answerer: called only if there is something left to answer; loads the model. The run has index 0.
         setup: goes into the result; its warnings come before those of the scores.
         edition: what the samples are, as in `score_rows`.
-        watch: called after each picture with all rows so far.
+        watch: called when a picture's rows are written, with all rows so far.
 
     Returns:
         The result and all rows. A run that was finished before is returned as it was.
@@ -134,7 +163,7 @@ def predict(
         after_each: called when a picture's rows are written.
 
     Raises:
-        Stopped: a signal asks for an end; after the picture that was being answered.
+        Stopped: a signal asks for an end; after the pictures that were being answered.
         OSError: rows cannot be written; names the file, which keeps whole pictures.
     """
     open_tasks = [number for number, task in enumerate(tasks) if len(task.rows) < len(samples)]
@@ -146,32 +175,93 @@ def predict(
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
     answerer = make_answerer()
-    timings = dict.fromkeys(open_tasks, Timing())
-    total, shared = len(open_tasks) * len(samples), f" of {len(open_tasks)} runs" * (len(open_tasks) > 1)
+    asked = [
+        Asked(batch, lacking)
+        for first, batch in pictures(samples)
+        if (lacking := [number for number in open_tasks if len(tasks[number].rows) <= first])
+    ]
+    done, total = before, len(open_tasks) * len(samples)
+    shared = f" of {len(open_tasks)} runs" * (len(open_tasks) > 1)
     with ExitStack() as stack:
-        pending = stack.enter_context(finishing_first())  # the picture, once a signal asks for an end
-        stack.callback(_add_timings, tasks, timings)
+        pending = stack.enter_context(finishing_first())  # what is under way, once a signal asks for an end
+        clock = _Clock(tasks, open_tasks)
+        stack.callback(clock.write)
         progress = stack.enter_context(_progress(benchmark.name))
         bar = progress.add_task("answering", total=total, completed=before)
-        for first, batch in pictures(samples):
-            lacking = [number for number in open_tasks if len(tasks[number].rows) <= first]
-            if not lacking:
-                continue
-            done = sum(len(tasks[number].rows) for number in open_tasks)
-            pending.check(f"{done:,} of {total:,} questions{shared} are answered")
-            started = time.perf_counter()
-            for number, new in zip(lacking, _rows(benchmark, answerer, batch, lacking), strict=True):
+        found = rows_of(benchmark, answerer, asked, lambda: pending.requested)
+        for picture, rows in zip(asked, found, strict=False):  # fewer, where it is stopped
+            for number, new in zip(picture.runs, rows, strict=True):
                 append_text(tasks[number].folder / PREDICTIONS, json_lines(new))
                 tasks[number].rows.extend(new)
-            # a pass of several runs answers each in an equal share of the time
-            share = (time.perf_counter() - started) / len(lacking)
-            for number in lacking:
-                answered, seconds = timings[number]
-                timings[number] = Timing(answered + len(batch), seconds + share)
-            progress.update(bar, advance=len(lacking) * len(batch))
+            clock.note(picture)
+            done += picture.questions
+            progress.update(bar, advance=picture.questions)
             if after_each is not None:
                 after_each()
-        pending.check(f"all {total:,} questions{shared} are answered")
+        answered = f"{done:,} of {total:,} questions{shared} are answered"
+        pending.check(answered if done < total else f"all {total:,} questions{shared} are answered")
+        assert done == total, f"{answered}, and nobody asked for an end"
+
+
+def rows_of(
+    benchmark: Benchmark, answerer: Answerer, asked: Sequence[Asked], stop: Callable[[], bool]
+) -> Iterator[list[list[Row]]]:
+    """For each picture, for each of its runs, the rows of its samples; as `Answerer.answer_many` answers them."""
+    for picture, answered in zip(asked, answerer.answer_many(asked, stop), strict=False):
+        yield [
+            [
+                make_row(
+                    sample,
+                    benchmark,
+                    answer.text.strip(),
+                    tokens=len(answer.ids),
+                    events=answer.events,
+                    flops=answerer.flops(answered.size, sample, answer, run),
+                    without_blink=answerer.without_blink(answered.size, run),
+                )
+                for sample, answer in zip(picture.samples, answers, strict=True)
+            ]
+            for run, answers in zip(picture.runs, answered.answers, strict=True)
+        ]
+
+
+@contextmanager
+def naming(under_way: Sequence[Asked]) -> Iterator[None]:
+    """Context of answering: a note at any error says which questions were under way.
+
+    Args:
+        under_way: may change until there is an error.
+    """
+    try:
+        yield
+    except Exception as error:
+        ids = [sample.id for picture in under_way for sample in picture.samples]
+        if ids:
+            more = f" and {len(ids) - _NAMED} more" if len(ids) > _NAMED else ""
+            error.add_note(f"while answering {', '.join(ids[:_NAMED])}{more}")
+        raise
+
+
+class _Clock:
+    """The time that a pass takes up to the picture that was written last, shared out by answers among its runs."""
+
+    def __init__(self, tasks: Sequence[Task], runs: Sequence[int]) -> None:
+        self._tasks, self._answered = tasks, dict.fromkeys(runs, 0)
+        self._started, self._seconds = time.perf_counter(), 0.0
+
+    def note(self, picture: Asked) -> None:
+        """Note that a picture is written."""
+        self._seconds = time.perf_counter() - self._started
+        for run in picture.runs:
+            self._answered[run] += len(picture.samples)
+
+    def write(self) -> None:
+        """Add it to what is known of each run."""
+        total = sum(self._answered.values())
+        for run, answered in self._answered.items():
+            add_timing(
+                self._tasks[run].folder, Timing(answered, self._seconds * answered / total if total else 0.0)
+            )
 
 
 def graded(benchmark: Benchmark, rows: list[Row], folder: Path) -> list[Row]:
@@ -197,38 +287,6 @@ def graded(benchmark: Benchmark, rows: list[Row], folder: Path) -> list[Row]:
     if judged != rows:
         write_text(folder / PREDICTIONS, json_lines(judged))
     return judged
-
-
-def _rows(
-    benchmark: Benchmark, answerer: Answerer, batch: Sequence[Sample], runs: Sequence[int]
-) -> list[list[Row]]:
-    """For each run the rows of samples about one picture, which is read once."""
-    try:
-        image = batch[0].load_image()
-        answered = answerer.answer(image, batch, runs)
-    except Exception as error:
-        error.add_note(f"while answering {', '.join(sample.id for sample in batch)}")
-        raise
-    return [
-        [
-            make_row(
-                sample,
-                benchmark,
-                answer.text.strip(),
-                tokens=len(answer.ids),
-                events=answer.events,
-                flops=answerer.flops(image.size, sample, answer, run),
-                without_blink=answerer.without_blink(image.size, run),
-            )
-            for sample, answer in zip(batch, answers, strict=True)
-        ]
-        for run, answers in zip(runs, answered, strict=True)
-    ]
-
-
-def _add_timings(tasks: Sequence[Task], timings: Mapping[int, Timing]) -> None:
-    for number, timing in timings.items():
-        add_timing(tasks[number].folder, timing)
 
 
 def _progress(name: str) -> Progress:

@@ -5,7 +5,7 @@ would be expanded at the first scanned layer is cut out of the original picture;
 behind the picture's from layer 0 on. Both passes run whole, which is what it costs.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from blink.inference.engine import Answer
@@ -18,10 +18,6 @@ from blink.runs.values import UserError
 Pixels = Sequence[float]
 """Left, top, right and bottom in a picture."""
 
-Ask = Callable[[Sequence[int], Run, Sequence[Pixels | None] | None], list[Answer]]
-"""Answers questions by their numbers, as a run would, given a box for each if the run goes by boxes."""
-
-
 def check_zoom(policy: Policy) -> None:
     """Raise ValueError for settings that a second pass has no meaning for."""
     if policy.selector == "random" or policy.schedule != "threshold":
@@ -32,42 +28,59 @@ def check_zoom(policy: Policy) -> None:
         )
 
 
-def zoom(
-    ask: Ask,
+def looking(policy: Policy) -> Run:
+    """The first pass, which looks and changes nothing.
+
+    Args:
+        policy: whose first scanned layer, threshold, saliency, selector, patches and positions count.
+    """
+    first = sorted(policy.layers)[0]
+    return Run(Policy.never([first], patches=policy.patches, saliency=policy.saliency))
+
+
+def shown(
+    answers: Sequence[Answer],
     policy: Policy,
     views: ViewMaker,
     size: tuple[int, int],
     boxes: Sequence[Pixels | None],
-) -> list[Answer]:
-    """Answer questions about a picture: the first pass's answer is kept where it does not look at one region.
+) -> dict[int, Pixels]:
+    """What the second pass shows: number of a question -> box; the first pass's answer is kept where it looks at no one region.
 
     Args:
-        policy: whose first scanned layer, threshold, saliency, selector, patches and positions count.
+        answers: of the first pass.
         views: of the backbone's processor.
         size: (width, height) of the picture.
         boxes: of what each question is about, for `selector="box"`; None: about no single place, which is not zoomed at.
-
-    Returns:
-        One answer per question. Its one event is that of the first pass: "expand" where a second followed, else "keep".
     """
-    first = sorted(policy.layers)[0]
-    looking = Policy.never([first], patches=policy.patches, saliency=policy.saliency)
-    answers = ask(range(len(boxes)), Run(looking), None)
     above, _ = policy.thresholds
-    shown: dict[int, Pixels] = {}
+    found: dict[int, Pixels] = {}
     for number, answer in enumerate(answers):
         [event] = answer.events
         box = boxes[number] if policy.selector == "box" else _pixels(event.region, policy, views, size)
         if event.ratio > above and box is not None:
-            shown[number] = box
-    if not shown:
-        return answers
-    seeing = Policy(
-        [0], 0, 0, patches=policy.patches, source="encode", selector="box", positions=policy.positions
+            found[number] = box
+    return found
+
+
+def seeing(policy: Policy) -> Run:
+    """The second pass, which shows a box's crop behind the picture."""
+    return Run(
+        Policy([0], 0, 0, patches=policy.patches, source="encode", selector="box", positions=policy.positions)
     )
-    for number, answer in zip(shown, ask(list(shown), Run(seeing), list(shown.values())), strict=True):
-        [looked], [zoomed] = answers[number].events, answer.events
-        event = replace(looked, region=zoomed.region, action="expand")
+
+
+def merged(looked: Sequence[Answer], seen: Mapping[int, Answer]) -> list[Answer]:
+    """One answer per question. Its one event is that of the first pass: "expand" where a second followed, else "keep".
+
+    Args:
+        looked: answers of the first pass.
+        seen: number of a question -> answer of the second.
+    """
+    answers = list(looked)
+    for number, answer in seen.items():
+        [before], [zoomed] = looked[number].events, answer.events
+        event = replace(before, region=zoomed.region, action="expand")
         answers[number] = answer._replace(events=(event,))
     return answers
 

@@ -32,12 +32,21 @@ def prompt_inputs(backbone: Backbone, images: Sequence[Image.Image], prompts: Se
 
     Several prompts are padded to the longest, on the left if the processor was loaded by `load_processor`.
     """
-    inputs = backbone.processor(
+    return placed(backbone, processed(backbone.processor, images, prompts))
+
+
+def processed(processor: Any, images: Sequence[Image.Image], prompts: Sequence[str]) -> Any:
+    """Run a processor on prompts with one picture each; the part of `prompt_inputs` that needs no model, on the CPU."""
+    return processor(
         images=[[image] for image in images],
         text=list(prompts),
         padding=len(prompts) > 1,
         return_tensors="pt",
     )
+
+
+def placed(backbone: Backbone, inputs: Any) -> Any:
+    """A processor's output on the model's device and in its dtype."""
     return inputs.to(backbone.model.device, backbone.model.dtype)
 
 

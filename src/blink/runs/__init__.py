@@ -12,6 +12,7 @@ Read from top to bottom: a file imports only from files above it.
     provenance.py  where a result comes from: command, versions, commit, fingerprints
     overrides.py   the commands' configs, and the overrides of a command: misspelt keys and options
     settings.py    the composed config of a command, checked before any value is used
+    parallel/      work that further processes do for a command
     command.py     Hydra commands, and mistakes in one line
     board.py       numbers, pictures and tables for whatever logger there is
     loggers.py     Weights & Biases, TensorBoard, CSV, and what was logged already

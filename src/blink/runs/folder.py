@@ -30,11 +30,12 @@ CONFIG_FILE = "config.yaml"
 INPUTS = "inputs.json"
 """Fingerprints of what a run depends on beyond its config, such as weights and pictures, in its folder."""
 
-_HOW_NOT_WHAT = ("fresh", "logger", "outputs", "rerun", "wait")
+_HOW_NOT_WHAT = ("devices", "engine.workers", "fresh", "logger", "outputs", "rerun", "wait")
 """Keys that change how a run is stored or reported, not what it computes: runs that differ in these alone are the same."""
 
 _ADDED = {
     "bench.split": "test",
+    "engine.pictures": None,
     "objective.answer": 0.0,
     "objective.kl": 1.0,
     "patches": 2,
@@ -69,12 +70,12 @@ def run_name(overrides: Sequence[str]) -> str:
 
     Args:
         overrides: as Hydra lists them in `hydra.overrides.task`; the last one for a key counts. Overrides of
-            `fresh`, `wait`, `outputs`, `logger` and `ckpt=last` are left out.
+            `_HOW_NOT_WHAT` and of `ckpt=last` are left out.
     """
     by_key = {}
     for override in OverridesParser.create().parse_overrides(list(overrides)):
         key = override.get_key_element().lstrip("+")
-        if key.lstrip("~").partition(".")[0] in _HOW_NOT_WHAT:
+        if _is_how(key.lstrip("~")):
             continue
         if override.is_sweep_override():
             value = override.input_line.partition("=")[2] if override.input_line else ""
@@ -88,6 +89,11 @@ def run_name(overrides: Sequence[str]) -> str:
     if name == readable:
         return name
     return f"{name}-{hashlib.sha256(full.encode()).hexdigest()[:8]}"
+
+
+def _is_how(key: str) -> bool:
+    """Whether a dotted key is one of those that change nothing of what a run computes, or lies below one."""
+    return any(key == known or key.startswith(f"{known}.") for known in _HOW_NOT_WHAT)
 
 
 def run_folder(root: Path, command: str, overrides: Sequence[str], given: Path | None = None) -> Path:
@@ -260,7 +266,7 @@ def _leaves(config: Any, prefix: str = "") -> dict[str, Any]:
     """Flatten a config to dotted keys, without those that do not change what a run computes."""
     flat: dict[str, Any] = {}
     for key, value in config.items():
-        if not prefix and (key in _HOW_NOT_WHAT or (key == "ckpt" and value in _OWN_CHECKPOINT)):
+        if _is_how(f"{prefix}{key}") or (not prefix and key == "ckpt" and value in _OWN_CHECKPOINT):
             continue
         if isinstance(value, dict):
             flat |= _leaves(value, f"{prefix}{key}.")

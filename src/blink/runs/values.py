@@ -149,16 +149,23 @@ def optional(
     return None if value is None else check(name, value, *args, **kwargs)
 
 
-def whole_number(name: str, value: Any, least: int | None = 1, hint: str = "") -> int:
-    """Return an int of at least `least`; None is no bound.
+def whole_number(
+    name: str, value: Any, least: int | None = 1, hint: str = "", *, most: int | None = None
+) -> int:
+    """Return an int of at least `least` and at most `most`; None is no bound.
 
     Raises:
-        ValueError: it is no int, or a bool, or too small.
+        ValueError: it is no int, or a bool, or too small, or too large.
     """
-    if not is_whole(value) or (least is not None and value < least):
-        raise _mistake(
-            name, value, "a whole number" + ("" if least is None else f" of at least {least}"), hint
+    if (
+        not is_whole(value)
+        or (least is not None and value < least)
+        or (most is not None and value > most)
+    ):
+        bounds = ("" if least is None else f" of at least {least}") + (
+            "" if most is None else f", at most {most:,}"
         )
+        raise _mistake(name, value, f"a whole number{bounds}", hint)
     return int(value)
 
 

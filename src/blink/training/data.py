@@ -10,11 +10,10 @@ from typing import Any, NamedTuple
 
 import torch
 from lightning import LightningDataModule
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from blink.model.views import ViewMaker, Views, join_views
-from blink.runs.signals import leave_to_parent, signals_blocked
-from blink.runs.values import UserError
+from blink.runs.parallel.ahead import ShieldedLoader
 from blink.training.answers.lessons import ImageLessons, LessonMaker
 from blink.training.answers.questions import Asked
 from blink.training.feature_store import FeatureStore
@@ -92,24 +91,6 @@ class Questions(NamedTuple):
     held_out: Asked
     maker: LessonMaker
     seen: bool
-
-
-class ShieldedLoader(DataLoader[Any]):
-    """A loader whose workers leave signals, such as Ctrl-C, to the process that started them."""
-
-    def __init__(self, dataset: Dataset[Any], **settings: Any) -> None:
-        super().__init__(dataset, **{**settings, "worker_init_fn": leave_to_parent})
-
-    def __iter__(self) -> Any:
-        with signals_blocked():
-            batches = super().__iter__()
-        try:
-            yield from batches
-        except UserError as error:  # of a worker, whose traceback torch puts into the message
-            told = str(error).strip()
-            if told.startswith("Caught "):
-                raise UserError(told.splitlines()[-1].partition(": ")[2]) from error
-            raise
 
 
 class ResumableLoader(ShieldedLoader):

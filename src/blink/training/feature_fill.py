@@ -22,9 +22,10 @@ from blink.model.backbone import Backbone
 from blink.model.families import Grid
 from blink.model.views import VIEWS, ViewMaker, Views, join_views
 from blink.runs.files import short_digest
+from blink.runs.parallel.ahead import ShieldedLoader
 from blink.runs.signals import Pending, wait_for_others
 from blink.runs.values import NotFiniteError
-from blink.training.data import ImageViews, ShieldedLoader, StoredFeatures
+from blink.training.data import ImageViews, StoredFeatures
 from blink.training.feature_store import FeatureStore, in_words
 from blink.training.features import trunk_features
 from blink.training.images import Images

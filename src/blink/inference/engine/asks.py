@@ -4,7 +4,7 @@ Axes: P ids of a prefix, T of a text.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from PIL import Image
@@ -15,7 +15,7 @@ from blink.inference.prompt_spans import prompt_spans
 from blink.inference.run import Run
 from blink.model.backbone import Backbone
 from blink.model.families import Encoded, Grid
-from blink.model.image_inputs import encode_image, pixel_digests, prompt_inputs, sample_key
+from blink.model.image_inputs import encode_image, pixel_digests, placed, prompt_inputs, sample_key
 from blink.runs.values import UserError
 
 
@@ -30,6 +30,8 @@ class Ask(NamedTuple):
             pixels.
         boxes: for each prompt left, top, right and bottom of what it asks about, in pixels of the picture, for policies
             that select by them, as in `Handle.boxes`; None for one about no single place.
+        processed: what `image_inputs.processed` makes of the picture and the first prompt, where another process has done
+            that already.
     """
 
     image: Image.Image
@@ -37,6 +39,7 @@ class Ask(NamedTuple):
     runs: Sequence[Run]
     sample_keys: Sequence[str] | None = None
     boxes: Sequence[Sequence[float] | None] | None = None
+    processed: Any = None
 
     def check(self) -> None:
         """Raise ValueError for anything but texts and runs, and where there is none, or not one name per prompt."""
@@ -91,18 +94,25 @@ class Inputs(NamedTuple):
         ]
 
 
-def prepare(backbone: Backbone, image: Image.Image, prompts: Sequence[str]) -> Inputs:
+def prepare(
+    backbone: Backbone, image: Image.Image, prompts: Sequence[str], processed: Any = None
+) -> Inputs:
     """Process the picture, once, and split every prompt at it.
 
     The processor's part in a prompt is to write the picture's tokens in place of one: those of the first prompt,
     which it gets, stand in the others, too.
+
+    Args:
+        processed: as in `Ask`.
 
     Raises:
         ValueError: a prompt has not one image, or no text behind it.
     """
     tokenized = backbone.processor.tokenizer(list(prompts))["input_ids"]
     split = [_split(backbone, number, ids) for number, ids in enumerate(tokenized)]
-    inputs = dict(prompt_inputs(backbone, [image], prompts[:1]))
+    inputs = dict(
+        prompt_inputs(backbone, [image], prompts[:1]) if processed is None else placed(backbone, processed)
+    )
     [digest] = pixel_digests(backbone, inputs)
     before, after = split[0]
     ids: list[int] = inputs["input_ids"][0].tolist()

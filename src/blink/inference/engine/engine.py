@@ -128,13 +128,13 @@ class Engine:
     def _answer_one(self, ask: Ask, max_new_tokens: int) -> list[list[Answer]]:
         ask.check()
         closing = closing_tokens(self._backbone.model)
-        image, prompts, runs, sample_keys, boxes = ask
+        image, prompts, runs, sample_keys, boxes, processed = ask
         resolved = [self._resolve(run) for run in runs]
         given = Given(boxes=None if boxes is None else checked_boxes(boxes), pictures=[image] * len(prompts))
         by_box = [run.policy for run in resolved if run.policy is not None and run.policy.selector == "box"]
         seen = given.seen_boxes(self._backbone, by_box[0], len(prompts)) if by_box else None
         with torch.inference_mode(), hooks_enabled(self._backbone):
-            inputs = prepare(self._backbone, image, prompts)
+            inputs = prepare(self._backbone, image, prompts, processed)
             draws = any(run.policy is not None and run.policy.draws for run in resolved)
             keys = sample_keys or (inputs.sample_keys() if draws else [""] * len(prompts))
             samples = Samples(keys, seen)
