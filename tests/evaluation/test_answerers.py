@@ -287,7 +287,7 @@ def test_many_pictures_are_each_alone(workers: int, zooms: Sequence[int], backbo
 def test_a_picture_that_cannot_be_read_is_named(workers: int, backbone: Backbone) -> None:
     """Catches a worker's traceback in place of the line that says which picture."""
     answerer = BackboneAnswerer(backbone, TEMPLATE, [Run(), Run()], max_new_tokens=1, workers=workers)
-    with pytest.raises(UserError, match="^cannot read picture2$"):
+    with pytest.raises(UserError, match=r"^cannot read picture2$"):
         ids_of(answerer, several(broken=2))
 
 

@@ -155,12 +155,19 @@ class BackboneAnswerer:
             {run: each for run, each in of_picture.items() if not self._takes_two(run, each)}
             for of_picture in chosen
         ]
-        parts = [_Part(picture, runs, range(len(picture.samples))) for picture, runs in zip(pictures, once, strict=True)]
+        parts = [
+            _Part(picture, runs, range(len(picture.samples)))
+            for picture, runs in zip(pictures, once, strict=True)
+        ]
         numbers = [number for number, part in enumerate(parts) if part.runs]
-        for number, answers in zip(numbers, self._passed([parts[number] for number in numbers]), strict=True):
-            found[number] |= zip(once[number], answers, strict=True)
+        for number, by_run in zip(numbers, self._passed([parts[number] for number in numbers]), strict=True):
+            found[number] |= zip(once[number], by_run, strict=True)
         for run in sorted(self.zooms):
-            two = [n for n, of_picture in enumerate(chosen) if run in of_picture and self._takes_two(run, of_picture[run])]
+            two = [
+                n
+                for n, of_picture in enumerate(chosen)
+                if run in of_picture and self._takes_two(run, of_picture[run])
+            ]
             for number, answers in zip(two, self._zoomed(run, [pictures[n] for n in two]), strict=True):
                 found[number][run] = answers
         return [[found[n][run] for run in picture.runs] for n, picture in enumerate(pictures)]
@@ -261,7 +268,9 @@ class BackboneAnswerer:
         sample = part.picture.samples[part.numbers[place]]
         prompt = self.template.prompt(sample.question)
         layer = (
-            first_not_finite(self.backbone, part.picture.image, prompt) if error.layer is None else error.layer
+            first_not_finite(self.backbone, part.picture.image, prompt)
+            if error.layer is None
+            else error.layer
         )
         return NotFiniteError(error.what, layer=layer, sample=f"question {sample.id}")
 

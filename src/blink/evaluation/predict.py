@@ -9,7 +9,7 @@ judged rows replace the file as a whole. Knows nothing of models: an `Answerer` 
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -44,6 +44,13 @@ class Asked(NamedTuple):
     def questions(self) -> int:
         """How many answers it takes."""
         return len(self.samples) * len(self.runs)
+
+
+class HasSamples(Protocol):
+    """A picture that is asked about, in whatever state."""
+
+    @property
+    def samples(self) -> Sequence[Sample]: ...
 
 
 class Answered(NamedTuple):
@@ -226,11 +233,11 @@ def rows_of(
 
 
 @contextmanager
-def naming(under_way: Sequence[Asked]) -> Iterator[None]:
+def naming(under_way: Iterable[HasSamples]) -> Iterator[None]:
     """Context of answering: a note at any error says which questions were under way.
 
     Args:
-        under_way: may change until there is an error.
+        under_way: pictures; may change until there is an error.
     """
     try:
         yield

@@ -18,6 +18,7 @@ from blink.runs.values import UserError
 Pixels = Sequence[float]
 """Left, top, right and bottom in a picture."""
 
+
 def check_zoom(policy: Policy) -> None:
     """Raise ValueError for settings that a second pass has no meaning for."""
     if policy.selector == "random" or policy.schedule != "threshold":

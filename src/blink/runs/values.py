@@ -157,11 +157,7 @@ def whole_number(
     Raises:
         ValueError: it is no int, or a bool, or too small, or too large.
     """
-    if (
-        not is_whole(value)
-        or (least is not None and value < least)
-        or (most is not None and value > most)
-    ):
+    if not is_whole(value) or (least is not None and value < least) or (most is not None and value > most):
         bounds = ("" if least is None else f" of at least {least}") + (
             "" if most is None else f", at most {most:,}"
         )

@@ -94,9 +94,7 @@ class Inputs(NamedTuple):
         ]
 
 
-def prepare(
-    backbone: Backbone, image: Image.Image, prompts: Sequence[str], processed: Any = None
-) -> Inputs:
+def prepare(backbone: Backbone, image: Image.Image, prompts: Sequence[str], processed: Any = None) -> Inputs:
     """Process the picture, once, and split every prompt at it.
 
     The processor's part in a prompt is to write the picture's tokens in place of one: those of the first prompt,

@@ -89,7 +89,9 @@ class Ahead(Generic[T, V]):
         self._made: Iterator[V] = map(make, items)
         if workers and items:
             with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", "This DataLoader will create")  # how many is the user's choice
+                warnings.filterwarnings(
+                    "ignore", "This DataLoader will create"
+                )  # how many is the user's choice
                 self._made = iter(
                     ShieldedLoader(
                         _Made(items, make),

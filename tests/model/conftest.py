@@ -1,0 +1,6 @@
+"""Tests of one model taken apart.
+
+Files of the room that are tested where they are used:
+
+    not_finite.py   evaluation/test_answerers.py
+"""
