@@ -7,7 +7,7 @@ Read from top to bottom: a file imports only from files above it.
     rows.py       predictions.jsonl of a run folder, read, checked and cut back to whole pictures
     scores.py     rows of predictions -> scores, from an evaluation or from any file
     checks.py     checks of settings that several commands share
-    zoom.py       answers in two passes: one to look, and one with the region's crop behind the picture
+    answering/    what answerers are made of: two passes, and where numbers stop being finite
     plan.py       what an evaluation is to do: its config, checked, as flat values
     cost.py       FLOPs and bytes computed from a config; FLOPs of an answered question
     predict.py    samples -> predictions.jsonl, added to picture by picture -> scores.json

@@ -13,11 +13,12 @@ import torch
 from PIL import Image
 
 from blink.bench import Sample
+from blink.evaluation.answering.not_finite import first_not_finite
+from blink.evaluation.answering.zoom import looking, merged, seeing, shown
 from blink.evaluation.checks import outlined, processor_of
 from blink.evaluation.cost import Meter
 from blink.evaluation.plan import Checkpoint, Plan
 from blink.evaluation.predict import Answered, Asked, naming
-from blink.evaluation.zoom import looking, merged, seeing, shown
 from blink.inference.boxes import Window, seen_box
 from blink.inference.engine import Answer, Ask, Engine
 from blink.inference.policy import Policy
@@ -26,7 +27,6 @@ from blink.model.backbone import Backbone
 from blink.model.checkpoints import load_backbone
 from blink.model.families import Grid
 from blink.model.image_inputs import PictureShapes, processed
-from blink.model.not_finite import first_not_finite
 from blink.model.prompts import Template
 from blink.model.views import ViewMaker
 from blink.runs.parallel.ahead import Ahead, default_workers
@@ -49,7 +49,7 @@ class BackboneAnswerer:
         memory_gb: see `Engine`.
         alone: answer every question by a `generate` of its own, with Blink attached for the length of the call; the
             answers are the same, and nothing is shared between questions and runs.
-        zooms: numbers of the runs whose policy decides about a second pass (`zoom.py`).
+        zooms: numbers of the runs whose policy decides about a second pass (`answering/zoom.py`).
         pictures: most that are answered at once; None: as `Engine.answer_many` chooses.
         workers: processes that read pictures ahead; 0: none.
 

@@ -256,7 +256,7 @@ def two_passes(
     saliency: str = "attention",
     visual: int | None = None,
 ) -> Cost:
-    """A prompt that is looked at first and then, if it is zoomed, run anew with a crop's tokens behind the picture's (`zoom.py`).
+    """A prompt that is looked at first and then, if it is zoomed, run anew with a crop's tokens behind the picture's (`answering/zoom.py`).
 
     With `steps` steps of decoding behind the last pass; the picture's own encoding is not in it.
 
@@ -334,7 +334,7 @@ class Meter:
         policy: None for the backbone as it is.
         modules: folder, hub id or mapping, as for `attach`.
         shapes: of pictures; None makes them anew.
-        zooms: whether the policy decides about a second pass (`zoom.py`).
+        zooms: whether the policy decides about a second pass (`answering/zoom.py`).
     """
 
     def __init__(

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, Self
 from omegaconf import DictConfig
 
 from blink.bench import JUDGED, Benchmark, Sample, make_judge
+from blink.evaluation.answering.zoom import check_zoom
 from blink.evaluation.checks import (
     check_data_keys,
     check_depth,
@@ -28,7 +29,6 @@ from blink.evaluation.checks import (
 from blink.evaluation.presets import LAYER_STUDIES, OTHER, resolve
 from blink.evaluation.questions import Questions, read_questions, samples_digest
 from blink.evaluation.scores import Setup
-from blink.evaluation.zoom import check_zoom
 from blink.inference.policy import Policy, check_layers, parse_layers
 from blink.model.backbone import Backbone
 from blink.model.processors import check_picture_options, pads, picture_options
@@ -96,7 +96,7 @@ class Plan(NamedTuple):
         edition: what the samples are, where they are not a whole edition of the benchmark; else None.
         policy: None for the backbone as it is.
         token_sr: folder or hub id of the modules; None for Blink-interp and the backbone as it is.
-        zooms: whether the policy decides about a second pass (`zoom.py`), and not inside one.
+        zooms: whether the policy decides about a second pass (`answering/zoom.py`), and not inside one.
         inputs: fingerprints of all that the answers depend on beyond the config, as for `resume`.
         setup: what the result says of the run beside its scores.
     """

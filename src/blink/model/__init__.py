@@ -9,7 +9,6 @@ Read from top to bottom: a file imports only from files above it.
     backbone.py      wraps a model: its sizes, one decoder layer at a time
     shadow.py        methods of one model object, replaced and put back
     image_inputs.py  pictures and prompts -> inputs, embeddings, visual tokens; checks that they fit
-    not_finite.py    where a model first makes nan or infinity of a prompt
     visual_states.py  hidden states of a picture's base view, layer by layer
     processors.py    load a checkpoint's processor, also without torchvision
     checkpoints.py   load a backbone, whole or its lower layers, or its outline without weights

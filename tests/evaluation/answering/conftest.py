@@ -1,4 +1,4 @@
-"""Tests of one model taken apart.
+"""Tests of what answerers are made of.
 
 Files of the room that are tested where they are used:
 

@@ -11,8 +11,8 @@ from torch import Tensor
 from blink import Policy, Run
 from blink.bench import Sample
 from blink.evaluation.answerers import BackboneAnswerer
+from blink.evaluation.answering.zoom import check_zoom
 from blink.evaluation.predict import Asked
-from blink.evaluation.zoom import check_zoom
 from blink.inference.engine import Answer
 from blink.model.backbone import Backbone
 from blink.model.checkpoints import load_backbone
