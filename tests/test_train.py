@@ -108,6 +108,36 @@ def test_a_killed_run_ends_like_one_that_was_not(
     )
 
 
+def test_a_killed_run_continues_in_other_batches(
+    llava_folder: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches a position counted in batches, of which a step has another number where the run goes on, as on fewer GPUs."""
+    overrides = [*common(llava_folder, pictures), "layer=1", "global_pairs=16", "checkpoint_every=2"]
+    run(*overrides, "outputs=whole")
+    place = folder_of(*overrides).relative_to("outputs")
+    step = TokenSRTraining.training_step
+    for begun, then in (("8", "16"), ("16", "4")):
+        dies, trained = True, list[int]()
+
+        def dying(self: TokenSRTraining, *arguments: Any) -> torch.Tensor:
+            if self.trainer.global_step == 3 and dies:  # noqa: B023 (called in this turn alone)
+                raise RuntimeError("killed")
+            trained.append(self.trainer.global_step)  # noqa: B023
+            return step(self, *arguments)
+
+        monkeypatch.setattr(TokenSRTraining, "training_step", dying)
+        outputs = f"outputs=from_{begun}"
+        with pytest.raises(RuntimeError, match="killed"):
+            run(*overrides, f"device_pairs={begun}", outputs)
+        dies, trained = False, []
+        continued = run(*overrides, f"device_pairs={then}", outputs)
+        assert continued.steps == 5
+        assert trained == [at for at in (2, 3, 4) for _ in range(16 // int(then))]
+        same_weights(
+            Path(f"from_{begun}") / place / "token_sr", Path("whole") / place / "token_sr", 1e-4, 1e-6
+        )
+
+
 def test_checkpoints_hold_the_sampler_and_no_backbone(llava_folder: Path, pictures: Path) -> None:
     """Catches checkpoints of the backbone's size, or without the position in the data."""
     overrides = [*common(llava_folder, pictures), "layer=2"]

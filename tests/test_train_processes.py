@@ -88,16 +88,23 @@ def test_deepspeed_composes() -> None:
 
 @pytest.mark.slow
 def test_two_processes_per_job_of_a_multirun_equal_one(llava_folder: Path, pictures: Path) -> None:
-    """Catches DDP with another global batch, other images per step, or gradients summed instead of averaged.
+    """Catches DDP with another global batch, other images per step, or gradients summed instead of averaged or accumulated.
 
     And a process without a held-out image of its own, which the other would wait for for ever, or whose measures count;
     child processes that run the whole sweep, and ranks that train different jobs.
     """
-    arguments = [*common(llava_folder, pictures), "trainer.gradient_clip_val=0.02", "held_out=1"]
+    arguments = [
+        *common(llava_folder, pictures),
+        "trainer.gradient_clip_val=0.02",
+        "held_out=1",
+        "global_pairs=16",
+    ]
     layers = ("1", "[1,3]")
     swept = f"layer={','.join(layers)}"
-    ended = command(*arguments, swept, "trainer=ddp_cpu", "hydra.sweep.dir=sweep", "--multirun")
+    on_two = ["trainer=ddp_cpu", "device_pairs=4"]
+    ended = command(*arguments, swept, *on_two, "hydra.sweep.dir=sweep", "--multirun")
     assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.count("a step of 16 pairs: 2 device(s) x 4 pairs at once x 2 batch(es)") == 2
     assert not Path("outputs").exists()
     for layer in layers:
         own = [*arguments, f"layer={layer}"]
@@ -107,7 +114,7 @@ def test_two_processes_per_job_of_a_multirun_equal_one(llava_folder: Path, pictu
             together / "token_sr", folder_of(*own, outputs=Path("alone")) / "token_sr", rtol=1e-4, atol=1e-6
         )
         summary = json.loads((together / "summary.json").read_text())
-        assert summary["steps"] == alone.steps == 11
+        assert summary["steps"] == alone.steps == 5
         assert summary["layers"].keys() == alone.layers.keys()
         for name, measures in alone.layers.items():
             assert summary["layers"][name] == pytest.approx(measures, rel=1e-4)

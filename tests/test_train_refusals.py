@@ -76,6 +76,13 @@ pytestmark = [
         ("data.root=5", "data.root=5: expected a path"),
         ("data.cache_features=5", "data.cache_features=5: expected a folder"),
         ("trainer.accumulate_grad_batches=0", "accumulate_grad_batches=0"),
+        ("trainer.accumulate_grad_batches=auto", "accumulate_grad_batches='auto': expected a whole number"),
+        ("device_pairs=3", "device_pairs=3: expected a whole number of at least 4"),
+        (
+            "device_pairs=4 global_pairs=16 trainer.accumulate_grad_batches=2",
+            "puts 8 of global_pairs=16 on each of 1 device.* device_pairs=4 allows fewer",
+        ),
+        ("trainer=ddp_cpu trainer.devices=3", "global_pairs=8 cannot be shared out: 3 process"),
         ("ckpt=nowhere.ckpt", "ckpt=nowhere.ckpt does not exist"),
         ("+trainer.max_step=3", "unexpected keyword argument 'max_step'"),
         ("+trainer.max_epochs=3", "trainer.max_epochs=3: the command sets that itself; give epochs= instead"),

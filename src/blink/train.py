@@ -189,6 +189,14 @@ def train(
             len(portions.held_out),
             folder,
         )
+        batches = trainer.accumulate_grad_batches
+        log.info(
+            "a step of %d pairs: %d device(s) x %d pairs at once x %d batch(es)",
+            plan.global_pairs,
+            trainer.world_size,
+            plan.global_pairs // trainer.world_size // batches,
+            batches,
+        )
         started = time.monotonic()
         with finishing_first(), place_named(folder), parts.settings_refused_late():
             trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)

@@ -12,7 +12,7 @@ from blink.runs.values import UserError
 from blink.training.data import ImageViews, PairData, ResumableLoader
 from blink.training.features import Batch
 from blink.training.images import DrawnImages
-from blink.training.order import TrainingOrder, images_per_batch
+from blink.training.order import TrainingOrder, batches_per_step, images_per_batch
 from tests import models
 
 
@@ -28,6 +28,43 @@ def test_a_batch_that_cannot_be_shared_is_refused() -> None:
     """Catches a global batch that is silently rounded."""
     with pytest.raises(ValueError, match="multiple of 12"):
         images_per_batch(8, 3)
+
+
+@pytest.mark.parametrize(
+    ("pairs", "processes", "most", "given", "batches"),
+    [
+        (8, 1, None, None, 1),
+        (8, 1, 4, None, 2),
+        (8, 2, 4, None, 1),
+        (24, 1, 16, None, 2),  # 6 images: 3 and 3, not 4 and 2
+        (20, 1, 16, None, 5),  # 5 images share out into 1 or 5 batches alone
+        (32, 2, 7, None, 4),  # less than two images
+        (32, 2, None, 2, 2),
+        (32, 2, 8, 2, 2),
+    ],
+)
+def test_batches_per_step(
+    pairs: int, processes: int, most: int | None, given: int | None, batches: int
+) -> None:
+    """Catches more pairs at once than a device is to take, unequal batches, and more batches than are needed."""
+    assert batches_per_step(pairs, processes, most, given) == batches
+    held = pairs // processes // batches
+    assert held * processes * batches == pairs
+    assert most is None or held <= most
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((8, 3, 4), "global_pairs=8 cannot be shared out: 3 process"),
+        ((8, 1, None, 4), "need a multiple of 16"),
+        ((32, 1, 8, 2), "puts 16 of global_pairs=32 on each of 1 device.* device_pairs=8 allows fewer"),
+    ],
+)
+def test_steps_that_cannot_be_shared_out(arguments: tuple[int, ...], message: str) -> None:
+    """Catches a global batch that is rounded, and a limit that is passed over."""
+    with pytest.raises(UserError, match=message):
+        batches_per_step(*arguments)
 
 
 def steps(processes: int, accumulate: int) -> list[set[int]]:

@@ -30,8 +30,11 @@ CONFIG_FILE = "config.yaml"
 INPUTS = "inputs.json"
 """Fingerprints of what a run depends on beyond its config, such as weights and pictures, in its folder."""
 
-_HOW_NOT_WHAT = ("devices", "engine.workers", "fresh", "logger", "outputs", "rerun", "wait")
+_HOW_NOT_WHAT = ("device_pairs", "devices", "engine.workers", "fresh", "logger", "outputs", "rerun", "wait")
 """Keys that change how a run is stored or reported, not what it computes: runs that differ in these alone are the same."""
+
+_SHARED_OUT = ("trainer.accumulate_grad_batches",)
+"""Keys that say in which portions a run computes; a run may be continued with others. They are in its folder's name."""
 
 _ADDED = {
     "bench.split": "test",
@@ -272,4 +275,4 @@ def _leaves(config: Any, prefix: str = "") -> dict[str, Any]:
             flat |= _leaves(value, f"{prefix}{key}.")
         else:
             flat[f"{prefix}{key}"] = value
-    return flat
+    return {key: value for key, value in flat.items() if key not in _SHARED_OUT}

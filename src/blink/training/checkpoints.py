@@ -84,12 +84,16 @@ class Checkpoints(Checkpoint):
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Train no further if the run was over; one that begins from another run's end has its own."""
+        """Train no further if the run was over; one that begins from another run's end has its own.
+
+        The loop's position is put into batches of this run: on other devices a step may have had more of them, or fewer.
+        """
         own = Path(str(trainer.ckpt_path)).absolute().parent == self.folder.absolute()
         over = checkpoint.get("over", False)
         if over and (own or not _batches_left(trainer, checkpoint)):
             trainer.should_stop = True
             log.info("all steps are done")
+        _count_in_batches_of(trainer, checkpoint)
 
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
@@ -325,4 +329,20 @@ def _measures_next(trainer: Trainer, batch_idx: int) -> bool:
 def _batches_left(trainer: Trainer, checkpoint: Mapping[str, Any]) -> bool:
     """Whether this run's order of images goes on after the checkpoint's position."""
     data: Any = trainer.datamodule  # type: ignore[attr-defined]  # Lightning sets it elsewhere
-    return bool(checkpoint["PairData"]["position"] < data.batches)
+    return bool(data.position_of(checkpoint["PairData"]) < data.batches)
+
+
+def _count_in_batches_of(trainer: Trainer, checkpoint: Mapping[str, Any]) -> None:
+    """Change the position of a checkpoint's loop to that of this run's data, if it is in it."""
+    data: Any = trainer.datamodule  # type: ignore[attr-defined]
+    saved = checkpoint.get("PairData")
+    if saved is None:
+        return
+    moved = data.position_of(saved) - saved["position"]
+    loop = checkpoint["loops"]["fit_loop"]
+    progress = loop["epoch_loop.batch_progress"]
+    for counts in (progress["total"], progress["current"]):
+        for name in counts:
+            counts[name] += moved
+    for loader in loop["state_dict"].get("combined_loader", ()):
+        loader["position"] += moved

@@ -5,6 +5,7 @@ features of them are on disk, those. The order of images follows from the seed a
 in the checkpoint.
 """
 
+from collections.abc import Mapping
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -224,7 +225,12 @@ class PairData(LightningDataModule):
 
     def state_dict(self) -> dict[str, Any]:
         position = self._position if self._order is None else self._order.position
-        return {"position": position, "images": self._fingerprint, "seed": self.seed}
+        return {
+            "position": position,
+            "accumulate": self.accumulate,
+            "images": self._fingerprint,
+            "seed": self.seed,
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue where the checkpoint's run was.
@@ -233,9 +239,13 @@ class PairData(LightningDataModule):
             ValueError: the training images or the seed are not that run's, so its order means nothing here.
         """
         check_position(state_dict, self._fingerprint, self.seed)
-        self._position = state_dict["position"]
+        self._position = self.position_of(state_dict)
         if self._order is not None:  # DeepSpeed restores after the loader was made
             self._order.position = self._position
+
+    def position_of(self, state: Mapping[str, Any]) -> int:
+        """A saved position in batches of this run, of which an optimizer step may have more or fewer than it had then."""
+        return int(state["position"]) // int(state.get("accumulate", self.accumulate)) * self.accumulate
 
     @cached_property
     def _fingerprint(self) -> str:

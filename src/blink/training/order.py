@@ -29,6 +29,34 @@ def images_per_batch(global_pairs: int, processes: int, accumulate: int = 1) -> 
     return global_pairs // share
 
 
+def batches_per_step(
+    global_pairs: int, processes: int, device_pairs: int | None, given: int | None = None
+) -> int:
+    """Return how many batches of each process make an optimizer step, so that it sees `global_pairs` pairs.
+
+    Args:
+        global_pairs: (full view, quadrant) pairs per optimizer step over all processes.
+        device_pairs: that a process takes at once at most; None: all of its share.
+        given: what the user wants; None: as few as `device_pairs` allows.
+
+    Raises:
+        ValueError: the pairs cannot be shared out so.
+    """
+    if given is None:
+        share = images_per_batch(global_pairs, processes)
+        most = share if device_pairs is None else device_pairs // QUADRANTS
+        return next(
+            batches for batches in range(1, share + 1) if not share % batches and share // batches <= most
+        )
+    pairs = images_per_batch(global_pairs, processes, given) * QUADRANTS
+    if device_pairs is not None and pairs > device_pairs:
+        raise UserError(
+            f"trainer.accumulate_grad_batches={given} puts {pairs} of global_pairs={global_pairs} on each of {processes} "
+            f"device(s) at once, and device_pairs={device_pairs} allows fewer; leave one of the two out"
+        )
+    return given
+
+
 def steps_per_epoch(images: int, global_pairs: int) -> int:
     """Return the optimizer steps of one pass over the images; an incomplete last step is left out.
 
@@ -109,7 +137,7 @@ def check_position(state: Mapping[str, Any], images: str, seed: int) -> None:
     Raises:
         UserError: its run had other images or another seed, and so another order.
     """
-    here = {"images": images, "seed": seed}
+    here = {"images": images, "seed": seed}  # however many batches make a step
     there = {key: state.get(key) for key in here}
     if there != here:
         raise UserError(

@@ -82,6 +82,7 @@ class Plan:
         cache_features: folder of features on disk.
         images: to train on at most; None: all.
         held_out: images to measure on.
+        global_pairs, device_pairs: per optimizer step, and of these at once on one device at most; None: all of its share.
         kind, sizes: design of the TokenSR modules and its sizes, as for `make_token_sr`; `saved_dtype` is that of their
             files.
         learning_rate, weight_decay, warmup, temperature: as for `TokenSRTraining`.
@@ -113,6 +114,7 @@ class Plan:
     held_out: int
     epochs: int
     global_pairs: int
+    device_pairs: int | None
     kind: str
     sizes: Mapping[str, Any]
     saved_dtype: str
@@ -202,6 +204,7 @@ def make_plan(config: Mapping[str, Any]) -> Plan:
         held_out=held_out,
         epochs=whole_number("epochs", keys["epochs"]),
         global_pairs=whole_number("global_pairs", keys["global_pairs"], least=4),
+        device_pairs=optional(whole_number, "device_pairs", keys["device_pairs"], least=4),
         kind=text("token_sr.kind", token_sr["kind"]),
         sizes={
             "hidden": None if hidden is None else tuple(hidden),
@@ -259,7 +262,7 @@ def _check_trainer(trainer: Keys) -> None:
         if key in trainer:
             remedy = f"give {instead} instead" if instead else "leave it out"
             raise UserError(f"trainer.{key}={trainer[key]!r}: the command sets that itself; {remedy}")
-    whole_number("trainer.accumulate_grad_batches", trainer["accumulate_grad_batches"])
+    optional(whole_number, "trainer.accumulate_grad_batches", trainer["accumulate_grad_batches"])
     optional(number, "trainer.gradient_clip_val", trainer["gradient_clip_val"], least=0)
     if trainer["max_steps"] != -1 or isinstance(trainer["max_steps"], bool):
         whole_number("trainer.max_steps", trainer["max_steps"], hint="or -1 for as many as the epochs have")

@@ -18,7 +18,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from blink.runs.command import made
 from blink.runs.values import UserError
 from blink.training.checkpoints import CHECKPOINTS, CheckpointFiles, Checkpoints
-from blink.training.order import images_per_batch, steps_per_epoch
+from blink.training.order import batches_per_step, steps_per_epoch
 from blink.training.plan import Plan
 
 
@@ -33,6 +33,7 @@ def make_trainer(plan: Plan, folder: Path) -> Trainer:
     """
     arguments = dict(plan.trainer)
     arguments["precision"] = _precision(arguments["precision"], arguments["accelerator"])
+    accumulate = arguments.pop("accumulate_grad_batches")
     callbacks = [*_added_callbacks(plan), Checkpoints(folder / CHECKPOINTS, plan.checkpoint_every)]
     if arguments["enable_progress_bar"]:
         callbacks.append(RichProgressBar())
@@ -57,7 +58,10 @@ def make_trainer(plan: Plan, folder: Path) -> Trainer:
             "trainer.gradient_clip_val with DeepSpeed clips all layers as one, which couples them; "
             "train one layer at a time, or use trainer=ddp"
         )
-    images_per_batch(plan.global_pairs, trainer.world_size, trainer.accumulate_grad_batches)
+    # after the trainer is made, since it alone knows how many processes there are
+    trainer.accumulate_grad_batches = batches_per_step(
+        plan.global_pairs, trainer.world_size, plan.device_pairs, accumulate
+    )
     trainer.strategy.checkpoint_io = CheckpointFiles()
     return trainer
 
