@@ -57,7 +57,7 @@ def test_attention_equals_the_maps_of_the_layers(make: Callable[..., models.Mode
     backbone = Backbone(model)
     policy = Policy([1, 3], tau_exp=0.0)
     records = record(backbone, inputs, Run(policy), policy)
-    start = int(find_spans(inputs["input_ids"], None, backbone.image_token_id).visual_start_B[0])
+    start = find_spans(inputs["input_ids"], None, backbone.image_token_id).visual_starts[0]
     end = start + int((inputs["input_ids"] == backbone.image_token_id).sum())
     handle = attach(model, policy)
     maps = maps_of(model, inputs, lambda: model(**inputs))

@@ -29,4 +29,4 @@ def test_image_tokens_in_padding_do_not_count() -> None:
     """Catches a padded row whose padding happens to be the image token."""
     ids_BS = torch.tensor([[9, 1, 9, 9, 5]])
     valid_BS = torch.tensor([[False, True, True, True, True]])
-    assert find_spans(ids_BS, valid_BS, IMAGE).visual_start_B.tolist() == [2]
+    assert find_spans(ids_BS, valid_BS, IMAGE).visual_starts == (2,)

@@ -35,9 +35,9 @@ def vectors(tokens_BN: Tensor) -> Tensor:
 def test_spans() -> None:
     """Catches one row's columns used for all, and a last token that is padding."""
     found = spans()
-    assert found.visual_start_B.tolist() == [3, 2, 0]
-    assert found.visual_end_B.tolist() == [6, 5, 3]
-    assert found.last_B.tolist() == [6, 6, 4]
+    assert found.visual_starts == (3, 2, 0)
+    assert found.visual_ends == (6, 5, 3)
+    assert found.lasts == (6, 6, 4)
     assert found.position_CBN[0].tolist() == [
         [0, 0, 0, 1, 2, 3, 4],
         [0, 1, 2, 3, 4, 5, 6],
@@ -60,7 +60,7 @@ def test_insert_and_remove() -> None:
     assert longer.extension == 2
     assert longer.valid_BN is not None
     assert longer.valid_BN.tolist() == (whole[..., 0] != 0).tolist()
-    assert longer.last_B.tolist() == [8, 8, 6]
+    assert longer.lasts == (8, 8, 6)
     assert longer.position_CBN[0, 2].tolist() == [0, 1, 2, 3, 4, 5, 6, 0, 0]
     assert torch.equal(longer.take_extension(whole), extension_BXd)
     assert torch.equal(longer.remove(whole), vectors(ROWS))
@@ -70,8 +70,8 @@ def test_insert_and_remove() -> None:
 def test_selected_rows() -> None:
     """Catches rows that keep another row's spans once they run apart."""
     some = spans().select([2, 0])
-    assert some.visual_end_B.tolist() == [3, 6]
-    assert some.last_B.tolist() == [4, 6]
+    assert some.visual_ends == (3, 6)
+    assert some.lasts == (4, 6)
     assert some.valid_BN is not None
     assert some.valid_BN.tolist() == (ROWS[[2, 0]] != 0).tolist()
     whole = spans()

@@ -114,7 +114,7 @@ def record(
         [stream] = streams
         saliency.extend(saliency_of(backbone, scan_like.saliency, layer, stream))
         if layer:  # the input of a layer is the output of the one before it
-            normed_d.append(backbone.final_norm(stream.hidden_bNd[0, stream.spans.last_B[0]]))
+            normed_d.append(backbone.final_norm(stream.hidden_bNd[0, stream.spans.lasts[0]]))
 
     def before_layer(layer: int, streams: list[Stream]) -> None:
         [stream] = streams
@@ -154,9 +154,9 @@ def record(
 
 def _shares(row_N: Tensor, spans: Spans) -> Shares:
     """Sum a row of attention over the spans; `spans` is of this one row."""
-    start, end = int(spans.visual_start_B[0]), int(spans.visual_end_B[0])
+    start, end = spans.visual_starts[0], spans.visual_ends[0]
     [(H, W)] = spans.grids
-    picture = slice(int(spans.base_start_B[0]), int(spans.base_start_B[0]) + H * W)
+    picture = slice(spans.base_starts[0], spans.base_starts[0] + H * W)
     borders = (0, start, end, end + spans.extension, spans.columns)
     system, visual, extension, text = (float(row_N[first:last].sum()) for first, last in pairwise(borders))
     on_base = float(row_N[picture].sum())

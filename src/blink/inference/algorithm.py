@@ -7,7 +7,7 @@ Axes: B rows, b rows of one stream, S columns of the input, N columns at one lay
 X tokens of an extension, d hidden width.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -23,12 +23,14 @@ from blink.inference.policy import Event, Policy
 from blink.inference.run import Run
 from blink.inference.saliency import (
     Decision,
+    PendingScan,
     RowsOfSaliency,
     attention_row,
-    scan_and_decide,
+    decide_pending,
+    measure,
     similarity_row,
 )
-from blink.inference.spans import Placement, Spans, check_grids
+from blink.inference.spans import Placement, Spans, check_grids, pick
 from blink.inference.streams import (
     LayerOutput,
     LivingExtension,
@@ -89,6 +91,8 @@ def run_prompt(
     if run.policy is not None:
         check_grids(spans, run.policy.patches)
     events: list[list[Event]] = [[] for _ in samples.keys]
+    # Where nothing can be inserted no layer waits for its scan: all are read, and their ratios checked, after the last one.
+    pending: list[Scan] | None = [] if run.policy is not None and run.policy.never_expands else None
     states: list[Tensor] = []
     keep = cache is not None
     streams = split(backbone, hidden_BSd, list(range(len(events))), spans, extensions={}, known=[])
@@ -101,10 +105,10 @@ def run_prompt(
             if run.policy is not None and run.scans(layer):  # line 1: for L in L_sel
                 # Lines 3 to 15: scan, decide, expand or drop, and run the layer on what came of it.
                 entering, outputs, actions = run_scanned_layer(
-                    backbone, run, layer, spans, streams, samples, keep, added
+                    backbone, run, layer, spans, streams, samples, keep, added, pending
                 )
-                for of_row, event in zip(events, actions, strict=True):
-                    of_row.append(event)
+                for row, event in actions.items():
+                    events[row].append(event)
             else:
                 entering = streams
                 outputs = [run_stream(backbone, layer, stream, keep, added) for stream in streams]
@@ -113,6 +117,9 @@ def run_prompt(
             streams = merge(backbone, spans, [output.stream for output in outputs], known=entering)
             if cache is not None:
                 cache.store([output.piece for output in outputs if output.piece is not None])
+    for scan, of_rows in _decided(pending or []):
+        for row, event in zip(scan.rows, of_rows, strict=True):
+            events[row].append(event)
     # Line 16. The extension goes before the final norm, so that S logits come of S input tokens.
     hidden_BSd = backbone.final_norm(join(streams))
     if cache is not None:
@@ -121,11 +128,11 @@ def run_prompt(
 
 
 class ScannedLayer(NamedTuple):
-    """A scanned layer: the streams that it ran on, what came of them, and one event per row of the batch."""
+    """A scanned layer: the streams that it ran on, what came of them, and the event of each row, unless that is pending."""
 
     entering: list[Stream]
     outputs: list[LayerOutput]
-    events: list[Event]
+    events: dict[int, Event]
 
 
 def run_scanned_layer(
@@ -137,6 +144,7 @@ def run_scanned_layer(
     samples: Samples,
     keep: bool,
     added: Mapping[int, Tensor],
+    pending: "list[Scan] | None" = None,
 ) -> ScannedLayer:
     """Scan, decide, expand or drop, and run the layer (Algorithm 1, lines 3 to 15).
 
@@ -146,6 +154,7 @@ def run_scanned_layer(
 
     Args:
         spans: of the prompt, without extensions.
+        pending: takes the scans whose decisions can wait, for a policy that never expands; None: they are taken here.
     """
     assert run.policy is not None, "only a policy scans"
     events: dict[int, Event] = {}
@@ -153,7 +162,7 @@ def run_scanned_layer(
     changing: list[Stream] = []
     outputs: list[LayerOutput] = []
     for stream in streams:
-        scan = Scan(run.policy, layer, stream, samples)
+        scan = Scan(run.policy, layer, stream, samples, waits=pending is not None)
         try:
             if run.policy.saliency == "similarity":
                 scan.decide(similarity(backbone, layer, stream))
@@ -163,25 +172,38 @@ def run_scanned_layer(
             unchanged.append(stream)
         except LeaveLayer:
             changing.append(stream)
-        assert len(scan.events) == len(stream.rows), f"layer {layer} did not call its attention function"
-        events |= zip(stream.rows, scan.events, strict=True)
+        assert scan.found is not None, f"layer {layer} did not call its attention function"
+        if pending is not None:
+            pending.append(scan)
+        else:
+            events |= zip(stream.rows, scan.events, strict=True)
     changed: list[Stream] = []
     if changing:
         # Lines 7, 8, 11, 12 and 14: [hs_s; hs_v; hs_SR; hs_t] or [hs_s; hs_v; hs_t]; line 15: mask and positions.
         changed = act(backbone, run, layer, spans, changing, events, samples, known=streams)
         outputs += [run_stream(backbone, layer, stream, keep, added) for stream in changed]
-    return ScannedLayer([*unchanged, *changed], outputs, [events[row] for row in sorted(events)])
+    return ScannedLayer([*unchanged, *changed], outputs, events)
 
 
 class Scan:
     """Hook of a scanned layer: saliency from the last prompt token of every row of a stream, and the decisions.
 
+    Args:
+        waits: whether the decisions are left to `decide_pending`, since none of them can change a sequence.
+
     Attributes:
-        events: one per row of the stream, once the layer's attention was reached.
+        rows: of the batch, those of the stream.
+        found: what was measured, once the layer's attention was reached.
+        events: one per row of the stream, unless they wait.
     """
 
-    def __init__(self, policy: Policy, layer: int, stream: Stream, samples: Samples) -> None:
+    found: PendingScan | None = None
+
+    def __init__(
+        self, policy: Policy, layer: int, stream: Stream, samples: Samples, waits: bool = False
+    ) -> None:
         self.events: list[Event] = []
+        self.rows, self._waits = stream.rows, waits
         self._policy, self._layer = policy, layer
         self._stream, self._samples = stream, samples
 
@@ -212,10 +234,19 @@ class Scan:
             Decision(row, self._policy, keys[sample], sample, None if boxes is None else boxes[sample])
             for row, sample in enumerate(self._stream.rows)
         ]
-        self.events = scan_and_decide(self._layer, lambda _: saliency, decisions)
+        self.found = measure(self._layer, lambda _: saliency, decisions)
+        if self._waits:
+            return
+        [self.events] = decide_pending([self.found])
         living = self._stream.spans.extension > 0
         if any(event.action == "expand" or (living and event.action == "drop") for event in self.events):
             raise LeaveLayer
+
+
+def _decided(pending: "list[Scan]") -> Iterator[tuple["Scan", list[Event]]]:
+    """Scans whose decisions waited, with the events of their rows."""
+    found = [scan.found for scan in pending if scan.found is not None]
+    return zip(pending, decide_pending(found) if found else [], strict=True)
 
 
 def row_of_last(spans: Spans, query_bANE: Tensor, keys_bKNE: Tensor, scaling: float) -> Tensor:
@@ -230,7 +261,7 @@ def on_picture(row_bN: Tensor, spans: Spans) -> list[RowsOfSaliency]:
     """The part of rows of attention that lies on the base views."""
     found = []
     for grid, rows in spans.rows_by_grid.items():
-        own, row_gN = spans.select(rows), row_bN if len(rows) == len(row_bN) else row_bN[rows]
+        own, row_gN = spans.select(rows), row_bN if len(rows) == len(row_bN) else pick(row_bN, rows)
         found.append(RowsOfSaliency(rows, grid, own.visual(row_gN, grid)))
     return found
 
@@ -240,7 +271,7 @@ def similarity(backbone: Backbone, layer: int, stream: Stream) -> list[RowsOfSal
     found = []
     for grid, rows in stream.spans.rows_by_grid.items():
         own = stream.spans.select(rows)
-        normed_gNd = backbone.input_norm(layer)(stream.hidden_bNd[rows])
+        normed_gNd = backbone.input_norm(layer)(pick(stream.hidden_bNd, rows))
         query_gAE = backbone.query(layer, own.last(normed_gNd))
         keys_gKVE = backbone.keys(layer, own.visual(normed_gNd, grid))
         found.append(RowsOfSaliency(rows, grid, similarity_row(query_gAE, keys_gKVE)))
@@ -300,7 +331,9 @@ def act(
     for grid, group in spans.select(expanding).rows_by_grid.items():
         # hs_SR is made of the visual tokens themselves, or anew, never of those of an extension that it replaces.
         of_group = [expanding[index] for index in group]
-        hidden_gSd = hidden_bSd[[rows.index(row) for row in of_group]]
+        hidden_gSd = (
+            hidden_bSd if of_group == rows else pick(hidden_bSd, [rows.index(row) for row in of_group])
+        )
         regions = [events[row].region for row in of_group]
         visual_gVd = spans.select(of_group).visual(hidden_gSd, grid)
         made = recipe.tokens(visual_gVd, regions, grid, samples.crops, of_group)

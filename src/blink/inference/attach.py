@@ -40,7 +40,7 @@ from blink.inference.given import (
     view_maker,
 )
 from blink.inference.policy import ACTIONS, Event, Policy, check_policy
-from blink.inference.prompt_spans import prompt_spans
+from blink.inference.prompt_spans import prompt_spans, read_prompts
 from blink.inference.refusals import (
     check_generation,
     check_no_image,
@@ -341,8 +341,11 @@ class Handle:
 
     def _prompt(self, inputs: dict[str, Any]) -> _Prompt:
         """Check a prompt and find its spans and keys; `inputs` are the multimodal forward's, by name."""
-        valid_BS = check_prompt(inputs)
+        mask_BS = check_prompt(inputs)
         ids_BS = inputs["input_ids"]
+        # All that the host has to know of a prompt, read at once: each time it waits for a GPU, which idles meanwhile.
+        read = read_prompts(ids_BS, mask_BS)
+        valid_BS = None if mask_BS is None or read.valid is None else mask_BS != 0
         B = ids_BS.shape[0]
         cache = inputs.get(CACHE)
         repeats = cache.repeats if isinstance(cache, BlinkCache) else 1
@@ -350,20 +353,18 @@ class Handle:
         ends = self._given.prompt_ends(len(distinct))
         if ends is not None:
             ends = [end for end in ends for _ in range(repeats)]
-        spans = prompt_spans(self._backbone, inputs, valid_BS, ends, _labels.get())
-        visual_BS = ids_BS == self._backbone.image_token_id
-        check_images(self._backbone, visual_BS.sum(dim=1).tolist(), inputs)
+        spans = prompt_spans(self._backbone, inputs, valid_BS, ends, _labels.get(), read)
+        check_images(self._backbone, [ids.count(self._backbone.image_token_id) for ids in read.ids], inputs)
         check_positions(inputs.get("position_ids"), spans.position_CBN, valid_BS)
         spans = spans.select(distinct)
         pixels = cache.take_pixels() if isinstance(cache, BlinkCache) else NO_PIXELS
         if pixels == NO_PIXELS:
             pixels = self._pixels(inputs)
-        ids_BS, seen_BS = ids_BS[distinct], spans.seen_by_last
-        rows = [ids_S if seen_BS is None else ids_S[seen_BS[row]] for row, ids_S in enumerate(ids_BS)]
+        rows = [read.prompt(row, last) for row, last in zip(distinct, spans.lasts, strict=True)]
         samples = Samples(
             keys=self._given.sample_keys(self.policy, rows, pixels.digests),
             boxes=self._given.seen_boxes(self._backbone, self.policy, len(rows)),
-            crops=self._given.crops(self._backbone, self._run, ids_BS, spans, pixels.views),
+            crops=self._given.crops(self._backbone, self._run, ids_BS[::repeats], spans, pixels.views),
         )
         return _Prompt(spans, samples, repeats)
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from PIL import Image
 from torch import Tensor
 
@@ -52,7 +53,9 @@ class Given:
             _check_count("prompt_end", "columns", self.ends, rows)
         return self.ends
 
-    def sample_keys(self, policy: Policy, rows: Sequence[Tensor], digests: Sequence[str] | None) -> list[str]:
+    def sample_keys(
+        self, policy: Policy, rows: Sequence[Sequence[int]], digests: Sequence[str] | None
+    ) -> list[str]:
         """Names of the prompts: the caller's, or hashes of unpadded ids and pixels; empty if the policy draws nothing.
 
         Args:
@@ -69,7 +72,7 @@ class Given:
                 f"a random selector or schedule needs a key per sample, and {NO_PIXELS}: give keys with "
                 "`with handle.sample_keys([...])`"
             )
-        return [sample_key(row, digest) for row, digest in zip(rows, digests, strict=True)]
+        return [sample_key(torch.tensor(row), digest) for row, digest in zip(rows, digests, strict=True)]
 
     def seen_boxes(self, backbone: Backbone, policy: Policy, rows: int) -> list[SeenBox | None] | None:
         """The boxes as the backbone sees them; None if the policy does not select by them."""
@@ -194,7 +197,7 @@ def box_in_view(box: Sequence[float], size: tuple[int, int], maker: ViewMaker, w
 def crop_prefixes(ids_BS: Tensor, spans: Spans, image_token_id: int) -> list[Tensor]:
     """The ids before each row's picture as if it were not split, padding left out."""
     prefixes = []
-    columns = zip(spans.visual_start_B.tolist(), spans.base_start_B.tolist(), strict=True)
+    columns = zip(spans.visual_starts, spans.base_starts, strict=True)
     for row, (visual, base) in enumerate(columns):
         valid_N = None if spans.valid_BN is None else spans.valid_BN[row]
         padding = 0 if valid_N is None else int(valid_N.int().argmax())

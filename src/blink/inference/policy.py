@@ -134,6 +134,11 @@ class Policy:
         return self.selector == "random" or self.schedule == "random"
 
     @property
+    def never_expands(self) -> bool:
+        """Whether nothing can be inserted, whatever is measured: no ratio lies above 1."""
+        return self.schedule == "threshold" and self.thresholds[0] >= 1
+
+    @property
     def thresholds(self) -> tuple[float, float]:
         """(expand above, drop below) in the units of this policy's own p x p split."""
         scale = 4 / self.patches**2 if self.scale_tau else 1.0

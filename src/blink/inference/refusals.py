@@ -86,7 +86,7 @@ def check_prompt(inputs: dict[str, Any]) -> Tensor | None:
         inputs: arguments of the forward, by name.
 
     Returns:
-        The attention mask as bool [B, S], or None if nothing is padded.
+        The attention mask, or None without one.
     """
     cache = inputs.get(CACHE)
     check_empty_cache(cache)
@@ -110,7 +110,7 @@ def check_prompt(inputs: dict[str, Any]) -> Tensor | None:
         raise UserError(
             f"attention_mask is {shape}; expected [{B}, {S}] as input_ids, 1 for tokens and 0 for padding"
         )
-    return None if mask is None or bool((mask != 0).all()) else mask.to(ids_BS.device) != 0
+    return None if mask is None else mask.to(ids_BS.device)
 
 
 def check_step(cache: BlinkCache, hidden_BNd: Tensor, inputs: dict[str, Any], axes: int) -> None:

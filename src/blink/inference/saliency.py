@@ -8,8 +8,9 @@ of the grid, R = p x p regions.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from itertools import islice
 from typing import Any, NamedTuple
 
 import torch
@@ -164,42 +165,81 @@ class RowsOfSaliency(NamedTuple):
     saliency_bV: Tensor
 
 
+class PendingScan(NamedTuple):
+    """What was measured at a scanned layer, still on the device, and the decisions that it is for.
+
+    Attributes:
+        layer: which was scanned.
+        decisions: to take.
+        sums: saliency by region [b, R] of some rows, under the kind of saliency and the patches that it was summed for.
+    """
+
+    layer: int
+    decisions: Sequence[Decision]
+    sums: list[tuple[str, int, RowsOfSaliency, Tensor]]
+
+
 @torch.no_grad()
-def scan_and_decide(
+def measure(
     layer: int, saliency: Callable[[str], Sequence[RowsOfSaliency]], decisions: Sequence[Decision]
-) -> list[Event]:
-    """From saliency to the event of each decision, in their order: Eq. 3 and the thresholds (Algorithm 1, 3 to 10).
+) -> PendingScan:
+    """Saliency of the regions that some decisions need (Eq. 3); nothing is read from the device.
 
     The rows may be those of a batch under one policy (`algorithm.py`), or shared by many runs (`branching.py`).
 
     Args:
         layer: the layer about to run, scanned by every policy of `decisions`.
         saliency: computes the saliency of all rows, from its kind as `Policy.saliency` names it.
+    """
+    sums: list[tuple[str, int, RowsOfSaliency, Tensor]] = []
+    for kind in dict.fromkeys(decision.policy.saliency for decision in decisions):
+        groups = saliency(kind)
+        for patches in dict.fromkeys(d.policy.patches for d in decisions if d.policy.saliency == kind):
+            sums += [
+                (kind, patches, rows, region_sums(rows.saliency_bV, rows.grid, patches)) for rows in groups
+            ]
+    return PendingScan(layer, decisions, sums)
+
+
+def decide_pending(scans: Sequence[PendingScan]) -> list[list[Event]]:
+    """The events of each decision of some scans: the ratio, and the thresholds (Algorithm 1, 4 to 10).
+
+    Events are plain numbers, for which a GPU has to be waited for: once for all that is given.
 
     Raises:
         NotFiniteError: a ratio is not a finite number, which compares with no threshold.
     """
+    parts = [sums_bR for scan in scans for *_, sums_bR in scan.sums]
+    flat = torch.cat([part.flatten() for part in parts]) if len(parts) > 1 else parts[0].flatten()
+    numbers = iter(flat.tolist())
+    return [_events(scan, numbers) for scan in scans]
+
+
+def scan_and_decide(
+    layer: int, saliency: Callable[[str], Sequence[RowsOfSaliency]], decisions: Sequence[Decision]
+) -> list[Event]:
+    """From saliency to the event of each decision, in their order: `measure`, and `decide_pending` at once."""
+    [events] = decide_pending([measure(layer, saliency, decisions)])
+    return events
+
+
+def _events(scan: PendingScan, numbers: Iterator[float]) -> list[Event]:
+    """The events of a scan, whose sums are the next ones of `numbers`."""
     ratio_and_region: dict[tuple[str, int, int], tuple[float, int]] = {}
     grids: dict[int, tuple[int, int]] = {}
-    for kind in dict.fromkeys(decision.policy.saliency for decision in decisions):
-        groups = saliency(kind)
-        for patches in dict.fromkeys(d.policy.patches for d in decisions if d.policy.saliency == kind):
-            for rows, grid, saliency_bV in groups:
-                grids |= dict.fromkeys(rows, grid)
-                # Events are plain numbers, for which a GPU has to be waited for: once per kind, patches and grid.
-                sums_bR = region_sums(saliency_bV, grid, patches).tolist()
-                ratio_and_region |= {
-                    (kind, patches, row): hottest(sums) for row, sums in zip(rows, sums_bR, strict=True)
-                }
+    for kind, patches, group, sums_bR in scan.sums:
+        grids |= dict.fromkeys(group.rows, group.grid)
+        for row in group.rows:
+            ratio_and_region[kind, patches, row] = hottest(list(islice(numbers, sums_bR.shape[1])))
     events = []
-    for row, policy, key, sample, box in decisions:
+    for row, policy, key, sample, box in scan.decisions:
         ratio, region = ratio_and_region[policy.saliency, policy.patches, row]
         if not math.isfinite(ratio):
             raise NotFiniteError(
                 f"the saliency ratio is {ratio}, for the hidden states that enter the layer",
-                layer=layer,
+                layer=scan.layer,
                 sample=sample,
             )
         boxed = None if box is None else box.region(policy.patches, grids[row])
-        events.append(decide(policy, layer, ratio, region, key, boxed))
+        events.append(decide(policy, scan.layer, ratio, region, key, boxed))
     return events

@@ -67,10 +67,10 @@ class Spans:
     Attributes:
         columns: N.
         valid_BN: bool, False at padding; None if no row is padded.
-        visual_start_B: int64, first column of the visual span.
-        visual_end_B: int64, column after the visual span, where an extension begins.
-        last_B: int64, column of the last prompt token; behind it an answer may follow.
-        base_start_B: int64, first column of the base view, whose H x W tokens stand side by side.
+        visual_starts: of each row, first column of the visual span.
+        visual_ends: column after the visual span, where an extension begins.
+        lasts: column of the last prompt token; behind it an answer may follow.
+        base_starts: first column of the base view, whose H x W tokens stand side by side.
         grids: (H, W) of each row's base view.
         position_CBN: int64 position ids, [C, 1, N] if rows do not differ.
         placements: where each row's extension stands; empty without one.
@@ -78,13 +78,24 @@ class Spans:
 
     columns: int
     valid_BN: Tensor | None
-    visual_start_B: Tensor
-    visual_end_B: Tensor
-    last_B: Tensor
-    base_start_B: Tensor
+    visual_starts: tuple[int, ...]
+    visual_ends: tuple[int, ...]
+    lasts: tuple[int, ...]
+    base_starts: tuple[int, ...]
     grids: tuple[Grid, ...]
     position_CBN: Tensor
     placements: tuple[Placement, ...] = ()
+
+    # Columns are numbers of the host, so that asking whether rows agree does not wait for a GPU.
+    @cached_property
+    def _device_ends(self) -> Tensor:
+        """`visual_ends` as int64 on the prompt's device."""
+        return from_host(self.visual_ends, self.position_CBN.device)
+
+    @cached_property
+    def _device_lasts(self) -> Tensor:
+        """`lasts` as int64 on the prompt's device."""
+        return from_host(self.lasts, self.position_CBN.device)
 
     @property
     def extension(self) -> int:
@@ -93,18 +104,19 @@ class Spans:
 
     def select(self, rows: list[int]) -> "Spans":
         """The spans of some rows, in the order given."""
-        if rows == list(range(len(self.last_B))):
+        if rows == list(range(len(self.lasts))):
             return self
         one = self.position_CBN.shape[1] == 1
+        index_b = from_host(rows, self.position_CBN.device)
         return replace(
             self,
-            valid_BN=None if self.valid_BN is None else self.valid_BN[rows],
-            visual_start_B=self.visual_start_B[rows],
-            visual_end_B=self.visual_end_B[rows],
-            last_B=self.last_B[rows],
-            base_start_B=self.base_start_B[rows],
+            valid_BN=None if self.valid_BN is None else self.valid_BN[index_b],
+            visual_starts=tuple(self.visual_starts[row] for row in rows),
+            visual_ends=tuple(self.visual_ends[row] for row in rows),
+            lasts=tuple(self.lasts[row] for row in rows),
+            base_starts=tuple(self.base_starts[row] for row in rows),
             grids=tuple(self.grids[row] for row in rows),
-            position_CBN=self.position_CBN if one else self.position_CBN[:, rows],
+            position_CBN=self.position_CBN if one else self.position_CBN[:, index_b],
             placements=tuple(self.placements[row] for row in rows) if self.placements else (),
         )
 
@@ -130,7 +142,7 @@ class Spans:
             self,
             columns=self.columns + extension,
             valid_BN=valid_BN,
-            last_B=self.last_B + extension,
+            lasts=tuple(last + extension for last in self.lasts),
             position_CBN=self._extended_positions(placements, extension),
             placements=tuple(placements),
         )
@@ -140,20 +152,22 @@ class Spans:
         position_CBN = self.position_CBN
         if self.valid_BN is not None:
             position_CBN = position_CBN.masked_fill(~self.valid_BN, 0)
-        return (position_CBN.amax(dim=(0, 2)) + 1).expand(len(self.last_B))
+        return (position_CBN.amax(dim=(0, 2)) + 1).expand(len(self.lasts))
 
     def visual(self, hidden_BNd: Tensor, grid: Grid) -> Tensor:
         """The base view's tokens of each row, all of this grid: [B, V, d]; of [B, N] it is [B, V]."""
-        V, start = grid[0] * grid[1], self._common_base_start
+        V, start = grid[0] * grid[1], common(self.base_starts)
         if start is not None:
             return hidden_BNd[:, start : start + V]
-        column_BV = self.base_start_B[:, None] + torch.arange(V, device=self.last_B.device)
-        return _take(hidden_BNd, column_BV)
+        device = hidden_BNd.device
+        return _take(
+            hidden_BNd, from_host(self.base_starts, device)[:, None] + torch.arange(V, device=device)
+        )
 
     def last(self, of_BNd: Tensor) -> Tensor:
         """What stands at the last prompt token of each row: [B, d]."""
-        column = self._common_last
-        return of_BNd[:, column] if column is not None else _take(of_BNd, self.last_B[:, None])[:, 0]
+        column = common(self.lasts)  # a slice costs a scan less than picking columns row by row
+        return of_BNd[:, column] if column is not None else _take(of_BNd, self._device_lasts[:, None])[:, 0]
 
     @cached_property
     def seen_by_last(self) -> Tensor | None:
@@ -161,19 +175,10 @@ class Spans:
 
         None where those are all.
         """
-        if self.valid_BN is None and self._common_last == self.columns - 1:
+        if self.valid_BN is None and common(self.lasts) == self.columns - 1:
             return None
-        seen_BN = torch.arange(self.columns, device=self.last_B.device) <= self.last_B[:, None]
+        seen_BN = torch.arange(self.columns, device=self.position_CBN.device) <= self._device_lasts[:, None]
         return seen_BN if self.valid_BN is None else seen_BN & self.valid_BN
-
-    # Rows often agree, and a slice costs a scan less than picking columns row by row.
-    @cached_property
-    def _common_last(self) -> int | None:
-        return _common(self.last_B)
-
-    @cached_property
-    def _common_base_start(self) -> int | None:
-        return _common(self.base_start_B)
 
     def insert(self, hidden_BSd: Tensor, extension_BXd: Tensor) -> Tensor:
         """Insert an extension right after the visual span of every row: [B, S + X, d]."""
@@ -193,44 +198,44 @@ class Spans:
         if not self.extension:
             return hidden_BNd
         column_S = torch.arange(self.columns - self.extension, device=hidden_BNd.device)
-        after_BS = column_S >= self.visual_end_B[:, None]
+        after_BS = column_S >= self._device_ends[:, None]
         return _take(hidden_BNd, column_S + self.extension * after_BS)
 
     def take_extension(self, hidden_BNd: Tensor) -> Tensor:
         """The tokens of the extension: [B, X, d]."""
         return _take(
-            hidden_BNd, self.visual_end_B[:, None] + torch.arange(self.extension, device=hidden_BNd.device)
+            hidden_BNd, self._device_ends[:, None] + torch.arange(self.extension, device=hidden_BNd.device)
         )
 
     def _extended_positions(self, placements: Sequence[Placement], extension: int) -> Tensor:
         """Position ids [C, B, N + X] with an extension in every row; the text behind it moves on by its shift."""
         B, C = len(self.grids), len(self.position_CBN)
         position_CBN = self.position_CBN.expand(-1, B, -1)
-        end_CB1 = position_CBN.gather(2, self.visual_end_B[None, :, None].expand(C, -1, -1))
+        end_CB1 = position_CBN.gather(2, self._device_ends[None, :, None].expand(C, -1, -1))
         parts, shifts = [], []
         for row, (placement, (H, W)) in enumerate(zip(placements, self.grids, strict=True)):
-            start = self.base_start_B[row]
+            start = self.base_starts[row]
             cell_CV = position_CBN[:, row, start : start + H * W]
             parts.append(placement.positions(cell_CV, (H, W), end_CB1[0, row]))
             shifts.append(placement.shift(C))
         column_N = torch.arange(self.columns, device=position_CBN.device)
-        text_BN = column_N >= self.visual_end_B[:, None]
+        text_BN = column_N >= self._device_ends[:, None]
         if self.valid_BN is not None:
             text_BN = text_BN & self.valid_BN
-        moved_CBN = position_CBN + text_BN * torch.tensor(shifts, device=position_CBN.device)[:, None]
+        moved_CBN = position_CBN + text_BN * from_host(shifts, position_CBN.device)[:, None]
         joined_CBM = torch.cat((moved_CBN, torch.stack(parts, dim=1)), dim=2)
         return joined_CBM.gather(2, self._source_columns(extension).expand(C, -1, -1))
 
     def _is_extension(self, extension: int) -> Tensor:
         """Bool [B, N + X]: the columns that `extension` tokens after the visual span would take."""
-        column = torch.arange(self.columns + extension, device=self.last_B.device)
-        end_B1 = self.visual_end_B[:, None]
+        column = torch.arange(self.columns + extension, device=self.position_CBN.device)
+        end_B1 = self._device_ends[:, None]
         return (column >= end_B1) & (column < end_B1 + extension)
 
     def _source_columns(self, extension: int) -> Tensor:
         """Int64 [B, N + X]: where each column comes from in [row; extension]."""
-        column = torch.arange(self.columns + extension, device=self.last_B.device)
-        end_B1 = self.visual_end_B[:, None]
+        column = torch.arange(self.columns + extension, device=self.position_CBN.device)
+        end_B1 = self._device_ends[:, None]
         shifted = torch.where(column < end_B1, column, column - extension)
         return torch.where(self._is_extension(extension), self.columns + column - end_B1, shifted)
 
@@ -241,13 +246,25 @@ def check_grids(spans: Spans, patches: int) -> None:
         check_patches(patches, grid, f"row {row} of the prompt: ")
 
 
-def _common(column_B: Tensor) -> int | None:
+def common(columns: Sequence[int]) -> int | None:
     """The column that all rows agree on, if they do."""
-    columns = set(column_B.tolist())
-    return columns.pop() if len(columns) == 1 else None
+    return columns[0] if len(set(columns)) == 1 else None
+
+
+def from_host(numbers: Sequence[int], device: torch.device) -> Tensor:
+    """Numbers as an int64 tensor on a device; the host waits for no GPU, as it does where it copies from ordinary memory."""
+    made = torch.tensor(numbers, dtype=torch.int64)
+    if device.type != "cuda":
+        return made.to(device)
+    return made.pin_memory().to(device, non_blocking=True)
 
 
 def _take(hidden_BNd: Tensor, columns_BM: Tensor) -> Tensor:
     """Pick columns per row: [B, M, d]."""
     rows_B1 = torch.arange(hidden_BNd.shape[0], device=hidden_BNd.device)[:, None]
     return hidden_BNd[rows_B1, columns_BM]
+
+
+def pick(of_B: Tensor, rows: Sequence[int]) -> Tensor:
+    """Some rows of a batch, in the order given; `of_B[rows]` would wait for a GPU."""
+    return of_B[from_host(rows, of_B.device)]

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from blink.inference.attention import Hook
 from blink.inference.cache import OneCall, Piece
-from blink.inference.spans import Placement, Spans
+from blink.inference.spans import Placement, Spans, from_host, pick
 from blink.model.backbone import Backbone, Frame
 
 
@@ -69,7 +69,9 @@ def run_stream(
     call = OneCall() if keep else None
     hidden_bNd = backbone.run_layer(layer, stream.hidden_bNd, stream.frame, call, hook)
     if layer in added:
-        hidden_bNd = hidden_bNd + stream.spans.spread(added[layer][stream.rows])  # an extension gets nothing
+        hidden_bNd = hidden_bNd + stream.spans.spread(
+            pick(added[layer], stream.rows)
+        )  # an extension gets nothing
     piece = None if call is None else Piece(stream.rows, *call.new, stream.spans)
     return LayerOutput(stream._replace(hidden_bNd=hidden_bNd), piece)
 
@@ -94,7 +96,7 @@ def split(
     streams = []
     for X in sorted(set(lengths.values())):
         group = [row for row in rows if lengths[row] == X]
-        hidden_gNd = hidden_bSd if group == rows else hidden_bSd[[rows.index(row) for row in group]]
+        hidden_gNd = hidden_bSd if group == rows else pick(hidden_bSd, [rows.index(row) for row in group])
         placements = tuple(extensions[row].placement for row in group) if X else ()
         if X:
             extension_gXd = torch.stack([extensions[row].tokens_Xd for row in group])
@@ -160,5 +162,5 @@ def _in_row_order(streams: list[Stream], parts: list[Tensor]) -> Tensor:
     """Concatenate what is computed per stream, [b, ...], and sort it by row: [B, ...]."""
     if len(parts) == 1:
         return parts[0]
-    rows = torch.tensor([row for stream in streams for row in stream.rows], device=parts[0].device)
+    rows = from_host([row for stream in streams for row in stream.rows], parts[0].device)
     return torch.cat(parts)[rows.argsort()]
