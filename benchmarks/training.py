@@ -44,7 +44,7 @@ def on_tiny(options: Options) -> Iterator[Row]:
     bench = tiny()
     layers, top = tuple(range(9, 16)), (15,)
     times = compare(bench, layers, top, images=2, repeats=repeats)
-    floor = _flops(bench.dims, layers) / _flops(bench.dims, top)
+    floor = step_flops(bench.dims, layers) / step_flops(bench.dims, top)
     yield Row.at_most(
         BAR, "training layers 9-15 in one pass / layer 15 alone", bench.name, times, floor=floor
     )
@@ -85,7 +85,7 @@ def carried_over(bench: Bench, times: Times) -> Row:
         max(values),
         f"<= {BAR}",
         value <= BAR,
-        _flops(full, tuple(range(12, 19))) / _flops(full, (18,)),
+        step_flops(full, tuple(range(12, 19))) / step_flops(full, (18,)),
         f"from a step of one image: {alone:.3g} s with the backbone, {module:.3g} s the module alone",
     )
 
@@ -131,7 +131,7 @@ def on_answers(repeats: int) -> Iterator[Row]:
     )
     batch = lessons.join([lessons[0], lessons[1]])
     answers, kl = (
-        _Steps(TokenSRTraining(backbone, (7,), kl_weight=1.0 - weight, answer_weight=weight))
+        Steps(TokenSRTraining(backbone, (7,), kl_weight=1.0 - weight, answer_weight=weight))
         for weight in (1.0, 0.0)
     )
     questions = sum(len(asked.ids_nS) for asked in batch.asked)
@@ -145,7 +145,7 @@ def on_answers(repeats: int) -> Iterator[Row]:
     yield Row(f"{what}: activations kept", "tiny", ratio, ratio, ratio, "none", True, None, note)
 
 
-def _kept_megabytes(step: "_Steps", batch: Lesson) -> float:
+def _kept_megabytes(step: "Steps", batch: Lesson) -> float:
     """Tensors that a step keeps for its backward pass, each storage once, the modules' weights left out."""
     own = {weight.untyped_storage().data_ptr() for weight in step.module.parameters()}
     own |= {weight.untyped_storage().data_ptr() for weight in step.module.backbone.model.parameters()}
@@ -164,7 +164,7 @@ def _kept_megabytes(step: "_Steps", batch: Lesson) -> float:
 
 def disk_times(bench: Bench, layers: tuple[int, ...], *, images: int, repeats: int) -> Times:
     """Time steps of the same modules, with features from disk and with features that the backbone computes."""
-    batch, names = _batch(bench, images), [str(image) for image in range(images)]
+    batch, names = batch_of(bench, images), [str(image) for image in range(images)]
     (features,) = trunk_features(bench.backbone, batch, layers)
     states = features.states
     with TemporaryDirectory(prefix="blink-") as folder:
@@ -182,7 +182,7 @@ def disk_times(bench: Bench, layers: tuple[int, ...], *, images: int, repeats: i
             joined = {layer: torch.stack([states[layer] for states in found]) for layer in layers}
             return [Features({layer: state.to(bench.model.device) for layer, state in joined.items()})]
 
-        step = _Steps(_module(bench, layers))
+        step = Steps(module_of(bench, layers))
         return interleave(lambda: step(read()), lambda: step(batch), repeats, warm_up=images > 1)
 
 
@@ -207,12 +207,12 @@ def compare(
     bench: Bench, layers: tuple[int, ...], top: tuple[int, ...], *, images: int, repeats: int
 ) -> Times:
     """Time whole steps: trunk, modules forward and backward, AdamW."""
-    batch = _batch(bench, images)
-    ours, theirs = (_Steps(_module(bench, trained)) for trained in (layers, top))
+    batch = batch_of(bench, images)
+    ours, theirs = (Steps(module_of(bench, trained)) for trained in (layers, top))
     return interleave(lambda: ours(batch), lambda: theirs(batch), repeats)
 
 
-class _Steps:
+class Steps:
     """Optimizer steps."""
 
     def __init__(self, module: TokenSRTraining) -> None:
@@ -225,11 +225,11 @@ class _Steps:
         self.optimizer.zero_grad()
 
 
-def _module(bench: Bench, layers: tuple[int, ...]) -> TokenSRTraining:
+def module_of(bench: Bench, layers: tuple[int, ...]) -> TokenSRTraining:
     return TokenSRTraining(bench.backbone, layers)
 
 
-def _batch(bench: Bench, images: int) -> Views:
+def batch_of(bench: Bench, images: int) -> Views:
     prefix = prefix_ids(bench.processor, bench.template.prefix)
     return _views(bench.backbone, prefix, images)
 
@@ -242,12 +242,12 @@ def full_size_ratio(dims: Dimensions, both: float, alone: float) -> float:
         - training_step(dims, (dims.layers,), 35, 1, cached=True).flops
     )
     full = _deeper(dims, 18)
-    full_flops = _flops(full, (18,)) - training_step(full, (18,), 35, 1, cached=True).flops
+    full_flops = step_flops(full, (18,)) - training_step(full, (18,), 35, 1, cached=True).flops
     trunk = (alone - module) * full_flops / trunk_flops
     return (trunk + 7 * module) / (trunk + module)
 
 
-def _flops(dims: Dimensions, layers: tuple[int, ...]) -> int:
+def step_flops(dims: Dimensions, layers: tuple[int, ...]) -> int:
     return training_step(dims, layers, prefix=35, images=1).flops
 
 

@@ -154,8 +154,9 @@ def true_width(
     vision_layers: int = 24,
     hidden: int = 4096,
     seed: int = 0,
+    device: str = "cpu",
 ) -> Model:
-    """A random 7B model cut to its first decoder layers, frozen, in evaluation mode, on the CPU.
+    """A random 7B model cut to its first decoder layers, frozen, in evaluation mode.
 
     A decoder layer has 202 M weights (405 MB in bfloat16), embedding and head 262 M, the vision tower 304 M.
 
@@ -165,10 +166,11 @@ def true_width(
         attention: transformers' `attn_implementation`.
         vision_layers: of the vision tower; 24 is the true number, 2 or more run (the states taken are the last but one's).
         hidden: width of the decoder, a multiple of 128; MLP and heads shrink with it. 4096 is the true width.
+        device: where the weights are made, without a way over the CPU.
     """
     kind: Any = LlavaForConditionalGeneration if family == "llava15" else LlavaNextForConditionalGeneration
     settings = published_config(family, layers=layers, vision_layers=vision_layers, hidden=hidden)
-    with no_init_weights():
+    with no_init_weights(), torch.device(device):
         model = kind._from_config(settings, dtype=dtype, attn_implementation=attention)
     repeat_block(model, seed)
     model.generation_config = GenerationConfig(**IDS)

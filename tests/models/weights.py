@@ -64,7 +64,8 @@ def repeat_block(model: Any, seed: int) -> None:
     One block of random numbers is repeated, since drawing billions takes minutes; its length is a prime, so that
     no two rows of a matrix are alike.
     """
-    block = 0.02 * torch.randn(_BLOCK, generator=torch.Generator().manual_seed(seed))
+    drawn = 0.02 * torch.randn(_BLOCK, generator=torch.Generator().manual_seed(seed))
+    block = drawn.to(next(model.parameters()).device)
     start = 0
     with torch.no_grad():
         for name, weight in model.named_parameters():
