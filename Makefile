@@ -19,7 +19,7 @@ RECIPE := images=2000 optimizer.learning_rate=0.002
 DEMO_RUN := outputs/train/images-2000+layer-$(DEMO_LAYERS)+optimizer.learning_rate-0.002+reference-tiny
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test slow oldest crash fuzz check bench rehearsal build clean
+.PHONY: help setup demo test slow oldest crash fuzz check bench gpu rehearsal build clean
 
 help:  ## List the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  \1\t\2/' | expand -t 12
@@ -65,6 +65,9 @@ check: $(READY)  ## Lint, formatting and types
 
 bench: $(READY)  ## Measure what Blink costs, into docs/performance.md (about 25 minutes on two cores)
 	$(BIN)/python -m benchmarks
+
+gpu: $(READY)  ## Measure Blink at LLaVA-1.5-7B's full size on this machine's GPU, into docs/performance.md (under five minutes)
+	$(BIN)/python -m benchmarks.gpu
 
 rehearsal: $(READY)  ## One prompt at LLaVA-1.5-7B's true width, with few layers: time and memory here
 	$(BIN)/python -m benchmarks.rehearsal

@@ -15,5 +15,6 @@ In reading order; every part from never.py to rehearsal.py is a command, such as
     on_paper.py     the full-size models' costs, computed
     rehearsal.py    one prompt at true width: seconds and memory here, and of the full model by estimate
     records.py      finished parts on disk, so that a killed run goes on
+    gpu/            LLaVA-1.5-7B at full size on a GPU: `python -m benchmarks.gpu`
     __main__.py     all parts, into docs/performance.md
 """

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from benchmarks import extensions, never, noise, on_paper, questions, scans, sweep, training
 from benchmarks.common import Options, Row, clock, command_line, load_average
+from benchmarks.gpu import page as gpu
 from benchmarks.records import Record, Records, key
 from benchmarks.report import machine, markdown, paper_table, show
 from blink.runs.machine import has_bfloat16
@@ -97,7 +98,9 @@ def _key(part: Part, options: Options) -> str:
 
 def _write(target: Path, records: Records) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text(page(records.read()), encoding="utf-8")
+    # what a GPU has measured stays, whichever machine writes the rest of the page
+    earlier = target.read_text(encoding="utf-8") if target.exists() else ""
+    target.write_text(f"{page(records.read())}\n{gpu.section_of(earlier)}", encoding="utf-8")
 
 
 def page(records: Sequence[Record]) -> str:

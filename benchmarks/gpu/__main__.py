@@ -41,9 +41,9 @@ PARTS = (
     Part("prompt", prompts.passes, 40, prompts.WHY),
     Part("waits", prompts.waits, 10, prompts.WHY),
     Part("decoding", prompts.decoding, 40, prompts.WHY),
-    Part("questions", engine.questions, 80, engine.WHY),
-    Part("memory", engine.out_of_memory, 20, engine.WHY),
-    Part("training", training.steps, 40, training.WHY),
+    Part("questions", engine.questions, 90, engine.WHY),
+    Part("memory", engine.out_of_memory, 15, engine.WHY),
+    Part("training", training.steps, 35, training.WHY),
     Part("deepspeed", training.deepspeed, 30, training.WHY),
 )
 

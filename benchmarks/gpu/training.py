@@ -82,7 +82,7 @@ def deepspeed(bench: Bench, size: Size) -> Iterator[Row]:
         callbacks=[timer, Begins()],
     )
     try:
-        trainer.fit(module, DataLoader([batch] * 3, batch_size=None))  # type: ignore[arg-type]
+        trainer.fit(module, DataLoader([batch] * 3, batch_size=1, collate_fn=_only))  # type: ignore[arg-type]
     finally:
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
@@ -93,6 +93,10 @@ def deepspeed(bench: Bench, size: Size) -> Iterator[Row]:
     taken = 1e3 * (begun[2] - begun[1])
     what = f"training step of layer {_named(layers)}, DeepSpeed ZeRO-2, one process, ms"
     yield Row(what, bench.name, taken, taken, taken, "weights change", moved)
+
+
+def _only(batches: list[Views]) -> Views:
+    return batches[0]
 
 
 def _named(layers: tuple[int, ...]) -> str:
