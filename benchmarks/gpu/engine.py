@@ -211,7 +211,7 @@ def little_memory(answer: Any, rows: int) -> Iterator[None]:
             raise torch.OutOfMemoryError(f"{len(hidden)} rows")
         return run_layer(self, layer, hidden, *args, **kwargs)
 
-    Backbone.run_layer = limited  # type: ignore[method-assign]
+    Backbone.run_layer = limited  # type: ignore[method-assign,assignment]
     try:
         yield
     finally:
