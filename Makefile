@@ -59,8 +59,8 @@ fuzz: $(READY)  ## Damaged files and values of other kinds, N drawn anew for eac
 	$(BIN)/python -m pytest tests/fuzz --fuzz $(or $(N),500)
 
 check: $(READY)  ## Lint, formatting and types
-	$(BIN)/ruff check src tests benchmarks tools
-	$(BIN)/ruff format --check src tests benchmarks tools
+	$(BIN)/ruff check src tests benchmarks tools examples
+	$(BIN)/ruff format --check src tests benchmarks tools examples
 	$(BIN)/mypy
 
 bench: $(READY)  ## Measure what Blink costs, into docs/performance.md (about 25 minutes on two cores)

@@ -1,8 +1,10 @@
 """The Makefile's demo and the wheel: what a newcomer meets first."""
 
+import os
 import re
 import subprocess
 import sys
+import tomllib
 import zipfile
 from pathlib import Path
 
@@ -48,7 +50,11 @@ def test_wheel_carries_configs_and_weights(tmp_path: Path) -> None:
         "conf/eval.yaml",
         "conf/model/tiny.yaml",
         "analysis/explain/templates/page.html",
+        "integrations/hub/templates/card.md",
         "assets/tiny/model.safetensors",
+        "assets/tiny/chat_template.jinja",
+        "assets/tiny/README.md",
+        "assets/tiny/token_sr/README.md",
     ):
         assert f"blink/{needed}" in names
     assert "hydra_plugins/blink_sweeps.py" in names
@@ -63,3 +69,34 @@ def test_wheel_carries_configs_and_weights(tmp_path: Path) -> None:
         cwd=tmp_path,
     )
     assert shown.stdout.strip() == str(tmp_path / "unpacked" / "blink" / "conf")
+    installed = tmp_path / "installed"
+    install = [
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--no-deps",
+        "--no-index",
+        "--target",
+        str(installed),
+        str(wheel),
+    ]
+    subprocess.run([sys.executable, *install], check=True, capture_output=True)
+    scripts = sorted(path.name for path in (installed / "bin").iterdir())
+    commands = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["scripts"]
+    assert scripts == sorted(commands)
+    for overrides, told in (
+        (("blink-eval", "--cfg", "job", "bench=pope", "tau_exp=0.25"), "tau_exp: 0.25"),
+        (("blink-push", "token_sr=tiny", "repo=me/tiny", "dry_run=true"), "nothing was uploaded"),
+    ):
+        done = subprocess.run(
+            [str(installed / "bin" / overrides[0]), *overrides[1:]],
+            env={**os.environ, "PYTHONPATH": str(installed)},
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd=tmp_path,
+        )
+        assert done.returncode == 0, done.stderr
+        assert told in done.stdout
+    assert (tmp_path / "outputs" / "push" / "me--tiny" / "layer_15.safetensors").is_file()

@@ -21,12 +21,30 @@ from .llava_next import LlavaNext
 from .qwen_vl import QwenVL
 from .smolvlm import SmolVLM
 
-FAMILIES: tuple[type[Family], ...] = (Llava, LlavaNext, InternVL, SmolVLM, QwenVL)
+FAMILIES: list[type[Family]] = [Llava, LlavaNext, InternVL, SmolVLM, QwenVL]
+"""Families in the order in which a model is looked up; `register` puts others before them."""
 
 ARCHITECTURES: dict[str, Any] = {
     kind.config_class.model_type: kind for family in FAMILIES for kind in family.architectures
 }
 """Model type in a checkpoint's config -> class of transformers."""
+
+
+def register(family: type[Family]) -> type[Family]:
+    """Let Blink know a family that is defined elsewhere; also as a decorator. It is asked before all others.
+
+    Raises:
+        ValueError: it is no family, or names no classes of models.
+    """
+    if not (isinstance(family, type) and issubclass(family, Family) and family.architectures):
+        raise UserError(
+            f"{family!r} is no family: expected a subclass of blink.model.families.Family with `architectures`, the classes of "
+            "transformers that it is for"
+        )
+    if family not in FAMILIES:
+        FAMILIES.insert(0, family)
+    ARCHITECTURES.update({kind.config_class.model_type: kind for kind in family.architectures})
+    return family
 
 
 def family_of(model: Any) -> Family:
@@ -48,4 +66,14 @@ def family_of(model: Any) -> Family:
     raise UserError(f"the model is a {type(model).__name__}; expected one of {known}")
 
 
-__all__ = ["ARCHITECTURES", "FAMILIES", "Encoded", "Family", "Grid", "Tower", "family_of", "text_positions"]
+__all__ = [
+    "ARCHITECTURES",
+    "FAMILIES",
+    "Encoded",
+    "Family",
+    "Grid",
+    "Tower",
+    "family_of",
+    "register",
+    "text_positions",
+]
