@@ -13,7 +13,7 @@ from tests.processes import ROOT, python
 
 HEAVY = ("torch", "transformers", "lightning", "datasets", "matplotlib", "scipy", "wandb")
 
-COMMANDS = ("train", "eval", "analyze", "explain", "score", "compare", "tune", "push")
+COMMANDS = ("train", "eval", "analyze", "explain", "score", "compare", "tune", "push", "serve")
 
 GROUPS = {
     "train": ["callbacks", "data", "logger", "model", "objective", "trainer"],

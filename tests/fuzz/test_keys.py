@@ -52,6 +52,7 @@ COMMON = {
     "explain": ("image=picture.png", "question=Red?"),
     "score": ("bench=pope", "predictions=rows.jsonl"),
     "push": ("token_sr=modules", "repo=me/modules", "dry_run=true"),
+    "serve": ("port=0",),
     "tune": ("scenes.images=2", "trials=1", "finalists=1", "space.layers=1", "space.method=interp"),
 }
 """Overrides with which each command begins heavy work, or has none to do."""

@@ -3,4 +3,5 @@
 Each is a sub-room that knows none of the others.
 
     hub/          TokenSR modules on the Hugging Face hub: the model card, and the upload
+    server/       OpenAI's chat completions over HTTP
 """

@@ -27,7 +27,9 @@ from blink.evaluation.checks import (
 )
 from blink.evaluation.plan import Checkpoint, policy_of
 from blink.evaluation.questions import check_pictures
+from blink.inference.policy import Policy
 from blink.inference.run import Run
+from blink.model.backbone import Backbone
 from blink.model.processors import picture_options
 from blink.model.prompts import Template
 from blink.model.token_sr import check_patches
@@ -62,7 +64,7 @@ def with_preset_file(config: DictConfig, overrides: Sequence[str]) -> DictConfig
         ValueError: it names neither, or the file is none; says why.
     """
     named = config.preset
-    if named in BENCHMARKS or config.explain != "one":
+    if named in BENCHMARKS or ("explain" in config and config.explain != "one"):
         return config
     if not (isinstance(named, str) and (named == RECOMMENDED or path("preset", named).is_file())):
         raise UserError(
@@ -96,30 +98,47 @@ def make_plan(config: DictConfig, overrides: Sequence[str]) -> OneQuestion | Fli
     return _one_question(config, settings, overrides)
 
 
-def _one_question(config: DictConfig, settings: dict[str, Any], overrides: Sequence[str]) -> OneQuestion:
+class Asked(NamedTuple):
+    """A backbone that is asked questions of no benchmark, and the policy under which it answers.
+
+    Attributes:
+        backbone: its outline.
+        policy: None for `method=vanilla`, which scans nothing.
+        token_sr: folder or hub id of the modules, None for a method without.
+        inputs: fingerprints of what answers depend on.
+        line: where to scan and when to act, and why, for the screen.
+    """
+
+    checkpoint: Checkpoint
+    backbone: Backbone
+    template: Template
+    policy: Policy | None
+    token_sr: str | None
+    inputs: dict[str, Any]
+    line: str
+
+
+def asked_of(config: DictConfig, settings: dict[str, Any], overrides: Sequence[str]) -> Asked:
+    """Check backbone, policy and modules against each other; warns where they were not made for each other.
+
+    Args:
+        config: with the values of a preset file, if it names one (`with_preset_file`).
+        settings: the same as plain containers.
+
+    Raises:
+        ValueError: something does not fit; says what.
+    """
     check_values(settings)
     model, method = settings["model"], settings["method"]
-    if not method["scans"]:
-        raise UserError(
-            "method=vanilla: it is what the answer is held against; choose blink, interp or encode"
-        )
     if method.get("passes") == 2:
-        raise UserError(f"method={method['name']}: a page shows one pass; choose blink, interp or encode")
-    for key in ("image", "question"):
-        if not isinstance(settings[key], str):
-            raise UserError(f"{key}={settings[key]!r}: give image=FILE and question='...'")
-    longest = whole_number("max_new_tokens", settings["max_new_tokens"])
-    exif = choice("exif", settings["exif"], ORIENTATIONS)
-    rules = Rules(Reading(upright=exif == "apply", scaled=True))
-    image = Path(settings["image"]).expanduser()
-    [sample] = one_case(image, settings["question"], settings["box"], rules)
-    checked = check_pictures([sample], rules)  # says how one of many bits or frames is read
+        raise UserError(f"method={method['name']}: two passes are for blink.eval; choose blink, interp or encode")
     backbone = outlined(model["path"], revision=model["revision"])
-    check_taken(model, [sample], checked.sizes)
     template = prompt_template(
         model["path"], model["template"], revision=model["revision"], **picture_options(model)
     )
-    template.prompt(sample.question)  # raises where the question holds an image token
+    checkpoint = Checkpoint.of(model)
+    if not method["scans"]:
+        return Asked(checkpoint, backbone, template, None, None, fingerprints(backbone, None), "without Blink")
     file = None if settings["preset"] in BENCHMARKS else preset_of(config)
     # a file gives all that the benchmark's presets would
     policy, sources = policy_of(config, settings["preset"] if file is None else _BESIDE_A_FILE, backbone)
@@ -129,32 +148,48 @@ def _one_question(config: DictConfig, settings: dict[str, Any], overrides: Seque
     layers = tuple(policy.layers)
     token_sr = modules_folder(settings["token_sr"], model["path"], layers) if method["trained"] else None
     check_fit(backbone, policy, token_sr)
+    if token_sr is not None:
+        for warning in training_differs(token_sr, model["path"], template.prefix):
+            log.warning("%s", warning)
+    line = (
+        f"layers {', '.join(map(str, layers))} ({sources['layers']}), expand above {policy.tau_exp:g} "
+        f"({sources['tau_exp']}), drop below {policy.tau_drop:g} ({sources['tau_drop']})"
+    )
+    preset = {} if file is None else {"preset": file.digest}
+    inputs = {**preset, **fingerprints(backbone, token_sr)}
+    return Asked(checkpoint, backbone, template, policy, token_sr, inputs, line)
+
+
+def _one_question(config: DictConfig, settings: dict[str, Any], overrides: Sequence[str]) -> OneQuestion:
+    model, method = settings["model"], settings["method"]
+    if not method["scans"]:
+        raise UserError(
+            "method=vanilla: it is what the answer is held against; choose blink, interp or encode"
+        )
+    for key in ("image", "question"):
+        if not isinstance(settings[key], str):
+            raise UserError(f"{key}={settings[key]!r}: give image=FILE and question='...'")
+    longest = whole_number("max_new_tokens", settings["max_new_tokens"])
+    exif = choice("exif", settings["exif"], ORIENTATIONS)
+    rules = Rules(Reading(upright=exif == "apply", scaled=True))
+    image = Path(settings["image"]).expanduser()
+    [sample] = one_case(image, settings["question"], settings["box"], rules)
+    checked = check_pictures([sample], rules)  # says how one of many bits or frames is read
+    asked = asked_of(config, settings, overrides)
+    policy = asked.policy
+    assert policy is not None, "only method=vanilla has none"
+    check_taken(model, [sample], checked.sizes)
+    asked.template.prompt(sample.question)  # raises where the question holds an image token
     if policy.selector == "box" and settings["box"] is None:
         raise UserError(
             "selector=box goes by the box of what is asked about: give box=[left,top,right,bottom]"
         )
-    if backbone.grid is None:
+    if asked.backbone.grid is None:
         views = ViewMaker(processor_of(model["path"], revision=model["revision"], **picture_options(model)))
         grid = views.grid(sample.load_image().size)
         check_patches(policy.patches, grid, f"image={settings['image']}: ")
-    if token_sr is not None:
-        for warning in training_differs(token_sr, model["path"], template.prefix):
-            log.warning("%s", warning)
-    log.info(
-        "layers %s (%s), expand above %g (%s), drop below %g (%s)",
-        ", ".join(map(str, layers)),
-        sources["layers"],
-        policy.tau_exp,
-        sources["tau_exp"],
-        policy.tau_drop,
-        sources["tau_drop"],
-    )
+    log.info("%s", asked.line)
     name = {"blink": "with Blink"}.get(method["name"], f"with Blink-{method['name']}")
-    sides = Side("without Blink", Run(), longest), Side(name, Run(policy, token_sr), longest)
-    preset = {} if file is None else {"preset": file.digest}
-    inputs = {
-        **preset,
-        "picture": short_digest(sample.load_image().tobytes()),
-        **fingerprints(backbone, token_sr),
-    }
-    return OneQuestion(sample, Checkpoint.of(model), template, sides, inputs)
+    sides = Side("without Blink", Run(), longest), Side(name, Run(policy, asked.token_sr), longest)
+    inputs = {"picture": short_digest(sample.load_image().tobytes()), **asked.inputs}
+    return OneQuestion(sample, asked.checkpoint, asked.template, sides, inputs)

@@ -98,21 +98,25 @@ class Reading:
             raise UnreadableImageError(f"{name}: {_reason(error, source)}") from error
         return rgb
 
-    def size(self, file: Path) -> tuple[int, int]:
+    def size(self, source: Path | bytes, name: str = "") -> tuple[int, int]:
         """Return width and height as `__call__` gives them, from the beginning of a file.
+
+        Args:
+            source: a file, or the bytes of one.
+            name: for messages; of a file it is its path.
 
         Raises:
             UnreadableImageError: it is no picture, or larger than `MOST_PIXELS`.
         """
         try:
-            with Image.open(file) as image:
+            with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
                 _check_size(image.size)
                 if not self.upright or image.format == "TIFF":
                     return image.size
                 sideways = image.getexif().get(ExifTags.Base.Orientation) in _SIDEWAYS
                 return image.size[::-1] if sideways else image.size
         except Exception as error:  # as above
-            raise UnreadableImageError(f"{file}: {_reason(error, file)}") from error
+            raise UnreadableImageError(f"{name or source!s}: {_reason(error, source)}") from error
 
 
 @dataclass(frozen=True)

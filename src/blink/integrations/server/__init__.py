@@ -1,0 +1,11 @@
+"""A server that speaks OpenAI's chat completions, with Blink on: `python -m blink.serve`.
+
+Read from top to bottom: a file imports only from files above it.
+
+    plan.py       what is served: the config, checked, before any weight is read
+    protocol.py   requests as OpenAI's clients send them, checked; responses as they read them
+    answering.py  the one thread in which the model answers: requests that wait share an engine call
+    app.py        routes, limits, the API key, streams
+
+fastapi and uvicorn are an extra: `pip install "blink-mllm[serve]"`.
+"""

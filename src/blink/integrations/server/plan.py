@@ -1,0 +1,134 @@
+"""What `blink.serve` serves: its config, checked, before any weight is read."""
+
+import os
+import socket
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from omegaconf import DictConfig
+
+from blink.analysis.explain.plan import asked_of
+from blink.evaluation.plan import Checkpoint
+from blink.inference.run import Run
+from blink.model.prompts import Template
+from blink.runs.command import plain
+from blink.runs.values import UserError, number, optional, text, whole_number
+
+WITHOUT = "-vanilla"
+"""Behind the name of what is served: the same backbone without Blink."""
+
+_MOST_PORTS = 65535
+
+
+class Limits(NamedTuple):
+    """What a client may ask for.
+
+    Attributes:
+        queue: most requests that wait or are answered; others are told to come again.
+        seconds: how long a request may wait and be answered.
+        megabytes: of a request's body.
+        megapixels: of a picture.
+        new_tokens: of an answer, whatever a request asks for.
+    """
+
+    queue: int
+    seconds: float
+    megabytes: float
+    megapixels: float
+    new_tokens: int
+
+
+class Serving(NamedTuple):
+    """Settings that were checked.
+
+    Attributes:
+        name: of the model that answers as `run` says; `name` + "-vanilla" answers without Blink.
+        key: what clients have to send as their API key; None: nothing.
+        max_new_tokens: of an answer where a request does not say.
+        line: which policy it is, for the screen.
+    """
+
+    name: str
+    host: str
+    port: int
+    key: str | None
+    backbone: Checkpoint
+    template: Template
+    run: Run
+    memory_gb: float
+    max_new_tokens: int
+    limits: Limits
+    line: str
+
+    @property
+    def runs(self) -> dict[str, Run]:
+        """The names that a request may ask for, and how each answers."""
+        return {self.name: self.run, self.name + WITHOUT: Run()} if self.run.policy else {self.name: Run()}
+
+
+def make_plan(config: DictConfig, overrides: Sequence[str]) -> Serving:
+    """Check all settings; of the backbone only the config is read.
+
+    Raises:
+        ValueError: something does not fit; says what, and what to do.
+    """
+    settings = plain(config)
+    host = text("host", settings["host"])
+    port = whole_number("port", settings["port"], 0)
+    if port > _MOST_PORTS:
+        raise UserError(f"port={port}: expected at most {_MOST_PORTS}; 0 is any that is free")
+    limits = settings["limits"]
+    checked = Limits(
+        queue=whole_number("limits.queue", limits["queue"]),
+        seconds=number("limits.seconds", limits["seconds"], above=0),
+        megabytes=number("limits.megabytes", limits["megabytes"], above=0),
+        megapixels=number("limits.megapixels", limits["megapixels"], above=0),
+        new_tokens=whole_number("limits.new_tokens", limits["new_tokens"]),
+    )
+    longest = whole_number("max_new_tokens", settings["max_new_tokens"])
+    if longest > checked.new_tokens:
+        raise UserError(f"max_new_tokens={longest} is above limits.new_tokens={checked.new_tokens}")
+    memory_gb = number("memory_gb", settings["memory_gb"], above=0)
+    key = _key(optional(text, "key_variable", settings["key_variable"]))
+    asked = asked_of(config, settings, overrides)
+    if asked.policy is not None and asked.policy.selector == "box":
+        raise UserError("selector=box goes by boxes, which requests have not; choose saliency or random")
+    path = settings["model"]["path"]
+    name = optional(text, "name", settings["name"]) or str(path).rstrip("/").rpartition("/")[2]
+    run = Run(asked.policy, asked.token_sr)
+    return Serving(
+        name, host, port, key, asked.checkpoint, asked.template, run, memory_gb, longest, checked, asked.line
+    )
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Take the address before the weights are read, so that one that is taken costs no time.
+
+    Raises:
+        UserError: it cannot be had; says why.
+    """
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        taken = socket.socket(family)
+        try:
+            taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            taken.bind(address)
+            taken.listen()
+        except OSError:
+            taken.close()
+            raise
+    except (OSError, UnicodeError) as error:
+        raise UserError(f"host={host} port={port}: cannot listen there: {error}") from error
+    return taken
+
+
+def _key(variable: str | None) -> str | None:
+    if variable is None:
+        return None
+    key = os.environ.get(variable)
+    if not key:
+        raise UserError(
+            f"key_variable={variable}: there is no such environment variable, or it is empty; set it to the key that "
+            "clients are to send"
+        )
+    return key
