@@ -63,7 +63,7 @@ def url_of(image: Image.Image) -> str:
     return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
 
 
-def message(text: str, *images: Image.Image) -> list[dict[str, Any]]:
+def message(text: str, *images: Image.Image) -> Any:
     """One user message with pictures."""
     parts: list[dict[str, Any]] = [
         {"type": "image_url", "image_url": {"url": url_of(image)}} for image in images

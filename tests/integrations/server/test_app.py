@@ -89,7 +89,7 @@ def test_samples_follow_their_seed(server: Server) -> None:
     def drawn(seed: int) -> str | None:
         answer = client.chat.completions.create(
             model="small", messages=message("Name a thing.", image), temperature=2.0, seed=seed, max_tokens=8
-        )  # type: ignore[call-overload]
+        )
         text: str | None = answer.choices[0].message.content
         return text
 
@@ -200,8 +200,7 @@ def test_a_key_a_queue_and_a_time(tiny: Backbone) -> None:
                 try:
                     await client.chat.completions.create(**asked, max_tokens=32)
                 except openai.RateLimitError as error:
-                    assert error.response.headers["retry-after"] == "1"
-                    return 429
+                    return 429 if error.response.headers["retry-after"] == "1" else 0
                 return 200
 
             async with client:

@@ -219,7 +219,7 @@ class Answering:
             if run.policy is not None:
                 handle = attach(backbone, run.policy, run.token_sr)
                 stack.callback(handle.detach)
-                if run.encodes:
+                if run.encodes and question.image is not None:
                     stack.enter_context(handle.pictures([question.image]))
             if question.sampling is not None and question.sampling.seed is not None:
                 stack.enter_context(torch.random.fork_rng(devices=_cuda_devices(model)))
