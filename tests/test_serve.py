@@ -5,10 +5,8 @@ import subprocess
 import sys
 from typing import Any
 
+import openai
 import pytest
-
-openai = pytest.importorskip("openai", reason="openai is not installed (the extra dev)")
-pytest.importorskip("fastapi", reason="fastapi is not installed (the extra serve)")
 
 from blink.serve import main
 from tests import models

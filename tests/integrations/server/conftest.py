@@ -1,12 +1,8 @@
-"""A server for the tests of this room; they need its extra."""
+"""A server for the tests of this room."""
 
 from collections.abc import Iterator
 
 import pytest
-
-pytest.importorskip("fastapi", reason="fastapi is not installed (the extra serve)")
-pytest.importorskip("uvicorn", reason="uvicorn is not installed (the extra serve)")
-pytest.importorskip("openai", reason="openai is not installed (the extra dev)")
 
 from blink.model.backbone import Backbone
 from blink.model.checkpoints import load_backbone

@@ -17,7 +17,12 @@ from blink.model.image_inputs import prompt_inputs
 from tests import models
 from tests.integrations.server.served import LIMITS, POLICY, Server, message, served
 
-QUESTIONS = ("Is there a red square?", "What colour is the circle?", "How many shapes are there?", "Name one.")
+QUESTIONS = (
+    "Is there a red square?",
+    "What colour is the circle?",
+    "How many shapes are there?",
+    "Name one.",
+)
 
 
 def wanted(backbone: Backbone, server: Server, image: Image.Image, question: str, tokens: int) -> str:

@@ -23,7 +23,8 @@ class Processor:
         """Write the roles and kinds of parts."""
         assert add_generation_prompt
         return "|".join(
-            f"{message['role']}:{','.join(part['type'] for part in message['content'])}" for message in messages
+            f"{message['role']}:{','.join(part['type'] for part in message['content'])}"
+            for message in messages
         )
 
 
@@ -41,7 +42,12 @@ def test_a_question_about_a_picture() -> None:
     assert asked.image.tobytes() == image.tobytes()
     assert (asked.model, asked.max_new_tokens, asked.sampling, asked.stops) == ("m", 9, None, ())
     other = read(
-        messages=message("Red?", image), temperature=0.5, stop="x", max_completion_tokens=5, max_tokens=7, seed=3
+        messages=message("Red?", image),
+        temperature=0.5,
+        stop="x",
+        max_completion_tokens=5,
+        max_tokens=7,
+        seed=3,
     )
     assert (other.sampling.temperature, other.sampling.top_p, other.sampling.seed) == (0.5, 1.0, 3)
     assert (other.stops, other.max_new_tokens) == (("x",), 5)
@@ -84,7 +90,11 @@ IMAGE = message("Red?", models.picture(0, (9, 9)))
         (400, "messages.0.role", {"messages": [{"role": "tool", "content": "a"}]}),
         (400, "stands for a picture", {"messages": message("a <image>", models.picture(0, (9, 9)))}),
         (400, "has no image_url", {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}),
-        (400, "1,200 x 900 pixels; this server takes 1", {"messages": message("?", models.picture(0, (1200, 900)))}),
+        (
+            400,
+            "1,200 x 900 pixels; this server takes 1",
+            {"messages": message("?", models.picture(0, (1200, 900)))},
+        ),
         (400, "messages: Field required", {"model": "m"}),
     ],
 )

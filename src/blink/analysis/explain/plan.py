@@ -131,14 +131,18 @@ def asked_of(config: DictConfig, settings: dict[str, Any], overrides: Sequence[s
     check_values(settings)
     model, method = settings["model"], settings["method"]
     if method.get("passes") == 2:
-        raise UserError(f"method={method['name']}: two passes are for blink.eval; choose blink, interp or encode")
+        raise UserError(
+            f"method={method['name']}: two passes are for blink.eval; choose blink, interp or encode"
+        )
     backbone = outlined(model["path"], revision=model["revision"])
     template = prompt_template(
         model["path"], model["template"], revision=model["revision"], **picture_options(model)
     )
     checkpoint = Checkpoint.of(model)
     if not method["scans"]:
-        return Asked(checkpoint, backbone, template, None, None, fingerprints(backbone, None), "without Blink")
+        return Asked(
+            checkpoint, backbone, template, None, None, fingerprints(backbone, None), "without Blink"
+        )
     file = None if settings["preset"] in BENCHMARKS else preset_of(config)
     # a file gives all that the benchmark's presets would
     policy, sources = policy_of(config, settings["preset"] if file is None else _BESIDE_A_FILE, backbone)

@@ -213,7 +213,12 @@ class Answering:
         settings: dict[str, Any] = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
         if question.sampling is not None:
             drawn = question.sampling
-            settings |= {"do_sample": True, "temperature": drawn.temperature, "top_p": drawn.top_p, "top_k": 0}
+            settings |= {
+                "do_sample": True,
+                "temperature": drawn.temperature,
+                "top_p": drawn.top_p,
+                "top_k": 0,
+            }
         with ExitStack() as stack:
             handle = None
             if run.policy is not None:
@@ -237,9 +242,7 @@ class Answering:
         new: list[int] = ids_1S[0, inputs["input_ids"].shape[1] :].tolist()
         closed = streamer.ended or (bool(new) and new[-1] in self._closing)
         counted = self._prompt_tokens(question)
-        job.on_end(
-            Told(streamer.text, "stop" if closed else "length", counted, len(new), events, note)
-        )
+        job.on_end(Told(streamer.text, "stop" if closed else "length", counted, len(new), events, note))
 
 
 def cut(text: str, stops: Sequence[str]) -> tuple[str, bool]:

@@ -182,7 +182,9 @@ def read_request(body: bytes, asking: Asking) -> Question:
         raise RequestError(400, str(error), "messages") from error
     sampling = None
     if request.temperature:
-        sampling = Sampling(request.temperature, 1.0 if request.top_p is None else request.top_p, request.seed)
+        sampling = Sampling(
+            request.temperature, 1.0 if request.top_p is None else request.top_p, request.seed
+        )
     options = request.stream_options or _StreamOptions()
     digest = "" if image is None else short_digest(repr(image.size).encode() + image.tobytes())
     return Question(
@@ -211,7 +213,8 @@ def _picture(url: str, megapixels: float) -> Image.Image:
     head, comma, data = url.partition(",")
     if not (head.startswith("data:image/") and head.endswith(";base64") and comma):
         raise RequestError(
-            400, "image_url: expected data:image/...;base64,...; pictures at other addresses are not fetched",
+            400,
+            "image_url: expected data:image/...;base64,...; pictures at other addresses are not fetched",
             "messages",
         )
     try:
@@ -219,7 +222,8 @@ def _picture(url: str, megapixels: float) -> Image.Image:
         size = _READING.size(content, "the picture")
         if size[0] * size[1] > megapixels * 1e6:
             raise RequestError(
-                400, f"the picture has {size[0]:,} x {size[1]:,} pixels; this server takes {megapixels:g} million",
+                400,
+                f"the picture has {size[0]:,} x {size[1]:,} pixels; this server takes {megapixels:g} million",
                 "messages",
             )
         return _READING(content, "the picture")
@@ -242,7 +246,9 @@ def _prompt(messages: Sequence[_Message], asking: Asking, *, pictured: bool) -> 
     for text in texts:
         for token in template.reserved:
             if token in text:
-                raise UserError(f"a message holds {token!r}, which stands for a picture; send it as image_url")
+                raise UserError(
+                    f"a message holds {token!r}, which stands for a picture; send it as image_url"
+                )
     if len(messages) == 1:
         if pictured:
             return template.prompt(texts[0])
