@@ -20,3 +20,16 @@ def test_the_first_program_runs(
     scene("test", 0).draw().save("picture.png")  # where it opens the reader's own
     exec(compile(program[1], "README.md", "exec"), {})
     assert "expand" in capsys.readouterr().out
+
+
+def test_it_is_short_and_its_links_lead_somewhere() -> None:
+    """Would catch a page that grows past what a newcomer reads, and a page or picture that has moved."""
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) < 200
+    pages = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]
+    broken = [
+        f"{page.name}: {target}"
+        for page in pages
+        for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text(encoding="utf-8"))
+        if not target.startswith(("http://", "https://")) and not (page.parent / target).exists()
+    ]
+    assert not broken
