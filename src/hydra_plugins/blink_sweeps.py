@@ -53,12 +53,15 @@ class RowSweeper(BasicSweeper):
     def validate_batch_is_legal(self, batch: Sequence[Sequence[str]]) -> None:
         """Nothing: `SweepCallback` or the launcher has composed and checked every job."""
 
-    @staticmethod
-    def split_arguments(overrides: list[Override], max_batch_size: int | None) -> list[list[list[str]]]:
+    def split_arguments(  # Hydra calls it by the instance, whose config tells more
+        self, overrides: list[Override], max_batch_size: int | None
+    ) -> list[list[list[str]]]:
         """Return the jobs in batches, each job a list of overrides."""
-        from blink.evaluation.sweeps.multirun import sweep_of
+        from blink.evaluation.sweeps.multirun import searched_by, sweep_of
 
-        jobs = sweep_of(tuple(str(override.input_line) for override in overrides)).jobs
+        assert self.config is not None, "Hydra sets a sweeper up before it runs"
+        given = tuple(str(override.input_line) for override in overrides)
+        jobs = sweep_of(given, searched_by(self.config)).jobs
         return list(BasicSweeper.split_overrides_to_chunks(jobs, max_batch_size))
 
 

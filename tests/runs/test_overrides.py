@@ -1,5 +1,7 @@
 """Overrides of commands: misspelt keys and options and what was meant, and what Hydra refuses."""
 
+from pathlib import Path
+
 import pytest
 from hydra.core.global_hydra import GlobalHydra
 
@@ -86,3 +88,35 @@ def test_added_keys_are_refused() -> None:
     reject_added_keys(["layer=12", "+trainer.limit_val_batches=2"], open_groups=("trainer",))
     with pytest.raises(ValueError, match="unknown key 'lr'"):
         reject_added_keys(["layer=12", "+lr=1"], open_groups=("trainer",))
+
+
+@pytest.mark.parametrize(
+    ("group", "content", "message"),
+    [
+        (
+            "experiment",
+            "# Mine.\n# @package _global_\ntau_exp: 0.7\n",
+            r"experiment=mine: .*mine\.yaml has the line '# @package _global_': .*or in the set: of a row",
+        ),
+        ("experiment", "defaults:\n  - override /method: interp\ntitle: t\n", r"mine\.yaml has defaults:"),
+        (
+            "method",
+            "# @package _global_\ntau_exp: 0.7\n",
+            r"method=mine: .*'# @package _global_'.*as overrides$",
+        ),
+        ("judge", "#@package method\nkind: local\n", r"judge=mine: .*'# @package method'"),
+    ],
+)
+def test_own_options_that_would_count_for_nothing(
+    group: str, content: str, message: str, tmp_path: Path
+) -> None:
+    """Would catch keys of the user's own file that a default or a preset replaces in silence."""
+    (tmp_path / group).mkdir()
+    file = tmp_path / group / "mine.yaml"
+    file.write_text(content)
+    given = [f"hydra.searchpath=[file://{tmp_path}]", f"{group}=mine"]
+    for multirun in (True, False):
+        with pytest.raises(UserError, match=message):
+            check_overrides("eval", given, multirun=multirun)
+    file.write_text("# @package _group_\n" + (CONF_DIR / "method/interp.yaml").read_text())
+    check_overrides("eval", given, multirun=True)

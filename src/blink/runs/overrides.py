@@ -4,6 +4,7 @@ Hydra refuses a misspelt key by itself, but in five lines, without the key that 
 the job begins that has it. So names are checked before it; values are left to Hydra and to the checks that follow.
 """
 
+import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from functools import cache
@@ -17,12 +18,15 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from blink.runs.files import read_text
 from blink.runs.machine import default_dtype
 from blink.runs.values import UserError, is_whole, text
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 CONF_DIR = _PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAGE.parents[1] / "conf"
 """The Hydra configs: inside the package in a wheel, beside `src/` in a source checkout."""
+
+_PACKAGE_LINE = re.compile(r"^#\s*@package\s+(\S+)", re.MULTILINE)
 
 _SEARCH_PATH = "hydra.searchpath"
 """Hydra's key for folders of configs beside `CONF_DIR`."""
@@ -66,7 +70,9 @@ def check_overrides(command: str, overrides: Sequence[str], *, multirun: bool) -
     changed = [override for override in ours if override.type is OverrideType.CHANGE]
     for override in changed:
         if override.key_or_group in groups:
-            chosen += _check_choices(override, groups[override.key_or_group])
+            named = _check_choices(override, groups[override.key_or_group])
+            _check_package(override.key_or_group, named, searched)
+            chosen += named
     refused = None
     if not multirun:
         try:
@@ -154,6 +160,38 @@ def _check_choices(override: Override, options: Sequence[str]) -> list[str]:
     return [f"{group}={name}" for name in names[:1]]
 
 
+def _check_package(group: str, named: Sequence[str], searched: Sequence[Override]) -> None:
+    """Check that the user's own file of an option sets keys of its group.
+
+    Those that it would set at the top, by `# @package _global_`, are the command's own, and these come later: they would
+    count for nothing, and a preset or a default in their place.
+
+    Args:
+        named: overrides that choose an option.
+
+    Raises:
+        UserError: it sets others, or an experiment chooses options of other groups, which its jobs would not see.
+    """
+    for override in named:
+        option = override.partition("=")[2]
+        for file in (folder / group / f"{option}.yaml" for folder in _folders(searched)[1:]):
+            if not file.is_file():
+                continue
+            content = read_text(file)
+            header = _PACKAGE_LINE.search(content)
+            if header is not None and header[1] not in ("_group_", group):
+                raise UserError(
+                    f"{group}={option}: {file} has the line '# @package {header[1]}': keys outside {group} would count for "
+                    "nothing there; leave the line out, and give such keys as overrides"
+                    + (", or in the set: of a row" if group == "experiment" else "")
+                )
+            if group == "experiment" and "\ndefaults:" in f"\n{content}":
+                raise UserError(
+                    f"{group}={option}: {file} has defaults:, which its rows would not see; a row chooses options by set:, as in "
+                    "set: [method=interp]"
+                )
+
+
 def _meant(given: str, known: Sequence[str]) -> str:
     """Name the known names that are close to the given one, whole or in their last dotted part; empty if none is."""
     by_ending: dict[str, str] = {name.rpartition(".")[2]: name for name in sorted(known, reverse=True)}
@@ -207,9 +245,13 @@ def groups_of(command: str) -> Mapping[str, str | None]:
 
 def options_of(group: str, searched: Sequence[Override] = ()) -> list[str]:
     """The options of a group: ours, and those in the folders that overrides of `hydra.searchpath` name."""
+    return sorted({path.stem for folder in _folders(searched) for path in (folder / group).glob("*.yaml")})
+
+
+def _folders(searched: Sequence[Override]) -> list[Path]:
+    """Folders of configs: ours first, then those that overrides of `hydra.searchpath` name."""
     places = [place for override in searched for place in _listed(override.value())]
-    folders = [CONF_DIR, *(Path(place.removeprefix("file://")) for place in places)]
-    return sorted({path.stem for folder in folders for path in (folder / group).glob("*.yaml")})
+    return [CONF_DIR, *(Path(place.removeprefix("file://")) for place in places)]
 
 
 def keys_of_option(group: str, name: str) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from blink.evaluation.presets import LAYER_STUDIES, OTHER
 from blink.evaluation.sweeps.experiments import Experiment, lines_of, names, read_experiment
 from blink.evaluation.sweeps.multirun import sweep_of
 from blink.evaluation.sweeps.paper import TABLES
-from blink.runs.inputs.preset_file import with_preset
+from blink.runs.inputs.preset_file import with_preset, write_preset
 from blink.runs.overrides import CONF_DIR
 
 EXPERIMENTS = sorted(path.stem for path in (CONF_DIR / "experiment").glob("*.yaml"))
@@ -192,3 +192,42 @@ def test_an_experiment_ends_with_its_table(
     text = (folder / "table.md").read_text(encoding="utf-8")
     assert text.startswith("# Table 7: with and without interpolation")
     assert len(list((working_directory / "outputs" / "eval").iterdir())) == 4
+
+
+@pytest.mark.usefixtures("configs")
+def test_rows_win_over_a_preset_and_the_command_line_over_both(tmp_path: Path) -> None:
+    """Would catch a table whose rows all show the preset: what a row does not say is the preset's, what it says is its own."""
+    file = tmp_path / "preset.yaml"
+    settings = {"layer": [3, 4], "tau_exp": 0.31, "tau_drop": 0.2, "patches": 3, "positions": "region"}
+    write_preset(file, settings, method="encode", note="n")
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "mine.yaml").write_text(
+        "title: Mine\nbench: [questions]\nrows:\n  - {name: vanilla, set: [method=vanilla]}\n"
+        "  - {name: a, set: [method=interp, positions=append, tau_exp=0.7]}\n  - {name: b, set: [patches=2]}\n"
+    )
+    searched = f"hydra.searchpath=[file://{tmp_path}]"
+    given = ("experiment=mine", f"preset={file}", "tau_drop=0.1")
+    jobs = sweep_of(given, (searched,)).jobs
+    found = [with_preset(hydra.compose("eval", [searched, *job]), job) for job in jobs]
+    assert [
+        (c.method.name, list(c.layer), c.tau_exp, c.tau_drop, c.patches, c.positions) for c in found[1:]
+    ] == [
+        ("interp", [3, 4], 0.7, 0.1, 3, "append"),
+        ("encode", [3, 4], 0.31, 0.1, 2, "region"),
+    ]
+    assert found[0].method.name == "vanilla"
+
+
+def test_an_experiment_of_the_users_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Would catch a file that the check of names finds and the sweep does not."""
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "mine.yaml").write_text(
+        "title: Mine\nbench: [questions]\nrows:\n  - {name: vanilla, set: [method=vanilla]}\n"
+        "  - {name: a, set: [method=interp, layer=3, tau_exp=0.7]}\n"
+    )
+    usual = ("scenes.images=1", "scenes.split=validation", "limit=1", "logger=none")
+    command(monkeypatch, f"hydra.searchpath=[file://{tmp_path}]", "experiment=mine", *usual, "--multirun")
+    [table] = Path("outputs/sweeps").glob("*/table.md")
+    text = table.read_text(encoding="utf-8")
+    assert "Mine" in text
+    assert "a - vanilla" in text

@@ -65,9 +65,9 @@ def check_jobs(config: DictConfig) -> None:
         return
     try:
         with one_line_errors():
-            planned = sweep_of(tuple(config.hydra.overrides.task))
+            planned = sweep_of(tuple(config.hydra.overrides.task), searched_by(config))
             for overrides in [] if _checked_by_launcher(config) else planned.jobs:
-                composed = hydra.compose("eval", overrides)
+                composed = hydra.compose("eval", [*searched_by(config), *overrides])
                 check_settings("eval", composed)
                 make_plan(with_preset(composed, overrides), overrides)
     except HydraException as error:
@@ -86,7 +86,8 @@ def report_sweep(config: DictConfig) -> None:
     folder = Path(config.hydra.sweep.dir)
     try:
         with one_line_errors():
-            planned = sweep_of(tuple(config.hydra.overrides.task)) if _jobs_are_known(config) else Sweep([])
+            task = tuple(config.hydra.overrides.task)
+            planned = sweep_of(task, searched_by(config)) if _jobs_are_known(config) else Sweep([])
             if planned.experiment is None:
                 sweep.report(folder, screen())
             else:
@@ -102,11 +103,19 @@ def report_sweep(config: DictConfig) -> None:
         )
 
 
+def searched_by(config: DictConfig) -> tuple[str, ...]:
+    """The overrides that name folders of configs beside ours, which Hydra keeps apart from the others."""
+    return tuple(text for text in config.hydra.overrides.hydra if text.startswith("hydra.searchpath="))
+
+
 @lru_cache(maxsize=2)
-def sweep_of(overrides: tuple[str, ...]) -> Sweep:
+def sweep_of(overrides: tuple[str, ...], searched: tuple[str, ...] = ()) -> Sweep:
     """Return the jobs of a multirun with these overrides.
 
     An experiment's rows are multiplied with whatever else is swept. Jobs that several rows share run once.
+
+    Args:
+        searched: of `searched_by`.
 
     Raises:
         ValueError: the experiment cannot be read, or needs what is not known of the backbone.
@@ -118,7 +127,7 @@ def sweep_of(overrides: tuple[str, ...]) -> Sweep:
     chosen = [text for text in overrides if _key(text) == _BENCH]
     if len(list(jobs_of(wanted))) > 1:
         raise UserError(f"{', '.join(wanted)}: one experiment at a time, since each has a table of its own")
-    experiment = read_experiment(plain(hydra.compose("eval", wanted[-1:])[_EXPERIMENT]))
+    experiment = read_experiment(plain(hydra.compose("eval", [*searched, *wanted[-1:]])[_EXPERIMENT]))
     benches = [job[0].partition("=")[2] for job in jobs_of(chosen[-1:])] if chosen else experiment.bench
     combinations = [_values(job) for job in jobs_of(others)]
     swept = [key for key in combinations[0] if len({values[key] for values in combinations}) > 1]
@@ -126,7 +135,7 @@ def sweep_of(overrides: tuple[str, ...]) -> Sweep:
     lines: list[Line] = []
     left_out: list[str] = []
     known = [
-        _names(hydra.compose("eval", [f"{key}={value}" for key, value in given.items()]))
+        _names(hydra.compose("eval", [*searched, *(f"{key}={value}" for key, value in given.items())]))
         for given in combinations
     ]
     for bench, (given, named) in product(benches, zip(combinations, known, strict=True)):
