@@ -1,5 +1,6 @@
 """Preset files: written, read, refused, and put under what the user gives."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 from hydra import initialize_config_dir
 from omegaconf import DictConfig
 
+from blink.model.fingerprint import TINY
 from blink.runs.command import CONF_DIR, plain
 from blink.runs.inputs.preset_file import preset_of, preset_sources, read_preset, with_preset, write_preset
 from blink.runs.values import UserError
@@ -67,6 +69,8 @@ GOOD = "blink_preset: 1\nmethod: interp\nlayer: [3]\ntau_exp: 0.4\ntau_drop: 0\n
         (GOOD + "note: 2026-13-40\n", "is damaged: it is not YAML"),
         (GOOD + "note: 0x_\n", "is damaged: it is not YAML"),
         (GOOD + "note: " + "[" * 9999, "is damaged: it is not YAML"),
+        (GOOD + "tau_exp: 0.6\n", "is damaged: .*the key tau_exp stands in it twice"),
+        (GOOD + "note: {a: 1, a: 2}\n", "is damaged: .*the key a stands in it twice"),
         (GOOD.replace("[3]", "[]"), r"layer=\[\]: expected"),
         ("layer: 3\n", "is not a preset file: it lacks the key blink_preset"),
         ("", "is not a preset file"),
@@ -146,3 +150,22 @@ def test_the_recommended_preset_ships_with_its_backbone() -> None:
         UserError, match=r"preset=recommended: none ships for the backbone llava-hf/.*blink\.tune"
     ):
         preset_of(composed("eval", "preset=recommended", "model=llava15_7b"))
+
+
+def test_a_backbone_that_ships_is_known_by_its_folder_and_its_weights(tmp_path: Path) -> None:
+    """Would catch the shipped backbone taken for a foreign one where it is named by its path, and a changed one for it."""
+    for named in (TINY, f"{TINY}/../tiny/", shutil.copytree(TINY, tmp_path / "copy")):
+        given = ["preset=recommended", f"model.path={named}"]
+        found = preset_of(with_preset(composed("eval", *given), given))
+        assert found is not None
+        assert found.warnings(str(named)) == []
+    own = tmp_path / "own.yaml"
+    write_preset(own, SETTINGS, method="interp", note="n", backbone=str(TINY))
+    assert read_preset(own).warnings("tiny") == read_preset(own).warnings(str(tmp_path / "copy")) == []
+    weights = tmp_path / "copy" / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    with pytest.raises(UserError, match="none ships for the backbone"):
+        preset_of(composed("eval", "preset=recommended", f"model.path={tmp_path / 'copy'}"))
+    assert "was chosen for the backbone" in read_preset(own).warnings(str(tmp_path / "copy"))[0]

@@ -6,12 +6,13 @@ and thresholds are checked again where a policy is made of them.
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from filecmp import cmpfiles
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from omegaconf import DictConfig, OmegaConf
-from yaml import YAMLError, safe_dump, safe_load  # type: ignore[import-untyped]
+from yaml import MappingNode, SafeLoader, YAMLError, load, safe_dump  # type: ignore[import-untyped]
 
 from blink.runs.command import CONF_DIR, plain
 from blink.runs.files import read_text, short_digest, write_text
@@ -60,6 +61,17 @@ _RECORD: Mapping[str, Callable[[str, Any], Any]] = {
 }
 
 
+class _Loader(SafeLoader):
+    """YAML's safe loader, which refuses a key that stands twice: PyYAML takes the last one in silence."""
+
+    def construct_mapping(self, node: MappingNode, deep: bool = False) -> dict[Any, Any]:
+        names = [key.value for key, _ in node.value]
+        if twice := [str(name) for number, name in enumerate(names) if name in names[:number]]:
+            raise YAMLError(f"the key {twice[0]} stands in it twice")
+        found: dict[Any, Any] = super().construct_mapping(node, deep)
+        return found
+
+
 class PresetFile(NamedTuple):
     """What a preset file holds.
 
@@ -89,7 +101,7 @@ class PresetFile(NamedTuple):
                 f"preset={self.path}: nothing that blink.tune tried beat the backbone as it is by more than noise; this is "
                 "the least harmful setting, and method=vanilla is recommended"
             )
-        if self.backbone is not None and self.backbone != backbone:
+        if self.backbone is not None and not _same_backbone(self.backbone, backbone):
             found.append(
                 f"preset={self.path} was chosen for the backbone {self.backbone}, and this one is {backbone}: layers and "
                 "thresholds do not carry over"
@@ -120,10 +132,10 @@ def read_preset(file: Path) -> PresetFile:
         raise UserError(f"preset={file} is not a file; `python -m blink.tune` writes one")
     content = read_text(file)
     try:
-        found = safe_load(content)
+        found = load(content, _Loader)
     except (YAMLError, ValueError, RecursionError) as cause:  # such as of a date that no month has
         raise UserError(
-            f"preset={file} is damaged: it is not YAML ({' '.join(str(cause).split())})"
+            f"preset={file} is damaged: it is not YAML as expected ({' '.join(str(cause).split())})"
         ) from cause
     if not isinstance(found, dict) or _MARK not in found:
         raise UserError(
@@ -196,12 +208,13 @@ def file_of(config: DictConfig) -> Path:
     if config.preset != RECOMMENDED:
         return path("preset", config.preset, "a file, or recommended")
     backbone = str(config.model.path)
-    if backbone not in (folder.name for folder in _ASSETS.iterdir()):
-        raise UserError(
-            f"preset={RECOMMENDED}: none ships for the backbone {backbone}; `python -m blink.tune` chooses one, and "
-            "preset=FILE takes it"
-        )
-    return _ASSETS / backbone / "preset.yaml"
+    for shipped in _shipped():
+        if _same_backbone(shipped, backbone):
+            return _ASSETS / shipped / "preset.yaml"
+    raise UserError(
+        f"preset={RECOMMENDED}: none ships for the backbone {backbone}; `python -m blink.tune` chooses one, and "
+        "preset=FILE takes it"
+    )
 
 
 def preset_of(config: DictConfig) -> PresetFile | None:
@@ -222,6 +235,38 @@ def preset_sources(found: PresetFile | None, config: DictConfig, overrides: Sequ
         if key not in given and key in here and here[key] == value
     ]
     return {{"layer": "layers"}.get(key, key): f"preset {found.path}" for key in taken if key != "token_sr"}
+
+
+def _shipped() -> list[str]:
+    """Names of the backbones that ship with the project."""
+    return sorted(file.parent.name for file in _ASSETS.glob("*/preset.yaml"))
+
+
+def _same_backbone(first: str, second: str) -> bool:
+    """Whether two backbones, as `model.path` names them, are one: the same folder, or a copy of one that ships."""
+    if first == second:
+        return True
+    shipped = _shipped()
+    folders = [_ASSETS / name if name in shipped else Path(name).expanduser() for name in (first, second)]
+    if not all(folder.is_dir() for folder in folders):
+        return False
+    if folders[0].resolve() == folders[1].resolve():
+        return True
+    # those that ship are small; larger ones would take minutes to read
+    return any(folder.resolve().parent == _ASSETS for folder in folders) and _weights_agree(*folders)
+
+
+def _weights_agree(first: Path, second: Path) -> bool:
+    """Whether two folders hold the same config and weights; whatever else they hold may differ."""
+    names = [
+        {
+            file.name
+            for file in folder.iterdir()
+            if file.suffix == ".safetensors" or file.name == "config.json"
+        }
+        for folder in (first, second)
+    ]
+    return names[0] == names[1] and not any(cmpfiles(first, second, names[0], shallow=False)[1:])
 
 
 def _method(found: PresetFile) -> Any:
