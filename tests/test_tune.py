@@ -8,12 +8,16 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import optuna
 import pytest
+from hydra import compose, initialize_config_dir
 from PIL import Image
 
 from blink.eval import main as eval_main
 from blink.evaluation.predict import predict
-from blink.evaluation.tuning.plan import check_split
+from blink.evaluation.tuning.plan import check_split, make_plan
+from blink.runs.command import CONF_DIR
 from blink.runs.inputs.preset_file import read_preset
 from blink.runs.signals import Stopped
 from blink.tune import main
@@ -202,3 +206,30 @@ def test_without_optuna(backbone: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("blink.evaluation.tuning.plan.find_spec", lambda name: None)
     with pytest.raises(SystemExit, match=r"pip install 'blink-mllm\[tune\]'"):
         command(monkeypatch, backbone, *SMALL)
+
+
+def test_what_is_searched_unless_the_user_says_otherwise(backbone: str) -> None:
+    """Would catch a part of a setting that no search varies, and ceilings among what a preset may hold."""
+    overrides = [backbone, "scenes.images=2"]
+    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+        space = make_plan(compose("tune", overrides), overrides).space
+    assert space.methods == ("interp", "encode")  # blink needs modules
+    ratios = {patches: np.linspace(0.2, 0.9, 8)[:, None] * np.ones(4) for patches in space.patches}
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    found = [space.setting(study.ask(), ratios) for _ in range(60)]
+    policies = [setting.policy for setting in found if setting.policy is not None]
+    assert {setting.method for setting in found} == {"interp", "encode"}
+    assert {layer for policy in policies for layer in policy.layers} == {0, 1, 2, 3}
+    assert {len(policy.layers) for policy in policies} == {1, 2, 3, 4}
+    for name in ("tau_exp", "tau_drop", "patches", "positions"):
+        assert len({getattr(policy, name) for policy in policies}) > 1, name
+    assert {(policy.selector, policy.schedule) for policy in policies} == {("saliency", "threshold")}
+
+
+def test_what_ships_with_tiny_is_searched() -> None:
+    """Would catch the shipped modules left out of a search on their own backbone."""
+    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+        config = compose("tune", ["scenes.images=2"])
+    space = make_plan(config, ["scenes.images=2"]).space
+    assert (space.methods, space.layers) == (("interp", "blink", "encode"), tuple(range(16)))
+    assert (space.patches, space.positions) == ((2, 3), ("append", "region"))

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from blink.runs.style import Drawn, look, plain, save
+from blink.runs.style import Drawn, look, plain, save, series_styles
 
 
 def test_text_is_no_formula_and_has_glyphs(tmp_path: Path) -> None:
@@ -42,3 +42,9 @@ def test_everything_is_written(tmp_path: Path) -> None:
     written = json.loads((tmp_path / "name.json").read_text())
     assert written["maps"] == {"3": [[1.0, None]]}
     assert written["table"][1] == {"a": 2, "b": 0.5}
+
+
+def test_series_are_told_apart() -> None:
+    """Would catch a series without a style, or with that of another."""
+    assert len(set(series_styles(140))) == 140
+    assert ":" not in {style.dash for style in series_styles(140)}

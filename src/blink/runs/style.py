@@ -48,6 +48,31 @@ VANILLA = Line("vanilla", BLACK, ":", "s")
 INTERP = Line("interpolation", BLUE, "--", "^")
 TOKEN_SR = Line("TokenSR", VERMILLION, "-", "o")
 
+_SERIES = (BLUE, VERMILLION, PURPLE, ORANGE, GREEN, SKY, BLACK)
+_DASHES = ("-", "--", "-.", (0, (3, 1, 1, 1)))
+_MARKERS = ("o", "^", "s", "D", "v")
+
+
+class SeriesStyle(NamedTuple):
+    """Colour, dash and marker of one of several series."""
+
+    colour: str
+    dash: Any
+    marker: str
+
+
+def series_styles(count: int) -> list[SeriesStyle]:
+    """As many styles as asked for; up to 140 no two are the same. Dotted lines are left for what series are held against."""
+    return [
+        SeriesStyle(
+            _SERIES[number % len(_SERIES)],
+            _DASHES[number // len(_SERIES) % len(_DASHES)],
+            _MARKERS[number % len(_MARKERS)],
+        )
+        for number in range(count)
+    ]
+
+
 _OWN_FONT = "DejaVu Sans"  # ships with matplotlib
 _WIDE_FONTS = (
     "Noto Sans CJK SC",

@@ -1,10 +1,12 @@
 """The look, on rows by hand."""
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from blink.bench import Sample
-from blink.evaluation.tuning.look import look_at, look_settings, look_table
+from blink.evaluation.tuning.look import Look, look_at, look_settings, look_table
+from blink.evaluation.tuning.report import look_plot
 from blink.model.views import ViewMaker
 from blink.runs.values import UserError
 from tests import models
@@ -66,3 +68,21 @@ def test_pictures_that_are_too_narrow(views: ViewMaker) -> None:
     space = SPACE.__class__(("interp",), (0, 1), (), 1, (3,), ("region",))
     with pytest.raises(UserError, match=r"space.patches=3: all pictures are too narrow"):
         look_at(look_settings(space), [[{"events": []}]], SAMPLES[:1], views)
+
+
+def test_every_number_of_patches_is_drawn() -> None:
+    """Would catch lines that vanish in silence where there are more numbers of patches than colours."""
+    count = 8
+    looks = {
+        patches: Look(
+            patches, (0, 1), np.full((2, 2), 0.5), np.zeros((2, 2), int), np.array([0, 1]), ["a", "b"]
+        )
+        for patches in range(2, 2 + count)
+    }
+    for axes in look_plot(looks).axes:
+        legend = axes.get_legend()
+        assert legend is not None
+        names = [text.get_text() for text in legend.get_texts()]
+        assert names == [f"{patches} x {patches} regions" for patches in looks]
+        lines = [line for line in axes.get_lines() if line.get_label() in names]
+        assert len({(line.get_color(), line.get_linestyle()) for line in lines}) == count

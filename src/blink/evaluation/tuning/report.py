@@ -26,13 +26,11 @@ from blink.evaluation.tuning.search import Trial, distinct
 from blink.evaluation.tuning.space import layers_text
 from blink.runs.files import write_csv, write_json, write_text
 from blink.runs.inputs.preset_file import write_preset
-from blink.runs.style import BLUE, GREY, ORANGE, PURPLE, VERMILLION
-from blink.runs.style import look as plot_look
+from blink.runs.style import GREY, series_styles
+from blink.runs.style import look as styled
 
 PAGE, PRESET, CHOICE = "report.html", "preset.yaml", "choice.json"
 LOOK_TABLE, TRIALS, FINALISTS = "look.csv", "trials.csv", "finalists.csv"
-
-_COLOURS = (BLUE, VERMILLION, PURPLE, ORANGE)
 
 
 class Found(NamedTuple):
@@ -143,7 +141,7 @@ def _page(plan: Plan, found: Found, folder: Path) -> str:
             searched_vanilla=f"{found.vanilla.accuracy.value:.2f}",
             search_plot=_address(_search_plot(found)),
             boxed=f"{first.boxed:,}",
-            look_plot=_address(_look_plot(found.looks)),
+            look_plot=_address(look_plot(found.looks)),
         )
     )
 
@@ -212,27 +210,41 @@ def _cost_record(answered: Answered, vanilla: Answered) -> dict[str, Any]:
     }
 
 
-def _look_plot(looks: Mapping[int, Look]) -> Figure:
+def look_plot(looks: Mapping[int, Look]) -> Figure:
+    """Ratio and, where boxes are known, share of right regions against the layer: a line for each number of patches."""
     boxed = any(look.boxed for look in looks.values())
-    with plot_look():
+    with styled():
         figure = Figure(figsize=(9, 3.4), layout="constrained")
         axes = figure.subplots(1, 2 if boxed else 1, squeeze=False)[0]
-        for colour, look in zip(_COLOURS, looks.values(), strict=False):
+        for style, look in zip(series_styles(len(looks)), looks.values(), strict=True):
             records = look_table({look.patches: look})
             name, layers = f"{look.patches} x {look.patches} regions", look.layers
             axes[0].fill_between(
                 layers,
                 [record["ratio_quartile_low"] for record in records],
                 [record["ratio_quartile_high"] for record in records],
-                color=colour,
+                color=style.colour,
                 alpha=0.2,
                 linewidth=0,
             )
-            axes[0].plot(layers, [record["ratio_median"] for record in records], color=colour, label=name)
+            axes[0].plot(
+                layers,
+                [record["ratio_median"] for record in records],
+                color=style.colour,
+                linestyle=style.dash,
+                label=name,
+            )
             if look.boxed:
                 shares = [100 * record["right"] for record in records]
-                axes[1].plot(layers, shares, color=colour, marker="o", label=name)
-                axes[1].axhline(100 / look.patches**2, color=colour, linestyle=":")
+                axes[1].plot(
+                    layers,
+                    shares,
+                    color=style.colour,
+                    linestyle=style.dash,
+                    marker=style.marker,
+                    label=name,
+                )
+                axes[1].axhline(100 / look.patches**2, color=style.colour, linestyle=":")
         axes[0].set(xlabel="layer", ylabel="ratio of the hottest region", title="median and quartiles")
         axes[0].legend()
         if boxed:
@@ -247,16 +259,16 @@ def _search_plot(found: Found) -> Figure:
     answered = distinct(found.trials)
     cost, counted = cost_of(answered), all(one.flops is not None for one in answered)
     unit = (found.vanilla.flops or 1) if counted else 1
-    with plot_look():
+    with styled():
         figure = Figure(figsize=(9, 4), layout="constrained")
         axes = figure.subplots()
         axes.axhline(0, color=GREY, linestyle=":")
-        for colour, method in zip(
-            _COLOURS, dict.fromkeys(one.setting.method for one in answered), strict=False
-        ):
+        methods = list(dict.fromkeys(one.setting.method for one in answered))
+        for style, method in zip(series_styles(len(methods)), methods, strict=True):
             shown = [one for one in answered if one.setting.method == method]
             gains = [one.gain_over(found.vanilla).value for one in shown]
-            axes.scatter([cost(one) / unit for one in shown], gains, color=colour, s=18, label=method)
+            costs = [cost(one) / unit for one in shown]
+            axes.scatter(costs, gains, color=style.colour, marker=style.marker, s=18, label=method)
         for number, one in enumerate(found.choice.finalists):
             gain = one.gain
             where = cost(one.held_out) / ((found.vanilla_held_out.flops or 1) if counted else 1)
@@ -282,7 +294,7 @@ def _search_plot(found: Found) -> Figure:
 
 def _address(figure: Figure) -> str:
     content = io.BytesIO()
-    with plot_look():
+    with styled():
         figure.savefig(content, format="png", dpi=120)
     return f"data:image/png;base64,{base64.b64encode(content.getvalue()).decode()}"
 
