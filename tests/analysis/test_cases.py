@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from blink.analysis.cases import as_seen, choose_cases, folder_cases, one_case, spread_out
+from blink.analysis.cases import as_seen, choose_cases, folder_cases, one_case, spread_out, tell_unseen
 from blink.bench import Sample
-from blink.model.views import ViewMaker, region_of
+from blink.model.views import ViewMaker
 from blink.runs.inputs.pictures import Reading, Rules
 from blink.runs.values import UserError
 from tests import models
@@ -32,27 +32,6 @@ def write(folder: Path, *rows: Any) -> Path:
     return path
 
 
-def test_region_holds_the_centre_of_the_box() -> None:
-    """Would catch rows for columns, the corner for the centre, and borders that belong to no region."""
-    window = (0, 0, 120, 60)
-    assert region_of((0, 0, 10, 10), window, 2, (6, 6)) == 0
-    assert region_of((70, 5, 90, 15), window, 2, (6, 6)) == 1
-    assert region_of((10, 40, 30, 60), window, 2, (6, 6)) == 2
-    assert region_of((50, 20, 90, 50), window, 2, (6, 6)) == 3  # spans four regions, centre (70, 35)
-    assert region_of((60, 30, 60.1, 30.1), window, 2, (6, 6)) == 3
-    assert region_of((119, 59, 121, 61), window, 3, (6, 6)) == 8
-    assert region_of((130, 5, 150, 15), window, 2, (6, 6)) is None
-
-
-def test_regions_end_at_the_edges_of_visual_tokens() -> None:
-    """Would catch a region cut at the half: of 3 x 5 cells, two columns (48 pixels) and one row (20) come before the cut."""
-    window = (0, 0, 120, 60)
-    assert region_of((47, 19, 47, 19), window, 2, (3, 5)) == 0
-    assert region_of((49, 19, 49, 19), window, 2, (3, 5)) == 1
-    assert region_of((47, 21, 47, 21), window, 2, (3, 5)) == 2
-    assert region_of((120, 60, 120, 60), window, 2, (3, 5)) == 3
-
-
 def test_box_moves_with_the_padding() -> None:
     """Would catch a box of a wide picture placed as if the picture were not padded: its middle row is no longer 0."""
     processor = models.processor(models.llava(grid=6, layers=1))
@@ -68,15 +47,25 @@ def test_box_moves_with_the_padding() -> None:
     assert wide.right == 4  # 25 of 80 pixels down: the second of four rows
 
 
-def test_centre_that_is_cropped_away_has_no_region() -> None:
-    """Would catch objects that the backbone never saw counted as looked at wrongly."""
+def test_box_that_is_cropped_away_has_no_region(caplog: pytest.LogCaptureFixture) -> None:
+    """Would catch objects that the backbone never saw counted as looked at wrongly, or left out in silence."""
     processor = models.processor(models.llava(grid=6, layers=1))
     processor.image_processor.do_center_crop = True
     processor.image_processor.size = {"shortest_edge": 24}
-    sample = Sample("s", "i", "Q?", "", "", lambda: Image.new("RGB", (80, 40)), {"box": [0, 0, 10, 10]})
-    assert as_seen(sample, ViewMaker(processor, grid=(6, 6)), 2).right is None
-    middle = Sample("s", "i", "Q?", "", "", lambda: Image.new("RGB", (80, 40)), {"box": [45, 5, 50, 10]})
-    assert as_seen(middle, ViewMaker(processor, grid=(6, 6)), 2).right == 1
+    views = ViewMaker(processor, grid=(6, 6))  # of 80 x 40 pixels, 20 to 60 are seen
+    boxes = {"gone": [0, 0, 10, 10], "half": [10, 5, 30, 10], "middle": [45, 5, 50, 10]}
+    shown = [
+        as_seen(Sample(name, "i", "Q?", "", "", lambda: Image.new("RGB", (80, 40)), {"box": box}), views, 2)
+        for name, box in boxes.items()
+    ]
+    assert [case.right for case in shown] == [None, 0, 1]
+    tell_unseen(shown[1:])
+    assert not caplog.records
+    tell_unseen(shown)
+    assert caplog.messages == [
+        "1 of 3 boxes lie outside what the backbone sees of their pictures, such as that of gone, [0, 0, 10, 10]: no region "
+        "counts as right for these"
+    ]
 
 
 def test_folder_of_questions(folder: Path) -> None:
@@ -101,17 +90,17 @@ def test_folder_of_questions(folder: Path) -> None:
         ({"image": "a.png", "question": " "}, "question is ' '; expected a text"),
         (
             {"image": "a.png", "question": "What?", "box": [3, 2, 1, 4]},
-            r"box=\[3, 2, 1, 4\] is not one in the picture, which has 40 x 20 pixels",
+            r"line 1: box=\[3, 2, 1, 4\]: expected \[left, .* left below right and top below bottom$",
         ),
-        ({"image": "a.png", "question": "What?", "box": "left"}, "box='left'; expected"),
-        ({"image": "a.png", "question": "What?", "box": [0, 0, 1, True]}, "box=.*; expected"),
-        ({"image": "a.png", "question": "What?", "box": [0, 0, 1, math.nan]}, "box=.*; expected"),
+        ({"image": "a.png", "question": "What?", "box": "left"}, "box='left': expected"),
+        ({"image": "a.png", "question": "What?", "box": [0, 0, 1, True]}, "box=.*: expected"),
+        ({"image": "a.png", "question": "What?", "box": [0, 0, 1, math.nan]}, "box=.*: expected"),
         (
             {"image": "a.png", "question": "What?", "box": [0, 0, 41, 9]},
-            "not one in the picture.* 40 x 20 pixels",
+            "expected one in the picture, which has 40 x 20 pixels",
         ),
-        ({"image": "a.png", "question": "What?", "box": [-1, 0, 9, 9]}, "not one in the picture"),
-        ({"image": "a.png", "question": "What?", "box": [50, 30, 60, 40]}, "not one in the picture"),
+        ({"image": "a.png", "question": "What?", "box": [-1, 0, 9, 9]}, "expected one in the picture"),
+        ({"image": "a.png", "question": "What?", "box": [50, 30, 60, 40]}, "expected one in the picture"),
         ({"image": "broken.png", "question": "What?", "box": [0, 0, 1, 1]}, "broken.png: an empty file"),
         ({"image": "../a.png", "question": "What?"}, r"line 1: '../a.png' leads out of the data folder"),
         ({"image": "a.png", "question": "What?", "id": 1.5}, "id=1.5; expected a text or a whole number"),

@@ -40,9 +40,9 @@ def test_rows_become_samples_as_they_are(tmp_path: Path) -> None:
     [
         ({"image": "a.png", "question": "What?"}, "line 1: there is no answer; expected a text"),
         ({**ASKED, "question": " "}, "line 1: question is ' '; expected a text"),
-        ({**ASKED, "box": [0, 0, 41, 10]}, "is not one in the picture, which has 40 x 20 pixels"),
-        ({**ASKED, "box": "all"}, "box='all'; expected"),
-        ({**ASKED, "box": [0.2, 0.1, 0.5, 1.0]}, "give pixels of the picture, not shares"),
+        ({**ASKED, "box": [0, 0, 41, 10]}, "expected one in the picture, which has 40 x 20 pixels"),
+        ({**ASKED, "box": "all"}, "box='all': expected"),
+        ({**ASKED, "box": [0.2, 0.1, 0.5, 1.0]}, "expected pixels of the original picture, not shares"),
         ({**ASKED, "kind": 3}, "line 1: kind=3; expected a text"),
         ({**ASKED, "id": []}, "line 1: id=[]; expected a text or a whole number"),
         ({**ASKED, "image": "b.png"}, "b.png"),

@@ -153,3 +153,41 @@ def test_mistakes_about_a_file_name_it_once() -> None:
         raise UserError("no id")
     with pytest.raises(UserError, match=r"^row 3 of a\.jsonl has no id$"), about(Path("a.jsonl")):
         raise UserError("row 3 of a.jsonl has no id")
+
+
+@pytest.mark.parametrize("value", [[1, 2, 3.5, 4], (0, 0, 40, 20), [0, 0, 0.5, 2]])
+def test_boxes_in_a_picture(value: Any) -> None:
+    """Would catch a box up to the picture's edges refused, and a thin one taken for shares."""
+    assert values.box("box", value, (40, 20)) == values.box("box", value) == tuple(map(float, value))
+
+
+def test_a_box_may_overhang_where_no_size_is_known() -> None:
+    """Would catch boxes of a detector refused, which end a little outside the picture."""
+    assert values.box("box", [-2, 0, 41, 9]) == (-2, 0, 41, 9)
+    assert values.box("box", [0, 0, 1, 1], (1, 1)) == (0, 0, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("value", "size", "message"),
+    [
+        (
+            None,
+            None,
+            "expected [left, top, right, bottom] in pixels of the original picture, left below right and top",
+        ),
+        ([1, 2, 3], None, "expected [left,"),
+        ("1234", None, "expected [left,"),
+        ([1, 2, 3, math.nan], None, "expected [left,"),
+        ([0, 0, 1, True], None, "expected [left,"),
+        ([5, 5, 5, 9], None, "expected [left,"),
+        ([5, 9, 8, 9], (40, 20), "expected [left,"),
+        ([0, 0, 41, 9], (40, 20), "expected one in the picture, which has 40 x 20 pixels"),
+        ([-1, 0, 9, 9], (40, 20), "expected one in the picture"),
+        ([0.1, 0.2, 0.4, 1], None, "not shares; it lies within the picture's first pixel"),
+        ([0.1, 0.2, 0.4, 1], (40, 20), "not shares; it lies within the picture's first pixel"),
+    ],
+)
+def test_what_is_no_box_is_refused(value: Any, size: tuple[int, int] | None, message: str) -> None:
+    """Would catch empty boxes, and shares taken for pixels, which would all lie in region 0."""
+    with pytest.raises(UserError, match=re.escape(f"line 3: box={value!r}: ") + ".*" + re.escape(message)):
+        values.box("line 3: box", value, size)

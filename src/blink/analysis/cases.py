@@ -5,6 +5,7 @@ The file is that of `blink.bench.questions`, but `answer` may be left out: it is
 Axes of boxes: x to the right, y down. Regions are the cells of p x p, row-major.
 """
 
+import logging
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -15,12 +16,15 @@ from PIL import Image
 
 from blink.bench.base import Sample, check_unique
 from blink.bench.questions import own_entry
+from blink.inference.boxes import seen_box
 from blink.model.families import Grid
-from blink.model.views import ViewMaker, region_of
+from blink.model.views import ViewMaker
 from blink.runs.files import numbered_rows
 from blink.runs.inputs.pictures import Rules
 from blink.runs.values import UserError
 from blink.training.images import OWN
+
+log = logging.getLogger(__name__)
 
 Box = tuple[float, float, float, float]
 """Left, top, right, bottom."""
@@ -33,7 +37,7 @@ class Shown(NamedTuple):
         picture: the part of the picture that the backbone sees.
         grid: (H, W) of the base view's visual tokens.
         box: of what the question is about, in pixels of `picture`; None if unknown.
-        right: the region that holds the box's centre; None if unknown or not seen.
+        right: the region that holds most of the box (`blink.inference.boxes`); None if unknown or not seen.
     """
 
     sample: Sample
@@ -50,8 +54,23 @@ def as_seen(sample: Sample, views: ViewMaker, patches: int) -> Shown:
     if box is None:
         return Shown(sample, picture, grid, None, None)
     window = views.window(image.size)
-    right = region_of(box, window, patches, grid)
+    seen = seen_box(box, window)
+    right = None if seen is None else seen.region(patches, grid)
     return Shown(sample, picture, grid, in_window(box, window), right)
+
+
+def tell_unseen(shown: Sequence[Shown]) -> None:
+    """Log which boxes lie outside what the backbone sees of their pictures: no region counts as right for these."""
+    if unseen := [case.sample for case in shown if case.box is not None and case.right is None]:
+        first = unseen[0]
+        log.warning(
+            "%s of %s boxes lie outside what the backbone sees of their pictures, such as that of %s, %s: no region counts as "
+            "right for these",
+            len(unseen),
+            sum(case.box is not None for case in shown),
+            first.id,
+            list(first.details["box"]),
+        )
 
 
 def folder_cases(questions: Path, pictures: Path | None = None, rules: Rules = OWN) -> list[Sample]:

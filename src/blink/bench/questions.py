@@ -25,7 +25,8 @@ from blink.bench.statistics import Floats, Metric
 from blink.runs.files import json_lines, numbered_rows, write_text
 from blink.runs.inputs.hub import Table
 from blink.runs.inputs.pictures import AS_AUTHORS, Rules
-from blink.runs.values import UserError, is_number, is_whole
+from blink.runs.values import UserError, is_whole
+from blink.runs.values import box as checked_box
 from blink.scenes.questions import SHORT_KINDS, question_rows
 
 FILE = "questions.jsonl"
@@ -147,28 +148,11 @@ def own_entry(folder: Path, row: Mapping[str, Any], where: str, key: str, rules:
     path = rules.find((folder,), row["image"], where)
     box, given = row.get("box"), row.get("id")
     if box is not None:
-        _check_box(box, rules.reading.size(path), where)
+        checked_box(f"{where}: box", box, rules.reading.size(path))
     if given is not None and not is_whole(given) and not (isinstance(given, str) and given):
         raise UserError(f"{where}: id={given!r}; expected a text or a whole number")
     found = {**row, "id": key if given is None else str(given), "box": None if box is None else list(box)}
     return Entry(found, row["image"], partial(rules.reading, path, str(path)), where)
-
-
-def _check_box(box: Any, size: tuple[int, int], where: str) -> None:
-    """Raise a UserError unless a box is one in a picture of (width, height)."""
-    if not isinstance(box, list | tuple) or len(box) != 4 or not all(map(is_number, box)):
-        raise UserError(f"{where}: box={box!r}; expected [left, top, right, bottom] in pixels of the picture")
-    left, top, right, bottom = box
-    width, height = size
-    if not (0 <= left < right <= width and 0 <= top < bottom <= height):
-        raise UserError(
-            f"{where}: box={box!r} is not one in the picture, which has {width} x {height} pixels; expected "
-            "[left, top, right, bottom]"
-        )
-    if max(right, bottom) <= 1 < max(width, height):
-        raise UserError(
-            f"{where}: box={box!r} lies within the picture's first pixel; give pixels of the picture, not shares"
-        )
 
 
 def _plain(text: str) -> str:

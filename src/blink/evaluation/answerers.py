@@ -183,7 +183,7 @@ class BackboneAnswerer:
         parts = [_Part(picture, {run: looking(policy)}, range(len(picture.samples))) for picture in pictures]
         looked = [answers for [answers] in self._passed(parts)]
         boxes = [
-            shown(answers, policy, self._views, picture.image.size, self._boxes(picture))
+            shown(answers, policy, self.shapes(picture.image.size).grid, self._boxes(picture))
             for answers, picture in zip(looked, pictures, strict=True)
         ]
         seen = self._passed(

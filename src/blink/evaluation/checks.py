@@ -12,6 +12,7 @@ import torch
 from blink.bench import PROMPTS, Sample
 from blink.evaluation.presets import LAYER_STUDIES, OTHER
 from blink.evaluation.questions import Size, check_sizes
+from blink.inference.boxes import seen_box
 from blink.inference.policy import Policy
 from blink.inference.run import Run
 from blink.model.backbone import Backbone
@@ -22,6 +23,7 @@ from blink.model.processors import load_processor, picture_options
 from blink.model.prompts import Template, template_of
 from blink.model.token_sr_files import check_token_sr, token_sr_config, token_sr_digest
 from blink.model.token_sr_source import SHIPPED
+from blink.model.views import ViewMaker
 from blink.runs.values import UserError, choice, number, text, whole_number
 from blink.scenes.draw import DIFFICULTIES, SPLIT_SIZE
 
@@ -262,3 +264,44 @@ def check_taken(model: Mapping[str, Any], samples: Sequence[Sample], sizes: Mapp
     processor = processor_of(path, revision=revision, **picture_options(model))
     backbone = Backbone.of(outlined(path, revision=revision), processor)
     check_sizes(samples, sizes, PictureShapes(backbone))
+
+
+def check_boxes(
+    policy: Policy | None,
+    benchmark: str,
+    samples: Sequence[Sample],
+    sizes: Mapping[str, Size],
+    model: Mapping[str, Any],
+) -> list[str]:
+    """Return a warning of boxes that the backbone sees nothing of, where a policy goes by boxes.
+
+    Args:
+        sizes: of the samples' pictures; those without are seen whole, as scenes are.
+        model: a config's group `model`.
+
+    Raises:
+        ValueError: no question has a box.
+    """
+    if policy is None or policy.selector != "box":
+        return []
+    boxes = [(sample, sample.details.get("box")) for sample in samples]
+    boxed = [(sample, box) for sample, box in boxes if box is not None]
+    if not boxed:
+        raise UserError(
+            f"selector=box goes by the box of what a question is about, and none of the {len(samples):,} of {benchmark} has "
+            "one: take data=scenes, bench=questions with boxes, or selector=saliency"
+        )
+    path, revision = model["path"], model["revision"]
+    processor = processor_of(path, revision=revision, **picture_options(model))
+    views = ViewMaker(processor, grid=outlined(path, revision=revision).grid)
+    unseen = [
+        sample.id
+        for sample, box in boxed
+        if sample.image in sizes and seen_box(box, views.window(sizes[sample.image])) is None
+    ]
+    if not unseen:
+        return []
+    return [
+        f"selector=box: {len(unseen):,} of {len(boxed):,} boxes lie outside what the backbone sees of their pictures, such as "
+        f"that of {unseen[0]}; nothing is expanded for these"
+    ]

@@ -14,6 +14,7 @@ from omegaconf import DictConfig
 from blink.bench import JUDGED, Benchmark, Sample, make_judge
 from blink.evaluation.answering.zoom import check_zoom
 from blink.evaluation.checks import (
+    check_boxes,
     check_data_keys,
     check_depth,
     check_fit,
@@ -158,7 +159,7 @@ def make_plan(config: DictConfig, overrides: Sequence[str]) -> Plan:
     if policy is not None and zooms:
         check_zoom(policy)
     questions = questions_of(config, config.limit)
-    check_boxes(policy, questions.samples, config.bench.name)
+    unseen = check_boxes(policy, config.bench.name, questions.samples, questions.sizes, model)
     check_taken(model, questions.samples, questions.sizes)
     inputs = {
         "version": questions.benchmark.version,
@@ -182,6 +183,7 @@ def make_plan(config: DictConfig, overrides: Sequence[str]) -> Plan:
         warnings=[
             *(chosen.warnings(model.path) if chosen and policy else []),
             *(training_differs(token_sr, model.path, template.prefix) if token_sr else []),
+            *unseen,
         ],
         provenance=provenance("eval", overrides, seed=config.seed, inputs=recorded),
     )
@@ -243,17 +245,6 @@ def questions_of(config: DictConfig, limit: int | None = None) -> Questions:
         limit=limit,
         rules=Rules.of(data, scaled=False),
     )
-
-
-def check_boxes(policy: Policy | None, samples: Sequence[Sample], benchmark: str) -> None:
-    """Raise ValueError where a policy goes by boxes, and no question has one."""
-    if policy is None or policy.selector != "box":
-        return
-    if all(sample.details.get("box") is None for sample in samples):
-        raise UserError(
-            f"selector=box goes by the box of what a question is about, and none of the {len(samples):,} of {benchmark} has "
-            "one: take data=scenes, bench=questions with boxes, or selector=saliency"
-        )
 
 
 def family_of(config: DictConfig) -> str:

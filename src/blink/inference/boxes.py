@@ -1,14 +1,15 @@
-"""Boxes of what questions are about, and the region that holds most of one (`Policy.selector="box"`).
+"""Boxes of what questions are about, and the region that holds most of one.
+
+That region is the right one wherever it counts: for `Policy.selector="box"`, in the look of `blink.tune` and in figures.
 
 Plain numbers: this file knows no tensors and no models. x goes to the right, y down.
 """
 
 from collections.abc import Sequence
 from fractions import Fraction
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from blink.model.token_sr import region_box
-from blink.runs.values import UserError, is_number
+from blink.model.token_sr import Box, region_box
 
 Window = tuple[int, int, int, int]
 """Left, top, right and bottom of what the backbone sees, in pixels of the original picture."""
@@ -21,6 +22,17 @@ class SeenBox(NamedTuple):
     top: Fraction
     right: Fraction
     bottom: Fraction
+
+    @classmethod
+    def of_cells(cls, cells: Box, grid: tuple[int, int]) -> "SeenBox":
+        """Some cells of the (H, W) grid of visual tokens, up to their very edges."""
+        H, W = grid
+        return cls(
+            Fraction(cells.left, W),
+            Fraction(cells.top, H),
+            Fraction(cells.left + cells.width, W),
+            Fraction(cells.top + cells.height, H),
+        )
 
     def region(self, patches: int, grid: tuple[int, int]) -> int:
         """The region that holds most of the box's area; the lowest index wins ties.
@@ -43,31 +55,11 @@ def _overlap(start: Fraction, end: Fraction, first: int, count: int) -> Fraction
     return max(Fraction(), min(end, Fraction(first + count)) - max(start, Fraction(first)))
 
 
-def check_box(box: Any, where: str) -> tuple[float, float, float, float]:
-    """A box as the user gives it: left, top, right and bottom, in pixels of the original picture.
-
-    Raises:
-        ValueError: it is none; says `where` it was given.
-    """
-    found = isinstance(box, Sequence) and len(box) == 4 and all(map(is_number, box))
-    if not found or not (box[0] < box[2] and box[1] < box[3]):
-        raise UserError(
-            f"{where}: box={box!r}; expected [left, top, right, bottom] in pixels of the original picture, left below "
-            "right and top below bottom"
-        )
-    left, top, right, bottom = map(float, box)
-    if max(right, bottom) <= 1:
-        raise UserError(
-            f"{where}: box={box!r} lies within the picture's first pixel; give pixels of the original picture, not shares"
-        )
-    return left, top, right, bottom
-
-
 def seen_box(box: Sequence[float], window: Window) -> SeenBox | None:
     """The part of a box that the backbone sees; None if it sees nothing of it.
 
     Args:
-        box: of `check_box`.
+        box: left, top, right and bottom, in pixels of the picture (`blink.runs.values.box`).
         window: of `blink.model.views.ViewMaker.window`; padding reaches outside the picture.
     """
     left, top, right, bottom = window

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from blink.inference.boxes import SeenBox, check_box, seen_box
+from blink.inference.boxes import SeenBox, seen_box
 from blink.inference.crops import Crops, OriginalPicture, ProcessedPicture, crop_prefix
 from blink.inference.policy import Policy
 from blink.inference.run import Run
@@ -23,6 +23,9 @@ from blink.model.backbone import Backbone
 from blink.model.image_inputs import sample_key
 from blink.model.views import ViewMaker
 from blink.runs.values import UserError
+from blink.runs.values import box as checked_box
+
+Box = tuple[float, float, float, float] | SeenBox
 
 NO_PIXELS = "the pixels are not among the inputs (mm_encoder_outputs are features)"
 
@@ -35,7 +38,8 @@ class Given:
         keys: names of the samples.
         ends: column of each prompt's last token, padding included.
         pictures: as they were before the processor.
-        boxes: of what the questions are about, in pixels of those; None for one about no single place.
+        boxes: of what the questions are about, in pixels of those, or as the backbone sees them; None for one about no
+            single place.
         sizes: (width, height) of the pictures, where these are not given.
         processor: of the backbone, which tells what of a picture is seen.
     """
@@ -43,7 +47,7 @@ class Given:
     keys: list[str] | None = None
     ends: list[int] | None = None
     pictures: list[Image.Image] | None = None
-    boxes: list[tuple[float, float, float, float] | None] | None = None
+    boxes: list[Box | None] | None = None
     sizes: list[tuple[int, int]] | None = None
     processor: Any = None
 
@@ -94,7 +98,9 @@ class Given:
         _check_count("boxes", "sizes of pictures", sizes, rows)
         maker = view_maker(backbone, self.processor)
         return [
-            None if box is None else box_in_view(box, size, maker, f"row {row} of boxes")
+            box
+            if box is None or isinstance(box, SeenBox)
+            else box_in_view(box, size, maker, f"row {row} of boxes")
             for row, (box, size) in enumerate(zip(self.boxes, sizes, strict=True))
         ]
 
@@ -159,12 +165,15 @@ def checked_pictures(pictures: Sequence[Image.Image]) -> list[Image.Image]:
 
 
 def checked_boxes(
-    boxes: Sequence[Sequence[float] | None],
-) -> list[tuple[float, float, float, float] | None]:
-    """Boxes in pixels, or ValueError; None stays None."""
+    boxes: Sequence[Sequence[Any] | None],
+) -> list[Box | None]:
+    """Boxes in pixels, or ValueError; None and each `SeenBox` stay what they are."""
     if isinstance(boxes, str) or not hasattr(boxes, "__iter__"):
         raise UserError(f"boxes={boxes!r}: expected a list with [left, top, right, bottom] per row")
-    return [None if box is None else check_box(box, f"row {row} of boxes") for row, box in enumerate(boxes)]
+    return [
+        box if box is None or isinstance(box, SeenBox) else checked_box(f"row {row} of boxes: box", box)
+        for row, box in enumerate(boxes)
+    ]
 
 
 def view_maker(backbone: Backbone, processor: Any = None) -> ViewMaker:

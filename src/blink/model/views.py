@@ -242,33 +242,6 @@ def pixel_edges(size: tuple[int, int], box: Box, grid: Grid) -> tuple[int, int, 
     return left, top, right, bottom
 
 
-def region_of(
-    box: Sequence[float], window: tuple[int, int, int, int], patches: int, grid: Grid
-) -> int | None:
-    """The region that holds a box's centre; None where the backbone does not see the centre.
-
-    Regions end at the edges of the grid's cells.
-
-    A centre on a border belongs to the region to the right or below; on the window's own edge, to the last one.
-
-    Args:
-        box: left, top, right and bottom in pixels of the picture.
-        window: of `ViewMaker.window`.
-        patches: p of p x p regions.
-        grid: (H, W) of the visual tokens that show the window.
-    """
-    left, top, right, bottom = window
-    x = ((box[0] + box[2]) / 2 - left) / (right - left)
-    y = ((box[1] + box[3]) / 2 - top) / (bottom - top)
-    if not (0 <= x <= 1 and 0 <= y <= 1):
-        return None
-    row, column = (
-        max(part for part in range(patches) if part * cells // patches <= min(int(share * cells), cells - 1))
-        for share, cells in zip((y, x), grid, strict=True)
-    )
-    return row * patches + column
-
-
 def prefix_ids(processor: Any, prefix: str) -> Tensor:
     """Tokenize the text before an image: int64 [1, P], the start token included if the tokenizer adds one.
 

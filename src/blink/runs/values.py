@@ -265,6 +265,37 @@ def whole_numbers(name: str, value: Any, example: str = "[5,3,1]") -> list[int]:
     return [int(part) for part in value]
 
 
+def box(name: str, value: Any, size: tuple[int, int] | None = None) -> tuple[float, float, float, float]:
+    """Return a box in pixels of a picture: left, top, right and bottom, x to the right, y down.
+
+    Args:
+        size: (width, height) of the picture, in which the box has to lie; None: it is not known, or the box may overhang.
+
+    Raises:
+        ValueError: it is no list of four numbers in order, lies outside the picture, or is one in shares of it.
+    """
+    four = isinstance(value, list | tuple) and len(value) == 4 and all(map(is_number, value))
+    if not four or not (value[0] < value[2] and value[1] < value[3]):
+        raise _mistake(
+            name,
+            value,
+            "[left, top, right, bottom] in pixels of the original picture, left below right and top below bottom",
+            "",
+        )
+    left, top, right, bottom = map(float, value)
+    width, height = size or (math.inf, math.inf)
+    if size is not None and not (left >= 0 and top >= 0 and right <= width and bottom <= height):
+        raise _mistake(name, value, f"one in the picture, which has {width} x {height} pixels", "")
+    if max(right, bottom) <= 1 < max(width, height):
+        raise _mistake(
+            name,
+            value,
+            "pixels of the original picture, not shares",
+            "it lies within the picture's first pixel",
+        )
+    return left, top, right, bottom
+
+
 def fits(value: object, kind: Any) -> bool:
     """Whether a value read from JSON is of a type, given as an annotation: of a file that a disk or a hand has changed.
 

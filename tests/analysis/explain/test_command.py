@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import shutil
 import signal
 import sys
@@ -96,6 +97,34 @@ def test_encoded_region_of_a_box(llava_next_folder: Path, monkeypatch: pytest.Mo
     command(monkeypatch, *asked, "method=encode")
 
 
+def test_box_outside_what_is_seen(
+    llava_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Would catch a box that is dropped in silence: the page shows no right region, and selector=box expands nothing."""
+    models.picture(0, (120, 40)).save("wide.png")
+    usual = ("image=wide.png", "question=What?", "method=interp", "layer=1", "tau_exp=0", "max_new_tokens=1")
+    asked = (*usual, f"model.path={cropping_folder(llava_folder)}", "model.pad=false")
+    said = "lies outside what the backbone sees of the picture, which is [40, 0, 80, 40] (left, top, right, bottom): "
+    command(monkeypatch, *asked, "box=[0,5,9,20]")
+    assert f"box=[0, 5, 9, 20] {said}no region counts as the right one" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match=f"{re.escape(said)}selector=box would expand nothing"):
+        command(monkeypatch, *asked, "box=[0,5,9,20]", "selector=box")
+    command(monkeypatch, *asked, "box=[0,5,50,20]", "selector=box")
+    assert "lies outside" not in capsys.readouterr().out
+
+
+def cropping_folder(folder: Path) -> Path:
+    """A copy of a checkpoint whose processor cuts out the centre of pictures."""
+    copy = Path("cropping")
+    shutil.copytree(folder, copy)
+    settings = copy / "processor_config.json"
+    content = json.loads(settings.read_text())
+    images = content["image_processor"]
+    images |= {"do_center_crop": True, "do_resize": True, "size": {"shortest_edge": images["size"]["height"]}}
+    settings.write_text(json.dumps(content))
+    return copy
+
+
 def test_flips_of_two_runs(
     differing_runs: list[Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -157,7 +186,7 @@ def test_runs_that_cannot_be_explained(
         (("image=nowhere.png", "question=What?"), "image=nowhere.png is not a file"),
         (("image=dog.png", "question=' '"), "question is ' '; expected a text"),
         (("image=dog.png", "question='<image> what?'"), "the question holds '<image>'"),
-        ((*ONE, "box=[5,5,1,1]"), r"box=\[5, 5, 1, 1\] is not one in the picture"),
+        ((*ONE, "box=[5,5,1,1]"), r"box=\[5, 5, 1, 1\]: expected \[left, top"),
         ((*ONE, "method=vanilla"), "method=vanilla: it is what the answer is held against"),
         ((*ONE, "layer=16"), r"the policy scans layers \[16\]; this model has decoder layers 0 to 15"),
         ((*ONE, "patches=13"), "patches=13 does not fit the 12 x 12 grid"),

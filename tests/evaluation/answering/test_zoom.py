@@ -1,5 +1,6 @@
 """Zooming in after the fact, held against the stock model on a sequence that is put together by hand."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,19 @@ def test_what_is_not_looked_at_closer_keeps_its_first_answer(backbone: Backbone)
     for first, answer, other in zip(stock, some, boxless, strict=True):
         assert answer.events[0].action == "expand" or answer.ids == first.ids
         assert (other.ids, other.events[0].action) == (first.ids, "keep")
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 2), (1, 5)])
+def test_pictures_of_a_few_pixels(backbone: Backbone, size: tuple[int, int]) -> None:
+    """Would catch a region that is handed on in pixels: of a picture with fewer pixels than cells it is another, or none."""
+    answerer = BackboneAnswerer(
+        backbone, TEMPLATE, [Run(LOOK), Run(LOOK)], max_new_tokens=2, alone=True, zooms=[0]
+    )
+    for picture in (models.noise(seed, size) for seed in range(4)):
+        asked = [replace(sample, open_image=picture.copy) for sample in samples()]
+        [answered] = answerer.answer_many([Asked(asked, range(2))])
+        for answer, once in zip(*answered.answers, strict=True):
+            assert (answer.events[0].action, answer.events[0].region) == ("expand", once.events[0].region)
 
 
 def test_shared_and_one_by_one_are_the_same(backbone: Backbone) -> None:

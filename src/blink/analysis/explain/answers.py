@@ -78,7 +78,7 @@ class Explanation:
         picture: the part of the picture that the backbone sees.
         box: of what the question is about, in pixels of `picture`; None if unknown.
         patches: p of the p x p regions, of each answer.
-        right: the region that holds the box's centre, of each answer; None if unknown or not seen.
+        right: the region that holds most of the box, of each answer; None if unknown or not seen.
         answers: the first and the second.
         words: text of every token that is named.
     """

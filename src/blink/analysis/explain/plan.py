@@ -27,6 +27,7 @@ from blink.evaluation.checks import (
 )
 from blink.evaluation.plan import Checkpoint, policy_of
 from blink.evaluation.questions import check_pictures
+from blink.inference.boxes import Window, seen_box
 from blink.inference.policy import Policy
 from blink.inference.run import Run
 from blink.model.backbone import Backbone
@@ -188,12 +189,26 @@ def _one_question(config: DictConfig, settings: dict[str, Any], overrides: Seque
         raise UserError(
             "selector=box goes by the box of what is asked about: give box=[left,top,right,bottom]"
         )
-    if asked.backbone.grid is None:
-        views = ViewMaker(processor_of(model["path"], revision=model["revision"], **picture_options(model)))
-        grid = views.grid(sample.load_image().size)
-        check_patches(policy.patches, grid, f"image={settings['image']}: ")
+    processor = processor_of(model["path"], revision=model["revision"], **picture_options(model))
+    views, size = ViewMaker(processor, grid=asked.backbone.grid), sample.load_image().size
+    check_patches(policy.patches, views.grid(size), f"image={settings['image']}: ")
+    _check_seen(sample.details["box"], views.window(size), policy)
     log.info("%s", asked.line)
     name = {"blink": "with Blink"}.get(method["name"], f"with Blink-{method['name']}")
     sides = Side("without Blink", Run(), longest), Side(name, Run(policy, asked.token_sr), longest)
     inputs = {"picture": short_digest(sample.load_image().tobytes()), **asked.inputs}
     return OneQuestion(sample, asked.checkpoint, asked.template, sides, inputs)
+
+
+def _check_seen(box: Sequence[float] | None, window: Window, policy: Policy) -> None:
+    """Warn of a box that lies outside what the backbone sees.
+
+    Raises:
+        ValueError: the policy goes by it.
+    """
+    if box is None or seen_box(box, window) is not None:
+        return
+    outside = f"box={list(box)} lies outside what the backbone sees of the picture, which is {list(window)} (left, top, right, bottom)"
+    if policy.selector == "box":
+        raise UserError(f"{outside}: selector=box would expand nothing; take selector=saliency")
+    log.warning("%s: no region counts as the right one", outside)

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple, Self
 
 from matplotlib.figure import Figure
 
-from blink.analysis.cases import Shown, as_seen, choose_cases
+from blink.analysis.cases import Shown, choose_cases
 from blink.analysis.figures.base import BackboneFigure, Subject, ids_setting, layers_setting
 from blink.analysis.figures.maps import MAP_NOTE, mark_region, show_map, show_picture
 from blink.analysis.probe import Prober
@@ -75,7 +75,7 @@ def draw(shown: Sequence[Shown], cases: Sequence[Sequence[LayerMap]], patches: i
             axes.set_xlabel(f"ratio {one.ratio:.2f}", fontsize="small")
     outlined = f"outlined: hottest of {patches} x {patches} regions"
     if any(case.right is not None for case in shown):
-        outlined += " (dashed: not the one that holds the boxed object's centre)"
+        outlined += " (dashed: not the one that holds most of the box)"
     figure.supxlabel(f"{MAP_NOTE}, each map in its own scale\n{outlined}", fontsize="x-small")
     return figure
 
@@ -99,7 +99,7 @@ class AttentionMapsFigure(BackboneFigure):
 
     def draw(self, subject: Subject) -> Drawn:
         chosen = choose_cases(subject.samples, self.cases, self.ids)
-        shown = [as_seen(sample, subject.views, subject.patches) for sample in chosen]
+        shown = subject.seen(chosen)
         cases = measure(subject.prober(), shown, self.layers, subject.patches)
         figure = draw(shown, cases, subject.patches, f"Attention by layer: {subject.about}")
         numbers = [

@@ -31,7 +31,7 @@ class Ratios(NamedTuple):
         layers: L of them.
         ratio_NL: share of the hottest region in the attention on all visual tokens (Eq. 3).
         hottest_NL: that region, row-major.
-        right_N: the region that holds the centre of the ground-truth box, -1 where none is known.
+        right_N: the region that holds most of the ground-truth box, -1 where none is known.
         patches: p.
         samples: (id, picture) of each; intervals are over pictures.
     """
@@ -59,7 +59,7 @@ def measure(
     """Probe every sample at every one of `layers`.
 
     Args:
-        right: per sample the region that holds the centre of its box.
+        right: per sample the region that holds most of its box.
     """
     ratios, regions = [], []
     for probed in prober(samples, layers):

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Self
 
 from torch import nn
 
-from blink.analysis.cases import Shown, as_seen
+from blink.analysis.cases import Shown, as_seen, tell_unseen
 from blink.analysis.kept import Kept
 from blink.analysis.probe import Prober
 from blink.bench import Sample
@@ -59,7 +59,13 @@ class Subject:
 
     def shown(self) -> list[Shown]:
         """All samples as the backbone sees them."""
-        return [as_seen(sample, self.views, self.patches) for sample in self.samples]
+        return self.seen(self.samples)
+
+    def seen(self, samples: Sequence[Sample]) -> list[Shown]:
+        """Some samples as the backbone sees them; boxes of which it sees nothing are logged."""
+        shown = [as_seen(sample, self.views, self.patches) for sample in samples]
+        tell_unseen(shown)
+        return shown
 
 
 class BackboneFigure(ABC):

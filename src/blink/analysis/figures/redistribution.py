@@ -52,7 +52,7 @@ class Redistribution(NamedTuple):
         expanded_at: layer of the expansion.
         layers: L probed layers, `expanded_at` first.
         patches: p.
-        right_N: region that holds the centre of the box, -1 where none is known.
+        right_N: region that holds most of the box, -1 where none is known.
         ids: of the samples.
         spreads: method -> attention under it.
     """

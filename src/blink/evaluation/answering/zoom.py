@@ -7,16 +7,18 @@ behind the picture's from layer 0 on. Both passes run whole, which is what it co
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
+from blink.inference.boxes import SeenBox
 from blink.inference.engine import Answer
 from blink.inference.policy import Policy
 from blink.inference.run import Run
+from blink.model.families import Grid
 from blink.model.token_sr import region_box
-from blink.model.views import ViewMaker, pixel_edges
 from blink.runs.values import UserError
 
-Pixels = Sequence[float]
-"""Left, top, right and bottom in a picture."""
+Box = Sequence[Any]
+"""Left, top, right and bottom in pixels of a picture, or a `SeenBox`."""
 
 
 def check_zoom(policy: Policy) -> None:
@@ -42,23 +44,23 @@ def looking(policy: Policy) -> Run:
 def shown(
     answers: Sequence[Answer],
     policy: Policy,
-    views: ViewMaker,
-    size: tuple[int, int],
-    boxes: Sequence[Pixels | None],
-) -> dict[int, Pixels]:
+    grid: Grid,
+    boxes: Sequence[Box | None],
+) -> dict[int, Box]:
     """What the second pass shows: number of a question -> box; the first pass's answer is kept where it looks at no one region.
 
     Args:
         answers: of the first pass.
-        views: of the backbone's processor.
-        size: (width, height) of the picture.
+        grid: of the picture's base view.
         boxes: of what each question is about, for `selector="box"`; None: about no single place, which is not zoomed at.
     """
     above, _ = policy.thresholds
-    found: dict[int, Pixels] = {}
+    found: dict[int, Box] = {}
     for number, answer in enumerate(answers):
         [event] = answer.events
-        box = boxes[number] if policy.selector == "box" else _pixels(event.region, policy, views, size)
+        # cells, not pixels: a picture may have fewer of these
+        hottest = SeenBox.of_cells(region_box(event.region, policy.patches, grid), grid)
+        box = boxes[number] if policy.selector == "box" else hottest
         if event.ratio > above and box is not None:
             found[number] = box
     return found
@@ -84,11 +86,3 @@ def merged(looked: Sequence[Answer], seen: Mapping[int, Answer]) -> list[Answer]
         event = replace(before, region=zoomed.region, action="expand")
         answers[number] = answer._replace(events=(event,))
     return answers
-
-
-def _pixels(region: int, policy: Policy, views: ViewMaker, size: tuple[int, int]) -> Pixels:
-    """A region in pixels of the picture; where it is padded, some lie outside."""
-    left, top, right, bottom = views.window(size)
-    grid = views.grid(size)
-    edges = pixel_edges((right - left, bottom - top), region_box(region, policy.patches, grid), grid)
-    return [edge + start for edge, start in zip(edges, (left, top) * 2, strict=True)]

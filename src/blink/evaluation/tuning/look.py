@@ -14,8 +14,9 @@ import numpy as np
 from blink.bench import Row, Sample
 from blink.bench.statistics import Estimate, Floats, Metric, bounds
 from blink.evaluation.tuning.space import LOOK, Setting, Space
+from blink.inference.boxes import seen_box
 from blink.inference.policy import Policy
-from blink.model.views import ViewMaker, region_of
+from blink.model.views import ViewMaker
 from blink.runs.values import UserError
 
 
@@ -27,7 +28,7 @@ class Look(NamedTuple):
         layers: L of them.
         ratio_NL: share of the hottest region in the saliency of the picture (Eq. 3).
         hottest_NL: that region, row-major.
-        right_N: the region that holds the centre of the question's box; -1 where no box is known.
+        right_N: the region that holds most of the question's box (`inference/boxes.py`); -1 where no box is known or seen.
         pictures: of the questions, N; intervals are over them.
     """
 
@@ -140,10 +141,10 @@ def _sizes(samples: Sequence[Sample]) -> dict[str, tuple[int, int]]:
 
 
 def _right(sample: Sample, sizes: Mapping[str, tuple[int, int]], views: ViewMaker, patches: int) -> int:
-    """The region that holds the centre of a sample's box; -1 where there is none, or it is not seen."""
+    """The region that holds most of a sample's box; -1 where there is none, or it is not seen."""
     box = sample.details.get("box")
     if box is None:
         return -1
     size = sizes[sample.image]
-    found = region_of(box, views.window(size), patches, views.grid(size))
-    return -1 if found is None else found
+    found = seen_box(box, views.window(size))
+    return -1 if found is None else found.region(patches, views.grid(size))
