@@ -1,12 +1,18 @@
-"""The programs of examples/, each run as a user runs it, but in this process."""
+"""The programs and the notebook of examples/, as users run them; programs in this process."""
 
 import runpy
 import sys
 from pathlib import Path
+from typing import Any
 
+import nbformat
 import pytest
+from nbclient import NotebookClient
 
 from blink.model import families
+
+NOTEBOOK_BYTES = 100_000
+"""A notebook's outputs are part of every clone."""
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 
@@ -51,6 +57,43 @@ def test_a_module_of_an_example_learns(capsys: pytest.CaptureFixture[str]) -> No
         float(line.rpartition(" ")[2]) for line in capsys.readouterr().out.splitlines() if "loss" in line
     ]
     assert losses[-1] < losses[0]
+
+
+def test_the_notebook_is_small_and_was_run_in_order() -> None:
+    """Would catch a notebook committed without outputs, with those of an error, or with megabytes of them."""
+    file = EXAMPLES / "quickstart.ipynb"
+    notebook = nbformat.read(file, as_version=4)
+    nbformat.validate(notebook)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
+    assert not [output for cell in code for output in cell.outputs if output.output_type == "error"]
+    assert any("image/png" in output.get("data", {}) for cell in code for output in cell.outputs)
+    assert file.stat().st_size < NOTEBOOK_BYTES
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_the_notebook_runs(tmp_path: Path) -> None:
+    """Would catch a notebook that a change of the package has left behind, and outputs that tell of another version."""
+    notebook = nbformat.read(EXAMPLES / "quickstart.ipynb", as_version=4)
+    stored = [_told(cell) for cell in notebook.cells]
+    client = NotebookClient(
+        notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}
+    )
+    client.execute()
+    assert [_told(cell) for cell in notebook.cells] == stored
+
+
+def _told(cell: Any) -> list[str]:
+    """The texts that a cell has printed or returned."""
+    texts = [
+        output.get("text") or output.get("data", {}).get("text/plain") for output in cell.get("outputs", [])
+    ]
+    return [
+        text
+        for text, output in zip(texts, cell.get("outputs", []), strict=True)
+        if output.get("name") != "stderr"
+    ]
 
 
 @pytest.mark.parametrize("thing", [None, int, families.Family])

@@ -12,7 +12,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from huggingface_hub import snapshot_download
+from huggingface_hub import hf_hub_download, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
 from blink.model.fingerprint import TINY, files_digest
@@ -57,6 +57,8 @@ class Source:
         if self.folder is not None:
             return self.folder
         try:
+            if files == (CONFIG,):  # without a list of all files, and without progress bars for one small one
+                return Path(hf_hub_download(self.repo, CONFIG, revision=self.revision)).parent
             found = Path(snapshot_download(self.repo, revision=self.revision, allow_patterns=list(files)))
         except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
             raise UserError(
