@@ -1,4 +1,4 @@
-"""The README's first program, as a newcomer pastes it."""
+"""The first programs of the README and of the page on usage, as a newcomer pastes them."""
 
 import re
 from pathlib import Path
@@ -10,15 +10,16 @@ from blink.scenes.draw import scene
 ROOT = Path(__file__).resolve().parents[1]
 
 
+@pytest.mark.parametrize("page", ["README.md", "docs/usage.md"])
 def test_the_first_program_runs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Would catch a first program that lacks an import, names what is not there, or tells of nothing that happened."""
-    program = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    program = re.search(r"```python\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), re.DOTALL)
     assert program is not None
     monkeypatch.chdir(tmp_path)
     scene("test", 0).draw().save("picture.png")  # where it opens the reader's own
-    exec(compile(program[1], "README.md", "exec"), {})
+    exec(compile(program[1], page, "exec"), {})
     assert "expand" in capsys.readouterr().out
 
 

@@ -229,7 +229,7 @@ def _one_line(repo: str) -> Iterator[None]:
         while cause.__cause__ is not None and not isinstance(cause, HfHubHTTPError):
             cause = cause.__cause__
         answered = isinstance(cause, HfHubHTTPError)
-        said = (cause.server_message if isinstance(cause, HfHubHTTPError) else None) or _first_line(cause)
+        said = " ".join(str(getattr(cause, "server_message", None) or _first_line(cause)).split())
         status = f" ({cause.response.status_code})" if isinstance(cause, HfHubHTTPError) else ""
         raise UserError(
             f"repo={repo}: the hub {'refuses' if answered else 'cannot be reached, or the upload broke off'}{status}: {said}; "
