@@ -19,7 +19,7 @@ RECIPE := images=2000 optimizer.learning_rate=0.002
 DEMO_RUN := outputs/train/images-2000+layer-$(DEMO_LAYERS)+optimizer.learning_rate-0.002+reference-tiny
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test slow oldest crash fuzz check bench gpu rehearsal build clean
+.PHONY: help setup demo docs test slow oldest crash fuzz check bench gpu rehearsal build clean
 
 help:  ## List the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  \1\t\2/' | expand -t 12
@@ -57,6 +57,9 @@ crash: $(READY)  ## Kill training, evaluation and multiruns N times each at rand
 
 fuzz: $(READY)  ## Damaged files and values of other kinds, N drawn anew for each test, and every value for every key (N=500)
 	$(BIN)/python -m pytest tests/fuzz --fuzz $(or $(N),500)
+
+docs: $(READY)  ## Build the documentation site into outputs/docs; warnings are errors
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs outputs/docs
 
 check: $(READY)  ## Lint, formatting and types
 	$(BIN)/ruff check src tests benchmarks tools examples
