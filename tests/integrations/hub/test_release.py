@@ -14,6 +14,7 @@ from blink.integrations.hub.facts import read_facts, without_places
 from blink.integrations.hub.release import write_release
 from blink.model.fingerprint import TINY
 from blink.runs.values import UserError
+from blink.training.report import Summary
 
 from .conftest import BACKBONE, write_modules
 
@@ -68,6 +69,21 @@ def test_text_of_the_card(run_folder: Path, tmp_path: Path) -> None:
     assert len([line for line in first.splitlines() if line]) == 3
     assert 'token_sr="me/modules")' in first
     compile(first + second, "card", "exec")
+
+
+def test_modules_that_are_worse_are_told(run_folder: Path, tmp_path: Path) -> None:
+    """Would catch a card that keeps quiet about modules that training has not brought as far as interpolation."""
+    assert "further from what they were trained for" not in release(run_folder, tmp_path / "out")
+    summary = Summary.read(run_folder)
+    summary.layers["3"]["kl_token_sr"] = 0.3
+    summary.write(run_folder)
+    assert "At layer 3 the modules are further from" in release(run_folder, tmp_path / "out")
+    for entry in summary.layers.values():
+        entry |= {"answer_token_sr": 0.4, "answer_interpolation": 0.3}
+    summary.write(run_folder)
+    card = release(run_folder, tmp_path / "out")
+    assert "At layers 2, 3, 5 the modules are further from" in card
+    assert "| 3 | 0.20000 | 0.30000 | 50.0 % | 0.900 | 0.950 | 0.300 | 0.400 |" in card
 
 
 def test_no_folder_of_this_machine_is_told(run_folder: Path, tmp_path: Path) -> None:

@@ -53,6 +53,17 @@ class Facts:
         return {int(layer): entry for layer, entry in self.summary.layers.items()} if self.summary else {}
 
     @property
+    def worse(self) -> list[int]:
+        """Layers whose module is further from what it was trained for than interpolation is, on held-out images."""
+        loss = "answer" if self.summary and self.summary.answered else "kl"
+        return [
+            layer
+            for layer in self.config.layers
+            if self.measures
+            and self.measures[layer][f"{loss}_token_sr"] > self.measures[layer][f"{loss}_interpolation"]
+        ]
+
+    @property
     def command(self) -> str | None:
         """The command that trained them, as it was recorded."""
         record = (self.summary.provenance if self.summary else None) or {}

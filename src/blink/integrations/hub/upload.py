@@ -108,6 +108,11 @@ def push_token_sr(
             "what they belong to",
             facts.config.backbone,
         )
+    if facts.worse:
+        log.warning(
+            "worse than interpolation on held-out images at layer(s) %s, which the card says",
+            ", ".join(map(str, facts.worse)),
+        )
     if target is not None:
         return _released(facts, target, own, repo, license, private, revision, message, token, dry_run)
     with TemporaryDirectory(prefix="blink-push-") as temporary:
