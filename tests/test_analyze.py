@@ -15,6 +15,7 @@ from PIL import Image
 
 from blink.analysis.figures.plan import BACKBONE_FIGURES, RUN_FIGURES
 from blink.analyze import main
+from tests import models
 from tests.analysis.figures.conftest import run
 
 FEW = ("scenes.images=2", "samples=3")
@@ -182,6 +183,7 @@ def test_figure_of_runs(monkeypatch: pytest.MonkeyPatch, working_directory: Path
         (("figure=tokensr", "token_sr=nowhere"), "token_sr='nowhere' is neither a folder nor a hub id"),
         (("figure=layer_range", "figure.runs=nowhere"), "nowhere is neither a finished run"),
         (("figure=layer_range",), "figure.runs must be given"),
+        (("questions=marked.jsonl",), "question 1 holds '<image>', which stands for a picture"),
         (("+figure.colour=red",), "unknown key 'figure.colour'"),
     ],
 )
@@ -189,6 +191,8 @@ def test_mistakes_are_one_line(
     overrides: tuple[str, ...], message: str, monkeypatch: pytest.MonkeyPatch, working_directory: Path
 ) -> None:
     """Would catch a mistake that is found after the backbone was loaded, or as a traceback."""
+    models.picture(0).save("a.png")
+    Path("marked.jsonl").write_text(json.dumps({"image": "a.png", "question": "Is <image> red?"}) + "\n")
     with pytest.raises(SystemExit, match=f"error: .*{message}"):
         command(monkeypatch, *overrides)
     assert not (working_directory / "outputs").exists()

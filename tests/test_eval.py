@@ -379,6 +379,12 @@ def test_sweep_with_a_mistyped_point_starts_no_job(
         (("layer=1", "model.max_pixels=5000"), "model.max_pixels=5000 is for models .* 'llava'"),
         (("layer=1", "model.min_pixels=few"), "model.min_pixels='few': expected a whole number"),
         (("layer=1", "scenes.split=[test]"), "scenes.split=.'test'.: expected a text"),
+        (
+            ("layer=1", "bench.max_new_tokens=99999999"),
+            "bench.max_new_tokens=99999999: the backbone's context has 2,048 tokens",
+        ),
+        (("layer=1", "model.device=meta"), "model.device=meta: this machine has 0 such devices"),
+        (("layer=1", "model.device=cpu:3"), "model.device=cpu:3: this machine has 1 such devices"),
         (("layer=1", "bench.max_new_tokens=0"), "bench.max_new_tokens=0: expected a whole number"),
         (("layer=1", "bench.splits=5"), "POPE splits 5: choose one or more of adversarial"),
         (

@@ -199,6 +199,7 @@ def test_grades_file_and_export_meet(monkeypatch: pytest.MonkeyPatch) -> None:
         (POPE, ("bench=mmvet",), "row adversarial/0 lacks 'capability', which mmvet needs"),
         (POPE, ("bench=pope", "prompt=mine"), "prompt='mine': expected one of llava, lmms_eval"),
         (POPE, ("bench=pope", "output=5"), "output=5: expected a path"),
+        (POPE, ("bench=pope", "output=answers.jsonl"), "output=answers.jsonl is the file of predictions"),
         (POPE, ("bench=pope", "+limit=5"), "unknown key 'limit'"),
         ([MMVET[0] | {"score": 1}, MMVET[1]], ("bench=mmvet",), "1 rows have a score and 1 have none"),
         (
@@ -206,7 +207,11 @@ def test_grades_file_and_export_meet(monkeypatch: pytest.MonkeyPatch) -> None:
             ("bench=mmvet",),
             r"the scores are of several judges \(a, b\)",
         ),
-        ([MMVET[0] | {"question": None}], ("bench=mmvet",), "v1_0 cannot be graded without its question"),
+        (
+            [MMVET[0] | {"question": None}],
+            ("bench=mmvet",),
+            "answers.jsonl: .*v1_0 cannot be graded without its question",
+        ),
         (MMVET, ("bench=mmvet", "judge=endpoint"), "set the environment variable OPENAI_API_KEY"),
         (
             MMVET,
@@ -230,6 +235,7 @@ def test_mistakes_are_one_line(
         command(monkeypatch, *given)
     assert "\n" not in str(caught.value)
     assert not Path("answers.scores.json").exists()
+    assert Path("answers.jsonl").read_text().count("\n") == len(rows)
 
 
 def test_help_names_keys_and_examples(

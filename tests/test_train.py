@@ -348,6 +348,15 @@ def test_callbacks_of_the_user_run(llava_folder: Path, pictures: Path) -> None:
     assert [path.name for path in folder_of(*overrides).glob("checkpoints/*")] == ["step-6.ckpt"]
 
 
+def test_what_early_stopping_waits_for_is_measured(llava_folder: Path, pictures: Path) -> None:
+    """Would catch a traceback for a metric that the run has not; Lightning looks once it has measured."""
+    overrides = [*common(llava_folder, pictures), "layer=1", *EARLY, "callbacks.early_stopping.monitor=loss"]
+    with pytest.raises(
+        SystemExit, match=r"error: callbacks: .*`loss` which is not available.*held_out/kl_token_sr"
+    ):
+        run(*overrides)
+
+
 @pytest.mark.parametrize("step", [3, 4, 5, 7])
 def test_a_killed_run_stops_early_where_it_would_have(
     step: int, llava_folder: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch

@@ -49,6 +49,10 @@ def main(config: DictConfig) -> None:
         output = output or (given_folder(HydraConfig.get()) or rows_file.parent) / name
         if output.is_dir():
             raise UserError(f"output={output} is a folder: expected a file for the scores")
+        if output.exists() and rows_file.exists() and output.samefile(rows_file):
+            raise UserError(
+                f"output={output} is the file of predictions, which scores would replace; give another one"
+            )
         rows = read_rows(rows_file)
         benchmark = make_benchmark(settings, rows)
         with about(rows_file):
@@ -58,7 +62,8 @@ def main(config: DictConfig) -> None:
                 lock(target, wait=wait)
         _make_folder(output.parent)
         try:
-            completed = judged(benchmark, completed, output.parent)
+            with about(rows_file):
+                completed = judged(benchmark, completed, output.parent)
         except EndpointError as error:
             end(f"error: {error}; replies so far are kept, and the same command goes on from them", FAILURE)
         record = provenance(

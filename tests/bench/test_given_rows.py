@@ -73,7 +73,9 @@ def test_rotations_of_a_question_stay_together() -> None:
     ("columns", "message"),
     [
         ({"id": None}, "row 1 has no id"),
-        ({"response": None}, "row 1 has the response None; expected a text"),
+        ({"response": 5}, "row 1 has the response 5; expected a text"),
+        ({"response": None}, "row 1 has no response: expected the answer there"),
+        ({"response": None, "text": "yes"}, "row 1 has no response, but 'text': .*rename that key"),
         ({"split": "popluar"}, "question 1 is of split 'popluar'"),
         ({"label": "maybe"}, "question 1 has the label 'maybe'"),
     ],

@@ -45,7 +45,16 @@ def test_misspelt(command: str, overrides: list[str], message: str) -> None:
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["optimizer={a:1}"], "Could not override 'optimizer'|Key 'a' is not in struct"),
+        (
+            ["optimizer={a:1}"],
+            "optimizer={a:1}: expected keys below it that there are, as in optimizer.KEY=VALUE",
+        ),
+        (["token_sr=[a]"], r"token_sr=\[a\]: expected keys below it"),
+        (["hydra.job.chdir=maybe"], "hydra.job.chdir=maybe"),
+        (["hydra.nothing=1"], "Could not override 'hydra.nothing'"),
+        (["hydra/launcher=nothing"], "Could not find 'hydra/launcher/nothing'"),
+        (["bench=null"], "unknown key 'bench'"),
+        (["=5"], "unknown key ''"),
         (["+layer=3"], "layer"),
         (["~nowhere"], "nowhere"),
     ],
@@ -55,6 +64,40 @@ def test_what_hydra_refuses_is_one_message(overrides: list[str], message: str) -
     with pytest.raises(UserError, match=message):
         check_overrides("train", ["layer=1", *overrides], multirun=False)
     check_overrides("train", ["layer=1", "hydra.run.dir=x", "+trainer.max_time=1"], multirun=False)
+
+
+@pytest.mark.parametrize("multirun", [True, False])
+def test_hydras_own_keys(multirun: bool, tmp_path: Path) -> None:
+    """Would catch Hydra's traceback for a folder that is a file, and for a key or option of its own that is not there."""
+    file = tmp_path / "file"
+    file.touch()
+    for key in ("hydra.run.dir", "hydra.sweep.dir"):
+        for place in (file, file / "below"):
+            with pytest.raises(UserError, match=f"{key}={place}: {file} is a file; expected a folder"):
+                check_overrides("eval", [f"{key}={place}"], multirun=multirun)
+        check_overrides("eval", [f"{key}={tmp_path}/new/folder"], multirun=multirun)
+    for override in ("hydra.nothing=1", "hydra/sweeper=nothing"):
+        with pytest.raises(UserError, match="nothing"):
+            check_overrides("eval", ["seed=0,1", override] if multirun else [override], multirun=multirun)
+
+
+@pytest.mark.parametrize(
+    ("command", "override"),
+    [
+        ("eval", "method=[blink,zoom]"),
+        ("eval", "bench=[pope,mme]"),
+        ("train", "logger=[csv,none]"),
+        ("analyze", "figure=[tokensr,attention_maps]"),
+    ],
+)
+def test_several_options_of_a_group(command: str, override: str) -> None:
+    """Would catch options whose keys are mixed in silence, so that a run is neither's."""
+    key, _, value = override.partition("=")
+    expected = f"expected one option.*{key}={value.strip('[]')} --multirun"
+    for multirun in (True, False):
+        with pytest.raises(UserError, match=expected):
+            check_overrides(command, [override], multirun=multirun)
+        check_overrides("tune", ["bench=[pope,gqa]"], multirun=multirun)
 
 
 @pytest.mark.parametrize(

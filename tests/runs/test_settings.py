@@ -39,6 +39,16 @@ def test_defaults_pass(command: str) -> None:
             "figure.name='other': no option of figure has that; choose figure=",
         ),
         ("eval", {"method__trained": False}, "method.name='blink', .*no option of method has that"),
+        (
+            "eval",
+            {"method": {"name": "zoom", "scans": True, "trained": False, "source": "encode", "passes": 1}},
+            "method.passes=1: no option",
+        ),
+        (
+            "eval",
+            {"method": {"name": "encode", "scans": True, "trained": False, "source": "coarse"}},
+            "method.source='coarse': no",
+        ),
         ("eval", {"bench__name": "gqa"}, "unknown key 'bench.splits': bench=gqa has no such key"),
         ("eval", {"logger": {"_target_": 1}}, "logger._target_=1: expected a text"),
         ("score", {"outputs": ""}, "outputs='': expected a path"),

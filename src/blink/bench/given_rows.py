@@ -17,6 +17,9 @@ _OPTIONAL: Mapping[str, Any] = {
     "category": str | float | None,
     "kind": str | float | None,
 }
+_CALLED_ELSEWHERE = ("text", "answer", "prediction", "pred", "output")
+"""Keys by which answers go in other projects' files; LLaVA's have "text"."""
+
 _EXPECTED = {
     **dict.fromkeys(_OPTIONAL, "a text or a number"),
     "events": "a list of events, as blink.eval writes them",
@@ -58,7 +61,7 @@ def complete(benchmark: Benchmark, rows: Sequence[Row]) -> Completed:
     check_unique([row["id"] for row in named], "row ids")
     for row in named:
         if not isinstance(row.get("response"), str):
-            raise UserError(f"row {row['id']} has the response {row.get('response')!r}; expected a text")
+            raise UserError(_without_response(row))
         _check_optional(row)
     marked = [mark(benchmark, row) for row in named]
     pictures = [row["id"] if row.get("image") is None else str(row["image"]) for row in named]
@@ -95,6 +98,16 @@ def judged(benchmark: Benchmark, completed: Completed, folder: Path) -> Complete
         return completed
     graded = benchmark.grade(completed.rows, folder)
     return completed._replace(rows=[mark(benchmark, row) for row in graded])
+
+
+def _without_response(row: Row) -> str:
+    """What is wrong with a row whose response is no text, and which of its keys is the answer by another name."""
+    if row.get("response") is not None:
+        return f"row {row['id']} has the response {row['response']!r}; expected a text"
+    close = [key for key in _CALLED_ELSEWHERE if isinstance(row.get(key), str)]
+    if not close:
+        return f"row {row['id']} has no response: expected the answer there, a text (empty where nothing was said)"
+    return f"row {row['id']} has no response, but {close[0]!r}: answers go by response here; rename that key"
 
 
 def _check_optional(row: Row) -> None:

@@ -245,8 +245,18 @@ def _check_device(name: str) -> None:
         device = torch.device("cpu" if name == "auto" else name)
     except RuntimeError as error:
         raise UserError(f"model.device={name!r}: expected auto, cpu, cuda or cuda:1") from error
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise UserError(f"model.device={name}: this machine has {torch.cuda.device_count()} such devices")
+    there = torch.cuda.device_count() if device.type == "cuda" else _count(device.type)
+    if (device.index or 0) >= there:
+        raise UserError(f"model.device={name}: this machine has {there} such devices")
+
+
+def _count(kind: str) -> int:
+    """How many devices of a kind that is not CUDA there are for torch; none of "meta", which holds no numbers."""
+    if kind == "cpu":
+        return 1
+    module = getattr(torch, kind, None)
+    available = getattr(module, "is_available", None)
+    return int(module.device_count()) if module is not None and available is not None and available() else 0
 
 
 def _value(settings: Mapping[str, Any], key: str) -> Any:
@@ -254,16 +264,39 @@ def _value(settings: Mapping[str, Any], key: str) -> Any:
     return reduce(lambda group, part: group.get(part, None), key.split("."), settings)
 
 
-def check_taken(model: Mapping[str, Any], samples: Sequence[Sample], sizes: Mapping[str, Size]) -> None:
-    """Raise UserError unless a backbone's processor takes the samples' pictures, as far as their sizes are known.
+def check_taken(
+    model: Mapping[str, Any],
+    samples: Sequence[Sample],
+    sizes: Mapping[str, Size],
+    answers: Mapping[str, int] | None = None,
+) -> None:
+    """Check that a backbone takes the samples: their questions, their pictures as far as their sizes are known, their answers.
 
     Args:
         model: a config's group `model`.
+        answers: key -> how many tokens an answer may have by it.
+
+    Raises:
+        UserError: a question holds what stands for a picture, the processor refuses a picture, or an answer may get longer
+            than the backbone's context; names it.
     """
-    path, revision = model["path"], model["revision"]
-    processor = processor_of(path, revision=revision, **picture_options(model))
-    backbone = Backbone.of(outlined(path, revision=revision), processor)
-    check_sizes(samples, sizes, PictureShapes(backbone))
+    path, revision, options = model["path"], model["revision"], picture_options(model)
+    backbone = outlined(path, revision=revision)
+    context = backbone.model.config.get_text_config().max_position_embeddings
+    for key, tokens in (answers or {}).items():
+        if tokens > context:
+            raise UserError(f"{key}={tokens}: the backbone's context has {context:,} tokens; give fewer")
+    template = prompt_template(path, model["template"], revision=revision, **options)
+    for sample in samples:
+        for token in template.reserved:
+            if token in sample.question:
+                raise UserError(
+                    f"question {sample.id} holds {token!r}, which stands for a picture: take it out; the template "
+                    "places the one picture itself"
+                )
+    check_sizes(
+        samples, sizes, PictureShapes(Backbone.of(backbone, processor_of(path, revision=revision, **options)))
+    )
 
 
 def check_boxes(

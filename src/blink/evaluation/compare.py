@@ -17,10 +17,11 @@ from rich.console import Console
 from rich.table import Table
 
 from blink.bench import BENCHMARKS, Row, tallies
+from blink.bench.given_rows import mark
 from blink.bench.statistics import Estimate, McNemar, mcnemar, paired_estimates
 from blink.evaluation.rows import PREDICTIONS, SCORES, readable_rows
 from blink.evaluation.scores import Result
-from blink.runs.values import UserError
+from blink.runs.values import UserError, about
 
 UNREAD = "empty / unread"
 """Heading of how many responses are empty, and from how many the scorer reads nothing, so that its default counts."""
@@ -49,7 +50,7 @@ class FinishedRun(NamedTuple):
         """Read its predictions.
 
         Raises:
-            ValueError: there are none, or fewer or others than its scores are of.
+            ValueError: there are none, or fewer or others than its scores are of, or a row lacks what its benchmark scores.
         """
         path = self.folder / PREDICTIONS
         if not path.is_file():
@@ -60,6 +61,10 @@ class FinishedRun(NamedTuple):
                 f"{path} has {len(rows):,} whole rows, and the scores beside it are of {self.result.n:,}: the run's command "
                 "answers the others anew"
             )
+        benchmark = BENCHMARKS[self.result.benchmark]()
+        with about(path):
+            for row in rows:
+                mark(benchmark, row)  # raises where a column that scores are made of is missing, or is none
         return rows
 
 

@@ -160,7 +160,8 @@ def make_plan(config: DictConfig, overrides: Sequence[str]) -> Plan:
         check_zoom(policy)
     questions = questions_of(config, config.limit)
     unseen = check_boxes(policy, config.bench.name, questions.samples, questions.sizes, model)
-    check_taken(model, questions.samples, questions.sizes)
+    longest = {"bench.max_new_tokens": questions.benchmark.max_new_tokens}
+    check_taken(model, questions.samples, questions.sizes, longest)
     inputs = {
         "version": questions.benchmark.version,
         "pictures": questions.pictures,

@@ -28,6 +28,7 @@ _ROW: Mapping[str, Any] = {
     "id": str,
     "image": str,
     "response": str,
+    "answer": str | None,
     "correct": bool | None,
     "flops": int | None,
     "events": Sequence[Mapping[str, Any]],

@@ -247,7 +247,7 @@ def _checked_layers(layers: Iterable[int]) -> tuple[int, ...]:
     """Sort and deduplicate `layers`, or say what is wrong with them."""
     if isinstance(layers, str) or not isinstance(layers, Iterable):
         raise UserError(
-            f"layers={layers!r} is not an iterable of integers; give e.g. range(12, 19) or [12, 14]"
+            f"layers={layers!r}: expected whole numbers, such as 12, [12, 14], '12-18' or range(12, 19)"
         )
     listed = list(layers)
     if not listed:

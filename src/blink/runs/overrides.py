@@ -28,6 +28,9 @@ CONF_DIR = _PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAGE.paren
 
 _PACKAGE_LINE = re.compile(r"^#\s*@package\s+(\S+)", re.MULTILINE)
 
+SEVERAL = {("train", "callbacks"), ("tune", "bench")}
+"""Commands and those of their groups of which several options may be chosen; Hydra puts these on top of each other."""
+
 _SEARCH_PATH = "hydra.searchpath"
 """Hydra's key for folders of configs beside `CONF_DIR`."""
 
@@ -56,46 +59,52 @@ def check_overrides(command: str, overrides: Sequence[str], *, multirun: bool) -
         multirun: whether they may sweep. Then values are not looked at: they go together in each job or they do not.
 
     Raises:
-        UserError: an override names an unknown key or option (the message suggests close ones), a folder of Hydra's own
-            is no text, or Hydra refuses the whole (in its words).
+        UserError: an override names an unknown key or option (the message suggests close ones), or several options of a
+            group that takes one, a folder of Hydra's own is no text or none can be, or Hydra refuses the whole (in its
+            words).
     """
     parsed = _parsed(overrides)
     _check_hydra_folders(parsed)
-    ours = [override for override in parsed if not override.key_or_group.startswith(("hydra.", "hydra/"))]
-    if not ours:
+    if not parsed:
         return  # composing takes longer than the rest of a start
+    ours = [override for override in parsed if not override.key_or_group.startswith(("hydra.", "hydra/"))]
     searched = [override for override in parsed if override.key_or_group == _SEARCH_PATH]
     chosen = [str(override.input_line) for override in searched]
     groups = {group: options_of(group, searched) for group in groups_of(command)}
     changed = [override for override in ours if override.type is OverrideType.CHANGE]
     for override in changed:
         if override.key_or_group in groups:
-            named = _check_choices(override, groups[override.key_or_group])
+            several = (command, override.key_or_group) in SEVERAL
+            named = _check_choices(override, groups[override.key_or_group], several=several)
             _check_package(override.key_or_group, named, searched)
             chosen += named
     refused = None
-    if not multirun:
-        try:
-            _composed(command, [str(override.input_line) for override in (*searched, *ours)])
-        except (HydraException, OmegaConfBaseException) as error:
-            refused = error
+    whole = [str(override.input_line) for override in parsed]
+    hydras = [str(each.input_line) for each in parsed if each not in ours and not each.is_sweep_override()]
+    try:
+        _composed(command, [*chosen, *hydras] if multirun else whole)
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        refused = error
     if multirun or refused is not None:
         _check_keys(command, changed, chosen, groups)
     if refused is not None:
-        raise UserError(str(refused)) from refused
+        raise UserError(_in_words(refused, changed)) from refused
 
 
 def _check_hydra_folders(overrides: Sequence[Override]) -> None:
     """Check Hydra's own keys that name folders, which Hydra takes as they come: null would make a folder "None".
 
     Raises:
-        UserError: the value of one is no text; a subdir may be a number.
+        UserError: the value of one is no text (a subdir may be a number), or it, or a folder that is to hold it, is a file.
     """
     for override in overrides:
         key, value = override.key_or_group, override.value()
         number = key == "hydra.sweep.subdir" and is_whole(value)
         if key in ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir") and not number:
-            text(key, getattr(value, "text", value))
+            given = text(key, getattr(value, "text", value))
+            lies = next((path for path in (Path(given), *Path(given).parents) if path.exists()), None)
+            if lies is not None and not lies.is_dir() and not key.endswith("subdir"):
+                raise UserError(f"{key}={given}: {lies} is a file; expected a folder")
 
 
 def _check_keys(
@@ -141,11 +150,26 @@ def _parsed(overrides: Sequence[str]) -> list[Override]:
     return parsed
 
 
-def _check_choices(override: Override, options: Sequence[str]) -> list[str]:
+def _in_words(refused: Exception, changed: Sequence[Override]) -> str:
+    """What Hydra refuses in overrides, in its words but where these only say that it does."""
+    for override in changed:
+        line = str(override.input_line)
+        if isinstance(override.value(), list | dict) and line in str(refused):
+            return (
+                f"{line}: expected keys below it that there are, as in {override.key_or_group}.KEY=VALUE; "
+                "--help lists them"
+            )
+    return str(refused)
+
+
+def _check_choices(override: Override, options: Sequence[str], *, several: bool) -> list[str]:
     """Check the options that a group's override names; return one that chooses the first of them.
 
+    Args:
+        several: whether it may name several at once, which Hydra puts on top of each other.
+
     Raises:
-        ValueError: one of the named options does not exist.
+        ValueError: one of the named options does not exist, or there are several.
     """
     group, value = override.key_or_group, override.value()
     values = value.list if isinstance(value, ChoiceSweep) else value if isinstance(value, list) else [value]
@@ -157,6 +181,11 @@ def _check_choices(override: Override, options: Sequence[str]) -> list[str]:
             raise UserError(
                 f"{group}={name}: there is no such option{_meant(name, options)}; choose one of {', '.join(options)}"
             )
+    if isinstance(value, list) and len(set(names)) > 1 and not several:
+        raise UserError(
+            f"{group}=[{','.join(names)}]: expected one option, since their keys would be mixed; {group}={','.join(names)} "
+            "--multirun runs one after the other"
+        )
     return [f"{group}={name}" for name in names[:1]]
 
 

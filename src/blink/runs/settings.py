@@ -11,23 +11,19 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from blink.runs.overrides import CONF_DIR, groups_of, options_of
+from blink.runs.overrides import CONF_DIR, SEVERAL, groups_of, options_of
 from blink.runs.values import Keys, UserError, flag, path, text
 
 _FIXED = {
     "bench": ("name",),
     "figure": ("name",),
     "judge": ("kind",),
-    "method": ("name", "scans", "trained"),
+    "method": ("name", "scans", "trained", "source", "passes"),
 }
 """Group -> keys that say which of its options is chosen: by another value a result would name what it is not of."""
 
 _OPEN = ("callbacks", "logger", "trainer")
 """Groups whose keys are arguments of a class; one that is removed has that class's default."""
-
-
-_SEVERAL = {("tune", "bench")}
-"""Commands and those of their groups of which several options may be chosen; Hydra puts these on top of each other."""
 
 
 def check_settings(command: str, config: DictConfig) -> None:
@@ -43,7 +39,7 @@ def check_settings(command: str, config: DictConfig) -> None:
     _check_keys_of(Keys(settings), {key: own[key] for key in own if key not in ("defaults", "hydra")})
     for group in groups:
         if group in settings or groups[group] is not None:
-            _check_group(group, Keys(settings).below(group), several=(command, group) in _SEVERAL)
+            _check_group(group, Keys(settings).below(group), several=(command, group) in SEVERAL)
     if "logger" in groups:
         text("logger._target_", Keys(settings).below("logger")["_target_"], hint="")
     checks: Mapping[str, Callable[[str, Any], object]] = {"outputs": path, "fresh": flag, "wait": flag}
@@ -65,10 +61,10 @@ def _check_group(group: str, part: Keys, *, several: bool = False) -> None:
     fitting = {
         option: keys
         for option, keys in options.items()
-        if all(type(part[key]) is type(keys[key]) and part[key] == keys[key] for key in names)
+        if all(type(part[key]) is type(keys[key]) and part[key] == keys[key] for key in names if key in keys)
     }
     if not fitting:
-        given = ", ".join(f"{group}.{key}={part[key]!r}" for key in names)
+        given = ", ".join(f"{group}.{key}={part[key]!r}" for key in names if key in part)
         raise UserError(
             f"{given}: no option of {group} has that; choose {group}={f', {group}='.join(options)}"
         )

@@ -5,8 +5,9 @@ where a run's parts are made from its plan, and still before any weight is read.
 """
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -54,6 +55,14 @@ _SET_BY_COMMAND = {
     "enable_model_summary": "",
 }
 """Arguments of lightning.Trainer that the command sets, and what to give instead."""
+
+_CHECKED_IF_GIVEN: Mapping[str, Callable[[str, Any], object]] = {
+    **dict.fromkeys(("limit_train_batches", "limit_val_batches"), partial(number, above=0)),
+    **dict.fromkeys(("detect_anomaly", "inference_mode", "sync_batchnorm"), flag),
+    "min_steps": whole_number,
+    "profiler": partial(text, hint="the name of one of Lightning's"),
+}
+"""Arguments of lightning.Trainer that are added by `+trainer.KEY=`, and that it takes as they come."""
 
 _MOST_WORKERS = 1024
 
@@ -277,9 +286,9 @@ def _check_trainer(trainer: Keys) -> None:
     flag("trainer.enable_progress_bar", trainer["enable_progress_bar"])
     if not isinstance(trainer.get("fast_dev_run", False), bool):
         whole_number("trainer.fast_dev_run", trainer["fast_dev_run"], hint="steps, or true for one")
-    for key in ("limit_train_batches", "limit_val_batches"):
+    for key, check in _CHECKED_IF_GIVEN.items():
         if trainer.get(key) is not None:
-            number(f"trainer.{key}", trainer[key], above=0)
+            check(f"trainer.{key}", trainer[key])
 
 
 def _callbacks(callbacks: Keys) -> dict[str, Any]:

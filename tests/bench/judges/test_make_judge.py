@@ -67,6 +67,7 @@ def test_key_with_strange_characters_is_refused_unseen(monkeypatch: pytest.Monke
         ({"timeout": 0}, "judge.timeout=0: expected a number of seconds"),
         ({"first_wait": "long"}, "judge.first_wait='long': expected a number of seconds"),
         ({"cache": 5}, "judge.cache=5: expected a folder"),
+        ({"cache": __file__}, "judge.cache=.*test_make_judge.py is a file; expected a folder"),
     ],
 )
 def test_mistakes_are_named(changes: dict[str, Any], message: str) -> None:

@@ -183,8 +183,7 @@ def _one_question(config: DictConfig, settings: dict[str, Any], overrides: Seque
     asked = asked_of(config, settings, overrides)
     policy = asked.policy
     assert policy is not None, "only method=vanilla has none"
-    check_taken(model, [sample], checked.sizes)
-    asked.template.prompt(sample.question)  # raises where the question holds an image token
+    check_taken(model, [sample], checked.sizes, {"max_new_tokens": longest})
     if policy.selector == "box" and settings["box"] is None:
         raise UserError(
             "selector=box goes by the box of what is asked about: give box=[left,top,right,bottom]"

@@ -10,6 +10,7 @@ Read from top to bottom: a file imports only from files above it.
 
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -68,8 +69,16 @@ def make_judge(settings: Mapping[str, Any]) -> Judge:
             first_wait=values.number("judge.first_wait", settings["first_wait"], above=0, unit="seconds"),
         ),
         parallel=values.whole_number("judge.parallel", settings["parallel"]),
-        cache=values.optional(values.path, "judge.cache", settings["cache"], "a folder"),
+        cache=values.optional(_folder, "judge.cache", settings["cache"]),
     )
+
+
+def _folder(name: str, value: Any) -> Path:
+    """The folder of replies, which may not be there yet."""
+    found = values.path(name, value, "a folder")
+    if found.is_file():
+        raise UserError(f"{name}={value} is a file; expected a folder")
+    return found
 
 
 def _key(variable: Any) -> str | None:

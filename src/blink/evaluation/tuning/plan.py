@@ -180,7 +180,8 @@ def _questions(config: DictConfig, settings: Mapping[str, Any], limit: int | Non
         if "split" in config.bench:
             config.bench.split = read
     questions = questions_of(config, limit)
-    check_taken(config.model, questions.samples, questions.sizes)
+    longest = {"bench.max_new_tokens": questions.benchmark.max_new_tokens}
+    check_taken(config.model, questions.samples, questions.sizes, longest)
     search, held_out = halves(questions.samples)
     if not held_out:
         raise UserError(

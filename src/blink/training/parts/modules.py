@@ -110,7 +110,10 @@ def load_references(plan: Plan, width: int) -> dict[int, Design]:
     """
     if plan.reference is None:
         return {}
-    earlier = token_sr_config(plan.reference)
+    try:
+        earlier = token_sr_config(plan.reference)
+    except UserError as cause:
+        raise UserError(f"reference={plan.reference}: {cause}") from cause
     shared = [layer for layer in plan.layers if layer in earlier.layers]
     if not shared:
         raise UserError(f"reference={plan.reference} has modules of layers {sorted(earlier.layers)} only")

@@ -11,15 +11,18 @@ from typing import Any
 import torch
 from lightning import Callback, Trainer
 from lightning.pytorch.accelerators import CUDAAccelerator
-from lightning.pytorch.callbacks import RichProgressBar
+from lightning.pytorch.callbacks import EarlyStopping, RichProgressBar
 from lightning.pytorch.strategies import DeepSpeedStrategy
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from blink.runs.command import made
-from blink.runs.values import UserError
+from blink.runs.values import UserError, number, whole_number
 from blink.training.checkpoints import CHECKPOINTS, CheckpointFiles, Checkpoints
 from blink.training.order import batches_per_step, steps_per_epoch
 from blink.training.plan import Plan
+
+_NOT_MEASURED = "Early stopping conditioned on metric"
+"""In what Lightning's EarlyStopping raises where `monitor` is no metric of the run; it names those that are."""
 
 
 def make_trainer(plan: Plan, folder: Path) -> Trainer:
@@ -77,6 +80,10 @@ def settings_refused_late() -> Iterator[None]:
         yield
     except MisconfigurationException as error:
         raise UserError(f"trainer, callbacks or logger: {error}") from error
+    except RuntimeError as error:
+        if _NOT_MEASURED not in str(error):
+            raise
+        raise UserError(f"callbacks: {error}") from error
 
 
 @contextmanager
@@ -120,7 +127,14 @@ def _added_callbacks(plan: Plan) -> list[Callback]:
     Raises:
         UserError: one is no callback, or refuses its arguments.
     """
-    return [made(f"callbacks.{name}", config, Callback) for name, config in plan.callbacks.items()]
+    added = []
+    for name, config in plan.callbacks.items():
+        callback = made(f"callbacks.{name}", config, Callback)
+        if isinstance(callback, EarlyStopping):  # which compares with them once it has measured
+            whole_number(f"callbacks.{name}.patience", callback.patience, least=0)
+            number(f"callbacks.{name}.min_delta", callback.min_delta)
+        added.append(callback)
+    return added
 
 
 def _precision(precision: str, accelerator: str) -> str:
