@@ -24,6 +24,7 @@ pytestmark = pytest.mark.usefixtures("in_empty_folder")
         ("limits.queue=0", "limits.queue=0"),
         ("limits.seconds=nan", "limits.seconds=nan"),
         ("max_new_tokens=9999", "above limits.new_tokens=4096"),
+        ("max_new_tokens=4000", "max_new_tokens=4000: the backbone's context has 2,048 tokens"),
         ("key_variable=NO_SUCH_KEY", "no such environment variable"),
         ("method=zoom", "two passes"),
         ("selector=box", "selector=box goes by boxes"),

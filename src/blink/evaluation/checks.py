@@ -264,6 +264,18 @@ def _value(settings: Mapping[str, Any], key: str) -> Any:
     return reduce(lambda group, part: group.get(part, None), key.split("."), settings)
 
 
+def check_context(backbone: Backbone, answers: Mapping[str, int]) -> None:
+    """Raise UserError where an answer may get longer than a backbone's context: its memory would be taken for nothing.
+
+    Args:
+        answers: key -> how many tokens an answer may have by it.
+    """
+    context = backbone.model.config.get_text_config().max_position_embeddings
+    for key, tokens in answers.items():
+        if tokens > context:
+            raise UserError(f"{key}={tokens}: the backbone's context has {context:,} tokens; give fewer")
+
+
 def check_taken(
     model: Mapping[str, Any],
     samples: Sequence[Sample],
@@ -282,10 +294,7 @@ def check_taken(
     """
     path, revision, options = model["path"], model["revision"], picture_options(model)
     backbone = outlined(path, revision=revision)
-    context = backbone.model.config.get_text_config().max_position_embeddings
-    for key, tokens in (answers or {}).items():
-        if tokens > context:
-            raise UserError(f"{key}={tokens}: the backbone's context has {context:,} tokens; give fewer")
+    check_context(backbone, answers or {})
     template = prompt_template(path, model["template"], revision=revision, **options)
     for sample in samples:
         for token in template.reserved:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from omegaconf import DictConfig
 
 from blink.analysis.explain.plan import asked_of
+from blink.evaluation.checks import check_context
 from blink.evaluation.plan import Checkpoint
 from blink.inference.run import Run
 from blink.model.prompts import Template
@@ -91,6 +92,7 @@ def make_plan(config: DictConfig, overrides: Sequence[str]) -> Serving:
     memory_gb = number("memory_gb", settings["memory_gb"], above=0)
     key = _key(optional(text, "key_variable", settings["key_variable"]))
     asked = asked_of(config, settings, overrides)
+    check_context(asked.backbone, {"max_new_tokens": longest})
     if asked.policy is not None and asked.policy.selector == "box":
         raise UserError("selector=box goes by boxes, which requests have not; choose saliency or random")
     path = settings["model"]["path"]
