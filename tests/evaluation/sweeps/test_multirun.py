@@ -2,6 +2,7 @@
 
 import copy
 import csv
+import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +20,7 @@ from blink.evaluation.sweeps.multirun import sweep_of
 from blink.evaluation.sweeps.paper import TABLES
 from blink.runs.inputs.preset_file import with_preset, write_preset
 from blink.runs.overrides import CONF_DIR
+from tests import models
 
 EXPERIMENTS = sorted(path.stem for path in (CONF_DIR / "experiment").glob("*.yaml"))
 
@@ -231,3 +233,33 @@ def test_an_experiment_of_the_users_own(tmp_path: Path, monkeypatch: pytest.Monk
     text = table.read_text(encoding="utf-8")
     assert "Mine" in text
     assert "a - vanilla" in text
+
+
+def test_rows_of_boxes_need_boxes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Would catch ceilings that cannot be taken of questions without boxes, and a user's own selector=box that is dropped."""
+    models.picture(0).save(tmp_path / "a.png")
+    row = {"image": "a.png", "question": "What?", "answer": "red"}
+    (tmp_path / "questions.jsonl").write_text(json.dumps(row))
+    given = ("experiment=ceilings", f"data.root={tmp_path}", "logger=none")
+    with hydra.initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+        without = sweep_of(given)
+        (tmp_path / "boxed").mkdir()
+        models.picture(0).save(tmp_path / "boxed" / "a.png")
+        (tmp_path / "boxed" / "questions.jsonl").write_text(json.dumps(row | {"box": [1, 2, 9, 9]}))
+        boxed = sweep_of((given[0], f"data.root={tmp_path / 'boxed'}", given[2]))
+    assert len(without.boxless) == 7
+    assert all(name.endswith(", box on questions") for name in without.boxless)
+    assert not [job for job in without.jobs if "selector=box" in job]
+    assert (len(boxed.jobs), boxed.boxless) == (len(without.jobs) + 7, ())
+    with pytest.raises(SystemExit, match=r"selector=box goes by the box .* none of the 1 of questions"):
+        command(monkeypatch, *given, "selector=box", "--multirun")
+
+
+def test_an_experiment_on_each_difficulty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Would catch a report that compares easy questions with hard ones, or fails over them."""
+    usual = ("scenes.split=validation", "scenes.difficulty=easy,hard", "scenes.images=1", "limit=2")
+    command(monkeypatch, "experiment=recommended", *usual, "logger=none", "--multirun")
+    with next(Path("outputs/sweeps").glob("*/comparison.csv")).open(encoding="utf-8") as rows:
+        pairs = [(row["first"], row["second"]) for row in csv.DictReader(rows)]
+    assert len({pair for pair in pairs if "easy" in pair[0]}) == len(pairs) / 2
+    assert all(first.rpartition("=")[2] == second.rpartition("=")[2] for first, second in pairs)

@@ -96,10 +96,12 @@ def read_entries(folder: Path, lines: Sequence[Line]) -> list[Entry]:
 
 
 def compared(entries: Sequence[Entry]) -> list[Difference]:
-    """Compare every row with its baseline and references, benchmark by benchmark."""
+    """Compare every row with its baseline and references, about the same questions.
+
+    A benchmark may be asked several times, of pictures of each difficulty for instance.
+    """
     found: list[Difference] = []
-    for bench in first_runs(entries):
-        here = [entry for entry in entries if entry.line.bench == bench]
+    for here in _alike(entries):
         indices = {entry.line.name: i for i, entry in enumerate(here)}
         pairs = [
             (indices[name], i)
@@ -113,6 +115,14 @@ def compared(entries: Sequence[Entry]) -> list[Difference]:
             for (first, second), comparison in zip(pairs, comparisons, strict=True)
         ]
     return found
+
+
+def _alike(entries: Sequence[Entry]) -> list[list[Entry]]:
+    """Entries of one benchmark and one sweep of the user's own, which are about the same questions."""
+    groups: dict[tuple[str, str], list[Entry]] = {}
+    for entry in entries:
+        groups.setdefault((entry.line.bench, entry.line.swept), []).append(entry)
+    return list(groups.values())
 
 
 def differs(entries: Sequence[Entry], bench: str, paper: PaperTable | None) -> list[str]:

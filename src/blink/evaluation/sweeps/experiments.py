@@ -90,6 +90,7 @@ class Line(NamedTuple):
         against: names of the rows that it is compared with, the baseline first; they may have been left out.
         paper: row of the paper's table.
         noise: whether it measures rounding.
+        swept: what the user sweeps beside the rows, as it stands at the end of the name; empty if nothing.
     """
 
     name: str
@@ -100,6 +101,7 @@ class Line(NamedTuple):
     against: tuple[str, ...]
     paper: str
     noise: bool
+    swept: str = ""
 
 
 def read_experiment(content: Mapping[str, Any]) -> Experiment:
@@ -216,6 +218,7 @@ def lines_of(
                 against=tuple(dict.fromkeys(other + suffix for other in against if other != name)),
                 paper="" if instead else _filled(row.paper or row.name, filled),
                 noise=row.noise,
+                swept=suffix,
             )
             lines.append(line)
             replaced[line] = set(changed)

@@ -6,7 +6,7 @@ Hydra's callback and sweeper, in `hydra_plugins/blink_sweeps.py`, call what is h
 import json
 import logging
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import product
 from pathlib import Path
@@ -17,9 +17,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 
-from blink.evaluation.checks import outlined
+from blink.evaluation.checks import check_values, outlined
 from blink.evaluation.compare import screen
-from blink.evaluation.plan import family_of, make_plan
+from blink.evaluation.plan import family_of, make_plan, questions_of
 from blink.evaluation.presets import LAYER_STUDIES
 from blink.evaluation.sweeps import experiment_report as tables
 from blink.evaluation.sweeps import report as sweep
@@ -36,6 +36,7 @@ from blink.runs.values import UserError
 log = logging.getLogger(__name__)
 
 _EXPERIMENT, _BENCH = "experiment", "bench"
+_BY_BOX = "selector=box"
 _SWEEPERS = ("BasicSweeper", "RowSweeper")
 _CHECKING_LAUNCHER = "OnePassLauncher"
 
@@ -48,12 +49,14 @@ class Sweep(NamedTuple):
         experiment: None for a plain multirun.
         lines: rows of the experiment's table; several may show the run of one job.
         left_out: names of rows that the user's overrides made the same as others.
+        boxless: names of rows that go by boxes, of benchmarks none of whose questions has one.
     """
 
     jobs: list[list[str]]
     experiment: Experiment | None = None
     lines: tuple[Line, ...] = ()
     left_out: tuple[str, ...] = ()
+    boxless: tuple[str, ...] = ()
 
 
 def check_jobs(config: DictConfig) -> None:
@@ -77,6 +80,8 @@ def check_jobs(config: DictConfig) -> None:
         sys.exit(1)
     if planned.left_out:
         log.info("your overrides make these rows the same as others: %s", "; ".join(planned.left_out))
+    if planned.boxless:
+        log.info("no question has a box, so these rows are left out: %s", "; ".join(planned.boxless))
     if planned.experiment is not None:
         log.info("%s: %d evaluations", planned.experiment.title, len(planned.jobs))
 
@@ -134,6 +139,7 @@ def sweep_of(overrides: tuple[str, ...], searched: tuple[str, ...] = ()) -> Swee
     jobs: dict[frozenset[str], list[str]] = {}  # by their set of overrides, since rows may share a run
     lines: list[Line] = []
     left_out: list[str] = []
+    boxless: list[str] = []
     known = [
         _names(hydra.compose("eval", [*searched, *(f"{key}={value}" for key, value in given.items())]))
         for given in combinations
@@ -142,10 +148,23 @@ def sweep_of(overrides: tuple[str, ...], searched: tuple[str, ...] = ()) -> Swee
         suffix = "".join(f", {key}={given[key]}" for key in swept)
         rows, without = lines_of(experiment, bench, given, named, suffix)
         left_out += [f"{name} on {bench}" for name in without]
+        by_box = [] if "selector" in given else [line for line in rows if _BY_BOX in line.overrides]
+        if by_box and not _has_boxes(bench, given, searched):
+            boxless += [f"{line.label} on {bench}" for line in by_box]
+            rows = [line for line in rows if line not in by_box]
         lines += rows
         for line in rows:
             jobs.setdefault(frozenset(line.overrides), list(line.overrides))
-    return Sweep(list(jobs.values()), experiment, tuple(lines), tuple(left_out))
+    return Sweep(list(jobs.values()), experiment, tuple(lines), tuple(left_out), tuple(boxless))
+
+
+def _has_boxes(bench: str, given: Mapping[str, str], searched: Sequence[str]) -> bool:
+    """Whether any question of a benchmark has a box, which selector=box needs; they are read once for all jobs."""
+    overrides = [f"bench={bench}", *(f"{key}={value}" for key, value in given.items())]
+    config = hydra.compose("eval", [*searched, *overrides])
+    check_settings("eval", config)
+    check_values(plain(config, complete=True))
+    return any(sample.details.get("box") is not None for sample in questions_of(config, config.limit).samples)
 
 
 def _names(config: DictConfig) -> Names:
