@@ -1,4 +1,4 @@
-"""Hydra's hooks for multiruns of `python -m blink.eval`: sweeper, launcher and callback, named in `conf/`.
+"""Hydra's hooks for multiruns: sweeper, launchers and callbacks, named in `conf/`.
 
 Hydra finds plugins in packages called `hydra_plugins` alone, and imports them at the start of every command. So these
 classes are thin and this file imports nothing heavy; the work is done in `blink.evaluation.sweeps`.
@@ -10,12 +10,32 @@ from typing import Any
 
 from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.types import Override
 from hydra.core.utils import JobReturn
 from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
+from hydra.plugins.search_path_plugin import SearchPathPlugin
 from hydra.types import HydraContext
 from omegaconf import DictConfig
+
+
+class OwnLaunchers(SearchPathPlugin):
+    """Lets our files of launchers stand where other plugins have registered settings under the same names.
+
+    Hydra would take those for the schema of our files, which wrap the other plugins' launchers. Other programs, to which
+    Hydra shows this plugin as well, keep them.
+    """
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        """Called once all plugins are known, and before a config is composed."""
+        for part in search_path.get_path():
+            folder = Path(str(part.path).removeprefix("file://")) / "hydra" / "launcher"
+            if part.provider == "main" and (folder / "one_pass.yaml").is_file():
+                launchers: Any = ConfigStore.instance().repo.get("hydra", {}).get("launcher", {})
+                for file in folder.glob("*.yaml"):
+                    launchers.pop(file.name, None)
 
 
 class LockCallback(Callback):
@@ -69,6 +89,7 @@ class OnePassLauncher(BasicLauncher):
     """Hydra's own launcher, once the questions of all its jobs are answered in one pass over the pictures."""
 
     hydra_context: HydraContext | None
+    elsewhere: Any = None  # as `answer_together` takes it
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Answer, then run the jobs one after another: each finds its answers and scores them."""
@@ -89,7 +110,7 @@ class OnePassLauncher(BasicLauncher):
         except HydraException as error:
             end(f"error: {error}")
         with lock_scope():
-            answer_together(configs)
+            answer_together(configs, self.elsewhere)
             composed = _Composed(context.config_loader, job_overrides, configs)
             self.hydra_context = HydraContext(composed, context.callbacks)
             try:
@@ -99,6 +120,75 @@ class OnePassLauncher(BasicLauncher):
             finally:
                 self.hydra_context = context
         return returned
+
+
+class RemoteLauncher(OnePassLauncher):
+    """Starts jobs by another launcher: each trains one run, or answers a share of a pass over the pictures.
+
+    Args:
+        through: class of the launcher that starts them.
+        extra: of the project, with which it is installed.
+        shares: of an evaluation, jobs that each pass is split into.
+        settings: of the other launcher.
+    """
+
+    def __init__(self, through: str, extra: str, shares: int = 1, **settings: Any) -> None:
+        super().__init__()
+        self._through, self._extra, self._shares, self._settings = through, extra, shares, settings
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        """Launch trainings as they are; evaluations once their questions are answered, which is what other jobs do."""
+        from blink.evaluation.sweeps.remote import OneOfSeveral
+        from blink.runs.command import one_line_errors
+        from blink.runs.values import whole_number
+
+        assert self.config is not None, "Hydra sets a launcher up before it launches"
+        Path(self.config.hydra.sweep.dir).mkdir(parents=True, exist_ok=True)  # resolved here, as above
+        with one_line_errors():
+            whole_number("hydra.launcher.shares", self._shares)
+            self._launcher(None)  # refused before anything is done
+        if self.config.hydra.job.config_name == "eval":
+            return super().launch(job_overrides, initial_job_idx)
+        assert self.task_function is not None
+        module = f"blink.{self.config.hydra.job.config_name}"
+        launcher = self._launcher(OneOfSeveral(module, self.task_function))
+        returned: Sequence[JobReturn] = launcher.launch(job_overrides, initial_job_idx)
+        return returned
+
+    def elsewhere(self, passes: Any) -> None:
+        """Answer passes by jobs of the other launcher."""
+        from blink.evaluation.sweeps.remote import ShareTask, answer_elsewhere
+
+        assert self.hydra_context is not None
+
+        def start(shares: Any) -> None:
+            loader = self.hydra_context.config_loader  # type: ignore[union-attr]
+            launcher = self._launcher(ShareTask(loader, self.config, shares))
+            named = [[*share.jobs[0], f"hydra.job.name={share.name}"] for share in shares]
+            for job in launcher.launch(named, 0):
+                job.return_value  # noqa: B018 (raises what the job has raised)
+
+        answer_elsewhere(passes, self._shares, start)
+
+    def _launcher(self, task: Any) -> Any:
+        """The other launcher, for jobs that run a function.
+
+        Raises:
+            UserError: it is not installed.
+        """
+        from hydra.utils import get_class
+
+        from blink.runs.values import UserError
+
+        try:
+            kind: Any = get_class(self._through)
+        except Exception as error:  # Hydra's own, in place of the ImportError
+            raise UserError(
+                f"hydra/launcher: {self._through} is not installed; pip install 'blink-mllm[{self._extra}]'"
+            ) from error
+        launcher = kind(**self._settings)
+        launcher.setup(hydra_context=self.hydra_context, task_function=task, config=self.config)
+        return launcher
 
 
 class _Composed:

@@ -11,4 +11,5 @@ Read from top to bottom: a file imports only from files above it.
     dashboard.py          what a multirun logs as a run of its own
     multirun.py           the jobs of a multirun, checked before the first and reported after the last
     one_pass.py           the jobs of a multirun in one pass over the pictures
+    remote.py             such passes by jobs elsewhere, each for a share of the pictures
 """

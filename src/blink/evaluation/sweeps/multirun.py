@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 _EXPERIMENT, _BENCH = "experiment", "bench"
 _BY_BOX = "selector=box"
 _SWEEPERS = ("BasicSweeper", "RowSweeper")
-_CHECKING_LAUNCHER = "OnePassLauncher"
+_CHECKING_LAUNCHERS = ("OnePassLauncher", "RemoteLauncher")
 
 
 class Sweep(NamedTuple):
@@ -212,7 +212,7 @@ def _checked_by_launcher(config: DictConfig) -> bool:
     """Whether the launcher gets all jobs at once, and checks them before it answers any question."""
     hydra_config = config.hydra
     return (
-        hydra_config.launcher._target_.endswith(_CHECKING_LAUNCHER)
+        hydra_config.launcher._target_.endswith(_CHECKING_LAUNCHERS)
         and not hydra_config.sweeper.max_batch_size
     )
 

@@ -6,9 +6,9 @@ scores them. So a sweep that is killed anywhere goes on where it was, with this 
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
@@ -27,18 +27,30 @@ _OWN_KEYS = (*POLICY_KEYS, "method", "preset", "token_sr", "logger", "outputs", 
 """Keys in which the jobs of one pass may differ; whatever else there is, jobs that differ in it go apart."""
 
 
-def answer_together(configs: Sequence[DictConfig]) -> None:
+class Pass(NamedTuple):
+    """Runs whose questions are answered in one pass over the pictures: overrides, plan and task of each."""
+
+    jobs: list[list[str]]
+    plans: list[Plan]
+    tasks: list[Task]
+
+
+def answer_together(
+    configs: Sequence[DictConfig], elsewhere: Callable[[Sequence[Pass]], None] | None = None
+) -> None:
     """Answer the questions of all jobs that share a pass with another; leave the rest to the jobs themselves.
 
     The folders of all jobs are locked until the scope ends in which this is called. A job with `engine.reuse=none` shares nothing. The settings of all jobs are checked before anything is done.
 
     Args:
         configs: the composed config of each job, Hydra's own part included.
+        elsewhere: answers the questions of all passes by other means, those of a single job and of one with
+            `engine.reuse=none` included; None: they are answered here.
     """
-    passes: dict[str, dict[Path, tuple[Plan, Task]]] = {}
+    passes: dict[str, dict[Path, tuple[list[str], Plan, Task]]] = {}
     with one_line_errors():
         jobs = [
-            (_of_the_job(config), list(config.hydra.overrides.task), given_folder(config.hydra))
+            (of_the_job(config), list(config.hydra.overrides.task), given_folder(config.hydra))
             for config in configs
         ]
         for config, _, _ in jobs:
@@ -52,13 +64,19 @@ def answer_together(configs: Sequence[DictConfig]) -> None:
             root, settings = Path(config.outputs), plain(config)
             folder = open_run(root, "eval", overrides, settings, fresh=config.fresh, given=given)
             rows = resume(folder, plan.samples, inputs=plan.inputs)
-            if plan.reuse == "full" and len(rows) < len(plan.samples):
+            shares = plan.reuse == "full"
+            if (shares or elsewhere is not None) and len(rows) < len(plan.samples):
                 with_processes(plan, folder, finished=False)
-                passes.setdefault(_shared(config), {})[folder] = (plan, Task(folder, rows))
+                of_pass = passes.setdefault(_shared(config) if shares else str(folder), {})
+                of_pass[folder] = (overrides, plan, Task(folder, rows))
     with one_line_errors():
-        for together in passes.values():
-            if len(together) > 1:
-                _answer(*zip(*together.values(), strict=True))
+        found = [Pass(*map(list, zip(*runs.values(), strict=True))) for runs in passes.values()]
+        if elsewhere is not None:
+            elsewhere(found)
+            return
+        for one in found:
+            if len(one.tasks) > 1:
+                _answer(one.plans, one.tasks)
 
 
 def without_fresh(overrides: Sequence[str]) -> list[str]:
@@ -73,7 +91,7 @@ def _answer(plans: Sequence[Plan], tasks: Sequence[Task]) -> None:
     predict(first.benchmark, first.samples, tasks, lambda: load_answerer(plans))
 
 
-def _of_the_job(config: DictConfig) -> DictConfig:
+def of_the_job(config: DictConfig) -> DictConfig:
     """A composed config without Hydra's own part, as the job's function gets it."""
     copied = config.copy()
     with open_dict(copied):
