@@ -42,7 +42,7 @@ class Share(NamedTuple):
 
     Attributes:
         name: of the job.
-        number, count: which of how many shares; of the pictures each takes every `count`-th.
+        number, shares: which of how many; of the pictures each takes every `shares`-th.
         jobs: overrides of each run of the pass, whose job in the multirun it is.
         folders: of each run.
         inputs: what each run's answers depend on, by which a job notices that it finds other files.
@@ -50,19 +50,19 @@ class Share(NamedTuple):
 
     name: str
     number: int
-    count: int
+    shares: int
     jobs: list[list[str]]
     folders: list[str]
     inputs: list[dict[str, Any]]
 
     def folder(self, run: str) -> Path:
         """Where the rows of a run lie that this share is for."""
-        return Path(run) / SHARES / f"{self.number + 1}-of-{self.count}"
+        return Path(run) / SHARES / f"{self.number + 1}-of-{self.shares}"
 
     def samples(self, samples: Sequence[Sample]) -> list[Sample]:
         """Its samples, those about one picture together."""
         batches = [batch for _, batch in pictures(samples)]
-        return [sample for batch in batches[self.number :: self.count] for sample in batch]
+        return [sample for batch in batches[self.number :: self.shares] for sample in batch]
 
 
 class OneOfSeveral:
