@@ -5,6 +5,7 @@ classes are thin and this file imports nothing heavy; the work is done in `blink
 """
 
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -176,13 +177,12 @@ class RemoteLauncher(OnePassLauncher):
         Raises:
             UserError: it is not installed.
         """
-        from hydra.utils import get_class
-
         from blink.runs.values import UserError
 
+        module, _, name = str(self._through).rpartition(".")
         try:
-            kind: Any = get_class(self._through)
-        except Exception as error:  # Hydra's own, in place of the ImportError
+            kind: Any = getattr(import_module(module), name)
+        except (ImportError, AttributeError, ValueError) as error:
             raise UserError(
                 f"hydra/launcher: {self._through} is not installed; pip install 'blink-mllm[{self._extra}]'"
             ) from error
