@@ -148,6 +148,12 @@ def test_added_keys_are_refused() -> None:
             r"method=mine: .*'# @package _global_'.*as overrides$",
         ),
         ("judge", "#@package method\nkind: local\n", r"judge=mine: .*'# @package method'"),
+        (
+            "method",
+            "name: interp\nname: encode\n",
+            r"method=mine: .*mine\.yaml is not YAML .*duplicate key name",
+        ),
+        ("method", "name: [\n", r"method=mine: .*mine\.yaml is not YAML"),
     ],
 )
 def test_own_options_that_would_count_for_nothing(
@@ -159,7 +165,8 @@ def test_own_options_that_would_count_for_nothing(
     file.write_text(content)
     given = [f"hydra.searchpath=[file://{tmp_path}]", f"{group}=mine"]
     for multirun in (True, False):
-        with pytest.raises(UserError, match=message):
+        with pytest.raises(UserError, match=message) as caught:
             check_overrides("eval", given, multirun=multirun)
+        assert "\n" not in str(caught.value)
     file.write_text("# @package _group_\n" + (CONF_DIR / "method/interp.yaml").read_text())
     check_overrides("eval", given, multirun=True)

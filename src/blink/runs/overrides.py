@@ -17,6 +17,7 @@ from hydra.core.override_parser.types import ChoiceSweep, Override, OverrideType
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError  # type: ignore[import-untyped]
 
 from blink.runs.files import read_text
 from blink.runs.machine import default_dtype
@@ -199,7 +200,7 @@ def _check_package(group: str, named: Sequence[str], searched: Sequence[Override
         named: overrides that choose an option.
 
     Raises:
-        UserError: it sets others, or an experiment chooses options of other groups, which its jobs would not see.
+        UserError: it is no YAML, sets others, or an experiment chooses options of other groups, which its jobs would not see.
     """
     for override in named:
         option = override.partition("=")[2]
@@ -207,6 +208,11 @@ def _check_package(group: str, named: Sequence[str], searched: Sequence[Override
             if not file.is_file():
                 continue
             content = read_text(file)
+            try:
+                OmegaConf.load(file)
+            except (YAMLError, ValueError, OSError) as cause:  # a key that stands twice among them
+                what = " ".join(str(cause).split())
+                raise UserError(f"{group}={option}: {file} is not YAML as expected ({what})") from cause
             header = _PACKAGE_LINE.search(content)
             if header is not None and header[1] not in ("_group_", group):
                 raise UserError(
