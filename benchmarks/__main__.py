@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from benchmarks import extensions, never, noise, on_paper, questions, scans, sweep, training
+from benchmarks import extensions, never, noise, on_paper, pictures, questions, scans, sweep, training
 from benchmarks.common import Options, Row, clock, command_line, load_average
 from benchmarks.gpu import page as gpu
 from benchmarks.records import Record, Records, key
@@ -32,9 +32,11 @@ PARTS = (
     Part("never, tiny", never.on_tiny, never.WHY),
     Part("extensions, tiny", extensions.on_tiny, extensions.WHY),
     Part("questions, tiny", questions.on_tiny, questions.WHY),
+    Part("pictures, tiny", pictures.on_tiny, pictures.WHY),
     Part("sweep, tiny", sweep.on_tiny, sweep.WHY),
     Part("training, tiny", training.on_tiny, training.WHY),
     Part("questions, wide", questions.on_wide, questions.WHY),
+    Part("pictures, wide", pictures.on_wide, pictures.WHY),
     Part("sweep, wide", sweep.on_wide, sweep.WHY),
     Part("training, wide", training.on_wide, training.WHY),
 )
@@ -48,8 +50,8 @@ RECORDS = Path("outputs/benchmarks/rows.jsonl")
 HEAD = """# Performance
 
 Written by `make bench` ({minutes:.0f} minutes on this machine: {machine}; load average before each part {loads}, other
-programs included). One line of the table alone: `python -m benchmarks.never`, `scans`, `extensions`, `questions`, `sweep` or
-`training`.
+programs included). One line of the table alone: `python -m benchmarks.never`, `scans`, `extensions`, `questions`,
+`pictures`, `sweep` or `training`.
 
 Ratios of two sides that ran in turn in one process, on the same threads, after an unmeasured call (of each, where calls
 are short): the ratio of their medians, in brackets the extremes over the repetitions. Seconds are {clock}.

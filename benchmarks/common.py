@@ -18,6 +18,7 @@ from torch import nn
 
 from benchmarks.shared_cost import Asked, shared
 from blink import Policy, Run, TokenSR
+from blink.bench.base import Benchmark
 from blink.bench.pope import Pope
 from blink.evaluation.cost import token_sr as token_sr_cost
 from blink.evaluation.presets import resolve
@@ -226,11 +227,18 @@ def wide(options: Options, *, layers: int, dtypes: tuple[str, ...] | None = None
 
 def pope_pictures(bench: Bench, count: int) -> list[Picture]:
     """The first `count` test scenes, each with its 18 questions of POPE."""
+    return pictures_of(bench, Pope(), count)
+
+
+def pictures_of(
+    bench: Bench, benchmark: Benchmark, count: int, questions: int | None = None
+) -> list[Picture]:
+    """The first `count` test scenes, each with the first `questions` of a benchmark's, or all of them."""
     pictures: dict[str, Picture] = {}
-    for sample in Pope().from_scenes("test", count):
+    for sample in benchmark.from_scenes("test", count):
         picture = pictures.setdefault(sample.image, Picture(sample.load_image(), []))
         picture.prompts.append(bench.template.prompt(sample.question))
-    return list(pictures.values())
+    return [Picture(image, prompts[:questions]) for image, prompts in pictures.values()]
 
 
 def shipped_run() -> Run:

@@ -67,9 +67,9 @@ class NotFiniteError(UserError):
             f"{place}{place and ': '}{what} are nan, infinite or too large for their dtype: {remedy}"
         )
 
-    def of_ask(self, ask: int) -> "NotFiniteError":
-        """The same error, of prompts that are one of several asks."""
-        return NotFiniteError(self.what, layer=self.layer, sample=self.sample, ask=ask, remedy=self.remedy)
+    def of(self, ask: int | None, sample: int | str | None) -> "NotFiniteError":
+        """The same error, of another ask and sample."""
+        return NotFiniteError(self.what, layer=self.layer, sample=sample, ask=ask, remedy=self.remedy)
 
 
 T = TypeVar("T")

@@ -1,13 +1,19 @@
-"""Many questions and many policies about one picture, each piece of work done once; the answers are those of `attach`.
+"""Many questions and many policies about pictures, each piece of work done once; the answers are those of `attach`.
 
 Read from top to bottom: a file imports only from files above it.
 
-    asks.py       Ask, Answer; prompts split at their picture
-    trunk.py      KV caches that all questions about a picture share: of the trunk, and of extensions
-    rows.py       text behind a trunk, each piece of work once
+    asks.py       Ask, Answer; pictures processed and encoded, prompts split at them
+    trunk.py      KV caches that all questions about a picture share
+    extensions.py KV caches of extensions, which questions share that expand the same region
+    groups.py     attention of rows of many pictures, each to its own picture, in one call
+    rows.py       text behind trunks, layer by layer
     branching.py  before a scanned layer: saliency, decisions, splitting of rows whose runs disagree
-    decoding.py   greedy decoding of such rows
-    engine.py     Engine: many questions and many policies about one picture, or about many
+    decoding.py   which token follows, and where an answer ends
+    slots.py      KV cache of rows that decode
+    pool.py       rows that decode together, enter and leave
+    wave.py       prompts of some asks, from pictures to the last layer
+    schedule.py   what is done next: further prompts, or a token of each row
+    engine.py     Engine: the public calls
 """
 
 from blink.inference.engine.asks import Answer, Ask

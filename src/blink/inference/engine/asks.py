@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from blink.inference.policy import Event
-from blink.inference.prompt_spans import prompt_spans
 from blink.inference.run import Run
 from blink.model.backbone import Backbone
 from blink.model.families import Encoded, Grid
@@ -94,65 +94,120 @@ class Inputs(NamedTuple):
         ]
 
 
-def prepare(backbone: Backbone, image: Image.Image, prompts: Sequence[str], processed: Any = None) -> Inputs:
-    """Process the picture, once, and split every prompt at it.
+class Split(NamedTuple):
+    """Ids of a prompt before and behind its one image token."""
 
-    The processor's part in a prompt is to write the picture's tokens in place of one: those of the first prompt,
-    which it gets, stand in the others, too.
+    before: list[int]
+    behind: list[int]
 
-    Args:
-        processed: as in `Ask`.
+
+def split_prompts(backbone: Backbone, prompts: Sequence[str]) -> list[Split]:
+    """Split every prompt at its image token.
 
     Raises:
         ValueError: a prompt has not one image, or no text behind it.
     """
     tokenized = backbone.processor.tokenizer(list(prompts))["input_ids"]
-    split = [_split(backbone, number, ids) for number, ids in enumerate(tokenized)]
-    inputs = dict(
-        prompt_inputs(backbone, [image], prompts[:1]) if processed is None else placed(backbone, processed)
-    )
-    [digest] = pixel_digests(backbone, inputs)
-    before, after = split[0]
-    ids: list[int] = inputs["input_ids"][0].tolist()
-    written = ids[len(before) : len(ids) - len(after)]
-    if ids != [*before, *written, *after]:
+    splits = []
+    for number, ids in enumerate(tokenized):
+        columns = [column for column, token in enumerate(ids) if token == backbone.image_token_id]
+        if len(columns) != 1:
+            raise UserError(f"prompt {number} has {len(columns)} image tokens; expected one, for one picture")
+        if columns[0] == len(ids) - 1:
+            raise UserError(f"prompt {number} ends at its image; put the question after the image")
+        splits.append(Split(ids[: columns[0]], ids[columns[0] + 1 :]))
+    return splits
+
+
+def prepare(backbone: Backbone, asks: Sequence[Ask], splits: Sequence[Sequence[Split]]) -> list[Inputs]:
+    """Process the pictures of some asks, each once, and encode them in one call of the vision tower.
+
+    The processor's part in a prompt is to write the picture's tokens in place of one: those of an ask's first prompt,
+    which it gets, stand in the others, too.
+
+    Args:
+        splits: of each ask's prompts, of `split_prompts`.
+
+    Raises:
+        ValueError: the processor does not take a picture, or changes the text around it.
+    """
+    inputs = [
+        dict(
+            prompt_inputs(backbone, [ask.image], ask.prompts[:1])
+            if ask.processed is None
+            else placed(backbone, ask.processed)
+        )
+        for ask in asks
+    ]
+    made = []
+    encoded = _encode(backbone, inputs)
+    for ask, of_ask, of_picture, split in zip(asks, inputs, encoded, splits, strict=True):
+        lead, span, after = _written(backbone, of_ask["input_ids"][0].tolist(), split[0])
+        [grid], [digest] = backbone.family.grids(of_ask, 1), pixel_digests(backbone, of_ask)
+        made.append(
+            Inputs(
+                ask.image,
+                {name: tensor for name, tensor in of_ask.items() if name not in _OF_TEXT},
+                of_picture,
+                grid,
+                span=span,
+                prefixes=[(*before, *lead) for before, _ in split],
+                texts=[[*after, *behind] for _, behind in split],
+                digest=digest,
+            )
+        )
+    return made
+
+
+_OF_TEXT = ("input_ids", "attention_mask", "mm_token_type_ids")
+"""What of a processor's output is about a prompt's text."""
+
+
+def _encode(backbone: Backbone, inputs: Sequence[dict[str, Tensor]]) -> list[Encoded]:
+    """Visual tokens of pictures, those whose tensors are alike but for their number of rows in one call.
+
+    Args:
+        inputs: the processor's output for each picture and a prompt.
+    """
+    alike: dict[tuple[Any, ...], list[int]] = {}
+    for number, of_one in enumerate(inputs):
+        shapes = ((name, tensor.shape[1:]) for name, tensor in of_one.items() if name not in _OF_TEXT)
+        alike.setdefault(tuple(shapes), []).append(number)
+    encoded: dict[int, Encoded] = {}
+    padding = int(backbone.image_token_id == 0)  # any id but that one
+    for numbers in alike.values():
+        ids = [inputs[number]["input_ids"][0] for number in numbers]
+        joined = {
+            name: torch.cat([inputs[number][name] for number in numbers])
+            for name in inputs[numbers[0]]
+            if name not in _OF_TEXT
+        }
+        joined["input_ids"] = pad_sequence(ids, batch_first=True, padding_value=padding)
+        found = encode_image(backbone, joined)
+        counts = [int((of_one == backbone.image_token_id).sum()) for of_one in ids]
+        parts = [part.split(counts) for part in (found.features_Td, *found.added)]
+        for index, number in enumerate(numbers):
+            features_Td, *added = (part[index] for part in parts)
+            encoded[number] = Encoded(features_Td, tuple(added))
+    return [encoded[number] for number in range(len(inputs))]
+
+
+def _written(backbone: Backbone, ids: list[int], split: Split) -> tuple[list[int], list[int], list[int]]:
+    """What a processor wrote in place of an image token: ids before the visual span, of it, and behind it.
+
+    Raises:
+        ValueError: it changed more than that.
+    """
+    before, behind = split
+    written = ids[len(before) : len(ids) - len(behind)]
+    if ids != [*before, *written, *behind]:
         raise UserError(
             f"prompt 0: the processor ({type(backbone.processor).__name__}) changes the text around a picture; Blink "
             "needs it to put the picture's tokens in place of one image token, and nothing else: use attach and generate"
         )
-    image_token = backbone.image_token_id
-    lead = written.index(image_token)
-    end = len(written) - written[::-1].index(image_token)
-    grid = prompt_spans(backbone, inputs, None).grids[0]
-    tensors = {
-        name: tensor
-        for name, tensor in inputs.items()
-        if name not in ("input_ids", "attention_mask", "mm_token_type_ids")
-    }
-    return Inputs(
-        image,
-        tensors,
-        encode_image(backbone, inputs),
-        grid,
-        span=written[lead:end],
-        prefixes=[(*prefix, *written[:lead]) for prefix, _ in split],
-        texts=[[*written[end:], *text] for _, text in split],
-        digest=digest,
-    )
-
-
-def _split(backbone: Backbone, number: int, ids: list[int]) -> tuple[list[int], list[int]]:
-    """Ids before and behind the picture.
-
-    Raises:
-        ValueError: there are none or several pictures, or there is nothing behind it.
-    """
-    columns = [column for column, token in enumerate(ids) if token == backbone.image_token_id]
-    if len(columns) != 1:
-        raise UserError(f"prompt {number} has {len(columns)} image tokens; expected one, for one picture")
-    if columns[0] == len(ids) - 1:
-        raise UserError(f"prompt {number} ends at its image; put the question after the image")
-    return ids[: columns[0]], ids[columns[0] + 1 :]
+    lead = written.index(backbone.image_token_id)
+    end = len(written) - written[::-1].index(backbone.image_token_id)
+    return written[:lead], written[lead:end], written[end:]
 
 
 def check_texts(name: str, texts: Sequence[str]) -> None:

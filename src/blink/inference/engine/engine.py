@@ -1,17 +1,15 @@
-"""Many questions and many policies about one picture, for little more than the work in which they differ.
+"""Many questions and many policies about pictures, for little more than the work in which they differ.
 
 The answers are those of `attach` and greedy `generate` for each question and policy alone. The trunk is run once per
-picture and prefix, an extension once per key (layer, region, module), text once per prompt and history of extensions.
+picture and prefix, an extension once per key (layer, region, module), text once per prompt and history of extensions, and
+what is alike for several pictures runs in one call.
 
-Memory beside the weights: one trunk, and about `memory_gb`, half of it for rows in flight and half for extensions,
-by an estimate from the model's widths. Rows beyond that wait; when a GPU runs out of memory all the same, the number
-of rows at once is halved from there on.
-
-Legend: S columns of a prompt and its answer, P of a trunk, V = H x W of the base view, C axes of positions, E width of a
-head.
+Memory beside the weights: about `memory_gb`, half of it for rows that decode, half for what comes before: trunks,
+extensions and text in flight; by an estimate from the model's widths. One picture and one row are always under way. What
+does not fit waits; when a GPU runs out of memory all the same, the number of rows at once is halved from there on.
 """
 
-import logging
+import itertools
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
@@ -23,30 +21,26 @@ from torch import nn
 from transformers.generation import LogitsProcessorList
 
 from blink.inference.attach import attach
-from blink.inference.attention import hooks_enabled
-from blink.inference.crops import Crops, OriginalPicture, Samples, crop_prefix
-from blink.inference.engine.asks import Answer, Ask, Inputs, check_runs, check_texts, prepare
-from blink.inference.engine.branching import advance
-from blink.inference.engine.decoding import FiniteLogits, closing_ids, closing_tokens, decode
-from blink.inference.engine.rows import Rows, Shared, start
-from blink.inference.engine.trunk import ExtensionCache, run_trunk
-from blink.inference.given import Given, checked_boxes, view_maker
+from blink.inference.engine.asks import Answer, Ask, check_runs, check_texts, split_prompts
+from blink.inference.engine.decoding import FiniteLogits, closing_ids, closing_tokens
+from blink.inference.engine.pool import RowLimit
+from blink.inference.engine.schedule import Pace, Schedule
+from blink.inference.engine.wave import CheckedAsk
+from blink.inference.given import Given, checked_boxes
 from blink.inference.policy import Policy
 from blink.inference.run import Run
 from blink.model.backbone import Backbone
-from blink.model.image_inputs import embed_prompt, prompt_inputs
-from blink.model.token_sr import check_patches, placed
+from blink.model.image_inputs import prompt_inputs
+from blink.model.token_sr import placed
 from blink.model.token_sr_files import load_token_sr
 from blink.runs.values import NotFiniteError, UserError, number, whole_number
-
-log = logging.getLogger(__name__)
 
 GREEDY = {"do_sample": False, "num_beams": 1, "temperature": None, "top_p": None, "top_k": None}
 """LLaVA's evaluation; sampling settings of a checkpoint's generation config are taken back."""
 
 
 class Engine:
-    """Answers many prompts about one picture under many runs; it changes nothing of the model.
+    """Answers many prompts about pictures under many runs; it changes nothing of the model.
 
     Args:
         model: one of the classes of `blink.model.families`, or the `Backbone` of one.
@@ -66,7 +60,7 @@ class Engine:
                 "processor is missing: Engine(model, processor) needs what turns prompts into tokens"
             )
         self._bytes = int(memory_gb * 2**30)
-        self._max_rows: int | None = None  # set where memory ran out
+        self._limit, self._pace = RowLimit(), Pace(self._bytes // 4)
         self._folders: dict[str, dict[int, nn.Module]] = {}
         self._placed: dict[tuple[int, int], tuple[nn.Module, nn.Module]] = {}
 
@@ -94,7 +88,12 @@ class Engine:
             NotFiniteError: a saliency ratio or the largest logit is nan or infinite; names the prompt.
         """
         max_new_tokens = whole_number("max_new_tokens", max_new_tokens)
-        return self._answer_one(Ask(image, prompts, runs, sample_keys, boxes), max_new_tokens)
+        ask = Ask(image, prompts, runs, sample_keys, boxes)
+        try:
+            [answers] = self._schedule([ask], max_new_tokens, 1)
+        except NotFiniteError as error:
+            raise error.of(None, error.sample) from error
+        return answers
 
     def answer_many(
         self, asks: Iterable[Ask], *, max_new_tokens: int, pictures: int | None = None
@@ -104,7 +103,8 @@ class Engine:
         Args:
             asks: read as they are needed, so that pictures may be decoded meanwhile.
             max_new_tokens: how long an answer may get, at least 1.
-            pictures: most pictures under way at once; None: as many as `memory_gb` holds.
+            pictures: most pictures under way at once; None: as many as `memory_gb` holds, and as the first calls of the
+                engine find to be quick.
 
         Raises:
             ValueError: as `answer` raises it; names the number of the ask.
@@ -113,36 +113,39 @@ class Engine:
         max_new_tokens = whole_number("max_new_tokens", max_new_tokens)
         if pictures is not None:
             whole_number("pictures", pictures)
-        return self._answer_each(asks, max_new_tokens)
+        return _naming_asks(self._schedule(asks, max_new_tokens, pictures))
 
-    def _answer_each(self, asks: Iterable[Ask], max_new_tokens: int) -> Iterator[list[list[Answer]]]:
-        for index, ask in enumerate(asks):
-            try:
-                answers = self._answer_one(ask, max_new_tokens)
-            except NotFiniteError as error:
-                raise error.of_ask(index) from error
-            except UserError as error:
-                raise UserError(f"ask {index}: {error}") from error
-            yield answers
+    def _schedule(
+        self, asks: Iterable[Ask], max_new_tokens: int, pictures: int | None
+    ) -> Iterator[list[list[Answer]]]:
+        """Answer asks; errors name them."""
+        schedule = Schedule(
+            self._backbone,
+            asks,
+            self._check,
+            self._text,
+            closing=closing_tokens(self._backbone.model),
+            max_new_tokens=max_new_tokens,
+            max_bytes=self._bytes // 2,
+            pictures=pictures,
+            pace=self._pace,
+            limit=self._limit,
+        )
+        return iter(schedule)
 
-    def _answer_one(self, ask: Ask, max_new_tokens: int) -> list[list[Answer]]:
+    def _check(self, number: int, ask: Ask) -> CheckedAsk:
+        """Check an ask as far as that can be done without its picture's pixels.
+
+        Raises:
+            ValueError: it does not fit the model.
+        """
         ask.check()
-        closing = closing_tokens(self._backbone.model)
-        image, prompts, runs, sample_keys, boxes, processed = ask
-        resolved = [self._resolve(run) for run in runs]
-        given = Given(boxes=None if boxes is None else checked_boxes(boxes), pictures=[image] * len(prompts))
-        by_box = [run.policy for run in resolved if run.policy is not None and run.policy.selector == "box"]
-        seen = given.seen_boxes(self._backbone, by_box[0], len(prompts)) if by_box else None
-        with torch.inference_mode(), hooks_enabled(self._backbone):
-            inputs = prepare(self._backbone, image, prompts, processed)
-            draws = any(run.policy is not None and run.policy.draws for run in resolved)
-            keys = sample_keys or (inputs.sample_keys() if draws else [""] * len(prompts))
-            samples = Samples(keys, seen)
-            answers: dict[tuple[int, int], Answer] = {}
-            for prefix in dict.fromkeys(inputs.prefixes):
-                group = [number for number, other in enumerate(inputs.prefixes) if other == prefix]
-                answers |= self._answer_group(inputs, group, resolved, samples, closing, max_new_tokens)
-        return [[answers[run, prompt] for prompt in range(len(prompts))] for run in range(len(runs))]
+        runs = [self._resolve(run) for run in ask.runs]
+        boxes = None if ask.boxes is None else checked_boxes(ask.boxes)
+        given = Given(boxes=boxes, pictures=[ask.image] * len(ask.prompts))
+        by_box = [run.policy for run in runs if run.policy is not None and run.policy.selector == "box"]
+        seen = given.seen_boxes(self._backbone, by_box[0], len(ask.prompts)) if by_box else None
+        return CheckedAsk(number, ask, runs, split_prompts(self._backbone, ask.prompts), seen)
 
     def answer_alone(
         self,
@@ -191,105 +194,9 @@ class Engine:
         length = next((i + 1 for i, token in enumerate(ids) if token in closing), len(ids))
         return Answer(tuple(ids[:length]), self._text(ids[:length]), events)
 
-    def _answer_group(
-        self,
-        inputs: Inputs,
-        group: Sequence[int],
-        runs: Sequence[Run],
-        samples: Samples,
-        closing: frozenset[int],
-        max_new_tokens: int,
-    ) -> dict[tuple[int, int], Answer]:
-        """Answer the prompts of one prefix: (run, prompt) -> answer.
-
-        Rows take one layer at a time. Splits make more rows than fit at once, so the others wait on a stack: those
-        that came farthest go first, so that few wait with all their keys.
-        """
-        texts = [inputs.texts[prompt] for prompt in group]
-        longest = max(map(len, texts))
-        max_rows = self._rows_at_once(inputs, longest, max_new_tokens)
-        shared = self._share(inputs, group, runs, samples, max_rows * longest, longest + max_new_tokens)
-        answers: dict[tuple[int, int], Answer] = {}
-        stack = [start(self._backbone, group, texts, range(len(runs)))]
-        while stack:
-            rows = stack.pop()
-            max_rows = min(max_rows, self._max_rows or max_rows)
-            if len(rows) > max_rows:
-                stack += rows.chunks(max_rows)
-                continue
-            try:
-                if rows.layer < self._backbone.num_layers:
-                    # Rows that split come back before they ran the layer: they may be more than fit at once.
-                    stack.append(advance(shared, rows))
-                    continue
-                ids = decode(shared, rows, closing=closing, max_new_tokens=max_new_tokens)
-            except torch.OutOfMemoryError:
-                if len(rows) == 1:
-                    raise
-                self._max_rows = len(rows) // 2
-                log.warning("out of memory with %d rows; going on with %d at once", len(rows), self._max_rows)
-                stack.append(rows)
-                continue
-            answers |= self._collect(rows, ids)
-            shared.extension_cache.trim()
-        return answers
-
-    def _share(
-        self,
-        inputs: Inputs,
-        group: Sequence[int],
-        runs: Sequence[Run],
-        samples: Samples,
-        tokens_at_once: int,
-        own_tokens: int,
-    ) -> Shared:
-        """Run the trunk of some prompts that share a prefix, and prepare what their rows share."""
-        backbone = self._backbone
-        policies = [run.policy for run in runs if run.policy is not None]
-        for patches in {policy.patches for policy in policies}:
-            check_patches(patches, inputs.grid)
-        scanned = {layer for policy in policies for layer in policy.layers}
-        ids_1P = torch.tensor([[*inputs.prefixes[group[0]], *inputs.span]], device=backbone.device)
-        position_C1P = backbone.family.positions(ids_1P, None, inputs.tensors)
-        V = inputs.grid[0] * inputs.grid[1]
-        start = ids_1P.shape[1] - V if backbone.family.base_view_last else ids_1P.shape[1] - len(inputs.span)
-        embedded = embed_prompt(backbone, ids_1P, inputs.encoded)
-        trunk = run_trunk(backbone, embedded, position_C1P, start, inputs.grid, scanned)
-        crops = None
-        if any(run.encodes for run in runs):
-            prefix_P = crop_prefix(ids_1P[0], len(inputs.prefixes[group[0]]), start, backbone.image_token_id)
-            crops = Crops(backbone, [prefix_P], [OriginalPicture(inputs.image, view_maker(backbone))])
-        extensions = ExtensionCache(
-            backbone, trunk, crops, max_tokens=tokens_at_once, max_bytes=self._bytes // 2
-        )
-        positions = trunk.next_position + V + own_tokens
-        every_C1N = torch.arange(positions, device=backbone.device).expand(len(trunk.cell_CV), 1, -1)
-        cos, sin = (part.squeeze(-3) for part in backbone.rotary(every_C1N))
-        return Shared(backbone, trunk, extensions, (cos, sin), runs, samples)
-
-    def _collect(self, rows: Rows, ids: list[list[int]]) -> dict[tuple[int, int], Answer]:
-        """The answers of finished rows, for every run that shared one."""
-        answers = {}
-        for prompt, members, row_ids in zip(rows.prompts, rows.members, ids, strict=True):
-            text = self._text(row_ids)
-            for member in members:
-                answers[member.run, prompt] = Answer(tuple(row_ids), text, member.events)
-        return answers
-
     def _text(self, ids: list[int]) -> str:
         text: str = self._backbone.processor.tokenizer.decode(ids, skip_special_tokens=True)
         return text
-
-    def _rows_at_once(self, inputs: Inputs, longest: int, max_new_tokens: int) -> int:
-        """How many rows fit half of the memory: keys of text and answer, and one layer's work on the text.
-
-        The text's keys count twice: decoding copies them, and rows keep theirs lest memory runs out meanwhile.
-        """
-        H, W = inputs.grid
-        keys = max(map(len, inputs.prefixes)) + len(inputs.span) + H * W + longest
-        token = self._backbone.token_bytes(keys)
-        row = (2 * longest + max_new_tokens) * token.kept + longest * token.passing
-        return max(1, self._bytes // 2 // row)
 
     def _resolve(self, run: Run) -> Run:
         """Resolve a run and place its modules, as `Run.placed`, but one copy of a module for all runs that hold it.
@@ -319,3 +226,20 @@ class Engine:
                 placed(module, self._backbone.device, self._backbone.dtype),
             )
         return self._placed[id(module), layer][1]
+
+
+def _naming_asks(results: Iterator[list[list[Answer]]]) -> Iterator[list[list[Answer]]]:
+    """The results of asks; ValueError about one says its number."""
+    for ask in itertools.count():
+        try:
+            answers = next(results)
+        except StopIteration:
+            return
+        except NotFiniteError:
+            raise
+        except UserError as error:
+            raise UserError(f"ask {ask}: {error}") from error
+        except Exception as error:
+            error.add_note(f"ask {ask}")
+            raise
+        yield answers

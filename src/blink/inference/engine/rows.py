@@ -1,13 +1,11 @@
-"""Text behind a trunk: many prompts under many runs, layer by layer, each piece of work done once (Algorithm 1).
+"""Text behind trunks: many prompts under many runs, layer by layer, each piece of work done once (Algorithm 1).
 
 A row is one prompt with one history of extensions. Runs whose policies have left the same extension alive at every
 layer so far share a row; before a scanned layer a row splits into as many as its runs decide differently
-(`branching.py`). Keys and values of trunk and extensions are never copied per row: each query attends to those that
-all rows share, those of its row's extension and those of its own text. Text is padded behind, where causal attention
-does not see it.
+(`branching.py`). Rows of many pictures run through a layer in one call, each attending to its own picture's trunk
+(`groups.py`). Text is padded behind, where causal attention does not see it.
 
-Legend: R rows, b rows with the same extension, T columns of text, M columns of a row's own keys, N keys of a block
-that all rows share, A query heads, K key heads, G = A / K, E width of one head, d hidden width.
+Legend: R rows, T columns of text, A query heads, K key heads, E width of one head, d hidden width.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,19 +15,42 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from blink.inference.boxes import SeenBox
 from blink.inference.cache import KeysValues, OneCall
-from blink.inference.crops import Samples
-from blink.inference.engine.trunk import Extension, ExtensionCache, Trunk
+from blink.inference.engine.extensions import Extension, ExtensionCache
+from blink.inference.engine.groups import Groups
+from blink.inference.engine.trunk import Entry, Trunk
 from blink.inference.policy import Event
 from blink.inference.run import Run
-from blink.inference.saliency import without_autocast
 from blink.model.backbone import Backbone, Frame
 
 
-class Member(NamedTuple):
-    """A run that shares a row: its number, and its events so far."""
+class Question(NamedTuple):
+    """One prompt, as the rows that answer it know it.
 
-    run: int
+    Attributes:
+        ask, number: of the ask, and of the prompt in it.
+        trunk: of its prefix and picture.
+        trunk_number: among those whose rows run together.
+        text: ids behind the picture, at least one.
+        key: names it, for policies that draw.
+        box: of what it is about, for policies that select by it.
+    """
+
+    ask: int
+    number: int
+    trunk: Trunk
+    trunk_number: int
+    text: Sequence[int]
+    key: str
+    box: SeenBox | None
+
+
+class Member(NamedTuple):
+    """A run that shares a row: its number in its ask, itself, and its events so far."""
+
+    number: int
+    run: Run
     events: tuple[Event, ...] = ()
 
 
@@ -55,11 +76,9 @@ class LayerKeys:
         index, extensions = [self.index[row] for row in rows], [self.extensions[row] for row in rows]
         return LayerKeys(self.own, index, extensions)
 
-    def gather(self) -> KeysValues:
-        """Own keys and values of the present rows, [R, K, T, E]; not a copy where none is needed."""
-        if self.index == list(range(len(self.own.keys))):
-            return self.own
-        return KeysValues(*(tensor[self.index] for tensor in self.own))
+    def entry(self, row: int) -> Entry:
+        """Own keys and values of a present row."""
+        return Entry(self.own, self.index[row])
 
 
 @dataclass(frozen=True)
@@ -68,39 +87,39 @@ class Rows:
 
     Attributes:
         layer: the next layer.
-        prompts: the number of each row's prompt.
-        lengths: tokens of its text.
+        questions: each row's prompt.
         members: the runs that share each row.
         extensions: the living extension of each row, or None.
         hidden_RTd: what enters the layer, padded behind.
         cache: keys and values of the layers so far.
         decided: whether the runs have decided what happens before this layer.
+        layout: how they attended in the layer before, if they are the same rows with the same extensions.
     """
 
     layer: int
-    prompts: list[int]
-    lengths: list[int]
+    questions: list[Question]
     members: list[tuple[Member, ...]]
     extensions: list[Extension | None]
     hidden_RTd: Tensor
     cache: tuple[LayerKeys, ...] = ()
     decided: bool = False
+    layout: "Layout | None" = None
 
     def __len__(self) -> int:
-        return len(self.prompts)
+        return len(self.questions)
 
-    def offsets(self) -> Tensor:
-        """Positions of the text, counted from the end of trunk and extension: int64 [1, T]."""
-        return torch.arange(self.hidden_RTd.shape[1], device=self.hidden_RTd.device)[None]
+    @property
+    def lengths(self) -> list[int]:
+        """Tokens of each row's text."""
+        return [len(question.text) for question in self.questions]
 
-    def valid(self) -> Tensor:
-        """Bool [R, T], False at padding."""
-        return self.offsets() < torch.tensor(self.lengths, device=self.hidden_RTd.device)[:, None]
+    def last_token(self) -> Tensor:
+        """Number of each row's last token, int64 [R]."""
+        return torch.tensor(self.lengths, device=self.hidden_RTd.device) - 1
 
     def last(self, of_RT: Tensor) -> Tensor:
         """What stands at the last token of each row: [R, ...] of [R, T, ...]."""
-        last_R = torch.tensor(self.lengths, device=of_RT.device) - 1
-        return of_RT[torch.arange(len(self), device=of_RT.device), last_R]
+        return of_RT[torch.arange(len(self), device=of_RT.device), self.last_token()]
 
     def select(self, rows: list[int]) -> "Rows":
         """Some rows, in the order given; may name one several times."""
@@ -108,12 +127,12 @@ class Rows:
             return self
         return replace(
             self,
-            prompts=[self.prompts[row] for row in rows],
-            lengths=[self.lengths[row] for row in rows],
+            questions=[self.questions[row] for row in rows],
             members=[self.members[row] for row in rows],
             extensions=[self.extensions[row] for row in rows],
             hidden_RTd=self.hidden_RTd[rows],
             cache=tuple(layer.select(rows) for layer in self.cache),
+            layout=None,
         )
 
     def chunks(self, size: int) -> list["Rows"]:
@@ -122,153 +141,103 @@ class Rows:
         return [self.select(rows[first : first + size]) for first in range(0, len(self), size)]
 
 
-class Shared(NamedTuple):
-    """All that the rows behind one trunk share.
+class Layout(NamedTuple):
+    """How rows attend: their groups, and the rotary embeddings of their text."""
 
-    Attributes:
-        rotary: cosine and sine of every position that may come behind the trunk, each [positions, E].
-        runs: by number; resolved, their modules placed on their layers.
-        samples: what the prompts are known by beside their tokens, by number.
-    """
+    groups: Groups
+    frame: Frame
 
-    backbone: Backbone
-    trunk: Trunk
-    extension_cache: ExtensionCache
-    rotary: tuple[Tensor, Tensor]
-    runs: Sequence[Run]
-    samples: Samples
 
-    def frame_at(self, extensions: Sequence[Extension | None], offsets_RT: Tensor) -> Frame:
-        """Rotary embeddings of tokens that stand `offsets_RT` behind the trunk and a row's extension; no mask (see `Blocks`)."""
-        axes = len(self.trunk.cell_CV)
-        shifts = [0 if extension is None else extension.placement.shift(axes) for extension in extensions]
-        position_RT = (
-            offsets_RT + self.trunk.next_position + torch.tensor(shifts, device=offsets_RT.device)[:, None]
-        )
-        # The position is the second axis from the right also where a rotary embedding has one for M-RoPE's axes.
-        cos, sin = (part[..., position_RT, :] for part in self.rotary)
+class Rotary:
+    """Cosine and sine of positions, from 0 to as far as somebody needed."""
+
+    def __init__(self, backbone: Backbone) -> None:
+        self._backbone = backbone
+        self._columns = 0
+        self._parts: tuple[Tensor, ...] = ()
+
+    def reach(self, positions: int) -> None:
+        """Make sure that there are so many; ValueError where the backbone has no such positions."""
+        if positions > self._columns:
+            backbone = self._backbone
+            every_C1N = torch.arange(positions, device=backbone.device).expand(backbone.family.axes, 1, -1)
+            self._parts = tuple(part.squeeze(-3) for part in backbone.rotary(every_C1N))
+            self._columns = positions
+
+    def frame(self, position_RT: Tensor) -> Frame:
+        """Rotary embeddings of tokens at some positions; no mask."""
+        # The position is the second axis from the right also where there is one for M-RoPE's axes.
+        cos, sin = (part[..., position_RT, :] for part in self._parts)
         return Frame(None, (cos, sin))
 
 
-def start(
-    backbone: Backbone, prompts: Sequence[int], texts: Sequence[Sequence[int]], runs: Sequence[int]
-) -> Rows:
+class Shared(NamedTuple):
+    """All that rows which run together share.
+
+    Attributes:
+        rotary: reaches as far as any of them may come.
+    """
+
+    backbone: Backbone
+    extension_cache: ExtensionCache
+    rotary: Rotary
+
+
+def next_positions(questions: Sequence[Question], extensions: Sequence[Extension | None]) -> list[int]:
+    """Position of the first token of text of each row, behind trunk and extension."""
+    return [
+        question.trunk.next_position
+        + (0 if extension is None else extension.placement.shift(len(question.trunk.cell_CV)))
+        for question, extension in zip(questions, extensions, strict=True)
+    ]
+
+
+def start(backbone: Backbone, questions: Sequence[Question], runs: Sequence[Sequence[Run]]) -> Rows:
     """One row per prompt, that all runs share.
 
     Args:
-        texts: ids behind the picture, per prompt, at least one each.
+        runs: of each prompt's ask; resolved, their modules placed on their layers.
     """
-    lengths = [len(text) for text in texts]
-    ids = [
-        [*text, *[0] * (max(lengths) - len(text))] for text in texts
-    ]  # padding is never attended to: any id
+    T = max(len(question.text) for question in questions)
+    # Padding is never attended to: any id.
+    ids = [[*question.text, *[0] * (T - len(question.text))] for question in questions]
     hidden_RTd = backbone.embed(torch.tensor(ids, device=backbone.device))
-    members = [tuple(Member(run) for run in runs) for _ in prompts]
-    return Rows(0, list(prompts), lengths, members, [None] * len(lengths), hidden_RTd)
-
-
-class Blocks:
-    """Hook of a layer's attention: new tokens of some rows attend to trunk, extension and their row's own keys.
-
-    Args:
-        extensions: the living extension of each row, or None.
-        visible_RTM: bool, which of its own keys a token sees; [1, T, M] if rows do not differ.
-    """
-
-    def __init__(
-        self, shared: Shared, layer: int, extensions: Sequence[Extension | None], visible_RTM: Tensor
-    ) -> None:
-        self._trunk = shared.trunk.keys_values(layer)
-        self._layer = layer
-        self._extensions = extensions
-        self._visible_RTM = visible_RTM
-
-    def __call__(
-        self, query_RATE: Tensor, keys_RKME: Tensor, values_RKME: Tensor, scaling: float, stock: Any, /
-    ) -> tuple[Tensor, None]:
-        """Attend: [R, T, A, E]."""
-        # Under autocast a rotary embedding leaves q and k in float32, beside values in half precision.
-        mixed_RATE = torch.empty_like(query_RATE, dtype=values_RKME.dtype)
-        for extension, rows in group_by_extension(self._extensions).items():
-            blocks = [self._trunk] if extension is None else [self._trunk, extension.keys_values(self._layer)]
-            whole = len(rows) == len(self._extensions)
-            own = KeysValues(*(part if whole else part[rows] for part in (keys_RKME, values_RKME)))
-            visible_bTM = self._visible_RTM
-            if not whole and len(visible_bTM) > 1:
-                visible_bTM = visible_bTM[rows]
-            query_bATE = query_RATE if whole else query_RATE[rows]
-            with without_autocast(query_RATE):
-                mixed_RATE[rows] = attend_blocks(query_bATE, blocks, own, visible_bTM, scaling)
-        return mixed_RATE.transpose(1, 2), None
+    members = [tuple(Member(number, run) for number, run in enumerate(of_row)) for of_row in runs]
+    return Rows(0, list(questions), members, [None] * len(questions), hidden_RTd)
 
 
 def run_layer(shared: Shared, rows: Rows, before: Callable[..., None] | None = None) -> Rows:
     """Run one layer.
 
     Args:
-        before: is shown query, keys and scaling of the layer before it attends, and may leave it (`LeaveLayer`).
+        before: is shown groups, query, keys of the groups and scaling of the layer before it attends, and may leave it
+            (`LeaveLayer`).
     """
-    layer, call, offsets_1T = rows.layer, OneCall(), rows.offsets()
+    layer, call = rows.layer, OneCall()
     shared.extension_cache.advance(layer, rows.extensions)
-    T = offsets_1T.shape[1]
-    causal_1TT = torch.ones(1, T, T, dtype=torch.bool, device=offsets_1T.device).tril()
-    blocks = Blocks(shared, layer, rows.extensions, causal_1TT)
+    layout = rows.layout or _layout(shared, rows)
+    groups = layout.groups
 
     def hook(
         query: Tensor, keys: Tensor, values: Tensor, scaling: float, stock: Any, /
     ) -> tuple[Tensor, None]:
+        of_groups = groups.keys_values(layer, KeysValues(keys, values))
         if before is not None:
-            before(query, keys, scaling)
-        return blocks(query, keys, values, scaling, stock)
+            before(groups, query, of_groups.keys, scaling)
+        return groups.attend(query, of_groups, scaling), None
 
-    frame = shared.frame_at(rows.extensions, offsets_1T)
-    hidden_RTd = shared.backbone.run_layer(layer, rows.hidden_RTd, frame, call, hook)
+    hidden_RTd = shared.backbone.run_layer(layer, rows.hidden_RTd, layout.frame, call, hook)
     own = LayerKeys(call.new, list(range(len(rows))), rows.extensions)
-    return replace(rows, layer=layer + 1, hidden_RTd=hidden_RTd, cache=(*rows.cache, own), decided=False)
+    return replace(
+        rows, layer=layer + 1, hidden_RTd=hidden_RTd, cache=(*rows.cache, own), decided=False, layout=layout
+    )
 
 
-def attend_blocks(
-    query_bATE: Tensor,
-    blocks: Sequence[KeysValues],
-    own: KeysValues,
-    visible_bTM: Tensor,
-    scaling: float,
-) -> Tensor:
-    """Attention over keys that all rows share and keys of each row's own, none of them copied: [b, A, T, E].
-
-    The numbers are those of one softmax, in float32, over all of a row's keys side by side.
-
-    Args:
-        query_bATE: rotated; A is a multiple of K.
-        blocks: keys and values [K, N, E] that every token of every row sees.
-        own: keys and values of each row, [b, K, M, E].
-        visible_bTM: bool, which of its row's own keys a token sees, at least one; [1, T, M] if rows do not differ.
-        scaling: what attention multiplies its scores by.
-    """
-    b, A, T, E = query_bATE.shape
-    K, M = own.keys.shape[1:3]
-    G = A // K
-    # Against a shared block the queries of all rows are one matrix per key head; against own keys, one per row, too.
-    query_bKQE = query_bATE.reshape(b, K, G * T, E)
-    query_bKQE = query_bKQE.float() * scaling  # scores of some models are too large for half precision
-    query_KZE = query_bKQE.transpose(0, 1).reshape(K, b * G * T, E)
-    scores = [(query_KZE @ block.keys.float().transpose(1, 2)).view(K, b, G, T, -1) for block in blocks]
-    own_bKGTM = (query_bKQE @ own.keys.float().transpose(2, 3)).view(b, K, G, T, M)
-    own_bKGTM = own_bKGTM.masked_fill(~visible_bTM[:, None, None], float("-inf"))
-    scores_KbGTN = torch.cat((*scores, own_bKGTM.transpose(0, 1)), dim=-1)
-    weights_KbGTN = scores_KbGTN.softmax(dim=-1).to(own.values.dtype)
-    *weights, own_KbGTM = weights_KbGTN.split([*(block.keys.shape[1] for block in blocks), M], dim=-1)
-    own_bKQM = own_KbGTM.transpose(0, 1).reshape(b, K, G * T, M)
-    mixed_bATE = (own_bKQM @ own.values).view(b, A, T, E)
-    for block, weights_KbGTn in zip(blocks, weights, strict=True):
-        mixed_KZE = weights_KbGTn.reshape(K, b * G * T, -1) @ block.values
-        mixed_bATE = mixed_bATE + mixed_KZE.view(K, b, G * T, E).transpose(0, 1).reshape(b, A, T, E)
-    return mixed_bATE
-
-
-def group_by_extension(extensions: Sequence[Extension | None]) -> dict[Extension | None, list[int]]:
-    """Rows by their living extension."""
-    groups: dict[Extension | None, list[int]] = {}
-    for row, extension in enumerate(extensions):
-        groups.setdefault(extension, []).append(row)
-    return groups
+def _layout(shared: Shared, rows: Rows) -> Layout:
+    """Groups and rotary embeddings of rows as they are."""
+    T, device = rows.hidden_RTd.shape[1], rows.hidden_RTd.device
+    first_R = torch.tensor(next_positions(rows.questions, rows.extensions), device=device)
+    # Padding stands where the last token does: positions beyond it may not exist.
+    position_RT = first_R[:, None] + torch.arange(T, device=device).minimum(rows.last_token()[:, None])
+    trunks = [question.trunk for question in rows.questions]
+    return Layout(Groups(trunks, rows.extensions, T, device), shared.rotary.frame(position_RT))

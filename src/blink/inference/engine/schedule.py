@@ -1,0 +1,266 @@
+"""What is done next: prompts of further asks, or a token of each row that decodes.
+
+Asks go in waves: as many pictures as there is room for have their prompts run together, and their rows then join those
+that decode. Once enough pictures are answered the next wave follows, so that a long answer holds up no other.
+"""
+
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator
+from itertools import chain, islice
+
+import torch
+
+from blink.inference.attention import hooks_enabled
+from blink.inference.engine.asks import Answer, Ask
+from blink.inference.engine.decoding import NOT_FINITE, next_ids
+from blink.inference.engine.pool import Pool, RowLimit
+from blink.inference.engine.rows import Rotary, Rows
+from blink.inference.engine.slots import Decoding
+from blink.inference.engine.wave import CheckedAsk, Wave
+from blink.model.backbone import Backbone
+from blink.runs.values import NotFiniteError
+
+_FIRST, _MOST = 8, 64
+"""Pictures at once that are tried."""
+
+Answers = list[list[Answer]]
+
+
+class Pace:
+    """How many pictures at once: doubled as long as that makes an answer cheaper by a twentieth, within memory.
+
+    Args:
+        max_bytes: of the keys and values of trunks and extensions.
+    """
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._fits = 1  # until one picture's size is known
+        self._size, self._settled = _FIRST, False
+        self._best: float | None = None
+
+    @property
+    def pictures(self) -> int:
+        """How many to have under way."""
+        return min(self._size, self._fits)
+
+    def seen(self, picture_bytes: int) -> None:
+        """Learn the size of a picture."""
+        self._fits = max(1, self._max_bytes // picture_bytes)
+
+    def measured(self, seconds: float, answers: int, pictures: int) -> None:
+        """Learn how long some answers took, which began with so many pictures at once."""
+        if self._settled or answers == 0 or pictures < self.pictures or pictures != self._size:
+            return
+        cost = seconds / answers
+        if self._best is not None and cost > 0.95 * self._best:
+            self._size, self._settled = self._size // 2, True
+            return
+        self._best = cost
+        self._size = min(2 * self._size, _MOST)
+        self._settled = self._size == _MOST
+
+    def ran_out(self, pictures: int) -> None:
+        """Halve the pictures at once, called where memory ran out with so many; with a single one that error goes on."""
+        if pictures == 1:
+            raise
+        self._size, self._settled = pictures // 2, True
+
+
+class Schedule:
+    """Answers asks, in their order; iterate over it once.
+
+    Args:
+        asks: read as they are needed.
+        check: makes a `CheckedAsk` of a number and an ask, or raises.
+        text: of the ids of an answer.
+        closing: ids at which an answer ends.
+        max_bytes: of rows in flight and of the cache of those that decode, each.
+        pictures: most at once; None: as `pace` says.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        asks: Iterable[Ask],
+        check: Callable[[int, Ask], CheckedAsk],
+        text: Callable[[list[int]], str],
+        *,
+        closing: Collection[int],
+        max_new_tokens: int,
+        max_bytes: int,
+        pictures: int | None,
+        pace: Pace,
+        limit: RowLimit,
+    ) -> None:
+        self._backbone, self._asks, self._check, self._text = backbone, enumerate(asks), check, text
+        self._closing, self._max_new_tokens, self._max_bytes = closing, max_new_tokens, max_bytes
+        self._pictures, self._pace, self._limit = pictures, pace, limit
+        self._again: list[tuple[int, Ask]] = []
+        self._rotary = Rotary(backbone)
+        self._pool = Pool(
+            backbone, self._rotary, max_bytes=max_bytes, max_new_tokens=max_new_tokens, limit=limit
+        )
+        self._wave: Wave | None = None
+        self._waiting: list[Decoding] = []
+        self._open: dict[int, dict[tuple[int, int], Answer]] = {}  # by ask: (run, prompt) -> answer
+        self._sizes: dict[int, tuple[int, int]] = {}  # by ask: runs and prompts
+        self._done: dict[int, Answers | Exception] = {}
+        self._exhausted = False
+        self._started, self._since = time.perf_counter(), 0
+
+    def __iter__(self) -> Iterator[Answers]:
+        number = 0
+        while True:
+            # The caller goes on between two answers, so nothing of torch's state may be left changed there.
+            with torch.inference_mode(), hooks_enabled(self._backbone):
+                while number not in self._done and self._advance():
+                    pass
+            if number not in self._done:
+                return
+            answers = self._done.pop(number)
+            if isinstance(answers, Exception):
+                raise answers
+            yield answers
+            number += 1
+
+    def _advance(self) -> bool:
+        """Do the next piece of work; False: there is none."""
+        if self._waiting:
+            entered = self._pool.enter(self._waiting)
+            del self._waiting[:entered]
+            if entered:
+                return True
+        wave = self._wave
+        if wave is not None and not self._waiting:
+            most = min(wave.max_rows, self._limit.rows or wave.max_rows)
+            room = most - len(self._pool.rows)
+            if room >= min(wave.next_rows, max(1, most // 4)):
+                self._run_prompts(wave, room)
+                return True
+        if wave is None and self._take():
+            return True
+        if self._pool.rows:
+            self._decode()
+            return True
+        return False
+
+    def _take(self) -> bool:
+        """Begin a wave if there are asks left, and enough pictures are answered; False: it was not to be."""
+        at_once = self._pictures or self._pace.pictures
+        if self._exhausted or len(self._open) > at_once * 3 // 4 or (self._open and at_once == 1):
+            return False
+        if self._pictures is None and not self._open and self._since:
+            self._pace.measured(time.perf_counter() - self._started, self._since, at_once)
+            at_once = self._pace.pictures
+        if not self._open:
+            self._started, self._since = time.perf_counter(), 0
+        taken = list(islice(chain(self._again, self._asks), at_once - len(self._open)))
+        self._again = self._again[len(taken) :]
+        checked: list[CheckedAsk] = []
+        for number, ask in taken:
+            try:
+                checked.append(self._check(number, ask))
+            except Exception as error:
+                # Asks before it are answered all the same, and then it is raised.
+                self._fail(number, error)
+                break
+        self._exhausted = self._exhausted or not taken
+        if checked:
+            self._begin(checked)
+        return bool(taken)
+
+    def _begin(self, asks: list[CheckedAsk]) -> None:
+        """Make a wave of some asks, of fewer if memory runs out or one of them cannot be answered."""
+        try:
+            self._wave = Wave(
+                self._backbone,
+                asks,
+                self._rotary,
+                max_new_tokens=self._max_new_tokens,
+                max_bytes=self._max_bytes,
+            )
+        except Exception as error:
+            if len(asks) == 1 and not isinstance(error, torch.OutOfMemoryError):
+                self._fail(asks[0].number, error)
+                return
+            if isinstance(error, torch.OutOfMemoryError):
+                self._pace.ran_out(len(asks))
+            half = len(asks) // 2
+            self._again = [(one.number, one.ask) for one in asks[half:]] + self._again
+            self._begin(asks[:half])
+            return
+        self._pace.seen(self._wave.columns * self._backbone.token_bytes(1).kept)
+        for one in asks:
+            self._open[one.number] = {}
+            self._sizes[one.number] = (len(one.runs), len(one.splits))
+
+    def _run_prompts(self, wave: Wave, room: int) -> None:
+        """Run the next rows of a wave through one layer."""
+        try:
+            rows = wave.advance(room)
+        except torch.OutOfMemoryError:
+            self._limit.ran_out(min(wave.next_rows, room))
+            return
+        except NotFiniteError as error:
+            self._fail(int(error.ask or 0), error)
+            return
+        if wave.done:
+            self._wave = None
+        if rows is not None:
+            self._behind_last_layer(rows)
+
+    def _behind_last_layer(self, rows: Rows) -> None:
+        """Find the first token of each answer."""
+        ids = next_ids(self._backbone, rows.last(rows.hidden_RTd))
+        decoding = [Decoding.of(rows, row, first) for row, first in enumerate(ids)]
+        ended = self._ended(decoding)
+        self._waiting += [row for row in decoding if row not in ended and row.question.ask in self._open]
+
+    def _decode(self) -> None:
+        """One token of each row that decodes."""
+        self._pool.leave(self._ended(self._pool.step()))
+
+    def _ended(self, rows: list[Decoding]) -> set[Decoding]:
+        """Keep the answers that have ended: their rows."""
+        ended = set()
+        for row in rows:
+            if row.ids[-1] == NOT_FINITE:
+                ask, sample = row.question.ask, row.question.number
+                self._fail(ask, NotFiniteError("the logits of its next token", ask=ask, sample=sample))
+            elif row.ids[-1] in self._closing or len(row.ids) >= self._max_new_tokens:
+                ended.add(row)
+                self._keep(row)
+        return ended | {row for row in rows if row.question.ask not in self._open}
+
+    def _keep(self, row: Decoding) -> None:
+        """Keep an answer for every run that shared its row, and the ask's answers once they are all there."""
+        ask, prompt = row.question.ask, row.question.number
+        if ask not in self._open:
+            return
+        text, ids, answers = self._text(row.ids), tuple(row.ids), self._open[ask]
+        for member in row.members:
+            answers[member.number, prompt] = Answer(ids, text, member.events)
+        runs, prompts = self._sizes[ask]
+        if len(answers) == runs * prompts:
+            self._done[ask] = [[answers[run, number] for number in range(prompts)] for run in range(runs)]
+            del self._open[ask], self._sizes[ask]
+            self._since += runs * prompts
+
+    def _fail(self, ask: int, error: Exception) -> None:
+        """Let an ask go, whose turn it is to be raised once those before it are answered; none behind it is begun."""
+        if ask in self._done:
+            return
+        self._done[ask] = error
+        self._exhausted = True
+        self._open = {number: answers for number, answers in self._open.items() if number < ask}
+        self._again = [(number, one) for number, one in self._again if number < ask]
+        if self._again:
+            self._exhausted = False
+        gone = {row for row in self._pool.rows if row.question.ask >= ask}
+        self._waiting = [row for row in self._waiting if row.question.ask < ask]
+        if self._wave is not None:
+            self._wave.keep_before(ask)
+            if self._wave.done:
+                self._wave = None
+        self._pool.leave(gone)

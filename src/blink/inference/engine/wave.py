@@ -1,0 +1,237 @@
+"""Prompts of some asks on their way up to the last layer: vision tower, trunks, then text, chunk by chunk.
+
+Axes: g trunks run together, P tokens of a trunk, V = H x W of the base view, C axes of positions.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+
+from blink.inference.boxes import SeenBox
+from blink.inference.crops import Crops, OriginalPicture, crop_prefix
+from blink.inference.engine.asks import Ask, Inputs, Split, prepare
+from blink.inference.engine.branching import advance
+from blink.inference.engine.extensions import ExtensionCache
+from blink.inference.engine.rows import Question, Rotary, Rows, Shared, start
+from blink.inference.engine.trunk import Place, Trunk, run_trunks
+from blink.inference.given import view_maker
+from blink.inference.run import Run
+from blink.model.backbone import Backbone
+from blink.model.families import Encoded
+from blink.model.image_inputs import embed_prompt
+from blink.model.token_sr import check_patches
+
+
+class CheckedAsk(NamedTuple):
+    """An ask that fits the model.
+
+    Attributes:
+        number: of the ask.
+        runs: resolved, their modules placed on their layers.
+        splits: the prompts' ids.
+        boxes: as the backbone sees them; None: no policy selects by them.
+    """
+
+    number: int
+    ask: Ask
+    runs: Sequence[Run]
+    splits: Sequence[Split]
+    boxes: Sequence[SeenBox | None] | None
+
+
+class _Stem(NamedTuple):
+    """Ids of a prefix and a picture, of which a trunk is made.
+
+    Attributes:
+        number: of the ask, among those of the wave.
+        prompts: numbers of the prompts with this prefix.
+        prefix: their ids before the visual span.
+        ids: prefix and visual span.
+    """
+
+    number: int
+    prompts: list[int]
+    prefix: tuple[int, ...]
+    ids: list[int]
+    place: Place
+
+
+class Wave:
+    """Prompts of some asks, whose trunks exist.
+
+    Rows take one layer at a time. Splits make more rows than fit at once, so the others wait on a stack: those that came
+    farthest go first, so that few wait with all their keys.
+
+    Args:
+        rotary: is made to reach as far as any of the rows may come.
+        max_bytes: of rows, and of extensions.
+
+    Attributes:
+        max_rows: most rows at once.
+        columns: tokens of the longest trunk and its extension.
+
+    Raises:
+        ValueError: a picture cannot be processed, or a policy does not fit its grid.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        asks: Sequence[CheckedAsk],
+        rotary: Rotary,
+        *,
+        max_new_tokens: int,
+        max_bytes: int,
+    ) -> None:
+        self._backbone, self._asks = backbone, asks
+        self._inputs = prepare(
+            backbone, [checked.ask for checked in asks], [checked.splits for checked in asks]
+        )
+        for checked, inputs in zip(asks, self._inputs, strict=True):
+            for patches in {run.policy.patches for run in checked.runs if run.policy is not None}:
+                check_patches(patches, inputs.grid)
+        stems = self._stems()
+        trunks = self._trunks(stems, max_bytes)
+        questions, runs = self._questions(stems, trunks)
+        for question in questions:
+            H, W = question.trunk.grid
+            rotary.reach(question.trunk.next_position + H * W + len(question.text) + max_new_tokens)
+        longest = max(len(question.text) for question in questions)
+        self.columns = max(len(trunk_ids) + grid[0] * grid[1] for _, _, _, trunk_ids, (_, grid, _) in stems)
+        # The text's keys count twice: decoding copies them, and rows keep theirs lest memory runs out meanwhile.
+        token = backbone.token_bytes(self.columns + longest)
+        row = (2 * longest + max_new_tokens) * token.kept + longest * token.passing
+        self.max_rows = max(1, max_bytes // row)
+        self._shared = Shared(
+            backbone,
+            ExtensionCache(
+                backbone, self._crops(stems), max_tokens=self.max_rows * longest, max_bytes=max_bytes
+            ),
+            rotary,
+        )
+        self._stack = [start(backbone, questions, runs)]
+
+    @property
+    def done(self) -> bool:
+        """Whether all rows went through all layers."""
+        return not self._stack
+
+    @property
+    def next_rows(self) -> int:
+        """How many rows go on next, if all at once."""
+        return len(self._stack[-1])
+
+    def advance(self, most: int) -> Rows | None:
+        """Run the next rows, at most so many, through one layer; return them once that was the last.
+
+        Raises:
+            NotFiniteError: names ask and prompt.
+            torch.OutOfMemoryError: the rows wait as they were.
+        """
+        rows = self._stack.pop()
+        if len(rows) > most:
+            self._stack += rows.chunks(most)[::-1]
+            rows = self._stack.pop()
+        try:
+            # Rows that split come back before they ran the layer: they may be more than fit at once.
+            after = advance(self._shared, rows)
+        except BaseException:
+            self._stack.append(rows)
+            raise
+        if after.layer < self._backbone.num_layers:
+            self._stack.append(after)
+            return None
+        self._shared.extension_cache.trim()
+        return after
+
+    def keep_before(self, ask: int) -> None:
+        """Forget the rows of an ask and of those behind it."""
+        stack = [
+            rows.select([row for row, question in enumerate(rows.questions) if question.ask < ask])
+            for rows in self._stack
+        ]
+        self._stack = [rows for rows in stack if len(rows)]
+
+    def _stems(self) -> list[_Stem]:
+        """Prefixes and pictures, each once."""
+        backbone, stems = self._backbone, []
+        for number, inputs in enumerate(self._inputs):
+            by_prefix: dict[tuple[int, ...], list[int]] = {}
+            for prompt, prefix in enumerate(inputs.prefixes):
+                by_prefix.setdefault(prefix, []).append(prompt)
+            for prefix, prompts in by_prefix.items():
+                ids = [*prefix, *inputs.span]
+                ids_1P = torch.tensor([ids], device=backbone.device)
+                position_CP = backbone.family.positions(ids_1P, None, inputs.tensors)[:, 0]
+                H, W = inputs.grid
+                first = len(ids) - H * W if backbone.family.base_view_last else len(prefix)
+                stems.append(_Stem(number, prompts, prefix, ids, Place(first, inputs.grid, position_CP)))
+        return stems
+
+    def _trunks(self, stems: Sequence[_Stem], max_bytes: int) -> list[Trunk]:
+        """Run the trunks, those of one length together."""
+        backbone = self._backbone
+        policies = [run.policy for checked in self._asks for run in checked.runs if run.policy is not None]
+        scanned = {layer for policy in policies for layer in policy.layers}
+        by_length: dict[int, list[int]] = {}
+        for number, stem in enumerate(stems):
+            by_length.setdefault(len(stem.ids), []).append(number)
+        trunks: dict[int, Trunk] = {}
+        for P, numbers in by_length.items():
+            together = max(1, max_bytes // (P * backbone.token_bytes(P).passing))
+            for first in range(0, len(numbers), together):
+                alike = numbers[first : first + together]
+                encoded = _joined([self._inputs[stems[number].number].encoded for number in alike])
+                ids_gP = torch.tensor([stems[number].ids for number in alike], device=backbone.device)
+                embedded = embed_prompt(backbone, ids_gP, encoded)
+                places = [stems[number].place for number in alike]
+                trunks |= zip(alike, run_trunks(backbone, embedded, places, scanned), strict=True)
+        return [trunks[number] for number in range(len(stems))]
+
+    def _questions(
+        self, stems: Sequence[_Stem], trunks: Sequence[Trunk]
+    ) -> tuple[list[Question], list[Sequence[Run]]]:
+        """The prompts, those behind one trunk side by side, and the runs of each."""
+        questions, runs = [], []
+        keys = [self._keys(checked, inputs) for checked, inputs in zip(self._asks, self._inputs, strict=True)]
+        for number, (stem, trunk) in enumerate(zip(stems, trunks, strict=True)):
+            checked, inputs = self._asks[stem.number], self._inputs[stem.number]
+            for prompt in stem.prompts:
+                box = None if checked.boxes is None else checked.boxes[prompt]
+                text, key = inputs.texts[prompt], keys[stem.number][prompt]
+                questions.append(Question(checked.number, prompt, trunk, number, text, key, box))
+                runs.append(checked.runs)
+        return questions, runs
+
+    def _keys(self, checked: CheckedAsk, inputs: Inputs) -> Sequence[str]:
+        """Names of the prompts of an ask, where some policy draws."""
+        if checked.ask.sample_keys is not None:
+            return checked.ask.sample_keys
+        draws = any(run.policy is not None and run.policy.draws for run in checked.runs)
+        return inputs.sample_keys() if draws else [""] * len(inputs.texts)
+
+    def _crops(self, stems: Sequence[_Stem]) -> Crops | None:
+        """Where regions are cut out of the pictures; None if no run encodes any."""
+        if not any(run.encodes for checked in self._asks for run in checked.runs):
+            return None
+        backbone, maker = self._backbone, view_maker(self._backbone)
+        prefixes = [
+            crop_prefix(
+                torch.tensor(stem.ids, device=backbone.device),
+                len(stem.prefix),
+                stem.place.base_start,
+                backbone.image_token_id,
+            )
+            for stem in stems
+        ]
+        pictures = [OriginalPicture(self._inputs[stem.number].image, maker) for stem in stems]
+        return Crops(backbone, prefixes, pictures)
+
+
+def _joined(encoded: Sequence[Encoded]) -> Encoded:
+    """Visual tokens of several pictures, one after the other."""
+    if len(encoded) == 1:
+        return encoded[0]
+    added = zip(*(one.added for one in encoded), strict=True)
+    return Encoded(torch.cat([one.features_Td for one in encoded]), tuple(map(torch.cat, added)))
