@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from blink.inference.cache import KeysValues
 from blink.inference.engine.extensions import Extension
-from blink.inference.engine.trunk import Trunk, stack
+from blink.inference.engine.trunk import Trunk, copy, stack
 from blink.inference.saliency import without_autocast
 
 _COPY = 24
@@ -131,18 +131,23 @@ class SharedKeys:
 
     def fill(self, into: KeysValues, layer: int) -> None:
         """Copy keys and values of a layer into the first columns of `into`, [g, K, N, E]."""
-        for first, things in ((0, self._trunks), (self.P, self._extensions)):
+        for first, size, things in ((0, self.P, self._trunks), (self.P, self.X, self._extensions)):
             by_columns: dict[int, list[int]] = {}
             for group, thing in enumerate(things):
-                if thing is not None:
-                    by_columns.setdefault(thing.columns, []).append(group)
+                by_columns.setdefault(0 if thing is None else thing.columns, []).append(group)
+            if set(by_columns) != {size}:
+                # Zeros, as a number of no meaning may be nan, which a weight of 0 does not undo.
+                for whole in into:
+                    whole[:, :, first : first + size] = 0
+            by_columns.pop(0, None)
             for columns, groups in by_columns.items():
-                found = stack([things[group].entry(layer) for group in groups])  # type: ignore[union-attr]
-                for whole, part in zip(into, found, strict=True):
-                    if len(groups) == len(things):
-                        whole[:, :, first : first + columns] = part
-                    else:
-                        whole[groups, :, first : first + columns] = part
+                entries = [things[group].entry(layer) for group in groups]  # type: ignore[union-attr]
+                start, end = groups[0], groups[-1] + 1
+                if groups == list(range(start, end)):
+                    copy(entries, KeysValues(*(part[start:end, :, first : first + columns] for part in into)))
+                    continue
+                for whole, found in zip(into, stack(entries), strict=True):
+                    whole[groups, :, first : first + columns] = found
 
 
 def attend(
@@ -191,6 +196,8 @@ class Groups:
             for trunk, extension in zip(trunks, extensions, strict=True)
         ]
         groups = cut_groups(list(zip(trunks, extensions, strict=True)), max(columns), T, T)
+        # Those with an extension first, so that all extensions are copied at once.
+        groups.sort(key=lambda rows: extensions[rows[0]] is None)
         self._T = T
         self.places = Places.of(groups, device)
         firsts = [rows[0] for rows in groups]
@@ -207,8 +214,7 @@ class Groups:
         found = []
         for part_RKTE in own:
             _, K, T, E = part_RKTE.shape
-            # Zeros, as a number of no meaning may be nan, which a weight of 0 does not undo.
-            whole = part_RKTE.new_zeros(self.places.g, K, S + T * self.places.q, E)
+            whole = part_RKTE.new_empty(self.places.g, K, S + T * self.places.q, E)
             own_gqKTE = self.places.spread(part_RKTE)
             whole[:, :, S:].unflatten(2, (T, self.places.q)).copy_(own_gqKTE.permute(0, 2, 3, 1, 4))
             found.append(whole)

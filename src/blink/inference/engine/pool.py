@@ -166,6 +166,7 @@ class Pool:
             groups = cut(classes.values(), self._slots.q)
         else:
             groups = cut_groups(keys, max(row.shared_columns for row in rows), own, 1)
+            groups.sort(key=lambda group: rows[group[0]].history[-1] is None)  # quicker to copy side by side
             self._slots, self._rows_of = Slots(self._backbone.num_layers, max(map(len, groups))), []
         kept = [slot for slot, of_slot in enumerate(self._rows_of) if of_slot]
         taken = [slot for slot, of_slot in enumerate(self._rows_of) if not of_slot][: len(groups)]

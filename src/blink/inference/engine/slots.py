@@ -17,7 +17,7 @@ from blink.inference.cache import KeysValues
 from blink.inference.engine.extensions import Extension
 from blink.inference.engine.groups import SharedKeys
 from blink.inference.engine.rows import LayerKeys, Member, Question, Rows
-from blink.inference.engine.trunk import stack
+from blink.inference.engine.trunk import Entry
 
 
 @dataclass(eq=False)
@@ -92,8 +92,11 @@ class Slots:
             parts = []
             for part in (0, 1):
                 like = before[layer][part] if before else rows[0].question.trunk.layers[layer][part]
+                new = like.new_empty(g, like.shape[1], P + now + M * self.q, like.shape[3])
                 # Zeros, as a number of no meaning may be nan, which a weight of 0 does not undo.
-                new = like.new_zeros(g, like.shape[1], P + now + M * self.q, like.shape[3])
+                new[:, :, P + now :] = 0
+                if index:
+                    new[:, :, : P + now] = 0
                 if index:
                     old, old_X = before[layer][part], self.X[layer]
                     for start, old_start, size in (
@@ -108,38 +111,52 @@ class Slots:
 
     def fill(self, taken: Sequence[int], rows: Sequence[Sequence[Decoding]]) -> None:
         """Copy what the rows of some slots attend to into these, for which there is room."""
-        whole, slots = list(taken) == list(range(self.g)), list(taken)
-        by_width: dict[int, list[tuple[int, int, Decoding]]] = {}
-        for number, of_slot in enumerate(rows):
-            for place, row in enumerate(of_slot):
-                assert row.text is not None, "a row enters once"
-                width = row.text[0][0].own.keys.shape[2]
-                by_width.setdefault(width, []).append((number, place, row))
-        trunks = [of_slot[0].question.trunk for of_slot in rows]
+        slots, trunks = list(taken), [of_slot[0].question.trunk for of_slot in rows]
+        side_by_side = slots == list(range(slots[0], slots[-1] + 1))
         for layer, of_layer in enumerate(self.layers):
             # Slots side by side are written where they are, others by way of a copy.
-            into = of_layer if whole else KeysValues(*(part[slots] for part in of_layer))
+            into = KeysValues(
+                *(part[slots[0] : slots[-1] + 1] if side_by_side else part[slots] for part in of_layer)
+            )
             shared = SharedKeys(
                 trunks, [of_slot[0].history[layer] for of_slot in rows], self.P, self.X[layer]
             )
             shared.fill(into, layer)
-            first = self.P + self.X[layer]
-            for width, of_width in by_width.items():
-                numbers, places = ([entry[axis] for entry in of_width] for axis in (0, 1))
-                own = stack([row.text[0][layer].entry(row.text[1]) for _, _, row in of_width if row.text])
-                T = min(width, self.M)  # rows that ran beside a longer one are padded
-                for part, own_rKTE in zip(into, own, strict=True):
-                    columns = part[:, :, first : first + T * self.q].unflatten(2, (T, self.q))
-                    if self.q == 1 and numbers == list(range(len(part))):
-                        columns[:, :, :, 0] = own_rKTE[:, :, :T]
-                    else:
-                        columns[numbers, :, :, places] = own_rKTE[:, :, :T]
-            if not whole:
+            self._fill_own(into, layer, rows)
+            if not side_by_side:
                 for part, of_into in zip(of_layer, into, strict=True):
                     part[slots] = of_into
         for of_slot in rows:
             for row in of_slot:
                 row.text = None
+
+    def _fill_own(self, into: KeysValues, layer: int, rows: Sequence[Sequence[Decoding]]) -> None:
+        """Copy the keys and values of the text of some slots' rows."""
+        by_batch: dict[int, list[tuple[int, int, Entry]]] = {}
+        for number, of_slot in enumerate(rows):
+            for place, row in enumerate(of_slot):
+                assert row.text is not None, "a row enters once"
+                entry = row.text[0][layer].entry(row.text[1])
+                by_batch.setdefault(id(entry.of), []).append((number, place, entry))
+        first = self.P + self.X[layer]
+        for entries in by_batch.values():
+            own = entries[0][2].of
+            T = min(own.keys.shape[2], self.M)  # rows that ran beside a longer one are padded
+            row_of = {(number, place): entry.row for number, place, entry in entries}
+            for part, own_bKTE in zip(into, own, strict=True):
+                columns_gKTqE = part[:, :, first : first + T * self.q].unflatten(2, (T, self.q))
+                if len(by_batch) > 1:
+                    numbers, places, of_rows = zip(
+                        *((number, place, entry.row) for number, place, entry in entries), strict=True
+                    )
+                    columns_gKTqE[list(numbers), :, :, list(places)] = own_bKTE[list(of_rows), :, :T]
+                    continue
+                # A place without a row gets some row's: nobody reads it.
+                order = [
+                    row_of.get((number, place), 0) for number in range(len(rows)) for place in range(self.q)
+                ]
+                own_gqKTE = own_bKTE[order, :, :T].unflatten(0, (len(rows), self.q))
+                columns_gKTqE.copy_(own_gqKTE.permute(0, 2, 3, 1, 4))
 
     def select(self, live: Sequence[int], places: Sequence[Sequence[int]]) -> None:
         """Keep some slots, and in each of them some places, which move together."""

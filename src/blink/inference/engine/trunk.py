@@ -40,6 +40,18 @@ def stack(entries: Sequence[Entry]) -> KeysValues:
     return KeysValues(*(torch.stack([entry.of[part][entry.row] for entry in entries]) for part in (0, 1)))
 
 
+def copy(entries: Sequence[Entry], into: KeysValues) -> None:
+    """Copy keys and values of some entries of one length into [b, K, N, E], which may be part of something larger."""
+    first = entries[0].of
+    if all(entry.of is first for entry in entries):
+        rows = torch.tensor([entry.row for entry in entries], device=first.keys.device)
+        for part, whole in zip(first, into, strict=True):
+            torch.index_select(part, 0, rows, out=whole)  # in one pass, where indexing would copy twice
+        return
+    for part, whole in zip(stack(entries), into, strict=True):
+        whole.copy_(part)
+
+
 class Place(NamedTuple):
     """Where a trunk's picture stands.
 
