@@ -5,7 +5,7 @@ evaluation code does. Answers have the length that the row says: no token ends o
 """
 
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, NamedTuple
@@ -124,8 +124,10 @@ def rows(
         sizes = [size for size in work.batches[side] if size <= len(asked)] or [len(asked)]
         tried = in_turn([partial(stock, bench, asked, size, work.tokens) for size in sizes], 2)
         best = min(zip(tried, sizes, strict=True), key=lambda of: min(of[0]))[1]
-        blink = [partial(ours, engine, pictures, run, work.tokens) for run in runs.values()]
-        sides = [partial(stock, bench, asked, best, work.tokens), *blink]
+        blink: list[Callable[[], object]] = [
+            partial(ours, engine, pictures, run, work.tokens) for run in runs.values()
+        ]
+        sides: list[Callable[[], object]] = [partial(stock, bench, asked, best, work.tokens), *blink]
         if work.loop_bar is not None:
             sides.append(partial(stock, bench, asked[: max(1, len(asked) // 8)], 1, work.tokens))
         for one in blink:

@@ -101,6 +101,27 @@ def test_asks_are_read_as_they_are_needed() -> None:
     assert len(list(answers)) == 39
 
 
+@pytest.mark.parametrize("broken", ["reading", "asking"])
+def test_what_comes_before_an_error_is_answered(broken: str) -> None:
+    """Would catch answers lost that share a wave with a picture that fails, and a caller's error under another name."""
+    model = rig(**SMALL).model
+    engine = Engine(model, models.processor(model))
+
+    def asks() -> Iterator[Ask]:
+        for number in range(3):
+            yield Ask(models.picture(number), [models.prompt(number)], [Run()])
+        if broken == "reading":
+            raise OSError("no such picture")
+        yield Ask(models.picture(3), ["what?"], [Run()])
+
+    results = engine.answer_many(asks(), max_new_tokens=3, pictures=8)
+    found = [bare(next(results)) for _ in range(3)]
+    with pytest.raises((OSError, ValueError), match=r"^no such picture|^ask 3: prompt 0 has 0"):
+        next(results)
+    asked = [Ask(models.picture(i), [models.prompt(i)], [Run()]) for i in range(3)]
+    assert found == one_by_one(engine, asked, 3)
+
+
 def test_no_asks_no_answers() -> None:
     """Would catch a loop that needs a first picture."""
     model = rig(**SMALL).model

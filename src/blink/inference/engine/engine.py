@@ -9,7 +9,6 @@ extensions and text in flight; by an estimate from the model's widths. One pictu
 does not fit waits; when a GPU runs out of memory all the same, the number of rows at once is halved from there on.
 """
 
-import itertools
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
@@ -24,7 +23,7 @@ from blink.inference.attach import attach
 from blink.inference.engine.asks import Answer, Ask, check_runs, check_texts, split_prompts
 from blink.inference.engine.decoding import FiniteLogits, closing_ids, closing_tokens
 from blink.inference.engine.pool import RowLimit
-from blink.inference.engine.schedule import Pace, Schedule
+from blink.inference.engine.schedule import AskError, Pace, Schedule
 from blink.inference.engine.wave import CheckedAsk
 from blink.inference.given import Given, checked_boxes
 from blink.inference.policy import Policy
@@ -91,8 +90,9 @@ class Engine:
         ask = Ask(image, prompts, runs, sample_keys, boxes)
         try:
             [answers] = self._schedule([ask], max_new_tokens, 1)
-        except NotFiniteError as error:
-            raise error.of(None, error.sample) from error
+        except AskError as failed:
+            error = failed.error
+            raise error.of(None, error.sample) if isinstance(error, NotFiniteError) else error from None
         return answers
 
     def answer_many(
@@ -229,17 +229,13 @@ class Engine:
 
 
 def _naming_asks(results: Iterator[list[list[Answer]]]) -> Iterator[list[list[Answer]]]:
-    """The results of asks; ValueError about one says its number."""
-    for ask in itertools.count():
-        try:
-            answers = next(results)
-        except StopIteration:
-            return
-        except NotFiniteError:
-            raise
-        except UserError as error:
-            raise UserError(f"ask {ask}: {error}") from error
-        except Exception as error:
-            error.add_note(f"ask {ask}")
-            raise
-        yield answers
+    """The results of asks; errors about one say its number."""
+    try:
+        yield from results
+    except AskError as failed:
+        error = failed.error
+        if isinstance(error, UserError) and not isinstance(error, NotFiniteError):
+            raise UserError(str(failed)) from error
+        if not isinstance(error, NotFiniteError):
+            error.add_note(f"ask {failed.ask}")
+        raise error from None

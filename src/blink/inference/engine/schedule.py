@@ -6,7 +6,6 @@ that decode. Once enough pictures are answered the next wave follows, so that a 
 
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
-from itertools import chain, islice
 
 import torch
 
@@ -24,6 +23,14 @@ _FIRST, _MOST = 8, 64
 """Pictures at once that are tried."""
 
 Answers = list[list[Answer]]
+
+
+class AskError(Exception):
+    """An ask cannot be answered, by an `error` that knows nothing of other asks."""
+
+    def __init__(self, ask: int, error: Exception) -> None:
+        super().__init__(f"ask {ask}: {error}")
+        self.ask, self.error = ask, error
 
 
 class Pace:
@@ -93,7 +100,7 @@ class Schedule:
         pace: Pace,
         limit: RowLimit,
     ) -> None:
-        self._backbone, self._asks, self._check, self._text = backbone, enumerate(asks), check, text
+        self._backbone, self._asks, self._check, self._text = backbone, iter(asks), check, text
         self._closing, self._max_new_tokens, self._max_bytes = closing, max_new_tokens, max_bytes
         self._pictures, self._pace, self._limit = pictures, pace, limit
         self._again: list[tuple[int, Ask]] = []
@@ -106,7 +113,7 @@ class Schedule:
         self._open: dict[int, dict[tuple[int, int], Answer]] = {}  # by ask: (run, prompt) -> answer
         self._sizes: dict[int, tuple[int, int]] = {}  # by ask: runs and prompts
         self._done: dict[int, Answers | Exception] = {}
-        self._exhausted = False
+        self._exhausted, self._read_so_far = False, 0
         self._started, self._since = time.perf_counter(), 0
 
     def __iter__(self) -> Iterator[Answers]:
@@ -155,8 +162,7 @@ class Schedule:
             at_once = self._pace.pictures
         if not self._open:
             self._started, self._since = time.perf_counter(), 0
-        taken = list(islice(chain(self._again, self._asks), at_once - len(self._open)))
-        self._again = self._again[len(taken) :]
+        taken = self._read(at_once - len(self._open))
         checked: list[CheckedAsk] = []
         for number, ask in taken:
             try:
@@ -169,6 +175,23 @@ class Schedule:
         if checked:
             self._begin(checked)
         return bool(taken)
+
+    def _read(self, count: int) -> list[tuple[int, Ask]]:
+        """The next asks, at most so many, with their numbers."""
+        taken, self._again = self._again[:count], self._again[count:]
+        while len(taken) < count:
+            try:
+                ask = next(self._asks)
+            except StopIteration:
+                break
+            except Exception as error:
+                # It is the caller's, and raised as it is, once the asks before it are answered.
+                self._done[self._read_so_far] = error
+                self._exhausted = True
+                break
+            taken.append((self._read_so_far, ask))
+            self._read_so_far += 1
+        return taken
 
     def _begin(self, asks: list[CheckedAsk]) -> None:
         """Make a wave of some asks, of fewer if memory runs out or one of them cannot be answered."""
@@ -251,7 +274,7 @@ class Schedule:
         """Let an ask go, whose turn it is to be raised once those before it are answered; none behind it is begun."""
         if ask in self._done:
             return
-        self._done[ask] = error
+        self._done[ask] = AskError(ask, error)
         self._exhausted = True
         self._open = {number: answers for number, answers in self._open.items() if number < ask}
         self._again = [(number, one) for number, one in self._again if number < ask]
