@@ -1,6 +1,7 @@
 """The train command in several processes: DDP on CPUs, multiruns of it, and DeepSpeed."""
 
 import json
+import re
 import signal
 import subprocess
 from pathlib import Path
@@ -45,6 +46,24 @@ def test_two_processes_fill_and_read_features(llava_folder: Path, pictures: Path
         rtol=1e-4,
         atol=1e-6,
     )
+
+
+@pytest.mark.slow
+def test_numbers_of_another_process_end_all(llava_folder: Path, pictures: Path) -> None:
+    """Would catch a process that waits for ever for one that has stopped, and a mistake that no line names."""
+    arguments = [
+        *common(llava_folder, pictures),
+        "layer=[1,2]",
+        "trainer=ddp_cpu",
+        "trainer.val_check_interval=1.0",
+    ]
+    ended = command(*arguments, "+callbacks.damage._target_=tests.training.other_rank.Damage")
+    assert ended.returncode != 0
+    assert "Traceback" not in ended.stderr
+    assert re.search(
+        r"error: step 3, layer 2, image \S+: hidden states of the backbone are nan", ended.stderr
+    )
+    assert not list(Path("outputs").rglob("summary.json"))
 
 
 @pytest.mark.slow

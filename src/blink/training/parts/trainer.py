@@ -24,6 +24,9 @@ from blink.training.plan import Plan
 _NOT_MEASURED = "Early stopping conditioned on metric"
 """In what Lightning's EarlyStopping raises where `monitor` is no metric of the run; it names those that are."""
 
+_PEER_ENDED = "Connection closed by peer"
+"""In what gloo raises in the processes that wait for one that is gone."""
+
 
 def make_trainer(plan: Plan, folder: Path) -> Trainer:
     """Return a trainer without a logger, which knows how many processes there are.
@@ -81,6 +84,8 @@ def settings_refused_late() -> Iterator[None]:
     except MisconfigurationException as error:
         raise UserError(f"trainer, callbacks or logger: {error}") from error
     except RuntimeError as error:
+        if _PEER_ENDED in str(error):
+            raise UserError("another process of this run has ended; its own line says why") from error
         if _NOT_MEASURED not in str(error):
             raise
         raise UserError(f"callbacks: {error}") from error
