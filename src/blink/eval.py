@@ -31,7 +31,14 @@ log = logging.getLogger("blink.eval")  # not __main__, which `python -m` calls i
 EXAMPLE = "example.png"
 
 
-@hydra_command("eval")
+def serve() -> None:
+    """What processes but the first do, where torchrun has started several."""
+    from blink.evaluation.shares import serve_first
+
+    serve_first()
+
+
+@hydra_command("eval", further=serve)
 def main(config: DictConfig) -> float | None:
     """Run one evaluation, or return it if it was finished before.
 
@@ -53,6 +60,7 @@ def main(config: DictConfig) -> float | None:
     from blink.evaluation.sweeps import report as sweep
     from blink.runs.board import Board
     from blink.runs.loggers import note_logged
+    from blink.runs.parallel.ahead import ProcessError
 
     job = HydraConfig.get()
     overrides = list(job.overrides.task)
@@ -84,8 +92,8 @@ def main(config: DictConfig) -> float | None:
             else made("logger", config.logger, Board, folder=str(folder), kind="evaluation", group=group)
         )
     log.info("%s: %d questions, files in %s", plan.setup.method, len(plan.samples), folder)
-    with one_line_errors(GradingError), board:
-        result = _run(plan, rows, folder, board, plain(config))
+    with one_line_errors(GradingError, ProcessError), board:
+        result = _run(plan, rows, folder, board, plain(config), overrides)
     if board.logger is not None:
         note_logged(folder, config.logger._target_, group, _digest(folder))
     for warning in result.warnings:
@@ -104,7 +112,14 @@ def main(config: DictConfig) -> float | None:
     return next((result.metrics[name] for name in result.headline), None)
 
 
-def _run(plan: Plan, rows: Sequence[Row], folder: Path, board: Board, config: dict[str, Any]) -> Result:
+def _run(
+    plan: Plan,
+    rows: Sequence[Row],
+    folder: Path,
+    board: Board,
+    config: dict[str, Any],
+    overrides: Sequence[str],
+) -> Result:
     """Answer what is left, draw one answer into the folder, and log the result."""
     from PIL import Image
 
@@ -113,6 +128,7 @@ def _run(plan: Plan, rows: Sequence[Row], folder: Path, board: Board, config: di
     from blink.evaluation.dashboard import Progress, log_result
     from blink.evaluation.example import example, is_picture
     from blink.evaluation.predict import evaluate
+    from blink.evaluation.shares import Settings, sharing
     from blink.model.views import ViewMaker
 
     if board.logger is not None:
@@ -126,6 +142,7 @@ def _run(plan: Plan, rows: Sequence[Row], folder: Path, board: Board, config: di
         setup=plan.setup,
         edition=plan.edition,
         watch=None if board.logger is None else Progress(board),
+        sharing=sharing([plan], [Settings(config, overrides)]),
     )
     drawn = is_picture(folder / EXAMPLE)
     if drawn and board.logger is None:

@@ -12,6 +12,7 @@ Read from top to bottom: a file imports only from files above it.
     cost.py       FLOPs and bytes computed from a config; FLOPs of an answered question
     predict.py    samples -> predictions.jsonl, added to picture by picture -> scores.json
     answerers.py  samples about a picture through the engine, or one by one through generate
+    shares.py     whole pictures shared out among several processes
     compare.py    finished runs, side by side and in pairs
     rerun.py      a finished run repeated, and whether its scores come out again
     example.py    a picture of one answer, from its events

@@ -336,7 +336,7 @@ def load_answerer(plans: Sequence[Plan]) -> BackboneAnswerer:
         alone=first.reuse == "none",
         zooms=[number for number, plan in enumerate(plans) if plan.zooms],
         pictures=first.pictures,
-        workers=default_workers() if first.workers is None else first.workers,
+        workers=default_workers(first.processes) if first.workers is None else first.workers,
     )
 
 

@@ -24,6 +24,7 @@ from blink.model.prompts import Template, template_of
 from blink.model.token_sr_files import check_token_sr, token_sr_config, token_sr_digest
 from blink.model.token_sr_source import SHIPPED
 from blink.model.views import ViewMaker
+from blink.runs.machine import launched_processes
 from blink.runs.values import UserError, choice, number, text, whole_number
 from blink.scenes.draw import DIFFICULTIES, SPLIT_SIZE
 
@@ -45,7 +46,7 @@ _TEXTS = (
     "outputs",
 )
 
-_MOST_WORKERS = 1024
+_MOST_WORKERS = _MOST_PROCESSES = 1024
 
 _CHECKS: Mapping[str, Callable[[str, Any], object]] = {
     **dict.fromkeys(("limit", "scenes.images", "bench.max_new_tokens"), whole_number),
@@ -61,6 +62,7 @@ _CHECKS: Mapping[str, Callable[[str, Any], object]] = {
     "engine.memory_gb": partial(number, above=0),
     "engine.pictures": whole_number,
     "engine.workers": partial(whole_number, least=0, most=_MOST_WORKERS),
+    "devices": lambda name, value: value == "auto" or whole_number(name, value, most=_MOST_PROCESSES),
     "fresh": partial(choice, choices=(True, False)),
 }
 """Key of the config -> check of its value."""
@@ -262,6 +264,40 @@ def _count(kind: str) -> int:
 def _value(settings: Mapping[str, Any], key: str) -> Any:
     """The value of a dotted key, None if there is none."""
     return reduce(lambda group, part: group.get(part, None), key.split("."), settings)
+
+
+def process_count(devices: int | str, model: Mapping[str, Any]) -> int:
+    """How many processes answer.
+
+    Args:
+        devices: a number, or "auto" for one per GPU.
+        model: a config's group `model`.
+
+    Raises:
+        UserError: there are not so many GPUs, the backbone has been given a device of its own, or torchrun has started another number.
+    """
+    launched, device = launched_processes(), model["device"]
+    gpus = torch.cuda.device_count() if device in ("auto", "cuda") else 0
+    if launched > 1 and devices not in (1, "auto", launched):
+        raise UserError(
+            f"devices={devices}: {launched} processes were started, by torchrun or alike; leave devices= out"
+        )
+    count = launched if launched > 1 else max(gpus, 1) if devices == "auto" else int(devices)
+    if count == 1:
+        return 1
+    device_map = model.get("device_map")
+    if device_map is not None:
+        raise UserError(
+            f"devices={count} and model.device_map={device_map}: each process has a whole backbone on one device; "
+            "give one of the two keys"
+        )
+    if device not in ("auto", "cpu", "cuda"):
+        raise UserError(
+            f"devices={count} and model.device={device}: expected auto, cpu or cuda, of which each process has one"
+        )
+    if launched == 1 and gpus and count > gpus:
+        raise UserError(f"devices={count}: this machine has {gpus} GPUs; model.device=cpu takes its cores")
+    return count
 
 
 def check_context(backbone: Backbone, answers: Mapping[str, int]) -> None:

@@ -23,6 +23,7 @@ from blink.evaluation.checks import (
     fingerprints,
     modules_folder,
     outlined,
+    process_count,
     prompt_template,
     reject_training_keys,
     training_differs,
@@ -93,6 +94,7 @@ class Plan(NamedTuple):
         reuse: "full" answers by the engine, "none" one question at a time.
         memory_gb: for the engine.
         pictures: most that the engine answers at once; None: as many as memory holds.
+        processes: among which pictures are shared out.
         workers: processes that read pictures ahead; None: as the machine has cores.
         edition: what the samples are, where they are not a whole edition of the benchmark; else None.
         policy: None for the backbone as it is.
@@ -106,6 +108,7 @@ class Plan(NamedTuple):
     reuse: str
     memory_gb: float
     pictures: int | None
+    processes: int
     workers: int | None
     benchmark: Benchmark
     samples: list[Sample]
@@ -194,6 +197,7 @@ def make_plan(config: DictConfig, overrides: Sequence[str]) -> Plan:
         memory_gb=float(config.engine.memory_gb),
         pictures=config.engine.get("pictures"),  # configs of an earlier version have none
         workers=config.engine.get("workers"),
+        processes=process_count(config.get("devices", 1), model),
         benchmark=questions.benchmark,
         samples=questions.samples,
         edition=questions.edition,

@@ -86,6 +86,25 @@ class Answerer(Protocol):
         ...
 
 
+class Share(Protocol):
+    """Pictures shared out among several processes, of which this one is the first."""
+
+    def wait_until_ready(self) -> None:
+        """Wait until the others have loaded the model."""
+        ...
+
+    def rows(
+        self, answer: Callable[[Sequence[Asked]], Iterator[list[list[Row]]]], stop: Callable[[], bool]
+    ) -> Iterator[list[list[Row]]]:
+        """The rows of all pictures in their order, whoever answers them.
+
+        Args:
+            answer: answers this process's own.
+            stop: as in `Answerer.answer_many`.
+        """
+        ...
+
+
 class Evaluated(NamedTuple):
     """A finished evaluation: the content of its `scores.json`, and its rows, judged if need be."""
 
@@ -114,6 +133,7 @@ def evaluate(
     setup: Setup,
     edition: str | None = None,
     watch: Callable[[Sequence[Row]], None] | None = None,
+    sharing: Callable[[Sequence[Asked]], Share] | None = None,
 ) -> Evaluated:
     """Answer the samples that `rows` lacks, score all, and write the result to `scores.json`.
 
@@ -123,6 +143,7 @@ def evaluate(
         setup: goes into the result; its warnings come before those of the scores.
         edition: what the samples are, as in `score_rows`.
         watch: called when a picture's rows are written, with all rows so far.
+        sharing: see `predict`.
 
     Returns:
         The result and all rows. A run that was finished before is returned as it was.
@@ -139,7 +160,8 @@ def evaluate(
         except UserError as damage:
             log.warning("%s; its answers are scored anew", damage)
     task = Task(folder, list(rows))
-    predict(benchmark, samples, [task], make_answerer, None if watch is None else lambda: watch(task.rows))
+    after_each = None if watch is None else lambda: watch(task.rows)
+    predict(benchmark, samples, [task], make_answerer, after_each, sharing)
     marked, timing = graded(benchmark, task.rows, folder), read_timing(folder)
     result = score_rows(
         benchmark,
@@ -161,6 +183,7 @@ def predict(
     tasks: Sequence[Task],
     make_answerer: Callable[[], Answerer],
     after_each: Callable[[], None] | None = None,
+    sharing: Callable[[Sequence[Asked]], Share] | None = None,
 ) -> None:
     """Answer, picture by picture, the samples that each task lacks; append the rows to its file and to it.
 
@@ -168,6 +191,7 @@ def predict(
         tasks: of different folders; they may have different numbers of rows.
         make_answerer: called only if there is something left to answer; its runs are numbered as the tasks.
         after_each: called when a picture's rows are written.
+        sharing: shares the pictures out among several processes; None: this one answers all.
 
     Raises:
         Stopped: a signal asks for an end; after the pictures that were being answered.
@@ -181,12 +205,15 @@ def predict(
         log.info("%d of %d questions are answered already, going on", before, len(open_tasks) * len(samples))
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
-    answerer = make_answerer()
     asked = [
         Asked(batch, lacking)
         for first, batch in pictures(samples)
         if (lacking := [number for number in open_tasks if len(tasks[number].rows) <= first])
     ]
+    share = None if sharing is None else sharing(asked)  # others load the model meanwhile
+    answerer = make_answerer()
+    if share is not None:
+        share.wait_until_ready()
     done, total = before, len(open_tasks) * len(samples)
     shared = f" of {len(open_tasks)} runs" * (len(open_tasks) > 1)
     with ExitStack() as stack:
@@ -195,7 +222,14 @@ def predict(
         stack.callback(clock.write)
         progress = stack.enter_context(_progress(benchmark.name))
         bar = progress.add_task("answering", total=total, completed=before)
-        found = rows_of(benchmark, answerer, asked, lambda: pending.requested)
+
+        def stop() -> bool:
+            return pending.requested
+
+        def mine(pictures: Sequence[Asked]) -> Iterator[list[list[Row]]]:
+            return rows_of(benchmark, answerer, pictures, stop)
+
+        found = mine(asked) if share is None else share.rows(mine, stop)
         for picture, rows in zip(asked, found, strict=False):  # fewer, where it is stopped
             for number, new in zip(picture.runs, rows, strict=True):
                 append_text(tasks[number].folder / PREDICTIONS, json_lines(new))

@@ -107,11 +107,30 @@ def read_questions(
         )
     if isinstance(benchmark, Graded):
         benchmark.check_gradable([sample.id for sample in chosen])
-    digest, sizes = (None, {}) if source == "scenes" else check_pictures(chosen, rules)
+    if source == "scenes":
+        digest, sizes = None, dict[str, Size]()
+    else:
+        known = _trusted.get(samples_digest(chosen))
+        digest, sizes = check_pictures(chosen, rules) if known is None else Checked(known, {})
     edition = f"generated: {data}" if source == "scenes" else None
     if len(chosen) < len(samples):
         edition = f"the first {len(chosen):,} of {len(samples):,} questions of {data}"
     return Questions(benchmark, chosen, data, edition, digest, sizes)
+
+
+_trusted: dict[str, str] = {}
+"""Digest of samples -> digest of their pictures, which another process has checked."""
+
+
+def trust_pictures(samples: str, pictures: str | None) -> None:
+    """Note that another process has decoded the pictures of some samples, so that this one need not.
+
+    Args:
+        samples: their `samples_digest`.
+        pictures: digest of the pictures, as in `Questions`.
+    """
+    if pictures is not None:
+        _trusted[samples] = pictures
 
 
 def samples_digest(samples: Sequence[Sample]) -> str:

@@ -19,7 +19,7 @@ from blink.runs.folder import CONFIG_FILE, INPUTS, read_config
 from blink.runs.provenance import differences
 from blink.runs.values import DamagedError, UserError, path
 
-BESIDE = ("rerun", "logger", "outputs", "wait")
+BESIDE = ("devices", "rerun", "logger", "outputs", "wait")
 """Keys that may be given beside `rerun`: they do not change what is computed."""
 
 

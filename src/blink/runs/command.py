@@ -7,7 +7,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from functools import wraps
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
@@ -24,6 +24,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from blink.runs.files import is_wrong_place, place_error
 from blink.runs.folder import given_folder, run_name
 from blink.runs.lock import lock_scope
+from blink.runs.machine import is_first_process, launched_processes
 from blink.runs.overrides import CONF_DIR, check_overrides
 from blink.runs.settings import check_settings
 from blink.runs.signals import Stopped, ending_on_signals
@@ -52,13 +53,16 @@ OmegaConf.register_new_resolver("blink_typed", as_typed, replace=True)
 """`${blink_typed:...}` in a help text: its commands as the user has typed this one."""
 
 
-def hydra_command(name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], None]]:
+def hydra_command(
+    name: str, further: Callable[[], None] | None = None
+) -> Callable[[Callable[[DictConfig], Any]], Callable[[], None]]:
     """Make a function of a composed config a command: `hydra.main`, with names of keys checked before, and `one_line_errors`.
 
     Heavy imports belong inside that function: `--help`, `--cfg` and tab completion do not call it.
 
     Args:
         name: of the config in `conf/`, "train" for instance.
+        further: what processes but the first do in place of the command, where torchrun has started several; None: the same.
     """
 
     def decorate(task: Callable[[DictConfig], Any]) -> Callable[[], None]:
@@ -85,6 +89,9 @@ def hydra_command(name: str) -> Callable[[Callable[[DictConfig], Any]], Callable
 
         @wraps(job)
         def command() -> None:
+            if further is not None and not is_first_process():
+                further()
+                return
             sys.argv[1:] = _multirun_last(sys.argv[1:])
             given = get_args(sys.argv[1:])  # parsed as Hydra will parse them
             if given.shell_completion:
@@ -92,12 +99,24 @@ def hydra_command(name: str) -> Callable[[Callable[[DictConfig], Any]], Callable
             elif not (given.config_path or given.config_name or given.config_dir):  # of our config only
                 with one_line_errors():
                     check_overrides(name, given.overrides, multirun=given.multirun)
-            with ending_on_signals(), lock_scope():
+            with ending_on_signals(), nullcontext() if further is None else _team_scope(), lock_scope():
                 run()
 
         return command
 
     return decorate
+
+
+@contextmanager
+def _team_scope() -> Iterator[None]:
+    """Context of a command whose other processes end with it; without torch where there are none."""
+    try:
+        yield
+    finally:
+        if launched_processes() > 1 or "blink.runs.parallel.team" in sys.modules:
+            from blink.runs.parallel.team import end_teams
+
+            end_teams()
 
 
 def _name_console_script(command: str) -> None:

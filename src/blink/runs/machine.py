@@ -69,6 +69,11 @@ def is_first_process() -> bool:
     return all(os.environ.get(variable, "0") == "0" for variable in RANK_VARIABLES)
 
 
+def launched_processes() -> int:
+    """How many processes torchrun has started, or who else sets its variables; 1 where nobody has."""
+    return int(os.environ.get("WORLD_SIZE", "1")) if "RANK" in os.environ else 1
+
+
 @contextmanager
 def one_job(overrides: Sequence[str]) -> Iterator[None]:
     """Run one job of a multirun such that its DDP processes run this job alone, and the next job starts clean.

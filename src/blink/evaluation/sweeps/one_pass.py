@@ -16,9 +16,11 @@ from blink.evaluation.answerers import load_answerer
 from blink.evaluation.plan import POLICY_KEYS, Plan, make_plan, with_processes
 from blink.evaluation.predict import Task, predict
 from blink.evaluation.rows import resume
+from blink.evaluation.shares import Settings, sharing
 from blink.runs.command import one_line_errors, plain
 from blink.runs.folder import given_folder, lock_run, open_run, run_folder
 from blink.runs.inputs.preset_file import with_preset
+from blink.runs.parallel.ahead import ProcessError
 from blink.runs.settings import check_settings
 
 log = logging.getLogger(__name__)
@@ -28,11 +30,12 @@ _OWN_KEYS = (*POLICY_KEYS, "method", "preset", "token_sr", "logger", "outputs", 
 
 
 class Pass(NamedTuple):
-    """Runs whose questions are answered in one pass over the pictures: overrides, plan and task of each."""
+    """Runs whose questions are answered in one pass over the pictures: overrides, plan, task and settings of each."""
 
     jobs: list[list[str]]
     plans: list[Plan]
     tasks: list[Task]
+    settings: list[Settings]
 
 
 def answer_together(
@@ -47,7 +50,7 @@ def answer_together(
         elsewhere: answers the questions of all passes by other means, those of a single job and of one with
             `engine.reuse=none` included; None: they are answered here.
     """
-    passes: dict[str, dict[Path, tuple[list[str], Plan, Task]]] = {}
+    passes: dict[str, dict[Path, tuple[list[str], Plan, Task, Settings]]] = {}
     with one_line_errors():
         jobs = [
             (of_the_job(config), list(config.hydra.overrides.task), given_folder(config.hydra))
@@ -68,15 +71,15 @@ def answer_together(
             if (shares or elsewhere is not None) and len(rows) < len(plan.samples):
                 with_processes(plan, folder, finished=False)
                 of_pass = passes.setdefault(_shared(config) if shares else str(folder), {})
-                of_pass[folder] = (overrides, plan, Task(folder, rows))
-    with one_line_errors():
+                of_pass[folder] = (overrides, plan, Task(folder, rows), Settings(settings, overrides))
+    with one_line_errors(ProcessError):
         found = [Pass(*map(list, zip(*runs.values(), strict=True))) for runs in passes.values()]
         if elsewhere is not None:
             elsewhere(found)
             return
         for one in found:
             if len(one.tasks) > 1:
-                _answer(one.plans, one.tasks)
+                _answer(one.plans, one.tasks, one.settings)
 
 
 def without_fresh(overrides: Sequence[str]) -> list[str]:
@@ -84,11 +87,13 @@ def without_fresh(overrides: Sequence[str]) -> list[str]:
     return ["fresh=false" if override.startswith("fresh=") else override for override in overrides]
 
 
-def _answer(plans: Sequence[Plan], tasks: Sequence[Task]) -> None:
+def _answer(plans: Sequence[Plan], tasks: Sequence[Task], settings: Sequence[Settings]) -> None:
     """Answer the questions of jobs that share a pass."""
     first = plans[0]
     log.info("%d runs over %d questions in one pass", len(tasks), len(first.samples))
-    predict(first.benchmark, first.samples, tasks, lambda: load_answerer(plans))
+    predict(
+        first.benchmark, first.samples, tasks, lambda: load_answerer(plans), sharing=sharing(plans, settings)
+    )
 
 
 def of_the_job(config: DictConfig) -> DictConfig:

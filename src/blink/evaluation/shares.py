@@ -1,0 +1,219 @@
+"""An evaluation over several processes: whole pictures are shared out, and the first process writes all rows, in their order.
+
+Every process has the whole backbone, on a device of its own. Picture number i of those that are to be answered goes to
+process i mod n, so that the work of a run follows from its settings and n alone. The others read the settings of the runs
+that are answered, and the questions, for themselves; they get the numbers of their pictures, and send rows.
+"""
+
+import logging
+import math
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from omegaconf import OmegaConf
+
+from blink.bench.base import Row
+from blink.evaluation.answerers import load_answerer
+from blink.evaluation.plan import Plan, make_plan
+from blink.evaluation.predict import Asked, rows_of
+from blink.evaluation.questions import samples_digest, trust_pictures
+from blink.evaluation.rows import pictures
+from blink.runs.parallel.team import Team, Work, serve, team
+from blink.runs.signals import finishing_first
+from blink.runs.values import UserError
+
+log = logging.getLogger(__name__)
+
+_READY, _ROWS, _ENDED = "ready", "rows", "ended"
+"""Keys of messages to the first process: the model is loaded; a picture's rows; there are no more."""
+
+_STOP = {"stop": True}
+
+_GRACE_SECONDS = 20.0
+"""How long those that torchrun has started are waited for after a signal, which it has sent them, too."""
+
+
+class Settings(NamedTuple):
+    """What a run's plan was made of: its composed config as plain containers, and its overrides."""
+
+    config: Mapping[str, Any]
+    overrides: Sequence[str]
+
+
+class Shares:
+    """Pictures shared out among this process, which is the first, and others.
+
+    Args:
+        plans: of the runs that are answered.
+        settings: what each was made of.
+        asked: all pictures that are to be answered; the others begin at once.
+    """
+
+    def __init__(self, plans: Sequence[Plan], settings: Sequence[Settings], asked: Sequence[Asked]) -> None:
+        first = plans[0]
+        self._team: Team = team(first.processes, __spec__.name)
+        self._asked, self._threads = asked, torch.get_num_threads()
+        own = 0 if self._team.launched else max(1, self._threads // first.processes)
+        if own:
+            torch.set_num_threads(own)
+        _take_device(first.backbone.device)
+        common = {
+            "settings": [[setting.config, list(setting.overrides)] for setting in settings],
+            "samples": samples_digest(first.samples),
+            "inputs": [plan.inputs for plan in plans],
+            "threads": own,
+        }
+        for rank in self._team.others:
+            share = asked[rank :: first.processes]
+            pictures_of = [[picture.samples[0].id, list(picture.runs)] for picture in share]
+            self._team.send(rank, {**common, "share": pictures_of})
+        self._ready: set[int] = set()
+        self._ended: set[int] = set()
+        self._rows: dict[int, list[list[Row]]] = {}
+        self._came = dict.fromkeys(self._team.others, 0)
+
+    def wait_until_ready(self) -> None:
+        """Wait until all others have loaded the backbone."""
+        while len(self._ready) < len(self._team.others):
+            self._take()
+            self._team.wait()
+
+    def rows(
+        self, answer: Callable[[Sequence[Asked]], Iterator[list[list[Row]]]], stop: Callable[[], bool]
+    ) -> Iterator[list[list[Row]]]:
+        """The rows of each picture in turn, those that others answered among them.
+
+        Args:
+            answer: as this process answers its own share.
+            stop: as in `Answerer.answer_many`.
+        """
+        count, told, until = self._team.processes, False, math.inf
+        mine, numbers = answer(self._asked[::count]), iter(range(0, len(self._asked), count))
+        try:
+            for number in range(len(self._asked)):
+                while number not in self._rows:
+                    self._take()
+                    if stop() and not told:
+                        told = True
+                        if self._team.launched:
+                            until = time.monotonic() + _GRACE_SECONDS
+                        for rank in self._team.others:
+                            self._team.send(rank, _STOP)
+                    if (own := next(mine, None)) is not None:
+                        self._rows[next(numbers)] = own
+                    elif number not in self._rows:
+                        if self._all_ended or (told and time.monotonic() > until):
+                            return
+                        self._team.wait()
+                yield self._rows.pop(number)
+            while not self._all_ended:
+                self._take()
+                self._team.wait()
+        finally:
+            torch.set_num_threads(self._threads)
+
+    @property
+    def _all_ended(self) -> bool:
+        return len(self._ended) == len(self._team.others)
+
+    def _take(self) -> None:
+        """Take what others have sent."""
+        for rank, message in self._team.arrived():
+            if _ROWS in message:
+                self._rows[rank + self._came[rank] * self._team.processes] = message[_ROWS]
+                self._came[rank] += 1
+            elif _ENDED in message:
+                self._ended.add(rank)
+            else:
+                self._ready.add(rank)
+
+
+def sharing(
+    plans: Sequence[Plan], settings: Sequence[Settings]
+) -> Callable[[Sequence[Asked]], Shares] | None:
+    """Returns what shares out the pictures of some runs, for `predict`; None where this process answers alone."""
+    if plans[0].processes == 1:
+        return None
+    return lambda asked: Shares(plans, settings, asked)
+
+
+def _answer(work: Work) -> None:
+    """Answer a share of the pictures, in one of the others."""
+    message = work.message
+    if message == _STOP:  # of a pass that this process has answered already
+        return
+    samples, inputs = message["samples"], message["inputs"]
+    trust_pictures(samples, inputs[0]["pictures"])
+    plans = [make_plan(OmegaConf.create(config), overrides) for config, overrides in message["settings"]]
+    for plan, expected in zip(plans, inputs, strict=True):
+        found = {**plan.inputs, "samples": samples_digest(plan.samples)}
+        _check_same({**expected, "samples": samples}, found)
+    share: list[list[Any]] = message["share"]
+    if message["threads"]:
+        torch.set_num_threads(message["threads"])
+    if share:
+        _take_device(plans[0].backbone.device)
+        answerer = load_answerer(plans)
+    work.send({_READY: True})
+    if share:
+        about = {batch[0].id: batch for _, batch in pictures(plans[0].samples)}
+        asked = [Asked(about[first], runs) for first, runs in share]
+        with finishing_first() as pending:
+            stopped = False
+
+            def stop() -> bool:
+                nonlocal stopped
+                stopped = stopped or pending.requested or work.taken_back()
+                return stopped
+
+            for rows in rows_of(plans[0].benchmark, answerer, asked, stop):
+                work.send({_ROWS: rows})
+            work.send({_ENDED: True})
+    else:
+        work.send({_ENDED: True})
+
+
+def _check_same(expected: Mapping[str, Any], found: Mapping[str, Any]) -> None:
+    """Raise UserError where this process reads other files than the first."""
+    differing = [
+        f"{key}: {expected[key]} there, {found.get(key)} here"
+        for key in expected
+        if expected[key] != found.get(key)
+    ]
+    if differing:
+        raise UserError(
+            f"process {os.environ['RANK']} finds other files than the first one ({'; '.join(differing)}): they need the same"
+        )
+
+
+def _take_device(device: str) -> None:
+    """Make the GPU that is this process's own the one that "cuda" means."""
+    if device != "cpu" and torch.cuda.is_available():
+        number = int(os.environ.get("LOCAL_RANK", "0"))
+        if number >= torch.cuda.device_count():
+            raise UserError(
+                f"process {number} of this machine, which has {torch.cuda.device_count()} GPUs: start one process per GPU"
+            )
+        torch.cuda.set_device(number)
+
+
+def serve_first() -> None:
+    """What processes but the first do, where torchrun has started several."""
+    _quieten()
+    serve(_answer, started_here=False)
+
+
+def _quieten() -> None:
+    """One process reports for all."""
+    from transformers.utils import logging as transformers_logging
+
+    logging.getLogger("blink").setLevel(logging.ERROR)
+    transformers_logging.disable_progress_bar()
+
+
+if __name__ == "__main__":
+    _quieten()
+    serve(_answer, started_here=True)
