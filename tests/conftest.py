@@ -38,7 +38,13 @@ from tests import models
 
 HERE = Path(__file__).parent
 
-LONG = ("crash/", "test_train_processes.py", "test_network.py", "model/test_shadow.py")
+LONG = (
+    "crash/",
+    "test_eval_processes.py",
+    "test_train_processes.py",
+    "test_network.py",
+    "model/test_shadow.py",
+)
 """Files and folders of tests of many seconds each."""
 
 

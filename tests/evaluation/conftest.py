@@ -2,5 +2,6 @@
 
 Files of the room that are tested where they are used:
 
-    plan.py   test_eval.py, sweeps/test_multirun.py
+    plan.py     test_eval.py, sweeps/test_multirun.py
+    shares.py   test_eval_processes.py
 """

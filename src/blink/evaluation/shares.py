@@ -8,6 +8,7 @@ that are answered, and the questions, for themselves; they get the numbers of th
 import logging
 import math
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -203,7 +204,7 @@ def _take_device(device: str) -> None:
 def serve_first() -> None:
     """What processes but the first do, where torchrun has started several."""
     _quieten()
-    serve(_answer, started_here=False)
+    serve(_answer)
 
 
 def _quieten() -> None:
@@ -216,4 +217,4 @@ def _quieten() -> None:
 
 if __name__ == "__main__":
     _quieten()
-    serve(_answer, started_here=True)
+    serve(_answer, parent=int(sys.argv[1]))

@@ -35,7 +35,7 @@ FAILED, MISTAKE = "failed", "mistake"
 
 _POLL_SECONDS = 0.02
 _PATIENCE = timedelta(minutes=30)
-_GRACE_SECONDS = 5.0
+_GRACE_SECONDS = 15.0
 
 
 class Post:
@@ -72,7 +72,8 @@ class Team:
 
     Args:
         processes: how many there are with the first.
-        module: run by each that is started here, with `serve`; not read where torchrun has started them.
+        module: run by each that is started here, with this process's number as its argument, for `serve`; not read where
+            torchrun has started them.
 
     Raises:
         ProcessError: by all methods, where one of them has ended or failed.
@@ -94,7 +95,7 @@ class Team:
             for rank in map(str, range(1, processes)):
                 self._children.append(
                     subprocess.Popen(
-                        [sys.executable, "-m", module],
+                        [sys.executable, "-m", module, str(os.getpid())],
                         env={**os.environ, **place, "RANK": rank, "LOCAL_RANK": rank},
                         stdin=subprocess.DEVNULL,
                         stdout=subprocess.DEVNULL,
@@ -198,16 +199,16 @@ class Work:
         return message is not None
 
 
-def serve(do: Callable[[Work], None], *, started_here: bool) -> None:
+def serve(do: Callable[[Work], None], *, parent: int | None = None) -> None:
     """Do what the first process asks for, until it lets this one go: all that a process but the first does.
 
     Args:
         do: called for each message; what it raises goes to the first process.
-        started_here: whether a `Team` has started this process, and not torchrun.
+        parent: number of the process whose `Team` has started this one; None: torchrun has.
     """
-    if started_here:
+    if parent is not None:
         leave_to_parent()
-        threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
+        threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     with ending_on_signals():
         post = Post(_common_store(), int(os.environ["RANK"]))
         while True:
@@ -240,7 +241,7 @@ def _common_store() -> distributed.Store:
     return distributed.PrefixStore(_PREFIX, store)
 
 
-def _end_with_parent(parent: int) -> None:
+def _end_with(parent: int) -> None:
     """End this process once its parent is gone, which may be too sudden for a message."""
     while os.getppid() == parent:
         time.sleep(0.5)

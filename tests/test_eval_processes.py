@@ -1,0 +1,168 @@
+"""The eval command over several processes: started by itself or by torchrun, alone and as a multirun, killed and resumed."""
+
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.crash import kills
+from tests.processes import python
+
+pytestmark = [pytest.mark.usefixtures("in_empty_folder"), pytest.mark.slow]
+
+SMALL = ("bench=mme", "scenes.images=5", "bench.max_new_tokens=2", "logger=none", "layer=8-10")
+MEASURED = ("seconds", "questions_per_second", "peak_memory_mb", "provenance")
+
+
+def command(*arguments: str, torchrun: bool = False) -> subprocess.CompletedProcess[str]:
+    """`python -m blink.eval`, or torchrun's two of them, as a user types it."""
+    launcher = ("-m", "torch.distributed.run", "--nproc-per-node=2") if torchrun else ()
+    return python(*launcher, "-m", "blink.eval", *arguments)
+
+
+def only(pattern: str, root: Path) -> Path:
+    [found] = root.rglob(pattern)
+    return found
+
+
+def scores(root: Path) -> dict[str, Any]:
+    """Scores without what differs from run to run."""
+    found = json.loads(only("scores.json", root).read_text())
+    return {key: value for key, value in found.items() if key not in MEASURED}
+
+
+def same(root: Path, whole: Path) -> None:
+    """Assert that rows are equal, ratios to 1e-5, and so are scores."""
+    rows, expected = (
+        [json.loads(line) for line in only("predictions.jsonl", each).read_text().splitlines()]
+        for each in (root, whole)
+    )
+    assert [row["id"] for row in rows] == [row["id"] for row in expected]
+    for row, other in zip(rows, expected, strict=True):
+        ratios = [[event.pop("ratio") for event in each["events"]] for each in (row, other)]
+        assert ratios[0] == pytest.approx(ratios[1], abs=1e-5)
+        assert row == other
+    assert scores(root) == scores(whole)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`outputs` of one process."""
+    root = tmp_path_factory.mktemp("whole")
+    ended = command(*SMALL, f"outputs={root}")
+    assert ended.returncode == 0, ended.stderr
+    return root
+
+
+@pytest.mark.parametrize("processes", [2, 3])
+def test_several_equal_one(processes: int, whole: Path) -> None:
+    """Catches pictures answered twice or by nobody where the count does not divide, rows in another order or of another run."""
+    ended = command(*SMALL, f"devices={processes}", "outputs=several")
+    assert ended.returncode == 0, ended.stderr
+    same(Path("several"), whole)
+
+
+def test_torchrun_equals_one(whole: Path) -> None:
+    """Catches further processes that run the command themselves, and such as wait for ever once all is done."""
+    ended = command(*SMALL, "outputs=several", torchrun=True)
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.count("written to") == 1
+    same(Path("several"), whole)
+    again = command(*SMALL, "outputs=several", torchrun=True)
+    assert again.returncode == 0, again.stderr
+    refused = command(*SMALL, "outputs=several", "devices=3", torchrun=True)
+    assert "error: devices=3: 2 processes were started" in refused.stderr
+
+
+def test_a_multirun_equals_one(whole: Path) -> None:
+    """Catches a pass of several runs whose rows are mixed up, and further processes that sweep by themselves."""
+    ended = command(*SMALL, "method=blink,vanilla", "devices=2", "outputs=several", "--multirun")
+    assert ended.returncode == 0, ended.stderr
+    folders = {path.parent.name: path.parent for path in Path("several").rglob("predictions.jsonl")}
+    assert len(folders) == 2
+    [blink] = [folder for name, folder in folders.items() if "method-blink" in name]
+    assert (blink / "predictions.jsonl").read_bytes() == only("predictions.jsonl", whole).read_bytes()
+
+
+def rows_written(root: Path, most: int) -> Callable[[float], bool]:
+    """The moment at which there are rows, and not yet so many."""
+
+    def reached(_: float) -> bool:
+        found = [path.read_bytes().count(b"\n") for path in root.rglob("predictions.jsonl")]
+        assert found != [most], "it was done before it was killed"
+        return bool(found and found[0])
+
+    return reached
+
+
+def test_killed_and_resumed_by_another_number(whole: Path) -> None:
+    """Catches rows that the first number of processes needs to go on, orphans, and more than a line about the end."""
+    count = only("predictions.jsonl", whole).read_bytes().count(b"\n")
+    two = ("-m", "blink.eval", *SMALL, "devices=2", "outputs=killed")
+    ended = kills.command(*two, until=rows_written(Path("killed"), count), number=signal.SIGTERM)
+    assert ended.code == 128 + signal.SIGTERM
+    assert "stopped by SIGTERM: " in kills.said_in_one_line(ended.said, ("Loading weights", "mme"))
+    again = command(*SMALL, "outputs=killed")
+    assert again.returncode == 0, again.stderr
+    assert "are answered already, going on" in again.stdout
+    same(Path("killed"), whole)
+
+
+def test_a_process_that_dies_ends_all(whole: Path) -> None:
+    """Catches a first process that waits for ever for another's rows; then two go on where one stopped."""
+    two = ("-m", "blink.eval", *SMALL, "devices=2", "outputs=killed")
+    count = only("predictions.jsonl", whole).read_bytes().count(b"\n")
+    written, killed = rows_written(Path("killed"), count), list[int]()
+
+    def reached(since: float) -> bool:
+        if not killed and written(since):
+            killed.extend(_others())
+            os.kill(killed[0], signal.SIGKILL)
+        return False
+
+    ended = kills.command(*two, until=reached)
+    assert ended.code == 1
+    assert "error: process 1 of 2 has ended (SIGKILL)" in kills.said_in_one_line(
+        ended.said, ("Loading weights", "mme")
+    )
+    one = ("-m", "blink.eval", *SMALL, "outputs=other")
+    kills.command(*one, until=rows_written(Path("other"), count), number=signal.SIGKILL)
+    for root in ("killed", "other"):
+        again = command(*SMALL, "devices=2", f"outputs={root}")
+        assert again.returncode == 0, again.stderr
+        same(Path(root), whole)
+    until = time.monotonic() + 20
+    while _others():
+        assert time.monotonic() < until
+        time.sleep(0.1)
+
+
+def _others() -> list[int]:
+    """Processes of this folder that are not the first of theirs."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (process / "cmdline").read_bytes().split(b"\0")
+            if b"blink.evaluation.shares" in words and (process / "cwd").resolve() == Path.cwd():
+                found.append(int(process.name))
+        except OSError:
+            continue
+    return found
+
+
+def test_what_several_cannot_do_is_refused() -> None:
+    """Catches a refusal that comes from another process, after the weights."""
+    for arguments, told in (
+        (("devices=0",), "devices=0: expected"),
+        (("devices=all",), "devices='all': expected"),
+        (("devices=2", "model.device_map=auto"), "devices=2 and model.device_map=auto"),
+    ):
+        ended = command(*SMALL, *arguments)
+        assert ended.returncode == 2
+        assert told in ended.stderr
