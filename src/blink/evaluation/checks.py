@@ -62,7 +62,9 @@ _CHECKS: Mapping[str, Callable[[str, Any], object]] = {
     "engine.memory_gb": partial(number, above=0),
     "engine.pictures": whole_number,
     "engine.workers": partial(whole_number, least=0, most=_MOST_WORKERS),
-    "devices": lambda name, value: value == "auto" or whole_number(name, value, most=_MOST_PROCESSES),
+    "devices": lambda name, value: (
+        value == "auto" or whole_number(name, value, most=_MOST_PROCESSES, hint="or auto, for one per GPU")
+    ),
     "fresh": partial(choice, choices=(True, False)),
 }
 """Key of the config -> check of its value."""

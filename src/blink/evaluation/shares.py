@@ -22,6 +22,7 @@ from blink.evaluation.plan import Plan, make_plan
 from blink.evaluation.predict import Asked, rows_of
 from blink.evaluation.questions import samples_digest, trust_pictures
 from blink.evaluation.rows import pictures
+from blink.runs.command import end
 from blink.runs.parallel.team import Team, Work, serve, team
 from blink.runs.signals import finishing_first
 from blink.runs.values import UserError
@@ -203,6 +204,14 @@ def _take_device(device: str) -> None:
 
 def serve_first() -> None:
     """What processes but the first do, where torchrun has started several."""
+    lacking = [
+        name for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ
+    ]
+    if lacking:
+        end(
+            f"error: this is not the first of several processes, and {', '.join(lacking)} is not set: several answer together "
+            "by devices= or torchrun"
+        )
     _quieten()
     serve(_answer)
 
