@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from blink.runs.parallel.ahead import AHEAD, Ahead, ProcessError
+from blink.runs.parallel.ahead import AHEAD, Ahead, ProcessError, default_workers
 from blink.runs.values import UserError
 
 
@@ -40,6 +40,12 @@ def test_only_some_are_made_ahead(tmp_path: Path) -> None:
     time.sleep(0.1)
     assert made() == 2 * AHEAD
     assert next(iter(ahead)) == 0
+
+
+def test_a_process_without_a_core_to_spare_reads_for_itself() -> None:
+    """Catches a negative number where there are more processes than cores."""
+    assert 0 <= default_workers() <= 4
+    assert default_workers(10**6) == 0
 
 
 def refuse(item: int) -> int:

@@ -31,8 +31,8 @@ def default_workers(processes: int = 1) -> int:
     """
     if sys.platform != "linux":  # elsewhere a copy of a process that uses threads is not safe
         return 0
-    cores = len(os.sched_getaffinity(0)) // processes
-    return min(4, cores - 1) if torch.cuda.is_available() else min(1, cores - 1)
+    spare = len(os.sched_getaffinity(0)) // processes - 1
+    return max(0, min(4 if torch.cuda.is_available() else 1, spare))
 
 
 class ProcessError(RuntimeError):
