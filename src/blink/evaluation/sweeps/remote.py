@@ -25,7 +25,9 @@ from blink.evaluation.plan import make_plan
 from blink.evaluation.predict import Task, predict
 from blink.evaluation.questions import samples_digest
 from blink.evaluation.rows import PREDICTIONS, Timing, add_timing, pictures, read_timing, readable_rows
+from blink.evaluation.shares import Settings, sharing
 from blink.evaluation.sweeps.one_pass import Pass, of_the_job
+from blink.runs.command import plain
 from blink.runs.files import append_text, json_lines
 from blink.runs.inputs.preset_file import with_preset
 from blink.runs.lock import lock_scope
@@ -126,7 +128,7 @@ def answer_elsewhere(
         Exception: the first error of a job; what the others have answered is kept.
     """
     todo: list[list[Share]] = []
-    for number, (jobs, plans, tasks) in enumerate(passes):
+    for number, (jobs, plans, tasks, _) in enumerate(passes):
         count = min(shares, sum(1 for _ in pictures(plans[0].samples)))
         todo.append(
             [
@@ -167,9 +169,11 @@ def answer_share(configs: Sequence[DictConfig], share: Share) -> None:
     Raises:
         ValueError: questions, pictures, modules or backbone are not those that the command found.
     """
-    plans = []
+    plans, settings = [], []
     for config, job in zip(configs, share.jobs, strict=True):
-        plans.append(make_plan(with_preset(of_the_job(config), job), job))
+        composed = with_preset(of_the_job(config), job)
+        plans.append(make_plan(composed, job))
+        settings.append(Settings(plain(composed), job))
     for plan, expected in zip(plans, share.inputs, strict=True):
         found = {**plan.inputs, "samples": samples_digest(plan.samples)}
         differing = [key for key in expected if found.get(key) != expected[key]]
@@ -179,7 +183,9 @@ def answer_share(configs: Sequence[DictConfig], share: Share) -> None:
             )
     samples = share.samples(plans[0].samples)
     tasks = [Task(share.folder(folder), _answered(samples, folder, share)) for folder in share.folders]
-    predict(plans[0].benchmark, samples, tasks, lambda: load_answerer(plans))
+    predict(
+        plans[0].benchmark, samples, tasks, lambda: load_answerer(plans), sharing=sharing(plans, settings)
+    )
 
 
 def merge(samples: Sequence[Sample], task: Task, shares: Sequence[Share]) -> None:
