@@ -161,7 +161,6 @@ def test_what_several_cannot_do_is_refused() -> None:
     for arguments, told in (
         (("devices=0",), "devices=0: expected"),
         (("devices=all",), "devices='all': expected"),
-        (("devices=2", "model.device_map=auto"), "devices=2 and model.device_map=auto"),
     ):
         ended = command(*SMALL, *arguments)
         assert ended.returncode == 2

@@ -10,7 +10,14 @@ from PIL import Image
 
 from blink import Policy, TokenSR, save_token_sr
 from blink.bench import Sample
-from blink.evaluation.checks import check_boxes, check_data_keys, check_fit, modules_folder, training_differs
+from blink.evaluation.checks import (
+    check_boxes,
+    check_data_keys,
+    check_fit,
+    modules_folder,
+    process_count,
+    training_differs,
+)
 from blink.model.checkpoints import outline
 from blink.runs.values import UserError
 from tests import models
@@ -125,3 +132,18 @@ def test_boxes_that_the_backbone_does_not_see(llava_folder: Path, tmp_path: Path
     assert check_boxes(Policy([1]), "questions", samples, sizes, model) == []
     with pytest.raises(UserError, match="none of the 1 of questions has one"):
         check_boxes(policy, "questions", samples[2:], sizes, model)
+
+
+def test_how_many_processes_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches several processes on one device, and a number that torchrun has not started."""
+    on = {"device": "cpu", "device_map": None}
+    assert [process_count(devices, on) for devices in (1, 3, "auto")] == [1, 3, 1]
+    with pytest.raises(UserError, match=r"devices=2 and model.device_map=auto"):
+        process_count(2, on | {"device_map": "auto"})
+    with pytest.raises(UserError, match=r"devices=2 and model.device=cuda:1"):
+        process_count(2, on | {"device": "cuda:1"})
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    assert [process_count(devices, on) for devices in (1, 4, "auto")] == [4, 4, 4]
+    with pytest.raises(UserError, match="devices=3: 4 processes were started"):
+        process_count(3, on)
