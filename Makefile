@@ -8,7 +8,7 @@ READY := $(VENV)/.ready
 # An environment with the oldest transformers that pyproject.toml allows, and all else as in .venv.
 OLDEST := $(shell sed -n 's/.*"transformers>=\([0-9.]*\)".*/\1/p' pyproject.toml)
 OLDEST_VENV := $(VENV)/transformers-$(OLDEST)
-OLDEST_TESTS := tests/model tests/inference tests/test_published.py tests/test_every_family.py \
+OLDEST_TESTS ?= tests/model tests/inference tests/test_published.py tests/test_every_family.py \
 	tests/test_train.py::test_a_run_leaves_modules_and_a_summary
 # The releases that were tested. CPU machines take the pinned CPU wheel of torch, too; with a GPU, pip takes the newest CUDA build.
 CONSTRAINTS ?= -c constraints.txt $(if $(shell command -v nvidia-smi),,-c constraints-cpu.txt)
