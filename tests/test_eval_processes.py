@@ -16,7 +16,14 @@ from tests.processes import python
 
 pytestmark = [pytest.mark.usefixtures("in_empty_folder"), pytest.mark.slow]
 
-SMALL = ("bench=mme", "scenes.images=5", "bench.max_new_tokens=2", "logger=none", "layer=8-10")
+SMALL = (
+    "bench=mme",
+    "scenes.images=5",
+    "bench.max_new_tokens=2",
+    "logger=none",
+    "layer=8-10",
+    "engine.pictures=1",
+)
 MEASURED = ("seconds", "questions_per_second", "peak_memory_mb", "provenance")
 
 
@@ -118,12 +125,13 @@ def test_a_process_that_dies_ends_all(whole: Path) -> None:
     """Catches a first process that waits for ever for another's rows; then two go on where one stopped."""
     two = ("-m", "blink.eval", *SMALL, "devices=2", "outputs=killed")
     count = only("predictions.jsonl", whole).read_bytes().count(b"\n")
-    written, killed = rows_written(Path("killed"), count), list[int]()
+    killed: list[int] = []
 
-    def reached(since: float) -> bool:
-        if not killed and written(since):
-            killed.extend(_others())
+    def reached(_: float) -> bool:
+        if not killed and (others := _others()):
+            killed.append(min(others))
             os.kill(killed[0], signal.SIGKILL)
+        time.sleep(0.05)
         return False
 
     ended = kills.command(*two, until=reached)
