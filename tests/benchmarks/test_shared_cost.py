@@ -18,7 +18,7 @@ SYSTEM = "yes no yes"
 
 
 def by_engine(model: models.Model, prompts: Sequence[str], runs: Sequence[Run], answer: int = 3) -> int:
-    """FLOPs on paper for what the engine did; asserts that torch counted as many."""
+    """FLOPs that torch counted while the engine answered; asserts that they are those on paper, and little more."""
     dims = Dimensions.of(model)
     engine = Engine(model, models.processor(model))
     answers: list[list[Answer]] = []
@@ -44,7 +44,8 @@ def by_engine(model: models.Model, prompts: Sequence[str], runs: Sequence[Run], 
                 )
             )
     expander = token_sr(dims) if runs[-1].token_sr else Cost()
-    assert shared(dims, start + dims.visual, asked, expander=expander).flops == found
+    floor = shared(dims, start + dims.visual, asked, expander=expander).flops
+    assert floor <= found <= 1.1 * floor  # more in attention alone: columns that rows of one call do not see
     return found
 
 
