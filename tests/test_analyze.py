@@ -206,6 +206,7 @@ def test_mistakes_are_one_line(
         ("tokensr", "blink.analysis.figures.tokensr.features", 1, 2),
     ],
 )
+@pytest.mark.slow
 def test_a_figure_goes_on_where_it_was_ended(
     figure: str,
     target: str,

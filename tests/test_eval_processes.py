@@ -94,7 +94,7 @@ def test_a_multirun_equals_one(whole: Path) -> None:
     folders = {path.parent.name: path.parent for path in Path("several").rglob("predictions.jsonl")}
     assert len(folders) == 2
     [blink] = [folder for name, folder in folders.items() if "method-blink" in name]
-    assert (blink / "predictions.jsonl").read_bytes() == only("predictions.jsonl", whole).read_bytes()
+    same(blink, whole)  # the rows of both runs are one batch, so sums are taken in another order
 
 
 def rows_written(root: Path, most: int) -> Callable[[float], bool]:

@@ -49,6 +49,7 @@ def by_engine(model: models.Model, prompts: Sequence[str], runs: Sequence[Run], 
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kv_heads", [None, 2])
 def test_a_grid_of_thresholds(kv_heads: int | None) -> None:
     """Would catch a text pass per policy, or extensions run too far or not far enough."""

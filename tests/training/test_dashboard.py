@@ -18,6 +18,7 @@ pytestmark = [
 ]
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_as_the_same_run(
     llava_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

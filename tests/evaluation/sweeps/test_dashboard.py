@@ -59,6 +59,7 @@ def test_jobs_may_lack_what_others_were_given(tmp_path: Path) -> None:
     assert run.column("points/score") == [100, 100]
 
 
+@pytest.mark.slow
 def test_a_multirun_is_one_group_and_told_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Would catch points outside the group, a summary told anew by every return of a finished sweep, a logger that the
     summary does not share with the jobs, and a killed job that goes on as another run."""

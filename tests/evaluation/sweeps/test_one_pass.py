@@ -67,6 +67,7 @@ def table(folder: Path) -> list[dict[str, str]]:
         return [{key: line[key] for key in line if key not in TIMED} for line in csv.DictReader(file)]
 
 
+@pytest.mark.slow
 def test_one_pass_leaves_what_job_by_job_leaves(
     arguments: tuple[str, ...],
     tmp_path: Path,

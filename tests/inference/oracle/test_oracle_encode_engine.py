@@ -32,6 +32,7 @@ def policies() -> list[blink.Policy]:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_equals_attach_and_generate(case: str) -> None:
     """Catches a crop shared between prefixes, layers, sources or regions that differ, and another prompt's box."""

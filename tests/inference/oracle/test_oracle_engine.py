@@ -54,6 +54,7 @@ def test_equals_attach_and_generate(case: str) -> None:
     assert counts["expand"] >= 2 * PROMPTS
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_bfloat16_strays_no_further_than_a_batch(case: str) -> None:
     """Catches scores or masks rounded otherwise in the engine: answers may differ where a batch could decide otherwise, too.

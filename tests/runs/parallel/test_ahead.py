@@ -4,9 +4,11 @@ import os
 import signal
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from blink.runs.parallel.ahead import AHEAD, Ahead, ProcessError, default_workers
 from blink.runs.values import UserError
@@ -40,6 +42,13 @@ def test_only_some_are_made_ahead(tmp_path: Path) -> None:
     time.sleep(0.1)
     assert made() == 2 * AHEAD
     assert next(iter(ahead)) == 0
+
+
+def test_tensors_need_no_shared_memory(file_size_limit: Callable[[int], None]) -> None:
+    """Catches a consumer that waits for ever where shared memory, which is made of files, is full."""
+    file_size_limit(1000)
+    made = list(Ahead(range(3), lambda item: torch.full((100_000,), item), workers=1))
+    assert [int(tensor[-1]) for tensor in made] == [0, 1, 2]
 
 
 def test_a_process_without_a_core_to_spare_reads_for_itself() -> None:

@@ -4,6 +4,7 @@ torch's DataLoader does the work; what is here is how its workers behave when si
 """
 
 import os
+import pickle
 import sys
 import time
 import warnings
@@ -92,7 +93,7 @@ class Ahead(Generic[T, V]):
                 warnings.filterwarnings(
                     "ignore", "This DataLoader will create"
                 )  # how many is the user's choice
-                self._made = iter(
+                packed = iter(
                     ShieldedLoader(
                         _Made(items, make),
                         batch_size=None,
@@ -102,6 +103,7 @@ class Ahead(Generic[T, V]):
                         multiprocessing_context="fork",  # what opens a picture cannot always be sent to a process
                     )
                 )
+                self._made = map(pickle.loads, packed)
 
     def __iter__(self) -> Iterator[V]:
         while True:
@@ -116,7 +118,11 @@ class Ahead(Generic[T, V]):
 
 
 class _Made(Dataset[Any]):
-    """Items as a data set."""
+    """Items as a data set, pickled.
+
+    torch would send tensors through shared memory, which is often small; where it is full the process that waits for them is
+    never told.
+    """
 
     def __init__(self, items: Sequence[Any], make: Callable[[Any], Any]) -> None:
         self._items, self._make = items, make
@@ -124,8 +130,8 @@ class _Made(Dataset[Any]):
     def __len__(self) -> int:
         return len(self._items)
 
-    def __getitem__(self, number: int) -> Any:
-        return self._make(self._items[number])
+    def __getitem__(self, number: int) -> bytes:
+        return pickle.dumps(self._make(self._items[number]), protocol=pickle.HIGHEST_PROTOCOL)
 
 
 def _as_it_is(item: Any) -> Any:
