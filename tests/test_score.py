@@ -145,7 +145,7 @@ def test_endpoint_grades_over_local_scores_and_asks_once(monkeypatch: pytest.Mon
         command(monkeypatch, *overrides)
         command(monkeypatch, *overrides)
     assert len(server.seen) == 4
-    assert {seen.headers["Authorization"] for seen in server.seen} == {"Bearer secret"}
+    assert {seen.headers["authorization"] for seen in server.seen} == {"Bearer secret"}
     assert result()["metrics"]["total"] == pytest.approx(60)
     assert result()["version"].startswith("mmvet-1, judge gpt-4-0613@127.0.0.1:")
     assert len(list(Path("outputs/judge").iterdir())) == 3

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 
 class Seen(NamedTuple):
-    """A request that arrived."""
+    """A request that arrived; names of headers are in lower case."""
 
     path: str
     headers: Mapping[str, str]
@@ -52,7 +52,9 @@ def serving(script: Callable[[Seen, int], Act], port: int = 0) -> Iterator[Serve
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))
-            request = Seen(self.path, dict(self.headers), json.loads(body))
+            request = Seen(
+                self.path, {name.lower(): value for name, value in self.headers.items()}, json.loads(body)
+            )
             with lock:
                 number = len(seen)
                 seen.append(request)

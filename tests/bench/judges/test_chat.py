@@ -1,6 +1,7 @@
 """The endpoint client against a server that fails in every way, and its memory."""
 
 import json
+import sys
 from pathlib import Path
 from threading import Event
 
@@ -25,7 +26,7 @@ def test_request_is_an_openai_chat_completion(tmp_path: Path) -> None:
     assert found == ("0.5", "judge-0613")
     [seen] = server.seen
     assert seen.path == "/v1/chat/completions"
-    assert seen.headers["Authorization"] == "Bearer secret"
+    assert seen.headers["authorization"] == "Bearer secret"
     assert seen.body == {
         "model": "gpt",
         "messages": [{"role": "user", "content": "how right?"}],
@@ -38,7 +39,23 @@ def test_without_a_key_none_is_sent(tmp_path: Path) -> None:
     """Would catch "Bearer None", at which some servers balk."""
     with serving(lambda seen, number: reply("1")) as server:
         ask(endpoint(server.url, key=None), tmp_path)
-    assert "Authorization" not in server.seen[0].headers
+    assert "authorization" not in server.seen[0].headers
+
+
+def test_nothing_of_the_environment_is_sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Would catch OpenAI's own key and account told to another server, or its address in place of the config's."""
+    values = {"API_KEY": "sk-1", "ADMIN_KEY": "sk-2", "ORG_ID": "org-3", "PROJECT_ID": "proj-4"}
+    for name, value in {
+        **values,
+        "BASE_URL": "http://127.0.0.1:9/v1",
+    }.items():
+        monkeypatch.setenv(f"OPENAI_{name}", value)
+    with serving(lambda seen, number: reply("1")) as server:
+        assert ask(endpoint(server.url, key=None), tmp_path, "one") == "1"
+        assert ask(endpoint(server.url, key="secret"), tmp_path, "two") == "1"
+    assert [seen.headers.get("authorization") for seen in server.seen] == [None, "Bearer secret"]
+    sent = " ".join(value for seen in server.seen for value in seen.headers.values())
+    assert not [value for value in values.values() if value in sent]
 
 
 @pytest.mark.parametrize(
@@ -135,6 +152,26 @@ def test_stopped_while_waiting_gives_up(tmp_path: Path) -> None:
         with pytest.raises(EndpointError, match="not asked again"):
             waiting.ask("x", temperature=0, max_tokens=3, cache=tmp_path, stop=stop)
     assert len(server.seen) == 1
+
+
+def test_missing_package_is_one_line_before_anything_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Would catch a package that is found missing only after all questions are answered."""
+    monkeypatch.setitem(sys.modules, "openai", None)
+    with pytest.raises(ValueError, match=r"^judge=endpoint needs openai: pip install 'blink-mllm\[judge\]'$"):
+        endpoint("http://localhost/v1")
+
+
+def test_the_wait_is_what_the_server_asks_for_and_at_most_a_minute(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Would catch a server's Retry-After that is not heeded, and one of an hour that is."""
+    monkeypatch.setattr("blink.bench.judges.chat.LONGEST_WAIT", 0.2)
+    faults = [Act(429, b"", {"Retry-After": "0.1"}), Act(503, b"", {"Retry-After": "3600"}), Act(500)]
+    caplog.set_level("INFO", "blink.bench.judges.chat")
+    with serving(lambda seen, number: faults[number] if number < 3 else reply("1")) as server:
+        assert ask(endpoint(server.url), tmp_path) == "1"
+    waits = [float(record.getMessage().split(" in ")[-1].removesuffix(" s")) for record in caplog.records]
+    assert waits == [0.1, 0.2, 0.04]
 
 
 def test_key_is_never_shown() -> None:

@@ -1,6 +1,7 @@
 """Client of a chat model behind an OpenAI-compatible endpoint, with retries and a cache of replies on disk.
 
-Each reply is a file named by the hash of its request, so that a run that was stopped goes on where it was, and runs
+OpenAI's SDK sends a request and says what went wrong. When to ask again is decided here: its own retries sleep where no
+signal ends them, and take a proxy's error page for a reply. Each reply is a file named by the hash of its request, so that a run that was stopped goes on where it was, and runs
 with the same answers share them. Knows nothing of benchmarks.
 """
 
@@ -8,15 +9,16 @@ import json
 import logging
 from dataclasses import dataclass, field
 from hashlib import sha256
-from http.client import HTTPException, HTTPMessage
+from importlib.util import find_spec
 from pathlib import Path
 from threading import Event
-from typing import IO, Any, NamedTuple
-from urllib.error import HTTPError
-from urllib.request import HTTPRedirectHandler, Request, build_opener
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from blink.runs.files import read_json, write_json
 from blink.runs.values import UserError
+
+if TYPE_CHECKING:
+    from openai import OpenAI
 
 log = logging.getLogger(__name__)
 
@@ -45,18 +47,6 @@ class _PassingError(Exception):
         self.wait = wait
 
 
-class _NoRedirect(HTTPRedirectHandler):
-    """Leaves a redirection to be an error: following it would send the key to wherever it points."""
-
-    def redirect_request(
-        self, req: Request, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage, newurl: str
-    ) -> None:
-        return None
-
-
-_OPENER = build_opener(_NoRedirect)
-
-
 @dataclass(frozen=True)
 class ChatEndpoint:
     """An endpoint, and how long and how often to try.
@@ -68,6 +58,9 @@ class ChatEndpoint:
         timeout: seconds without a byte after which an attempt has failed.
         attempts: how often to ask before giving up on 408, 409, 429, 5xx, time-outs and broken connections.
         first_wait: seconds before the second attempt; each further wait is twice as long, up to a minute.
+
+    Raises:
+        ValueError: openai is not installed.
     """
 
     base_url: str
@@ -76,6 +69,10 @@ class ChatEndpoint:
     timeout: float = 60.0
     attempts: int = 8
     first_wait: float = 1.0
+
+    def __post_init__(self) -> None:
+        if find_spec("openai") is None:
+            raise UserError("judge=endpoint needs openai: pip install 'blink-mllm[judge]'")
 
     def ask(
         self, text: str, *, temperature: float, max_tokens: int, cache: Path, stop: Event = _NEVER
@@ -107,40 +104,53 @@ class ChatEndpoint:
     def _with_retries(self, body: dict[str, Any], stop: Event) -> Reply:
         """Ask until there is a reply, or no attempt is left."""
         wait = self.first_wait
-        for attempt in range(1, self.attempts + 1):
-            try:
-                return self._once(body)
-            except _PassingError as failure:
-                if attempt == self.attempts:
-                    raise EndpointError(
-                        f"{self.base_url} gave no reply in {attempt} attempts, the last time: {failure}"
-                    ) from failure
-                pause = min(LONGEST_WAIT, wait if failure.wait is None else max(wait, failure.wait))
-                log.info("%s: %s; asking again in %.3g s", self.base_url, failure, pause)
-            if stop.wait(pause):
-                raise EndpointError(f"{self.base_url} is not asked again, since another request failed")
-            wait *= 2
+        with self._client() as client:
+            for attempt in range(1, self.attempts + 1):
+                try:
+                    return self._once(client, body)
+                except _PassingError as failure:
+                    if attempt == self.attempts:
+                        raise EndpointError(
+                            f"{self.base_url} gave no reply in {attempt} attempts, the last time: {failure}"
+                        ) from failure
+                    pause = min(LONGEST_WAIT, wait if failure.wait is None else max(wait, failure.wait))
+                    log.info("%s: %s; asking again in %.3g s", self.base_url, failure, pause)
+                if stop.wait(pause):
+                    raise EndpointError(f"{self.base_url} is not asked again, since another request failed")
+                wait *= 2
         raise AssertionError("attempts is at least 1")
 
-    def _once(self, body: dict[str, Any]) -> Reply:
-        headers = {"Content-Type": "application/json"} | (
-            {} if self.key is None else {"Authorization": f"Bearer {self.key}"}
+    def _client(self) -> "OpenAI":
+        """A client that makes one attempt, and follows no redirection with the key."""
+        import openai  # takes over a second, and other judges do not need it
+
+        return openai.OpenAI(
+            base_url=self.base_url,
+            api_key=self.key or "none",  # without any it looks for one in the environment
+            timeout=self.timeout,
+            max_retries=0,
+            http_client=openai.DefaultHttpxClient(follow_redirects=False),
         )
-        url = f"{self.base_url.rstrip('/')}/chat/completions"
-        request = Request(url, json.dumps(body).encode(), headers, method="POST")
+
+    def _once(self, client: "OpenAI", body: dict[str, Any]) -> Reply:
+        import openai
+
+        # OpenAI's organization and project are in the environment of many, and no business of another server
+        unsent = ["OpenAI-Organization", "OpenAI-Project", *([] if self.key else ["Authorization"])]
         try:
-            with _OPENER.open(request, timeout=self.timeout) as response:
-                content: bytes = response.read()
-        except HTTPError as error:
-            with error:
-                said = error.read(500).decode(errors="replace").strip()
-            reason = f"HTTP {error.code} {error.reason}: {said}"
-            if error.code in (408, 409, 429) or error.code >= 500:
-                raise _PassingError(reason, _seconds(error.headers.get("Retry-After"))) from error
-            raise EndpointError(f"{url} refuses, {reason}") from error
-        except (OSError, HTTPException) as error:  # time-outs, refused and broken connections
-            raise _PassingError(str(error) or type(error).__name__) from error
-        return _parsed(content)
+            response = client.chat.completions.with_raw_response.create(
+                **body, extra_headers=dict.fromkeys(unsent, openai.Omit())
+            )
+        except openai.APIStatusError as error:
+            answer = error.response
+            reason = f"HTTP {answer.status_code} {answer.reason_phrase}: {answer.text[:500].strip()}"
+            if answer.status_code in (408, 409, 429) or answer.status_code >= 500:
+                raise _PassingError(reason, _seconds(answer.headers.get("Retry-After"))) from error
+            raise EndpointError(f"{answer.url} refuses, {reason}") from error
+        except openai.APIConnectionError as error:  # time-outs, refused and broken connections
+            cause = error.__cause__ or error
+            raise _PassingError(str(cause) or type(cause).__name__) from error
+        return _parsed(response.content)
 
 
 def _parsed(content: bytes) -> Reply:
