@@ -8,6 +8,7 @@ READY := $(VENV)/.ready
 # An environment with the oldest transformers that pyproject.toml allows, and all else as in .venv.
 OLDEST := $(shell sed -n 's/.*"transformers>=\([0-9.]*\)".*/\1/p' pyproject.toml)
 OLDEST_VENV := $(VENV)/transformers-$(OLDEST)
+TRACKIO_VENV := $(VENV)/trackio
 OLDEST_TESTS ?= tests/model tests/inference tests/test_published.py tests/test_every_family.py \
 	tests/test_train.py::test_a_run_leaves_modules_and_a_summary
 # The releases that were tested. CPU machines take the pinned CPU wheel of torch, too; with a GPU, pip takes the newest CUDA build.
@@ -19,7 +20,7 @@ RECIPE := images=2000 optimizer.learning_rate=0.002
 DEMO_RUN := outputs/train/images-2000+layer-$(DEMO_LAYERS)+optimizer.learning_rate-0.002+reference-tiny
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo docs test slow oldest crash fuzz check bench gpu rehearsal build clean
+.PHONY: help setup demo docs test slow oldest trackio crash fuzz check bench gpu rehearsal build clean
 
 help:  ## List the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  \1\t\2/' | expand -t 12
@@ -51,6 +52,16 @@ $(OLDEST_VENV)/.ready: $(READY)
 
 oldest: $(OLDEST_VENV)/.ready  ## Run the tests that touch transformers with the oldest release that pyproject.toml allows
 	$(OLDEST_VENV)/bin/python -m pytest -n auto --maxprocesses 8 --dist worksteal $(OLDEST_TESTS)
+
+$(TRACKIO_VENV)/.ready: $(READY)
+	$(BIN)/python -m venv --clear $(TRACKIO_VENV)
+	$(BIN)/python -c 'import sysconfig; print("import site; site.addsitedir(%r)" % sysconfig.get_path("purelib"))' \
+		> $$($(TRACKIO_VENV)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/newest.pth
+	$(TRACKIO_VENV)/bin/python -m pip install --quiet trackio==0.43.0
+	@touch $@
+
+trackio: $(TRACKIO_VENV)/.ready  ## Run the tests of logger=trackio, in an environment of its own: Trackio needs Pillow below 13
+	$(TRACKIO_VENV)/bin/python -m pytest tests/runs/boards
 
 crash: $(READY)  ## Kill training, evaluation and multiruns N times each at random moments (N=50; SEED=1 for others)
 	$(BIN)/python -m pytest tests/crash --kills $(or $(N),50) --kill-seed $(or $(SEED),0)

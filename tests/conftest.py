@@ -35,6 +35,7 @@ import torch
 
 from blink.runs.machine import RANK_VARIABLES
 from tests import models
+from tests.told_runs import told_runs  # noqa: F401  a fixture
 
 HERE = Path(__file__).parent
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from blink.bench import Row
     from blink.evaluation.plan import Plan
     from blink.evaluation.scores import Result
-    from blink.runs.board import Board
+    from blink.runs.boards.board import Board
 
 log = logging.getLogger("blink.eval")  # not __main__, which `python -m` calls it
 
@@ -58,8 +58,8 @@ def main(config: DictConfig) -> float | None:
     )
     from blink.evaluation.rows import resume
     from blink.evaluation.sweeps import report as sweep
-    from blink.runs.board import Board
-    from blink.runs.loggers import note_logged
+    from blink.runs.boards.board import Board
+    from blink.runs.boards.marks import note_logged
     from blink.runs.parallel.ahead import ProcessError
 
     job = HydraConfig.get()
@@ -164,7 +164,7 @@ def _run(
 def _logged(config: DictConfig, folder: Path, group: str | None) -> bool:
     """Whether the run is finished and was logged already by this logger in this group of runs."""
     from blink.evaluation.rows import SCORES
-    from blink.runs.loggers import already_logged
+    from blink.runs.boards.marks import already_logged
 
     return (folder / SCORES).exists() and already_logged(
         folder, config.logger._target_, group, _digest(folder)

@@ -93,7 +93,7 @@ def train(
     from blink.model.processors import load_processor
     from blink.model.prompts import template_of
     from blink.model.views import ViewMaker, prefix_ids, quadrants
-    from blink.runs.board import Board
+    from blink.runs.boards.board import Board
     from blink.training import parts
     from blink.training.checkpoints import (
         CHECKPOINTS,

@@ -13,10 +13,10 @@ from blink.runs.loggers import wandb_logger
 from blink.runs.style import VERMILLION
 from tests import models
 from tests.finished_runs import Rule, finish, read_rows, samples
-from tests.offline_runs import closed_runs
+from tests.told_runs import ToldRun
 
 
-def test_a_finished_run_as_w_and_b_gets_it(tmp_path: Path) -> None:
+def test_a_finished_run_as_w_and_b_gets_it(tmp_path: Path, told_runs: list[ToldRun]) -> None:
     """Would catch shares over events instead of questions, ratios of one layer counted twice, unbounded tables and
     thumbnails of the wrong question.
 
@@ -34,7 +34,7 @@ def test_a_finished_run_as_w_and_b_gets_it(tmp_path: Path) -> None:
     log_result(board, result, asked, rows, views)
     board.close()
 
-    [run] = closed_runs(tmp_path, 1)
+    [run] = told_runs
     assert {
         "events/*": "layer",
         "ratios/*": "layer",
@@ -58,20 +58,18 @@ def test_a_finished_run_as_w_and_b_gets_it(tmp_path: Path) -> None:
         (2, 100, 0),
         (3, 0, 50),
     ]
-    by_layer = [np.asarray(shown["values"]) for shown in run.column("ratios/at_layer")]
+    by_layer = [np.asarray(shown.histogram) for shown in run.column("ratios/at_layer")]
     assert [values.sum() for values in by_layer] == [24, 24]
     assert by_layer[1].argmax() == 6  # 0.123 among fiftieths
     [overall] = run.column("ratios/all_layers")
-    assert sum(overall["values"]) == 48
+    assert sum(overall.histogram) == 48
     table = run.table("predictions/table")
-    column = table["columns"].index
-    shown = [(row[column("id")], row[column("correct")], row[column("expanded at")]) for row in table["data"]]
+    column = table.columns.index
+    shown = [(row[column("id")], row[column("correct")], row[column("expanded at")]) for row in table.data]
     assert len(shown) == 6
     assert {id_ for id_, correct, _ in shown if correct == "wrong"} == {asked[0].id, asked[9].id}
     assert {id_.split("/")[1][0] for id_, _, expanded in shown if expanded == "3"} <= {"0", "2"}
-    for row in table["data"]:
-        with Image.open(run.picture(row[column("picture")])) as picture:
-            assert picture.size == (40, 40)
+    assert {row[column("picture")].image.size for row in table.data} == {(40, 40)}
 
 
 def test_an_extension_lives_until_it_is_dropped() -> None:

@@ -5,21 +5,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from omegaconf import OmegaConf
 
-from blink.runs.board import Board
-from blink.runs.files import read_json, write_json
-from blink.runs.loggers import (
-    MARKS,
-    already_logged,
-    csv_logger,
-    no_logger,
-    note_logged,
-    tensorboard_logger,
-    wandb_logger,
-)
-from blink.runs.overrides import CONF_DIR
-from tests.offline_runs import closed_runs
+from blink.runs.boards.board import Board
+from blink.runs.loggers import csv_logger, no_logger, tensorboard_logger, wandb_logger
+from tests.told_runs import ToldRun
 
 
 @pytest.fixture
@@ -32,7 +21,9 @@ def no_account(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("no_account")
-def test_a_run_that_goes_on_keeps_its_id_and_another_has_its_own(tmp_path: Path) -> None:
+def test_a_run_that_goes_on_keeps_its_id_and_another_has_its_own(
+    tmp_path: Path, told_runs: list[ToldRun]
+) -> None:
     """Would catch a prompt or an error without an account, a resumed run that begins anew, and jobs that share a run.
 
     The second session is in the same folder, the third is that folder as a point of a sweep, the fourth another folder.
@@ -45,14 +36,14 @@ def test_a_run_that_goes_on_keeps_its_id_and_another_has_its_own(tmp_path: Path)
         board = wandb_logger(str(folder), "evaluation", group)
         board.numbers({"scores/f1": float(number)})
         board.close()
-    runs = closed_runs(tmp_path, 4)
-    by_score = {run.history[-1]["scores/f1"]: run.identity for run in runs}
-    first, again, in_sweep, of_other = (by_score[float(number)] for number in range(4))
+    assert [run.history for run in told_runs] == [[{"scores/f1": float(number)}] for number in range(4)]
+    first, again, in_sweep, of_other = (run.identity for run in told_runs)
     assert first["id"] == again["id"]
     assert len({first["id"], in_sweep["id"], of_other["id"]}) == 3
     assert (first["group"], in_sweep["group"]) == ("", "sweep")
     assert (of_other["name"], of_other["job_type"], of_other["project"]) == ("other", "evaluation", "blink")
-    assert all(run.ended for run in runs)
+    assert all(run.ended for run in told_runs)
+    assert len(list(tmp_path.glob("**/offline-run-*"))) == 4
 
 
 @pytest.mark.usefixtures("no_account")
@@ -103,7 +94,7 @@ def test_csv_and_none(tmp_path: Path) -> None:
 
 def tell(board: Board) -> None:
     """One number at layer 3, and what only some loggers show."""
-    from blink.runs.board import Axis
+    from blink.runs.boards.board import Axis
 
     board.axis("layer", "events")
     board.numbers({"events/expand": 1.5, "events/drop": float("nan"), "events/keep": None}, Axis("layer", 3))
@@ -114,7 +105,7 @@ def tell(board: Board) -> None:
 def test_tensorboard_is_optional(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Would catch a traceback of Lightning's where the package is not installed."""
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    with pytest.raises(ValueError, match="logger=tensorboard needs `pip install tensorboard`"):
+    with pytest.raises(ValueError, match=r"logger=tensorboard needs pip install 'blink-mllm\[tensorboard\]'"):
         tensorboard_logger(str(tmp_path))
 
 
@@ -129,46 +120,3 @@ def test_tensorboard_shows_numbers_and_histograms(tmp_path: Path) -> None:
     events.Reload()
     assert [(event.step, event.value) for event in events.Scalars("events/expand")] == [(3, 1.5)]
     assert events.Tags()["histograms"] == ["ratios/all"]
-
-
-WANDB, CSV = "blink.runs.loggers.wandb_logger", "blink.runs.loggers.csv_logger"
-
-
-def test_a_logger_is_known_by_its_name(tmp_path: Path) -> None:
-    """Would catch marks that hold where a function lies, so that finished runs are logged twice once it moves."""
-    for config in (CONF_DIR / "logger").glob("*.yaml"):
-        folder = tmp_path / config.stem
-        folder.mkdir()
-        note_logged(folder, OmegaConf.load(config)._target_, None, "digest")
-        assert read_json(folder / MARKS) == {"told": {f"{config.stem} ": "digest"}}
-    note_logged(tmp_path, WANDB, "taus", "digest")
-    assert read_json(tmp_path / MARKS) == {"told": {"wandb taus": "digest"}}
-    assert already_logged(tmp_path, WANDB, "taus", "digest")
-    for other in ((CSV, "taus", "digest"), (WANDB, None, "digest"), (WANDB, "taus", "newer")):
-        assert not already_logged(tmp_path, *other)
-
-
-def test_marks_of_earlier_versions_count(tmp_path: Path) -> None:
-    """Would catch a run that an earlier version logged and that is logged again, and ids that get lost."""
-    old = {
-        "ids": {"": "0123abcd"},
-        "told": {"blink.tracking.loggers.wandb_logger ": "one", "elsewhere.wandb_logger ": "two"},
-    }
-    write_json(tmp_path / MARKS, old)
-    assert already_logged(tmp_path, WANDB, None, "one")
-    assert already_logged(tmp_path, "elsewhere.wandb_logger", None, "two")
-    assert not already_logged(tmp_path, CSV, None, "one")
-    note_logged(tmp_path, WANDB, None, "three")
-    assert read_json(tmp_path / MARKS) == {
-        "ids": {"": "0123abcd"},
-        "told": {"wandb ": "three", "elsewhere.wandb_logger ": "two"},
-    }
-
-
-@pytest.mark.parametrize("content", ["", "\0\0", "[]", '{"ids": 3}', '{"told": {"wandb ": null}}'])
-def test_damaged_marks_are_none(content: str, tmp_path: Path) -> None:
-    """Would catch a finished run that cannot be looked at since a power failure emptied what says how it was logged."""
-    (tmp_path / MARKS).write_text(content)
-    assert not already_logged(tmp_path, WANDB, None, "one")
-    note_logged(tmp_path, WANDB, None, "one")
-    assert already_logged(tmp_path, WANDB, None, "one")

@@ -1,15 +1,14 @@
-"""What a training run leaves in W&B's files, killed on the way and continued."""
+"""What a training run tells W&B, killed on the way and continued."""
 
 from pathlib import Path
 from typing import Any
 
 import pytest
-from PIL import Image
 
 from blink.runs.folder import run_name
 from blink.training.dashboard import STEP, TrainingMonitor
 from tests import models
-from tests.offline_runs import closed_runs
+from tests.told_runs import ToldRun
 from tests.training_runs import run, same_weights
 
 pytestmark = [
@@ -20,7 +19,7 @@ pytestmark = [
 
 @pytest.mark.slow
 def test_a_killed_run_goes_on_as_the_same_run(
-    llava_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    llava_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told_runs: list[ToldRun]
 ) -> None:
     """Would catch a resumed run with another id, TokenSR's KL under interpolation's name, norms of one layer alone,
     and pictures that cost a run its determinism.
@@ -63,7 +62,7 @@ def test_a_killed_run_goes_on_as_the_same_run(
 
     folder = Path("outputs") / "train" / run_name([*overrides, *logger])
     same_weights(folder / "token_sr", Path("unwatched") / "train" / folder.name / "token_sr")
-    killed, continued = closed_runs(folder, 2)
+    killed, continued = told_runs
     assert killed.identity == continued.identity
     assert killed.identity["job_type"] == "training"
     assert killed.identity["name"][:100] == folder.name[:100]  # W&B's names are shorter
@@ -92,11 +91,10 @@ def test_a_killed_run_goes_on_as_the_same_run(
         [row[STEP] for row in part.history if "features/layer_2" in row] for part in (killed, continued)
     ]
     assert pictured == [[0, 4], [8]]
-    with Image.open(continued.picture(continued.column("features/layer_2")[-1])) as picture:
-        assert picture.size == (496, 196)
+    assert continued.column("features/layer_2")[-1].image.size == (496, 196)
     means = [summary.layers[layer]["kl_token_sr"] for layer in ("1", "2")]
     assert continued.column("held_out/kl_token_sr")[-1] == pytest.approx(sum(means) / 2, rel=1e-4)
-    lines = continued.table("Custom Chart Tables/held_out/kl_per_layer_table")["data"]
+    lines = continued.table("held_out/kl_per_layer").data
     assert {(row[0], row[1]) for row in lines} == {
         (layer, name) for layer in (1, 2) for name in ("interpolation", "TokenSR")
     }

@@ -17,7 +17,7 @@ from blink.evaluation.scores import Result, expanded_share
 from blink.model.families import Grid
 from blink.model.token_sr import region_frame
 from blink.model.views import ViewMaker
-from blink.runs.board import Axis, Board
+from blink.runs.boards.board import Axis, Board
 from blink.runs.style import VERMILLION
 
 ANSWERED, LAYER = "progress/answered", "layer"

@@ -14,8 +14,8 @@ Read from top to bottom: a file imports only from files above it.
     settings.py    the composed config of a command, checked before any value is used
     parallel/      work that further processes do for a command
     command.py     Hydra commands, and mistakes in one line
-    board.py       numbers, pictures and tables for whatever logger there is
-    loggers.py     Weights & Biases, TensorBoard, CSV, and what was logged already
+    boards/        what of a run is shown in dashboards, whatever dashboard it is
+    loggers.py     Weights & Biases, Trackio, TensorBoard, CSV
     style.py       one look for all plots, and their files
     inputs/        what commands are given beside texts: names and folders, pictures, tables of the hub
 """

@@ -1,24 +1,22 @@
-"""Loggers that never prompt and never block: Weights & Biases, TensorBoard, a CSV file, or none.
+"""Loggers that never prompt and never block: Weights & Biases, Trackio, TensorBoard, a CSV file, or none.
 
 The functions are the targets of `conf/logger`, and all take the same arguments. Beside the keys of their config these are
 
-- folder: of the run; each keeps its files in it;
+- folder: of the run; each but Trackio keeps its files in it;
 - kind: what the run is: "training", "evaluation" or "summary";
 - group: which sweep it is a point of, or None.
 
-One file in the folder holds the run's id in the dashboard and what was logged already, so that a killed run goes on
-where it was in the dashboard, and a finished one is logged once.
+`boards/marks` keeps the run's id in its folder, so that a killed run goes on where it was in the dashboard.
 """
 
 import hashlib
 import logging
 import netrc
 import os
-import secrets
 import socket
 import threading
-from collections.abc import Mapping
 from functools import lru_cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -26,23 +24,13 @@ from urllib.request import getproxies
 
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger, WandbLogger
 
-from blink.runs.board import Board
-from blink.runs.files import read_json, write_json
+from blink.runs.boards.board import Board
+from blink.runs.boards.marks import run_id
+from blink.runs.boards.trackio_run import TrackioLogger, started
 from blink.runs.machine import is_first_process
-from blink.runs.values import UserError, fits
+from blink.runs.values import UserError, text
 
 log = logging.getLogger(__name__)
-
-MARKS = "tracking.json"
-"""Ids in dashboards, and what was logged already, in the folder of a run or sweep."""
-
-_NAMES = {
-    "wandb_logger": "wandb",
-    "tensorboard_logger": "tensorboard",
-    "csv_logger": "csv",
-    "no_logger": "none",
-}
-"""Functions of this file -> files in `conf/logger`."""
 
 _CONNECT_SECONDS = 3
 _START_SECONDS = 10
@@ -111,6 +99,53 @@ def wandb_logger(
     return Board(WandbLogger(save_dir=folder, project=project, experiment=run), **sizes)
 
 
+def trackio_logger(
+    folder: str,
+    kind: str = "training",
+    group: str | None = None,
+    *,
+    project: str = "blink",
+    pictures_every: int = 0,
+    table_rows: int = 0,
+    table_pixels: int = 0,
+) -> Board:
+    """Log to Trackio's store on this machine, one for all runs of a project: TRACKIO_DIR, or its own place.
+
+    Trackio continues runs by their names: the name ends in the id that is kept in the folder.
+
+    Args:
+        pictures_every, table_rows, table_pixels: see `Board`.
+
+    Raises:
+        ValueError: trackio is not installed, a size is out of range, or Trackio takes no project of that name.
+    """
+    sizes: dict[str, Any] = {
+        "pictures_every": pictures_every,
+        "table_rows": table_rows,
+        "table_pixels": table_pixels,
+    }
+    Board(None, **sizes)  # checks them before Trackio starts
+    text("logger.project", project)
+    if find_spec("trackio") is None:
+        raise UserError("logger=trackio needs pip install 'blink-mllm[trackio]'; logger=csv does without")
+    if not is_first_process():
+        return Board(TrackioLogger(), **sizes)
+    name = f"{_folder_name(Path(folder), kind)} {run_id(Path(folder), group)}"
+    try:
+        logger = started(
+            _START_SECONDS, project=project, name=name, group=group, config={"kind": kind}, resume="allow"
+        )
+    except ValueError as error:
+        raise UserError(f"logger.project={project!r}: {error}") from error
+    except Exception as error:  # client libraries raise what they like
+        log.warning(
+            "Trackio does not start (%s: %s); the run goes on without it", type(error).__name__, error
+        )
+        return Board(TrackioLogger(), **sizes)
+    log.info("Trackio logs to the run %r: `trackio show --project %s`", name, project)
+    return Board(logger, **sizes)
+
+
 def tensorboard_logger(
     folder: str, kind: str = "training", group: str | None = None, *, pictures_every: int = 0
 ) -> Board:
@@ -126,7 +161,7 @@ def tensorboard_logger(
         import torch.utils.tensorboard  # noqa: F401
     except ImportError as error:
         raise UserError(
-            "logger=tensorboard needs `pip install tensorboard`; logger=csv does without"
+            "logger=tensorboard needs pip install 'blink-mllm[tensorboard]'; logger=csv does without"
         ) from error
     return Board(
         TensorBoardLogger(folder, name="tensorboard", version=group or ""), pictures_every=pictures_every
@@ -143,68 +178,6 @@ def no_logger(folder: str, kind: str = "training", group: str | None = None) -> 
     return Board()
 
 
-def run_id(folder: Path, group: str | None) -> str:
-    """Return the id of a folder's run in the dashboard; made at the first call.
-
-    A run that is a point of two sweeps is in the dashboard twice, once in each group, under an id for each.
-    """
-    marks = _read_marks(folder)
-    ids = marks.setdefault("ids", {})
-    if (group or "") not in ids:
-        ids[group or ""] = secrets.token_hex(4)
-        write_json(folder / MARKS, marks)
-    known: str = ids[group or ""]
-    return known
-
-
-def already_logged(folder: Path, logger: str, group: str | None, digest: str) -> bool:
-    """Whether a finished run, or a sweep's summary, was logged already.
-
-    Args:
-        folder: of the run or sweep.
-        logger: `_target_` of its config.
-        group: the sweep that the run is a point of, or None.
-        digest: hash of all that there is to log, so that other results are logged again.
-    """
-    return bool(_read_marks(folder).get("told", {}).get(f"{_name(logger)} {group or ''}") == digest)
-
-
-def note_logged(folder: Path, logger: str, group: str | None, digest: str) -> None:
-    """Note in the folder that `already_logged` is true of these arguments from now on."""
-    marks = _read_marks(folder)
-    marks.setdefault("told", {})[f"{_name(logger)} {group or ''}"] = digest
-    write_json(folder / MARKS, marks)
-
-
-def _read_marks(folder: Path) -> dict[str, Any]:
-    """The content of the folder's `MARKS`, with loggers by their names in `conf/logger`."""
-    file = folder / MARKS
-    if not file.exists():
-        return {}
-    try:
-        marks: dict[str, Any] = read_json(file)
-        if not fits(marks, Mapping[str, Mapping[str, str]]):
-            raise TypeError(marks)
-    except (TypeError, ValueError):
-        log.warning("%s is damaged: the run is a new one in the dashboard", file)
-        return {}
-    if "told" in marks:
-        keys = {key: key.partition(" ") for key in marks["told"]}
-        marks["told"] = {
-            f"{_name(logger)} {group}": marks["told"][key] for key, (logger, _, group) in keys.items()
-        }
-    return marks
-
-
-def _name(logger: str) -> str:
-    """The name in `conf/logger` of a logger of this package, wherever its function lies or lay; others keep their path.
-
-    Marks of earlier versions hold `blink.tracking.loggers.wandb_logger`.
-    """
-    package, _, function = logger.rpartition(".")
-    return _NAMES.get(function, logger) if package.partition(".")[0] == "blink" else logger
-
-
 def _started(folder: Path, project: str, mode: Any, kind: str, group: str | None) -> Any:
     """Begin or continue a run of W&B."""
     import wandb
@@ -216,7 +189,7 @@ def _started(folder: Path, project: str, mode: Any, kind: str, group: str | None
         settings["finish_timeout"] = _FINISH_SECONDS
     return wandb.init(
         project=project,
-        name=_short(f"{folder.name} summary" if kind == "summary" else folder.name),
+        name=_folder_name(folder, kind),
         group=group and _short(group),
         job_type=kind,
         dir=folder.resolve(),  # W&B's service may have been started elsewhere
@@ -225,6 +198,11 @@ def _started(folder: Path, project: str, mode: Any, kind: str, group: str | None
         mode=mode,
         settings=wandb.Settings(**settings),
     )
+
+
+def _folder_name(folder: Path, kind: str) -> str:
+    """What a run is called: as its folder."""
+    return _short(f"{folder.name} summary" if kind == "summary" else folder.name)
 
 
 def _short(name: str) -> str:

@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from blink.model.views import QUADRANTS
-from blink.runs.board import Axis, Board, Chart
+from blink.runs.boards.board import Axis, Board, Chart
 from blink.runs.machine import peak_memory_mb
 from blink.training.feature_picture import feature_picture
 from blink.training.features import Batch, images_in

@@ -11,11 +11,10 @@ from blink.evaluation.sweeps.dashboard import log_sweep
 from blink.runs.files import write_csv
 from blink.runs.loggers import wandb_logger
 from tests.finished_runs import Rule, finish, samples
-from tests.offline_runs import closed_runs
-from tools.wandb_offline import OfflineRun
+from tests.told_runs import ToldRun
 
 
-def test_tables_points_and_the_best(tmp_path: Path) -> None:
+def test_tables_points_and_the_best(tmp_path: Path, told_runs: list[ToldRun]) -> None:
     """Would catch points without their swept values, numbers of a table told as texts, and the worst called the best."""
     asked = samples(2)
     for number, (tau, wrong) in enumerate([("0.4", asked[0].id), ("0.5", ""), ("0.6", asked[3].id)]):
@@ -29,7 +28,7 @@ def test_tables_points_and_the_best(tmp_path: Path) -> None:
     board = wandb_logger(str(tmp_path), "summary", "taus", mode="offline")
     log_sweep(board, jobs, tmp_path)
     board.close()
-    [run] = closed_runs(tmp_path)
+    [run] = told_runs
     assert (run.identity["job_type"], run.identity["group"]) == ("summary", "taus")
     assert run.axes["points/*"] == "point"
     found = [(row["point"], row["points/tau_exp"]) for row in run.history if "points/score" in row]
@@ -37,14 +36,14 @@ def test_tables_points_and_the_best(tmp_path: Path) -> None:
     assert run.column("points/score")[1] == 100
     assert min(run.column("points/score")) < 100
     assert run.column("points/expanded_percent") == [50] * 3
-    assert run.table("sweep/sweep")["data"] == [["blink", 1.5, None], ["7", 2, 3]]
-    assert run.column("sweep/sweep_plot")[0]["_type"] == "image-file"
-    points = run.table("Custom Chart Tables/sweep/pope_table")["data"]
+    assert run.table("sweep/sweep").data == [["blink", 1.5, None], ["7", 2, 3]]
+    assert run.column("sweep/sweep_plot")[0].image.size[0] > 0
+    points = run.table("sweep/pope").data
     assert sorted(row[0] for row in points) == [0.4, 0.5, 0.6]
     assert (run.summary["best/pope"], run.summary["best/pope_point"]) == (100, "tau_exp=0.5")
 
 
-def test_jobs_may_lack_what_others_were_given(tmp_path: Path) -> None:
+def test_jobs_may_lack_what_others_were_given(tmp_path: Path, told_runs: list[ToldRun]) -> None:
     """Catches a dashboard that fails where one row of an experiment names a preset, and the others a method."""
     asked = samples(2)
     for number, given in enumerate(["method=vanilla", "preset=recommended"]):
@@ -55,12 +54,14 @@ def test_jobs_may_lack_what_others_were_given(tmp_path: Path) -> None:
     board = wandb_logger(str(tmp_path), "summary", "presets", mode="offline")
     log_sweep(board, jobs, tmp_path)
     board.close()
-    [run] = closed_runs(tmp_path)
+    [run] = told_runs
     assert run.column("points/score") == [100, 100]
 
 
 @pytest.mark.slow
-def test_a_multirun_is_one_group_and_told_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_multirun_is_one_group_and_told_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told_runs: list[ToldRun]
+) -> None:
     """Would catch points outside the group, a summary told anew by every return of a finished sweep, a logger that the
     summary does not share with the jobs, and a killed job that goes on as another run."""
     monkeypatch.chdir(tmp_path)
@@ -75,10 +76,12 @@ def test_a_multirun_is_one_group_and_told_once(tmp_path: Path, monkeypatch: pyte
         "--multirun",
     ]
 
-    def command(count: int) -> list[OfflineRun]:
+    def command(count: int) -> list[ToldRun]:
         monkeypatch.setattr(sys, "argv", ["blink.eval", *arguments])
         main()
-        return closed_runs(tmp_path, count)
+        assert len(told_runs) == count
+        assert all(run.ended for run in told_runs)
+        return list(told_runs)
 
     runs = command(3)
     assert sorted(run.identity["job_type"] for run in runs) == ["evaluation", "evaluation", "summary"]
@@ -89,7 +92,7 @@ def test_a_multirun_is_one_group_and_told_once(tmp_path: Path, monkeypatch: pyte
     interp = next(run for name, run in points.items() if "interp" in name)
     assert interp.config["method"] == "interp"
     assert interp.column("events/expand_percent")
-    assert len(interp.table("predictions/table")["data"]) == 2
+    assert len(interp.table("predictions/table").data) == 2
     assert len(command(3)) == 3
 
     folder = next(path for path in (tmp_path / "outputs" / "eval").iterdir() if "interp" in path.name)

@@ -8,7 +8,7 @@ from PIL import Image
 
 from blink.evaluation.dashboard import scores
 from blink.evaluation.sweeps.report import Job, as_number, benchmarks, swept_keys
-from blink.runs.board import Axis, Board, Chart
+from blink.runs.boards.board import Axis, Board, Chart
 from blink.runs.files import open_text
 
 POINT = "point"

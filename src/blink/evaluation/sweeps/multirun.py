@@ -25,11 +25,11 @@ from blink.evaluation.sweeps import experiment_report as tables
 from blink.evaluation.sweeps import report as sweep
 from blink.evaluation.sweeps.dashboard import log_sweep
 from blink.evaluation.sweeps.experiments import Experiment, Line, Names, lines_of, names, read_experiment
-from blink.runs.board import Board
+from blink.runs.boards.board import Board
+from blink.runs.boards.marks import already_logged, note_logged
 from blink.runs.command import end, made, one_line_errors, plain
 from blink.runs.files import short_digest
 from blink.runs.inputs.preset_file import with_preset
-from blink.runs.loggers import already_logged, note_logged
 from blink.runs.settings import check_settings
 from blink.runs.values import UserError
 

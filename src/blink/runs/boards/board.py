@@ -1,6 +1,6 @@
-"""Logging of one run: one interface to Lightning's loggers, for what W&B, TensorBoard and CSV can each show.
+"""Logging of one run: one interface to Lightning's loggers, for what W&B, Trackio, TensorBoard and CSV can each show.
 
-Numbers go to every logger; pictures and histograms to W&B and TensorBoard; tables and charts to W&B alone. What a logger
+Numbers go to every logger; pictures and histograms to all but CSV; tables and charts to W&B and Trackio. What a logger
 cannot show is left out, and one that fails is warned of once and left alone from there on: what it shows is in the run's
 folder, too. Knows nothing of models, training or benchmarks.
 """
@@ -17,6 +17,7 @@ import numpy as np
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 from PIL import Image
 
+from blink.runs.boards.trackio_run import TrackioLogger
 from blink.runs.values import UserError, whole_number
 
 log = logging.getLogger(__name__)
@@ -54,7 +55,7 @@ class Board:
     """Logs a run to one logger, or nowhere. A context manager that closes the logger, as failed after an exception.
 
     Args:
-        logger: Lightning's for W&B, TensorBoard or CSV; None logs nowhere.
+        logger: Lightning's for W&B, TensorBoard or CSV, or Trackio's; None logs nowhere.
         pictures_every: optimizer steps between two pictures of a training run's features; 0: none.
         table_rows: rows of a table with pictures at most.
         table_pixels: the longer side of its pictures at most.
@@ -107,12 +108,12 @@ class Board:
     @property
     def shows_pictures(self) -> bool:
         """Whether the logger can show pictures and histograms."""
-        return isinstance(self.logger, WandbLogger | TensorBoardLogger)
+        return isinstance(self.logger, WandbLogger | TrackioLogger | TensorBoardLogger)
 
     @property
     def shows_tables(self) -> bool:
         """Whether the logger can show tables and charts."""
-        return isinstance(self.logger, WandbLogger)
+        return isinstance(self.logger, WandbLogger | TrackioLogger)
 
     @_spared
     def settings(self, values: Mapping[str, Any]) -> None:
@@ -156,7 +157,8 @@ class Board:
         elif axis is None:
             self.logger.log_metrics(known)
         else:
-            row = {axis.name: axis.at, **known} if isinstance(self.logger, CSVLogger) else known
+            has_axes = isinstance(self.logger, CSVLogger | TrackioLogger)
+            row = {axis.name: axis.at, **known} if has_axes else known
             self.logger.log_metrics(row, step=round(axis.at))
 
     @_spared
@@ -169,6 +171,11 @@ class Board:
 
             shown = {name: wandb.Image(picture, caption=caption) for name, picture in pictures.items()}
             self._log_to_wandb(shown, axis)
+        elif isinstance(self.logger, TrackioLogger):
+            import trackio
+
+            shown = {name: trackio.Image(picture, caption=caption) for name, picture in pictures.items()}
+            self._log_to_trackio(shown, axis)
         elif isinstance(self.logger, TensorBoardLogger):
             for name, picture in pictures.items():
                 self.logger.experiment.add_image(
@@ -188,6 +195,11 @@ class Board:
 
             shown = {name: wandb.Histogram(np_histogram=np.histogram(values, bins=list(edges)))}
             self._log_to_wandb(shown, axis)
+        elif isinstance(self.logger, TrackioLogger):
+            import trackio
+
+            counted = trackio.Histogram(np_histogram=np.histogram(values, bins=list(edges)))
+            self._log_to_trackio({name: counted}, axis)
         elif isinstance(self.logger, TensorBoardLogger):
             self.logger.experiment.add_histogram(
                 name, np.asarray(values), None if axis is None else round(axis.at), bins=np.asarray(edges)
@@ -203,10 +215,18 @@ class Board:
                 [wandb.Image(cell) if isinstance(cell, Image.Image) else cell for cell in row] for row in rows
             ]
             self.logger.experiment.log({name: wandb.Table(list(columns), cells)})
+        elif isinstance(self.logger, TrackioLogger):
+            import trackio
+
+            cells = [
+                [trackio.Image(cell) if isinstance(cell, Image.Image) else cell for cell in row]
+                for row in rows
+            ]
+            self._log_to_trackio({name: trackio.Table(list(columns), cells)})
 
     @_spared
     def chart(self, name: str, chart: Chart) -> None:
-        """Log a line chart."""
+        """Log a line chart; where there are none, as a table of its points."""
         if isinstance(self.logger, WandbLogger):
             import wandb
 
@@ -219,16 +239,25 @@ class Board:
                 split_table=True,
             )
             self.logger.experiment.log({name: drawn})
+        elif isinstance(self.logger, TrackioLogger):
+            points = [(line, x, y) for line, found in chart.lines.items() for x, y in found]
+            self.table(name, ["line", chart.x_name, chart.title], points)
 
     @_spared
     def summary(self, values: Mapping[str, float | str]) -> None:
         """Set values that represent the whole run in lists of runs."""
         if isinstance(self.logger, WandbLogger):
             self.logger.experiment.summary.update(dict(values))
+        elif isinstance(self.logger, TrackioLogger):
+            self._log_to_trackio(values)
 
     def _log_to_wandb(self, values: Mapping[str, Any], axis: Axis | None) -> None:
         assert isinstance(self.logger, WandbLogger), "logs to W&B"
         self.logger.experiment.log({**({} if axis is None else {axis.name: axis.at}), **values})
+
+    def _log_to_trackio(self, values: Mapping[str, Any], axis: Axis | None = None) -> None:
+        assert isinstance(self.logger, TrackioLogger), "logs to Trackio"
+        self.logger.log_metrics(values, None if axis is None else round(axis.at))
 
     def close(self, *, failed: bool = False) -> None:
         """Write what is left and end the logger's run, so that the next run of this process begins its own."""
@@ -241,5 +270,7 @@ def _close(logger: Logger, failed: bool) -> None:
     logger.save()
     if isinstance(logger, WandbLogger):
         logger.experiment.finish(exit_code=int(failed))
+    elif isinstance(logger, TrackioLogger):
+        logger.finish()
     else:
         logger.finalize("failed" if failed else "success")
