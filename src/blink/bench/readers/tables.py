@@ -12,9 +12,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from openpyxl import Workbook
-from openpyxl.cell.cell import ILLEGAL_CHARACTERS_RE
-
 from blink.bench.readers.rows import content_name
 from blink.runs.files import open_text
 from blink.runs.inputs.pictures import Opener, Reading
@@ -117,6 +114,9 @@ def write_xlsx(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, A
     Raises:
         UserError: a value is neither text nor number.
     """
+    from openpyxl import Workbook  # takes a fifth of a second to import, and submissions alone need it
+    from openpyxl.cell.cell import ILLEGAL_CHARACTERS_RE
+
     book = Workbook()
     sheet = book.active
     sheet.append(list(columns))
