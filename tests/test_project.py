@@ -12,7 +12,7 @@ import pytest
 
 from blink.evaluation.presets import preset
 from blink.inference.policy import parse_layers
-from blink.runs.folder import run_name
+from blink.runs.names import run_name
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hydra import compose, initialize_config_dir
 
-from blink.runs.folder import run_name
+from blink.runs.names import run_name
 from blink.runs.overrides import CONF_DIR
 from tests.crash import kills
 from tests.processes import python

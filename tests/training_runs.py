@@ -6,8 +6,8 @@ import torch
 
 from blink import load_token_sr
 from blink.runs.command import one_line_errors
-from blink.runs.folder import run_name
 from blink.runs.lock import lock_scope
+from blink.runs.names import run_name
 from blink.train import train
 from blink.training.report import Summary
 from tests.training.conftest import planned

@@ -15,10 +15,10 @@ from omegaconf import DictConfig
 
 from blink.runs.command import hydra_command, one_line_errors, plain
 from blink.runs.files import as_json, read_json, short_digest, write_json
-from blink.runs.folder import INPUTS, given_folder, open_run
+from blink.runs.folder import given_folder, open_run
 from blink.runs.inputs.preset_file import with_preset
 from blink.runs.overrides import reject_added_keys
-from blink.runs.provenance import provenance
+from blink.runs.provenance import INPUTS, note_process, provenance
 from blink.runs.values import fits
 
 PARTS = "parts"
@@ -53,6 +53,7 @@ def main(config: DictConfig) -> None:
         files = drawn_before(folder, plan.inputs)
     record = provenance("analyze", overrides, seed=config.seed, inputs=plan.inputs)
     if files is None:
+        note_process(folder, record)
         drawn = plan.draw(folder / PARTS)
         drawn = drawn._replace(numbers={**drawn.numbers, "provenance": record})
         with look():

@@ -20,11 +20,11 @@ from omegaconf import DictConfig, read_write
 
 from blink.runs.command import hydra_command, made, one_line_errors, plain
 from blink.runs.files import place_named
-from blink.runs.folder import INPUTS, check_inputs, given_folder, lock_run, open_run, run_folder
+from blink.runs.folder import given_folder, lock_run, open_run, run_folder
 from blink.runs.inputs.preset_file import with_preset
 from blink.runs.machine import is_first_process, one_job
 from blink.runs.overrides import reject_added_keys
-from blink.runs.provenance import mixed, note_process, provenance, read_processes
+from blink.runs.provenance import INPUTS, check_inputs, mixed, note_process, provenance, read_processes
 from blink.runs.signals import finishing_first
 from blink.runs.values import UserError
 

@@ -40,16 +40,21 @@ class OwnLaunchers(SearchPathPlugin):
 
 
 class LockCallback(Callback):
-    """Locks the folder of a multirun while its jobs run; each of them locks its own."""
+    """Locks the folder of a multirun while its jobs run; each of them locks its own. Notes the command there."""
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Lock the folder until the command ends."""
+        """Lock the folder until the command ends; its name may not say all of the command, which `provenance.json` does."""
         from blink.runs.command import one_line_errors
+        from blink.runs.files import make_folder
         from blink.runs.lock import lock
+        from blink.runs.provenance import note_process, provenance
         from blink.runs.values import flag
 
+        folder, hydra = Path(config.hydra.sweep.dir), config.hydra
         with one_line_errors():  # Hydra would turn what a callback raises into a warning
-            lock(Path(config.hydra.sweep.dir), wait=flag("wait", config.wait))
+            lock(folder, wait=flag("wait", config.wait))
+            make_folder(folder)
+            note_process(folder, provenance(hydra.job.config_name, [*hydra.overrides.task, "--multirun"]))
 
 
 class SweepCallback(Callback):

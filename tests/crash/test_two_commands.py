@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from blink.runs.folder import run_name
 from blink.runs.lock import lock, lock_file, lock_scope
+from blink.runs.names import run_name
 from tests import models
 from tests.processes import holding, inherited
 

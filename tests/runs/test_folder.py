@@ -1,57 +1,19 @@
-"""Run folders: what names them, what continues them, and what they refuse."""
+"""Run folders: what continues them, and what they refuse."""
 
 from pathlib import Path
 
 import pytest
-from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from blink.runs import folder as outputs
 from blink.runs.lock import lock_scope
 from blink.runs.machine import RANK_VARIABLES
+from blink.runs.provenance import note_process, provenance
 
 
 @pytest.fixture(autouse=True)
 def first_process(monkeypatch: pytest.MonkeyPatch) -> None:
     for variable in RANK_VARIABLES:
         monkeypatch.delenv(variable, raising=False)
-
-
-@pytest.mark.parametrize(
-    ("overrides", "name"),
-    [
-        ([], "default"),
-        (["layer=12"], "layer-12"),
-        (["layer=12", "epochs=2"], "epochs-2+layer-12"),
-        (["layer=[12,13]"], "layer-12_13"),
-        (["layer=3", "layer=12"], "layer-12"),
-        (["layer=[12, 13]"], "layer-12_13"),
-        (["interpolate=false"], "interpolate-False"),
-        (["layer=1,2"], "layer-1_2"),
-        (["layer=1", "ckpt=other.ckpt"], "ckpt-other.ckpt+layer-1"),
-        (
-            ["layer=12", "fresh=true", "logger=none", "logger.project=x", "outputs=/tmp/x", "ckpt=last"],
-            "layer-12",
-        ),
-    ],
-)
-def test_name_follows_from_overrides(overrides: list[str], name: str) -> None:
-    """Catches names that depend on the order of overrides or on keys that do not change the result."""
-    assert outputs.run_name(overrides) == name
-
-
-def test_a_run_folder_can_be_given_as_an_override() -> None:
-    """Catches names with = or , which Hydra does not take unquoted: token_sr=outputs/train/<name>/token_sr."""
-    name = outputs.run_name(["layer=[12,13]", "optimizer.learning_rate=1e-4", "data.root=/a/b"])
-    (override,) = OverridesParser.create().parse_overrides([f"token_sr=outputs/train/{name}/token_sr"])
-    assert override.value() == f"outputs/train/{name}/token_sr"
-
-
-def test_names_of_different_overrides_differ() -> None:
-    """Catches two runs in one folder after characters were replaced or a long name was cut."""
-    long = "model.path=" + "a" * 300
-    names = {outputs.run_name([one]) for one in ("model.path=/a/b", "model.path=_a_b", long, long + "b")}
-    assert len(names) == 4
-    assert all("/" not in name and len(name.encode()) < 200 for name in names)
 
 
 def test_same_command_continues_its_folder(tmp_path: Path) -> None:
@@ -126,11 +88,24 @@ def test_later_processes_do_not_write(tmp_path: Path, monkeypatch: pytest.Monkey
     assert [path.name for path in (tmp_path / "train").iterdir()] == ["layer-12"]
 
 
-def test_inputs_are_fixed_once_something_came_of_them(tmp_path: Path) -> None:
-    """Would catch a run that goes on from a backbone of another revision, and one that cannot start again before."""
-    record = tmp_path / outputs.INPUTS
-    outputs.check_inputs(record, {"revision": "old"}, begun=False)
-    outputs.check_inputs(record, {"revision": "new"}, begun=False)
-    outputs.check_inputs(record, {"revision": "new"})
-    with pytest.raises(ValueError, match=r"begun with another revision .*new then, old now.*fresh=true"):
-        outputs.check_inputs(record, {"revision": "old"})
+def test_a_run_that_an_earlier_version_named_otherwise_goes_on(tmp_path: Path) -> None:
+    """Would catch days of computing that are done again since a folder has another name, and a folder of another command."""
+    overrides, config = ["method=interp", "data.root=/data/a"], {"method": "interp"}
+    old = tmp_path / "eval" / "data.root-_data_a+method-interp-20efd9ba"
+    assert outputs.run_folder(tmp_path, "eval", overrides).name == "data.root-a+method-interp-2f437586"
+    old.mkdir(parents=True)
+    assert outputs.run_folder(tmp_path, "eval", overrides) != old  # whose it is cannot be told
+    note_process(old, provenance("eval", ["data.root=/data/a", "fresh=true", "method=interp"]))
+    assert outputs.run_folder(tmp_path, "eval", overrides) == old
+    for file in old.iterdir():
+        file.unlink()
+    assert outputs.open_run(tmp_path, "eval", overrides, config) != old
+    note_process(old, provenance("eval", overrides))
+    assert outputs.run_folder(tmp_path, "eval", overrides) != old, "a folder of the new name comes first"
+
+
+def test_an_earlier_folder_of_another_command_is_left_alone(tmp_path: Path) -> None:
+    """Would catch layer=[12] that goes into the folder of layer=12, which once had the same name."""
+    folder = outputs.open_run(tmp_path, "eval", ["layer=12"], {"layer": 12})
+    note_process(folder, provenance("eval", ["layer=12"]))
+    assert outputs.open_run(tmp_path, "eval", ["layer=[12]"], {"layer": [12]}) != folder

@@ -14,7 +14,7 @@ import pytest
 
 from blink.runs import lock as locks
 from blink.runs.lock import lock, lock_file, lock_scope
-from blink.runs.process import this_process
+from blink.runs.machine import this_process
 from tests.processes import holding, inherited
 
 TAKES = """

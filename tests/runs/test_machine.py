@@ -1,7 +1,10 @@
-"""What a machine computes fast, the default that follows from it, and what one job of a multirun leaves for the next."""
+"""What a machine computes fast, the default that follows from it, and what one job of a multirun leaves for the next; processes by name."""
 
 import os
+import signal
+import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +13,10 @@ import torch
 from hydra import compose, initialize_config_dir
 
 from blink.runs import machine
+from blink.runs.machine import Holder, has_ended, this_process
 from blink.runs.overrides import CONF_DIR
+
+PRINTS = "from blink.runs.machine import this_process; print(repr(this_process()), flush=True); import time; time.sleep(60)"
 
 
 @pytest.mark.parametrize(("units", "dtype"), [({"avx2": True}, "float32"), ({"amx_bf16": True}, "bfloat16")])
@@ -57,3 +63,32 @@ def test_memory_is_that_of_the_container(monkeypatch: pytest.MonkeyPatch) -> Non
     limits = {"/sys/fs/cgroup/memory.max": "max", "/sys/fs/cgroup/memory/memory.limit_in_bytes": "1000000"}
     monkeypatch.setattr(Path, "read_text", lambda self, **_: limits[str(self)])
     assert machine.memory_bytes() == 1_000_000
+
+
+def test_a_process_is_told_from_one_that_has_ended_or_has_its_number() -> None:
+    """Would catch a killed process that counts as running until its parent asks about it, and another one with its number."""
+    with subprocess.Popen([sys.executable, "-c", PRINTS], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        other: Holder = eval(process.stdout.readline(), {"Holder": Holder})
+        assert other.pid == process.pid
+        assert has_ended(other) is False
+        assert has_ended(replace(other, started=f"{other.started}0")) is True
+        assert has_ended(replace(other, started="")) is False
+        assert has_ended(replace(other, host="elsewhere")) is None
+        assert has_ended(replace(other, machine="a container")) is None
+        process.send_signal(signal.SIGKILL)
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # dead, and a zombie still
+        assert has_ended(other) is True
+    assert has_ended(other) is True
+    assert has_ended(Holder("token")) is None
+
+
+def test_a_process_says_what_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Would catch a name that does not lead to the process, or one that takes several lines."""
+    monkeypatch.setattr(sys, "orig_argv", ["python", "-m", "blink.eval", "question=a\nb", "x" * 500])
+    name = str(this_process())
+    assert f"process {os.getpid()} on " in name
+    assert "(python -m blink.eval 'question=a b'" in name
+    assert len(name) < 400
+    assert "\n" not in name
+    assert this_process().token != this_process().token

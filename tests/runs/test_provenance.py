@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from blink.runs.provenance import commit, differences, provenance, versions
+from blink.runs.provenance import INPUTS, check_inputs, commit, differences, provenance, versions
 
 
 def git(root: Path, *arguments: str) -> str:
@@ -79,3 +79,13 @@ def test_differences_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     assert code == f"torch 1.0 then, {versions()['torch']} now"
     assert changed.startswith("code aaaaaaaaaaaa with changes then, ")
     assert differences({}, record)
+
+
+def test_inputs_are_fixed_once_something_came_of_them(tmp_path: Path) -> None:
+    """Would catch a run that goes on from a backbone of another revision, and one that cannot start again before."""
+    record = tmp_path / INPUTS
+    check_inputs(record, {"revision": "old"}, begun=False)
+    check_inputs(record, {"revision": "new"}, begun=False)
+    check_inputs(record, {"revision": "new"})
+    with pytest.raises(ValueError, match=r"begun with another revision .*new then, old now.*fresh=true"):
+        check_inputs(record, {"revision": "old"})

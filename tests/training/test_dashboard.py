@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from blink.runs.folder import run_name
+from blink.runs.names import run_name
 from blink.training.dashboard import STEP, TrainingMonitor
 from tests import models
 from tests.told_runs import ToldRun

@@ -15,8 +15,8 @@ from blink.evaluation.plan import Plan
 from blink.evaluation.rows import SCORES
 from blink.runs.command import plain
 from blink.runs.files import read_json
-from blink.runs.folder import CONFIG_FILE, INPUTS, read_config
-from blink.runs.provenance import differences
+from blink.runs.folder import CONFIG_FILE, read_config
+from blink.runs.provenance import INPUTS, differences
 from blink.runs.values import DamagedError, UserError, path
 
 BESIDE = ("devices", "rerun", "logger", "outputs", "wait")

@@ -15,7 +15,7 @@ from blink.bench.base import Row, Sample
 from blink.bench.scoring import EVENT
 from blink.evaluation.questions import samples_digest
 from blink.runs.files import read_json, write_json
-from blink.runs.folder import INPUTS, check_inputs
+from blink.runs.provenance import INPUTS, check_inputs
 from blink.runs.values import DamagedError, UserError, fits
 
 log = logging.getLogger(__name__)

@@ -3,13 +3,13 @@
 Read from top to bottom: a file imports only from files above it.
 
     values.py      checks of single values that a user gave, with one wording
-    machine.py     fast dtypes, memory, and which of several processes this is
+    machine.py     fast dtypes, memory, which of several processes this is, and whether another one is gone
     signals.py     Ctrl-C and SIGTERM: a safe point, one line, exit code 130 or 143
     files.py       files of text, JSON and CSV: read with one set of messages, never half written
-    process.py     which process this is, and whether another one is gone
     lock.py        one process at a time in a run folder
-    folder.py      one folder per run, named after its overrides
     provenance.py  where a result comes from: command, versions, commit, fingerprints
+    names.py       names of run folders, made of overrides
+    folder.py      one folder per run, named after its overrides
     overrides.py   the commands' configs, and the overrides of a command: misspelt keys and options
     settings.py    the composed config of a command, checked before any value is used
     parallel/      work that further processes do for a command

@@ -22,9 +22,10 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from blink.runs.files import is_wrong_place, place_error
-from blink.runs.folder import given_folder, run_name
+from blink.runs.folder import given_folder
 from blink.runs.lock import lock_scope
 from blink.runs.machine import is_first_process, launched_processes
+from blink.runs.names import run_name
 from blink.runs.overrides import CONF_DIR, check_overrides
 from blink.runs.settings import check_settings
 from blink.runs.signals import Stopped, ending_on_signals

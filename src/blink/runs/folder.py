@@ -4,34 +4,30 @@ The folder's name follows from the overrides of the command, so the same command
 continues there. Knows nothing of models, training or benchmarks.
 """
 
-import hashlib
 import logging
-import re
+import shlex
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError  # type: ignore[import-untyped]
 
-from blink.runs.files import as_json, make_folder, read_json, remove_partial, write_json, write_text
+from blink.runs.files import make_folder, remove_partial, write_text
 from blink.runs.lock import LOCK, lock
 from blink.runs.machine import is_first_process
+from blink.runs.names import OWN_CHECKPOINT, earlier_name, is_how, run_name, same_run
+from blink.runs.provenance import read_processes
 from blink.runs.values import DamagedError, UserError, flag
 
 log = logging.getLogger(__name__)
 
 CONFIG_FILE = "config.yaml"
 """The composed config of a run, in its folder."""
-
-INPUTS = "inputs.json"
-"""Fingerprints of what a run depends on beyond its config, such as weights and pictures, in its folder."""
-
-_HOW_NOT_WHAT = ("device_pairs", "devices", "engine.workers", "fresh", "logger", "outputs", "rerun", "wait")
-"""Keys that change how a run is stored or reported, not what it computes: runs that differ in these alone are the same."""
 
 _SHARED_OUT = ("trainer.accumulate_grad_batches",)
 """Keys that say in which portions a run computes; a run may be continued with others. They are in its folder's name."""
@@ -50,58 +46,34 @@ _ADDED = {
 }
 """Keys that configs of earlier versions lack -> the value that says what these did."""
 
-_OWN_CHECKPOINT = ("last", "null", None)
-"""Values of `ckpt` that resume a run from its own checkpoints; with a checkpoint of another run it is a different run."""
-
 HYDRA_DEFAULT = "."
 """`hydra.run.dir` and `hydra.sweep.subdir` as `conf/` has them."""
 
 _NAMED_BY_US = "${blink_run_name:"
 """In `hydra.sweep.dir` as `conf/` has it."""
 
-_LONGEST_NAME = 120
-
-_READABLE = str.maketrans({"=": "-", ",": "_", "[": None, "]": None})
-"""Characters replaced in folder names, so that these can be typed in shells and in overrides, where = and , have a meaning."""
-
-
-def run_name(overrides: Sequence[str]) -> str:
-    """Return the folder name that belongs to the overrides of a command, whatever their order.
-
-    `layer=[12,14] epochs=2` gives "epochs-2+layer-12_14", no overrides give "default". A name that is too long,
-    or that had characters replaced to suit file systems, ends in a hash of the overrides.
-
-    Args:
-        overrides: as Hydra lists them in `hydra.overrides.task`; the last one for a key counts. Overrides of
-            `_HOW_NOT_WHAT` and of `ckpt=last` are left out.
-    """
-    by_key = {}
-    for override in OverridesParser.create().parse_overrides(list(overrides)):
-        key = override.get_key_element().lstrip("+")
-        if _is_how(key.lstrip("~")):
-            continue
-        if override.is_sweep_override():
-            value = override.input_line.partition("=")[2] if override.input_line else ""
-        else:  # one spelling of each value: a multirun passes False on for false
-            value = override.get_value_element_as_str()
-        if not (key == "ckpt" and value in _OWN_CHECKPOINT):
-            by_key[key] = value
-    items = [f"{key}={value}" for key, value in sorted(by_key.items())] or ["default"]
-    full, readable = ",".join(items), "+".join(item.translate(_READABLE) for item in items)
-    name = re.sub(r"[^\w.+~-]", "_", readable)[:_LONGEST_NAME]
-    if name == readable:
-        return name
-    return f"{name}-{hashlib.sha256(full.encode()).hexdigest()[:8]}"
-
-
-def _is_how(key: str) -> bool:
-    """Whether a dotted key is one of those that change nothing of what a run computes, or lies below one."""
-    return any(key == known or key.startswith(f"{known}.") for known in _HOW_NOT_WHAT)
-
 
 def run_folder(root: Path, command: str, overrides: Sequence[str], given: Path | None = None) -> Path:
-    """Return where the run of a command lies or will lie: `<root>/<command>/<run_name>`, or the folder that is given."""
-    return given or root / command / run_name(overrides)
+    """Return where the run of a command lies or will lie: `<root>/<command>/<run_name>`, or the folder that is given.
+
+    A run that an earlier version began under another name goes on where it lies.
+    """
+    folder = given or root / command / run_name(overrides)
+    if given is None and not folder.exists():
+        earlier = root / command / earlier_name(overrides)
+        if earlier.is_dir() and _was_begun_by(earlier, command, overrides):
+            return earlier
+    return folder
+
+
+def _was_begun_by(folder: Path, command: str, overrides: Sequence[str]) -> bool:
+    """Whether a folder's run was begun by a command, as its record of processes says."""
+    with suppress(OSError, ValueError, KeyError, TypeError, HydraException):
+        for record in read_processes(folder):
+            _, _, module, *given = shlex.split(record["command"])
+            if module == f"blink.{command}" and same_run(given, overrides):
+                return True
+    return False
 
 
 def given_folder(hydra: DictConfig) -> Path | None:
@@ -201,37 +173,6 @@ def read_config(path: Path) -> dict[str, Any]:
     return {str(key): value for key, value in found.items()}
 
 
-def check_inputs(path: Path, inputs: Mapping[str, Any], *, begun: bool = True) -> None:
-    """Record fingerprints of what a run depends on beyond its config; refuse to continue it with others.
-
-    Args:
-        path: of the record, in the run's folder.
-        inputs: JSON values.
-        begun: whether the run has results already; if not, `inputs` replace the recorded ones.
-
-    Raises:
-        ValueError: the run was begun with other inputs, or the record is damaged; says which.
-    """
-    now = as_json(inputs)
-    if not begun or not path.exists():
-        if is_first_process():
-            write_json(path, now)
-        return
-    try:
-        before = read_json(path)
-    except ValueError as cause:
-        raise DamagedError(path, cause) from cause
-    if not isinstance(before, dict):
-        raise DamagedError(path, "it holds no JSON object")
-    changed = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
-    if changed:
-        raise UserError(
-            f"{path.parent} was begun with another {', '.join(changed)} "
-            f"({'; '.join(f'{key}: {before.get(key)} then, {now.get(key)} now' for key in changed)}); "
-            "fresh=true keeps it under another name and starts anew"
-        )
-
-
 def _contents(folder: Path, given: Path | None) -> list[Path]:
     """Files and folders in a folder but its lock; in one that the user gave without those that are Hydra's own."""
     found = [path for path in folder.glob("*") if not path.name.startswith(LOCK)]
@@ -269,7 +210,7 @@ def _leaves(config: Any, prefix: str = "") -> dict[str, Any]:
     """Flatten a config to dotted keys, without those that do not change what a run computes."""
     flat: dict[str, Any] = {}
     for key, value in config.items():
-        if _is_how(f"{prefix}{key}") or (not prefix and key == "ckpt" and value in _OWN_CHECKPOINT):
+        if is_how(f"{prefix}{key}") or (not prefix and key == "ckpt" and value in OWN_CHECKPOINT):
             continue
         if isinstance(value, dict):
             flat |= _leaves(value, f"{prefix}{key}.")

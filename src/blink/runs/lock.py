@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from blink.runs.files import make_folder, place_named, remove_partial, short_digest
-from blink.runs.process import Holder, has_ended, this_process
+from blink.runs.machine import Holder, has_ended, this_process
 from blink.runs.signals import finishing_first
 from blink.runs.values import UserError, fits
 

@@ -17,8 +17,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from blink.runs.files import read_json, write_json
+from blink.runs.files import as_json, read_json, write_json
 from blink.runs.machine import is_first_process
+from blink.runs.values import DamagedError, UserError
 
 PACKAGES = {
     "blink": "blink-mllm",
@@ -31,6 +32,9 @@ PACKAGES = {
 
 _SOURCE = Path(__file__).resolve().parents[2]
 """`src/` of a checkout; `site-packages` of an installed wheel."""
+
+INPUTS = "inputs.json"
+"""Fingerprints of what a run depends on beyond its config, such as weights and pictures, in its folder."""
 
 PROCESSES = "provenance.json"
 """Records of the processes that worked on a run, in its folder."""
@@ -137,6 +141,37 @@ def read_processes(folder: Path) -> list[dict[str, Any]]:
     path = folder / PROCESSES
     found: list[dict[str, Any]] = read_json(path) if path.exists() else []
     return found
+
+
+def check_inputs(path: Path, inputs: Mapping[str, Any], *, begun: bool = True) -> None:
+    """Record fingerprints of what a run depends on beyond its config; refuse to continue it with others.
+
+    Args:
+        path: of the record, in the run's folder.
+        inputs: JSON values.
+        begun: whether the run has results already; if not, `inputs` replace the recorded ones.
+
+    Raises:
+        ValueError: the run was begun with other inputs, or the record is damaged; says which.
+    """
+    now = as_json(inputs)
+    if not begun or not path.exists():
+        if is_first_process():
+            write_json(path, now)
+        return
+    try:
+        before = read_json(path)
+    except ValueError as cause:
+        raise DamagedError(path, cause) from cause
+    if not isinstance(before, dict):
+        raise DamagedError(path, "it holds no JSON object")
+    changed = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
+    if changed:
+        raise UserError(
+            f"{path.parent} was begun with another {', '.join(changed)} "
+            f"({'; '.join(f'{key}: {before.get(key)} then, {now.get(key)} now' for key in changed)}); "
+            "fresh=true keeps it under another name and starts anew"
+        )
 
 
 def software(record: Mapping[str, Any]) -> str:

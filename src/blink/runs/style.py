@@ -6,7 +6,7 @@ use cividis, whose lightness rises with the value. So figures can be read in pri
 
 import math
 import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -72,6 +72,9 @@ def series_styles(count: int) -> list[SeriesStyle]:
         for number in range(count)
     ]
 
+
+_LETTERS_AN_INCH, _HANDLE_LETTERS = 14, 8
+"""Of a legend's text, and what stands before each of its labels."""
 
 _OWN_FONT = "DejaVu Sans"  # ships with matplotlib
 _WIDE_FONTS = (
@@ -162,6 +165,58 @@ def outline(
             path_effects=[withStroke(linewidth=3.4, foreground="white")],
         )
     )
+
+
+def legend_above(axes: Axes) -> None:
+    """Put the legend of axes on top of them, in as many columns as fit: nothing that is drawn inside can lie under it."""
+    handles, names = axes.get_legend_handles_labels()
+    once = dict(zip(names, handles, strict=True))
+    if not once:
+        return
+    figure = axes.get_figure(root=True)
+    assert figure is not None, "axes are made by a figure"
+    longest = max(len(line) for name in once for line in name.splitlines()) + _HANDLE_LETTERS
+    room = axes.get_position().width * figure.get_figwidth() * _LETTERS_AN_INCH
+    columns = min(len(once), max(1, int(room / longest)))
+    axes.legend(
+        once.values(), once.keys(), loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0.4, ncols=columns
+    )
+
+
+def interval_rows(
+    axes: Axes,
+    found: Mapping[str, tuple[float, float, float]],
+    colours: Sequence[str],
+    *,
+    against_zero: bool = False,
+) -> None:
+    """Draw values with their intervals, one under the other, each named at the left.
+
+    Args:
+        found: name -> value and both ends of its interval, which are nan where it has none.
+        against_zero: draw 0 as a line, and fill the marker where the interval leaves it out.
+    """
+    if against_zero:
+        axes.axvline(0, color="0.7", linewidth=1, zorder=0)
+    for row, ((value, low, high), colour) in enumerate(zip(found.values(), colours, strict=True)):
+        filled = not against_zero or low > 0 or high < 0
+        axes.errorbar(
+            value,
+            row,
+            xerr=[[part] for part in reach(value, low, high)],
+            marker="o",
+            color=colour,
+            markerfacecolor=colour if filled else "white",
+            capsize=2,
+        )
+    axes.set_yticks(range(len(found)), [plain(name) for name in found])
+    axes.set_ylim(len(found) - 0.5, -0.5)
+    axes.grid(axis="x", color="#dddddd", linewidth=0.6)
+
+
+def reach(value: float, low: float, high: float) -> tuple[float, float]:
+    """How far an interval reaches below and above a value; 0 where there is none."""
+    return tuple(0.0 if math.isnan(part) else max(0.0, part) for part in (value - low, high - value))  # type: ignore[return-value]
 
 
 class Drawn(NamedTuple):

@@ -25,6 +25,7 @@ from blink.model.backbone import Backbone
 from blink.model.prompts import template_named
 from blink.runs.style import Drawn, look
 from tests import models
+from tests.drawings import faults
 from tests.finished_runs import Rule, finish, samples
 
 
@@ -56,8 +57,9 @@ def prober(backbone: Backbone) -> Prober:
 
 
 def saved(figure: Figure, tmp_path: Path) -> None:
-    """Draw a figure for real: warnings of layout and fonts come then."""
+    """Draw a figure for real: warnings of layout and fonts come then, and what is hard to read is seen."""
     figure.savefig(tmp_path / "figure.png")
+    assert faults(figure) == []
 
 
 WRONG = [f"random/{picture}yes" for picture in range(4)]
@@ -81,14 +83,14 @@ def run(
 
 
 def drawn(name: str, points: Sequence[Point], tmp_path: Path, **settings: Any) -> Drawn:
-    """A figure of runs, drawn for real: warnings of layout and fonts come then."""
+    """A figure of runs, drawn for real: warnings of layout and fonts come then, and what is hard to read is seen."""
     everything = dict.fromkeys(("metric", "metrics", "method", "first", "last"))
     with look():
         made = RUN_FIGURES[name](
             points, everything | {"difference": False, "scale": "difference"} | settings, "tiny"
         )
         for figure in made.figures.values():
-            figure.savefig(tmp_path / "figure.png")
+            saved(figure, tmp_path)
     return made
 
 

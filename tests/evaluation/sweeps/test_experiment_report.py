@@ -1,20 +1,24 @@
 """The end of an experiment, from runs written by hand: what stands in its files, and what it says about them."""
 
 import csv
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from matplotlib.patches import Rectangle
 from omegaconf import OmegaConf
 from rich.console import Console
 
 from blink.bench import Pope
-from blink.evaluation.sweeps.experiment_report import plot, read_entries, report
+from blink.evaluation.sweeps.experiment_report import compared, plot, read_entries, report
 from blink.evaluation.sweeps.experiments import Experiment, Line, read_experiment
 from blink.evaluation.sweeps.report import note_job
 from blink.inference.policy import Policy
+from blink.runs.style import look
+from tests.drawings import faults
 from tests.finished_runs import Rule, finish, samples
 
 ROWS = [{"name": name} for name in ("vanilla", "vanilla, other batches", "interp", "blink")]
@@ -127,26 +131,50 @@ def test_a_row_without_a_run_is_named(sweep: Path) -> None:
         read_entries(sweep, [*LINES, missing])
 
 
-def test_a_long_title_fits_the_plot(sweep: Path) -> None:
-    """Catches a title that is cut off at both sides of a narrow plot."""
+@pytest.mark.parametrize("title", ["Table 1: by hand", "A title of many words " * 4])
+def test_the_plot_can_be_read(title: str, sweep: Path) -> None:
+    """Catches a title that is cut off, names of rows that lie on each other, and a plot that does not say of what it is."""
     entries = read_entries(sweep, LINES)
-    figure = plot(replace(experiment(), title="A title of many words " * 4), entries)
-    figure.savefig(sweep / "plot.png")
-    [title] = figure.texts
-    box = title.get_window_extent()
-    assert box.x0 >= 0
-    assert box.x1 <= figure.bbox.width
+    with look():
+        figure = plot(replace(experiment(), title=title), entries, compared(entries))
+        assert faults(figure) == []
+    assert " ".join(figure.get_suptitle().split()).startswith(title.strip())
+    assert "tiny, scenes of seed 3, 24 questions" in figure.get_suptitle()
+    assert [axes.get_xlabel() for axes in figure.axes] == [
+        "POPE: f1 (%)",
+        "less vanilla's, in pairs (percentage points)",
+    ]
+    assert "95 % intervals" in figure.get_supxlabel()
 
 
-def test_plot_shows_every_row_in_order(sweep: Path) -> None:
-    """Would catch a row without a point, points under another row's name, and a band that is not the baseline's."""
+def test_plot_shows_every_row_in_order_with_its_interval(sweep: Path) -> None:
+    """Would catch a row without a point or bar, points under another row's name, and a band that is not the baseline's."""
     entries = read_entries(sweep, LINES)
-    [axes] = plot(experiment(), entries).axes
-    assert [label.get_text() for label in axes.get_xticklabels()] == [entry.label for entry in LINES]
-    heights = [bars[0].get_ydata()[0] for bars in axes.containers]
-    f1 = [entry.run.result.metrics["f1"] for entry in entries]
-    assert heights == f1
-    [band] = axes.patches
+    found = compared(entries)
+    scores, differences = plot(experiment(), entries, found).axes
+    assert [label.get_text() for label in scores.get_yticklabels()] == [entry.label for entry in LINES]
+    assert [bars[0].get_xdata()[0] for bars in scores.containers] == [
+        entry.run.result.metrics["f1"] for entry in entries
+    ]
+    ends = [bars[2][0].get_segments()[0][:, 0].tolist() for bars in scores.containers]
+    assert ends == [pytest.approx(entry.run.result.intervals["f1"]) for entry in entries]
+    [band] = scores.patches
     assert isinstance(band, Rectangle)
     low, high = entries[0].run.result.intervals["f1"] or ()
-    assert (band.get_y(), band.get_y() + band.get_height()) == pytest.approx((low, high))
+    assert (band.get_x(), band.get_x() + band.get_width()) == pytest.approx((low, high))
+    to_vanilla = [one.found.differences["f1"] for one in found if one.other.line.name == "vanilla"]
+    shown = [bars[0].get_xdata()[0] for bars in differences.containers]
+    assert np.isnan(shown[0])
+    assert shown[1:] == pytest.approx([estimate.value for estimate in to_vanilla])
+    ends = [bars[2][0].get_segments()[0][:, 0].tolist() for bars in differences.containers[1:]]
+    assert ends == [pytest.approx([estimate.low, estimate.high]) for estimate in to_vanilla]
+
+
+def test_a_score_without_an_interval_is_said_to_have_none(sweep: Path) -> None:
+    """Would catch a plot that names intervals and shows none."""
+    entries = read_entries(sweep, LINES)
+    scores = entries[3].run.folder / "scores.json"
+    written = json.loads(scores.read_text())
+    scores.write_text(json.dumps(written | {"intervals": written["intervals"] | {"f1": None}}))
+    axes = plot(experiment(), read_entries(sweep, LINES)).axes[0]
+    assert axes.get_xlabel() == "POPE: f1 (%); bars where there is an interval"

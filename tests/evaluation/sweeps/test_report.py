@@ -10,19 +10,22 @@ from rich.console import Console
 
 from blink.evaluation.sweeps.report import method_pairs, note_job, plot, read_jobs, report, swept_keys
 from blink.inference.policy import Policy
+from blink.runs.style import look
+from tests.drawings import faults
 from tests.finished_runs import Rule, finish, samples
 
 WRONG = [f"random/{picture}yes" for picture in range(4)]
 
 
-def sweep_over(folder: Path, **values: list[str]) -> Path:
+def sweep_over(folder: Path, *, backbone: str | None = None, **values: list[str]) -> Path:
     """A sweep folder whose jobs cover the product of the values; the n-th job has n % 4 wrong answers."""
     for number, combination in enumerate(product(*values.values())):
         overrides = [f"{key}={value}" for key, value in zip(values, combination, strict=True)]
         run = folder / "runs" / str(number)
         method = dict(zip(values, combination, strict=True)).get("method", "blink")
         policy = None if method == "vanilla" else Policy([2, 3], tau_exp=0.5, tau_drop=0.4)
-        finish(run, Rule(wrong=WRONG[: number % 4]), samples(), method=method, policy=policy)
+        rule = Rule(wrong=WRONG[: number % 4])
+        finish(run, rule, samples(), method=method, policy=policy, backbone=backbone)
         note_job(folder, number, [*overrides, "limit=24"], run)
     return folder
 
@@ -100,8 +103,9 @@ def test_plot_puts_numbers_to_scale_and_other_keys_in_lines(tmp_path: Path) -> N
     jobs = read_jobs(sweep_over(tmp_path, method=["interp", "blink"], tau_exp=["0.2", "0.3", "0.9"]))
     axes = plot(jobs, swept_keys(jobs)).axes[0]
     lines = [container[0] for container in axes.containers]
-    assert [list(line.get_xdata()) for line in lines] == [[0.2, 0.3, 0.9]] * 2
-    assert axes.get_xlabel() == "tau_exp"
+    for line, aside in zip(lines, (-0.0025, 0.0025), strict=True):  # of 0.1 between neighbours
+        assert list(line.get_xdata()) == pytest.approx([x + aside for x in (0.2, 0.3, 0.9)])
+    assert axes.get_xlabel() == "tau_exp (lines side by side)"
     assert axes.get_legend_handles_labels()[1] == ["interp", "blink"]
     recall = [100, 75, 50]
     f1 = [100 * 2 * r / (r + 100) for r in recall]
@@ -160,3 +164,63 @@ def test_a_damaged_note_is_named(content: str, tmp_path: Path) -> None:
     (sweep / "jobs" / "0001.json").write_text(content)
     with pytest.raises(ValueError, match=r"0001\.json is damaged"):
         read_jobs(sweep)
+
+
+def test_the_plot_says_what_it_shows(tmp_path: Path) -> None:
+    """Would catch a plot that nobody can place once it is out of its folder, and texts or bars that cover each other."""
+    for values in (
+        {"method": ["vanilla", "interp", "blink"]},
+        {"patches": ["2", "3"], "tau_exp": ["0.4", "0.5", "0.6"]},
+        {"method": ["vanilla", "interp", "blink"], "tau_exp": [f"0.{n}" for n in range(1, 6)]},
+        {"layer": [f"a_rather_long_name_{n}" for n in range(7)], "method": ["interp", "blink"]},
+        {"tau_exp": ["0.4"]},
+    ):
+        jobs = read_jobs(sweep_over(tmp_path / "-".join(values), backbone="a backbone", **values))
+        keys = swept_keys(jobs)
+        with look():
+            figure = plot(jobs, keys, method_pairs(jobs, keys))
+            assert faults(figure) == [], values
+        title = figure.get_suptitle()
+        along = next((key for key in values if key != "method"), "method")
+        assert "POPE on a backbone: f1 against " in title
+        assert "24 questions" in title
+        assert len(figure.axes) == 1 + ("method" in values)
+        assert all(axes.get_xlabel() for axes in figure.axes), along
+        assert all("95 % interval" in axes.get_ylabel() for axes in figure.axes)
+
+
+def test_lines_that_coincide_are_told_apart(tmp_path: Path) -> None:
+    """Would catch a legend of four lines over a plot of two."""
+    for number, (drop, exp) in enumerate(product(("0.2", "0.3", "0.4"), ("0.5", "0.6", "0.7", "0.8"))):
+        wrong = number % 4 - (number == 11)
+        run = tmp_path / "runs" / str(number)
+        finish(run, Rule(wrong=WRONG[:wrong]), samples())
+        note_job(tmp_path, number, [f"tau_exp={exp}", f"tau_drop={drop}"], run)
+    jobs = read_jobs(tmp_path)
+    axes = plot(jobs, swept_keys(jobs)).axes[0]
+    legend = axes.get_legend()
+    assert legend is not None
+    names = [text.get_text() for text in legend.get_texts()]
+    assert names == ["tau_drop=0.2", "tau_drop=0.3 = tau_drop=0.2", "tau_drop=0.4"]
+    lines = [container[0] for container in axes.containers]
+    assert len({(line.get_color(), line.get_marker()) for line in lines}) == 3
+    assert len({tuple(line.get_xdata()) for line in lines}) == 3
+
+
+def test_over_methods_the_paired_differences_are_drawn(tmp_path: Path) -> None:
+    """Would catch intervals of single scores alone, which overlap, differences to another run, and a turned sign."""
+    jobs = read_jobs(sweep_over(tmp_path, method=["vanilla", "interp", "blink"], tau_exp=["0.4", "0.6"]))
+    pairs = method_pairs(jobs, swept_keys(jobs))
+    scores, differences = plot(jobs, swept_keys(jobs), pairs).axes
+    assert len(scores.containers) == 3
+    drawn = {container.get_label(): container for container in differences.containers}
+    assert list(drawn) == ["interp", "blink"]
+    for method, container in drawn.items():
+        expected = [
+            pair.comparison.differences["f1"] for pair in pairs if pair.comparison[:2] == ("vanilla", method)
+        ]
+        assert list(container[0].get_ydata()) == pytest.approx([found.value for found in expected])
+        ends = [segment[:, 1].tolist() for segment in container[2][0].get_segments()]
+        assert ends == [pytest.approx([found.low, found.high]) for found in expected]
+    assert "less that of vanilla" in differences.get_ylabel()
+    assert "percentage points" in differences.get_ylabel()

@@ -18,7 +18,7 @@ from blink.bench import Sample
 from blink.bench.statistics import Estimate, Floats, Metric, estimates
 from blink.inference.saliency import focus
 from blink.model.token_sr_files import TokenSRConfig
-from blink.runs.style import BLACK, BLUE, GREY, ORANGE, PURPLE, VERMILLION, Drawn, plain
+from blink.runs.style import BLACK, BLUE, GREY, ORANGE, PURPLE, VERMILLION, Drawn, legend_above, plain
 from blink.runs.values import whole_number
 
 _SINGLE_STYLES = ((ORANGE, "--"), (PURPLE, ":"), (BLACK, "-."))
@@ -186,7 +186,7 @@ def draw(ratios: Ratios, title: str, singles: int = 0) -> Figure:
         _draw_shares(rows[1], ratios, shares, chance)
     axes.set_ylabel("ratio of the hottest region")
     axes.set_ylim(0, 1.03)
-    axes.legend(ncols=3, loc="lower left", bbox_to_anchor=(0, 1.0))
+    legend_above(axes)
     rows[-1].set_xlabel("layer")
     rows[-1].set_xticks(ratios.layers[:: max(1, len(ratios.layers) // 16)])
     return figure
@@ -213,7 +213,7 @@ def _draw_shares(axes: Any, ratios: Ratios, shares: list[Estimate], chance: floa
     )
     axes.set_ylabel("hottest region\nis the right one (%)")
     axes.set_ylim(0, 100)
-    axes.legend(loc="upper right")
+    legend_above(axes)
 
 
 @dataclass(frozen=True)

@@ -9,13 +9,12 @@ gains of all settings over vanilla.
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from blink.analysis.figures.points import Point, about, main_metric, vanilla_of, with_unit
 from blink.bench.statistics import Estimate
 from blink.evaluation.compare import compare_pairs
-from blink.runs.style import BLUE, GREEN, INTERP, PURPLE, TOKEN_SR, Drawn, plain
+from blink.runs.style import BLUE, GREEN, INTERP, PURPLE, TOKEN_SR, Drawn, interval_rows, plain
 from blink.runs.values import UserError
 
 _COLOURS = {"interp": INTERP.colour, "blink": TOKEN_SR.colour, "encode": GREEN, "zoom": PURPLE}
@@ -164,36 +163,16 @@ def draw(gains: Mapping[Setting, Estimate], steps: Mapping[str, Estimate], title
     figure = Figure(figsize=(11 if steps else 6.4, 1.6 + 0.32 * rows), layout="constrained")
     figure.suptitle(plain(title))
     panels = figure.subplots(1, 2, width_ratios=(3, 2)) if steps else [figure.subplots()]
-    _rows(
-        panels[0],
-        {setting.label: estimate for setting, estimate in gains.items()},
-        [_COLOURS[setting.method] for setting in gains],
-        f"gain over vanilla, {unit}",
-    )
+    named = {setting.label: estimate for setting, estimate in gains.items()}
+    interval_rows(panels[0], named, [_COLOURS[setting.method] for setting in gains], against_zero=True)
+    panels[0].set_xlabel(plain(f"gain over vanilla, {unit}"))
     if steps:
-        _rows(panels[1], steps, [BLUE] * len(steps), f"what each step changes, {unit}")
+        interval_rows(panels[1], steps, [BLUE] * len(steps), against_zero=True)
+        panels[1].set_xlabel(plain(f"what each step changes, {unit}"))
+    figure.supxlabel(
+        "paired differences with 95 % intervals; filled: the interval leaves 0 out", fontsize="x-small"
+    )
     return figure
-
-
-def _rows(axes: Axes, found: Mapping[str, Estimate], colours: Sequence[str], title: str) -> None:
-    """Differences with their intervals, one under the other."""
-    axes.axvline(0, color="0.7", linewidth=1, zorder=0)
-    for row, (estimate, colour) in enumerate(zip(found.values(), colours, strict=True)):
-        value, low, high = estimate
-        apart = low > 0 or high < 0
-        axes.errorbar(
-            value,
-            row,
-            xerr=[[value - low], [high - value]],
-            marker="o",
-            color=colour,
-            markerfacecolor=colour if apart else "white",
-            capsize=2,
-        )
-    axes.set_yticks(range(len(found)), list(found))
-    axes.set_ylim(len(found) - 0.5, -0.5)
-    axes.set_xlabel(plain(title))
-    axes.grid(axis="x", color="#dddddd", linewidth=0.6)
 
 
 def figure_of_runs(points: Sequence[Point], settings: Mapping[str, Any], family: str) -> Drawn:

@@ -21,7 +21,7 @@ from blink.bench.statistics import Estimate
 from blink.evaluation.compare import FinishedRun
 from blink.evaluation.presets import LAYER_STUDIES
 from blink.inference.policy import parse_layers
-from blink.runs.style import BLUE, GREY, ORANGE, Drawn, plain
+from blink.runs.style import BLUE, GREY, ORANGE, Drawn, legend_above, plain
 from blink.runs.values import UserError
 
 Measure = Callable[[FinishedRun], Estimate]
@@ -136,7 +136,7 @@ def draw(
         axes.set_xticks(sorted({*ranges.single, *runs}))
         axes.set_xlabel(xlabel)
         axes.set_ylabel(ylabel)
-        axes.legend(ncols=2)
+        legend_above(axes)
     return figure
 
 

@@ -28,7 +28,7 @@ from blink.model.token_sr import placed
 from blink.model.token_sr_files import TokenSRConfig
 from blink.model.views import QUADRANTS, ViewMaker, Views, quadrants
 from blink.runs.signals import finishing_first
-from blink.runs.style import BLACK, INTERP, TOKEN_SR, Drawn, bare, plain
+from blink.runs.style import BLACK, INTERP, TOKEN_SR, Drawn, bare, legend_above, plain
 from blink.runs.values import UserError, number, whole_number
 from blink.training.feature_picture import principal_colours
 from blink.training.features import QuadrantFeatures, layers_read, quadrant_features, trunk_features
@@ -185,7 +185,7 @@ def draw(found: Distance, layer: int, title: str) -> Figure:
         axes.set_xticks(layers[:: max(1, len(layers) // 8)])
         axes.set_ylabel(name)
     axes_row[0].set_ylim(bottom=0)
-    axes_row[0].legend()
+    legend_above(axes_row[0])
     greatest = max(found.kl[layer][name].max() for name in STUDENTS)
     grid = maps.subplots(1, 2)
     image = None

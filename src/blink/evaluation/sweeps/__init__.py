@@ -3,6 +3,7 @@
 Read from top to bottom: a file imports only from files above it.
 
     paper.py              the paper's tables as data
+    drawing.py            scores with intervals, and paired differences, as plots show them
     report.py             the table, plot and CSV of a multirun
     experiments.py        the paper's experiments as lists of evaluations
     text_tables.py        tables of text

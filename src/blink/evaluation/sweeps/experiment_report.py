@@ -6,15 +6,19 @@ metric), `comparison.csv` (one line per difference) and a plot.
 """
 
 import json
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from matplotlib.figure import Figure
 from rich.console import Console
 
 from blink.bench import BENCHMARKS
+from blink.bench.statistics import Estimate
 from blink.evaluation.compare import compare_pairs, comparison_record
+from blink.evaluation.sweeps.drawing import score
 from blink.evaluation.sweeps.experiments import Experiment, Line
 from blink.evaluation.sweeps.paper import POPE_REMARK, TABLES, PaperTable
 from blink.evaluation.sweeps.paper_tables import (
@@ -32,18 +36,18 @@ from blink.evaluation.sweeps.paper_tables import (
 from blink.evaluation.sweeps.report import COMPARISONS, read_jobs
 from blink.evaluation.sweeps.text_tables import markdown, on_screen, transposed
 from blink.runs.files import write_csv, write_text
-from blink.runs.folder import CONFIG_FILE, read_config, run_name
+from blink.runs.folder import CONFIG_FILE, read_config
+from blink.runs.names import run_name
 from blink.runs.provenance import software
-from blink.runs.style import plain, save_figure
+from blink.runs.style import interval_rows, look, plain, save_figure, series_styles
 from blink.runs.values import UserError
 
 MARKDOWN, CSV, PLOT = "table.md", "table.csv", "table.png"
 _MOST_COLUMNS = 7
 """Beside the labels, on a screen."""
-_FEW = 8
-"""Rows up to which panels of the plot stand side by side."""
-_LETTERS_AN_INCH = 10
+_LETTERS_AN_INCH = 13
 """That a title takes at most."""
+_NONE = Estimate(math.nan, math.nan, math.nan)
 
 
 def report(folder: Path, experiment: Experiment, lines: Sequence[Line], console: Console) -> None:
@@ -72,7 +76,8 @@ def report(folder: Path, experiment: Experiment, lines: Sequence[Line], console:
     write_text(folder / MARKDOWN, "\n\n".join(text) + "\n")
     write_csv(folder / CSV, records(entries, paper, unlike))
     write_csv(folder / COMPARISONS, [difference_record(difference) for difference in differences])
-    save_figure(plot(experiment, entries), folder / PLOT, dpi=150)
+    with look():
+        save_figure(plot(experiment, entries, differences), folder / PLOT, dpi=150)
     console.print(f"written to {folder}: {MARKDOWN}, {CSV}, {COMPARISONS}, {PLOT}", soft_wrap=True)
 
 
@@ -219,31 +224,62 @@ def difference_record(difference: Difference) -> dict[str, Any]:
     return {"benchmark": line.bench, "noise": line.noise, **comparison_record(difference.found)}
 
 
-def plot(experiment: Experiment, entries: Sequence[Entry]) -> Figure:
-    """Draw the main metric of every row with its interval, a panel per benchmark; a band shows the baseline."""
+def plot(experiment: Experiment, entries: Sequence[Entry], differences: Sequence[Difference] = ()) -> Figure:
+    """Draw the main metric of every row with its interval, and its paired difference to the baseline; benchmarks below each other.
+
+    A band shows the baseline. Rows of one method have one colour.
+    """
     benches = first_runs(entries)
-    rows = max(sum(entry.line.bench == bench for entry in entries) for bench in benches)
-    across = min(len(benches), 3 if rows <= _FEW else 1)
-    down = -(-len(benches) // across)
-    figure = Figure(figsize=(across * max(4, 0.4 * rows), 4 * down), layout="constrained")
-    panels = figure.subplots(down, across, squeeze=False).reshape(-1)
-    for axes in panels[len(benches) :]:
-        axes.set_axis_off()
-    for axes, (bench, first) in zip(panels[: len(benches)], benches.items(), strict=True):
-        metric = BENCHMARKS[bench].main
+    counts = [sum(entry.line.bench == bench for entry in entries) for bench in benches]
+    across = 2 if differences else 1
+    figure = Figure(
+        figsize=(5.5 + 3.5 * (across - 1), 0.9 + sum(0.8 + 0.3 * n for n in counts)), layout="constrained"
+    )
+    grid = figure.subplots(
+        len(benches), across, squeeze=False, sharey="row", height_ratios=[n + 1 for n in counts]
+    )
+    for row, (bench, first) in zip(grid, benches.items(), strict=True):
+        metric, unit = BENCHMARKS[bench].main, first.result.unit(BENCHMARKS[bench].main)
         here = [entry for entry in entries if entry.line.bench == bench]
-        for position, (line, run) in enumerate(here):
-            value = run.result.metrics[metric]
-            low, high = run.result.intervals[metric] or (value, value)
-            colour = f"C{list(dict.fromkeys(entry.line.group for entry in here)).index(line.group)}"
-            axes.errorbar(
-                position, value, yerr=[[value - low], [high - value]], marker="o", color=colour, capsize=3
+        groups = list(dict.fromkeys(entry.line.group for entry in here))
+        styles = series_styles(len(groups))
+        colours = [styles[groups.index(line.group)].colour for line, _ in here]
+        found = {line.label: score(run, metric) for line, run in here}
+        interval_rows(row[0], found, colours)
+        for line, run in here:
+            if (
+                line.name.removesuffix(line.swept) == experiment.baseline
+                and not np.isnan(score(run, metric)).any()
+            ):
+                value, low, high = score(run, metric)
+                row[0].axvspan(low, high, color="0.93", zorder=0)
+                row[0].axvline(value, color="0.7", linewidth=1, zorder=0)
+        named = f"{BENCHMARKS[bench].title}: {metric.replace('_', ' ')} ({unit})"
+        row[0].set_xlabel(
+            plain(named if _all_have_intervals(found) else f"{named}; bars where there is an interval")
+        )
+        if differences:
+            paired = {
+                difference.entry.line.label: difference.found.differences.get(metric, _NONE)
+                for difference in differences
+                if difference.entry.line.bench == bench
+                and difference.other.line.name == experiment.baseline + difference.entry.line.swept
+            }
+            interval_rows(
+                row[1], {label: paired.get(label, _NONE) for label in found}, colours, against_zero=True
             )
-            if line.name == experiment.baseline:
-                axes.axhspan(low, high, color="0.93", zorder=0)
-                axes.axhline(value, color="0.7", linewidth=1, zorder=0)
-        axes.set_xticks(range(len(here)), [line.label for line, _ in here], rotation=45, ha="right")
-        axes.set_ylabel(f"{BENCHMARKS[bench].title} {metric} ({first.result.unit(metric)})")
+            points = "percentage points" if unit == "%" else unit
+            row[1].set_xlabel(plain(f"less {experiment.baseline}'s, in pairs ({points})"))
+            row[1].tick_params(labelleft=False)
+    result = next(iter(benches.values())).result
+    asked = f"{result.data}, {result.n:,} questions" if len(benches) == 1 else ""
+    about = ", ".join(part for part in (result.backbone, asked) if part)
     width = int(_LETTERS_AN_INCH * figure.get_figwidth())
-    figure.suptitle(plain(f"{experiment.title} (95 % intervals)", width))
+    figure.suptitle("\n".join(plain(text, width) for text in (experiment.title, about)))
+    filled = "; filled at the right: the interval leaves 0 out" if differences else ""
+    figure.supxlabel(f"bars: 95 % intervals over pictures{filled}", fontsize="small")
     return figure
+
+
+def _all_have_intervals(found: Mapping[str, Estimate]) -> bool:
+    return not any(np.isnan(estimate).any() for estimate in found.values())

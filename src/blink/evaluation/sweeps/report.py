@@ -14,6 +14,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from rich.console import Console
 
+from blink.bench import BENCHMARKS
+from blink.bench.statistics import Estimate
 from blink.evaluation.compare import (
     Comparison,
     FinishedRun,
@@ -24,10 +26,11 @@ from blink.evaluation.compare import (
     score_table,
 )
 from blink.evaluation.scores import Result
+from blink.evaluation.sweeps.drawing import draw_lines, name_positions, score
 from blink.inference.policy import Policy
 from blink.runs.files import read_json, remove_partial, write_csv, write_json
 from blink.runs.provenance import software
-from blink.runs.style import save_figure
+from blink.runs.style import legend_above, look, plain, save_figure, series_styles
 from blink.runs.values import UserError, fits
 
 TABLE = "sweep.csv"
@@ -37,6 +40,8 @@ JOBS = "jobs"
 """Folder of a sweep with a note for each job."""
 _METHOD, _BENCH = "method", "bench"
 _MOST_LABELS = 6
+_LETTERS_AN_INCH = 13
+"""That a title takes at most."""
 
 
 class Job(NamedTuple):
@@ -60,6 +65,7 @@ class Pair(NamedTuple):
     bench: str
     shared: dict[str, str]
     comparison: Comparison
+    jobs: tuple[Job, Job]
 
 
 def note_job(sweep: Path, number: int, overrides: Sequence[str], folder: Path) -> None:
@@ -90,7 +96,8 @@ def report(sweep: Path, console: Console) -> None:
             console.print(comparison_table(shown, result))
     if pairs:
         write_csv(sweep / COMPARISONS, [pair.shared | comparison_record(pair.comparison) for pair in pairs])
-    save_figure(plot(jobs, keys), sweep / PLOT, dpi=150)
+    with look():
+        save_figure(plot(jobs, keys, pairs), sweep / PLOT, dpi=150)
     written = (TABLE, PLOT, *([COMPARISONS] if pairs else []))
     console.print(f"written to {sweep}: {', '.join(written)}", soft_wrap=True)
 
@@ -129,23 +136,26 @@ def method_pairs(jobs: Sequence[Job], keys: Sequence[str]) -> list[Pair]:
     """Compare each two methods wherever the other swept keys agree; empty unless methods were swept."""
     if _METHOD not in keys:
         return []
-    groups: dict[tuple[tuple[str, str], ...], list[FinishedRun]] = {}
+    groups: dict[tuple[tuple[str, str], ...], list[Job]] = {}
     for job in jobs:
         shared = tuple((key, job.value(key)) for key in keys if key != _METHOD)
-        groups.setdefault(shared, []).append(job.run)
+        groups.setdefault(shared, []).append(job)
     return [
-        Pair(first.result.benchmark, dict(shared), compare(first, second))
-        for shared, runs in groups.items()
-        for first, second in combinations(runs, 2)
+        Pair(first.run.result.benchmark, dict(shared), compare(first.run, second.run), (first, second))
+        for shared, here in groups.items()
+        for first, second in combinations(here, 2)
     ]
 
 
-def plot(jobs: Sequence[Job], keys: Sequence[str]) -> Figure:
+def plot(jobs: Sequence[Job], keys: Sequence[str], pairs: Sequence[Pair] = ()) -> Figure:
     """Draw the main metric with its intervals against the swept key that has the most values, methods last.
 
-    Each benchmark has a panel of its own. The other swept keys become one line each per combination of their values;
+    Each benchmark has a row of its own. The other swept keys become one line each per combination of their values;
     where each of many jobs has a combination of its own, as in a search, they are points of one kind. A key that is not
-    a number is drawn as categories.
+    a number is drawn as categories. Over methods, a second panel has the paired differences to the first one.
+
+    Args:
+        pairs: comparisons of methods.
     """
     panels = benchmarks(jobs)
     keys = [key for key in keys if key != _BENCH] or list(jobs[0].overrides)[:1]
@@ -153,40 +163,80 @@ def plot(jobs: Sequence[Job], keys: Sequence[str]) -> Figure:
         keys, key=lambda key: (key != _METHOD, len({job.value(key) for job in jobs})), default=_METHOD
     )
     others = [key for key in keys if key != along]
-    figure = Figure(figsize=(7, 4.5 * len(panels)), layout="constrained")
-    for axes, bench in zip(figure.subplots(len(panels), squeeze=False)[:, 0], panels, strict=True):
-        _panel(axes, [job for job in jobs if job.run.result.benchmark == bench], along, others)
+    to_first = _to_first(pairs)
+    across = 2 if to_first else 1
+    figure = Figure(figsize=(10 if to_first else 7, 0.6 + 3.9 * len(panels)), layout="constrained")
+    grid = figure.subplots(len(panels), across, squeeze=False)
+    for row, bench in zip(grid, panels, strict=True):
+        here = [job for job in jobs if job.run.result.benchmark == bench]
+        _panels(row, here, [pair for pair in to_first if pair.bench == bench], along, others)
+    figure.suptitle(plain(_title(jobs, along, others), int(_LETTERS_AN_INCH * figure.get_figwidth()), 4))
+    if to_first:
+        note = "right: differences on the same questions, in pairs; filled: the interval leaves 0 out"
+        figure.supxlabel(note, fontsize="small")
     return figure
 
 
-def _panel(axes: Axes, jobs: Sequence[Job], along: str, others: Sequence[str]) -> None:
-    """Draw the jobs of one benchmark."""
+def _title(jobs: Sequence[Job], along: str, others: Sequence[str]) -> str:
+    """What the plot shows: benchmark, backbone, what is on the axes, and on how many questions."""
+    found = benchmarks(jobs)
+    named = ", ".join(BENCHMARKS[bench].title for bench in found)
+    result = next(iter(found.values()))
+    metric = result.headline[0].replace("_", " ") if len(found) == 1 else "main metric"
+    lines = f", a line for each {' and '.join(others)}" if others else ""
+    asked = "; ".join(f"{each.data}, {each.n:,} questions" for each in found.values())
+    where = f" on {result.backbone}" if result.backbone else ""
+    return f"{named}{where}: {metric} against {along}{lines}\n{asked}"
+
+
+def _to_first(pairs: Sequence[Pair]) -> list[Pair]:
+    """The pairs whose first method is the first of all that share its other swept keys."""
+    first: dict[tuple[tuple[str, str], ...], str] = {}
+    for pair in pairs:
+        first.setdefault(tuple(pair.shared.items()), pair.jobs[0].value(_METHOD))
+    return [pair for pair in pairs if pair.jobs[0].value(_METHOD) == first[tuple(pair.shared.items())]]
+
+
+def _panels(
+    row: Sequence[Axes], jobs: Sequence[Job], pairs: Sequence[Pair], along: str, others: Sequence[str]
+) -> None:
+    """Draw the jobs of one benchmark, and beside them the differences of pairs of them."""
     result = jobs[0].run.result
     main = result.headline[0]
-    lines: dict[str, list[Job]] = {}
-    for job in jobs:
-        lines.setdefault(job.label(others), []).append(job)
-    search = len(lines) == len(jobs) > _MOST_LABELS  # no two jobs lie on one line
-    if search:
-        lines = {"": list(jobs)}
     positions = _positions([job.overrides.get(along, job.run.label) for job in jobs])
+    lines: dict[str, list[tuple[float, Estimate]]] = {}
+    differences: dict[str, list[tuple[float, Estimate]]] = {}
+    search = (
+        len({job.label(others) for job in jobs}) == len(jobs) > _MOST_LABELS
+    )  # no two jobs lie on one line
+    for job in jobs:
+        at = positions[job.overrides.get(along, job.run.label)]
+        lines.setdefault("" if search else job.label(others), []).append((at, score(job.run, main)))
+    for pair in pairs:
+        job = pair.jobs[1]
+        at = positions[job.overrides.get(along, job.run.label)]
+        found = pair.comparison.differences.get(main, Estimate(math.nan, math.nan, math.nan))
+        differences.setdefault("" if search else job.label(others), []).append((at, found))
     to_scale = all(as_number(name) is not None for name in positions)
-    for label, line in lines.items():
-        points = sorted(
-            (positions[job.overrides.get(along, job.run.label)], _estimate(job, main)) for job in line
-        )
-        x = [position for position, _ in points]
-        value, below, above = zip(*(estimate for _, estimate in points), strict=True)
-        style = "-" if to_scale and not search else ""  # between names there is nothing to join
-        axes.errorbar(
-            x, value, yerr=(below, above), marker="o", linestyle=style, capsize=3, label=label or None
-        )
-    if not to_scale:
-        axes.set_xticks(list(positions.values()), list(positions))
-    axes.set_xlabel(along)
-    axes.set_ylabel(f"{result.benchmark} {main} ({result.unit(main)}), 95 % interval")
-    if others and not search:
-        axes.legend(fontsize="small")
+    styles = dict(zip(lines, series_styles(len(lines)), strict=True))
+    unit = result.unit(main)
+    points = "percentage points" if unit == "%" else unit
+    firsts = " or ".join(dict.fromkeys(pair.jobs[0].value(_METHOD) for pair in pairs))
+    for axes, shown, label in zip(
+        row,
+        (lines, differences),
+        (
+            f"{result.benchmark} {main} ({unit}), 95 % interval",
+            f"{main} less that of {firsts}\n({points}), 95 % interval",
+        ),
+        strict=False,
+    ):
+        draw_lines(axes, shown, styles, joined=to_scale and not search, against_zero=shown is differences)
+        name_positions(axes, positions, to_scale=to_scale)
+        axes.set_xlabel(f"{along} (lines side by side)" if len(shown) > 1 and to_scale else along)
+        axes.set_ylabel(label)
+        if others and not search:
+            legend_above(axes)
 
 
 def _record(job: Job, keys: Sequence[str]) -> dict[str, Any]:
@@ -231,13 +281,6 @@ def _named(pair: Pair) -> Comparison:
 def point_label(values: Mapping[str, str]) -> str:
     """Name a job by the values of swept overrides; a method needs no key."""
     return " ".join(value if key == _METHOD else f"{key}={value}" for key, value in values.items())
-
-
-def _estimate(job: Job, metric: str) -> tuple[float, float, float]:
-    """The value of a metric, and how far its interval reaches below and above."""
-    value = job.run.result.metrics.get(metric, math.nan)
-    low, high = job.run.result.intervals.get(metric) or (value, value)
-    return value, value - low, high - value
 
 
 def _positions(values: Sequence[str]) -> dict[str, float]:

@@ -26,7 +26,7 @@ from blink.evaluation.tuning.search import Trial, distinct
 from blink.evaluation.tuning.space import layers_text
 from blink.runs.files import write_csv, write_json, write_text
 from blink.runs.inputs.preset_file import write_preset
-from blink.runs.style import GREY, series_styles
+from blink.runs.style import GREY, legend_above, reach, series_styles
 from blink.runs.style import look as styled
 
 PAGE, PRESET, CHOICE = "report.html", "preset.yaml", "choice.json"
@@ -245,13 +245,11 @@ def look_plot(looks: Mapping[int, Look]) -> Figure:
                     label=name,
                 )
                 axes[1].axhline(100 / look.patches**2, color=style.colour, linestyle=":")
-        axes[0].set(xlabel="layer", ylabel="ratio of the hottest region", title="median and quartiles")
-        axes[0].legend()
+        axes[0].set(xlabel="layer", ylabel="ratio of the hottest region\n(median and quartiles)")
+        legend_above(axes[0])
         if boxed:
-            axes[1].set(
-                xlabel="layer", ylabel="right regions in %", title="hottest region is right (dotted: chance)"
-            )
-            axes[1].legend()
+            axes[1].set(xlabel="layer", ylabel="hottest region is right (%)\n(dotted: chance)")
+            legend_above(axes[1])
     return figure
 
 
@@ -276,7 +274,7 @@ def _search_plot(found: Found) -> Figure:
             axes.errorbar(
                 [where],
                 [gain.value],
-                [[gain.value - gain.low], [gain.high - gain.value]],
+                [[part] for part in reach(*gain)],
                 color="black" if chosen else GREY,
                 marker="D" if chosen else "s",
                 capsize=3,
@@ -284,11 +282,9 @@ def _search_plot(found: Found) -> Figure:
             )
         axes.set(
             xlabel="FLOPs over vanilla's" if counted else "expansions per question",
-            ylabel="gain over vanilla in points",
+            ylabel="gain over vanilla in points\n(of finalists with its 95 % interval)",
         )
-        handles, labels = axes.get_legend_handles_labels()
-        once = dict(zip(labels, handles, strict=True))
-        axes.legend(once.values(), once.keys())
+        legend_above(axes)
     return figure
 
 
