@@ -11,6 +11,9 @@ OLDEST_VENV := $(VENV)/transformers-$(OLDEST)
 TRACKIO_VENV := $(VENV)/trackio
 OLDEST_TESTS ?= tests/model tests/inference tests/test_published.py tests/test_every_family.py \
 	tests/test_train.py::test_a_run_leaves_modules_and_a_summary
+# An environment with lmms-eval beside all else as in .venv: without its own dependencies, which would bring another torch.
+LMMS_VENV := $(VENV)/lmms-eval
+LMMS_EVAL := $(shell sed -n 's/.*"\(lmms-eval==[0-9.]*\)".*/\1/p' pyproject.toml)
 # The releases that were tested. CPU machines take the pinned CPU wheel of torch, too; with a GPU, pip takes the newest CUDA build.
 CONSTRAINTS ?= -c constraints.txt $(if $(shell command -v nvidia-smi),,-c constraints-cpu.txt)
 
@@ -20,7 +23,7 @@ RECIPE := images=2000 optimizer.learning_rate=0.002
 DEMO_RUN := outputs/train/images-2000+layer-$(DEMO_LAYERS)+optimizer.learning_rate-0.002+reference-tiny
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo docs test slow oldest trackio crash fuzz check bench gpu rehearsal build clean
+.PHONY: help setup demo docs test slow oldest trackio lmms crash fuzz check bench gpu rehearsal build clean
 
 help:  ## List the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  \1\t\2/' | expand -t 12
@@ -62,6 +65,17 @@ $(TRACKIO_VENV)/.ready: $(READY)
 
 trackio: $(TRACKIO_VENV)/.ready  ## Run the tests of logger=trackio, in an environment of its own: Trackio needs Pillow below 13
 	$(TRACKIO_VENV)/bin/python -m pytest tests/runs/boards
+
+$(LMMS_VENV)/.ready: $(READY)
+	$(BIN)/python -m venv --clear $(LMMS_VENV)
+	$(BIN)/python -c 'import sysconfig; print("import site; site.addsitedir(%r)" % sysconfig.get_path("purelib"))' \
+		> $$($(LMMS_VENV)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/base.pth
+	$(LMMS_VENV)/bin/python -m pip install --quiet --no-deps "$(LMMS_EVAL)"
+	$(LMMS_VENV)/bin/python -m pip install --quiet loguru sacrebleu evaluate pytz tenacity pytablewriter "filelock<4"
+	@touch $@
+
+lmms: $(LMMS_VENV)/.ready  ## Run lmms-eval itself on a task of this disk, in an environment of its own
+	$(LMMS_VENV)/bin/python -m pytest tests/integrations/harness/test_model.py
 
 crash: $(READY)  ## Kill training, evaluation and multiruns N times each at random moments (N=50; SEED=1 for others)
 	$(BIN)/python -m pytest tests/crash --kills $(or $(N),50) --kill-seed $(or $(SEED),0)

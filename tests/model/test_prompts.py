@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from blink.model.prompts import TEMPLATES, template_named, template_of
+from blink.model.prompts import TEMPLATES, Template, prompt_about, template_named, template_of
 from tests import models
 
 CHATTING = [name for name in models.SMALL if name not in ("llava", "llava_next")]
@@ -136,3 +136,48 @@ def test_written_out_template_needs_its_image_token() -> None:
     """Catches Qwen asked about the word "<image>"."""
     with pytest.raises(ValueError, match=r"takes '<\|image_pad\|>'; choose model.template=chat"):
         template_of(processor_of("qwen2_vl"), "vicuna_v1")
+
+
+@pytest.mark.parametrize("name", CHATTING)
+@pytest.mark.parametrize("pictures", [0, 1, 2])
+def test_any_number_of_pictures_is_asked_as_the_processor_asks(name: str, pictures: int) -> None:
+    """Catches a vision mark without a picture in a prompt of text alone, and pictures that stand behind the question."""
+    made = processor_of(name)
+    template = template_of(made, "chat")
+    content = [*[{"type": "image"}] * pictures, {"type": "text", "text": "Why?"}]
+    expected = made.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
+    found = prompt_about(template, made, "Why?", pictures)
+    assert expected in (found, f"{made.tokenizer.bos_token}{found}")  # which the tokenizer may add
+    assert found.count(made.image_token) == pictures
+
+
+def test_a_question_says_where_its_pictures_stand() -> None:
+    """Catches pictures that are moved to the front, and another image token than the processor's own."""
+    vicuna = TEMPLATES["vicuna_v1"]
+    said = vicuna.prefix + "Is <image> as large as <image>?" + vicuna.suffix
+    assert prompt_about(vicuna, None, "Is <image> as large as <image>?", 2) == said
+    assert prompt_about(vicuna, None, "Why?", 2) == f"{vicuna.prefix}<image>\n<image>\nWhy?{vicuna.suffix}"
+    assert prompt_about(vicuna, None, "Why?", 0) == f"{vicuna.prefix}Why?{vicuna.suffix}"
+    assert prompt_about(vicuna, None, "Why?", 1) == vicuna.prompt("Why?")
+    qwen = processor_of("qwen2_vl")
+    found = prompt_about(template_of(qwen, "chat"), qwen, "Is <image> red?", 1)
+    assert "Is <|vision_start|><|image_pad|><|vision_end|> red?" in found
+
+
+@pytest.mark.parametrize(
+    ("question", "pictures", "message"),
+    [
+        ("Is <image> red?", 2, "says 1 times where a picture stands, and has 2"),
+        ("Is <image> red?", 0, "says 1 times where a picture stands, and has 0"),
+        (" ", 0, "blank"),
+        ("<image> <image>", 2, "blank"),
+        ("<image><pad> red?", 1, "holds '<pad>'"),
+    ],
+)
+def test_pictures_that_do_not_fit_their_question_are_refused(
+    question: str, pictures: int, message: str
+) -> None:
+    """Catches a prompt whose image tokens and pictures differ in number, which fails deep in the model or in silence."""
+    template = Template("t", "", "", reserved=("<image>", "<pad>"))
+    with pytest.raises(ValueError, match=message):
+        prompt_about(template, None, question, pictures)

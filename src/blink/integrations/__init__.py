@@ -2,6 +2,8 @@
 
 Each is a sub-room that knows none of the others.
 
+    alone.py      one prompt answered by the stock `generate`, with Blink attached for the length of the call
     hub/          TokenSR modules on the Hugging Face hub: the model card, and the upload
     server/       OpenAI's chat completions over HTTP
+    harness/      a model of lmms-eval
 """

@@ -7,6 +7,7 @@ Source: `llava/conversation.py` of LLaVA for the two that are written out here; 
 `--conv-mode vicuna_v1`. All other models are asked by the template that their own processor has.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -134,7 +135,7 @@ def conversation(processor: Any) -> Template:
             "if it was trained with that"
         )
     image = processor.image_token
-    written = _written(processor, _PROBES[0])
+    written = _written(processor, ["", _PROBES[0]])
     prefix, _, rest = written.partition(image)
     between, probe, suffix = rest.partition(_PROBES[0])
     if not probe or written.count(image) != 1 or written.count(_PROBES[0]) != 1:
@@ -146,7 +147,7 @@ def conversation(processor: Any) -> Template:
     reserved = (image, *(token for token in others if token))
     for strips in (False, True):
         template = Template(CHAT, prefix, suffix, image, between, reserved, strips)
-        if template.prompt(_PROBES[1]) == _written(processor, _PROBES[1]):
+        if template.prompt(_PROBES[1]) == _written(processor, ["", _PROBES[1]]):
             return template
     raise UserError(
         "the conversation template of this checkpoint's processor changes the text of a question; choose another "
@@ -154,21 +155,59 @@ def conversation(processor: Any) -> Template:
     )
 
 
-def _written(processor: Any, question: str) -> str:
-    """The prompt that a processor's conversation template writes, as its tokenizer takes it."""
-    turn = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question}]}
+def prompt_about(template: Template, processor: Any, question: str, pictures: int) -> str:
+    """Return the full prompt that asks a question about any number of pictures, or about none.
+
+    `IMAGE_TOKEN` in the question says where each picture stands, whatever the processor's own image token is; where it
+    holds none, the pictures come first.
+
+    Args:
+        template: one of `template_of` for this processor.
+
+    Raises:
+        ValueError: the question is blank, says where another number of pictures stands, or holds what stands for one.
+    """
+    parts = question.split(IMAGE_TOKEN)
+    named = len(parts) - 1
+    if named == 0 and pictures == 1:
+        return template.prompt(question)
+    if named not in (0, pictures):
+        raise UserError(
+            f"the question says {named} times where a picture stands, and has {pictures} pictures"
+        )
+    if not any(part.strip() for part in parts):
+        raise UserError("the question is blank; a prompt needs text beside the pictures")
+    for token in template.reserved:
+        if any(token in part for part in parts):
+            raise UserError(f"the question holds {token!r}, which stands for a picture")
+    if template.name == CHAT:
+        return _written(processor, parts if named else [*[""] * pictures, question])
+    asked = template.image.join(parts)
+    lead = "" if named else (template.image + template.between) * pictures
+    return f"{template.prefix}{lead}{asked}{template.suffix}"
+
+
+def _written(processor: Any, texts: Sequence[str]) -> str:
+    """The prompt that a processor's conversation template writes for a picture between each two texts, as its tokenizer takes it."""
+    content: list[dict[str, str]] = []
+    pictures = "a picture" if len(texts) == 2 else f"{len(texts) - 1} pictures"
+    for number, text in enumerate(texts):
+        content += [{"type": "image"}] if number else []
+        content += [{"type": "text", "text": text}] if text else []
     try:
-        text: str = processor.apply_chat_template([turn], add_generation_prompt=True)
+        prompt: str = processor.apply_chat_template(
+            [{"role": "user", "content": content}], add_generation_prompt=True
+        )
     except Exception as error:  # whatever a template may do
         raise UserError(
-            f"the conversation template of this checkpoint's processor fails on a picture and a question: {error}"
+            f"the conversation template of this checkpoint's processor fails on {pictures} and a question: {error}"
         ) from error
     start = processor.tokenizer.bos_token
     # where the tokenizer begins each text with the start token, one in the text would be a second
     return (
-        text.removeprefix(start)
+        prompt.removeprefix(start)
         if start and processor.tokenizer("")["input_ids"][:1] == [processor.tokenizer.bos_token_id]
-        else text
+        else prompt
     )
 
 

@@ -5,14 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from blink.model.backbone import Backbone
-from blink.model.checkpoints import load_backbone
 from tests.integrations.server.served import Server, served
-
-
-@pytest.fixture(scope="session")
-def tiny() -> Backbone:
-    """The backbone that ships with the project."""
-    return load_backbone("tiny", device="cpu")
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import pytest
 
 from blink.inference.engine import Engine
 from blink.inference.run import Run
-from blink.integrations.server.answering import Answering, Job, cut, explain
+from blink.integrations.server.answering import Answering, Job, explain
 from blink.integrations.server.protocol import Question, RequestError, Told
 from blink.model.backbone import Backbone
 from blink.model.prompts import template_of
@@ -72,12 +72,6 @@ def test_requests_that_wait_share_a_call(tiny: Backbone, monkeypatch: pytest.Mon
     assert all(isinstance(ends[name], Told) for name in ("first", "a", "b", "longer"))
     with pytest.raises(RequestError, match="shutting down"):
         answering.submit(late)
-
-
-def test_a_text_is_cut_at_the_first_stop() -> None:
-    """Would catch a stop that is found by its order in the list."""
-    assert cut("one two three", ["three", "two"]) == ("one ", True)
-    assert cut("one", ["x"]) == ("one", False)
 
 
 def test_errors_are_told_by_whose_they_are() -> None:

@@ -17,10 +17,10 @@ from transformers import StoppingCriteria, StoppingCriteriaList, TextStreamer
 from transformers.generation import LogitsProcessorList
 
 from blink.evaluation.answerers import too_narrow
-from blink.inference.attach import attach
 from blink.inference.engine import Answer, Ask, Engine
 from blink.inference.engine.decoding import FiniteLogits, closing_ids
 from blink.inference.run import Run
+from blink.integrations.alone import attached, cut, prompt_tokens
 from blink.integrations.server.protocol import Question, RequestError, Told
 from blink.model.backbone import Backbone
 from blink.model.image_inputs import PictureShapes, prompt_inputs
@@ -196,8 +196,8 @@ class Answering:
 
     def _prompt_tokens(self, question: Question) -> int:
         """Tokens of a prompt, those of its picture included."""
-        written = len(self._backbone.processor.tokenizer(question.prompt)["input_ids"])
-        return written if question.image is None else written - 1 + self._shapes(question.image.size).tokens
+        images = [] if question.image is None else [question.image]
+        return prompt_tokens(self._backbone, self._shapes, question.prompt, images)
 
     @torch.inference_mode()
     def _generate(self, job: Job) -> None:
@@ -220,12 +220,8 @@ class Answering:
                 "top_k": 0,
             }
         with ExitStack() as stack:
-            handle = None
-            if run.policy is not None:
-                handle = attach(backbone, run.policy, run.token_sr)
-                stack.callback(handle.detach)
-                if run.encodes and question.image is not None:
-                    stack.enter_context(handle.pictures([question.image]))
+            images = [] if question.image is None else [question.image]
+            handle = stack.enter_context(attached(backbone, run, images))
             if question.sampling is not None and question.sampling.seed is not None:
                 stack.enter_context(torch.random.fork_rng(devices=_cuda_devices(model)))
                 torch.manual_seed(question.sampling.seed)
@@ -243,12 +239,6 @@ class Answering:
         closed = streamer.ended or (bool(new) and new[-1] in self._closing)
         counted = self._prompt_tokens(question)
         job.on_end(Told(streamer.text, "stop" if closed else "length", counted, len(new), events, note))
-
-
-def cut(text: str, stops: Sequence[str]) -> tuple[str, bool]:
-    """A text up to the first of some others in it, and whether there was one."""
-    places = [place for stop in stops if (place := text.find(stop)) >= 0]
-    return (text[: min(places)], True) if places else (text, False)
 
 
 class _Stream(TextStreamer):

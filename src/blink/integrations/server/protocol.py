@@ -18,7 +18,7 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from blink.inference.policy import Event
-from blink.model.prompts import CHAT, Template
+from blink.model.prompts import CHAT, Template, prompt_about
 from blink.runs.files import short_digest
 from blink.runs.inputs.pictures import Reading, UnreadableImageError
 from blink.runs.values import UserError
@@ -254,7 +254,7 @@ def _prompt(messages: Sequence[_Message], asking: Asking, *, pictured: bool) -> 
             return template.prompt(texts[0])
         if not texts[0].strip():
             raise UserError("the message is blank")
-        return f"{template.prefix}{texts[0]}{template.suffix}"
+        return prompt_about(template, asking.processor, texts[0], 0)
     if getattr(asking.processor, "chat_template", None) is None:
         raise UserError(
             f"{len(messages)} messages: this model's processor has no conversation template for several; send one user message"
