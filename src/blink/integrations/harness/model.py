@@ -1,13 +1,13 @@
-"""The class that lmms-eval makes for `--model blink_mllm`. Alone of its room it needs lmms_eval."""
+"""The class that lmms-eval makes for `--model blink_mllm`.
 
-from collections.abc import Sequence
+lmms_eval is imported once the class is asked for, so that this file can be read without it.
+"""
+
+from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any, NoReturn
 
 import torch
-from accelerate import Accelerator
-from lmms_eval.api.instance import GenerationResult, TokenCounts
-from lmms_eval.api.model import lmms
-from loguru import logger
 from rich.progress import Progress, track
 
 from blink.evaluation.answerers import load_checkpoint
@@ -21,8 +21,8 @@ _PADDING = "__padding_only__"
 """Metadata of a request that lmms-eval adds so that all processes have as many; nobody reads its answer."""
 
 
-class BlinkMllm(lmms):
-    """A backbone of transformers that answers with Blink.
+class HarnessModel:
+    """A backbone of transformers that answers with Blink: all of `BlinkMllm` but lmms-eval's base class.
 
     Args:
         batch_size: most pictures that are answered at once, where above 1; lmms-eval's default 1, and "auto", leave that to
@@ -36,6 +36,8 @@ class BlinkMllm(lmms):
     """
 
     is_simple = True
+    task_dict: Mapping[str, Mapping[str, Any]]
+    cache_hook: Any
 
     def __init__(
         self,
@@ -44,6 +46,9 @@ class BlinkMllm(lmms):
         device: str | None = None,
         **arguments: Any,
     ) -> None:
+        from accelerate import Accelerator
+        from loguru import logger
+
         super().__init__()
         self.accelerator = Accelerator()
         self._rank, self._world_size = self.accelerator.process_index, self.accelerator.num_processes
@@ -69,14 +74,16 @@ class BlinkMllm(lmms):
         """Where the backbone is, and where lmms-eval puts what it gathers from processes."""
         return self._backbone.device
 
-    def generate_until(self, requests: Sequence[Any]) -> list[GenerationResult]:
-        """Answer requests: texts and counts of tokens, in their order.
+    def generate_until(self, requests: Sequence[Any]) -> list[Any]:
+        """Answer requests: lmms-eval's results, which are texts with counts of tokens, in their order.
 
         All are checked before the first is answered.
 
         Raises:
             UserError: one cannot be answered; says which and why.
         """
+        from lmms_eval.api.instance import GenerationResult, TokenCounts
+
         asked = [
             number for number, request in enumerate(requests) if not (request.metadata or {}).get(_PADDING)
         ]
@@ -136,6 +143,21 @@ class BlinkMllm(lmms):
         if self._world_size > 1 and device.partition(":")[0] == "cuda":
             return f"cuda:{self.accelerator.local_process_index}"
         return device
+
+
+@cache
+def _model() -> type:
+    """`BlinkMllm`, on lmms-eval's base class."""
+    from lmms_eval.api.model import lmms
+
+    return type("BlinkMllm", (HarnessModel, lmms), {"__doc__": HarnessModel.__doc__, "__module__": __name__})
+
+
+def __getattr__(name: str) -> Any:
+    """Make `BlinkMllm` when it is asked for."""
+    if name != "BlinkMllm":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return _model()
 
 
 def _refusal(what: str, requests: Sequence[Any]) -> str:
