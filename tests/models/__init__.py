@@ -13,6 +13,7 @@ imports pytest, or of blink more than its placeholder for video processors. In r
     processors.py      tokenizer and image processor of a model
     inputs.py          pictures, prompts, batches
     checkpoints.py     folders as Hugging Face lays them out, now and earlier
+    second_device.py   a second device where a machine has but a CPU
 """
 
 from .backbones import (

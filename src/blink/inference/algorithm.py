@@ -98,6 +98,8 @@ def run_prompt(
     streams = split(backbone, hidden_BSd, list(range(len(events))), spans, extensions={}, known=[])
     with hooks_enabled(backbone):
         for layer in range(backbone.num_layers):
+            if backbone.is_spread:
+                streams = [stream.to(backbone.device_of(layer)) for stream in streams]
             if keep_states:
                 states.append(join(streams))
             if before_scan is not None:
@@ -114,7 +116,8 @@ def run_prompt(
                 outputs = [run_stream(backbone, layer, stream, keep, added) for stream in streams]
             if before_layer is not None:
                 before_layer(layer, entering)
-            streams = merge(backbone, spans, [output.stream for output in outputs], known=entering)
+            here = spans.to(streams[0].hidden_bNd.device)
+            streams = merge(backbone, here, [output.stream for output in outputs], known=entering)
             if cache is not None:
                 cache.store([output.piece for output in outputs if output.piece is not None])
     for scan, of_rows in _decided(pending or []):
@@ -179,6 +182,7 @@ def run_scanned_layer(
             events |= zip(stream.rows, scan.events, strict=True)
     changed: list[Stream] = []
     if changing:
+        spans = spans.to(changing[0].hidden_bNd.device)
         # Lines 7, 8, 11, 12 and 14: [hs_s; hs_v; hs_SR; hs_t] or [hs_s; hs_v; hs_t]; line 15: mask and positions.
         changed = act(backbone, run, layer, spans, changing, events, samples, known=streams)
         outputs += [run_stream(backbone, layer, stream, keep, added) for stream in changed]
@@ -371,10 +375,10 @@ def run_step(
 
 def _step_frame(backbone: Backbone, hidden_BNd: Tensor, keys: KeyLayout, generated: int) -> Frame:
     """Mask and positions of N tokens after `generated` others, in the layers of one layout."""
-    N = hidden_BNd.shape[1]
+    N, device = hidden_BNd.shape[1], hidden_BNd.device
     valid_BM = keys.valid_BM
     if valid_BM is not None:
-        valid_BM = F.pad(valid_BM, (0, generated + N), value=True)
-    position_BN = keys.next_B[:, None] + generated + torch.arange(N, device=hidden_BNd.device)
+        valid_BM = F.pad(valid_BM.to(device), (0, generated + N), value=True)
+    position_BN = keys.next_B.to(device)[:, None] + generated + torch.arange(N, device=device)
     position_CBN = position_BN.expand(backbone.family.axes, -1, -1)
     return backbone.frame(hidden_BNd, valid_BM, position_CBN, past=keys.columns + generated)

@@ -171,7 +171,7 @@ class Recipe(NamedTuple):
             boxes = [region_box(region, self.patches, grid) for region in regions]
             # A module gets the crop as projected; without one it is the extension itself, as it enters the layer.
             layer = self.layer if self.source == "encode" else 0
-            encoded = list(crops.tokens(layer, rows, boxes, grid))
+            encoded = list(crops.tokens(layer, rows, boxes, grid).to(visual_BVd.device))
             if self.source == "encode":
                 return encoded
         return expand(visual_BVd, regions, grid, self.patches, self.interpolate, self.module, encoded)

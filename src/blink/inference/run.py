@@ -90,9 +90,10 @@ class Run:
         return Run(self.policy, {layer: modules[layer] for layer in layers})
 
     def placed(self, backbone: Backbone) -> "Run":
-        """The run with its modules on their layers' device and in their dtype: the same modules, or copies."""
+        """The run with its modules on their layers' devices and in their dtype: the same modules, or copies."""
         modules = {
-            layer: placed(module, backbone.device, backbone.dtype) for layer, module in self.modules.items()
+            layer: placed(module, backbone.device_of(layer), backbone.dtype)
+            for layer, module in self.modules.items()
         }
         return Run(self.policy, modules or None)
 

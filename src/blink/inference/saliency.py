@@ -32,8 +32,9 @@ class Focus(NamedTuple):
 def without_autocast(like: Tensor) -> AbstractContextManager[Any]:
     """A context in which matrix products on the device of `like` stay in the dtype of their factors."""
     kind = like.device.type
-    # Entering torch's context costs as much as a small matrix product.
-    return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext()
+    # Entering torch's context costs as much as a small matrix product; not every kind of device has it.
+    enabled = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+    return torch.autocast(kind, enabled=False) if enabled else nullcontext()
 
 
 def attention_row(
@@ -210,7 +211,8 @@ def decide_pending(scans: Sequence[PendingScan]) -> list[list[Event]]:
         NotFiniteError: a ratio is not a finite number, which compares with no threshold.
     """
     parts = [sums_bR for scan in scans for *_, sums_bR in scan.sums]
-    flat = torch.cat([part.flatten() for part in parts]) if len(parts) > 1 else parts[0].flatten()
+    home = parts[0].device
+    flat = torch.cat([part.flatten().to(home) for part in parts]) if len(parts) > 1 else parts[0].flatten()
     numbers = iter(flat.tolist())
     return [_events(scan, numbers) for scan in scans]
 

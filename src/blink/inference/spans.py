@@ -101,6 +101,13 @@ class Spans:
         """`lasts` as int64 on the prompt's device."""
         return from_host(self.lasts, self.position_CBN.device)
 
+    def to(self, device: torch.device) -> "Spans":
+        """The same with all that is on a device on this one."""
+        if device == self.position_CBN.device:
+            return self
+        valid_BN = None if self.valid_BN is None else self.valid_BN.to(device)
+        return replace(self, valid_BN=valid_BN, position_CBN=self.position_CBN.to(device))
+
     @property
     def extension(self) -> int:
         """X, tokens of the extension; 0 without one."""

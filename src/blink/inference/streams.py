@@ -45,6 +45,12 @@ class Stream(NamedTuple):
     frame: Frame
     hidden_bNd: Tensor
 
+    def to(self, device: torch.device) -> "Stream":
+        """The same on a device."""
+        if device == self.hidden_bNd.device:
+            return self
+        return Stream(self.rows, self.spans.to(device), self.frame.to(device), self.hidden_bNd.to(device))
+
 
 class LayerOutput(NamedTuple):
     """A stream behind a layer, and the keys and values of the layer if they are kept."""
@@ -69,9 +75,8 @@ def run_stream(
     call = OneCall() if keep else None
     hidden_bNd = backbone.run_layer(layer, stream.hidden_bNd, stream.frame, call, hook)
     if layer in added:
-        hidden_bNd = hidden_bNd + stream.spans.spread(
-            pick(added[layer], stream.rows)
-        )  # an extension gets nothing
+        of_rows = pick(added[layer], stream.rows).to(hidden_bNd.device)
+        hidden_bNd = hidden_bNd + stream.spans.spread(of_rows)  # an extension gets nothing
     piece = None if call is None else Piece(stream.rows, *call.new, stream.spans)
     return LayerOutput(stream._replace(hidden_bNd=hidden_bNd), piece)
 

@@ -51,6 +51,12 @@ class Frame(NamedTuple):
     mask: Any
     rotary: tuple[Tensor, Tensor]
 
+    def to(self, device: torch.device) -> "Frame":
+        """The same on a device."""
+        mask = self.mask.to(device) if isinstance(self.mask, Tensor) else self.mask
+        cos, sin = self.rotary
+        return Frame(mask, (cos.to(device), sin.to(device)))
+
 
 class TokenBytes(NamedTuple):
     """Estimated bytes of one token: `kept` in the KV cache of all layers, `passing` as activations of one layer."""
@@ -73,10 +79,11 @@ class Backbone:
         family: how models of this class place a picture in a prompt.
         grid: (H, W) of the base view's visual tokens; None where it depends on the picture.
         num_layers, hidden_size: of the decoder.
+        is_spread: whether the model lies on several devices, each decoder layer as a whole on one of them.
         image_token_id: id of the tokens that stand for visual tokens in a prompt.
 
     Raises:
-        ValueError: for a model of another class, a text model that will not do (`text_model.py`), or several devices.
+        ValueError: for a model of another class, a text model that will not do (`text_model.py`), or a layer on several devices.
     """
 
     def __init__(
@@ -91,12 +98,9 @@ class Backbone:
         self.core = self.family.core
         self.decoder = self.family.decoder
         check_text_model(self.decoder)
-        devices = sorted({str(weight.device) for weight in self.model.parameters()})
-        if len(devices) > 1:
-            raise UserError(
-                f"the model lies on several devices ({', '.join(devices)}); Blink needs it on one: load it without a "
-                "device_map, or with one that names a single device that holds all of it"
-            )
+        self.is_spread = len({weight.device for weight in self.model.parameters()}) > 1
+        if self.is_spread:
+            self._check_devices()
         self.hidden_size: int = self.decoder.config.hidden_size
         self.num_layers = len(self.decoder.layers)
         self.image_token_id = self.family.image_token_id
@@ -124,8 +128,25 @@ class Backbone:
 
     @property
     def device(self) -> torch.device:
-        """Of the decoder's embeddings."""
+        """Of the decoder's embeddings, where a prompt begins."""
         return self.decoder.embed_tokens.weight.device
+
+    def device_of(self, layer: int) -> torch.device:
+        """Of a decoder layer."""
+        if not self.is_spread:
+            return self.device
+        device: torch.device = next(self.decoder.layers[layer].parameters()).device
+        return device
+
+    def _check_devices(self) -> None:
+        """Raise ValueError where a decoder layer does not lie on one device."""
+        for layer, module in enumerate(self.decoder.layers):
+            devices = sorted({str(weight.device) for weight in module.parameters()} - {"meta"})
+            if len(devices) > 1:
+                raise UserError(
+                    f"decoder layer {layer} lies on several devices ({', '.join(devices)}); Blink needs each layer whole: "
+                    "load the model with device_map='auto', which keeps layers together"
+                )
 
     def check_weights(self) -> None:
         """Raise ValueError if the model is an outline, or its weights lie elsewhere and come and go with each module.
@@ -204,6 +225,9 @@ class Backbone:
             past: KV cache, which stores the new keys and values; None: only the N tokens attend to each other.
             hook: goes to the layer's attention function (`inference/attention.py`), inside `hooks_enabled`.
         """
+        if self.is_spread:
+            device = self.device_of(layer)
+            hidden_BNd, frame = hidden_BNd.to(device), frame.to(device)
         extra = {} if hook is None else {HOOK: hook}
         hidden: Tensor = self.decoder.layers[layer](
             hidden_BNd,
@@ -230,6 +254,8 @@ class Backbone:
 
     def final_norm(self, hidden_BNd: Tensor) -> Tensor:
         """The norm after the last decoder layer."""
+        if self.is_spread:
+            hidden_BNd = hidden_BNd.to(self.decoder.norm.weight.device)
         normed: Tensor = self.decoder.norm(hidden_BNd)
         return normed
 
@@ -253,6 +279,8 @@ class Backbone:
 
     def logits(self, normed_Bd: Tensor) -> Tensor:
         """The language modelling head on normed states [B, d]: [B, vocabulary]."""
+        if self.is_spread:
+            normed_Bd = normed_Bd.to(self.model.lm_head.weight.device)
         logits: Tensor = self.model.lm_head(normed_Bd)
         return logits
 

@@ -52,8 +52,8 @@ def load_backbone(
         revision: branch, tag or commit on the hub; of an outline the one that it was made from.
         dtype: name of a torch dtype, or "auto" for the checkpoint's.
         device: where the model goes, unless `device_map` says so.
-        device_map: as in transformers, "auto" for instance; needs the package accelerate. Blink works where that puts
-            all of the model on one device.
+        device_map: as in transformers, "auto" for instance, which spreads the layers over the GPUs; needs the package
+            accelerate. Each decoder layer has to lie on one device, and none may be offloaded.
         num_layers: load decoder layers 0 .. num_layers - 1 only; weights above them are never read, and shards that
             hold nothing else are neither fetched nor opened. Training a module of layer L needs L of them. None
             loads all. Such a model answers nothing sensible.
@@ -61,7 +61,7 @@ def load_backbone(
 
     Raises:
         ValueError: for another architecture, an unknown dtype, more layers than the checkpoint has, a checkpoint that
-            lacks weights, a `device_map` without accelerate or over several devices, or pictures as the model's processor
+            lacks weights, a `device_map` without accelerate or that offloads weights, or pictures as the model's processor
             cannot make them.
     """
     if dtype != "auto" and not isinstance(getattr(torch, dtype, None), torch.dtype):
@@ -101,7 +101,7 @@ def check_device_map(device_map: str | None) -> None:
     """Raise ValueError where a device_map is given and accelerate, which carries it out, is not installed."""
     if device_map is not None and find_spec("accelerate") is None:
         raise UserError(
-            f"model.device_map={device_map} needs the package accelerate (pip install accelerate); "
+            f"model.device_map={device_map} needs the package accelerate (pip install 'blink-mllm[device-map]'); "
             "model.device=cuda:0 does without"
         )
 

@@ -47,7 +47,7 @@ def processed(processor: Any, images: Sequence[Image.Image], prompts: Sequence[s
 
 def placed(backbone: Backbone, inputs: Any) -> Any:
     """A processor's output on the model's device and in its dtype."""
-    return inputs.to(backbone.model.device, backbone.model.dtype)
+    return inputs.to(backbone.device, backbone.model.dtype)
 
 
 class PictureShape(NamedTuple):

@@ -86,7 +86,7 @@ def run_up_to(backbone: Backbone, states: ViewStates, layer: int) -> ViewStates:
     for number in range(states.layer, layer):
         hidden_BNd = backbone.run_layer(number, hidden_BNd, frame, None)
         if number in states.added:
-            hidden_BNd = hidden_BNd + states.added[number]
+            hidden_BNd = hidden_BNd + states.added[number].to(hidden_BNd.device)
     return replace(states, layer=layer, hidden_BNd=hidden_BNd)
 
 

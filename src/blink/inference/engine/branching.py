@@ -36,6 +36,7 @@ def advance(shared: Shared, rows: Rows) -> Rows:
     The scan happens inside the layer's attention, as in `algorithm.py`. If every row goes on as it is, so does the
     layer; otherwise it is left there, and the rows that come back, more of them perhaps, run it next.
     """
+    rows = rows.to(shared.backbone.device_of(rows.layer))
     # A decision per run and row: policies that share a row share its saliency, and go by their own thresholds.
     decisions: dict[tuple[int, int], Decision] = {}
     for row, (question, members) in enumerate(zip(rows.questions, rows.members, strict=True)):

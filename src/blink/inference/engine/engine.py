@@ -223,7 +223,7 @@ class Engine:
         if (id(module), layer) not in self._placed:
             self._placed[id(module), layer] = (
                 module,
-                placed(module, self._backbone.device, self._backbone.dtype),
+                placed(module, self._backbone.device_of(layer), self._backbone.dtype),
             )
         return self._placed[id(module), layer][1]
 

@@ -170,9 +170,9 @@ def attend(
     return mixed_gKqGTE.permute(0, 2, 4, 1, 3, 5).reshape(g, q, T, A, E)
 
 
-def added(visible: Tensor, like: Tensor) -> Tensor:
-    """Booleans as numbers to add to scores: 0 or -inf, in the dtype of `like`."""
-    zero = torch.zeros((), dtype=like.dtype, device=like.device)
+def added(visible: Tensor, dtype: torch.dtype) -> Tensor:
+    """Booleans as numbers to add to scores: 0 or -inf."""
+    zero = torch.zeros((), dtype=dtype, device=visible.device)
     return torch.where(visible, zero, float("-inf"))
 
 
@@ -270,7 +270,7 @@ class Groups:
     def _mask(self, G: int, like: Tensor) -> Tensor:
         """Numbers to add to scores, [g, 1, q G T, N]."""
         if (G, like.dtype) not in self._masks:
-            mask_gqTN = added(self._visible(like.device), like)
+            mask_gqTN = added(self._visible(like.device), like.dtype)
             mask_gqGTN = mask_gqTN[:, :, None].expand(-1, -1, G, -1, -1)
             self._masks[G, like.dtype] = mask_gqGTN.flatten(1, 3)[:, None]
         return self._masks[G, like.dtype]

@@ -40,7 +40,7 @@ class RowLimit:
 
 
 class _Pattern(NamedTuple):
-    """Layers in which the same extensions live.
+    """Layers on one device in which the same extensions live.
 
     Attributes:
         columns: of trunk and extension.
@@ -53,15 +53,33 @@ class _Pattern(NamedTuple):
     first_r: Tensor
 
 
+class _Newest(NamedTuple):
+    """The newest tokens of some rows, on one device.
+
+    Attributes:
+        places: of the rows in their slots.
+        slot_r, place_r, own_r: slot and place of each row, and how many tokens of its own have keys.
+        own_gqC: bool, which columns behind the shared ones each row sees.
+    """
+
+    places: Places
+    slot_r: Tensor
+    place_r: Tensor
+    own_r: Tensor
+    own_gqC: Tensor
+
+
 class _Step(NamedTuple):
     """What the layers of one pattern share in one step.
 
     Attributes:
-        frame: rotary embeddings of the newest tokens.
+        newest: the tokens.
+        frame: their rotary embeddings.
         mask_gqN: numbers to add to scores.
         column_r: where the keys of the newest tokens go.
     """
 
+    newest: _Newest
     frame: Frame
     mask_gqN: Tensor
     column_r: Tensor
@@ -181,7 +199,7 @@ class Pool:
 
     def _find_patterns(self) -> None:
         """Find which layers are alike, and what each slot sees in them."""
-        rows, device = self.rows, self._backbone.device
+        rows = self.rows
         # A free slot is like another, and nobody reads what it attends to.
         firsts = [of_slot[0] if of_slot else rows[0] for of_slot in self._rows_of]
         trunks, questions = [row.question.trunk for row in firsts], [row.question for row in rows]
@@ -189,7 +207,8 @@ class Pool:
         self._patterns, self._pattern_of = [], []
         for layer, X in enumerate(self._slots.X):
             extensions = [row.history[layer] for row in firsts]
-            key = (X, *(None if e is None else (e.columns, e.placement) for e in extensions))
+            device = self._backbone.device_of(layer)
+            key = (device, X, *(None if e is None else (e.columns, e.placement) for e in extensions))
             if key not in found:
                 found[key] = len(found)
                 shared = SharedKeys(trunks, extensions, self._slots.P, X)
@@ -206,71 +225,76 @@ class Pool:
         """
         backbone, slots, q = self._backbone, self._slots, self._slots.q
         first, last = rows[0][0], rows[-1][0] + 1
-        places = Places(
-            [(slot - first) * q + place for slot, place, _ in rows], last - first, q, backbone.device
-        )
+        place_of = [(slot - first) * q + place for slot, place, _ in rows]
         numbers = [[slot, place, row.own, row.ids[-1]] for slot, place, row in rows]
         slot_r, place_r, own_r, newest_r = torch.tensor(numbers, device=backbone.device).T
         hidden_r1d = backbone.embed(newest_r)[:, None]
-        steps = self._steps(places, first, last, number, own_r, place_r, hidden_r1d)
+        newest = {}
+        for device in {pattern.first_r.device for pattern in self._patterns}:
+            places = Places(place_of, last - first, q, device)
+            newest[device] = self._newest(places, *(of_r.to(device) for of_r in (slot_r, place_r, own_r)))
+        steps = [
+            self._step(pattern, newest[pattern.first_r.device], first, last, number, hidden_r1d.dtype)
+            for pattern in self._patterns
+        ]
         for layer, pattern in enumerate(self._pattern_of):
-            hook = _Attend(slots.layers[layer], steps[pattern], places, slot_r, first, last)
+            hook = _Attend(slots.layers[layer], steps[pattern], first, last)
             hidden_r1d = backbone.run_layer(layer, hidden_r1d, steps[pattern].frame, OneCall(), hook)
         return next_ids(backbone, hidden_r1d[:, 0])
 
-    def _steps(
-        self, places: Places, first: int, last: int, number: int, own_r: Tensor, place_r: Tensor, like: Tensor
-    ) -> list[_Step]:
-        """What layers share in a step, by pattern; arguments as in `_run`."""
-        q, device = self._slots.q, own_r.device
-        column_C = torch.arange((int(own_r.max()) + 1) * q, device=device)
-        place_q1 = torch.arange(q, device=device)[:, None]
+    def _newest(self, places: Places, slot_r: Tensor, place_r: Tensor, own_r: Tensor) -> _Newest:
+        """Newest tokens, and what each row sees of its slot's own columns."""
+        q = self._slots.q
+        column_C = torch.arange((int(own_r.max()) + 1) * q, device=own_r.device)
+        place_q1 = torch.arange(q, device=own_r.device)[:, None]
         own_gq1 = places.spread(own_r)[..., None]
         own_gqC = (column_C // q <= own_gq1) & (column_C % q == place_q1)
-        steps = []
-        for columns, visible_gS, first_r in self._patterns:
-            shared_gqS = torch.ones(last - first, q, columns, dtype=torch.bool, device=device)
-            if visible_gS is not None:
-                shared_gqS = visible_gS[first:last, None].expand(-1, q, -1)
-            mask_gqN = added(torch.cat((shared_gqS, own_gqC), dim=-1), like)
-            position_r1 = (first_r[number : number + len(own_r)] + own_r)[:, None]
-            steps.append(_Step(self._rotary.frame(position_r1), mask_gqN, columns + own_r * q + place_r))
-        return steps
+        return _Newest(places, slot_r, place_r, own_r, own_gqC)
+
+    def _step(
+        self, pattern: _Pattern, newest: _Newest, first: int, last: int, number: int, dtype: torch.dtype
+    ) -> _Step:
+        """What layers share in a step; slots and `number` as in `_run`."""
+        (columns, visible_gS, first_r), (_, _, place_r, own_r, own_gqC) = pattern, newest
+        q, device = self._slots.q, own_r.device
+        shared_gqS = torch.ones(last - first, q, columns, dtype=torch.bool, device=device)
+        if visible_gS is not None:
+            shared_gqS = visible_gS[first:last, None].expand(-1, q, -1)
+        mask_gqN = added(torch.cat((shared_gqS, own_gqC), dim=-1), dtype)
+        position_r1 = (first_r[number : number + len(own_r)] + own_r)[:, None]
+        frame = self._rotary.frame(position_r1).to(device)
+        return _Step(newest, frame, mask_gqN, columns + own_r * q + place_r)
 
 
 class _Attend:
     """Hook of a layer's attention: stores the keys and values of new tokens, one of each row, and attends to all.
 
     Args:
-        known: of the layer, all slots.
-        places: of the rows in slots `first` to `last`, the latter not included.
-        slot_r: each row's.
+        known: of the layer, all slots; the rows are in those from `first` to `last`, the latter not included.
     """
 
-    def __init__(
-        self, known: KeysValues, step: _Step, places: Places, slot_r: Tensor, first: int, last: int
-    ) -> None:
-        self._known, self._step, self._places, self._slot_r = known, step, places, slot_r
-        self._first, self._last = first, last
+    def __init__(self, known: KeysValues, step: _Step, first: int, last: int) -> None:
+        self._known, self._step, self._first, self._last = known, step, first, last
 
     def __call__(
         self, query_rA1E: Tensor, keys_rK1E: Tensor, values_rK1E: Tensor, scaling: float, stock: Any, /
     ) -> tuple[Tensor, None]:
         """Attend: [r, 1, A, E]."""
         keys_gKNE, values_gKNE = self._known
+        places, slot_r = self._step.newest.places, self._step.newest.slot_r
         # Under autocast a rotary embedding leaves q and k in float32, beside values in half precision.
-        keys_gKNE[self._slot_r, :, self._step.column_r] = keys_rK1E[:, :, 0].to(keys_gKNE.dtype)
-        values_gKNE[self._slot_r, :, self._step.column_r] = values_rK1E[:, :, 0].to(values_gKNE.dtype)
+        keys_gKNE[slot_r, :, self._step.column_r] = keys_rK1E[:, :, 0].to(keys_gKNE.dtype)
+        values_gKNE[slot_r, :, self._step.column_r] = values_rK1E[:, :, 0].to(values_gKNE.dtype)
         mask_gqN = self._step.mask_gqN
         q, N = mask_gqN.shape[1:]
         G = query_rA1E.shape[1] // keys_gKNE.shape[1]
         if q > 1 and G > 1:
             mask_gqN = mask_gqN.repeat_interleave(G, dim=1)
         mixed_gq1AE = attend(
-            self._places.spread(query_rA1E).to(keys_gKNE.dtype),
+            places.spread(query_rA1E).to(keys_gKNE.dtype),
             keys_gKNE[self._first : self._last, :, :N],
             values_gKNE[self._first : self._last, :, :N].to(keys_gKNE.dtype),
             mask_gqN[:, None].to(keys_gKNE.dtype),
             scaling,
         )
-        return self._places.collect(mixed_gq1AE).to(values_rK1E.dtype), None
+        return places.collect(mixed_gq1AE).to(values_rK1E.dtype), None

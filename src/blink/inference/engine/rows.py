@@ -135,6 +135,12 @@ class Rows:
             layout=None,
         )
 
+    def to(self, device: torch.device) -> "Rows":
+        """The rows on a device; the layers that they have been through keep their keys."""
+        if device == self.hidden_RTd.device:
+            return self
+        return replace(self, hidden_RTd=self.hidden_RTd.to(device), layout=None)
+
     def chunks(self, size: int) -> list["Rows"]:
         """The rows in pieces of at most `size`."""
         rows = list(range(len(self)))
@@ -165,7 +171,8 @@ class Rotary:
             self._columns = positions
 
     def frame(self, position_RT: Tensor) -> Frame:
-        """Rotary embeddings of tokens at some positions; no mask."""
+        """Rotary embeddings of tokens at some positions, on the device of these; no mask."""
+        position_RT = position_RT.to(self._parts[0].device)
         # The position is the second axis from the right also where there is one for M-RoPE's axes.
         cos, sin = (part[..., position_RT, :] for part in self._parts)
         return Frame(None, (cos, sin))
@@ -240,4 +247,4 @@ def _layout(shared: Shared, rows: Rows) -> Layout:
     # Padding stands where the last token does: positions beyond it may not exist.
     position_RT = first_R[:, None] + torch.arange(T, device=device).minimum(rows.last_token()[:, None])
     trunks = [question.trunk for question in rows.questions]
-    return Layout(Groups(trunks, rows.extensions, T, device), shared.rotary.frame(position_RT))
+    return Layout(Groups(trunks, rows.extensions, T, device), shared.rotary.frame(position_RT).to(device))

@@ -113,11 +113,12 @@ def run_trunks(
     caches: list[KeysValues] = []
     entering: dict[int, Tensor] = {}
     for layer in range(backbone.num_layers):
+        hidden_gPd = hidden_gPd.to(backbone.device_of(layer))
         if layer in layers:
             entering[layer] = hidden_gPd
         hidden_gPd, new = run_layer_once(backbone, layer, hidden_gPd, frame)
         if layer in embedded.added:
-            hidden_gPd = hidden_gPd + embedded.added[layer]
+            hidden_gPd = hidden_gPd + embedded.added[layer].to(hidden_gPd.device)
         caches.append(new)
     trunks = []
     for index, (start, grid, position_CP) in enumerate(places):

@@ -206,7 +206,7 @@ class Answering:
         model, tokenizer = backbone.model, backbone.processor.tokenizer
         run, note = self._run(question)
         if question.image is None:
-            inputs = tokenizer([question.prompt], return_tensors="pt").to(model.device)
+            inputs = tokenizer([question.prompt], return_tensors="pt").to(backbone.device)
         else:
             inputs = prompt_inputs(backbone, [question.image], [question.prompt])
         streamer = _Stream(tokenizer, question.stops, job.on_piece)
@@ -278,7 +278,7 @@ class _Until(StoppingCriteria):
 
 
 def _cuda_devices(model: Any) -> list[Any]:
-    return [model.device] if model.device.type == "cuda" else []
+    return list({weight.device for weight in model.parameters() if weight.device.type == "cuda"})
 
 
 def explain(error: Exception) -> RequestError:
