@@ -63,14 +63,14 @@ class Elsewhere(Tensor):
     def __init__(self, here: Tensor) -> None:
         pass
 
-    def __repr__(self, **_: Any) -> str:
+    def __repr__(self, *, tensor_contents: object = None) -> str:
         return f"Elsewhere({self.here})"
 
     def tolist(self) -> Any:
         return self.here.tolist()
 
     @classmethod
-    def __torch_dispatch__(
+    def __torch_dispatch__(  # type: ignore[override]  # torch's own is declared with one that does nothing
         cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         return _run(func, args, kwargs or {})
@@ -144,7 +144,7 @@ def _only_indices_are_here(args: tuple[Any, ...]) -> bool:
 
 
 def spread(
-    model: nn.Module, decoder: nn.Module, layers: Iterable[int], others: Iterable[str] = ()
+    model: nn.Module, decoder: Any, layers: Iterable[int], others: Iterable[str] = ()
 ) -> nn.Module:
     """Move some decoder layers, and other modules by name, to the second device, and dispatch the model with accelerate.
 
