@@ -143,9 +143,7 @@ def _only_indices_are_here(args: tuple[Any, ...]) -> bool:
     )
 
 
-def spread(
-    model: nn.Module, decoder: Any, layers: Iterable[int], others: Iterable[str] = ()
-) -> nn.Module:
+def spread(model: nn.Module, decoder: Any, layers: Iterable[int], others: Iterable[str] = ()) -> nn.Module:
     """Move some decoder layers, and other modules by name, to the second device, and dispatch the model with accelerate.
 
     The CPU is named as the main device, so that what lies there is not taken for offloaded.
