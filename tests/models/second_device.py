@@ -63,7 +63,7 @@ class Elsewhere(Tensor):
     def __init__(self, here: Tensor) -> None:
         pass
 
-    def __repr__(self, *, tensor_contents: Any = None) -> str:
+    def __repr__(self, *args: Any, **kwargs: Any) -> str:
         return f"Elsewhere({self.here})"
 
     def tolist(self) -> Any:
