@@ -63,7 +63,7 @@ class Elsewhere(Tensor):
     def __init__(self, here: Tensor) -> None:
         pass
 
-    def __repr__(self, *args: Any, **kwargs: Any) -> str:
+    def __repr__(self, **_: Any) -> str:  # type: ignore[override]
         return f"Elsewhere({self.here})"
 
     def tolist(self) -> Any:
