@@ -7,7 +7,10 @@ from typing import Any
 
 import openai
 import pytest
+from hydra import compose, initialize_config_dir
 
+from blink.integrations.server.plan import make_plan
+from blink.runs.overrides import CONF_DIR
 from blink.serve import main
 from tests import models
 from tests.integrations.server.served import message
@@ -50,6 +53,13 @@ def test_mistakes_are_one_line(
     said = capsys.readouterr().err.strip().splitlines()
     assert words in said[-1]
     assert "Traceback" not in " ".join(said)
+
+
+def test_no_answer_is_longer_than_the_context() -> None:
+    """Would catch a request that is let in for more tokens than the backbone's context has."""
+    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+        config = compose("serve", ["limits.new_tokens=99999999", "port=0"])
+    assert make_plan(config, []).limits.new_tokens == 2048
 
 
 @pytest.mark.slow

@@ -4,11 +4,13 @@ Thin: all settings are checked before any weight is read, and a figure whose inp
 returned as it is. Heavy imports wait until they are needed, so that `--help` is quick.
 """
 
+from __future__ import annotations
+
 import logging
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
@@ -21,6 +23,9 @@ from blink.runs.overrides import reject_added_keys
 from blink.runs.provenance import INPUTS, note_process, provenance
 from blink.runs.values import fits
 
+if TYPE_CHECKING:
+    from blink.analysis.figures.plan import Plan
+
 PARTS = "parts"
 """Folder of what was measured so far, in the run's folder."""
 
@@ -30,17 +35,12 @@ log = logging.getLogger("blink.analyze")  # not __main__, which `python -m` call
 @hydra_command("analyze")
 def main(config: DictConfig) -> None:
     """Draw one figure, or return it if it was drawn before from the same inputs."""
-    from blink.analysis.figures.plan import make_plan
-    from blink.evaluation.checks import reject_training_keys
     from blink.runs.style import look, save
 
     logging.getLogger("fontTools").setLevel(logging.WARNING)  # it logs every glyph of a PDF
     overrides = list(HydraConfig.get().overrides.task)
     with one_line_errors():
-        reject_added_keys(overrides)
-        reject_training_keys(overrides)
-        config = with_preset(config, overrides)
-        plan = make_plan(config)
+        config, plan = planned(config, overrides)
         folder = open_run(
             Path(config.outputs),
             "analyze",
@@ -63,6 +63,30 @@ def main(config: DictConfig) -> None:
         shutil.rmtree(folder / PARTS, ignore_errors=True)
     for file in files:
         print(folder / file)
+
+
+def planned(config: DictConfig, overrides: list[str]) -> tuple[DictConfig, Plan]:
+    """Return the config with the values of a preset file, and the checked plan.
+
+    Raises:
+        UserError: something does not fit.
+    """
+    from blink.analysis.figures.plan import make_plan
+    from blink.evaluation.checks import reject_training_keys
+
+    reject_added_keys(overrides)
+    reject_training_keys(overrides)
+    config = with_preset(config, overrides)
+    return config, make_plan(config)
+
+
+def check_job(config: DictConfig, overrides: list[str], *, here: bool) -> None:
+    """Check a job of a multirun, its questions or finished runs among the rest, but no weights; wherever it will run.
+
+    Raises:
+        UserError: something does not fit.
+    """
+    planned(config, overrides)
 
 
 def drawn_before(folder: Path, inputs: Mapping[str, Any]) -> Mapping[str, str | None] | None:

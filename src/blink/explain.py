@@ -31,13 +31,10 @@ NUMBERS = "explain.json"
 def main(config: DictConfig) -> None:
     """Write the page of one answer, or those of flips."""
     from blink.analysis.explain.flips import Flips
-    from blink.analysis.explain.plan import make_plan, with_preset_file
 
     overrides = list(HydraConfig.get().overrides.task)
     with one_line_errors():
-        reject_added_keys(overrides)
-        config = with_preset_file(config, overrides)
-        plan = make_plan(config, overrides)
+        config, plan = planned(config, overrides)
         folder = open_run(
             Path(config.outputs),
             "explain",
@@ -53,6 +50,28 @@ def main(config: DictConfig) -> None:
         _explain_flips(plan, folder)
     else:
         _explain_one(plan, folder, record)
+
+
+def planned(config: DictConfig, overrides: list[str]) -> tuple[DictConfig, OneQuestion | Flips]:
+    """Return the config with the values of a preset file, and the checked plan.
+
+    Raises:
+        UserError: something does not fit.
+    """
+    from blink.analysis.explain.plan import make_plan, with_preset_file
+
+    reject_added_keys(overrides)
+    config = with_preset_file(config, overrides)
+    return config, make_plan(config, overrides)
+
+
+def check_job(config: DictConfig, overrides: list[str], *, here: bool) -> None:
+    """Check a job of a multirun, its question or finished runs among the rest, but no weights; wherever it will run.
+
+    Raises:
+        UserError: something does not fit.
+    """
+    planned(config, overrides)
 
 
 def _explain_one(asked: OneQuestion, folder: Path, record: Mapping[str, Any]) -> None:

@@ -33,12 +33,14 @@ def main(config: DictConfig) -> None:
     """Score a file, write and print the scores."""
     from blink.bench.given_rows import complete, judged, read_rows
     from blink.bench.judges import EndpointError
+    from blink.evaluation.checks import check_values
     from blink.evaluation.compare import FinishedRun, score_table, screen
     from blink.evaluation.scores import score_file
 
     with one_line_errors():
         settings = plain(config, complete=True)
         reject_added_keys(HydraConfig.get().overrides.task)
+        check_values(settings)
         rows_file, output, export = (
             optional(path, key, settings[key]) for key in ("predictions", "output", "export")
         )

@@ -47,14 +47,12 @@ _EXPECTED_WARNINGS = (
 @hydra_command("train")
 def main(config: DictConfig) -> float:
     """Train, or continue, or return a run; gives the held-out loss that its modules were trained for, which sweepers minimise."""
-    from blink.training.plan import make_plan
     from blink.training.report import print_summary
 
     job = HydraConfig.get()
     overrides, given = list(job.overrides.task), given_folder(job)
     with one_line_errors():
-        reject_added_keys(overrides, open_groups=("trainer", "callbacks"))
-        plan = make_plan(plain(with_preset(config, overrides), complete=True))
+        plan = planned(config, overrides)
         lock_run(plan.outputs, "train", overrides, given, wait=config.wait)
         summary = _finished(plan, overrides, given)
     if summary is None:
@@ -74,6 +72,36 @@ def main(config: DictConfig) -> float:
     if is_first_process():
         print_summary(summary)
     return summary.held_out_loss
+
+
+def planned(config: DictConfig, overrides: list[str]) -> Plan:
+    """Check a config's values; nothing is read but a preset file.
+
+    Raises:
+        UserError: one does not fit.
+    """
+    from blink.training.plan import make_plan
+
+    reject_added_keys(overrides, open_groups=("trainer", "callbacks"))
+    return make_plan(plain(with_preset(config, overrides), complete=True))
+
+
+def check_job(config: DictConfig, overrides: list[str], *, here: bool) -> None:
+    """Check a job of a multirun as far as it goes without reading pictures or weights; one that is done is not looked at.
+
+    Args:
+        here: whether it will run on this machine; else its values alone are checked.
+
+    Raises:
+        UserError: something does not fit.
+    """
+    from blink.training import parts
+    from blink.training.report import SUMMARY
+
+    plan = planned(config, overrides)
+    folder = run_folder(plan.outputs, "train", overrides)
+    if here and (plan.fresh or not (folder / SUMMARY).exists()):
+        parts.check(plan, folder)
 
 
 def train(
@@ -112,11 +140,9 @@ def train(
     for message in _EXPECTED_WARNINGS:
         warnings.filterwarnings("ignore", message)
     with one_line_errors():
-        outlined = parts.outlined_backbone(plan)
-        trainer = parts.make_trainer(plan, run_folder(plan.outputs, "train", overrides, given))
-        parts.check_memory(plan, outlined, trainer)
-        images = parts.open_images(plan)
-        references = parts.load_references(plan, outlined.hidden_size)
+        outlined, trainer, images, references = parts.check(
+            plan, run_folder(plan.outputs, "train", overrides, given)
+        )
         folder = open_run(plan.outputs, "train", overrides, plan.config, fresh=plan.fresh, given=given)
         checkpoint = checkpoint_to_continue(
             folder / CHECKPOINTS, plan.start_from, parts.weight_shapes(plan, outlined)

@@ -65,6 +65,17 @@ def main(config: DictConfig) -> float:
     return found.choice.chosen.gain.value
 
 
+def check_job(config: DictConfig, overrides: list[str], *, here: bool) -> None:
+    """Check a job of a multirun, its questions among the rest, but no weights; wherever it will run.
+
+    Raises:
+        UserError: something does not fit.
+    """
+    from blink.evaluation.tuning.plan import make_plan
+
+    make_plan(config, overrides)
+
+
 def _searched(plan: Plan, folder: Path) -> Found:
     """Go through the steps of a search; what is answered already is read."""
     from blink.evaluation.checks import processor_of

@@ -4,7 +4,9 @@ Hydra finds plugins in packages called `hydra_plugins` alone, and imports them a
 classes are thin and this file imports nothing heavy; the work is done in `blink.evaluation.sweeps`.
 """
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,9 @@ from hydra.experimental.callback import Callback
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from hydra.types import HydraContext
 from omegaconf import DictConfig
+
+_ELSEWHERE = ("SlurmLauncher", "RayLauncher")
+"""Launchers whose jobs run on other machines, of which nothing is known here."""
 
 
 class OwnLaunchers(SearchPathPlugin):
@@ -55,6 +60,35 @@ class LockCallback(Callback):
             lock(folder, wait=flag("wait", config.wait))
             make_folder(folder)
             note_process(folder, provenance(hydra.job.config_name, [*hydra.overrides.task, "--multirun"]))
+
+
+@contextmanager
+def _without_notes() -> Iterator[None]:
+    """Context in which nothing is logged: each job will say the same when it runs."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)
+
+
+class JobsCallback(Callback):
+    """Checks every job of a multirun before the first one starts, where it is known which there will be."""
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Have each job's settings checked by `check_job` of its command."""
+        from blink.runs.command import before_jobs
+        from blink.runs.settings import composed_job, jobs_are_known, jobs_of
+
+        command = config.hydra.job.config_name
+        if not jobs_are_known(config):
+            return
+        with before_jobs(), _without_notes():
+            check: Any = import_module(f"blink.{command}").check_job
+            here = not str(config.hydra.launcher.get("through", "")).endswith(_ELSEWHERE)
+            for overrides in jobs_of(list(config.hydra.overrides.task)):
+                check(composed_job(command, config, overrides), overrides, here=here)
 
 
 class SweepCallback(Callback):

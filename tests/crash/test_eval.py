@@ -60,14 +60,10 @@ def finish(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
 
 
 def same(found: Path, whole: Path) -> None:
-    """Assert that two `outputs` hold the same files, answers and scores.
-
-    How long answers took is known to the process that gave them, until it writes that down: with a kill in between there
-    is no `timing.json`.
-    """
-    expected = files_in(whole)
-    lacking = {path for path in expected if Path(path).name == "timing.json"} - set(files_in(found))
-    assert files_in(found) == [path for path in expected if path not in lacking]
+    """Assert that two `outputs` hold the same files, answers and scores, and that each run knows how long it took."""
+    assert files_in(found) == files_in(whole)
+    for path in found.rglob("timing.json"):
+        assert json.loads(path.read_text())["answered"] > 0
     for path in whole.rglob("predictions.jsonl"):
         assert (found / path.relative_to(whole)).read_bytes() == path.read_bytes()
     for path in whole.rglob("scores.json"):

@@ -1,7 +1,9 @@
 """Predictions survive a kill anywhere, and scores say what was done."""
 
 import json
+import os
 import signal
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +19,7 @@ from blink.inference.engine import Answer
 from blink.inference.policy import Policy
 from blink.runs.signals import ending_on_signals
 from tests.finished_runs import Rule, finish, read_rows, samples
+from tests.processes import python
 
 
 def test_killed_anywhere_ends_with_the_same_file(tmp_path: Path) -> None:
@@ -252,6 +255,35 @@ def test_time_adds_up_over_processes(tmp_path: Path) -> None:
     assert read_timing(tmp_path).answered == 24
     assert read_timing(tmp_path).seconds > first.seconds > 0
     assert result.seconds == pytest.approx(read_timing(tmp_path).seconds, abs=1e-3)
+
+
+class Killed(Rule):
+    """A rule whose process is killed while it answers the third picture."""
+
+    def answer(self, image: Image.Image, batch: Sequence[Sample], runs: Sequence[int]) -> list[list[Answer]]:
+        time.sleep(0.01)
+        if len(self.batches) == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().answer(image, batch, runs)
+
+
+def test_a_kill_loses_no_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Would catch a rate of the last process alone, since one that is killed has no moment to write how long it took."""
+    asked = samples()
+    code = (
+        "from pathlib import Path; import blink.evaluation.predict as timed; from tests.evaluation.test_predict import *; "
+        f"timed._EVERY_SECONDS = 0; finish(Path({str(tmp_path)!r}), Killed(), samples())"
+    )
+    ended = python("-c", code, timeout=120)
+    assert ended.returncode == -signal.SIGKILL, ended.stderr
+    assert len(read_rows(tmp_path)) == 12
+    first = read_timing(tmp_path)
+    assert (first.answered, first.seconds > 0.01) == (12, True)
+    monkeypatch.setattr("blink.evaluation.predict._EVERY_SECONDS", 1e9)
+    result = finish(tmp_path, Rule(), asked)
+    total = read_timing(tmp_path)
+    assert (total.answered, total.seconds > first.seconds) == (24, True)
+    assert result.questions_per_second == pytest.approx(24 / total.seconds)
 
 
 class Signalled(Rule):

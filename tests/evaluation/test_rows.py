@@ -99,6 +99,18 @@ def test_a_damaged_record_of_inputs(tmp_path: Path) -> None:
             resume(tmp_path, asked, inputs={"backbone": "same"})
 
 
+def test_what_a_kill_left_of_shares_is_taken_over_once(tmp_path: Path) -> None:
+    """Would catch shares that stay for ever, and their time lost, where the kill came behind the last of their rows."""
+    asked = samples()
+    finish(tmp_path, Rule(), asked)
+    (tmp_path / "shares" / "1-of-1").mkdir(parents=True)
+    (tmp_path / "shares" / "timing.json").write_text('{"answered": 24, "seconds": 7.5}')
+    for _ in range(2):
+        assert len(resume(tmp_path, asked, inputs={"backbone": "same"})) == 24
+        assert read_timing(tmp_path) == (24, 7.5)
+        assert not (tmp_path / "shares").exists()
+
+
 @pytest.mark.parametrize(
     "content", ["", "{", "null", "[]", "3", '{"answered": "x"}', '{"answered": 1, "seconds": null}', "\0"]
 )

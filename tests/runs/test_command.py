@@ -28,6 +28,28 @@ def test_a_command_ends_with_one_line_and_a_failing_exit_code(
     assert not ran
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--config-name", "nowhere"], "--config-name nowhere: there is no nowhere.yaml in "),
+        (["--config-dir", "nowhere"], "--config-dir nowhere: expected a folder of configs"),
+        (["--config-path", "nowhere"], "--config-path nowhere: expected a folder of configs"),
+        (["--config-path", "."], "--config-path .: expected the whole path"),
+        (["--experimental-rerun", "nowhere"], "rerun=FOLDER repeats an evaluation"),
+    ],
+)
+def test_hydras_own_options(
+    arguments: list[str], message: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Would catch Hydra's report of several lines, and its traceback."""
+    monkeypatch.chdir(tmp_path)
+    command = hydra_command("eval")(lambda config: None)
+    monkeypatch.setattr(sys, "argv", ["blink.eval", *arguments])
+    with pytest.raises(SystemExit, match=message) as stopped:
+        command()
+    assert stopped.value.code == 2
+
+
 def test_the_flag_of_a_multirun_may_stand_anywhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Would catch `layer=2 --multirun seed=3,4` refused as "unrecognized arguments", as Hydra alone does."""
     ran: list[tuple[int, int]] = []

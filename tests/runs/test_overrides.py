@@ -50,9 +50,19 @@ def test_misspelt(command: str, overrides: list[str], message: str) -> None:
             "optimizer={a:1}: expected keys below it that there are, as in optimizer.KEY=VALUE",
         ),
         (["token_sr=[a]"], r"token_sr=\[a\]: expected keys below it"),
-        (["hydra.job.chdir=maybe"], "hydra.job.chdir=maybe"),
-        (["hydra.nothing=1"], "Could not override 'hydra.nothing'"),
-        (["hydra/launcher=nothing"], "Could not find 'hydra/launcher/nothing'"),
+        (["hydra.job.chdir=maybe"], "hydra.job.chdir=maybe: Value 'maybe' is not a valid bool"),
+        (["hydra.nothing=1"], "hydra.nothing=1: Hydra has no such key; --cfg hydra lists those"),
+        (
+            ["hydra/launcher=nothing"],
+            "Could not find 'hydra/launcher/nothing' Available options .* one_pass [^:]*$",
+        ),
+        (["hydra.searchpath=[nowhere]"], "hydra.searchpath=nowhere: expected folders of configs"),
+        (
+            ["seed=1,2"],
+            r'^seed=1,2: several values .*: add --multirun; one list is seed=\[1,2\], one text "seed=\'1,2\'"$',
+        ),
+        (["seed=range(1,3)"], r"^seed=range\(1,3\): several values are for several runs: add --multirun$"),
+        (["objective=kl,both"], r"^objective=kl,both: several values are for several runs: add --multirun$"),
         (["bench=null"], "unknown key 'bench'"),
         (["=5"], "unknown key ''"),
         (["+layer=3"], "layer"),
@@ -64,6 +74,28 @@ def test_what_hydra_refuses_is_one_message(overrides: list[str], message: str) -
     with pytest.raises(UserError, match=message):
         check_overrides("train", ["layer=1", *overrides], multirun=False)
     check_overrides("train", ["layer=1", "hydra.run.dir=x", "+trainer.max_time=1"], multirun=False)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("~reference", "^~reference: reference has no value, and a key is not removed; leave this out"),
+        ("~reference=null", "^~reference=null: reference has no value"),
+        ("~layer", "^~layer: layer has no value"),
+        ("~seed=3", "^~seed=3: a key is not removed; seed=VALUE changes it"),
+        ("~refrence", r"^unknown key 'refrence' \(did you mean reference"),
+        ("~objective=both", "^~objective=both: an option is not removed; objective=OPTION chooses another"),
+        ("+objective=both", "^[+]objective=both: objective has one option; objective=both chooses another"),
+        ("objective@data=both", "options of objective go into objective alone; leave @data out"),
+        ("hydra.sweeper.max_batch_size=many", "hydra.sweeper.max_batch_size='many': expected a whole number"),
+        ("hydra.sweeper.params=many", "hydra.sweeper.params=many: expected keys of the command"),
+    ],
+)
+@pytest.mark.parametrize("multirun", [True, False])
+def test_overrides_of_other_forms(override: str, message: str, multirun: bool) -> None:
+    """Would catch Hydra's words for these ("Could not delete from config"), and in a multirun its report of several lines."""
+    with pytest.raises(UserError, match=message):
+        check_overrides("train", ["layer=1,2", override] if multirun else [override], multirun=multirun)
 
 
 @pytest.mark.parametrize("multirun", [True, False])

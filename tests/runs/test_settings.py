@@ -1,5 +1,8 @@
 """A composed config as a whole: groups, keys, and values that belong to another option."""
 
+import importlib
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -69,3 +72,51 @@ def test_a_key_that_was_removed_is_named() -> None:
         del config["scenes"]["split"]
     with pytest.raises(UserError, match=r"scenes.split is missing"):
         check_settings("eval", config)
+
+
+@pytest.mark.parametrize(
+    ("command", "overrides", "message"),
+    [
+        (
+            "train",
+            "layer=1,2 optimizer.learning_rate=1e-4,abc",
+            "optimizer.learning_rate='abc': expected a number",
+        ),
+        ("train", "layer=1,99", "layer=99: .* has layers 0 to 3"),
+        ("train", "layer=1 data.root=pictures,nowhere", "data.root: nowhere does not exist"),
+        ("train", "layer=1 seed=1,2 +trainer.colour=red", "trainer: .*colour"),
+        (
+            "train",
+            "layer=1 token_sr.kernels=[3,3,3],[4,4,4] hydra/launcher=joblib",
+            "only odd sizes keep the grid",
+        ),
+        ("train", "layer=1 seed=1,x hydra/launcher=submitit_slurm", "seed='x': expected a whole number"),
+        ("tune", "scenes.images=2 trials=1,0", "trials=0: expected a whole number"),
+        ("tune", "scenes.images=2 trials=1 space.patches=[2],[9]", "space.patches=9 does not fit"),
+        ("analyze", "scenes.images=1 samples=1,0", "samples=0: expected a whole number"),
+        ("analyze", "scenes.images=1 figure=attention_ratio,layer_range", "figure.runs must be given"),
+        (
+            "explain",
+            "question=Red? layer=1 method=encode image=pictures/00.png,nowhere.png",
+            "image=nowhere.png is not a file",
+        ),
+    ],
+)
+def test_no_job_begins_before_all_are_checked(
+    command: str,
+    overrides: str,
+    message: str,
+    llava_folder: Path,
+    pictures: Path,
+    in_empty_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Would catch a mistake in the last job that shows only once those before it are done, hours later."""
+    Path("pictures").symlink_to(pictures)
+    more = ["logger=none", "images=4"] if command == "train" else []
+    given = [f"model.path={llava_folder}", *more, *overrides.split(), "--multirun"]
+    monkeypatch.setattr(sys, "argv", [f"blink.{command}", *given])
+    with pytest.raises(SystemExit, match=f"^error: .*{message}") as ended:
+        importlib.import_module(f"blink.{command}").main()
+    assert ended.value.code == 2
+    assert not Path("outputs", command).exists()

@@ -20,7 +20,7 @@ from typing import Any, ClassVar, NamedTuple
 from PIL import Image
 
 from blink.bench.readers.rows import Entry, check_cells, in_memory
-from blink.bench.readers.sources import hub_tables, parquet_files, table_entries
+from blink.bench.readers.sources import HUB_KEY, hub_tables, parquet_files, table_entries
 from blink.bench.statistics import Floats, Metric
 from blink.runs import values
 from blink.runs.inputs.hub import Table, parquet_table
@@ -168,13 +168,16 @@ class Benchmark(ABC):
         rows = self.scene_rows(split, images, difficulty)
         return self.samples(Entry(row, row["image_source"], in_memory(row["image"])) for row in rows)
 
-    def from_hub(self) -> list[Sample]:
+    def from_hub(self, key: str = HUB_KEY) -> list[Sample]:
         """The data set of the Hugging Face hub, downloaded or from its cache; pictures are read when they are needed.
+
+        Args:
+            key: that its id was given by, for messages.
 
         Raises:
             ValueError: it cannot be reached; says how to get it.
         """
-        [table] = hub_tables(self.hub_id, self.revision, self.hub_split, (self.hub_config,))
+        [table] = hub_tables(self.hub_id, self.revision, self.hub_split, (self.hub_config,), key=key)
         return self.samples(self.table_entries(table))
 
     def from_folder(self, root: Path, rules: Rules = AS_AUTHORS) -> list[Sample]:

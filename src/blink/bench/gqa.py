@@ -16,7 +16,7 @@ import numpy as np
 
 from blink.bench.base import SHORT_ANSWER, Benchmark, Mark, Row, Sample, make_sample
 from blink.bench.readers.rows import Entry, check_cells, read_objects
-from blink.bench.readers.sources import hub_tables, parquet_files, table_entries, table_rows
+from blink.bench.readers.sources import HUB_KEY, hub_tables, parquet_files, table_entries, table_rows
 from blink.bench.statistics import Floats, Metric
 from blink.runs.files import numbered_rows
 from blink.runs.inputs.hub import Table, parquet_table
@@ -61,13 +61,13 @@ class GQA(Benchmark):
         """Up to 12 questions a picture."""
         return gqa_rows(split, images, difficulty=difficulty)
 
-    def from_hub(self) -> list[Sample]:
+    def from_hub(self, key: str = HUB_KEY) -> list[Sample]:
         """The balanced testdev questions of the hub data set, which keeps pictures in a table of their own.
 
         Raises:
             ValueError: the data set cannot be reached; says how to get it.
         """
-        questions, images = hub_tables(self.hub_id, self.revision, self.hub_split, CONFIGS)
+        questions, images = hub_tables(self.hub_id, self.revision, self.hub_split, CONFIGS, key=key)
         return self.samples(self._joined(questions, images))
 
     def parquet_entries(self, root: Path, rules: Rules) -> list[Entry] | None:

@@ -21,6 +21,7 @@ import numpy as np
 
 from blink.bench.base import Benchmark, Mark, Row, Sample, make_sample
 from blink.bench.readers.rows import Entry, check_cells
+from blink.bench.readers.sources import HUB_KEY
 from blink.bench.statistics import Floats, Metric
 from blink.runs.files import json_lines, numbered_rows, write_text
 from blink.runs.inputs.hub import Table
@@ -61,7 +62,7 @@ class OwnQuestions(Benchmark):
         """Up to six questions a picture."""
         return question_rows(split, images, difficulty=difficulty)
 
-    def from_hub(self) -> list[Sample]:
+    def from_hub(self, key: str = HUB_KEY) -> list[Sample]:
         """The rows of a hub data set that the user names.
 
         Raises:
@@ -69,7 +70,7 @@ class OwnQuestions(Benchmark):
         """
         if not self.hub_id:
             raise UserError("bench=questions has no data set of its own on the hub; name yours with data.id=")
-        return super().from_hub()
+        return super().from_hub(key)
 
     def table_entries(self, table: Table, rules: Rules = AS_AUTHORS) -> list[Entry]:
         """Rows of a table; those without an id are named by their position."""

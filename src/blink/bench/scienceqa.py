@@ -87,7 +87,7 @@ class ScienceQA(Benchmark):
         of_split = [path for path in found if path.name.startswith(self.hub_split)]
         if found and not of_split:
             raise UserError(
-                f"bench.split={self.hub_split}: {root} has no parquet file whose name begins with that"
+                f"the split {self.hub_split}: {root} has no parquet file whose name begins with that"
             )
         return of_split
 
@@ -101,7 +101,7 @@ class ScienceQA(Benchmark):
             return None
         if self.hub_split != "test":
             raise UserError(
-                f"bench.split={self.hub_split}: of {file} the test split alone is read; data=hub has the others"
+                f"the split {self.hub_split}: of {file} the test split alone is read; data=hub has the others"
             )
         problems = read_objects(file)
         questions = _chosen(root, problems)

@@ -11,7 +11,7 @@ import torch
 
 from blink.bench import PROMPTS, Sample
 from blink.evaluation.presets import LAYER_STUDIES, OTHER
-from blink.evaluation.questions import Size, check_sizes
+from blink.evaluation.questions import Questions, Size, check_sizes
 from blink.inference.boxes import seen_box
 from blink.inference.policy import Policy
 from blink.inference.run import Run
@@ -125,11 +125,12 @@ def check_values(settings: Mapping[str, Any]) -> None:
         parts = value if isinstance(value, list) else [value]
         if not all(part is None or isinstance(part, int | str) for part in parts):
             raise UserError(f"bench.{key}={value!r}: expected a text, a whole number or a list of these")
-    check_attention(values["model.attn_implementation"])
     if values.get("scenes.images", 0) > SPLIT_SIZE:
         raise UserError(f"scenes.images={values['scenes.images']}: a split has {SPLIT_SIZE:,} pictures")
-    _check_device(values["model.device"])
-    check_device_map(values.get("model.device_map"))
+    if "model" in settings:
+        check_attention(values["model.attn_implementation"])
+        _check_device(values["model.device"])
+        check_device_map(values.get("model.device_map"))
 
 
 def reject_training_keys(overrides: Sequence[str]) -> None:
@@ -192,8 +193,18 @@ def check_fit(backbone: Backbone, policy: Policy, token_sr: str | None) -> None:
         check_token_sr(token_sr, channels=backbone.hidden_size, layers=policy.layers)
 
 
-def modules_folder(token_sr: str | None, path: str, layers: Sequence[int]) -> str:
+def modules_folder(
+    token_sr: str | None,
+    path: str,
+    layers: Sequence[int],
+    *,
+    needed_by: str = "method=blink",
+    otherwise: str = ", or evaluate without training by method=interp",
+) -> str:
     """Return the folder or hub id of the TokenSR modules: as given, or of those that ship with the tiny backbone.
+
+    Args:
+        needed_by: what of the command needs them, and how to do without, in the keys that it takes, for the message.
 
     Raises:
         ValueError: none are given for another backbone.
@@ -204,8 +215,8 @@ def modules_folder(token_sr: str | None, path: str, layers: Sequence[int]) -> st
         return SHIPPED
     train = f"python -m blink.train model.path={path} layer=[{','.join(map(str, layers))}]"
     raise UserError(
-        f"method=blink needs TokenSR modules for {path}, and none ship with it: train them with `{train}` and pass "
-        "token_sr=FOLDER, or evaluate without training by method=interp"
+        f"{needed_by} needs TokenSR modules for {path}, and none ship with it: train them with `{train}` and pass "
+        f"token_sr=FOLDER{otherwise}"
     )
 
 
@@ -302,13 +313,18 @@ def process_count(devices: int | str, model: Mapping[str, Any]) -> int:
     return count
 
 
+def context_length(backbone: Backbone) -> int:
+    """How many tokens a backbone's context has."""
+    return int(backbone.model.config.get_text_config().max_position_embeddings)
+
+
 def check_context(backbone: Backbone, answers: Mapping[str, int]) -> None:
     """Raise UserError where an answer may get longer than a backbone's context: its memory would be taken for nothing.
 
     Args:
         answers: key -> how many tokens an answer may have by it.
     """
-    context = backbone.model.config.get_text_config().max_position_embeddings
+    context = context_length(backbone)
     for key, tokens in answers.items():
         if tokens > context:
             raise UserError(f"{key}={tokens}: the backbone's context has {context:,} tokens; give fewer")
@@ -344,6 +360,12 @@ def check_taken(
     check_sizes(
         samples, sizes, PictureShapes(Backbone.of(backbone, processor_of(path, revision=revision, **options)))
     )
+
+
+def check_questions(model: Mapping[str, Any], questions: Questions) -> None:
+    """Check that a backbone takes a benchmark's questions, and answers of the length that it asks for: see `check_taken`."""
+    longest = {"bench.max_new_tokens": questions.benchmark.max_new_tokens}
+    check_taken(model, questions.samples, questions.sizes, longest)
 
 
 def check_boxes(

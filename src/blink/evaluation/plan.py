@@ -18,7 +18,7 @@ from blink.evaluation.checks import (
     check_data_keys,
     check_depth,
     check_fit,
-    check_taken,
+    check_questions,
     check_values,
     fingerprints,
     modules_folder,
@@ -163,8 +163,7 @@ def make_plan(config: DictConfig, overrides: Sequence[str]) -> Plan:
         check_zoom(policy)
     questions = questions_of(config, config.limit)
     unseen = check_boxes(policy, config.bench.name, questions.samples, questions.sizes, model)
-    longest = {"bench.max_new_tokens": questions.benchmark.max_new_tokens}
-    check_taken(model, questions.samples, questions.sizes, longest)
+    check_questions(model, questions)
     inputs = {
         "version": questions.benchmark.version,
         "pictures": questions.pictures,

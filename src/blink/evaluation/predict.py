@@ -8,6 +8,7 @@ judged rows replace the file as a whole. Knows nothing of models: an `Answerer` 
 """
 
 import logging
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -20,7 +21,16 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from blink.bench.base import Benchmark, Graded, Row, Sample
 from blink.bench.judges import EndpointError
 from blink.bench.scoring import make_row
-from blink.evaluation.rows import PREDICTIONS, SCORES, Timing, add_timing, pictures, read_timing
+from blink.evaluation.rows import (
+    PREDICTIONS,
+    SCORES,
+    TIMING,
+    Timing,
+    drop_shares,
+    pictures,
+    read_timing,
+    write_timing,
+)
 from blink.evaluation.scores import Result, Setup, score_rows, total_flops
 from blink.inference.engine import Answer
 from blink.runs.files import append_text, json_lines, write_json, write_text
@@ -32,6 +42,10 @@ log = logging.getLogger(__name__)
 
 _NAMED = 40
 """Questions under way that an error names at most."""
+
+
+_EVERY_SECONDS = 1.0
+"""How often the time that answers take is written at most."""
 
 
 class Asked(NamedTuple):
@@ -162,6 +176,7 @@ def evaluate(
     task = Task(folder, list(rows))
     after_each = None if watch is None else lambda: watch(task.rows)
     predict(benchmark, samples, [task], make_answerer, after_each, sharing)
+    drop_shares(folder)
     marked, timing = graded(benchmark, task.rows, folder), read_timing(folder)
     result = score_rows(
         benchmark,
@@ -284,25 +299,34 @@ def naming(under_way: Iterable[HasSamples]) -> Iterator[None]:
 
 
 class _Clock:
-    """The time that a pass takes up to the picture that was written last, shared out by answers among its runs."""
+    """The time that a pass takes up to the picture that was written last, shared out by answers among its runs.
+
+    A kill leaves no moment to write it, so it is written as pictures are, and at most once a second.
+    """
 
     def __init__(self, tasks: Sequence[Task], runs: Sequence[int]) -> None:
         self._tasks, self._answered = tasks, dict.fromkeys(runs, 0)
-        self._started, self._seconds = time.perf_counter(), 0.0
+        self._before = {run: read_timing(tasks[run].folder) for run in runs}
+        self._started, self._seconds, self._written = time.perf_counter(), 0.0, -math.inf
+        for run in runs:
+            if not (tasks[run].folder / TIMING).exists():
+                write_timing(tasks[run].folder, [])
 
     def note(self, picture: Asked) -> None:
         """Note that a picture is written."""
         self._seconds = time.perf_counter() - self._started
         for run in picture.runs:
             self._answered[run] += len(picture.samples)
+        if self._seconds - self._written >= _EVERY_SECONDS:
+            self.write()
 
     def write(self) -> None:
-        """Add it to what is known of each run."""
+        """Write it for each run, with the time of the processes before."""
         total = sum(self._answered.values())
         for run, answered in self._answered.items():
-            add_timing(
-                self._tasks[run].folder, Timing(answered, self._seconds * answered / total if total else 0.0)
-            )
+            now = Timing(answered, self._seconds * answered / total if total else 0.0)
+            write_timing(self._tasks[run].folder, [self._before[run], now])
+        self._written = self._seconds
 
 
 def graded(benchmark: Benchmark, rows: list[Row], folder: Path) -> list[Row]:

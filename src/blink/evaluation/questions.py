@@ -15,6 +15,7 @@ from rich.progress import track
 
 from blink.bench import BENCHMARKS, Benchmark, Judge, Sample
 from blink.bench.base import Graded
+from blink.bench.readers.sources import HUB_KEY
 from blink.runs.files import short_digest
 from blink.runs.inputs.pictures import AS_AUTHORS, Notes, Rules
 from blink.runs.values import UserError
@@ -217,7 +218,7 @@ def _read(
         which = f"{scenes_difficulty} pictures" if scenes_difficulty else "pictures"
         return samples, f"scenes {scenes_split}, {scenes_images} {which}"
     if source == "hub":
-        return benchmark.from_hub(), f"hub {location or 'default'}"
+        return benchmark.from_hub("data.id" if location else HUB_KEY), f"hub {location or 'default'}"
     if source == "local":
         folder = None if location is None else Path(location).expanduser()
         if folder is None or not folder.is_dir():

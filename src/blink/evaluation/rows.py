@@ -6,6 +6,7 @@ damaged row before whole ones is no such trace, and an error.
 
 import json
 import logging
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -24,6 +25,10 @@ PREDICTIONS = "predictions.jsonl"
 SCORES = "scores.json"
 TIMING = "timing.json"
 
+SHARES = "shares"
+"""Folder in a run's folder, while jobs elsewhere answer shares of it; once their rows are in the run's own file, it holds the
+run's timing with theirs, until `drop_shares`."""
+
 _ROW: Mapping[str, Any] = {
     "id": str,
     "image": str,
@@ -37,7 +42,10 @@ _ROW: Mapping[str, Any] = {
 
 
 class Timing(NamedTuple):
-    """Time spent answering, over all processes that worked on the run and were not killed outright.
+    """Time spent answering, over all processes that worked on the run.
+
+    It is written as answers come (`predict.py`): of a process that is killed outright at most its last second is missing,
+    with the questions that were answered in it.
 
     Attributes:
         answered: how many questions were timed.
@@ -83,6 +91,8 @@ def resume(folder: Path, samples: Sequence[Sample], *, inputs: Mapping[str, Any]
     if keep < len(content):
         with path.open("r+b") as file:
             file.truncate(keep)
+    if whole == len(samples):
+        drop_shares(folder)
     return rows[:whole]
 
 
@@ -138,8 +148,19 @@ def read_timing(folder: Path) -> Timing:
     return found
 
 
-def add_timing(folder: Path, timing: Timing) -> None:
-    """Add to the time that answering a run has taken so far."""
-    earlier = read_timing(folder)
-    total = Timing(earlier.answered + timing.answered, earlier.seconds + timing.seconds)
+def write_timing(folder: Path, timings: Sequence[Timing]) -> None:
+    """Write the time that answering a run has taken, as a sum."""
+    total = Timing(sum(one.answered for one in timings), sum((one.seconds for one in timings), 0.0))
     write_json(folder / TIMING, total._asdict())
+
+
+def drop_shares(folder: Path) -> None:
+    """Take over the timing of shares that a run whose questions are all answered was put together from, and remove them.
+
+    A process that was killed in the midst of it may have left some of that to do.
+    """
+    shares = folder / SHARES
+    if (shares / TIMING).exists():
+        (shares / TIMING).replace(folder / TIMING)
+    if shares.is_dir():
+        shutil.rmtree(shares)

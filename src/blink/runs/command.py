@@ -3,9 +3,11 @@
 Knows nothing of models or training, and imports neither torch nor Lightning.
 """
 
+import logging
 import os
 import re
 import sys
+from argparse import Namespace
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from functools import wraps
@@ -15,7 +17,7 @@ from typing import Any, NoReturn, TypeVar
 import hydra
 from hydra._internal.utils import get_args
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import InstantiationException
+from hydra.errors import HydraException, InstantiationException
 from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
@@ -30,6 +32,8 @@ from blink.runs.overrides import CONF_DIR, check_overrides
 from blink.runs.settings import check_settings
 from blink.runs.signals import Stopped, ending_on_signals
 from blink.runs.values import UserError
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -95,6 +99,8 @@ def hydra_command(
                 return
             sys.argv[1:] = _multirun_last(sys.argv[1:])
             given = get_args(sys.argv[1:])  # parsed as Hydra will parse them
+            with one_line_errors():
+                _check_own_options(given)
             if given.shell_completion:
                 _name_console_script(name)
             elif not (given.config_path or given.config_name or given.config_dir):  # of our config only
@@ -106,6 +112,29 @@ def hydra_command(
         return command
 
     return decorate
+
+
+def _check_own_options(given: Namespace) -> None:
+    """Check Hydra's own options that name files and folders.
+
+    Raises:
+        UserError: one names none.
+    """
+    if given.experimental_rerun is not None:
+        raise UserError(
+            "--experimental-rerun repeats what Hydra has noted, and no run has such notes; rerun=FOLDER repeats an evaluation"
+        )
+    for option, folder in (("--config-dir", given.config_dir), ("--config-path", given.config_path)):
+        if folder is not None and not Path(folder).is_dir():
+            raise UserError(f"{option} {folder}: expected a folder of configs, and there is none")
+    if given.config_path is not None and not Path(given.config_path).is_absolute():
+        raise UserError(f"--config-path {given.config_path}: expected the whole path, from / on")
+    name = given.config_name
+    folders = [Path(folder) for folder in (given.config_dir, given.config_path or CONF_DIR) if folder]
+    if name is not None and not any(
+        (folder / f"{name.removesuffix('.yaml')}.yaml").is_file() for folder in folders
+    ):
+        raise UserError(f"--config-name {name}: there is no {name}.yaml in {' or '.join(map(str, folders))}")
 
 
 @contextmanager
@@ -174,12 +203,37 @@ def one_line_errors(*kinds: type[Exception]) -> Iterator[None]:
     except caught as error:
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
-        end(f"error: {error}", FAILURE if isinstance(error, kinds) else MISTAKE)
+        end(f"error: {_in_one_line(error)}", FAILURE if isinstance(error, kinds) else MISTAKE)
     except OSError as error:
         place = place_error(error)
         if place is None or os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
         end(f"error: {place}", MISTAKE if is_wrong_place(error) else FAILURE)
+
+
+@contextmanager
+def before_jobs() -> Iterator[None]:
+    """Context of what is done before the first job of a multirun: an error ends the command.
+
+    Hydra would turn what its callbacks raise into a warning, and start the first job.
+    """
+    try:
+        with one_line_errors():
+            yield
+    except HydraException as error:
+        end(f"error: {error}")
+    except Exception:
+        log.exception("the settings of the jobs could not be checked; no job was started")
+        raise Ended("the settings of the jobs could not be checked", FAILURE) from None
+
+
+def _in_one_line(error: Exception) -> str:
+    """What an error says; of a value that does not resolve also which key has it."""
+    key = error.full_key if isinstance(error, OmegaConfBaseException) else None
+    if not key:
+        return str(error)
+    said = (str(error).splitlines() or [type(error).__name__])[0]
+    return said if key in said else f"{key}: {said}"
 
 
 def plain(config: DictConfig, *, complete: bool = False) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from yaml import YAMLError  # type: ignore[import-untyped]
 
 from blink.runs.files import read_text
 from blink.runs.machine import default_dtype
-from blink.runs.values import UserError, is_whole, text
+from blink.runs.values import UserError, is_whole, text, whole_number
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 CONF_DIR = _PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAGE.parents[1] / "conf"
@@ -54,18 +54,18 @@ def reject_added_keys(overrides: Sequence[str], *, open_groups: Sequence[str] = 
 def check_overrides(command: str, overrides: Sequence[str], *, multirun: bool) -> None:
     """Check that overrides name keys of a command's config and options of its groups, and that Hydra can compose them.
 
-    Keys that are added (`+key`) or removed (`~key`) are left to Hydra.
+    Keys that are added (`+key`) are left to the command.
 
     Args:
         multirun: whether they may sweep. Then values are not looked at: they go together in each job or they do not.
 
     Raises:
         UserError: an override names an unknown key or option (the message suggests close ones), or several options of a
-            group that takes one, a folder of Hydra's own is no text or none can be, or Hydra refuses the whole (in its
-            words).
+            group that takes one, or sweeps outside a multirun, or removes a key that is not there, a value of Hydra's own
+            is of a wrong kind, or Hydra refuses the whole (in its words).
     """
     parsed = _parsed(overrides)
-    _check_hydra_folders(parsed)
+    _check_hydra_values(parsed)
     if not parsed:
         return  # composing takes longer than the rest of a start
     ours = [override for override in parsed if not override.key_or_group.startswith(("hydra.", "hydra/"))]
@@ -73,6 +73,8 @@ def check_overrides(command: str, overrides: Sequence[str], *, multirun: bool) -
     chosen = [str(override.input_line) for override in searched]
     groups = {group: options_of(group, searched) for group in groups_of(command)}
     changed = [override for override in ours if override.type is OverrideType.CHANGE]
+    removed = [override for override in ours if override.type is OverrideType.DEL]
+    _check_form(ours, groups)
     for override in changed:
         if override.key_or_group in groups:
             several = (command, override.key_or_group) in SEVERAL
@@ -87,19 +89,67 @@ def check_overrides(command: str, overrides: Sequence[str], *, multirun: bool) -
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         refused = error
     if multirun or refused is not None:
-        _check_keys(command, changed, chosen, groups)
+        _check_keys(command, changed, removed, chosen, groups)
     if refused is not None:
-        raise UserError(_in_words(refused, changed)) from refused
+        if not multirun:
+            _check_no_sweep(parsed, groups)
+        raise UserError(_in_words(refused, parsed)) from refused
 
 
-def _check_hydra_folders(overrides: Sequence[Override]) -> None:
-    """Check Hydra's own keys that name folders, which Hydra takes as they come: null would make a folder "None".
+def _check_no_sweep(overrides: Sequence[Override], groups: Collection[str]) -> None:
+    """Raise UserError where an override sweeps, outside a multirun."""
+    for override in overrides:
+        if override.is_sweep_override():
+            line, value = str(override.input_line), override.value()
+            key, _, text_given = line.partition("=")
+            plainly = isinstance(value, ChoiceSweep) and value.simple_form and "(" not in text_given
+            instead = f"; one list is {key}=[{text_given}], one text \"{key}='{text_given}'\""
+            raise UserError(
+                f"{line}: several values are for several runs: add --multirun"
+                f"{instead if plainly and override.key_or_group not in groups else ''}"
+            )
+
+
+def _check_form(overrides: Sequence[Override], groups: Collection[str]) -> None:
+    """Check that overrides neither add an option of a group nor put one elsewhere.
 
     Raises:
-        UserError: the value of one is no text (a subdir may be a number), or it, or a folder that is to hold it, is a file.
+        UserError: one does.
+    """
+    for override in overrides:
+        group, line = override.key_or_group, override.input_line
+        if group in groups and override.package is not None:
+            raise UserError(
+                f"{line}: options of {group} go into {group} alone; leave @{override.package} out"
+            )
+        if group in groups and override.type is OverrideType.ADD:
+            raise UserError(f"{line}: {group} has one option; {line.lstrip('+')} chooses another")
+        if group in groups and override.type is OverrideType.DEL and override.value() is not None:
+            raise UserError(f"{line}: an option is not removed; {group}=OPTION chooses another")
+
+
+def _check_hydra_values(overrides: Sequence[Override]) -> None:
+    """Check Hydra's own keys that it takes as they come: folders, of which null would be called "None", and the sweeper's.
+
+    Raises:
+        UserError: a folder is no text (a subdir may be a number), or it, or a folder that is to hold it, is a file; a folder
+            to search is none; or a value of the sweeper is of a wrong kind.
     """
     for override in overrides:
         key, value = override.key_or_group, override.value()
+        if key == "hydra.sweeper.max_batch_size" and value is not None:
+            whole_number(key, value)
+        if key == "hydra.sweeper.params" and not isinstance(value, dict | None):
+            raise UserError(f"{override.input_line}: expected keys of the command and their values")
+        if key == _SEARCH_PATH:
+            for place in _listed(value):
+                if (
+                    "://" not in place.removeprefix("file://")
+                    and not Path(place.removeprefix("file://")).is_dir()
+                ):
+                    raise UserError(
+                        f"{key}={place}: expected folders of configs, as [FOLDER], and this is none"
+                    )
         number = key == "hydra.sweep.subdir" and is_whole(value)
         if key in ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir") and not number:
             given = text(key, getattr(value, "text", value))
@@ -109,21 +159,34 @@ def _check_hydra_folders(overrides: Sequence[Override]) -> None:
 
 
 def _check_keys(
-    command: str, changed: Sequence[Override], chosen: Sequence[str], groups: Collection[str]
+    command: str,
+    changed: Sequence[Override],
+    removed: Sequence[Override],
+    chosen: Sequence[str],
+    groups: Collection[str],
 ) -> None:
     """Check the names of keys against the config that the chosen options of groups make.
 
     Raises:
-        UserError: one is unknown; the message suggests close ones.
+        UserError: one is unknown; the message suggests close ones. Or one that is removed is null already.
     """
     try:
-        keys = {*_keys(_composed(command, chosen)), *groups}
+        composed = _composed(command, chosen)
     except HydraException:
         return  # options that do not go together; Hydra says which
-    for override in changed:
+    keys = {*_keys(composed), *groups}
+    for override in (*changed, *removed):
         if override.key_or_group not in keys:
             close = _meant(override.key_or_group, sorted(keys))
             raise UserError(f"unknown key {override.key_or_group!r}{close}; --help lists the keys")
+    for override in removed:
+        key = override.key_or_group
+        if key not in groups and OmegaConf.select(OmegaConf.create(dict(composed)), key) is None:
+            raise UserError(
+                f"{override.input_line}: {key} has no value, and a key is not removed; leave this out"
+            )
+        if key not in groups and override.value() is not None:
+            raise UserError(f"{override.input_line}: a key is not removed; {key}=VALUE changes it")
 
 
 def _parsed(overrides: Sequence[str]) -> list[Override]:
@@ -151,16 +214,18 @@ def _parsed(overrides: Sequence[str]) -> list[Override]:
     return parsed
 
 
-def _in_words(refused: Exception, changed: Sequence[Override]) -> str:
+def _in_words(refused: Exception, overrides: Sequence[Override]) -> str:
     """What Hydra refuses in overrides, in its words but where these only say that it does."""
-    for override in changed:
-        line = str(override.input_line)
-        if isinstance(override.value(), list | dict) and line in str(refused):
-            return (
-                f"{line}: expected keys below it that there are, as in {override.key_or_group}.KEY=VALUE; "
-                "--help lists them"
-            )
-    return str(refused)
+    said = " ".join(str(refused).partition("Config search path")[0].split())
+    for override in overrides:
+        line, key = str(override.input_line), override.key_or_group
+        if isinstance(override.value(), list | dict) and line in said:
+            return f"{line}: expected keys below it that there are, as in {key}.KEY=VALUE; --help lists them"
+        if f"'{key}'" in said and key.startswith("hydra.") and said.startswith("Could not"):
+            return f"{line}: Hydra has no such key; --cfg hydra lists those that it has"
+        if said == f"Error merging override {line}":
+            return f"{line}: {(str(refused.__cause__).splitlines() or [said])[0]}"
+    return said
 
 
 def _check_choices(override: Override, options: Sequence[str], *, several: bool) -> list[str]:

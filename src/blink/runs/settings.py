@@ -1,14 +1,17 @@
 """The composed config of a command, checked before any value of it is used: what all commands have in common.
 
 Groups and parts have keys below them, none is missing, and no option's values are mixed with another's. Single values are
-for the checks of each command.
+for the checks of each command. The same of the jobs of a multirun, before any of them begins.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
+from itertools import product
 from pathlib import Path
 from typing import Any
 
+import hydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
 from blink.runs.overrides import CONF_DIR, SEVERAL, groups_of, options_of
@@ -21,6 +24,8 @@ _FIXED = {
     "method": ("name", "scans", "trained", "source", "passes"),
 }
 """Group -> keys that say which of its options is chosen: by another value a result would name what it is not of."""
+
+_SWEEPERS = ("BasicSweeper", "RowSweeper")
 
 _OPEN = ("callbacks", "logger", "trainer")
 """Groups whose keys are arguments of a class; one that is removed has that class's default."""
@@ -45,6 +50,42 @@ def check_settings(command: str, config: DictConfig) -> None:
     checks: Mapping[str, Callable[[str, Any], object]] = {"outputs": path, "fresh": flag, "wait": flag}
     for key in checks.keys() & settings.keys():
         checks[key](key, config[key])
+
+
+def searched_by(config: DictConfig) -> tuple[str, ...]:
+    """The overrides that name folders of configs beside ours, which Hydra keeps apart from the others."""
+    return tuple(text for text in config.hydra.overrides.hydra if text.startswith("hydra.searchpath="))
+
+
+def jobs_of(overrides: Sequence[str]) -> Iterator[list[str]]:
+    """List the overrides of each job of a plain multirun: the product of the swept values; of one key the last counts."""
+    choices = {
+        override.get_key_element(): [
+            f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()
+        ]
+        if override.is_sweep_override()
+        else [override.input_line]
+        for override in OverridesParser.create().parse_overrides(list(overrides))
+    }
+    return (list(job) for job in product(*choices.values()))
+
+
+def jobs_are_known(config: DictConfig) -> bool:
+    """Whether the overrides alone say which jobs there will be; sweepers that search choose them as they go."""
+    target: str = config.hydra.sweeper._target_
+    return target.endswith(_SWEEPERS)
+
+
+def composed_job(command: str, config: DictConfig, overrides: Sequence[str]) -> DictConfig:
+    """Compose the config of a job of a multirun, without Hydra's own part, and check it as `check_settings` does.
+
+    Args:
+        config: of the multirun.
+        overrides: of the job.
+    """
+    composed = hydra.compose(command, [*searched_by(config), *overrides])
+    check_settings(command, composed)
+    return composed
 
 
 def _check_group(group: str, part: Keys, *, several: bool = False) -> None:

@@ -124,3 +124,10 @@ def test_data_sets_of_others_have_one_name(hub: Path) -> None:
         UserError, match=r"hub_id=lmms-lab-encoder/NONE .*, nor as lmms-lab/NONE; check the network"
     ):
         hub_tables("lmms-lab-encoder/NONE", None, "test", ("one",))
+
+
+def test_a_folder_is_not_to_be_fetched(hub: Path) -> None:
+    """Would catch advice to download a folder of this machine, and a message that names a key that nobody has typed."""
+    data_set(hub / "here", one=1)
+    with pytest.raises(UserError, match=r"^data.id=here \(split test\) cannot be loaded: (?!.*hf download)"):
+        hub_tables("here", None, "test", ("two",), key="data.id")

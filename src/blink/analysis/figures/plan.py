@@ -26,6 +26,7 @@ from blink.bench import Sample
 from blink.evaluation.answerers import load_checkpoint
 from blink.evaluation.checks import (
     check_data_keys,
+    check_questions,
     check_taken,
     check_values,
     fingerprints,
@@ -88,6 +89,7 @@ def make_plan(config: DictConfig) -> Plan:
         MissingMandatoryValue: a setting that must be given is not.
     """
     settings = plain(config, complete=True)
+    _check_values(settings)
     plan = _plan_of_runs if settings["figure"]["name"] in RUN_FIGURES else _plan_of_backbone
     return plan(config, settings)
 
@@ -105,13 +107,17 @@ def _plan_of_runs(config: DictConfig, settings: Mapping[str, Any]) -> Plan:
     return Plan({"runs": files}, lambda _: drawn)
 
 
-def _plan_of_backbone(config: DictConfig, settings: Mapping[str, Any]) -> Plan:
+def _check_values(settings: Mapping[str, Any]) -> None:
+    """Check the settings of all figures, those that the chosen one does not read among them: a mistake is told at once."""
     check_values(settings)
-    model, figure = settings["model"], settings["figure"]
     for key, least in (("samples", 1), ("batch_size", 1), ("patches", 2)):
         whole_number(key, settings[key], least)
     whole_number("seed", settings["seed"], least=None)
     choice("positions", settings["positions"], POSITIONS)
+
+
+def _plan_of_backbone(config: DictConfig, settings: Mapping[str, Any]) -> Plan:
+    model, figure = settings["model"], settings["figure"]
     backbone = outlined(model["path"], revision=model["revision"])
     template = prompt_template(
         model["path"], model["template"], revision=model["revision"], **picture_options(model)
@@ -121,7 +127,9 @@ def _plan_of_backbone(config: DictConfig, settings: Mapping[str, Any]) -> Plan:
     kind = BACKBONE_FIGURES[figure["name"]]
     token_sr = None
     if kind.needs_modules(figure):
-        token_sr = modules_folder(settings["token_sr"], model["path"], (0,))
+        token_sr = modules_folder(
+            settings["token_sr"], model["path"], (0,), needed_by=f"figure={figure['name']}", otherwise=""
+        )
     modules = token_sr_config(token_sr) if token_sr else None
     drawing = kind.from_settings(figure, family_of(config), backbone.num_layers, modules)
     layers = drawing.module_layers(modules.layers if modules else ())
@@ -198,7 +206,7 @@ def _samples(
     if image is None and questions is None:
         asked = questions_of(config, limit)
         chosen = spread_out(asked.samples, count, seed)
-        check_taken(settings["model"], chosen, asked.sizes)
+        check_questions(settings["model"], asked._replace(samples=chosen))
         return chosen, f"{asked.benchmark.name} ({asked.data})", asked.pictures
     check_data_keys(settings["data"])
     unread = [f"data.{key}" for key in ("root", "id") if settings["data"].get(key) is not None]

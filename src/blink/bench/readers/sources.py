@@ -17,12 +17,20 @@ from blink.runs.values import UserError
 
 log = logging.getLogger(__name__)
 
+HUB_KEY = "bench.hub_id"
+"""The key of a benchmark's config that says which data set of the hub it is."""
+
 OWNER, FORMER_OWNER = "lmms-lab-encoder/", "lmms-lab/"
 """Where the benchmarks are on the hub, and where they were: caches and mirrors may have them under the former name alone."""
 
 
 def hub_tables(
-    hub_id: str, revision: str | None, split: str, configs: Sequence[str | None] = (None,)
+    hub_id: str,
+    revision: str | None,
+    split: str,
+    configs: Sequence[str | None] = (None,),
+    *,
+    key: str = HUB_KEY,
 ) -> list[Table]:
     """Load a split of a data set of the Hugging Face hub, one table for each configuration.
 
@@ -31,23 +39,26 @@ def hub_tables(
     Args:
         hub_id: its id, or a folder that `datasets` can load.
         configs: of the data set, if it has several; None if it has one.
+        key: that the id was given by, for messages.
 
     Raises:
         UserError: it cannot be reached; says how to get it.
     """
     try:
-        return _tables(hub_id, revision, split, configs)
+        return _tables(hub_id, revision, split, configs, key)
     except UserError as error:
         cause = error
     former = f"{FORMER_OWNER}{hub_id.removeprefix(OWNER)}" if hub_id.startswith(OWNER) else None
     if former is not None:
         try:
-            tables = _tables(former, revision, split, configs)
+            tables = _tables(former, revision, split, configs, key)
         except UserError:
             pass  # the reason at the new place is the one to tell
         else:
             log.warning("%s; taken under its former name %s", cause, former)
             return tables
+    if Path(hub_id).is_dir():
+        raise cause
     folder = f"data/{hub_id.rpartition('/')[2]}"
     raise UserError(
         f"{cause}{f', nor as {former}' if former else ''}; check the network, or fetch it elsewhere with "
@@ -55,10 +66,10 @@ def hub_tables(
     ) from cause
 
 
-def _tables(hub_id: str, revision: str | None, split: str, configs: Sequence[str | None]) -> list[Table]:
-    return [
-        load_table(hub_id, split, key="bench.hub_id", config=config, revision=revision) for config in configs
-    ]
+def _tables(
+    hub_id: str, revision: str | None, split: str, configs: Sequence[str | None], key: str
+) -> list[Table]:
+    return [load_table(hub_id, split, key=key, config=config, revision=revision) for config in configs]
 
 
 def parquet_files(root: Path, *preferred: str | tuple[str, ...]) -> list[Path]:

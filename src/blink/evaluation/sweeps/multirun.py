@@ -6,15 +6,13 @@ Hydra's callback and sweeper, in `hydra_plugins/blink_sweeps.py`, call what is h
 import json
 import logging
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
 import hydra
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException
 from omegaconf import DictConfig
 
 from blink.evaluation.checks import check_values, outlined
@@ -27,17 +25,16 @@ from blink.evaluation.sweeps.dashboard import log_sweep
 from blink.evaluation.sweeps.experiments import Experiment, Line, Names, lines_of, names, read_experiment
 from blink.runs.boards.board import Board
 from blink.runs.boards.marks import already_logged, note_logged
-from blink.runs.command import end, made, one_line_errors, plain
+from blink.runs.command import before_jobs, made, one_line_errors, plain
 from blink.runs.files import short_digest
 from blink.runs.inputs.preset_file import with_preset
-from blink.runs.settings import check_settings
+from blink.runs.settings import check_settings, composed_job, jobs_are_known, jobs_of, searched_by
 from blink.runs.values import UserError
 
 log = logging.getLogger(__name__)
 
 _EXPERIMENT, _BENCH = "experiment", "bench"
 _BY_BOX = "selector=box"
-_SWEEPERS = ("BasicSweeper", "RowSweeper")
 _CHECKING_LAUNCHERS = ("OnePassLauncher", "RemoteLauncher")
 
 
@@ -60,24 +57,14 @@ class Sweep(NamedTuple):
 
 
 def check_jobs(config: DictConfig) -> None:
-    """Check the settings of every job, where these are known and the launcher does not check all of them itself.
-
-    Hydra would turn what a callback raises into a warning and start the first job.
-    """
-    if not _jobs_are_known(config):
+    """Check the settings of every job, where these are known and the launcher does not check all of them itself."""
+    if not jobs_are_known(config):
         return
-    try:
-        with one_line_errors():
-            planned = sweep_of(tuple(config.hydra.overrides.task), searched_by(config))
-            for overrides in [] if _checked_by_launcher(config) else planned.jobs:
-                composed = hydra.compose("eval", [*searched_by(config), *overrides])
-                check_settings("eval", composed)
-                make_plan(with_preset(composed, overrides), overrides)
-    except HydraException as error:
-        end(f"error: {error}")
-    except Exception:
-        log.exception("the sweep's settings could not be checked; no job was started")
-        sys.exit(1)
+    with before_jobs():
+        planned = sweep_of(tuple(config.hydra.overrides.task), searched_by(config))
+        for overrides in [] if _checked_by_launcher(config) else planned.jobs:
+            composed = composed_job("eval", config, overrides)
+            make_plan(with_preset(composed, overrides), overrides)
     if planned.left_out:
         log.info("your overrides make these rows the same as others: %s", "; ".join(planned.left_out))
     if planned.boxless:
@@ -92,7 +79,7 @@ def report_sweep(config: DictConfig) -> None:
     try:
         with one_line_errors():
             task = tuple(config.hydra.overrides.task)
-            planned = sweep_of(task, searched_by(config)) if _jobs_are_known(config) else Sweep([])
+            planned = sweep_of(task, searched_by(config)) if jobs_are_known(config) else Sweep([])
             if planned.experiment is None:
                 sweep.report(folder, screen())
             else:
@@ -106,11 +93,6 @@ def report_sweep(config: DictConfig) -> None:
         log.warning(
             "the dashboard of the sweep fails: %s: %s", type(error).__name__, " ".join(str(error).split())
         )
-
-
-def searched_by(config: DictConfig) -> tuple[str, ...]:
-    """The overrides that name folders of configs beside ours, which Hydra keeps apart from the others."""
-    return tuple(text for text in config.hydra.overrides.hydra if text.startswith("hydra.searchpath="))
 
 
 @lru_cache(maxsize=2)
@@ -173,25 +155,6 @@ def _names(config: DictConfig) -> Names:
     if family in LAYER_STUDIES:
         return names(family)
     return names(family, outlined(config.model.path, revision=config.model.revision).num_layers)
-
-
-def jobs_of(overrides: Sequence[str]) -> Iterator[list[str]]:
-    """List the overrides of each job of a plain multirun: the product of the swept values; of one key the last counts."""
-    choices = {
-        override.get_key_element(): [
-            f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()
-        ]
-        if override.is_sweep_override()
-        else [override.input_line]
-        for override in OverridesParser.create().parse_overrides(list(overrides))
-    }
-    return (list(job) for job in product(*choices.values()))
-
-
-def _jobs_are_known(config: DictConfig) -> bool:
-    """Whether the overrides alone say which jobs there will be; sweepers that search choose them as they go."""
-    target: str = config.hydra.sweeper._target_
-    return target.endswith(_SWEEPERS)
 
 
 def _log(config: DictConfig, folder: Path) -> None:

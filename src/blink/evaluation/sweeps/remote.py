@@ -8,7 +8,6 @@ the command given again answers the rest.
 
 import logging
 import os
-import shutil
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -24,7 +23,15 @@ from blink.evaluation.answerers import load_answerer
 from blink.evaluation.plan import make_plan
 from blink.evaluation.predict import Task, predict
 from blink.evaluation.questions import samples_digest
-from blink.evaluation.rows import PREDICTIONS, Timing, add_timing, pictures, read_timing, readable_rows
+from blink.evaluation.rows import (
+    PREDICTIONS,
+    SHARES,
+    drop_shares,
+    pictures,
+    read_timing,
+    readable_rows,
+    write_timing,
+)
 from blink.evaluation.shares import Settings, sharing
 from blink.evaluation.sweeps.one_pass import Pass, of_the_job
 from blink.runs.command import plain
@@ -34,9 +41,6 @@ from blink.runs.lock import lock_scope
 from blink.runs.values import UserError
 
 log = logging.getLogger(__name__)
-
-SHARES = "shares"
-"""Folder in a run's folder, while jobs elsewhere answer shares of it."""
 
 
 class Share(NamedTuple):
@@ -199,12 +203,11 @@ def merge(samples: Sequence[Sample], task: Task, shares: Sequence[Share]) -> Non
         new.append(found[sample.id])
     if len(task.rows) + len(new) < len(samples):
         return  # the shares go on where they are
+    # beside the shares before the rows, so that a kill in between neither loses it nor adds it twice
+    write_timing(task.folder / SHARES, [read_timing(folder) for folder in (task.folder, *folders)])
     append_text(task.folder / PREDICTIONS, json_lines(new))
     task.rows.extend(new)
-    timings = [read_timing(folder) for folder in folders]
-    answered, seconds = (sum(values) for values in zip(*timings, strict=True))
-    add_timing(task.folder, Timing(int(answered), seconds))
-    shutil.rmtree(task.folder / SHARES)
+    drop_shares(task.folder)
 
 
 def _answered(samples: Sequence[Sample], run: str, share: Share) -> list[Row]:

@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from blink.bench import BENCHMARKS, JUDGED, Benchmark, Sample
 from blink.evaluation.checks import (
-    check_taken,
+    check_questions,
     check_values,
     fingerprints,
     modules_folder,
@@ -32,6 +32,7 @@ from blink.inference.run import Run
 from blink.model.backbone import Backbone
 from blink.model.processors import picture_options
 from blink.model.prompts import Template
+from blink.model.token_sr import check_patches
 from blink.model.token_sr_files import check_token_sr, token_sr_config
 from blink.model.token_sr_source import SHIPPED
 from blink.runs.command import CONF_DIR, plain
@@ -39,6 +40,8 @@ from blink.runs.overrides import reject_added_keys
 from blink.runs.values import UserError, choice, number, optional, text, whole_number, whole_numbers
 
 VALIDATION, TEST = "validation", "test"
+
+_MOST_TRIALS = 1_000_000
 
 
 class Asked(NamedTuple):
@@ -98,7 +101,9 @@ def make_plan(config: DictConfig, overrides: Sequence[str]) -> Plan:
         raise UserError(
             f"bench={judged[0]}: its answers need a judge; a search needs answers that are right or wrong"
         )
-    counts = {key: whole_number(key, settings[key]) for key in ("trials", "batch", "finalists")}
+    counts = {
+        key: whole_number(key, settings[key], most=_MOST_TRIALS) for key in ("trials", "batch", "finalists")
+    }
     seed = whole_number("seed", settings["seed"], least=None)
     for each in composed:
         check_values(plain(each))
@@ -180,8 +185,7 @@ def _questions(config: DictConfig, settings: Mapping[str, Any], limit: int | Non
         if "split" in config.bench:
             config.bench.split = read
     questions = questions_of(config, limit)
-    longest = {"bench.max_new_tokens": questions.benchmark.max_new_tokens}
-    check_taken(config.model, questions.samples, questions.sizes, longest)
+    check_questions(config.model, questions)
     search, held_out = halves(questions.samples)
     if not held_out:
         raise UserError(
@@ -263,7 +267,13 @@ def _space(settings: Mapping[str, Any], backbone: Backbone) -> tuple[Space, str 
     token_sr: str | None = None
     modules: tuple[int, ...] = ()
     if "blink" in methods:
-        token_sr = modules_folder(settings["token_sr"], path, layers)
+        token_sr = modules_folder(
+            settings["token_sr"],
+            path,
+            layers,
+            needed_by="space.method=blink",
+            otherwise=", or leave blink out of space.method",
+        )
         modules = tuple(layer for layer in token_sr_config(token_sr).layers if layer in layers)
         if not modules:
             raise UserError(
@@ -278,6 +288,10 @@ def _space(settings: Mapping[str, Any], backbone: Backbone) -> tuple[Space, str 
         choice("space.positions", name, POSITIONS)
     if not patches or not positions:
         raise UserError("space.patches and space.positions: name one value at least of each")
+    for each in patches:
+        whole_number("space.patches", each, 2)
+        if backbone.grid is not None:  # else it is each picture's
+            check_patches(each, backbone.grid, "space.")
     for method in methods:
         for each in patches:
             Run(Policy(layers, patches=each, **extra(method))).resolve(backbone)

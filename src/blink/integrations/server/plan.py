@@ -8,7 +8,7 @@ from typing import NamedTuple
 from omegaconf import DictConfig
 
 from blink.analysis.explain.plan import asked_of
-from blink.evaluation.checks import check_context
+from blink.evaluation.checks import check_context, context_length
 from blink.evaluation.plan import Checkpoint
 from blink.inference.run import Run
 from blink.model.prompts import Template
@@ -29,7 +29,7 @@ class Limits(NamedTuple):
         seconds: how long a request may wait and be answered.
         megabytes: of a request's body.
         megapixels: of a picture.
-        new_tokens: of an answer, whatever a request asks for.
+        new_tokens: of an answer, whatever a request asks for; none more than the backbone's context.
     """
 
     queue: int
@@ -93,6 +93,7 @@ def make_plan(config: DictConfig, overrides: Sequence[str]) -> Serving:
     key = _key(optional(text, "key_variable", settings["key_variable"]))
     asked = asked_of(config, settings, overrides)
     check_context(asked.backbone, {"max_new_tokens": longest})
+    checked = checked._replace(new_tokens=min(checked.new_tokens, context_length(asked.backbone)))
     if asked.policy is not None and asked.policy.selector == "box":
         raise UserError("selector=box goes by boxes, which requests have not; choose saliency or random")
     path = settings["model"]["path"]

@@ -20,11 +20,18 @@ from blink.training.parts.modules import (
     training_module,
     weight_shapes,
 )
-from blink.training.parts.trainer import check_length, ending_children, make_trainer, settings_refused_late
+from blink.training.parts.trainer import (
+    check,
+    check_length,
+    ending_children,
+    make_trainer,
+    settings_refused_late,
+)
 
 __all__ = [
     "LeftOut",
     "ask",
+    "check",
     "check_length",
     "check_memory",
     "ending_children",

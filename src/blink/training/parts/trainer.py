@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from lightning import Callback, Trainer
@@ -15,10 +15,15 @@ from lightning.pytorch.callbacks import EarlyStopping, RichProgressBar
 from lightning.pytorch.strategies import DeepSpeedStrategy
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
+from blink.model.backbone import Backbone
+from blink.model.token_sr import Design
 from blink.runs.command import made
 from blink.runs.values import UserError, number, whole_number
 from blink.training.checkpoints import CHECKPOINTS, CheckpointFiles, Checkpoints
+from blink.training.images import Images
 from blink.training.order import batches_per_step, steps_per_epoch
+from blink.training.parts.images import open_images
+from blink.training.parts.modules import check_memory, load_references, outlined_backbone
 from blink.training.plan import Plan
 
 _NOT_MEASURED = "Early stopping conditioned on metric"
@@ -70,6 +75,30 @@ def make_trainer(plan: Plan, folder: Path) -> Trainer:
     )
     trainer.strategy.checkpoint_io = CheckpointFiles()
     return trainer
+
+
+class Checked(NamedTuple):
+    """What a plan was checked by: the backbone without weights, the trainer, where images come from, modules measured beside."""
+
+    outlined: Backbone
+    trainer: Trainer
+    images: Images | None
+    references: dict[int, Design]
+
+
+def check(plan: Plan, folder: Path) -> Checked:
+    """Check a plan against backbone, machine and images, as far as it goes without reading pictures or the backbone's weights.
+
+    Args:
+        folder: of the run; not made here.
+
+    Raises:
+        UserError: something does not fit.
+    """
+    outlined = outlined_backbone(plan)
+    trainer = make_trainer(plan, folder)
+    check_memory(plan, outlined, trainer)
+    return Checked(outlined, trainer, open_images(plan), load_references(plan, outlined.hidden_size))
 
 
 @contextmanager
