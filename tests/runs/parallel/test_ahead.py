@@ -1,16 +1,20 @@
 """Items made ready by worker processes."""
 
+import errno
 import os
 import signal
 import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import pytest
 import torch
+from torch.utils.data import Dataset
 
-from blink.runs.parallel.ahead import AHEAD, Ahead, ProcessError, default_workers
+from blink.runs.command import one_line_errors
+from blink.runs.parallel.ahead import AHEAD, Ahead, ProcessError, ShieldedLoader, default_workers
 from blink.runs.values import UserError
 
 
@@ -49,6 +53,63 @@ def test_tensors_need_no_shared_memory(file_size_limit: Callable[[int], None]) -
     file_size_limit(1000)
     made = list(Ahead(range(3), lambda item: torch.full((100_000,), item), workers=1))
     assert [int(tensor[-1]) for tensor in made] == [0, 1, 2]
+
+
+class Batches(Dataset[Any]):
+    """Nested tensors, some of them on one storage, and what is none; and which process has made them."""
+
+    def __len__(self) -> int:
+        return 6
+
+    def __getitem__(self, number: int) -> Any:
+        whole = torch.full((2, 50_000), number)
+        return Batch({"whole": whole, "rows": [whole[0], whole[1]]}, f"number {number}", os.getpid())
+
+
+class Batch(NamedTuple):
+    """Of `Batches`."""
+
+    tensors: dict[str, Any]
+    name: str
+    pid: int
+
+
+@pytest.mark.parametrize("room", [None, 1000, 500_000])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_batches_are_the_same_however_they_come(
+    workers: int, room: int | None, file_size_limit: Callable[[int], None]
+) -> None:
+    """Catches training that dies, or waits for ever, where shared memory is full or becomes so; and tensors that change."""
+    if room is not None:
+        file_size_limit(room)
+    loader = ShieldedLoader(Batches(), batch_size=None, collate_fn=_same, num_workers=workers)
+    for _ in range(2):
+        found = list(loader)
+        assert [batch.name for batch in found] == [f"number {number}" for number in range(6)]
+        assert ({batch.pid for batch in found} == {os.getpid()}) == (workers == 0)
+        for number, batch in enumerate(found):
+            assert torch.equal(batch.tensors["whole"], torch.full((2, 50_000), number))
+            assert [int(row[-1]) for row in batch.tensors["rows"]] == [number, number]
+            assert batch.tensors["whole"].is_shared() == (workers > 0 and room is None)
+
+
+def _same(batch: Any) -> Any:
+    return batch
+
+
+def test_no_room_for_a_queue_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Catches a traceback of multiprocessing's where shared memory has no room even for its locks."""
+
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("multiprocessing.synchronize.SemLock.__init__", full)
+    with pytest.raises(SystemExit) as ended, one_line_errors():
+        list(ShieldedLoader(Batches(), batch_size=None, num_workers=1))
+    assert ended.value.code == 1
+    assert "/dev/shm" in capsys.readouterr().err
 
 
 def test_a_process_without_a_core_to_spare_reads_for_itself() -> None:
