@@ -153,7 +153,7 @@ def test_parquet_of_the_hub(tmp_path: Path) -> None:
     check(ScienceQA(prompt="lmms_eval").from_folder(tmp_path), ["hub/0", "hub/1", "hub/2"])
     [sample] = ScienceQA(split="validation").from_folder(tmp_path)
     assert (sample.id, sample.split) == ("hub/0", "validation")
-    with pytest.raises(UserError, match=r"bench.split=train: .* no parquet file whose name begins with that"):
+    with pytest.raises(UserError, match=r"the split train: .* no parquet file whose name begins with that"):
         ScienceQA(split="train").from_folder(tmp_path)
 
 
