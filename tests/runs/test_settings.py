@@ -119,4 +119,4 @@ def test_no_job_begins_before_all_are_checked(
     with pytest.raises(SystemExit, match=f"^error: .*{message}") as ended:
         importlib.import_module(f"blink.{command}").main()
     assert ended.value.code == 2
-    assert not Path("outputs", command).exists()
+    assert not Path("outputs").exists()
