@@ -1,5 +1,6 @@
 """Judges from their config groups, and what a config can get wrong."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,17 @@ def test_endpoint_without_a_key(monkeypatch: pytest.MonkeyPatch) -> None:
     made = make_judge(settings("endpoint", key_variable=None, base_url="http://localhost:1/v1", cache=None))
     assert isinstance(made, EndpointJudge)
     assert (made.endpoint.key, made.cache, made.name) == (None, None, "gpt-4-0613@localhost:1")
+
+
+def test_only_the_endpoint_needs_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Would catch a missing package that is found when all questions are answered, and one that other judges ask for."""
+    monkeypatch.setitem(sys.modules, "openai", None)
+    grades = tmp_path / "grades.json"
+    grades.write_text("{}", encoding="utf-8")
+    assert make_judge(settings("local")) == LocalJudge()
+    assert make_judge(settings("grades", file=str(grades))) == StoredGrades(grades)
+    with pytest.raises(ValueError, match=r"judge=endpoint needs openai: pip install 'blink-mllm\[judge\]'"):
+        make_judge(settings("endpoint", key_variable=None))
 
 
 def test_key_with_strange_characters_is_refused_unseen(monkeypatch: pytest.MonkeyPatch) -> None:
