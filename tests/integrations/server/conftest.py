@@ -1,4 +1,9 @@
-"""A server for the tests of this room."""
+"""A server for the tests of this room.
+
+Files of the room that are tested where they are used:
+
+    jobs.py      test_answering.py
+"""
 
 from collections.abc import Iterator
 

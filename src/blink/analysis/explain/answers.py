@@ -1,10 +1,11 @@
-"""One question answered twice, usually without Blink and with it, with every layer's attention, events and cost.
+"""One question answered in two or more ways, usually without Blink and with it, with every layer's attention, events and cost.
 
-Both answers are greedy and taken alone, as `attach` and `generate` give them.
+All answers are greedy and taken alone, as `attach` and `generate` give them.
 
 Axes: V = H x W visual tokens of the (base) picture.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -15,7 +16,7 @@ from blink.analysis.record import LayerRecord, record
 from blink.bench import Sample
 from blink.evaluation.answerers import seen_or_none, too_narrow
 from blink.evaluation.cost import Meter
-from blink.inference.engine import Engine
+from blink.inference.engine import Answer, Engine
 from blink.inference.given import Given, checked_boxes
 from blink.inference.policy import Event, Policy
 from blink.inference.run import Run
@@ -27,7 +28,7 @@ from blink.model.views import ViewMaker
 
 
 class Side(NamedTuple):
-    """One of the two ways to answer.
+    """One of the ways to answer.
 
     Attributes:
         name: what to call it.
@@ -51,6 +52,7 @@ class Answered(NamedTuple):
         layers: one record per decoder layer.
         prompt_tokens: length of the prompt, visual tokens included.
         flops: of picture, prompt and answer, taken alone; None if they are not counted.
+        seconds: that the answer took; None if nobody measured.
     """
 
     side: Side
@@ -60,6 +62,7 @@ class Answered(NamedTuple):
     layers: list[LayerRecord]
     prompt_tokens: int
     flops: int | None
+    seconds: float | None = None
 
     @property
     def token_layers(self) -> int:
@@ -69,7 +72,7 @@ class Answered(NamedTuple):
 
 @dataclass(frozen=True)
 class Explanation:
-    """One question and its two answers.
+    """One question and its answers.
 
     Attributes:
         sample: the question.
@@ -79,7 +82,7 @@ class Explanation:
         box: of what the question is about, in pixels of `picture`; None if unknown.
         patches: p of the p x p regions, of each answer.
         right: the region that holds most of the box, of each answer; None if unknown or not seen.
-        answers: the first and the second.
+        answers: at least two.
         words: text of every token that is named.
     """
 
@@ -88,9 +91,9 @@ class Explanation:
     grid: tuple[int, int]
     picture: Image.Image
     box: Box | None
-    patches: tuple[int, int]
-    right: tuple[int | None, int | None]
-    answers: tuple[Answered, Answered]
+    patches: tuple[int, ...]
+    right: tuple[int | None, ...]
+    answers: tuple[Answered, ...]
     words: dict[int, str]
 
 
@@ -100,13 +103,13 @@ class Explainer:
     Args:
         backbone: model and processor.
         template: how a question becomes the prompt.
-        sides: the two ways to answer.
+        sides: the ways to answer, at least two.
 
     Raises:
         ValueError: policy and modules of a side do not fit the backbone.
     """
 
-    def __init__(self, backbone: Backbone, template: Template, sides: tuple[Side, Side]) -> None:
+    def __init__(self, backbone: Backbone, template: Template, sides: Sequence[Side]) -> None:
         self._template = template
         self._backbone = backbone
         self._shapes = PictureShapes(backbone)
@@ -116,13 +119,19 @@ class Explainer:
         self._runs = [side.run.resolve(backbone).placed(backbone) for side in sides]
         self._meters = [Meter(backbone, run.policy, run.modules or None, self._shapes) for run in self._runs]
 
-    def __call__(self, sample: Sample) -> Explanation:
-        """Answer one question both ways, and record every layer of its prompt.
+    def __call__(
+        self, sample: Sample, known: Sequence[Answer] | None = None, seconds: Sequence[float | None] = ()
+    ) -> Explanation:
+        """Answer one question in all ways, and record every layer of its prompt.
 
         A side whose regions the picture is too narrow for answers without Blink, as in an evaluation.
 
+        Args:
+            known: the answers, one for each side, where they are known already; None: they are given here.
+            seconds: that each of the known ones took.
+
         Raises:
-            ValueError: that holds for both sides.
+            ValueError: that holds for all sides.
         """
         image, prompt = sample.load_image(), self._template.prompt(sample.question)
         grid = self._shapes(image.size).grid
@@ -131,20 +140,21 @@ class Explainer:
             if too_narrow(run.policy, grid):
                 runs[number] = Run()
                 sides[number] = sides[number]._replace(run=Run())
-        scans = _scans(*(run.policy for run in runs))
+        scans = _scans([run.policy for run in runs])
         check_patches(max(scan.patches for scan in scans), grid, f"the picture of {sample.id}: ")
         box = seen_or_none(box_of(sample), self._views.window(image.size))
         given = Given(pictures=[image], boxes=checked_boxes([box]))
-        answers = [
+        answers = known or [
             self._engine.answer_alone(image, prompt, run, max_new_tokens=side.max_new_tokens, box=box)
             for side, run in zip(sides, runs, strict=True)
         ]
+        took = [*seconds, *(None for _ in sides[len(seconds) :])]
         inputs = prompt_inputs(self._backbone, [image], [prompt])
         firsts = list(dict.fromkeys(answer.ids[0] for answer in answers))
-        both = []
+        explained = []
         for number, answer in enumerate(answers):
             layers = record(self._backbone, inputs, runs[number], scans[number], firsts, given)
-            both.append(
+            explained.append(
                 Answered(
                     sides[number],
                     list(answer.ids),
@@ -153,11 +163,12 @@ class Explainer:
                     layers,
                     int(inputs["input_ids"].shape[1]),
                     self._meters[number](image.size, prompt, answer.events, len(answer.ids)),
+                    took[number],
                 )
             )
-        patches = (scans[0].patches, scans[1].patches)
+        patches = tuple(scan.patches for scan in scans)
         shown = [as_seen(sample, self._views, p) for p in patches]
-        named = {word.token for one in both for layer in one.layers for word in (*layer.words, layer.top)}
+        named = {word.token for one in explained for layer in one.layers for word in (*layer.words, layer.top)}
         return Explanation(
             sample=sample,
             backbone=self._backbone.name,
@@ -165,8 +176,8 @@ class Explainer:
             picture=shown[0].picture,
             box=shown[0].box,
             patches=patches,
-            right=(shown[0].right, shown[1].right),
-            answers=(both[0], both[1]),
+            right=tuple(one.right for one in shown),
+            answers=tuple(explained),
             words={token: self._word(token) for token in sorted(named)},
         )
 
@@ -176,6 +187,7 @@ class Explainer:
         return text or str(self._backbone.processor.tokenizer.convert_ids_to_tokens(token))
 
 
-def _scans(first: Policy | None, second: Policy | None) -> tuple[Policy, Policy]:
-    """Whose saliency and regions are shown on each side: its own policy's, else the other's."""
-    return first or second or Policy.never(), second or first or Policy.never()
+def _scans(policies: Sequence[Policy | None]) -> list[Policy]:
+    """Whose saliency and regions are shown on each side: its own policy's, else the last other's."""
+    others = next((policy for policy in reversed(policies) if policy is not None), Policy.never())
+    return [policy or others for policy in policies]

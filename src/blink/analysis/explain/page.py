@@ -32,24 +32,24 @@ class Links:
 
 
 class _Cost(NamedTuple):
-    """A row of the table of costs: a cell for each answer, and the second over the first."""
+    """A row of the table of costs: a cell for each answer, and the ratio of each but the first to the first."""
 
     name: str
     cells: list[str]
-    ratio: str
+    ratios: list[str]
 
 
 def page(
     explained: Explanation,
     *,
-    correct: Sequence[bool | None] = (None, None),
+    correct: Sequence[bool | None] | None = None,
     links: Links | None = None,
     warnings: Sequence[str] = (),
 ) -> str:
     """Return the page of one explanation.
 
     Args:
-        correct: whether each answer is right, None where nobody knows.
+        correct: whether each answer is right, None where nobody knows, or for all.
         links: of a page among others; None for one that stands alone.
         warnings: said above the pictures.
     """
@@ -65,7 +65,7 @@ def page(
     )
 
 
-def page_data(explained: Explanation, correct: Sequence[bool | None] = (None, None)) -> dict[str, Any]:
+def page_data(explained: Explanation, correct: Sequence[bool | None] | None = None) -> dict[str, Any]:
     """Return all numbers of an explanation as JSON values: what its page shows, and what others may read.
 
     Regions are row-major, and `cuts` says where their rows and columns end, in fractions; saliency and attention are row-major over the grid; the box is left, top, width and height
@@ -86,7 +86,7 @@ def page_data(explained: Explanation, correct: Sequence[bool | None] = (None, No
         "watched": [explained.words[token] for token in watched],
         "answers": [
             _answer(explained, number, mark)
-            for number, mark in zip(range(len(explained.answers)), correct, strict=True)
+            for number, mark in enumerate([None for _ in explained.answers] if correct is None else correct)
         ],
     }
 
@@ -127,6 +127,7 @@ def _answer(explained: Explanation, number: int, correct: bool | None) -> dict[s
         "prompt_tokens": answer.prompt_tokens,
         "token_layers": answer.token_layers,
         "flops": answer.flops,
+        "seconds": answer.seconds,
         "patches": explained.patches[number],
         "cuts": [_cuts(cells, explained.patches[number]) for cells in explained.grid],
         "right": explained.right[number],
@@ -192,20 +193,23 @@ def _settings(answer: Answered) -> str:
     return ", ".join(parts)
 
 
-def _costs(answers: tuple[Answered, Answered]) -> list[_Cost]:
-    rows: tuple[tuple[str, list[int | None], Callable[[Any], str]], ...] = (
+def _costs(answers: Sequence[Answered]) -> list[_Cost]:
+    rows: tuple[tuple[str, list[int | None] | list[float | None], Callable[[Any], str]], ...] = (
         ("prompt tokens", [answer.prompt_tokens for answer in answers], "{:,}".format),
         ("prompt tokens, summed over layers", [answer.token_layers for answer in answers], "{:,}".format),
         ("answer tokens", [len(answer.ids) for answer in answers], "{:,}".format),
         ("FLOPs", [answer.flops for answer in answers], flops_in_words),
+        ("seconds", [answer.seconds for answer in answers], "{:.2f}".format),
     )
     return [
-        _Cost(name, [in_words(value) for value in values], _ratio(*values)) for name, values, in_words in rows
+        _Cost(name, [in_words(value) for value in values], [_ratio(values[0], value) for value in values[1:]])
+        for name, values, in_words in rows
+        if name != "seconds" or None not in values
     ]
 
 
-def _ratio(first: int | None, second: int | None) -> str:
-    return "" if first is None or second is None else f"{second / first:.3f}"
+def _ratio(first: float | None, other: float | None) -> str:
+    return "" if not first or other is None else f"{other / first:.3f}"
 
 
 def _fractions(explained: Explanation) -> list[float] | None:

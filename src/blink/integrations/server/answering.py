@@ -21,46 +21,13 @@ from blink.inference.engine import Answer, Ask, Engine
 from blink.inference.engine.decoding import FiniteLogits, closing_ids
 from blink.inference.run import Run
 from blink.integrations.alone import attached, cut, prompt_tokens
+from blink.integrations.server.jobs import Errand, Job
 from blink.integrations.server.protocol import Question, RequestError, Told
 from blink.model.backbone import Backbone
 from blink.model.image_inputs import PictureShapes, prompt_inputs
 from blink.runs.values import UserError
 
 log = logging.getLogger(__name__)
-
-
-class Job:
-    """A request under way.
-
-    Args:
-        deadline: of `time.monotonic`; behind it nobody waits any more.
-        on_piece: is called, in the model's thread, with each piece of text of a stream.
-        on_end: is called there, once, with the whole answer or with why there is none.
-
-    Attributes:
-        given_up: set where the client is gone.
-    """
-
-    def __init__(
-        self,
-        question: Question,
-        deadline: float,
-        on_piece: Callable[[str], None],
-        on_end: Callable[[Told | Exception], None],
-    ) -> None:
-        self.question, self.deadline = question, deadline
-        self.on_piece, self.on_end = on_piece, on_end
-        self.given_up = threading.Event()
-
-    @property
-    def wanted(self) -> bool:
-        """Whether somebody still waits for the answer."""
-        return not self.given_up.is_set() and time.monotonic() < self.deadline
-
-    @property
-    def alone(self) -> bool:
-        """Whether it cannot share an engine call."""
-        return self.question.image is None or self.question.stream or self.question.sampling is not None
 
 
 class Answering:
@@ -81,7 +48,7 @@ class Answering:
         self._shapes = PictureShapes(backbone)
         self._closing = closing_ids(backbone.model.generation_config)
         self._most = most
-        self._waiting: deque[Job] = deque()
+        self._waiting: deque[Job | Errand[Any]] = deque()
         self._changed = threading.Condition()
         self._ending = False
         self._thread = threading.Thread(target=self._work, name="blink-answering", daemon=True)
@@ -92,7 +59,7 @@ class Answering:
         """How many requests wait for their turn."""
         return len(self._waiting)
 
-    def submit(self, job: Job) -> None:
+    def submit(self, job: Job | Errand[Any]) -> None:
         """Put a request behind the others.
 
         Raises:
@@ -116,15 +83,18 @@ class Answering:
     def _work(self) -> None:
         while jobs := self._next():
             try:
-                if jobs[0].alone:
-                    self._generate(jobs[0])
-                else:
-                    self._share(jobs)
+                match jobs:
+                    case [Errand() as errand]:
+                        errand.run()
+                    case [Job(alone=True) as job]:
+                        self._generate(job)
+                    case _:
+                        self._share([job for job in jobs if isinstance(job, Job)])
             except Exception as error:
                 for job in jobs:
                     job.on_end(error)
 
-    def _next(self) -> list[Job]:
+    def _next(self) -> Sequence[Job | Errand[Any]]:
         """The first request that is still wanted, and those that can share its engine call; none once all is over."""
         with self._changed:
             while True:
@@ -135,11 +105,13 @@ class Answering:
             if not self._waiting:
                 return []
             first = self._waiting.popleft()
-            if first.alone:
+            if isinstance(first, Errand) or first.alone:
                 return [first]
             longest = first.question.max_new_tokens
             others = [
-                job for job in self._waiting if not job.alone and job.question.max_new_tokens == longest
+                job
+                for job in self._waiting
+                if isinstance(job, Job) and not job.alone and job.question.max_new_tokens == longest
             ]
             self._waiting = deque(job for job in self._waiting if job not in others)
             return [first, *others]
@@ -167,12 +139,13 @@ class Answering:
     def _ask(self, group: Sequence[Job]) -> Ask:
         first = group[0].question
         assert first.image is not None, "a request without a picture goes alone"
-        run, _ = self._run(first)
+        run, _ = self._run(group[0])
         return Ask(first.image, [job.question.prompt for job in group], [run])
 
-    def _run(self, question: Question) -> tuple[Run, str | None]:
-        """How a question is answered, and why without Blink, where its picture is too narrow for it."""
-        run = self._runs[question.model]
+    def _run(self, job: Job) -> tuple[Run, str | None]:
+        """How a request is answered, and why without Blink, where its picture is too narrow for it."""
+        question = job.question
+        run = self._runs[question.model] if job.run is None else job.run
         if question.image is None:
             return Run(), None if run.policy is None else "there is no picture"
         note = too_narrow(run.policy, self._shapes(question.image.size).grid)
@@ -188,9 +161,9 @@ class Answering:
                     text,
                     "stop" if closed else "length",
                     self._prompt_tokens(question),
-                    len(answer.ids),
+                    answer.ids,
                     answer.events,
-                    self._run(question)[1],
+                    self._run(job)[1],
                 )
             )
 
@@ -204,7 +177,8 @@ class Answering:
         """Answer one request by the stock `generate`, its text handed on as it grows."""
         question, backbone = job.question, self._backbone
         model, tokenizer = backbone.model, backbone.processor.tokenizer
-        run, note = self._run(question)
+        run, note = self._run(job)
+        start = time.monotonic()
         if question.image is None:
             inputs = tokenizer([question.prompt], return_tensors="pt").to(backbone.device)
         else:
@@ -238,7 +212,10 @@ class Answering:
         new: list[int] = ids_1S[0, inputs["input_ids"].shape[1] :].tolist()
         closed = streamer.ended or (bool(new) and new[-1] in self._closing)
         counted = self._prompt_tokens(question)
-        job.on_end(Told(streamer.text, "stop" if closed else "length", counted, len(new), events, note))
+        seconds = time.monotonic() - start
+        job.on_end(
+            Told(streamer.text, "stop" if closed else "length", counted, tuple(new), events, note, seconds)
+        )
 
 
 class _Stream(TextStreamer):

@@ -13,7 +13,8 @@ from fastapi import FastAPI, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
-from blink.integrations.server.answering import Answering, Job, explain
+from blink.integrations.server.answering import Answering, explain
+from blink.integrations.server.jobs import Job
 from blink.integrations.server.plan import Serving
 from blink.integrations.server.protocol import (
     Asking,

@@ -288,16 +288,24 @@ class Told(NamedTuple):
     Attributes:
         finished: "stop", or "length" where `max_new_tokens` cut it.
         prompt_tokens: visual tokens included.
+        ids: of the answer, the closing one included.
         events: of the prompt; none without Blink.
         note: why a model with Blink answered without it; None if it did not.
+        seconds: that the model took, without waiting; None where it answered several at once.
     """
 
     text: str
     finished: str
     prompt_tokens: int
-    new_tokens: int
+    ids: tuple[int, ...]
     events: tuple[Event, ...]
     note: str | None = None
+    seconds: float | None = None
+
+    @property
+    def new_tokens(self) -> int:
+        """How many tokens the answer has."""
+        return len(self.ids)
 
 
 def usage(told: Told) -> dict[str, int]:

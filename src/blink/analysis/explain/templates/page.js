@@ -1,7 +1,8 @@
 const data = JSON.parse(document.getElementById("data").textContent);
 const [H, W] = data.grid, L = data.answers[0].layers.length;
 const find = (id) => document.getElementById(id);
-const state = {layer: firstLayer(1), side: 1};
+const last = data.answers.length - 1;
+const state = {layer: firstLayer(last), side: last};
 
 function firstLayer(side) {
   const layers = data.answers[side].layers;
@@ -12,14 +13,15 @@ function firstLayer(side) {
 function readHash() {
   const wanted = new URLSearchParams(location.hash.slice(1));
   const side = Number(wanted.get("side") ?? state.side), layer = Number(wanted.get("layer") ?? state.layer);
-  if (side === 0 || side === 1) state.side = side;
+  if (Number.isInteger(side) && side >= 0 && side <= last) state.side = side;
   if (Number.isInteger(layer) && layer >= 0 && layer < L) state.layer = layer;
 }
 
 function go(change) {
   Object.assign(state, change);
   state.layer = Math.min(L - 1, Math.max(0, state.layer));
-  history.replaceState(null, "", `#layer=${state.layer}&side=${state.side}`);
+  if (location.protocol !== "about:")  // a page inside another has no address of its own
+    history.replaceState(null, "", `#layer=${state.layer}&side=${state.side}`);
   show();
 }
 
@@ -267,7 +269,7 @@ function drawWords() {
   frame(svg, height, [0, 0.5, 1], y, "Probability of the answers' first tokens, layer by layer");
   const labels = [];
   data.answers.forEach((answer, n) => data.watched.forEach((text, word) => {
-    const stroke = ["#1b1d21", "#0067a6"][word], picked = n === state.side;
+    const stroke = ["#1b1d21", "#0067a6", "#007a5a"][word % 3], picked = n === state.side;
     curve(svg, answer.layers.map((one) => [at(one.layer), y(one.words[word])]), stroke, picked ? "" : "5 4", picked ? 2 : 1.4);
     if (picked) labels.push({y: y(answer.layers[L - 1].words[word]), text: `“${text.length > 14 ? text.slice(0, 13) + "…" : text}”`, fill: stroke});
   }));
@@ -291,7 +293,7 @@ document.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey || event.target.matches("input, select, textarea")) return;
   if (event.key === "ArrowLeft") go({layer: state.layer - 1});
   else if (event.key === "ArrowRight") go({layer: state.layer + 1});
-  else if (event.key === "b") go({side: 1 - state.side});
+  else if (event.key === "b") go({side: (state.side + 1) % (last + 1)});
 });
 document.querySelectorAll("img[data-picture]").forEach((image) => { image.src = find("picture").src; });
 window.addEventListener("hashchange", () => { readHash(); show(); });
