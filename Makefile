@@ -14,6 +14,9 @@ OLDEST_TESTS ?= tests/model tests/inference tests/test_published.py tests/test_e
 # An environment with lmms-eval beside all else as in .venv: without its own dependencies, which would bring another torch.
 LMMS_VENV := $(VENV)/lmms-eval
 LMMS_EVAL := $(shell sed -n 's/.*"\(lmms-eval==[0-9.]*\)".*/\1/p' pyproject.toml)
+# An environment with gradio and the Pillow that it needs, and all else as in .venv.
+GRADIO_VENV := $(VENV)/demo
+GRADIO_TESTS := tests/integrations/demo tests/test_demo.py "tests/fuzz/test_keys.py::test_every_key_of_every_command"
 # The releases that were tested. CPU machines take the pinned CPU wheel of torch, too; with a GPU, pip takes the newest CUDA build.
 CONSTRAINTS ?= -c constraints.txt $(if $(shell command -v nvidia-smi),,-c constraints-cpu.txt)
 
@@ -23,7 +26,7 @@ RECIPE := images=2000 optimizer.learning_rate=0.002
 DEMO_RUN := outputs/train/images-2000+layer-$(DEMO_LAYERS)+optimizer.learning_rate-0.002+reference-tiny
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo docs test slow oldest trackio lmms crash fuzz check bench gpu rehearsal build clean
+.PHONY: help setup demo docs test slow oldest trackio lmms gradio crash fuzz check bench gpu rehearsal build clean
 
 help:  ## List the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  \1\t\2/' | expand -t 12
@@ -46,10 +49,15 @@ test: $(READY)  ## Run the tests but for the slow ones (about six and a half min
 slow: $(READY)  ## Run the others: killed commands, several processes, every key of every command (about seven and a half minutes)
 	$(PYTEST) -m "slow or crash"
 
-$(OLDEST_VENV)/.ready: $(READY)
-	$(BIN)/python -m venv --clear $(OLDEST_VENV)
+# An environment of its own that sees what .venv has: $(call beside,FOLDER).
+define beside
+	$(BIN)/python -m venv --clear $(1)
 	$(BIN)/python -c 'import sysconfig; print("import site; site.addsitedir(%r)" % sysconfig.get_path("purelib"))' \
-		> $$($(OLDEST_VENV)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/newest.pth
+		> $$($(1)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/newest.pth
+endef
+
+$(OLDEST_VENV)/.ready: $(READY)
+	$(call beside,$(OLDEST_VENV))
 	$(OLDEST_VENV)/bin/python -m pip install --quiet "transformers==$(OLDEST)"
 	@touch $@
 
@@ -57,9 +65,7 @@ oldest: $(OLDEST_VENV)/.ready  ## Run the tests that touch transformers with the
 	$(OLDEST_VENV)/bin/python -m pytest -n auto --maxprocesses 8 --dist worksteal $(OLDEST_TESTS)
 
 $(TRACKIO_VENV)/.ready: $(READY)
-	$(BIN)/python -m venv --clear $(TRACKIO_VENV)
-	$(BIN)/python -c 'import sysconfig; print("import site; site.addsitedir(%r)" % sysconfig.get_path("purelib"))' \
-		> $$($(TRACKIO_VENV)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/newest.pth
+	$(call beside,$(TRACKIO_VENV))
 	$(TRACKIO_VENV)/bin/python -m pip install --quiet trackio==0.43.0
 	@touch $@
 
@@ -67,15 +73,21 @@ trackio: $(TRACKIO_VENV)/.ready  ## Run the tests of logger=trackio, in an envir
 	$(TRACKIO_VENV)/bin/python -m pytest tests/runs/boards
 
 $(LMMS_VENV)/.ready: $(READY)
-	$(BIN)/python -m venv --clear $(LMMS_VENV)
-	$(BIN)/python -c 'import sysconfig; print("import site; site.addsitedir(%r)" % sysconfig.get_path("purelib"))' \
-		> $$($(LMMS_VENV)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/base.pth
+	$(call beside,$(LMMS_VENV))
 	$(LMMS_VENV)/bin/python -m pip install --quiet --no-deps "$(LMMS_EVAL)"
 	$(LMMS_VENV)/bin/python -m pip install --quiet loguru sacrebleu evaluate pytz tenacity pytablewriter "filelock<4"
 	@touch $@
 
 lmms: $(LMMS_VENV)/.ready  ## Run lmms-eval itself on a task of this disk, in an environment of its own
 	$(LMMS_VENV)/bin/python -m pytest tests/integrations/harness/test_model.py
+
+$(GRADIO_VENV)/.ready: $(READY) constraints-demo.txt
+	$(call beside,$(GRADIO_VENV))
+	$(GRADIO_VENV)/bin/python -m pip install --quiet -c constraints-demo.txt gradio playwright
+	@touch $@
+
+gradio: $(GRADIO_VENV)/.ready  ## Run the tests of the page, with the gradio of constraints-demo.txt (about three minutes)
+	$(GRADIO_VENV)/bin/python -m pytest -n auto --maxprocesses 8 --dist worksteal $(GRADIO_TESTS) -k "demo or not every_key"
 
 crash: $(READY)  ## Kill training, evaluation and multiruns N times each at random moments (N=50; SEED=1 for others)
 	$(BIN)/python -m pytest tests/crash --kills $(or $(N),50) --kill-seed $(or $(SEED),0)

@@ -11,9 +11,9 @@ import pytest
 
 from tests.processes import ROOT, python
 
-HEAVY = ("torch", "transformers", "lightning", "datasets", "matplotlib", "scipy", "wandb")
+HEAVY = ("torch", "transformers", "lightning", "datasets", "matplotlib", "scipy", "wandb", "gradio")
 
-COMMANDS = ("train", "eval", "analyze", "explain", "score", "compare", "tune", "push", "serve")
+COMMANDS = ("train", "eval", "analyze", "explain", "score", "compare", "tune", "push", "serve", "demo")
 
 GROUPS = {
     "train": ["callbacks", "data", "logger", "model", "objective", "trainer"],

@@ -24,7 +24,7 @@ ROOMS = (
 STRANGERS = {("training", "evaluation"), ("evaluation", "training")}
 """Rooms that do not know each other: what both need lies left of them."""
 
-COMMANDS = {"train", "eval", "analyze", "explain", "score", "compare", "tune", "push", "serve"}
+COMMANDS = {"train", "eval", "analyze", "explain", "score", "compare", "tune", "push", "serve", "demo"}
 
 
 def reading_order(room: Path) -> list[str]:

@@ -33,7 +33,7 @@ def main(config: DictConfig) -> None:
         except ModuleNotFoundError as error:
             raise UserError(f"{error.name} is missing: pip install 'blink-mllm[serve]'") from error
         from blink.analysis.explain.plan import with_preset_file
-        from blink.integrations.server.plan import listen, make_plan
+        from blink.integrations.server.plan import listen, make_plan, url_of
 
         serving = make_plan(with_preset_file(config, overrides), overrides)
         taken = listen(serving.host, serving.port)
@@ -45,13 +45,7 @@ def main(config: DictConfig) -> None:
         with one_line_errors():
             app = make_app(serving, backbone)
         log.info("%s", serving.line)
-        host, port = taken.getsockname()[:2]
-        log.info(
-            "serving %s on http://%s:%d/v1 (Ctrl-C ends it)",
-            " and ".join(serving.runs),
-            f"[{host}]" if ":" in host else host,
-            port,
-        )
+        log.info("serving %s on %s/v1 (Ctrl-C ends it)", " and ".join(serving.runs), url_of(taken))
         uvicorn.Server(uvicorn.Config(app, log_level="warning")).run(sockets=[taken])
 
 

@@ -7,6 +7,7 @@ import json
 import logging
 from collections.abc import Iterator
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,7 @@ COMMON = {
     "score": ("bench=pope", "predictions=rows.jsonl"),
     "push": ("token_sr=modules", "repo=me/modules", "dry_run=true"),
     "serve": ("port=0",),
+    **({"demo": ("port=0",)} if find_spec("gradio") else {}),
     "tune": ("scenes.images=2", "trials=1", "finalists=1", "space.layers=1", "space.method=interp"),
 }
 """Overrides with which each command begins heavy work, or has none to do."""

@@ -168,7 +168,9 @@ class Explainer:
             )
         patches = tuple(scan.patches for scan in scans)
         shown = [as_seen(sample, self._views, p) for p in patches]
-        named = {word.token for one in explained for layer in one.layers for word in (*layer.words, layer.top)}
+        named = {
+            word.token for one in explained for layer in one.layers for word in (*layer.words, layer.top)
+        }
         return Explanation(
             sample=sample,
             backbone=self._backbone.name,

@@ -194,7 +194,7 @@ def _settings(answer: Answered) -> str:
 
 
 def _costs(answers: Sequence[Answered]) -> list[_Cost]:
-    rows: tuple[tuple[str, list[int | None] | list[float | None], Callable[[Any], str]], ...] = (
+    rows: tuple[tuple[str, Sequence[float | None], Callable[[Any], str]], ...] = (
         ("prompt tokens", [answer.prompt_tokens for answer in answers], "{:,}".format),
         ("prompt tokens, summed over layers", [answer.token_layers for answer in answers], "{:,}".format),
         ("answer tokens", [len(answer.ids) for answer in answers], "{:,}".format),

@@ -91,8 +91,8 @@ class Answering:
                     case _:
                         self._share([job for job in jobs if isinstance(job, Job)])
             except Exception as error:
-                for job in jobs:
-                    job.on_end(error)
+                for each in jobs:
+                    each.on_end(error)
 
     def _next(self) -> Sequence[Job | Errand[Any]]:
         """The first request that is still wanted, and those that can share its engine call; none once all is over."""

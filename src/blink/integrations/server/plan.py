@@ -2,8 +2,8 @@
 
 import os
 import socket
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 from omegaconf import DictConfig
 
@@ -74,10 +74,7 @@ def make_plan(config: DictConfig, overrides: Sequence[str]) -> Serving:
         ValueError: something does not fit; says what, and what to do.
     """
     settings = plain(config)
-    host = text("host", settings["host"])
-    port = whole_number("port", settings["port"], 0)
-    if port > _MOST_PORTS:
-        raise UserError(f"port={port}: expected at most {_MOST_PORTS}; 0 is any that is free")
+    host, port = address(settings)
     limits = settings["limits"]
     checked = Limits(
         queue=whole_number("limits.queue", limits["queue"]),
@@ -104,6 +101,19 @@ def make_plan(config: DictConfig, overrides: Sequence[str]) -> Serving:
     )
 
 
+def address(settings: Mapping[str, Any]) -> tuple[str, int]:
+    """Check the keys `host` and `port`.
+
+    Raises:
+        UserError: they are no address.
+    """
+    host = text("host", settings["host"])
+    port = whole_number("port", settings["port"], 0)
+    if port > _MOST_PORTS:
+        raise UserError(f"port={port}: expected at most {_MOST_PORTS}; 0 is any that is free")
+    return host, port
+
+
 def listen(host: str, port: int) -> socket.socket:
     """Take the address before the weights are read, so that one that is taken costs no time.
 
@@ -123,6 +133,12 @@ def listen(host: str, port: int) -> socket.socket:
     except (OSError, UnicodeError) as error:
         raise UserError(f"host={host} port={port}: cannot listen there: {error}") from error
     return taken
+
+
+def url_of(taken: socket.socket) -> str:
+    """The address at which clients find a server that listens."""
+    host, port = taken.getsockname()[:2]
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 
 def _key(variable: str | None) -> str | None:

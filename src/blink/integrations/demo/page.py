@@ -1,0 +1,195 @@
+"""The page: its parts, and what happens when one of them is used.
+
+Gradio hands values on as browsers and programs send them; `asking.py` checks them.
+"""
+
+from collections.abc import Iterator, Sequence
+from html import escape
+from typing import Any
+
+import gradio as gr
+from gradio.components.base import Component
+
+from blink.inference.policy import POSITIONS, SALIENCIES
+from blink.integrations.demo.answering import BLINK, ENCODE, INTERP, VANILLA, Demonstrator
+from blink.integrations.demo.asking import Controls, Known, read
+from blink.integrations.demo.cards import cards, mistake, scan
+from blink.integrations.demo.plan import Shown
+from blink.integrations.demo.scenes import HARDEST, DrawnScene, draw
+from blink.runs.values import UserError
+
+FIRST_SCENE, FIRST_QUESTION = 49, 5
+"""Number of the scene that the page opens with, and of a question about it to which the tiny backbone's answers differ."""
+
+_WAYS = {
+    VANILLA: "by the backbone as it is",
+    INTERP: "by Blink with the hottest region interpolated",
+    BLINK: "by Blink with TokenSR",
+    ENCODE: "by Blink with the region encoded anew",
+}
+
+
+def make_page(shown: Shown, demonstrator: Demonstrator) -> gr.Blocks:
+    """The page, its controls set to the policy that is served."""
+    begin = Controls.of(shown.policy)
+    # uploads are deleted within the hour; no telemetry
+    with gr.Blocks(analytics_enabled=False, title=f"Blink: {shown.name}", delete_cache=(600, 3600)) as page:
+        gr.HTML(_heading(shown.name, [side.name for side in demonstrator.sides(shown.policy)]), padding=False)
+        known, asked = gr.State(Known()), gr.State(False)
+        with gr.Row():
+            with gr.Column(scale=1, min_width=260):
+                picture = _without_fetching(
+                    gr.Image(
+                        label="picture",
+                        format="png",
+                        sources=["upload", "clipboard"],
+                        height=260,
+                        elem_id="picture",
+                        buttons=[],
+                    )
+                )
+                with gr.Row():
+                    difficulty = gr.Dropdown(
+                        list(HARDEST), value="ordinary", label="scenes", container=False, min_width=110
+                    )
+                    drawing = gr.Button("Draw a scene", elem_id="draw", min_width=130)
+            with gr.Column(scale=2, min_width=300):
+                question = gr.Textbox(
+                    label="question",
+                    lines=2,
+                    placeholder="about the picture",
+                    elem_id="question",
+                    max_length=shown.limits.characters,
+                )
+                examples = gr.Dataset(
+                    components=[gr.Textbox(visible=False)],
+                    samples=[],
+                    label="questions about the scene",
+                    elem_id="examples",
+                )
+                asking = gr.Button("Ask", variant="primary", elem_id="ask")
+                wrong = gr.HTML(elem_id="wrong", padding=False)
+        answers = gr.HTML(elem_id="answers", padding=False)
+        with gr.Accordion("Where to scan, and when to act", open=True), gr.Row():
+            layers = gr.Textbox(
+                begin.layers,
+                label="layers",
+                info=f"of 0-{shown.layers - 1}: 10, 8-10 or 3,9; Enter runs",
+                elem_id="layers",
+                min_width=130,
+            )
+            tau_exp = gr.Slider(0, 1, begin.tau_exp, step=0.01, label="expand above", elem_id="tau_exp")
+            tau_drop = gr.Slider(0, 1, begin.tau_drop, step=0.01, label="drop below", elem_id="tau_drop")
+            patches = gr.Dropdown(
+                sorted({2, 3, 4, shown.policy.patches}),
+                value=begin.patches,
+                label="p of p × p regions",
+                min_width=110,
+            )
+            saliency = gr.Dropdown(list(SALIENCIES), value=begin.saliency, label="saliency", min_width=110)
+            positions = gr.Dropdown(list(POSITIONS), value=begin.positions, label="positions", min_width=110)
+        looked = gr.HTML(elem_id="scan", padding=False)
+
+        controls: list[Component] = [layers, tau_exp, tau_drop, patches, saliency, positions]
+
+        def drawn(hard: Any) -> list[Any]:
+            """Draw a scene: the picture, its questions, the first of them."""
+            try:
+                return _as_values(draw(None, hard))
+            except UserError as error:
+                return [*(gr.skip() for _ in range(4)), mistake(str(error))]
+
+        def opened(request: gr.Request) -> list[Any]:
+            """Open the page as its address says: ?scene=7&difficulty=hard&question=...; with a question, ask it."""
+            wanted = dict(request.query_params)
+            try:
+                scene = draw(_whole(wanted.get("scene", FIRST_SCENE)), wanted.get("difficulty", "ordinary"))
+                values = _as_values(scene)
+            except UserError as error:
+                values = [*(gr.skip() for _ in range(4)), mistake(str(error))]
+            else:
+                if "scene" not in wanted:
+                    values[1] = scene.questions[FIRST_QUESTION].text
+            if "question" in wanted:
+                values[1] = wanted["question"]
+            return [*values, "question" in wanted]
+
+        def answered(*values: Any) -> Iterator[list[Any]]:
+            """Answer in every way; the parts that do not change are left alone."""
+            sent, text, *held, drawn_last, was_asked = values
+            if not was_asked:
+                yield [gr.skip(), gr.skip(), gr.skip()]
+                return
+            try:
+                checked = read(sent, text, Controls(*held), drawn_last, shown)
+                explained = None
+                for progress in demonstrator.answer(checked):
+                    explained = progress.explained
+                    yield [mistake(""), cards(progress), gr.skip()]
+                if explained is not None:
+                    yield [gr.skip(), gr.skip(), scan(explained)]
+            except UserError as error:
+                yield [mistake(str(error)), gr.skip(), gr.skip()]
+
+        scene_parts = [picture, question, examples, known, wrong]
+        inputs = [picture, question, *controls, known, asked]
+        outputs = [wrong, answers, looked]
+        run: dict[str, Any] = {
+            "fn": answered,
+            "inputs": inputs,
+            "outputs": outputs,
+            "preprocess": False,
+            "show_progress": "hidden",
+            "concurrency_limit": None,
+        }
+        quick: dict[str, Any] = {"show_progress": "hidden", "queue": False, "api_visibility": "private"}
+        page.load(opened, None, [*scene_parts, asked], api_visibility="private", show_progress="hidden").then(
+            **run, api_visibility="private"
+        )
+        drawing.click(drawn, [difficulty], scene_parts, preprocess=False, api_name="draw")
+        examples.click(lambda chosen: (chosen[0], True), [examples], [question, asked], **quick).then(
+            **run, api_visibility="private"
+        )
+        gr.on([asking.click, question.submit], lambda: True, None, [asked], **quick).then(
+            **run, api_name="ask"
+        )
+        again = [layers.submit, tau_exp.release, tau_drop.release]
+        again += [choice.input for choice in (patches, saliency, positions)]
+        gr.on(again, **run, trigger_mode="always_last", api_visibility="private")
+    return page
+
+
+def _heading(name: str, sides: Sequence[str]) -> str:
+    """What the page is about."""
+    *ways, last = [_WAYS[side] for side in sides]
+    told = f"One question, answered {', '.join(ways)} and {last}. Then, layer by layer, where the prompt's last token looks, and what is expanded or dropped."
+    return f'<div class="blink-about"><h1>Blink on {escape(name)}</h1><p>{told}</p></div>'
+
+
+def _as_values(scene: DrawnScene) -> list[Any]:
+    """Picture, question, examples and what is known of a scene, and no mistake."""
+    texts = [question.text for question in scene.questions]
+    examples = gr.Dataset(
+        samples=[[text] for text in texts],
+        sample_labels=[text.partition("\n")[0] for text in texts],
+        label=f"questions about scene {scene.number} ({scene.difficulty})",
+    )
+    return [scene.picture, texts[0], examples, Known.of(scene), mistake("")]
+
+
+def _whole(value: Any) -> Any:
+    """A number of the page's address; anything else stays as it is, to be refused."""
+    return int(value) if isinstance(value, str) and value.isdecimal() and len(value) < 12 else value
+
+
+def _without_fetching(picture: gr.Image) -> gr.Image:
+    """A picture whose files are uploads: Gradio would fetch the address that a program sends in place of one."""
+    stock = picture.async_move_resource_to_block_cache
+
+    async def uploaded(path: Any) -> Any:
+        if isinstance(path, str) and "://" in path:
+            raise gr.Error("pictures at other addresses are not fetched; upload one", print_exception=False)
+        return await stock(path)
+
+    picture.async_move_resource_to_block_cache = uploaded
+    return picture
