@@ -1,9 +1,16 @@
 """The settings of a page, as the command's config gives them."""
 
+import pytest
 from hydra import compose, initialize_config_dir
 
 from blink.integrations.demo.plan import Shown, make_plan
 from blink.runs.overrides import CONF_DIR
+
+GRADIO_WARNS = (
+    pytest.mark.filterwarnings("ignore:'future.no_silent_downcasting' is deprecated"),
+    pytest.mark.filterwarnings("ignore:The copy keyword is deprecated and will be removed"),
+)
+"""Gradio's summary of its queue uses two things that pandas 3 has deprecated (gradio/queueing.py)."""
 
 
 def shown_of(*overrides: str) -> Shown:

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from PIL import Image
@@ -9,11 +10,13 @@ from PIL import Image
 from blink.integrations.demo.page import FIRST_QUESTION, FIRST_SCENE
 from blink.integrations.demo.scenes import draw
 from tests.integrations.demo.browser import BROWSER, visit
+from tests.integrations.demo.shown import GRADIO_WARNS
 
 pytest.importorskip("gradio", reason="gradio is not installed: make gradio")
 pytest.importorskip("playwright", reason="playwright is not installed: make gradio")
 
 pytestmark = [
+    *GRADIO_WARNS,
     pytest.mark.slow,
     pytest.mark.skipif(BROWSER is None, reason="no chromium, chromium-browser or google-chrome on PATH"),
 ]
@@ -85,7 +88,7 @@ def test_controls_ask_again_in_place(url: str) -> None:
 def test_an_address_holds_a_state(url: str) -> None:
     """Would catch a link that opens the page without what it names."""
     question = draw(7, "hard").questions[2]
-    with visit(f"{url}/?scene=7&difficulty=hard&question={question.text}") as view:
+    with visit(f"{url}/?scene=7&difficulty=hard&question={quote(question.text)}") as view:
         done(view)
         assert view.locator(".blink-card.plain .said").inner_text() == question.answer
         assert "scene 7 (hard)" in view.inner_text("#examples")

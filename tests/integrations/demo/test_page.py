@@ -7,8 +7,11 @@ import httpx
 import pytest
 
 from blink.integrations.demo.scenes import SPLIT, draw
+from tests.integrations.demo.shown import GRADIO_WARNS
 
 gradio_client = pytest.importorskip("gradio_client", reason="gradio is not installed: make gradio")
+
+pytestmark = list(GRADIO_WARNS)
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 from contextlib import asynccontextmanager
 from typing import Any
 
-import gradio as gr
 from fastapi import FastAPI
 from fastapi.concurrency import run_in_threadpool
 
@@ -35,6 +34,8 @@ def make_app(shown: Shown, backbone: Backbone) -> App:
     Raises:
         ValueError: policy and modules do not fit the backbone.
     """
+    import gradio as gr
+
     demonstrator = Demonstrator(backbone, shown)
 
     @asynccontextmanager

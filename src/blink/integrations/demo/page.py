@@ -1,14 +1,12 @@
 """The page: its parts, and what happens when one of them is used.
 
-Gradio hands values on as browsers and programs send them; `asking.py` checks them.
+Gradio hands values on as browsers and programs send them; `asking.py` checks them. It is imported where it is used: it is an
+extra, and takes seconds.
 """
 
 from collections.abc import Iterator, Sequence
 from html import escape
-from typing import Any
-
-import gradio as gr
-from gradio.components.base import Component
+from typing import TYPE_CHECKING, Any
 
 from blink.inference.policy import POSITIONS, SALIENCIES
 from blink.integrations.demo.answering import BLINK, ENCODE, INTERP, VANILLA, Demonstrator
@@ -17,6 +15,9 @@ from blink.integrations.demo.cards import cards, mistake, scan
 from blink.integrations.demo.plan import Shown
 from blink.integrations.demo.scenes import HARDEST, DrawnScene, draw
 from blink.runs.values import UserError
+
+if TYPE_CHECKING:
+    import gradio as gr
 
 FIRST_SCENE, FIRST_QUESTION = 49, 5
 """Number of the scene that the page opens with, and of a question about it to which the tiny backbone's answers differ."""
@@ -29,8 +30,10 @@ _WAYS = {
 }
 
 
-def make_page(shown: Shown, demonstrator: Demonstrator) -> gr.Blocks:
+def make_page(shown: Shown, demonstrator: Demonstrator) -> "gr.Blocks":
     """The page, its controls set to the policy that is served."""
+    import gradio as gr
+
     begin = Controls.of(shown.policy)
     # uploads are deleted within the hour; no telemetry
     with gr.Blocks(analytics_enabled=False, title=f"Blink: {shown.name}", delete_cache=(600, 3600)) as page:
@@ -90,7 +93,7 @@ def make_page(shown: Shown, demonstrator: Demonstrator) -> gr.Blocks:
             positions = gr.Dropdown(list(POSITIONS), value=begin.positions, label="positions", min_width=110)
         looked = gr.HTML(elem_id="scan", padding=False)
 
-        controls: list[Component] = [layers, tau_exp, tau_drop, patches, saliency, positions]
+        controls = [layers, tau_exp, tau_drop, patches, saliency, positions]
 
         def drawn(hard: Any) -> list[Any]:
             """Draw a scene: the picture, its questions, the first of them."""
@@ -168,6 +171,8 @@ def _heading(name: str, sides: Sequence[str]) -> str:
 
 def _as_values(scene: DrawnScene) -> list[Any]:
     """Picture, question, examples and what is known of a scene, and no mistake."""
+    import gradio as gr
+
     texts = [question.text for question in scene.questions]
     examples = gr.Dataset(
         samples=[[text] for text in texts],
@@ -182,8 +187,10 @@ def _whole(value: Any) -> Any:
     return int(value) if isinstance(value, str) and value.isdecimal() and len(value) < 12 else value
 
 
-def _without_fetching(picture: gr.Image) -> gr.Image:
+def _without_fetching(picture: "gr.Image") -> "gr.Image":
     """A picture whose files are uploads: Gradio would fetch the address that a program sends in place of one."""
+    import gradio as gr
+
     stock = picture.async_move_resource_to_block_cache
 
     async def uploaded(path: Any) -> Any:
