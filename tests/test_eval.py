@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from openpyxl import load_workbook
 from safetensors.torch import load_file, save_file
 from transformers import LlavaForConditionalGeneration
 
@@ -570,3 +571,30 @@ def test_a_preset_file_and_what_wins_over_it(
     Path("p.yaml").write_text("layer: 3")
     with pytest.raises(SystemExit, match="is not a preset file"):
         command(monkeypatch, backbone, *SMALL, "preset=p.yaml")
+
+
+def test_answers_are_exported_for_their_authors_and_vlmevalkit(
+    backbone: str, working_directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Would catch a finished run whose answers are not written any more, one that begins anew because they are, a multirun
+    whose runs write over each other, and a name that no file can have found out after the last answer.
+    """
+    run = (backbone, *SMALL, "method=vanilla")
+    command(monkeypatch, *run)
+    [folder] = (working_directory / "outputs" / "eval").iterdir()
+    begun = (folder / "predictions.jsonl").stat().st_mtime_ns
+    command(monkeypatch, *run, "export=one", "export_name=m")
+    assert sorted(path.name for path in Path("one").iterdir())[-1] == "m_POPE.xlsx"
+    sheet = load_workbook(Path("one") / "m_POPE.xlsx").active
+    found = [row[-1] or "" for row in sheet.iter_rows(min_row=2, values_only=True)]
+    assert found == responses(folder / "predictions.jsonl")
+    assert (folder / "predictions.jsonl").stat().st_mtime_ns == begun
+    swept = (backbone, *SMALL, "method=vanilla,interp", "layer=1", "export=all", "--multirun")
+    command(monkeypatch, *swept)
+    files = sorted(path.relative_to("all") for path in Path("all").rglob("*.xlsx"))
+    name = Path(backbone.partition("=")[2]).name
+    assert [file.name for file in files] == [f"{name}-interp_POPE.xlsx", f"{name}-vanilla_POPE.xlsx"]
+    assert len({file.parent for file in files}) == 2
+    with pytest.raises(SystemExit):
+        command(monkeypatch, backbone, *SMALL, "method=interp", "layer=2", "export=bad", "export_name=a/b")
+    assert len(list((working_directory / "outputs" / "eval").iterdir())) == 3

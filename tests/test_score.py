@@ -173,6 +173,8 @@ def test_grades_file_and_export_meet(monkeypatch: pytest.MonkeyPatch) -> None:
     """Would catch exported grades that judge=grades cannot read, and answers that are not the official file."""
     write(MMVET)
     command(monkeypatch, "bench=mmvet", "predictions=answers.jsonl", "export=submission")
+    names = sorted(path.name for path in Path("submission").iterdir())
+    assert names == ["blink_MMVet.xlsx", "mm-vet_answers.json", "mm-vet_grades.json"]
     answers = json.loads(Path("submission/mm-vet_answers.json").read_text(encoding="utf-8"))
     assert answers == {"v1_0": "a dog", "v1_1": "a cat and a dog", "v1_2": "a bird"}
     grades = "judge.file=submission/mm-vet_grades.json"
@@ -185,6 +187,7 @@ def test_grades_file_and_export_meet(monkeypatch: pytest.MonkeyPatch) -> None:
     ("rows", "overrides", "message"),
     [
         (POPE, (), "say whose rows these are with bench=, one of"),
+        (POPE, ("bench=pope", "export=e", "export_name=a/b"), "export_name='a/b'"),
         (POPE, ("bench=pope", "predictions=null"), "say which rows to score with predictions="),
         (POPE, ("bench=pope", "predictions=???"), "predictions must be given: predictions=VALUE"),
         (MMVET, ("bench=mmvet", "judge=grades"), "judge.file must be given: judge.file=VALUE"),

@@ -19,6 +19,8 @@ from blink.runs.command import FAILURE, end, hydra_command, made, one_line_error
 from blink.runs.files import short_digest, whole_file
 from blink.runs.folder import given_folder, open_run
 from blink.runs.inputs.preset_file import with_preset
+from blink.runs.lock import lock
+from blink.runs.values import optional, path, text
 
 if TYPE_CHECKING:
     from blink.bench import Row
@@ -45,6 +47,8 @@ def main(config: DictConfig) -> float | None:
     Returns:
         Its main metric, which sweepers that search take as what to maximize; None if it has none.
     """
+    from blink.bench.vlmevalkit import check_name
+    from blink.bench.vlmevalkit import export as export_rows
     from blink.evaluation.compare import FinishedRun, score_table, screen
     from blink.evaluation.plan import make_plan, with_processes
     from blink.evaluation.predict import GradingError
@@ -73,6 +77,11 @@ def main(config: DictConfig) -> float | None:
         else:
             config = with_preset(config, overrides)
         plan = make_plan(config, overrides)
+        export = optional(path, "export", config.get("export"))  # configs of an earlier version have none
+        export_name = optional(text, "export_name", config.get("export_name"))
+        name = export_name or f"{Path(plan.backbone.path).name}-{plan.setup.method}"
+        if export is not None:
+            check_name(name)
         if first is not None:
             check_unchanged(first, inputs_of(plan))
         folder = open_run(
@@ -85,6 +94,9 @@ def main(config: DictConfig) -> float | None:
             given=given,
         )
         rows = resume(folder, plan.samples, inputs=plan.inputs)
+        if export is not None:
+            export = export / folder.name if job.mode == RunMode.MULTIRUN else export
+            lock(export, wait=config.wait)
         plan = with_processes(plan, folder, finished=len(rows) == len(plan.samples))
         board: Board = (
             Board()
@@ -93,17 +105,21 @@ def main(config: DictConfig) -> float | None:
         )
     log.info("%s: %d questions, files in %s", plan.setup.method, len(plan.samples), folder)
     with one_line_errors(GradingError, ProcessError), board:
-        result = _run(plan, rows, folder, board, plain(config), overrides)
+        result, answered = _run(plan, rows, folder, board, plain(config), overrides)
+        exported = None if export is None else export_rows(plan.benchmark, answered, export, name)
     if board.logger is not None:
         note_logged(folder, config.logger._target_, group, _digest(folder))
-    for warning in result.warnings:
+    for warning in (*result.warnings, *(exported.warnings if exported else ())):
         log.warning("%s", warning)
     if job.mode == RunMode.MULTIRUN:
         sweep.note_job(Path(job.sweep.dir), job.job.num, overrides, folder)
     else:
         console = screen()
         console.print(score_table([FinishedRun(str(result.method), folder, result)]))
-        console.print(f"written to {folder}", soft_wrap=True)
+        console.print(
+            f"written to {', '.join(map(str, [folder, *(exported.files if exported else ())]))}",
+            soft_wrap=True,
+        )
     if first is not None:
         found = agreement(first, folder)
         if not found.holds:
@@ -119,8 +135,8 @@ def _run(
     board: Board,
     config: dict[str, Any],
     overrides: Sequence[str],
-) -> Result:
-    """Answer what is left, draw one answer into the folder, and log the result."""
+) -> tuple[Result, Sequence[Row]]:
+    """Answer what is left, draw one answer into the folder, and log the result; return it and all rows."""
     from PIL import Image
 
     from blink.evaluation.answerers import load_answerer
@@ -146,7 +162,7 @@ def _run(
     )
     drawn = is_picture(folder / EXAMPLE)
     if drawn and board.logger is None:
-        return result
+        return result, rows
     backbone = plan.backbone
     processor = processor_of(backbone.path, revision=backbone.revision, **backbone.pictures)
     views = ViewMaker(processor, grid=outlined(backbone.path, revision=backbone.revision).grid)
@@ -158,7 +174,7 @@ def _run(
         with board.spared(), Image.open(folder / EXAMPLE) as shown:
             log_result(board, result, plan.samples, rows, views)
             board.pictures({"predictions/example": shown})
-    return result
+    return result, rows
 
 
 def _logged(config: DictConfig, folder: Path, group: str | None) -> bool:

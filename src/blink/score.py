@@ -20,7 +20,7 @@ from blink.runs.folder import given_folder
 from blink.runs.lock import lock
 from blink.runs.overrides import reject_added_keys
 from blink.runs.provenance import provenance
-from blink.runs.values import UserError, about, flag, optional, path
+from blink.runs.values import UserError, about, flag, optional, path, text
 
 if TYPE_CHECKING:
     from blink.bench import Benchmark, Judge, Row
@@ -33,6 +33,8 @@ def main(config: DictConfig) -> None:
     """Score a file, write and print the scores."""
     from blink.bench.given_rows import complete, judged, read_rows
     from blink.bench.judges import EndpointError
+    from blink.bench.vlmevalkit import check_name
+    from blink.bench.vlmevalkit import export as export_rows
     from blink.evaluation.checks import check_values
     from blink.evaluation.compare import FinishedRun, score_table, screen
     from blink.evaluation.scores import score_file
@@ -44,6 +46,8 @@ def main(config: DictConfig) -> None:
         rows_file, output, export = (
             optional(path, key, settings[key]) for key in ("predictions", "output", "export")
         )
+        export_name = optional(text, "export_name", settings["export_name"]) or "blink"
+        check_name(export_name)
         wait = flag("wait", settings["wait"])
         if rows_file is None:
             raise UserError("say which rows to score with predictions=FILE.jsonl")
@@ -77,9 +81,10 @@ def main(config: DictConfig) -> None:
         write_json(output, result.written())
         written = [output]
         if export is not None:
-            _make_folder(export)
             with about(rows_file):
-                written += benchmark.export(completed.rows, export)
+                exported = export_rows(benchmark, completed.rows, export, export_name)
+            written += exported.files
+            result = replace(result, warnings=[*result.warnings, *exported.warnings])
     for warning in result.warnings:
         log.warning("%s", warning)
     console = screen()

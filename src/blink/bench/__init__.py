@@ -17,6 +17,7 @@ Read from top to bottom: a file imports only from files above it.
     pope.py         POPE
     scienceqa.py    ScienceQA-IMG
     questions.py    the user's own, and one of each kind about scenes
+    vlmevalkit.py   predictions as VLMEvalKit keeps them
 """
 
 from blink.bench.base import PROMPTS, Benchmark, Graded, Mark, Row, Sample

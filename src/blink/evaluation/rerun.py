@@ -19,7 +19,7 @@ from blink.runs.folder import CONFIG_FILE, read_config
 from blink.runs.provenance import INPUTS, differences
 from blink.runs.values import DamagedError, UserError, path
 
-BESIDE = ("devices", "rerun", "logger", "outputs", "wait")
+BESIDE = ("devices", "export", "export_name", "rerun", "logger", "outputs", "wait")
 """Keys that may be given beside `rerun`: they do not change what is computed."""
 
 

@@ -13,7 +13,18 @@ from typing import Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep
 
-HOW_NOT_WHAT = ("device_pairs", "devices", "engine.workers", "fresh", "logger", "outputs", "rerun", "wait")
+HOW_NOT_WHAT = (
+    "device_pairs",
+    "devices",
+    "engine.workers",
+    "export",
+    "export_name",
+    "fresh",
+    "logger",
+    "outputs",
+    "rerun",
+    "wait",
+)
 """Keys that change how a run is stored or reported, not what it computes: runs that differ in these alone are the same."""
 
 OWN_CHECKPOINT = ("last", "null", None)

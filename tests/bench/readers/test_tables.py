@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from openpyxl import load_workbook
 from PIL import Image
 
-from blink.bench.readers.tables import base64_pictures, cell_number, cell_text, read_tsv
+from blink.bench.readers.tables import base64_pictures, cell_number, cell_text, read_tsv, write_xlsx
 from blink.runs.inputs.pictures import Reading
 from tests.bench.files import png
 
@@ -107,3 +108,9 @@ def test_pictures_that_are_missing_are_named(cell: str, message: str) -> None:
     """Would catch an endless chain of references, and errors that leave open which row is damaged."""
     with pytest.raises(ValueError, match=f"a.tsv: {message}"):
         base64_pictures([{"index": 5, "image": cell}], "a.tsv", Reading())
+
+
+def test_what_no_spreadsheet_can_hold_is_left_out(tmp_path: Path) -> None:
+    """Would catch half a pair of surrogates, which some tokenizers leave behind, ending an export after hours of answers."""
+    path = write_xlsx(tmp_path / "t.xlsx", ["a", "b"], [{"a": "half \ud800 a\x0b\x1b pair\ufffe", "b": 1}])
+    assert list(load_workbook(path).active.iter_rows(min_row=2, values_only=True)) == [("half  a pair", 1)]

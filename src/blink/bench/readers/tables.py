@@ -7,6 +7,7 @@ file parses and writes formats, with the oddities of their cells.
 import base64
 import csv
 import math
+import re
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -16,6 +17,9 @@ from blink.bench.readers.rows import content_name
 from blink.runs.files import open_text
 from blink.runs.inputs.pictures import Opener, Reading
 from blink.runs.values import UserError, is_whole
+
+_ILLEGAL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
+"""What XML has not, and so no cell may hold."""
 
 _LONGEST_CELL = 2**31 - 1
 _LONGEST_REFERENCE = 64
@@ -106,7 +110,8 @@ def base64_pictures(
 def write_xlsx(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> Path:
     """Write a table with a heading; a cell that a row lacks stays empty, and no text becomes a formula.
 
-    Control characters, which the format does not allow, are left out.
+    Characters that the format does not allow, such as control characters, are left out, and a text ends after the 32,767
+    characters that a cell holds.
 
     Returns:
         `path`.
@@ -115,7 +120,6 @@ def write_xlsx(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, A
         UserError: a value is neither text nor number.
     """
     from openpyxl import Workbook  # takes a fifth of a second to import, and submissions alone need it
-    from openpyxl.cell.cell import ILLEGAL_CHARACTERS_RE
 
     book = Workbook()
     sheet = book.active
@@ -124,7 +128,7 @@ def write_xlsx(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, A
         for position, column in enumerate(columns, start=1):
             value = row.get(column)
             if isinstance(value, str):
-                cell = sheet.cell(number, position, ILLEGAL_CHARACTERS_RE.sub("", value))
+                cell = sheet.cell(number, position, _ILLEGAL.sub("", value))
                 cell.data_type = "s"
             else:
                 try:

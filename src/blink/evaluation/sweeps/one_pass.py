@@ -25,7 +25,18 @@ from blink.runs.settings import check_settings
 
 log = logging.getLogger(__name__)
 
-_OWN_KEYS = (*POLICY_KEYS, "method", "preset", "token_sr", "logger", "outputs", "fresh", "wait")
+_OWN_KEYS = (
+    *POLICY_KEYS,
+    "method",
+    "preset",
+    "token_sr",
+    "logger",
+    "export",
+    "export_name",
+    "outputs",
+    "fresh",
+    "wait",
+)
 """Keys in which the jobs of one pass may differ; whatever else there is, jobs that differ in it go apart."""
 
 
