@@ -106,8 +106,11 @@ def opened(program: list[str], folder: Path, arguments: str = "") -> str:
         with urllib.request.urlopen(f"http://127.0.0.1:{found[1]}/", timeout=60) as response:
             assert "Blink: tiny" in response.read().decode()
             assert "default-src 'self'" in response.headers["content-security-policy"]
-        process.send_signal(signal.SIGTERM)
-        rest = process.stdout.read()
+        beat = f"http://127.0.0.1:{found[1]}/gradio_api/heartbeat/a"
+        with urllib.request.urlopen(beat, timeout=60) as held:  # as a page in a browser does
+            assert held.status == 200
+            process.send_signal(signal.SIGTERM)
+            rest = process.stdout.read()
     assert process.returncode == 143, rest
     assert "Traceback" not in rest
     assert not (folder / "tried.txt").exists(), (folder / "tried.txt").read_text(encoding="utf-8")

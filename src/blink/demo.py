@@ -47,7 +47,9 @@ def main(config: DictConfig) -> None:
             app = make_app(shown, backbone)
         log.info("%s", shown.line)
         log.info("showing %s on %s (Ctrl-C ends it)", shown.name, url_of(taken))
-        uvicorn.Server(uvicorn.Config(app, log_level="warning")).run(sockets=[taken])
+        # a page that is open holds a connection for as long as it is: it is not waited for
+        settings = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2)
+        uvicorn.Server(settings).run(sockets=[taken])
 
 
 if __name__ == "__main__":

@@ -47,7 +47,9 @@ def url(tiny: Backbone, shown: Shown, tmp_path_factory: pytest.TempPathFactory) 
 
     with pytest.MonkeyPatch.context() as patch, listen("127.0.0.1", 0) as taken:
         patch.setenv("GRADIO_TEMP_DIR", str(tmp_path_factory.mktemp("uploads")))
-        server = uvicorn.Server(uvicorn.Config(asyncio.run(made()), log_level="warning"))
+        server = uvicorn.Server(
+            uvicorn.Config(asyncio.run(made()), log_level="critical", timeout_graceful_shutdown=1)
+        )
         thread = threading.Thread(target=server.run, kwargs={"sockets": [taken]}, daemon=True)
         thread.start()
         while not server.started:

@@ -115,7 +115,7 @@ def test_mistakes_are_one_line_and_leave_the_page_usable(url: str, tmp_path: Pat
             (tmp_path / "large.png", "1,000 x 600 pixels; this page takes 0.5 million"),
             (tmp_path / "text.png", "not a picture of a format that Pillow knows"),
         ):
-            view.locator("#picture button[aria-label='Clear'], #picture button[title='Clear']").first.click()
+            view.locator("#picture button[aria-label='Remove Image']").first.click()
             view.set_input_files("#picture input[type=file]", path)
             view.wait_for_timeout(1500)
             view.click("#ask")

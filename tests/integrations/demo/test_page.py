@@ -10,6 +10,7 @@ from blink.integrations.demo.scenes import SPLIT, draw
 from tests.integrations.demo.shown import GRADIO_WARNS
 
 gradio_client = pytest.importorskip("gradio_client", reason="gradio is not installed: make gradio")
+pytest.importorskip("gradio", reason="gradio is not installed: make gradio")
 
 pytestmark = list(GRADIO_WARNS)
 
@@ -35,6 +36,36 @@ def test_drawn_scenes_come_with_their_questions(client: Any) -> None:
     assert SPLIT == "validation"
     *_, said = client.predict("impossible", api_name="/draw")
     assert "difficulty=&#39;impossible&#39;" in said
+
+
+def test_programs_ask(client: Any) -> None:
+    """Would catch answers that only browsers get, and that do not come as they grow."""
+    picture, question, *_ = client.predict("easy", api_name="/draw")
+    controls = ("3-4", 0.0, 0.0, 2, "attention", "append")
+    job = client.submit(gradio_client.handle_file(picture), question, *controls, api_name="/ask")
+    wrong, answers, scan = job.result(timeout=120)
+    assert wrong == ""
+    assert answers.count('class="blink-card"') == 3
+    assert answers.count("4&nbsp;expand") == 2
+    assert "right answer" in answers
+    assert "<iframe" in scan
+    assert len(job.outputs()) > 4
+    refused, *_ = client.predict(None, question, *controls, api_name="/ask")
+    assert "there is no picture" in refused
+
+
+@pytest.mark.parametrize("part", [0, 1], ids=["picture", "question"])
+@pytest.mark.parametrize("named", ["elsewhere", "here", "streamed"])
+def test_files_are_uploads_alone(url: str, picture_file: Path, part: int, named: str) -> None:
+    """Would catch a page that fetches what a stranger names, or reads this machine's own files to them."""
+    path = "http://example.invalid/a.png" if named == "elsewhere" else str(picture_file)
+    sent = {"path": path, "meta": {"_type": "gradio.FileData"}, "is_stream": named == "streamed"}
+    data: list[Any] = [None, "Red?", "3", 0.5, 0.3, 2, "attention", "append"]
+    data[part] = sent
+    event = httpx.post(f"{url}/gradio_api/call/ask", json={"data": data}).json()["event_id"]
+    told = httpx.get(f"{url}/gradio_api/call/ask/{event}", timeout=60).text
+    assert "event: complete" not in told
+    assert told.startswith("event: error")
 
 
 def test_a_page_sends_what_browsers_need_and_nothing_leads_elsewhere(url: str) -> None:

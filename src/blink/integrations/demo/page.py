@@ -41,15 +41,13 @@ def make_page(shown: Shown, demonstrator: Demonstrator) -> "gr.Blocks":
         known, asked = gr.State(Known()), gr.State(False)
         with gr.Row():
             with gr.Column(scale=1, min_width=260):
-                picture = _without_fetching(
-                    gr.Image(
-                        label="picture",
-                        format="png",
-                        sources=["upload", "clipboard"],
-                        height=260,
-                        elem_id="picture",
-                        buttons=[],
-                    )
+                picture = gr.Image(
+                    label="picture",
+                    format="png",
+                    sources=["upload", "clipboard"],
+                    height=260,
+                    elem_id="picture",
+                    buttons=[],
                 )
                 with gr.Row():
                     difficulty = gr.Dropdown(
@@ -119,35 +117,39 @@ def make_page(shown: Shown, demonstrator: Demonstrator) -> "gr.Blocks":
 
         def answered(*values: Any) -> Iterator[list[Any]]:
             """Answer in every way; the parts that do not change are left alone."""
-            sent, text, *held, drawn_last, was_asked = values
-            if not was_asked:
-                yield [gr.skip(), gr.skip(), gr.skip()]
-                return
+            sent, text, *held, drawn_last = values
+            begun = False
             try:
                 checked = read(sent, text, Controls(*held), drawn_last, shown)
-                explained = None
                 for progress in demonstrator.answer(checked):
-                    explained = progress.explained
-                    yield [mistake(""), cards(progress), gr.skip()]
-                if explained is not None:
-                    yield [gr.skip(), gr.skip(), scan(explained)]
-            except UserError as error:
-                yield [mistake(str(error)), gr.skip(), gr.skip()]
+                    done = gr.skip() if progress.explained is None else scan(progress.explained)
+                    yield [mistake(""), cards(progress), done]
+                    begun = True
+            except UserError as error:  # what was answered before stays, half an answer does not
+                rest = ["", ""] if begun else [gr.skip(), gr.skip()]
+                yield [mistake(str(error)), *rest]
+
+        def again(*values: Any) -> Iterator[list[Any]]:
+            """The same, once somebody has asked: a control alone asks nothing."""
+            *others, was_asked = values
+            if was_asked:
+                yield from answered(*others)
+            else:
+                yield [gr.skip(), gr.skip(), gr.skip()]
 
         scene_parts = [picture, question, examples, known, wrong]
-        inputs = [picture, question, *controls, known, asked]
-        outputs = [wrong, answers, looked]
-        run: dict[str, Any] = {
-            "fn": answered,
-            "inputs": inputs,
-            "outputs": outputs,
+        inputs = [picture, question, *controls, known]
+        shared: dict[str, Any] = {
+            "outputs": [wrong, answers, looked],
             "preprocess": False,
             "show_progress": "hidden",
             "concurrency_limit": None,
         }
+        run = {"fn": answered, "inputs": inputs, **shared}
+        rerun = {"fn": again, "inputs": [*inputs, asked], **shared, "api_visibility": "private"}
         quick: dict[str, Any] = {"show_progress": "hidden", "queue": False, "api_visibility": "private"}
         page.load(opened, None, [*scene_parts, asked], api_visibility="private", show_progress="hidden").then(
-            **run, api_visibility="private"
+            **rerun
         )
         drawing.click(drawn, [difficulty], scene_parts, preprocess=False, api_name="draw")
         examples.click(lambda chosen: (chosen[0], True), [examples], [question, asked], **quick).then(
@@ -156,9 +158,10 @@ def make_page(shown: Shown, demonstrator: Demonstrator) -> "gr.Blocks":
         gr.on([asking.click, question.submit], lambda: True, None, [asked], **quick).then(
             **run, api_name="ask"
         )
-        again = [layers.submit, tau_exp.release, tau_drop.release]
-        again += [choice.input for choice in (patches, saliency, positions)]
-        gr.on(again, **run, trigger_mode="always_last", api_visibility="private")
+        changed = [layers.submit, tau_exp.release, tau_drop.release]
+        changed += [choice.input for choice in (patches, saliency, positions)]
+        gr.on(changed, **rerun, trigger_mode="always_last")
+    _take_uploads_alone(page)
     return page
 
 
@@ -187,16 +190,25 @@ def _whole(value: Any) -> Any:
     return int(value) if isinstance(value, str) and value.isdecimal() and len(value) < 12 else value
 
 
-def _without_fetching(picture: "gr.Image") -> "gr.Image":
-    """A picture whose files are uploads: Gradio would fetch the address that a program sends in place of one."""
+def _take_uploads_alone(page: "gr.Blocks") -> None:
+    """Refuse files that nobody uploaded, in whatever part of the page a program names them.
+
+    Gradio fetches the address that stands in place of a file, and reads any file of this machine where a page is mounted in
+    an application and not launched by itself.
+    """
     import gradio as gr
 
-    stock = picture.async_move_resource_to_block_cache
+    page.has_launched = True  # by which its own check of paths goes
 
-    async def uploaded(path: Any) -> Any:
-        if isinstance(path, str) and "://" in path:
-            raise gr.Error("pictures at other addresses are not fetched; upload one", print_exception=False)
-        return await stock(path)
+    def guarded(stock: Any) -> Any:
+        async def uploaded(path: Any) -> Any:
+            if isinstance(path, str) and "://" in path:
+                raise gr.Error(
+                    "pictures at other addresses are not fetched; upload one", print_exception=False
+                )
+            return await stock(path)
 
-    picture.async_move_resource_to_block_cache = uploaded
-    return picture
+        return uploaded
+
+    for part in page.blocks.values():
+        part.async_move_resource_to_block_cache = guarded(part.async_move_resource_to_block_cache)
