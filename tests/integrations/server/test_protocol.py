@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from blink.integrations.server.protocol import Asking, RequestError, chunk, read_request
-from blink.model.prompts import Template, template_named
+from blink.model.prompts import Template, template_named, template_of
 from tests import models
 from tests.integrations.server.served import message
 
@@ -28,7 +28,7 @@ class Processor:
         )
 
 
-def read(template: Template = VICUNA, processor: Processor | None = None, **request: Any) -> Any:
+def read(template: Template = VICUNA, processor: Any = None, **request: Any) -> Any:
     """The question of a request."""
     asking = Asking(["m", "m-vanilla"], template, processor or Processor(), 9, 99, 1)
     return read_request(json.dumps(request).encode(), asking)
@@ -54,6 +54,15 @@ def test_a_question_about_a_picture() -> None:
     assert other.digest == asked.digest
     assert read(messages=message("Red?", models.picture(1, (30, 20)))).digest != asked.digest
     assert read(messages=message("Red?", image), temperature=0).sampling is None
+
+
+def test_text_alone_has_no_mark_of_a_picture() -> None:
+    """Would catch a prompt of text that begins a picture and never shows one, as Qwen's own template of a picture does."""
+    processor = models.processor(models.family("qwen2_vl", layers=1))
+    asked = read(template_of(processor), processor, messages=[{"role": "user", "content": "Red?"}])
+    assert asked.image is None
+    assert "vision" not in asked.prompt
+    assert "Red?" in asked.prompt
 
 
 def test_several_turns_go_by_the_models_own_template() -> None:

@@ -62,6 +62,7 @@ class HarnessModel:
         self._settings = read_arguments(arguments)
         logger.info(f"blink_mllm: {self._settings.line}")  # loguru, which lmms-eval shows
         self._backbone = load_checkpoint(self._settings.backbone)
+        self._device = self._backbone.device
         self._answering = Answering(
             self._backbone,
             self._settings.run,
@@ -72,7 +73,7 @@ class HarnessModel:
     @property
     def device(self) -> torch.device:
         """Where the backbone is, and where lmms-eval puts what it gathers from processes."""
-        return self._backbone.device
+        return self._device
 
     def generate_until(self, requests: Sequence[Any]) -> list[Any]:
         """Answer requests: lmms-eval's results, which are texts with counts of tokens, in their order.
@@ -109,6 +110,12 @@ class HarnessModel:
             context, keywords = requests[number].args[:2]
             self.cache_hook.add_partial("generate_until", (context, keywords), reply.text)
         return results
+
+    def clean(self) -> None:
+        """Let go of the backbone once all is answered: lmms-eval may run a judge on the same GPU."""
+        del self._answering, self._backbone
+        load_checkpoint.cache_clear()
+        super().clean()  # type: ignore[misc]  # of lmms-eval's base class
 
     def loglikelihood(self, requests: Sequence[Any]) -> NoReturn:
         """Not to be had.
