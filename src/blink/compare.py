@@ -23,11 +23,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     folders: list[Path] = parser.parse_args(arguments).folders
     with ending_on_signals(), one_line_errors():
-        from blink.evaluation.compare import compare, comparison_table, read_run, score_table, screen
+        from blink.evaluation.compare import (
+            compare,
+            comparison_table,
+            read_run,
+            score_table,
+            screen,
+            told_apart,
+        )
 
-        runs = [read_run(folder) for folder in folders]
-        if len({run.label for run in runs}) < len(runs):
-            runs = [run._replace(label=run.folder.name) for run in runs]
+        runs = told_apart([read_run(folder) for folder in folders])
         pairs = [compare(first, second) for first, second in combinations(runs, 2)]
     console = screen()
     console.print(score_table(runs))

@@ -116,9 +116,8 @@ def main(config: DictConfig) -> float | None:
     else:
         console = screen()
         console.print(score_table([FinishedRun(str(result.method), folder, result)]))
-        console.print(
-            f"written to {', '.join(map(str, [folder, *(exported.files if exported else ())]))}",
-            soft_wrap=True,
+        log.info(
+            "written to %s", ", ".join(map(str, [folder, *(exported.files if exported else ())]))
         )
     if first is not None:
         found = agreement(first, folder)

@@ -208,7 +208,8 @@ def train(
             seed=plan.seed,
         )
         log.info(
-            "training layers %s of %s on %d images (%d held out), in %s",
+            "training layer%s %s of %s on %d images (%d held out), in %s",
+            "s" * (len(plan.layers) > 1),
             ", ".join(map(str, plan.layers)),
             plan.backbone,
             len(portions.train),

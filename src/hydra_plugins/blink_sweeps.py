@@ -153,12 +153,15 @@ class OnePassLauncher(BasicLauncher):
             answer_together(configs, self.elsewhere)
             composed = _Composed(context.config_loader, job_overrides, configs)
             self.hydra_context = HydraContext(composed, context.callbacks)
+            told = logging.getLogger(BasicLauncher.__module__)
+            told.setLevel(logging.WARNING)  # it names the jobs once more, which were named before the pass
             try:
                 returned: Sequence[JobReturn] = super().launch(
                     [without_fresh(job) for job in job_overrides], initial_job_idx
                 )
             finally:
                 self.hydra_context = context
+                told.setLevel(logging.NOTSET)
         return returned
 
 

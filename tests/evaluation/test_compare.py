@@ -19,6 +19,7 @@ from blink.evaluation.compare import (
     comparison_table,
     read_run,
     score_table,
+    told_apart,
 )
 from blink.evaluation.predict import evaluate
 from blink.evaluation.rows import resume
@@ -281,3 +282,19 @@ def test_a_damaged_run_is_named(tmp_path: Path) -> None:
     scores.write_text(result.replace('"benchmark": "pope"', '"benchmark": "hope"'))
     with pytest.raises(ValueError, match="benchmark='hope'"):
         read_run(folder)
+
+
+def test_runs_of_one_method_are_named_by_what_differs(tmp_path: Path) -> None:
+    """Would catch eight columns that all begin with the benchmark, and are cut off before they differ."""
+    ours = ["bench-pope+patches-2+tau_exp-0.4", "bench-pope+patches-3+tau_exp-0.4", "bench-pope+tau_exp-0.5"]
+    for name in ours:
+        finish(tmp_path / name, Rule(), samples())
+    runs = [read_run(tmp_path / name) for name in ours]
+    assert [run.label for run in told_apart(runs)] == [
+        "patches-2 tau_exp-0.4",
+        "patches-3 tau_exp-0.4",
+        "tau_exp-0.5",
+    ]
+    assert [run.label for run in told_apart(runs[:1])] == [runs[0].label]
+    assert [run.label for run in told_apart([runs[0], runs[0]])] == [ours[0]] * 2
+    assert [run.label for run in told_apart([runs[0]._replace(label="a"), runs[1]])] == ["a", runs[1].label]

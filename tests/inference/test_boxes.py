@@ -2,7 +2,7 @@
 
 import random
 
-from blink.inference.boxes import SeenBox, seen_box
+from blink.inference.boxes import SeenBox, place_of, regions_in_words, seen_box
 from blink.model.token_sr import region_box
 from blink.runs.values import box as checked_box
 
@@ -65,3 +65,21 @@ def test_the_region_of_most_of_the_area_is_that_of_the_centre_in_quadrants() -> 
         box = [left, top, left + draw.uniform(1.5, 60 - left), top + draw.uniform(1.5, 60 - top)]
         centre = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
         assert region(box) == 2 * (centre[1] > 30) + (centre[0] > 30)
+
+
+def test_regions_are_named_as_they_are_numbered() -> None:
+    """Would catch left and right, or rows and columns, changed for each other in words that nobody checks by eye."""
+    said = "regions: 0 top left, 1 top right, 2 bottom left, 3 bottom right"
+    assert regions_in_words(2) == said
+    for patches in (2, 3, 4):
+        for region in range(patches**2):
+            box = region_box(region, patches, (12, 12))
+            row, column = box.top * patches // 12, box.left * patches // 12
+            words = place_of(region, patches)
+            if patches == 2:
+                assert words == f"{'bottom' if row else 'top'} {'right' if column else 'left'}"
+            else:
+                assert words == f"row {row + 1}, column {column + 1}"
+    assert regions_in_words(3).endswith(
+        "from 0 at the top left to 8 at the bottom right; 3 is row 2, column 1"
+    )

@@ -98,7 +98,7 @@ def test_table_fits_a_terminal() -> None:
     screen = io.StringIO()
     print_summary(summary, Console(file=screen, width=80))
     text = screen.getvalue()
-    for shown in ("KL interp.", "KL TokenSR", "0.40000", "75.0 %", "-50.0 %", "1.00 > 0.90", "run/token_sr"):
+    for shown in ("KL interp.", "KL TokenSR", "0.40000", "75.0 %", "-50.0 %", "1.00 -> 0.90", "run/token_sr"):
         assert shown in text
     assert "…" not in text
 
@@ -116,7 +116,7 @@ def test_the_loss_of_answers_has_a_column_where_it_was_measured() -> None:
     assert "answers' loss" in screen.getvalue()
     assert "Worse" not in screen.getvalue()  # KL at layer 1 is, which nobody trained for
     assert summary.held_out_loss == 0.5
-    assert screen.getvalue().count("12.250 > 0.500") == 2
+    assert screen.getvalue().count("12.250 -> 0.500") == 2
     assert "…" not in screen.getvalue()
 
 

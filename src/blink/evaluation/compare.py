@@ -68,6 +68,16 @@ class FinishedRun(NamedTuple):
         return rows
 
 
+def told_apart(runs: Sequence[FinishedRun]) -> list[FinishedRun]:
+    """Runs of which several have one label, named by the parts of their folders' names in which they differ."""
+    if len({run.label for run in runs}) == len(runs):
+        return list(runs)
+    parts = [run.folder.resolve().name.split("+") for run in runs]
+    own = [" ".join(part for part in mine if any(part not in other for other in parts)) for mine in parts]
+    names = own if len(set(own)) == len(runs) and all(own) else ["+".join(mine) for mine in parts]
+    return [run._replace(label=name) for run, name in zip(runs, names, strict=True)]
+
+
 class Comparison(NamedTuple):
     """What the second run gains over the first on the same questions.
 

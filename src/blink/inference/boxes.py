@@ -69,3 +69,22 @@ def seen_box(box: Sequence[float], window: Window) -> SeenBox | None:
     ]
     seen = SeenBox(*shares)
     return seen if seen.left < seen.right and seen.top < seen.bottom else None
+
+
+def place_of(region: int, patches: int) -> str:
+    """Where a region lies, in words: "top left" of 2 x 2, "row 2, column 4" of many."""
+    row, column = divmod(region, patches)
+    if patches == 2:
+        return f"{('top', 'bottom')[row]} {('left', 'right')[column]}"
+    return f"row {row + 1}, column {column + 1}"
+
+
+def regions_in_words(patches: int) -> str:
+    """How the regions of p x p are numbered, in one line."""
+    if patches == 2:
+        return "regions: " + ", ".join(f"{region} {place_of(region, 2)}" for region in range(4))
+    last = patches**2 - 1
+    return (
+        f"regions: {patches} x {patches}, row by row from 0 at the top left to {last} at the bottom right; "
+        f"{patches} is {place_of(patches, patches)}"
+    )

@@ -28,7 +28,7 @@ class Event:
     Attributes:
         layer: decoder layer, counted from 0.
         ratio: the measured saliency ratio (Eq. 3), in [0, 1].
-        region: row-major index of the region acted on; for "drop" and "keep" the one of highest saliency.
+        region: row-major index of the region acted on, 0 at the top left; for "drop" and "keep" the one of highest saliency.
         action: "expand", "keep" or "drop": the decision, also where there was nothing to drop.
     """
 

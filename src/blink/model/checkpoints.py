@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -24,6 +25,9 @@ from blink.model.processors import check_picture_options, load_processor
 from blink.runs.values import UserError
 
 _INDEX = "model.safetensors.index.json"
+_SOON_LOADED = 500_000_000
+"""Bytes of weights up to which loading needs no progress bar."""
+
 _LAYER = re.compile(r"(?:^model|(?:^|\.)(?:language_model|text_model)(?:\.model)?)\.layers\.(\d+)\.")
 """A decoder layer's weights, as they are named now and as older checkpoints name them (Qwen's `model.layers.0.`)."""
 
@@ -238,6 +242,11 @@ def _weight_map(name: str, revision: str | None) -> dict[str, str]:
     return files
 
 
+def _bytes_here(source: str) -> int:
+    """Size of the weights in a folder; 0 where it is none of this machine."""
+    return sum(file.stat().st_size for file in Path(source).glob("*.safetensors"))
+
+
 def _load_model(
     source: str,
     name: str,
@@ -248,8 +257,10 @@ def _load_model(
     device_map: str | None,
 ) -> Any:
     """Load the weights that `config` has a place for; unused ones are not an error, missing ones are."""
-    verbosity = logging.get_verbosity()
+    verbosity, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()  # weights above the last kept layer would be reported as unexpected
+    if not sys.stderr.isatty() or 0 < _bytes_here(source) < _SOON_LOADED:
+        logging.disable_progress_bar()
     try:
         model, report = ARCHITECTURES[config.model_type].from_pretrained(
             source,
@@ -265,6 +276,8 @@ def _load_model(
         raise UserError(f"the weights of {name!r} cannot be read: {error}") from error
     finally:
         logging.set_verbosity(verbosity)
+        if bar:
+            logging.enable_progress_bar()
     if report["missing_keys"]:
         missing = sorted(report["missing_keys"])
         raise UserError(f"the checkpoint {name!r} lacks {len(missing)} weights, {missing[0]} among them")

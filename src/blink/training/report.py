@@ -141,12 +141,15 @@ def summarise(metrics: Mapping[str, float], layers: Sequence[int], **facts: Any)
 
 
 def print_summary(summary: Summary, console: Console | None = None) -> None:
-    """Print the table of a run: one row per layer; cosine and norm ratio (or answers' loss) of interpolation > of TokenSR.
+    """Print the table of a run: one row per layer; cosine and norm ratio (or answers' loss) of interpolation -> of TokenSR.
 
     Where modules trained earlier were measured beside the new ones, their KL stands under "reference".
     """
     table = Table(
         title=f"{summary.held_out_images} held-out images, {summary.steps} steps",
+        caption="against the tokens of the zoomed quadrant: KL in nats, less is better; of cosine and norm ratio 1 is best;\n"
+        "a -> b: interpolation's, then TokenSR's",
+        caption_justify="left",
         box=SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
     )
@@ -165,10 +168,10 @@ def print_summary(summary: Summary, console: Console | None = None) -> None:
             layer,
             *kls,
             f"{100 * entry['kl_reduction']:.1f} %",
-            f"{entry['cosine_interpolation']:.2f} > {entry['cosine_token_sr']:.2f}",
-            f"{entry['answer_interpolation']:.3f} > {entry['answer_token_sr']:.3f}"
+            f"{entry['cosine_interpolation']:.2f} -> {entry['cosine_token_sr']:.2f}",
+            f"{entry['answer_interpolation']:.3f} -> {entry['answer_token_sr']:.3f}"
             if answered
-            else f"{entry['norm_ratio_interpolation']:.2f} > {entry['norm_ratio_token_sr']:.2f}",
+            else f"{entry['norm_ratio_interpolation']:.2f} -> {entry['norm_ratio_token_sr']:.2f}",
         )
     console = console or Console()
     console.print(table)

@@ -277,7 +277,7 @@ def test_an_answer_under_a_preset_file(
     data = json.loads((folder / "explain.json").read_text())
     config = read_config(folder / "config.yaml")
     assert (config["layer"], config["patches"], config["positions"]) == ([1], 2, "region")
-    assert "layers 1 (preset p.yaml), expand above 0 (preset p.yaml)" in capsys.readouterr().out
+    assert re.search(r"layer 1, expand above 0, drop below \S+ \(preset p.yaml\)", capsys.readouterr().out)
     assert data["provenance"]["inputs"]["preset"]
     with pytest.raises(SystemExit, match=r"preset='pope.yaml': expected one of .*, or a preset file"):
         command(monkeypatch, *ONE, f"model.path={llava_next_folder}", "preset=pope.yaml")

@@ -14,6 +14,7 @@ from rich.console import Console
 from blink.analysis.explain.answers import Explanation
 from blink.analysis.explain.page import flops_in_words, page, page_data
 from blink.analysis.explain.screen import print_explanation
+from blink.inference.boxes import regions_in_words
 from blink.inference.policy import Policy
 from tests.analysis.explain.conftest import HOSTILE, POLICY
 
@@ -136,6 +137,9 @@ def test_terminal_shows_the_same_events(explained: Explanation) -> None:
         for e in events
     ]
     assert len(events) == len(POLICY.layers)
+    assert regions_in_words(POLICY.patches) in " ".join(text.split())
+    assert text.count("regions: ") == 1
+    assert page(explained).count(regions_in_words(POLICY.patches).capitalize()) >= 2
 
 
 @pytest.mark.parametrize(

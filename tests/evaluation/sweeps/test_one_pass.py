@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -89,7 +90,17 @@ def test_one_pass_leaves_what_job_by_job_leaves(
         "bench.splits=random,popular",
     )
     together = command(monkeypatch, tmp_path / "together", *sweep)
-    assert capsys.readouterr().out.count("4 runs over 12 questions in one pass") == 2
+    said = capsys.readouterr().out
+    assert said.count("4 runs over 12 questions in one pass") == 2
+    assert "HYDRA" not in said
+    assert "Launching" not in said
+    logged = re.findall(r"^\[\d\d:\d\d:\d\d\] (.*)", said, flags=re.MULTILINE)
+    points = [line for line in logged if re.match(r"  \d of 8: ", line)]
+    assert len(points) == 8
+    assert points[0] == "  1 of 8: method=vanilla schedule=threshold bench.splits=random"
+    assert logged.index(points[-1]) < logged.index("4 runs over 12 questions in one pass")
+    assert sum("12 questions" in line and "POPE on " in line for line in logged) == 1
+    assert logged[-1].startswith("written to ")
     alone = command(monkeypatch, tmp_path / "alone", *sweep, "hydra/launcher=basic")
     assert "in one pass" not in capsys.readouterr().out
     assert len(together) == 8

@@ -16,6 +16,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
 from blink.analysis.explain.answers import Answered, Explanation
+from blink.inference.boxes import regions_in_words
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _WIDEST = 672
@@ -244,5 +245,6 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters["flops"] = flops_in_words
+    environment.globals["regions"] = regions_in_words
     environment.policies["json.dumps_kwargs"] = {"sort_keys": False}
     return environment

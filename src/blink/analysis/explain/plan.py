@@ -4,7 +4,7 @@ Of the backbone only the config is read.
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -99,6 +99,20 @@ def make_plan(config: DictConfig, overrides: Sequence[str]) -> OneQuestion | Fli
     return _one_question(config, settings, overrides)
 
 
+def _in_words(policy: Policy, sources: Mapping[str, str]) -> str:
+    """Where a policy scans and when it acts, and why: reasons that all have in common stand once, at the end."""
+    layers = tuple(policy.layers)
+    parts = {
+        "layers": f"layer{'s' * (len(layers) > 1)} {', '.join(map(str, layers))}",
+        "tau_exp": f"expand above {policy.tau_exp:g}",
+        "tau_drop": f"drop below {policy.tau_drop:g}",
+    }
+    reasons = {sources[name] for name in parts}
+    if len(reasons) == 1:
+        return f"{', '.join(parts.values())} ({reasons.pop()})"
+    return ", ".join(f"{words} ({sources[name]})" for name, words in parts.items())
+
+
 class Asked(NamedTuple):
     """A backbone that is asked questions of no benchmark, and the policy under which it answers.
 
@@ -156,10 +170,7 @@ def asked_of(config: DictConfig, settings: dict[str, Any], overrides: Sequence[s
     if token_sr is not None:
         for warning in training_differs(token_sr, model["path"], template.prefix):
             log.warning("%s", warning)
-    line = (
-        f"layers {', '.join(map(str, layers))} ({sources['layers']}), expand above {policy.tau_exp:g} "
-        f"({sources['tau_exp']}), drop below {policy.tau_drop:g} ({sources['tau_drop']})"
-    )
+    line = _in_words(policy, sources)
     preset = {} if file is None else {"preset": file.digest}
     inputs = {**preset, **fingerprints(backbone, token_sr)}
     return Asked(checkpoint, backbone, template, policy, token_sr, inputs, line)

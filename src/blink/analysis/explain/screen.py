@@ -5,6 +5,7 @@ from rich.table import Table
 
 from blink.analysis.explain.answers import Answered, Explanation
 from blink.analysis.explain.page import flops_in_words
+from blink.inference.boxes import regions_in_words
 
 
 def print_explanation(explained: Explanation, console: Console) -> None:
@@ -28,7 +29,12 @@ def event_table(explained: Explanation, answer: Answered) -> Table:
     policy = answer.side.run.policy
     assert policy is not None, "only a policy scans"
     above, below = policy.thresholds
-    table = Table(title=f"{answer.side.name}: expand above {above:.2f}, drop below {below:.2f}")
+    table = Table(
+        title=f"{answer.side.name}: expand above {above:.2f}, drop below {below:.2f}",
+        caption=f"{regions_in_words(policy.patches)}\nratio: share of the hottest region in the attention on all; "
+        "P: probability of an answer's first word, were the layer the last",
+        caption_justify="left",
+    )
     for name in ("layer", "ratio", "region"):
         table.add_column(name, justify="right")
     table.add_column("action")

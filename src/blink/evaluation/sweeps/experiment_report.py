@@ -6,6 +6,7 @@ metric), `comparison.csv` (one line per difference) and a plot.
 """
 
 import json
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -41,6 +42,8 @@ from blink.runs.names import run_name
 from blink.runs.provenance import software
 from blink.runs.style import interval_rows, look, plain, save_figure, series_styles
 from blink.runs.values import UserError
+
+log = logging.getLogger(__name__)
 
 MARKDOWN, CSV, PLOT = "table.md", "table.csv", "table.png"
 _MOST_COLUMNS = 7
@@ -78,7 +81,7 @@ def report(folder: Path, experiment: Experiment, lines: Sequence[Line], console:
     write_csv(folder / COMPARISONS, [difference_record(difference) for difference in differences])
     with look():
         save_figure(plot(experiment, entries, differences), folder / PLOT, dpi=150)
-    console.print(f"written to {folder}: {MARKDOWN}, {CSV}, {COMPARISONS}, {PLOT}", soft_wrap=True)
+    log.info("written to %s: %s", folder, ", ".join((MARKDOWN, CSV, COMPARISONS, PLOT)))
 
 
 def read_entries(folder: Path, lines: Sequence[Line]) -> list[Entry]:

@@ -62,6 +62,7 @@ def answer_together(
             `engine.reuse=none` included; None: they are answered here.
     """
     passes: dict[str, dict[Path, tuple[list[str], Plan, Task, Settings]]] = {}
+    answered: list[int] = []
     with one_line_errors():
         jobs = [
             (of_the_job(config), list(config.hydra.overrides.task), given_folder(config.hydra))
@@ -78,11 +79,14 @@ def answer_together(
             root, settings = Path(config.outputs), plain(config)
             folder = open_run(root, "eval", overrides, settings, fresh=config.fresh, given=given)
             rows = resume(folder, plan.samples, inputs=plan.inputs)
+            answered.append(len(rows))
             shares = plan.reuse == "full"
             if (shares or elsewhere is not None) and len(rows) < len(plan.samples):
                 with_processes(plan, folder, finished=False)
                 of_pass = passes.setdefault(_shared(config) if shares else str(folder), {})
                 of_pass[folder] = (overrides, plan, Task(folder, rows), Settings(settings, overrides))
+    for line in _announced([overrides for _, overrides, _ in jobs], plans, answered):
+        log.info("%s", line)
     with one_line_errors(ProcessError):
         found = [Pass(*map(list, zip(*runs.values(), strict=True))) for runs in passes.values()]
         if elsewhere is not None:
@@ -91,6 +95,21 @@ def answer_together(
         for one in found:
             if len(one.tasks) > 1:
                 _answer(one.plans, one.tasks, one.settings)
+
+
+def _announced(jobs: Sequence[Sequence[str]], plans: Sequence[Plan], answered: Sequence[int]) -> list[str]:
+    """What is about to be run: the questions, and the points of the multirun by the overrides in which they differ."""
+    values = [dict(override.partition("=")[::2] for override in overrides) for overrides in jobs]
+    keys = list(dict.fromkeys(key for job in values for key in job))
+    differing = [key for key in keys if len({job.get(key) for job in values}) > 1]
+    asked: dict[str, list[str]] = {}
+    for number, (job, plan, rows) in enumerate(zip(values, plans, answered, strict=True), start=1):
+        count = len(plan.samples)
+        where = f"{plan.benchmark.title} on {plan.setup.backbone}, {plan.setup.data}, {count:,} questions"
+        named = " ".join(f"{key}={job[key]}" for key in differing if key in job) or str(plan.setup.method)
+        done = "" if not rows else " (answered before)" if rows == count else f" ({rows:,} answered before)"
+        asked.setdefault(where, []).append(f"  {number} of {len(jobs)}: {named}{done}")
+    return [line for where, lines in asked.items() for line in (where, *lines)]
 
 
 def without_fresh(overrides: Sequence[str]) -> list[str]:

@@ -4,6 +4,7 @@ Jobs leave a note in the sweep's folder that says where their run lies, so the r
 shares the file system. Knows nothing of configs or models.
 """
 
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from itertools import combinations
@@ -32,6 +33,8 @@ from blink.runs.files import read_json, remove_partial, write_csv, write_json
 from blink.runs.provenance import software
 from blink.runs.style import legend_above, look, plain, save_figure, series_styles
 from blink.runs.values import UserError, fits
+
+log = logging.getLogger(__name__)
 
 TABLE = "sweep.csv"
 PLOT = "sweep.png"
@@ -99,7 +102,7 @@ def report(sweep: Path, console: Console) -> None:
     with look():
         save_figure(plot(jobs, keys, pairs), sweep / PLOT, dpi=150)
     written = (TABLE, PLOT, *([COMPARISONS] if pairs else []))
-    console.print(f"written to {sweep}: {', '.join(written)}", soft_wrap=True)
+    log.info("written to %s: %s", sweep, ", ".join(written))
 
 
 def read_jobs(sweep: Path) -> list[Job]:

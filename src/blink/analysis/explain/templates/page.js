@@ -88,8 +88,9 @@ function mark(svg, answer, one, withBox) {
 function showPicture(answer, one) {
   mark(find("picture-marks"), answer, one, true);
   const words = {expand: "expanded", keep: "hottest, nothing done", drop: "hottest, extension dropped"};
+  const region = one.action ? one.acted : one.region;
   find("picture-caption").textContent =
-    `Outlined: region ${one.action ? one.acted : one.region}, ${words[one.action] || "hottest"}.` +
+    `Outlined: region ${region} (${place(region, answer.patches)}), ${words[one.action] || "hottest"}.` +
     (data.box ? " Green: what the question is about." : "");
 }
 
