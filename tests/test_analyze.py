@@ -83,6 +83,7 @@ def test_figures_of_the_tiny_backbone(
     assert files == {
         "config.yaml",
         "inputs.json",
+        "provenance.json",
         f"{name}.csv",
         f"{name}.json",
         *(f"{picture}.{ending}" for picture in pictures for ending in ("png", "pdf")),

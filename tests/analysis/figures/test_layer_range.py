@@ -22,6 +22,15 @@ def test_layer_ranges_are_sorted_into_lines(tmp_path: Path) -> None:
     assert list(other.starting) == [2, 3]
 
 
+def test_one_setting_under_two_names_is_one_point(tmp_path: Path) -> None:
+    """Would catch the paper's three experiments refused together, since layer=6 and layer=6-6 are runs of their own."""
+    points = read_points([run(tmp_path, layers) for layers in ([2], [2], [3])], "pope")
+    assert {layer: found.folder.name for layer, found in layer_range.sort_ranges(points).single.items()} == {
+        2: "run0",
+        3: "run2",
+    }
+
+
 def test_layer_range_refuses_what_it_cannot_sort(tmp_path: Path) -> None:
     """Would catch thresholds swept along with layers, whose points would cover each other."""
     points = read_points([run(tmp_path, [2]), run(tmp_path, [2], tau=(0.6, 0.4))], "pope")

@@ -39,3 +39,14 @@ def test_threshold_grid_shows_the_cost(tmp_path: Path) -> None:
     assert [record["FLOPs over vanilla's"] for record in beside.table] == [1.5, 1.25]
     uncounted = drawn("thresholds", read_points([counted(run(tmp_path, None), 0), *grid], "pope"), tmp_path)
     assert not [name for name in uncounted.table[0] if "FLOPs" in name]
+
+
+def test_colours_of_equal_values_end_at_them(tmp_path: Path) -> None:
+    """Would catch a colour bar that goes on beyond 100 % where all samples expand."""
+    points = read_points([run(tmp_path, [2], tau=tau) for tau in ((0.4, 0.3), (0.5, 0.3))], "pope")
+    figure = drawn("thresholds", points, tmp_path).figures["thresholds"]
+    for axes in figure.axes[: len(figure.axes) // 2]:
+        [image] = axes.images
+        values = image.get_array()
+        assert values is not None
+        assert image.norm.vmax == values.max()

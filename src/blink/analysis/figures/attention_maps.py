@@ -76,7 +76,7 @@ def draw(shown: Sequence[Shown], cases: Sequence[Sequence[LayerMap]], patches: i
     outlined = f"outlined: hottest of {patches} x {patches} regions"
     if any(case.right is not None for case in shown):
         outlined += " (dashed: not the one that holds most of the box)"
-    figure.supxlabel(f"{MAP_NOTE}, each map in its own scale\n{outlined}", fontsize="x-small")
+    figure.supxlabel(f"{MAP_NOTE}, each map in its own scale\n{outlined}", fontsize="small")
     return figure
 
 

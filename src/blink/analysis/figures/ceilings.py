@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from matplotlib.figure import Figure
 
-from blink.analysis.figures.points import Point, about, main_metric, vanilla_of, with_unit
+from blink.analysis.figures.points import Point, about, difference_with_unit, main_metric, vanilla_of
 from blink.bench.statistics import Estimate
 from blink.evaluation.compare import compare_pairs
 from blink.runs.style import BLUE, GREEN, INTERP, PURPLE, TOKEN_SR, Drawn, interval_rows, plain
@@ -165,12 +165,12 @@ def draw(gains: Mapping[Setting, Estimate], steps: Mapping[str, Estimate], title
     panels = figure.subplots(1, 2, width_ratios=(3, 2)) if steps else [figure.subplots()]
     named = {setting.label: estimate for setting, estimate in gains.items()}
     interval_rows(panels[0], named, [_COLOURS[setting.method] for setting in gains], against_zero=True)
-    panels[0].set_xlabel(plain(f"gain over vanilla, {unit}"))
+    panels[0].set_xlabel(plain(f"gain over vanilla,\n{unit}"))
     if steps:
         interval_rows(panels[1], steps, [BLUE] * len(steps), against_zero=True)
-        panels[1].set_xlabel(plain(f"what each step changes, {unit}"))
+        panels[1].set_xlabel(plain(f"what each step changes,\n{unit}"))
     figure.supxlabel(
-        "paired differences with 95 % intervals; filled: the interval leaves 0 out", fontsize="x-small"
+        "paired differences with 95 % intervals; filled: the interval leaves 0 out", fontsize="small"
     )
     return figure
 
@@ -186,7 +186,7 @@ def figure_of_runs(points: Sequence[Point], settings: Mapping[str, Any], family:
         {setting: found[metric] for setting, found in gains.items()},
         {name: found[metric] for name, found in steps.items()},
         title,
-        with_unit(points, metric),
+        difference_with_unit(points, metric),
     )
     labels = {setting.label: str(point.run.folder) for setting, point in chosen.items()}
     return Drawn({"ceilings": figure}, table(gains, steps, chosen), {"metric": metric, "runs": labels})

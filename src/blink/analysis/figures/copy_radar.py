@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from blink.analysis.figures.points import Point, about
 from blink.bench import BENCHMARKS
@@ -145,7 +145,11 @@ def draw(
         axes.set_xticks(angles, corners)
         axes.set_rlabel_position(180 / len(metrics))
         axes.yaxis.set_major_locator(MaxNLocator(5))
-        axes.yaxis.set_major_formatter("{x:+g}" if scale == "difference" else "{x:g}")
+        axes.yaxis.set_major_formatter(
+            FuncFormatter(lambda x, _: f"{x:+g}" if x and scale == "difference" else f"{x:g}")
+        )
+        for text in axes.get_yticklabels():  # lines run through them
+            text.set_bbox({"facecolor": "white", "alpha": 0.8, "linewidth": 0, "pad": 0.6})
         axes.tick_params(axis="x", pad=5)
         for text in axes.get_xticklabels():
             # Beside the circle a name begins or ends at it, so that it covers no marker.
@@ -159,7 +163,7 @@ def draw(
         handles,
         labels,
         loc="outside lower center",
-        ncols=3,
+        ncols=len(labels),
         title=f"rings: {rings}; corners: vanilla's score\nfilled: the paired difference's 95 % interval leaves 0 out",
         title_fontsize="small",
     )

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from blink.analysis.figures.points import (
     Point,
     about,
+    difference_with_unit,
     estimate,
     gain,
     main_metric,
@@ -53,11 +54,16 @@ def sort_ranges(points: Sequence[Point], first: int | None = None, last: int | N
         last: the fixed last layer of the runs that vary the first one; None: the one with most runs.
 
     Raises:
-        ValueError: two runs scan the same layers, layers are no range, or nothing varies.
+        ValueError: two runs scan the same layers under other settings, layers are no range, or nothing varies.
     """
     for point in points:
         if point.layers != tuple(range(point.layers[0], point.layers[-1] + 1)):
             raise UserError(f"{point.run.folder} scans layers {list(point.layers)}, which are no range")
+    points = [  # layer=6 and layer=6-6 are one setting
+        point
+        for i, point in enumerate(points)
+        if not any(point[1:] == other[1:] and point.policy == other.policy for other in points[:i])
+    ]
     twice = [layers for layers, count in Counter(point.layers for point in points).items() if count > 1]
     if twice:
         raise UserError(
@@ -152,8 +158,9 @@ def figure_of_runs(points: Sequence[Point], settings: Mapping[str, Any], family:
         if vanilla is None:
             raise UserError("figure.difference=true needs a method=vanilla run among figure.runs")
         base = vanilla
+        unit = difference_with_unit(points, metric).partition("(")[2].rstrip(")")
         label, measure = (
-            f"{with_unit(points, metric)} less vanilla's\n95 % interval",
+            f"{metric} less vanilla's, in pairs\n({unit}), 95 % interval",
             lambda run: gain(base, run, metric),
         )
         level = level and level._replace(value=0.0)

@@ -139,6 +139,12 @@ def with_unit(points: Sequence[Point], metric: str) -> str:
     return f"{metric} ({points[0].run.result.unit(metric)})"
 
 
+def difference_with_unit(points: Sequence[Point], metric: str) -> str:
+    """A difference in a metric as an axis names it: that of two percentages is in percentage points."""
+    unit = points[0].run.result.unit(metric)
+    return f"{metric} ({'percentage points' if unit == '%' else unit})"
+
+
 def estimate(run: FinishedRun, metric: str) -> Estimate:
     """A metric with its interval; nan where the run gives none."""
     low, high = run.result.intervals.get(metric) or (float("nan"), float("nan"))

@@ -114,7 +114,7 @@ def draw_cases(
     figure.supxlabel(
         f"{MAP_NOTE}; one colour scale per layer and row; %: of all attention\nregion outlined at the left: expanded "
         f"at layer {found.expanded_at} (dashed: not the one that holds most of the box)",
-        fontsize="x-small",
+        fontsize="small",
     )
     return figure
 

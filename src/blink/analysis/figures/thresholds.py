@@ -98,7 +98,8 @@ def draw(grid: Grid, panels: Mapping[str, Floats], title: str) -> Figure:
     for axes, (name, values) in zip(
         np.atleast_1d(figure.subplots(1, len(panels))), panels.items(), strict=True
     ):
-        image = axes.imshow(values, origin="lower", aspect="auto")
+        least, greatest = _scale(values)
+        image = axes.imshow(values, origin="lower", aspect="auto", vmin=least, vmax=greatest)
         figure.colorbar(image, ax=axes, location="top", shrink=0.9, label=plain(name))
         axes.set_xticks(range(columns), [f"{value:g}" for value in grid.tau_exp])
         axes.set_yticks(range(rows), [f"{value:g}" for value in grid.tau_drop])
@@ -106,14 +107,13 @@ def draw(grid: Grid, panels: Mapping[str, Floats], title: str) -> Figure:
         axes.set_ylabel("drop below (tau_drop)")
         axes.spines[:].set_visible(False)
         if max(columns, rows) <= _MOST_WRITTEN:
-            low, high = np.nanmin(values), np.nanmax(values)
             for (row, column), value in np.ndenumerate(values):
                 if not np.isnan(value):
-                    dark = value < (low + high) / 2
+                    dark = value < (least + greatest) / 2
                     axes.text(
                         column,
                         row,
-                        _written(value, high),
+                        _written(value, greatest),
                         ha="center",
                         va="center",
                         color="white" if dark else "black",
@@ -137,6 +137,12 @@ def figure_of_runs(points: Sequence[Point], settings: Mapping[str, Any], family:
     title = f"Thresholds, method {method}, layers {', '.join(map(str, layers))}\n{about(points)}"
     figure = draw(grid, panels, title)
     return Drawn({"thresholds": figure}, table(grid, panels), {"metric": metric, "method": method})
+
+
+def _scale(values: Floats) -> tuple[float, float]:
+    """Ends of the colours: the least and the greatest value; equal ones end the scale, which would else go beyond 100 %."""
+    low, high = float(np.nanmin(values)), float(np.nanmax(values))
+    return (low, high) if low < high else (low - max(abs(low), 1) / 100, high)
 
 
 def _written(value: float, greatest: float) -> str:

@@ -172,7 +172,7 @@ def draw(found: Distance, layer: int, title: str) -> Figure:
     for axes, by_layer, name in zip(
         axes_row,
         (found.kl, found.cosine),
-        (f"KL to the teacher (nats, temperature {found.temperature:g})", "cosine with the teacher"),
+        (f"KL to the teacher\n(nats, temperature {found.temperature:g})", "cosine with the teacher"),
         strict=True,
     ):
         for key, line in STUDENTS.items():
@@ -221,7 +221,7 @@ def draw_features(rows: Sequence[tuple[object, Sequence[Tensor]]], title: str) -
         axes_row[0].set_ylabel("less own mean" if less_mean else "as they are")
     for axes, name in zip(grid[0], titles, strict=True):
         axes.set_title(name)
-    figure.supxlabel("colours: three principal components of the tokens of a row", fontsize="x-small")
+    figure.supxlabel("colours: three principal components of the tokens of a row", fontsize="small")
     return figure
 
 
