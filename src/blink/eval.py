@@ -116,9 +116,7 @@ def main(config: DictConfig) -> float | None:
     else:
         console = screen()
         console.print(score_table([FinishedRun(str(result.method), folder, result)]))
-        log.info(
-            "written to %s", ", ".join(map(str, [folder, *(exported.files if exported else ())]))
-        )
+        log.info("written to %s", ", ".join(map(str, [folder, *(exported.files if exported else ())])))
     if first is not None:
         found = agreement(first, folder)
         if not found.holds:
