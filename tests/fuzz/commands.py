@@ -39,8 +39,7 @@ def refuse_heavy_work(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (answerers, modules):
         monkeypatch.setattr(module, "load_backbone", heavy)
     monkeypatch.setattr("blink.integrations.hub.upload.HfApi", heavy)
-    monkeypatch.setattr("blink.bench.judges.chat.build_opener", heavy)
-    monkeypatch.setattr("blink.bench.judges.chat._OPENER.open", heavy)
+    monkeypatch.setattr("openai.OpenAI", heavy)
 
 
 def composed(command: str, overrides: Sequence[str]) -> dict[str, Any]:

@@ -103,6 +103,12 @@ def test_table_fits_a_terminal() -> None:
     assert "…" not in text
 
 
+def test_names_with_brackets_are_shown_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    """Would catch a folder that is told without what rich takes for markup."""
+    print_summary(summarise(METRICS, [1, 12], **{**FACTS, "token_sr": "zz[ab]/token_sr"}))
+    assert "zz[ab]/token_sr" in capsys.readouterr().out
+
+
 def test_the_loss_of_answers_has_a_column_where_it_was_measured() -> None:
     """Would catch a run on answers whose table says nothing of them, or no longer fits a terminal."""
     answers = {

@@ -103,8 +103,9 @@ def read_questions(
     chosen = samples if limit is None else samples[: max(0, limit)]
     if not chosen:
         raise UserError(
-            f"{name} has no questions left: {len(samples)} in {data}, limit={limit}; raise the limit, or loosen the "
-            "benchmark's filters"
+            f"{name} has no questions left: {len(samples)} in {data}, limit={limit}; raise the limit"
+            if samples
+            else f"{name} has no questions left: 0 in {data}, of which keys of bench may leave out some"
         )
     if isinstance(benchmark, Graded):
         benchmark.check_gradable([sample.id for sample in chosen])

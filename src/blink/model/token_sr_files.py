@@ -25,7 +25,7 @@ from blink.model.token_sr import (
 )
 from blink.model.token_sr_source import CONFIG, find_token_sr
 from blink.runs.files import as_json, make_folder, read_json, whole_file, write_json
-from blink.runs.values import UserError, is_whole
+from blink.runs.values import NotFiniteError, UserError, is_whole
 
 FORMAT = 1
 
@@ -160,6 +160,13 @@ def check_token_sr(
 ) -> None:
     """Raise what `load_token_sr` would raise, from the config and the headers of the files; no weight is read."""
     _fill(path, None, channels, layers, _read_header)
+
+
+def check_finite(modules: Mapping[int, torch.nn.Module], name: str) -> None:
+    """Raise NotFiniteError where modules, layer -> module, hold nan or infinity; `name` is what they were given by."""
+    for layer, module in modules.items():
+        if not all(weight.isfinite().all() for weight in module.state_dict().values()):
+            raise NotFiniteError(f"weights of {name}", layer=layer)
 
 
 def token_sr_config(path: str | os.PathLike[str], *, revision: str | None = None) -> TokenSRConfig:

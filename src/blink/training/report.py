@@ -173,7 +173,7 @@ def print_summary(summary: Summary, console: Console | None = None) -> None:
             if answered
             else f"{entry['norm_ratio_interpolation']:.2f} -> {entry['norm_ratio_token_sr']:.2f}",
         )
-    console = console or Console()
+    console = console or Console(markup=False)  # names of folders may hold brackets
     console.print(table)
     loss = "answer" if answered else "kl"
     worse = [

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from huggingface_hub import constants
+from safetensors.torch import load_file, save_file
 
 import blink
 from blink.integrations.hub.upload import push_token_sr
@@ -181,6 +182,17 @@ def test_folders_without_modules(hub: Hub, run_folder: Path, tmp_path: Path) -> 
     with pytest.raises(UserError, match=r"layer_03.safetensors does not hold the module"):
         push_token_sr(run_folder, "me/modules")
     assert not hub.asked("/api/(models|repos)")
+
+
+def test_weights_that_are_no_numbers_stay_here(hub: Hub, run_folder: Path) -> None:
+    """Would catch modules of a run that went wrong, given to everybody."""
+    file = run_folder / "token_sr" / f"layer_0{LAYERS[-1]}.safetensors"
+    weights = load_file(file)
+    next(iter(weights.values())).view(-1)[0] = float("nan")
+    save_file(weights, file)
+    with pytest.raises(UserError, match=rf"layer {LAYERS[-1]}: weights of token_sr=.* are nan"):
+        push_token_sr(run_folder, "me/modules")
+    assert not hub.repositories
 
 
 def test_repositories_of_something_else(hub: Hub, run_folder: Path) -> None:

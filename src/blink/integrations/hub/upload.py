@@ -16,7 +16,7 @@ from huggingface_hub.utils import validate_repo_id
 
 from blink.integrations.hub.facts import Facts, read_facts
 from blink.integrations.hub.release import OURS, write_release
-from blink.model.token_sr_files import check_token_sr
+from blink.model.token_sr_files import check_finite, check_token_sr, load_token_sr
 from blink.model.token_sr_source import CONFIG, SHIPPED
 from blink.runs.values import UserError, flag, optional, path, text
 
@@ -85,7 +85,8 @@ def push_token_sr(
         dry_run: write the folder, and ask the hub nothing.
 
     Raises:
-        ValueError: an argument does not fit, there is no token, the hub refuses or cannot be reached.
+        ValueError: an argument does not fit, weights are nan or infinite, there is no token, the hub refuses or cannot be
+            reached.
     """
     repo = check_repo(repo)
     optional(check_revision, "revision", revision)
@@ -102,6 +103,8 @@ def push_token_sr(
         )
     facts = read_facts(_path_of(token_sr), base_model)
     check_token_sr(facts.folder)
+    for layer in facts.config.layers:  # one at a time, as they may be large
+        check_finite(load_token_sr(facts.folder, layers=[layer]), f"token_sr={token_sr}")
     if facts.base_model is None and facts.backbone != SHIPPED:
         log.warning(
             "these modules were trained on %s, which is no hub id: name the backbone by base_model=owner/name, or nobody can load "

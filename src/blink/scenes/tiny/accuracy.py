@@ -153,7 +153,7 @@ def main() -> None:
                     for c in found
                 ),
             )
-    Console().print(table)
+    Console(markup=False).print(table)
     if options.json:
         figures = {f"{d}/{f}": {k: c._asdict() for k, c in cells[d, f].items()} for d, f in columns}
         options.json.write_text(json.dumps(figures, indent=2) + "\n")

@@ -14,10 +14,10 @@ from blink.model.backbone import Backbone
 from blink.model.checkpoints import check_attention, load_backbone, load_input_norms, outline
 from blink.model.processors import check_picture_options
 from blink.model.token_sr import Design, check_patches, make_token_sr
-from blink.model.token_sr_files import load_token_sr, save_token_sr, token_sr_config
+from blink.model.token_sr_files import check_finite, load_token_sr, save_token_sr, token_sr_config
 from blink.model.views import PATCHES
 from blink.runs.machine import memory_bytes
-from blink.runs.values import NotFiniteError, UserError
+from blink.runs.values import UserError
 from blink.training.feature_store import in_words
 from blink.training.module import TokenSRTraining
 from blink.training.plan import Plan
@@ -120,9 +120,7 @@ def load_references(plan: Plan, width: int) -> dict[int, Design]:
     if earlier.channels != width:
         raise UserError(f"reference={plan.reference}: width {earlier.channels}; the backbone's is {width}")
     modules = load_token_sr(plan.reference, layers=shared)
-    for layer, module in modules.items():
-        if not all(weight.isfinite().all() for weight in module.state_dict().values()):
-            raise NotFiniteError(f"weights of reference={plan.reference}", layer=layer)
+    check_finite(modules, f"reference={plan.reference}")
     return modules
 
 
