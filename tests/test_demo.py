@@ -112,7 +112,8 @@ def opened(program: list[str], folder: Path, arguments: str = "") -> str:
             process.send_signal(signal.SIGTERM)
             rest = process.stdout.read()
     assert process.returncode == 143, rest
-    assert "Traceback" not in rest
+    assert "Traceback" not in rest, rest
+    assert "ERROR" not in rest, rest
     assert not (folder / "tried.txt").exists(), (folder / "tried.txt").read_text(encoding="utf-8")
     return "".join(said)
 

@@ -34,12 +34,12 @@ def main(config: DictConfig) -> None:
         shown = make_plan(with_preset_file(config, overrides), overrides)
         try:
             import gradio  # noqa: F401
-            import uvicorn
+            import uvicorn  # noqa: F401
         except ModuleNotFoundError as error:
             raise UserError(f"{error.name} is missing: pip install 'blink-mllm[demo]'") from error
         taken = listen(shown.host, shown.port)
     from blink.evaluation.answerers import load_checkpoint
-    from blink.integrations.demo.app import make_app
+    from blink.integrations.demo.app import make_app, serve
 
     with taken:
         backbone = load_checkpoint(shown.backbone)
@@ -47,9 +47,7 @@ def main(config: DictConfig) -> None:
             app = make_app(shown, backbone)
         log.info("%s", shown.line)
         log.info("showing %s on %s (Ctrl-C ends it)", shown.name, url_of(taken))
-        # a page that is open holds a connection for as long as it is: it is not waited for
-        settings = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2)
-        uvicorn.Server(settings).run(sockets=[taken])
+        serve(app, taken)
 
 
 if __name__ == "__main__":

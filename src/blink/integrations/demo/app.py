@@ -1,5 +1,8 @@
 """The page as an application: it fetches nothing from elsewhere, and ends with the model's thread."""
 
+import asyncio
+import logging
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 from contextlib import asynccontextmanager
 from typing import Any
@@ -26,6 +29,25 @@ _FROM_HERE = (
 
 _FONTS = ("system-ui", "-apple-system", "Segoe UI", "Noto Sans", "DejaVu Sans", "Arial", "sans-serif")
 """Of the reader's machine; those of Gradio's themes come from elsewhere."""
+
+
+class _Left(logging.Filter):
+    """Leaves out what uvicorn says of pages that are still open at the end: their connections are cut, as is meant."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether a line is to be said."""
+        cut = record.exc_info is not None and isinstance(record.exc_info[1], asyncio.CancelledError)
+        return not cut and "timeout graceful shutdown exceeded" not in record.getMessage()
+
+
+def serve(app: App, taken: socket.socket) -> None:
+    """Serve on an address that was taken, until a signal ends it."""
+    import uvicorn
+
+    # an open page holds a connection for as long as it is open: it is not waited for
+    settings = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2)
+    logging.getLogger("uvicorn.error").addFilter(_Left())
+    uvicorn.Server(settings).run(sockets=[taken])
 
 
 def make_app(shown: Shown, backbone: Backbone) -> App:
