@@ -13,7 +13,7 @@ GUARD = """
 import os, socket
 
 def _note(host):
-    local = {"localhost", "127.0.0.1", "::1", "", None}
+    local = {"localhost", "127.0.0.1", "::1", "0.0.0.0", "", None}
     if (host.decode() if isinstance(host, bytes) else host) not in local:
         with open(os.environ["TRIED"], "a") as file:
             file.write(f"{host}\\n")
