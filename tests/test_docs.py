@@ -24,9 +24,10 @@ def test_every_public_name_is_in_the_reference() -> None:
 
 def test_every_figure_has_a_small_picture() -> None:
     """Would catch a figure that the page of figures names and nobody can see, and a picture too large to load."""
-    pictures = ROOT / "docs" / "pictures"
-    text = (ROOT / "docs" / "figures.md").read_text(encoding="utf-8")
-    figures = {path.stem for path in (ROOT / "conf" / "figure").glob("*.yaml")}
+    root = Path(__file__).parents[1]
+    pictures = root / "docs" / "pictures"
+    text = (root / "docs" / "figures.md").read_text(encoding="utf-8")
+    figures = {path.stem for path in (root / "conf" / "figure").glob("*.yaml")}
     for name in figures | {"sweep", "table"}:
         assert f"(pictures/{name}.png)" in text
         assert 10_000 < (pictures / f"{name}.png").stat().st_size < 150_000
