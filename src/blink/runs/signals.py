@@ -5,6 +5,7 @@ safe points (a finished picture, an optimizer step) runs inside `finishing_first
 itself asks. Processes that only read data leave signals to the process that started them (`leave_to_parent`).
 """
 
+import multiprocessing
 import os
 import signal
 import sys
@@ -26,6 +27,9 @@ STOPPING = tuple(
 
 _SAME_REQUEST_SECONDS = 2.0
 """`timeout` and schedulers signal a process and then its group: what comes within this time is no second request."""
+
+_LOOK_SECONDS = 2.0
+"""Between two looks of a worker at whether its parent is still there."""
 
 _PARENT = os.getppid()
 
@@ -196,11 +200,21 @@ def leave_to_parent(*_: Any) -> None:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
         return
     signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
-    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+    starter = multiprocessing.parent_process()
+    parent = (
+        os.getppid() if starter is None or starter.pid is None else starter.pid
+    )  # it may have gone meanwhile
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
 
 
 def _end_with(parent: int) -> None:
-    """Wait for a signal from `parent`, and end this process."""
-    while signal.sigwaitinfo(STOPPING).si_pid != parent:
-        pass
+    """Wait for a signal from `parent`, or for its end, and end this process.
+
+    A parent that was killed sends nothing, and a worker that was about to send it something then waits for ever: of a pipe
+    that is full it holds the reading end, too.
+    """
+    while os.getppid() == parent:
+        found = signal.sigtimedwait(STOPPING, _LOOK_SECONDS)
+        if found is not None and found.si_pid == parent:
+            break
     os._exit(0)  # as torch's workers do; another code would be reported as an error

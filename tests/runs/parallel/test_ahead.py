@@ -4,6 +4,7 @@ import errno
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -157,3 +158,36 @@ def test_signals_are_left_to_the_parent() -> None:
 def _slow_pid(_: int) -> int:
     time.sleep(0.002)
     return os.getpid()
+
+
+def test_workers_end_with_a_parent_that_is_killed(tmp_path: Path) -> None:
+    """Catches workers that wait for ever to send what nobody will take: each item fills the pipe."""
+    program = """
+import os, pathlib, sys, time
+from blink.runs.parallel.ahead import Ahead
+
+def make(item):
+    pathlib.Path(sys.argv[1], str(os.getpid())).touch()
+    return bytes(1_000_000)
+
+ahead = iter(Ahead(range(100), make, workers=2))
+next(ahead)
+print("begun", flush=True)
+time.sleep(600)
+"""
+    parent = subprocess.Popen(
+        [sys.executable, "-c", program, str(tmp_path)], stdout=subprocess.PIPE, text=True
+    )
+    assert parent.stdout is not None
+    assert parent.stdout.readline() == "begun\n"
+    time.sleep(0.5)
+    workers = [int(path.name) for path in tmp_path.iterdir()]
+    assert len(workers) == 2
+    parent.kill()
+    parent.communicate()
+    until = time.monotonic() + 30
+    while (left := [pid for pid in workers if Path(f"/proc/{pid}").exists()]) and time.monotonic() < until:
+        time.sleep(0.1)
+    for pid in left:
+        os.kill(pid, signal.SIGKILL)
+    assert not left
