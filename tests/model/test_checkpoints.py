@@ -221,6 +221,34 @@ def test_a_device_map_places_the_model(llava_folder: Path) -> None:
     assert backbone.model.device == torch.device("cpu")
 
 
+@pytest.mark.parametrize(
+    ("config", "named"),
+    [
+        (
+            {"model_type": "llava_llama", "architectures": ["LlavaLlamaForCausalLM"]},
+            "llava-hf/llava-1.5-7b-hf",
+        ),
+        ({"model_type": "llava", "mm_vision_tower": "openai/clip-vit-large-patch14-336"}, "llava-hf/"),
+        ({"model_type": "llava_qwen", "mm_vision_tower": "siglip"}, "llava-hf/"),
+        (
+            {"model_type": "internvl_chat", "architectures": ["InternVLChatModel"]},
+            "OpenGVLab/InternVL3-1B-hf",
+        ),
+        ({"model_type": "unheard_of"}, "expected one of llava"),
+        ({}, "no backbone at"),
+    ],
+)
+def test_authors_own_formats_are_told_their_conversions(
+    config: dict[str, Any], named: str, tmp_path: Path
+) -> None:
+    """Would catch transformers' paragraph about a newer release, and authors' weights that are said to be missing."""
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError) as raised:
+        outline(tmp_path)
+    assert named in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
 def test_a_folder_has_no_revisions(llava_folder: Path) -> None:
     """Would catch a revision beside a folder that is ignored in silence."""
     with pytest.raises(ValueError, match=r"model.revision='main': .* is a folder, which holds one revision"):

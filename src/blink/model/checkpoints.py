@@ -3,7 +3,7 @@
 import json
 import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,11 +11,10 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
+import transformers
 from safetensors import SafetensorError, safe_open
 from torch import nn
-from transformers import (
-    AutoConfig,
-)
+from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
 from transformers.utils import cached_file, is_flash_attn_2_available, logging
 
 from blink.model.backbone import Backbone
@@ -30,6 +29,13 @@ _SOON_LOADED = 500_000_000
 
 _LAYER = re.compile(r"(?:^model|(?:^|\.)(?:language_model|text_model)(?:\.model)?)\.layers\.(\d+)\.")
 """A decoder layer's weights, as they are named now and as older checkpoints name them (Qwen's `model.layers.0.`)."""
+
+
+_CONVERTED = {
+    "llava": "llava-hf/llava-1.5-7b-hf for liuhaotian/llava-v1.5-7b, and others at llava-hf/",
+    "internvl": "OpenGVLab/InternVL3-1B-hf for OpenGVLab/InternVL3-1B, and other names that end in -hf",
+}
+"""How the model types of authors' own formats begin -> where their conversions are."""
 
 
 def load_backbone(
@@ -184,7 +190,11 @@ def _read_config(name: str, revision: str | None) -> Any:
             f"model.revision={revision!r}: {name} is a folder, which holds one revision; leave it null, or give a hub id"
         )
     try:
+        written, _ = PreTrainedConfig.get_config_dict(checkpoint_source(name), revision=revision)
+        _check_format(name, written)
         config: Any = AutoConfig.from_pretrained(checkpoint_source(name), revision=revision)
+    except UserError:
+        raise
     except (OSError, ValueError) as error:
         raise UserError(f"no backbone at {name!r}: {error}") from error
     if config.model_type not in ARCHITECTURES:
@@ -192,6 +202,31 @@ def _read_config(name: str, revision: str | None) -> Any:
             f"{name!r} is of architecture {config.model_type!r}; expected one of {', '.join(ARCHITECTURES)}"
         )
     return config
+
+
+def _check_format(name: str, written: Mapping[str, Any]) -> None:
+    """Raise UserError for a checkpoint as its authors keep it, which transformers does not load or, worse, takes for its own.
+
+    LLaVA-1.5's authors call theirs "llava" as transformers does, with other weights' names; their configs have keys that
+    begin with mm_.
+
+    Args:
+        written: the config as it is written.
+    """
+    kind = written.get("model_type")
+    if kind is None or (kind in CONFIG_MAPPING and "mm_vision_tower" not in written):
+        return
+    classes = written.get("architectures")
+    made = f"{kind}, {classes[0]}" if isinstance(classes, list) and classes else kind
+    for begins, converted in _CONVERTED.items():
+        if str(kind).startswith(begins):
+            raise UserError(
+                f"{name!r} is a checkpoint in its authors' own format ({made}); take its conversion for transformers: {converted}"
+            )
+    raise UserError(
+        f"{name!r} is of architecture {kind!r}, which transformers {transformers.__version__} does not know; expected one of "
+        f"{', '.join(ARCHITECTURES)}"
+    )
 
 
 def _keep_lower_layers(text_config: Any, num_layers: int, name: str) -> None:
