@@ -127,7 +127,9 @@ def test_run_writes_everything_and_comes_back(
     assert (result["method"], result["n"], result["images"]) == ("blink", 36, 2)
     assert result["policy"]["layers"] == [1, 2]
     assert (result["policy"]["patches"], result["policy"]["seed"]) == (3, 5)
-    assert (result["policy"]["positions"], "positions-region" in folder.name) == ("region", True)
+    assert result["policy"]["positions"] == "region"
+    [noted] = json.loads((folder / "provenance.json").read_text())
+    assert {*overrides} <= {*shlex.split(noted["command"])}
     assert result["sources"] == {"layers": "override", "tau_exp": "override", "tau_drop": "Policy's default"}
     assert result["token_sr"] == modules.removeprefix("token_sr=")
     assert result["data"] == "scenes validation, 2 pictures"
@@ -199,7 +201,7 @@ def test_reuse_changes_no_answer(
         for event in row["events"]:
             event["ratio"] = round(event["ratio"], 4)
     assert full == none
-    assert [run["reuse"] for run in scores(working_directory)] == ["full", "none"]
+    assert {run["reuse"] for run in scores(working_directory)} == {"full", "none"}
 
 
 def test_free_answers_are_graded_and_the_judge_is_named(
