@@ -54,7 +54,9 @@ def check_settings(command: str, config: DictConfig) -> None:
 
 def searched_by(config: DictConfig) -> tuple[str, ...]:
     """The overrides that name folders of configs beside ours, which Hydra keeps apart from the others."""
-    written: Any = OmegaConf.to_container(config.hydra.overrides.hydra, resolve=False)  # others may name a job's number
+    written: Any = OmegaConf.to_container(
+        config.hydra.overrides.hydra, resolve=False
+    )  # others may name a job's number
     return tuple(text for text in written if text.startswith("hydra.searchpath="))
 
 
