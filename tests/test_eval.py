@@ -460,6 +460,7 @@ def test_jobs_are_those_of_hydras_sweeper() -> None:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sweep", [(), ("method=vanilla,interp", "--multirun")])
 @pytest.mark.parametrize("reuse", ["full", "none"])
 def test_a_damaged_backbone_has_no_score(

@@ -23,6 +23,7 @@ def backbone(llava_folder: Path) -> str:
     return f"model.path={llava_folder}"
 
 
+@pytest.mark.slow
 def test_encoded_regions_and_boxes(
     backbone: str, working_directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

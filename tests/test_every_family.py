@@ -131,6 +131,7 @@ def test_prompts_about_one_picture_share_its_trunk(name: str, folder_of: Callabl
     assert trunks == [1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["qwen2_vl", "qwen3_vl"])
 def test_a_picture_too_narrow_does_not_end_an_evaluation(
     name: str, folder_of: Callable[[str], Path], working_directory: Path, capsys: pytest.CaptureFixture[str]
@@ -222,6 +223,7 @@ def test_an_answer_about_a_picture_too_narrow_is_not_explained(folder_of: Callab
         command(explain, f"model.path={folder_of('qwen2_vl')}", "image=pole.png", "question=What?", *FEW)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(8, 1640), (1640, 8)])
 def test_a_picture_that_the_processor_refuses_is_told_before_anything_is_answered(
     size: tuple[int, int], folder_of: Callable[[str], Path], working_directory: Path

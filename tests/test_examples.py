@@ -31,6 +31,7 @@ def test_every_example_is_tried() -> None:
     assert {path.stem for path in EXAMPLES.glob("*.py")} == set(TELLS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(TELLS))
 def test_an_example_runs(
     name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
@@ -49,6 +50,7 @@ def test_an_example_runs(
     assert all(part in said for part in TELLS[name]), said
 
 
+@pytest.mark.slow
 def test_a_module_of_an_example_learns(capsys: pytest.CaptureFixture[str]) -> None:
     """Would catch labels that are of the wrong tokens, and gradients that do not reach a caller's module."""
     program = runpy.run_path(str(EXAMPLES / "own_module.py"))

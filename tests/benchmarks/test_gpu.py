@@ -22,6 +22,7 @@ def cells(text: str) -> list[list[str]]:
     return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines[1:]]
 
 
+@pytest.mark.slow
 def test_all_parts_run_small(tmp_path: Path) -> None:
     """Catches a part that fails or takes too long, a bar on numbers that does not hold, and rows that are not written."""
     target = tmp_path / "page.md"

@@ -52,6 +52,7 @@ def on_two(model: Any, tower: bool = True) -> Any:
     return there
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("family", "name"), CASES)
 def test_attach_on_two_devices(family: str, name: str) -> None:
     """Catches what is left on the first device when hidden states have gone on to the next."""

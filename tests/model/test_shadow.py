@@ -56,6 +56,7 @@ def compiled_layers(model: Any) -> Any:
     return model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [compiled, compiled_in_place, compiled_forward, compiled_layers])
 @torch.no_grad()
 def test_compiled(how: Callable[[Any], Any]) -> None:

@@ -18,6 +18,7 @@ def test_full_size_is_the_published_one() -> None:
     assert round(sum(weight.numel() for weight in layer.parameters()) / 1e6) == 202
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("family", "visual"), [("llava15", 576), ("llava_next", 2340)])
 def test_prompt_has_the_true_number_of_tokens_and_runs(family: str, visual: int) -> None:
     """Would catch a processor that does not fit its model, and weights that give nan.

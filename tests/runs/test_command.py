@@ -14,6 +14,7 @@ from blink.runs.folder import given_folder, open_run
 from blink.runs.values import UserError
 
 
+@pytest.mark.slow
 def test_a_command_ends_with_one_line_and_a_failing_exit_code(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

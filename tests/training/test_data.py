@@ -201,6 +201,7 @@ def test_an_image_that_vanishes_is_named_in_one_line(workers: int) -> None:
     assert str(gone.value) == "c.png: FileNotFoundError: it is gone"
 
 
+@pytest.mark.slow
 def test_batches_are_named_as_they_are_handed_out() -> None:
     """Would catch the images of another step named where a batch is not finite."""
     train, held_out = colours(8), colours(5)

@@ -14,6 +14,7 @@ from tests.finished_runs import Rule, finish, samples
 from tests.told_runs import ToldRun
 
 
+@pytest.mark.slow
 def test_tables_points_and_the_best(tmp_path: Path, told_runs: list[ToldRun]) -> None:
     """Would catch points without their swept values, numbers of a table told as texts, and the worst called the best."""
     asked = samples(2)

@@ -58,6 +58,7 @@ def experiment(name: str) -> Experiment:
     return read_experiment(content)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("configs")
 def test_every_row_passes_the_checks_on_the_shipped_backbone() -> None:
     """Would catch a row that no run could have: a layer beyond the model, a module not shipped, a misspelt key.
@@ -155,6 +156,7 @@ def test_a_bad_override_starts_no_job(working_directory: Path, monkeypatch: pyte
     assert not (working_directory / "outputs" / "eval").exists()
 
 
+@pytest.mark.slow
 def test_an_experiment_ends_with_its_table(
     working_directory: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -255,6 +257,7 @@ def test_rows_of_boxes_need_boxes(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         command(monkeypatch, *given, "selector=box", "--multirun")
 
 
+@pytest.mark.slow
 def test_an_experiment_on_each_difficulty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Would catch a report that compares easy questions with hard ones, or fails over them."""
     usual = ("scenes.split=validation", "scenes.difficulty=easy,hard", "scenes.images=1", "limit=2")

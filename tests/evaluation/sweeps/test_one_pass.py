@@ -192,6 +192,7 @@ def test_sweepers_that_search(
     assert len(runs) == 4
 
 
+@pytest.mark.slow
 def test_fresh_sweep_begins_each_run_once(
     arguments: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -92,6 +92,7 @@ def answered(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return counts
 
 
+@pytest.mark.slow
 def test_shares_equal_one_process(
     model: str, here: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answered: list[int]
 ) -> None:
@@ -108,6 +109,7 @@ def test_shares_equal_one_process(
     assert answered == [2, 1, 1, 1, 1]
 
 
+@pytest.mark.slow
 def test_one_question_at_a_time(
     model: str, here: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answered: list[int]
 ) -> None:
@@ -118,6 +120,7 @@ def test_one_question_at_a_time(
     assert answered == [2, 1]
 
 
+@pytest.mark.slow
 def test_what_a_lost_cluster_has_answered_is_kept(
     model: str, here: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answered: list[int]
 ) -> None:

@@ -12,6 +12,7 @@ from blink.runs.loggers import wandb_logger
 from tests.told_runs import ToldRun
 
 
+@pytest.mark.slow
 def test_everything_is_told(tmp_path: Path, told_runs: list[ToldRun]) -> None:
     """Would catch numbers without their axis, nan drawn as a value, empty tables, and charts without their points."""
     board = wandb_logger(str(tmp_path), mode="offline", table_rows=4, table_pixels=8)

@@ -160,6 +160,7 @@ def _slow_pid(_: int) -> int:
     return os.getpid()
 
 
+@pytest.mark.slow
 def test_workers_end_with_a_parent_that_is_killed(tmp_path: Path) -> None:
     """Catches workers that wait for ever to send what nobody will take: each item fills the pipe."""
     program = """

@@ -93,6 +93,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
+@pytest.mark.slow
 def test_others_end_with_the_first() -> None:
     """Catches orphans that hold a GPU after the first process was killed."""
     ended = python("-c", _FIRST)
