@@ -43,10 +43,10 @@ demo: $(READY)  ## Train TokenSR modules on the tiny backbone, then compare vani
 	$(BIN)/python -m blink.train layer=$(DEMO_LAYERS) $(RECIPE) reference=tiny
 	$(BIN)/python -m blink.eval experiment=recommended scenes.difficulty=hard token_sr=$(DEMO_RUN)/token_sr --multirun
 
-test: $(READY)  ## Run the tests but for the slow ones (about six and a half minutes on two cores)
+test: $(READY)  ## Run the tests but for the slow ones (five to six minutes on two cores)
 	$(PYTEST) -m "not slow and not crash"
 
-slow: $(READY)  ## Run the others: killed commands, several processes, every key of every command (about seven and a half minutes)
+slow: $(READY)  ## Run the others: killed commands, several processes, every key of every command (about ten minutes)
 	$(PYTEST) -m "slow or crash"
 
 # An environment of its own that sees what .venv has: $(call beside,FOLDER).
