@@ -94,7 +94,7 @@ def page_data(explained: Explanation, correct: Sequence[bool | None] | None = No
 
 def render(template: str, **values: Any) -> str:
     """Fill in one of the templates; whatever it is given is escaped."""
-    return _environment().get_template(template).render(**values)
+    return environment(_TEMPLATES).get_template(template).render(**values)
 
 
 def data_address(picture: Image.Image, widest: int) -> str:
@@ -235,16 +235,17 @@ def _short(question: str) -> str:
     return line if len(line) <= 80 else f"{line[:79]}…"
 
 
-@lru_cache(maxsize=1)
-def _environment() -> Environment:
-    environment = Environment(
-        loader=FileSystemLoader(_TEMPLATES),
+@lru_cache
+def environment(folder: Path) -> Environment:
+    """The templates of a folder: values are escaped, and one that is missing is an error."""
+    made = Environment(
+        loader=FileSystemLoader(folder),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["flops"] = flops_in_words
-    environment.globals["regions"] = regions_in_words
-    environment.policies["json.dumps_kwargs"] = {"sort_keys": False}
-    return environment
+    made.filters["flops"] = flops_in_words
+    made.globals["regions"] = regions_in_words
+    made.policies["json.dumps_kwargs"] = {"sort_keys": False}
+    return made

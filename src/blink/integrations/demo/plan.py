@@ -9,11 +9,11 @@ from blink.analysis.explain.plan import asked_of
 from blink.evaluation.checks import check_context
 from blink.evaluation.plan import Checkpoint
 from blink.inference.policy import Policy
-from blink.integrations.server.plan import address
+from blink.integrations.server.plan import address, common_limits
 from blink.model.prompts import Template
 from blink.model.token_sr_files import token_sr_config
 from blink.runs.command import plain
-from blink.runs.values import UserError, number, whole_number
+from blink.runs.values import UserError, whole_number
 
 
 class Limits(NamedTuple):
@@ -71,10 +71,7 @@ def make_plan(config: DictConfig, overrides: Sequence[str]) -> Shown:
     host, port = address(settings)
     limits = settings["limits"]
     checked = Limits(
-        queue=whole_number("limits.queue", limits["queue"]),
-        seconds=number("limits.seconds", limits["seconds"], above=0),
-        megabytes=number("limits.megabytes", limits["megabytes"], above=0),
-        megapixels=number("limits.megapixels", limits["megapixels"], above=0),
+        **common_limits(limits),
         characters=whole_number("limits.characters", limits["characters"]),
     )
     longest = whole_number("max_new_tokens", settings["max_new_tokens"])

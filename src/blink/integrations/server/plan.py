@@ -77,10 +77,7 @@ def make_plan(config: DictConfig, overrides: Sequence[str]) -> Serving:
     host, port = address(settings)
     limits = settings["limits"]
     checked = Limits(
-        queue=whole_number("limits.queue", limits["queue"]),
-        seconds=number("limits.seconds", limits["seconds"], above=0),
-        megabytes=number("limits.megabytes", limits["megabytes"], above=0),
-        megapixels=number("limits.megapixels", limits["megapixels"], above=0),
+        **common_limits(limits),
         new_tokens=whole_number("limits.new_tokens", limits["new_tokens"]),
     )
     longest = whole_number("max_new_tokens", settings["max_new_tokens"])
@@ -99,6 +96,17 @@ def make_plan(config: DictConfig, overrides: Sequence[str]) -> Serving:
     return Serving(
         name, host, port, key, asked.checkpoint, asked.template, run, memory_gb, longest, checked, asked.line
     )
+
+
+def common_limits(limits: Mapping[str, Any]) -> dict[str, Any]:
+    """Check the limits that the server and the demo page have in common, by name.
+
+    Raises:
+        UserError: one is no number of its range.
+    """
+    queue = whole_number("limits.queue", limits["queue"])
+    others = ("seconds", "megabytes", "megapixels")
+    return {"queue": queue, **{name: number(f"limits.{name}", limits[name], above=0) for name in others}}
 
 
 def address(settings: Mapping[str, Any]) -> tuple[str, int]:
