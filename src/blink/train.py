@@ -131,7 +131,7 @@ def train(
     )
     from blink.training.dashboard import TrainingMonitor, kl_chart
     from blink.training.data import PairData
-    from blink.training.feature_fill import FillFeatures, report_lacking
+    from blink.training.features.fill import FillFeatures, report_lacking
     from blink.training.order import check_position
     from blink.training.report import summarise
 

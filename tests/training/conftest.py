@@ -2,6 +2,7 @@
 
 Files of the room that are tested where they are used:
 
+    checks.py     test_plan.py
     order.py      test_data.py
 """
 

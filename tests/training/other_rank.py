@@ -5,7 +5,7 @@ from typing import Any
 from lightning import Callback, LightningModule, Trainer
 
 from blink.training import module
-from blink.training.features import Features
+from blink.training.features.states import Features
 
 
 class Damage(Callback):

@@ -9,10 +9,11 @@ from PIL import Image
 from blink.model.views import ViewMaker, Views
 from blink.runs.inputs.pictures import UnreadableImageError
 from blink.runs.values import UserError
-from blink.training.data import ImageViews, PairData, ResumableLoader
-from blink.training.features import Batch
+from blink.training.data import PairData
+from blink.training.features.per_image import ImageViews
+from blink.training.features.states import Batch
 from blink.training.images import DrawnImages
-from blink.training.order import TrainingOrder, batches_per_step, images_per_batch
+from blink.training.order import ResumableLoader, TrainingOrder, batches_per_step, images_per_batch
 from tests import models
 
 

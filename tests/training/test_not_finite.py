@@ -9,8 +9,9 @@ import torch
 
 from blink.model.token_sr import TokenSR
 from blink.model.token_sr_files import save_token_sr
-from blink.training import feature_fill, module
-from blink.training.features import Features
+from blink.training import module
+from blink.training.features import fill
+from blink.training.features.states import Features
 from blink.training.images import local_images
 from blink.training.manifest import Portions, check_images, split
 from blink.training.order import TrainingOrder
@@ -99,7 +100,7 @@ def test_features_that_are_not_finite_are_not_stored(
     short: list[str], damaged: Callable[[Any, int, int], None]
 ) -> None:
     """Would catch nan on disk, which all later runs over these pictures would read."""
-    damaged(feature_fill, 2, 0)
+    damaged(fill, 2, 0)
     with pytest.raises(SystemExit, match=r"layer 2, image .*\.png: hidden states of the backbone are nan"):
         run(*short, "data.cache_features=features")
     assert run(*short, "data.cache_features=features").steps == 11

@@ -8,7 +8,8 @@ from hydra import compose, initialize_config_dir
 from blink.runs.command import CONF_DIR, plain
 from blink.runs.inputs.preset_file import with_preset, write_preset
 from blink.runs.values import UserError
-from blink.training.plan import HubDataSet, Plan, make_plan
+from blink.training.checks import HubDataSet
+from blink.training.plan import Plan, make_plan
 from tests.processes import python
 from tests.training.conftest import planned
 

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from blink.model.views import QUADRANTS
 from blink.runs.boards.board import Axis, Board, Chart
 from blink.runs.machine import peak_memory_mb
-from blink.training.feature_picture import feature_picture
-from blink.training.features import Batch, images_in
+from blink.training.features.picture import feature_picture
+from blink.training.features.states import Batch, images_in
 from blink.training.module import TokenSRTraining, is_logged
 from blink.training.report import Summary
 

@@ -9,76 +9,15 @@ from collections.abc import Mapping
 from functools import cached_property
 from typing import Any, NamedTuple
 
-import torch
 from lightning import LightningDataModule
-from torch.utils.data import Dataset
 
-from blink.model.views import ViewMaker, Views, join_views
+from blink.model.views import ViewMaker
 from blink.runs.parallel.ahead import ShieldedLoader
 from blink.training.answers.lessons import ImageLessons, LessonMaker
 from blink.training.answers.questions import Asked
-from blink.training.feature_store import FeatureStore
-from blink.training.features import Features, stack_features
+from blink.training.features.per_image import ImageFeatures, ImageViews, StoredFeatures
 from blink.training.images import Images
-from blink.training.order import TrainingOrder, check_position, images_per_batch
-
-
-class ImageViews(Dataset[Views]):
-    """The views of each image of a collection."""
-
-    join = staticmethod(join_views)
-    """Makes a batch of some."""
-
-    def __init__(self, images: Images, views: ViewMaker) -> None:
-        self.images = images
-        self.views = views
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, index: int) -> Views:
-        return self.views(self.images.read(index))
-
-
-class StoredFeatures(NamedTuple):
-    """Where features are read from instead of being computed.
-
-    Attributes:
-        store: the folder.
-        layers: that are read.
-        dtype: that they are converted to.
-        views: tells the grids of pictures by their size, where these differ.
-    """
-
-    store: FeatureStore
-    layers: tuple[int, ...]
-    dtype: torch.dtype
-    views: ViewMaker
-
-    def rows(self, images: Images) -> list[int]:
-        """The store's rows of all images of a collection."""
-        numbers = range(len(images))
-        grids = None
-        if self.store.shape[1] is None:
-            grids = [self.views.grid(images.size(index)) for index in numbers]
-        return self.store.rows([images.identity(index) for index in numbers], grids)
-
-
-class ImageFeatures(Dataset[Features]):
-    """Stored features of each image of a collection; the store must hold a row before it is read."""
-
-    join = staticmethod(stack_features)
-    """Makes a batch of some."""
-
-    def __init__(self, images: Images, stored: StoredFeatures) -> None:
-        self.stored = stored
-        self.rows = stored.rows(images)
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, index: int) -> Features:
-        return Features(self.stored.store.read(self.rows[index], self.stored.layers, self.stored.dtype))
+from blink.training.order import ResumableLoader, TrainingOrder, check_position, images_per_batch
 
 
 class Questions(NamedTuple):
@@ -92,38 +31,6 @@ class Questions(NamedTuple):
     held_out: Asked
     maker: LessonMaker
     seen: bool
-
-
-class ResumableLoader(ShieldedLoader):
-    """A loader whose saved position counts the batches handed out, without those that workers have only prefetched."""
-
-    order: TrainingOrder
-
-    @classmethod
-    def over(
-        cls, images: ImageViews | ImageFeatures | ImageLessons, order: TrainingOrder, workers: int
-    ) -> "ResumableLoader":
-        """Load the batches of `order`, with `workers` processes (0: in this one)."""
-        loader = cls(
-            images,
-            batch_sampler=order,
-            num_workers=workers,
-            collate_fn=images.join,
-            pin_memory=torch.cuda.is_available(),
-        )
-        loader.order = order
-        return loader
-
-    def __iter__(self) -> Any:
-        for batch in super().__iter__():
-            self.order.position += 1
-            yield batch
-
-    def state_dict(self) -> dict[str, int]:
-        return {"position": self.order.position}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        self.order.position = state["position"]
 
 
 class PairData(LightningDataModule):

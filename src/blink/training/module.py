@@ -1,17 +1,16 @@
 """Training of TokenSR: one module per layer over one pass of the frozen backbone. The LightningModule.
 
-Each layer's module starts from (seed, layer), has its own loss and is clipped by itself, so that it comes out
-the same whichever layers train beside it. The backbone is no part of this module's state: neither optimizer
-nor checkpoint nor DDP nor DeepSpeed sees it.
+Each layer's module starts from (seed, layer), has its own loss and is clipped by itself, so that it comes out the same
+whichever layers train beside it. The backbone is no part of this module's state: neither optimizer nor checkpoint nor
+DDP nor DeepSpeed sees it.
 
 Axes: B images, N quadrants, d hidden width, H x W grid of the base view.
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 from itertools import product
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -23,32 +22,28 @@ from transformers import get_cosine_schedule_with_warmup
 from blink.model.backbone import Backbone
 from blink.model.token_sr import Design, TokenSR, check_patches, make_token_sr
 from blink.model.views import PATCHES, Views
-from blink.runs.values import NotFiniteError
 from blink.training.answers.lessons import Lesson
 from blink.training.answers.loss import answer_losses
 from blink.training.data import PairData
-from blink.training.features import (
+from blink.training.features.states import (
     Batch,
     Features,
     QuadrantFeatures,
     channels_last,
-    damaged_images,
     layers_read,
     quadrant_context,
     quadrant_features,
     refine,
     trunk_features,
 )
+from blink.training.not_finite import check_finite_state, raise_not_finite
 from blink.training.objective import Distances, distances, token_kl
 
 STUDENTS = ("token_sr", "interpolation", "reference")
-"""What is compared with the teacher: the module, the plain interpolation that it starts from, and, if there is one,
-a module trained earlier."""
+"""Compared with the teacher: the module, the interpolation that it starts from, and, if there is one, an earlier module."""
 
 _ANSWERED = STUDENTS[:2]
 """Those whose answers are measured, too."""
-
-_SMALLER_STEPS = "the last checkpoint is as it was before; take a smaller optimizer.learning_rate, or trainer.gradient_clip_val=1.0"
 
 
 class TokenSRTraining(LightningModule):
@@ -142,18 +137,14 @@ class TokenSRTraining(LightningModule):
                 with torch.no_grad():
                     measures["kl_interpolation"] = self._losses(features, "interpolated_NdHW")
             for name, of_layers in measures.items():
-                self.log_dict(
-                    {
-                        f"train_layers/layer_{layer}/{name}": value.detach()
-                        for layer, value in of_layers.items()
-                    }
-                )
+                for layer, value in of_layers.items():
+                    self.log(f"train_layers/layer_{layer}/{name}", value.detach())
             self.log("train/learning_rate", self.trainer.optimizers[0].param_groups[0]["lr"])
         total = torch.stack(list(losses.values())).sum()
         if not total.isfinite():
-            self._report_not_finite(
-                f"step {self.trainer.global_step + 1}", losses, features, self._training_names
-            )
+            step = f"step {self.trainer.global_step + 1}"
+            names = [] if self._data is None else self._data.training_names()
+            raise_not_finite(step, losses, features, self.modules_by_layer, names)
         self.log("train/loss", total.detach(), prog_bar=True)
         return total
 
@@ -170,8 +161,7 @@ class TokenSRTraining(LightningModule):
 
     def validation_step(self, batch: Batch | Lesson, batch_idx: int) -> None:
         """Measure each module, plain interpolation and earlier modules against the teacher."""
-        data = getattr(self._trainer, "datamodule", None)
-        counts = not isinstance(data, PairData) or data.measures_count
+        counts = self._data is None or self._data.measures_count
         if isinstance(batch, Lesson):
             self._measure_answers(batch, batch_idx, counts)
         for trunk, layer in product(self.trunk_features(batch), self.layers):
@@ -185,13 +175,7 @@ class TokenSRTraining(LightningModule):
             for name, tokens in zip(STUDENTS, students, strict=False):
                 kl = self._loss(layer, tokens, teacher)
                 if not kl.isfinite():
-                    names = partial(self._held_out_names, batch_idx)
-                    self._report_not_finite(
-                        f"measuring after step {self.trainer.global_step}",
-                        {layer: kl},
-                        [{layer: features}],
-                        names,
-                    )
+                    self._raise_measured(layer, kl, batch_idx, [{layer: features}])
                 found = distances(channels_last(tokens), channels_last(teacher), kl)
                 for measure, value in zip(Distances._fields, found, strict=True):
                     self._mean(_name(layer, measure, name)).update(value, weight=counts * len(teacher))
@@ -202,15 +186,8 @@ class TokenSRTraining(LightningModule):
         Raises:
             NotFiniteError: a weight, or the optimizer's moment of one, is nan or infinite.
         """
-        place = f"step {self.trainer.global_step}"
-        for layer, module in self.modules_by_layer.items():
-            if not all(weight.isfinite().all() for weight in module.parameters()):
-                raise NotFiniteError(
-                    "weights of TokenSR", layer=f"{place}, layer {layer}", remedy=_SMALLER_STEPS
-                )
-        # DeepSpeed's optimizers nest their state otherwise than torch's.
-        if not all(moment.isfinite().all() for moment in _tensors(checkpoint.get("optimizer_states", ()))):
-            raise NotFiniteError("moments of the optimizer", layer=place, remedy=_SMALLER_STEPS)
+        moments = checkpoint.get("optimizer_states", ())
+        check_finite_state(f"step {self.trainer.global_step}", self.modules_by_layer, moments)
 
     def on_validation_epoch_end(self) -> None:
         """Log the means over all processes' pairs, and those of KL over the layers, too."""
@@ -278,39 +255,18 @@ class TokenSRTraining(LightningModule):
             elif gradient_clip_val:
                 nn.utils.clip_grad_norm_(module.parameters(), gradient_clip_val)
 
-    def _report_not_finite(
-        self,
-        place: str,
-        losses: Mapping[int, Tensor],
-        by_grid: Sequence[Mapping[int, QuadrantFeatures]],
-        names: Callable[[], list[str]],
-    ) -> None:
-        """Find out what is not finite, in which layer, and of which images.
+    @property
+    def _data(self) -> PairData | None:
+        """The run's data, which knows the names of images; None where batches are handed in one by one."""
+        data = getattr(self._trainer, "datamodule", None)
+        return data if isinstance(data, PairData) else None
 
-        Raises:
-            NotFiniteError: always.
-        """
-        layer = next(layer for layer, loss in losses.items() if not loss.isfinite())
-        images, where = names(), f"{place}, layer {layer}"
-        damaged = [bad for of_grid in by_grid for bad in damaged_images(of_grid[layer])]
-        if any(damaged):
-            # of one grid, they are in the order of the names
-            of_one_grid = len(damaged) == len(images) and len(by_grid) == 1
-            shown = (
-                [name for name, bad in zip(images, damaged, strict=True) if bad] if of_one_grid else images
-            )
-            raise NotFiniteError("hidden states of the backbone", layer=where, sample=_listed(shown))
-        whole = all(weight.isfinite().all() for weight in self.token_sr[str(layer)].parameters())
-        what = "losses" if whole else "weights of TokenSR"
-        raise NotFiniteError(what, layer=where, sample=_listed(images), remedy=_SMALLER_STEPS)
-
-    def _training_names(self) -> list[str]:
-        data = self.trainer.datamodule  # type: ignore[attr-defined]  # Lightning sets it elsewhere
-        return data.training_names() if isinstance(data, PairData) else []
-
-    def _held_out_names(self, batch: int) -> list[str]:
-        data = self.trainer.datamodule  # type: ignore[attr-defined]
-        return data.held_out_names(batch) if isinstance(data, PairData) else []
+    def _raise_measured(
+        self, layer: int, loss: Tensor, batch: int, by_grid: Sequence[Mapping[int, QuadrantFeatures]]
+    ) -> NoReturn:
+        place = f"measuring after step {self.trainer.global_step}"
+        names = [] if self._data is None else self._data.held_out_names(batch)
+        raise_not_finite(place, {layer: loss}, by_grid, self.modules_by_layer, names)
 
     def _losses(self, by_grid: Sequence[dict[int, QuadrantFeatures]], student: str) -> dict[int, Tensor]:
         """Layer -> mean over all pairs, whatever their grids, of the loss of `student`."""
@@ -330,10 +286,7 @@ class TokenSRTraining(LightningModule):
         for name in _ANSWERED:
             for layer, loss in self.answer_losses(batch, trained=name == STUDENTS[0]).items():
                 if not loss.isfinite():
-                    where = f"measuring after step {self.trainer.global_step}"
-                    self._report_not_finite(
-                        where, {layer: loss}, [], partial(self._held_out_names, batch_idx)
-                    )
+                    self._raise_measured(layer, loss, batch_idx, [])
                 self._mean(_name(layer, "answer", name)).update(loss, weight=counts * len(batch.asked))
 
     def _parts(
@@ -393,19 +346,5 @@ def is_logged(trainer: Trainer) -> bool:
     return bool(trainer.loggers) and every > 0 and (trainer.global_step + 1) % every == 0
 
 
-def _listed(names: Sequence[str]) -> str | None:
-    """Names of images as a message shows them."""
-    return f"image{'s' * (len(names) > 1)} {', '.join(names)}" if names else None
-
-
 def _name(layer: int, measure: str, student: str) -> str:
     return f"layer_{layer}/{measure}_{student}"
-
-
-def _tensors(value: Any) -> Iterator[Tensor]:
-    """All tensors in nested dictionaries, lists and tuples."""
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, dict | list | tuple):
-        for part in value.values() if isinstance(value, dict) else value:
-            yield from _tensors(part)

@@ -1,13 +1,17 @@
-"""In which order and shares images are trained on, and whether a checkpoint's place in it means something to a run."""
+"""In which order and shares images are trained on, how far a run has come in it, and whether a checkpoint's place means something to it."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
+import torch
 from torch.utils.data import Sampler
 
 from blink.model.views import QUADRANTS
+from blink.runs.parallel.ahead import ShieldedLoader
 from blink.runs.values import UserError
+from blink.training.answers.lessons import ImageLessons
+from blink.training.features.per_image import ImageFeatures, ImageViews
 
 
 def images_per_batch(global_pairs: int, processes: int, accumulate: int = 1) -> int:
@@ -125,6 +129,38 @@ class TrainingOrder(Sampler[list[int]]):
         start = (batch * self.processes + self.rank) * self.batch_size
         numbers: list[int] = self._order[start : start + self.batch_size].tolist()
         return numbers
+
+
+class ResumableLoader(ShieldedLoader):
+    """A loader whose saved position counts the batches handed out, without those that workers have only prefetched."""
+
+    order: TrainingOrder
+
+    @classmethod
+    def over(
+        cls, images: ImageViews | ImageFeatures | ImageLessons, order: TrainingOrder, workers: int
+    ) -> "ResumableLoader":
+        """Load the batches of `order`, with `workers` processes (0: in this one)."""
+        loader = cls(
+            images,
+            batch_sampler=order,
+            num_workers=workers,
+            collate_fn=images.join,
+            pin_memory=torch.cuda.is_available(),
+        )
+        loader.order = order
+        return loader
+
+    def __iter__(self) -> Any:
+        for batch in super().__iter__():
+            self.order.position += 1
+            yield batch
+
+    def state_dict(self) -> dict[str, int]:
+        return {"position": self.order.position}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.order.position = state["position"]
 
 
 def check_position(state: Mapping[str, Any], images: str, seed: int) -> None:

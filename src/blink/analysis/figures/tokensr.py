@@ -30,8 +30,8 @@ from blink.model.views import QUADRANTS, ViewMaker, Views, quadrants
 from blink.runs.signals import finishing_first
 from blink.runs.style import BLACK, INTERP, TOKEN_SR, Drawn, bare, legend_above, plain
 from blink.runs.values import UserError, number, whole_number
-from blink.training.feature_picture import principal_colours
-from blink.training.features import QuadrantFeatures, layers_read, quadrant_features, trunk_features
+from blink.training.features.picture import principal_colours
+from blink.training.features.states import QuadrantFeatures, layers_read, quadrant_features, trunk_features
 
 log = logging.getLogger(__name__)
 

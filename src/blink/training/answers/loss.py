@@ -28,7 +28,7 @@ from blink.model.families import Encoded
 from blink.model.image_inputs import embed_prompt, encode_image
 from blink.model.token_sr import Context
 from blink.training.answers.lessons import IGNORED, AskedImage
-from blink.training.features import refine
+from blink.training.features.states import refine
 
 
 class EnteringStates(NamedTuple):

@@ -17,9 +17,10 @@ from blink.runs.values import UserError
 from blink.scenes.draw import SIZE, SPLIT_SIZE, SceneImages
 from blink.training.answers.lessons import LessonMaker
 from blink.training.answers.questions import SceneQuestions, questions_by_image, with_questions
-from blink.training.data import Questions, StoredFeatures
-from blink.training.feature_fill import open_store
-from blink.training.features import layers_read
+from blink.training.data import Questions
+from blink.training.features.fill import open_store
+from blink.training.features.per_image import StoredFeatures
+from blink.training.features.states import layers_read
 from blink.training.images import (
     DrawnImages,
     Images,

@@ -18,7 +18,7 @@ from blink.model.token_sr_files import check_finite, load_token_sr, save_token_s
 from blink.model.views import PATCHES
 from blink.runs.machine import memory_bytes
 from blink.runs.values import UserError
-from blink.training.feature_store import in_words
+from blink.training.features.store import in_words
 from blink.training.module import TokenSRTraining
 from blink.training.plan import Plan
 

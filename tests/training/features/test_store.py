@@ -9,8 +9,7 @@ import pytest
 import torch
 
 from blink.runs.values import UserError
-from blink.training import feature_store
-from blink.training.feature_store import FeatureStore
+from blink.training.features.store import FeatureStore
 
 SHAPE = (5, 2, 3, 4)
 RECIPE = {"weights": "abc", "dtype": "float32"}
@@ -141,7 +140,9 @@ def test_too_little_space_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyP
     lacking = store.lacking(store.rows(["a", "b"]), (3, 4))
     assert store.bytes_of([0]) == 2 * 120
     assert store.check_space(lacking, 2) == 3 * 2 * 120
-    monkeypatch.setattr(feature_store.shutil, "disk_usage", lambda _: SimpleNamespace(free=719))
+    monkeypatch.setattr(
+        "blink.training.features.store.shutil.disk_usage", lambda _: SimpleNamespace(free=719)
+    )
     with pytest.raises(
         ValueError, match=r"needs 0.7 kB more for 2 pictures \(0.2 kB for each.*0.7 kB are free"
     ):

@@ -25,9 +25,9 @@ from blink.runs.files import short_digest
 from blink.runs.parallel.ahead import ShieldedLoader
 from blink.runs.signals import Pending, wait_for_others
 from blink.runs.values import NotFiniteError
-from blink.training.data import ImageViews, StoredFeatures
-from blink.training.feature_store import FeatureStore, in_words
-from blink.training.features import trunk_features
+from blink.training.features.per_image import ImageViews, StoredFeatures
+from blink.training.features.states import trunk_features
+from blink.training.features.store import FeatureStore, in_words
 from blink.training.images import Images
 
 log = logging.getLogger(__name__)

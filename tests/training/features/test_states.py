@@ -5,7 +5,7 @@ import torch
 from blink.model.backbone import Backbone
 from blink.model.views import ViewMaker, Views, join_views
 from blink.model.visual_states import visual_states
-from blink.training.features import trunk_features
+from blink.training.features.states import trunk_features
 from tests import models
 
 

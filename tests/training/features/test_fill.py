@@ -12,10 +12,9 @@ from PIL import Image
 
 from blink.model.checkpoints import load_backbone, outline
 from blink.model.views import ViewMaker, prefix_ids
-from blink.training import feature_store
-from blink.training.data import ImageFeatures, ImageViews, StoredFeatures
-from blink.training.feature_fill import FillFeatures, open_store, report_lacking
-from blink.training.features import trunk_features
+from blink.training.features.fill import FillFeatures, open_store, report_lacking
+from blink.training.features.per_image import ImageFeatures, ImageViews, StoredFeatures
+from blink.training.features.states import trunk_features
 from blink.training.images import DrawnImages
 from blink.training.module import TokenSRTraining
 from tests import models
@@ -123,7 +122,7 @@ def test_rows_of_several_grids(tmp_path: Path) -> None:
 
 def test_a_killed_fill_continues(llava_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Would catch a fill that begins anew, and rows of a batch that was cut short."""
-    monkeypatch.setattr(feature_store, "COMMIT_BYTES", 1)  # each row is committed by itself
+    monkeypatch.setattr("blink.training.features.store.COMMIT_BYTES", 1)  # each row is committed by itself
     features = stored(tmp_path / "f", llava_folder, (2,))
     with pytest.raises(KeyboardInterrupt):
         fill(features, llava_folder, [DrawnImages(Pictures(6, last=5), "drawn")])

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from blink.training.feature_picture import principal_colours
+from blink.training.features.picture import principal_colours
 
 
 def test_equal_tokens_have_equal_colours() -> None:
