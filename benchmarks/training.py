@@ -23,8 +23,8 @@ from blink.model.views import VIEWS, ViewMaker, Views, prefix_ids
 from blink.scenes.draw import SceneImages
 from blink.training.answers.lessons import ImageLessons, Lesson, LessonMaker
 from blink.training.answers.questions import SceneQuestions
-from blink.training.features.store import FeatureStore
 from blink.training.features.states import Batch, Features, trunk_features
+from blink.training.features.store import FeatureStore
 from blink.training.images import DrawnImages
 from blink.training.module import TokenSRTraining
 
