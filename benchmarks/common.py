@@ -20,8 +20,8 @@ from benchmarks.shared_cost import Asked, shared
 from blink import Policy, Run, TokenSR
 from blink.bench.base import Benchmark
 from blink.bench.pope import Pope
-from blink.evaluation.cost import token_sr as token_sr_cost
-from blink.evaluation.presets import resolve
+from blink.evaluation.answering.cost import token_sr as token_sr_cost
+from blink.evaluation.planning.presets import resolve
 from blink.inference.engine import Answer
 from blink.model.backbone import Backbone
 from blink.model.checkpoints import load_backbone

@@ -7,8 +7,8 @@ import torch
 from benchmarks.common import Bench, Options, Row, interleave, tiny, token_sr, wide
 from benchmarks.report import main
 from blink import Policy, attach
-from blink.evaluation.cost import NOTHING, prompt, vision
-from blink.evaluation.cost import token_sr as token_sr_cost
+from blink.evaluation.answering.cost import NOTHING, prompt, vision
+from blink.evaluation.answering.cost import token_sr as token_sr_cost
 
 BAR = 1.10
 

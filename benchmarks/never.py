@@ -7,7 +7,7 @@ import torch
 from benchmarks.common import Bench, Options, Row, interleave, tiny, wide
 from benchmarks.report import main
 from blink import Policy, attach
-from blink.evaluation.cost import prompt, vision
+from blink.evaluation.answering.cost import prompt, vision
 from blink.inference.policy import Event
 
 BAR = 1.03

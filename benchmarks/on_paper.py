@@ -13,8 +13,8 @@ from rich.console import Console
 from benchmarks.common import bare_command_line
 from benchmarks.report import paper_table
 from benchmarks.shared_cost import Asked, shared
-from blink.evaluation.cost import Crop, decode, prompt, token_sr, two_passes, vision
-from blink.evaluation.presets import resolve
+from blink.evaluation.answering.cost import Crop, decode, prompt, token_sr, two_passes, vision
+from blink.evaluation.planning.presets import resolve
 from blink.inference.policy import Event
 from blink.model.backbone import Backbone
 from blink.model.dimensions import Dimensions

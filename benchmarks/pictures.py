@@ -30,7 +30,7 @@ from blink import Ask, Engine, Policy, Run
 from blink.bench.mme import MME
 from blink.bench.mmvet import MMVet
 from blink.bench.pope import Pope
-from blink.evaluation.cost import decode, prompt, vision
+from blink.evaluation.answering.cost import decode, prompt, vision
 from blink.inference.engine import Answer
 from blink.model.fingerprint import TINY
 from blink.runs.inputs.preset_file import read_preset

@@ -24,7 +24,7 @@ from benchmarks.common import (
 )
 from benchmarks.report import main
 from blink import Engine, Policy, Run
-from blink.evaluation.cost import decode, prompt, vision
+from blink.evaluation.answering.cost import decode, prompt, vision
 from blink.inference.engine import Answer
 from tests import models
 

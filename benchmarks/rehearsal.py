@@ -3,7 +3,7 @@
     python -m benchmarks.rehearsal --layers 4
 
 Runs the project's own code on the CPU: a stock pass, a pass that scans, and one that scans and expands
-through a TokenSR of true width. What the full model would take is estimated by FLOPs (`blink.evaluation.cost`) for time and by
+through a TokenSR of true width. What the full model would take is estimated by FLOPs (`blink.evaluation.answering.cost`) for time and by
 counting bytes for memory; both say so. Nothing is downloaded.
 """
 
@@ -19,8 +19,8 @@ from rich.table import Table
 
 import blink
 from benchmarks.common import bare_command_line
-from blink.evaluation.cost import key_value_bytes, prompt, token_sr
-from blink.evaluation.presets import preset
+from blink.evaluation.answering.cost import key_value_bytes, prompt, token_sr
+from blink.evaluation.planning.presets import preset
 from blink.inference.policy import Event
 from blink.model.dimensions import BYTES, Dimensions
 from blink.model.prompts import template_named

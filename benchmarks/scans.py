@@ -15,7 +15,7 @@ from benchmarks.common import Options, Row, clock, wide
 from benchmarks.never import BAR, WHY
 from benchmarks.report import main
 from blink import Policy, attach
-from blink.evaluation.cost import decoder_layer, scan
+from blink.evaluation.answering.cost import decoder_layer, scan
 from blink.inference.algorithm import Scan
 from blink.model.backbone import Backbone
 

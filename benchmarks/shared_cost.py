@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Collection, Hashable
 from dataclasses import dataclass
 
-from blink.evaluation.cost import (
+from blink.evaluation.answering.cost import (
     NOTHING,
     Cost,
     decode,

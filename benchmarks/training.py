@@ -14,7 +14,7 @@ import torch
 
 from benchmarks.common import Bench, Options, Row, Times, interleave, tiny, wide
 from benchmarks.report import main
-from blink.evaluation.cost import training_step
+from blink.evaluation.answering.cost import training_step
 from blink.model.backbone import Backbone
 from blink.model.checkpoints import load_backbone
 from blink.model.dimensions import Dimensions

@@ -9,9 +9,10 @@ from PIL import Image
 
 from blink.bench import Benchmark, Pope, Sample
 from blink.bench.pope import SPLITS
-from blink.evaluation.predict import Answered, Asked, evaluate, naming
-from blink.evaluation.rows import resume
-from blink.evaluation.scores import Result, Setup
+from blink.evaluation.answering.predict import Asked, Reply, naming
+from blink.evaluation.answering.rows import resume
+from blink.evaluation.evaluate import evaluate
+from blink.evaluation.result import Result, Setup
 from blink.inference.engine import Answer
 from blink.inference.policy import Event
 
@@ -59,14 +60,15 @@ class Rule:
         self.fails_at = fails_at
         self.batches: list[list[str]] = []
 
-    def answer_many(self, asked: Sequence[Asked], stop: Callable[[], bool]) -> Iterator[Answered]:
+    def answer_many(self, asked: Sequence[Asked], stop: Callable[[], bool]) -> Iterator[list[list[Reply]]]:
         for picture in asked:
             if stop():
                 return
             with naming([picture]):
                 image = picture.samples[0].load_image()
                 answers = self.answer(image, picture.samples, picture.runs)
-            yield Answered(image.size, answers)
+            why = "it is too narrow" if image.size in self.narrow else None
+            yield [[Reply(answer, 1000, why) for answer in of_run] for of_run in answers]
 
     def answer(self, image: Image.Image, batch: Sequence[Sample], runs: Sequence[int]) -> list[list[Answer]]:
         """Answer samples about one picture."""
@@ -81,12 +83,6 @@ class Rule:
         events = (Event(2, 0.25, 1, "drop"), Event(3, 0.123456789, 0, "expand" if expands else "keep"))
         text = "" if sample.id in self.silent else "Yes, 是" if says_yes else "No."
         return Answer((1, 2), text, events)
-
-    def flops(self, size: tuple[int, int], sample: Sample, answer: Answer, run: int) -> int:
-        return 1000
-
-    def without_blink(self, size: tuple[int, int], run: int) -> str | None:
-        return "it is too narrow" if size in self.narrow else None
 
 
 def finish(

@@ -24,7 +24,7 @@ def refused(arguments: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
     def heavy(*_: Any, **__: Any) -> None:
         raise AssertionError("weights were read")
 
-    monkeypatch.setattr("blink.evaluation.answerers.load_backbone", heavy)
+    monkeypatch.setattr("blink.evaluation.planning.checkpoint.load_backbone", heavy)
     monkeypatch.setattr(sys, "argv", ["blink-demo", *arguments.split()])
     with pytest.raises(SystemExit) as ended:
         main()

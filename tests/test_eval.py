@@ -264,7 +264,8 @@ def test_judge_that_stays_away_costs_no_answer(
     before = responses(path)
     port = int(server.url.split(":")[2].split("/")[0])
     monkeypatch.setattr(
-        "blink.evaluation.answerers.load_answerer", lambda plans: pytest.fail("questions are answered again")
+        "blink.evaluation.answering.answerers.load_answerer",
+        lambda plans: pytest.fail("questions are answered again"),
     )
     with serving(lambda seen, number: reply("0.5"), port):
         command(monkeypatch, *asked)

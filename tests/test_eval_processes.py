@@ -157,7 +157,7 @@ def _others() -> list[int]:
     for process in Path("/proc").glob("[0-9]*"):
         try:
             words = (process / "cmdline").read_bytes().split(b"\0")
-            if b"blink.evaluation.shares" in words and (process / "cwd").resolve() == Path.cwd():
+            if b"blink.evaluation.answering.shares" in words and (process / "cwd").resolve() == Path.cwd():
                 found.append(int(process.name))
         except OSError:
             continue

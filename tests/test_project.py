@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from blink.evaluation.presets import preset
+from blink.evaluation.planning.presets import preset
 from blink.inference.policy import parse_layers
 from blink.runs.names import run_name
 

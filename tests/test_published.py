@@ -63,7 +63,7 @@ def test_evaluation_by_the_models_own_config(
     assert (result["n"], result["expanded"], result["backbone"]) == (2, 1.0, str(folders(kind)))
     assert (result["padded"], result["dtype"], result["revision"]) == ("llava15" in kind, "float32", None)
     assert set(result["events"]) == {"1", "2"}
-    preset = blink.evaluation.presets.PRESETS[kind, "pope"]
+    preset = blink.evaluation.planning.presets.PRESETS[kind, "pope"]
     assert result["sources"] == {"layers": "override", "tau_exp": "override", "tau_drop": preset.source}
 
 

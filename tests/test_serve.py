@@ -45,7 +45,7 @@ def test_mistakes_are_one_line(
     def heavy(*_: Any, **__: Any) -> None:
         raise AssertionError("weights were read")
 
-    monkeypatch.setattr("blink.evaluation.answerers.load_backbone", heavy)
+    monkeypatch.setattr("blink.evaluation.planning.checkpoint.load_backbone", heavy)
     monkeypatch.setattr(sys, "argv", ["blink-serve", *overrides.split()])
     with pytest.raises(SystemExit) as ended:
         main()

@@ -15,7 +15,7 @@ from hydra import compose, initialize_config_dir
 from PIL import Image
 
 from blink.eval import main as eval_main
-from blink.evaluation.predict import predict
+from blink.evaluation.answering.predict import predict
 from blink.evaluation.tuning.plan import check_split, make_plan
 from blink.runs.command import CONF_DIR
 from blink.runs.inputs.preset_file import read_preset

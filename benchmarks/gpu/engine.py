@@ -11,7 +11,7 @@ import torch
 from benchmarks.common import Bench, Picture, Row, shared_flops, token_sr
 from benchmarks.gpu.size import Size, seconds
 from blink import Engine, Policy, Run
-from blink.evaluation.cost import decode, prompt, vision
+from blink.evaluation.answering.cost import decode, prompt, vision
 from blink.inference.engine import Answer, Ask
 from blink.model.backbone import Backbone
 from tests import models

@@ -12,8 +12,8 @@ from torch import nn
 from benchmarks.common import Bench, Row, Times, token_sr
 from benchmarks.gpu.size import Size, peak_gb, seconds, told
 from blink import Policy, attach
-from blink.evaluation.cost import NOTHING, prompt, vision
-from blink.evaluation.cost import token_sr as token_sr_cost
+from blink.evaluation.answering.cost import NOTHING, prompt, vision
+from blink.evaluation.answering.cost import token_sr as token_sr_cost
 from blink.inference.policy import Event
 from tests.host_reads import HostReads
 

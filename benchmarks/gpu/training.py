@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 from benchmarks.common import Bench, Row, Times
 from benchmarks.gpu.size import Size, device, peak_gb, seconds, told
 from benchmarks.training import BAR, Steps, batch_of, module_of
-from blink.evaluation.cost import training_step
+from blink.evaluation.answering.cost import training_step
 from blink.model.views import Views
 
 IMAGES = 2

@@ -72,7 +72,7 @@ def planned(config: DictConfig, overrides: list[str]) -> tuple[DictConfig, Plan]
         UserError: something does not fit.
     """
     from blink.analysis.figures.plan import make_plan
-    from blink.evaluation.checks import reject_training_keys
+    from blink.evaluation.planning.settings import reject_training_keys
 
     reject_added_keys(overrides)
     reject_training_keys(overrides)

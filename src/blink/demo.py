@@ -27,7 +27,7 @@ def main(config: DictConfig) -> None:
         reject_added_keys(overrides)
         if HydraConfig.get().mode == RunMode.MULTIRUN:
             raise UserError("--multirun: one command shows one model; start another on another port")
-        from blink.analysis.explain.plan import with_preset_file
+        from blink.evaluation.planning.asking import with_preset_file
         from blink.integrations.demo.plan import make_plan
         from blink.integrations.server.plan import listen, url_of
 
@@ -38,11 +38,10 @@ def main(config: DictConfig) -> None:
         except ModuleNotFoundError as error:
             raise UserError(f"{error.name} is missing: pip install 'blink-mllm[demo]'") from error
         taken = listen(shown.host, shown.port)
-    from blink.evaluation.answerers import load_checkpoint
     from blink.integrations.demo.app import make_app, serve
 
     with taken:
-        backbone = load_checkpoint(shown.backbone)
+        backbone = shown.backbone.load()
         with one_line_errors():
             app = make_app(shown, backbone)
         log.info("%s", shown.line)

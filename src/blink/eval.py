@@ -24,8 +24,8 @@ from blink.runs.values import optional, path, text
 
 if TYPE_CHECKING:
     from blink.bench import Row
-    from blink.evaluation.plan import Plan
-    from blink.evaluation.scores import Result
+    from blink.evaluation.planning.plan import Plan
+    from blink.evaluation.result import Result
     from blink.runs.boards.board import Board
 
 log = logging.getLogger("blink.eval")  # not __main__, which `python -m` calls it
@@ -35,7 +35,7 @@ EXAMPLE = "example.png"
 
 def serve() -> None:
     """What processes but the first do, where torchrun has started several."""
-    from blink.evaluation.shares import serve_first
+    from blink.evaluation.answering.shares import serve_first
 
     serve_first()
 
@@ -49,9 +49,10 @@ def main(config: DictConfig) -> float | None:
     """
     from blink.bench.vlmevalkit import check_name
     from blink.bench.vlmevalkit import export as export_rows
+    from blink.evaluation.answering.rows import resume
     from blink.evaluation.compare import FinishedRun, score_table, screen
-    from blink.evaluation.plan import make_plan, with_processes
-    from blink.evaluation.predict import GradingError
+    from blink.evaluation.evaluate import GradingError
+    from blink.evaluation.planning.plan import make_plan, with_processes
     from blink.evaluation.rerun import (
         ChangedError,
         agreement,
@@ -60,7 +61,6 @@ def main(config: DictConfig) -> float | None:
         new_folder,
         repeated_config,
     )
-    from blink.evaluation.rows import resume
     from blink.evaluation.sweeps import report as sweep
     from blink.runs.boards.board import Board
     from blink.runs.boards.marks import note_logged
@@ -136,13 +136,11 @@ def _run(
     """Answer what is left, draw one answer into the folder, and log the result; return it and all rows."""
     from PIL import Image
 
-    from blink.evaluation.answerers import load_answerer
-    from blink.evaluation.checks import outlined, processor_of
+    from blink.evaluation.answering.answerers import load_answerer
+    from blink.evaluation.answering.shares import Settings, sharing
     from blink.evaluation.dashboard import Progress, log_result
+    from blink.evaluation.evaluate import evaluate
     from blink.evaluation.example import example, is_picture
-    from blink.evaluation.predict import evaluate
-    from blink.evaluation.shares import Settings, sharing
-    from blink.model.views import ViewMaker
 
     if board.logger is not None:
         board.settings(config | plan.setup.written())
@@ -160,9 +158,7 @@ def _run(
     drawn = is_picture(folder / EXAMPLE)
     if drawn and board.logger is None:
         return result, rows
-    backbone = plan.backbone
-    processor = processor_of(backbone.path, revision=backbone.revision, **backbone.pictures)
-    views = ViewMaker(processor, grid=outlined(backbone.path, revision=backbone.revision).grid)
+    views = plan.backbone.views()
     if not drawn:
         picture = example(plan.samples, rows, plan.policy, views)
         with whole_file(folder / EXAMPLE) as partial:
@@ -176,7 +172,7 @@ def _run(
 
 def _logged(config: DictConfig, folder: Path, group: str | None) -> bool:
     """Whether the run is finished and was logged already by this logger in this group of runs."""
-    from blink.evaluation.rows import SCORES
+    from blink.evaluation.result import SCORES
     from blink.runs.boards.marks import already_logged
 
     return (folder / SCORES).exists() and already_logged(
@@ -185,7 +181,7 @@ def _logged(config: DictConfig, folder: Path, group: str | None) -> bool:
 
 
 def _digest(folder: Path) -> str:
-    from blink.evaluation.rows import SCORES
+    from blink.evaluation.result import SCORES
 
     return short_digest((folder / SCORES).read_bytes())
 

@@ -58,7 +58,8 @@ def planned(config: DictConfig, overrides: list[str]) -> tuple[DictConfig, OneQu
     Raises:
         UserError: something does not fit.
     """
-    from blink.analysis.explain.plan import make_plan, with_preset_file
+    from blink.analysis.explain.plan import make_plan
+    from blink.evaluation.planning.asking import with_preset_file
 
     reject_added_keys(overrides)
     config = with_preset_file(config, overrides)
@@ -79,10 +80,9 @@ def _explain_one(asked: OneQuestion, folder: Path, record: Mapping[str, Any]) ->
     from blink.analysis.explain.answers import Explainer
     from blink.analysis.explain.page import page, page_data
     from blink.analysis.explain.screen import print_explanation
-    from blink.evaluation.answerers import load_checkpoint
     from blink.evaluation.compare import screen
 
-    explained = Explainer(load_checkpoint(asked.backbone), asked.template, asked.sides)(asked.sample)
+    explained = Explainer(asked.backbone.load(), asked.template, asked.sides)(asked.sample)
     write_text(folder / PAGE, page(explained))
     write_json(folder / NUMBERS, page_data(explained) | {"provenance": record})
     console = screen()

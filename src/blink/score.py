@@ -35,8 +35,8 @@ def main(config: DictConfig) -> None:
     from blink.bench.judges import EndpointError
     from blink.bench.vlmevalkit import check_name
     from blink.bench.vlmevalkit import export as export_rows
-    from blink.evaluation.checks import check_values
     from blink.evaluation.compare import FinishedRun, score_table, screen
+    from blink.evaluation.planning.settings import check_values
     from blink.evaluation.scores import score_file
 
     with one_line_errors():

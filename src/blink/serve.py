@@ -32,16 +32,15 @@ def main(config: DictConfig) -> None:
             import uvicorn
         except ModuleNotFoundError as error:
             raise UserError(f"{error.name} is missing: pip install 'blink-mllm[serve]'") from error
-        from blink.analysis.explain.plan import with_preset_file
+        from blink.evaluation.planning.asking import with_preset_file
         from blink.integrations.server.plan import listen, make_plan, url_of
 
         serving = make_plan(with_preset_file(config, overrides), overrides)
         taken = listen(serving.host, serving.port)
-    from blink.evaluation.answerers import load_checkpoint
     from blink.integrations.server.app import make_app
 
     with taken:
-        backbone = load_checkpoint(serving.backbone)
+        backbone = serving.backbone.load()
         with one_line_errors():
             app = make_app(serving, backbone)
         log.info("%s", serving.line)

@@ -32,7 +32,7 @@ def main(config: DictConfig) -> float:
         What the chosen setting gains over the backbone as it is on held-out questions, in percentage points.
     """
     from blink.evaluation.compare import screen
-    from blink.evaluation.questions import samples_digest
+    from blink.evaluation.planning.questions import samples_digest
     from blink.evaluation.tuning.plan import benches_of, make_plan
     from blink.evaluation.tuning.report import write_report
 
@@ -78,18 +78,13 @@ def check_job(config: DictConfig, overrides: list[str], *, here: bool) -> None:
 
 def _searched(plan: Plan, folder: Path) -> Found:
     """Go through the steps of a search; what is answered already is read."""
-    from blink.evaluation.checks import processor_of
     from blink.evaluation.tuning.look import look_at, look_settings
     from blink.evaluation.tuning.measure import HELD_OUT, SEARCH, Measurer
     from blink.evaluation.tuning.report import Found
     from blink.evaluation.tuning.rule import choose, pick_finalists
     from blink.evaluation.tuning.search import distinct, search
     from blink.evaluation.tuning.space import VANILLA
-    from blink.model.views import ViewMaker
 
-    backbone = plan.backbone
-    processor = processor_of(backbone.path, revision=backbone.revision, **backbone.pictures)
-    views = ViewMaker(processor, grid=plan.outline.grid)
     measure = Measurer(plan, folder)
     looking = look_settings(plan.space)
     log.info("looking at %d layers", len(plan.space.layers))
@@ -97,7 +92,7 @@ def _searched(plan: Plan, folder: Path) -> Found:
     [vanilla] = measure([VANILLA], SEARCH)
     samples = [sample for asked in plan.asked for sample in asked.search]
     seen = [[row for of_bench in rows for row in of_bench[number]] for number in range(1, len(looking) + 1)]
-    looks = look_at(looking, seen, samples, views)
+    looks = look_at(looking, seen, samples, plan.backbone.views())
     first = looks[plan.space.patches[0]]
     trials = search(
         plan.space,

@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks.shared_cost import Asked, shared
 from blink import Engine, Policy, Run, TokenSR
-from blink.evaluation.cost import Cost, decoder_layer, head, token_sr, vision
+from blink.evaluation.answering.cost import Cost, decoder_layer, head, token_sr, vision
 from blink.inference.engine import Answer
 from blink.inference.policy import Event
 from blink.model.dimensions import Dimensions

@@ -2,6 +2,5 @@
 
 Files of the room that are tested where they are used:
 
-    plan.py     test_eval.py, sweeps/test_multirun.py
-    shares.py   test_eval_processes.py
+    result.py   test_scores.py, test_evaluate.py, answering/test_rows.py
 """

@@ -12,6 +12,7 @@ from rich.table import Table
 from blink.bench import MME, Benchmark, MMBench, Pope, Row
 from blink.bench.statistics import PRIOR_FLIP_CORRELATION, PRIOR_GROUPS
 from blink.compare import main
+from blink.evaluation.answering.rows import resume
 from blink.evaluation.compare import (
     FinishedRun,
     compare,
@@ -21,9 +22,9 @@ from blink.evaluation.compare import (
     score_table,
     told_apart,
 )
-from blink.evaluation.predict import evaluate
-from blink.evaluation.rows import resume
-from blink.evaluation.scores import Setup, score_rows
+from blink.evaluation.evaluate import evaluate
+from blink.evaluation.result import Setup
+from blink.evaluation.scores import score_rows
 from tests.finished_runs import Rule, finish, samples
 
 

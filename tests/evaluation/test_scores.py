@@ -3,7 +3,8 @@
 import pytest
 
 from blink.bench import BENCHMARKS, OwnQuestions, Pope
-from blink.evaluation.scores import Setup, score_rows
+from blink.evaluation.result import Setup
+from blink.evaluation.scores import score_rows
 
 BY_HAND = Setup(data="by hand")
 

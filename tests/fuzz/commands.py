@@ -14,7 +14,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from blink.evaluation import answerers
+from blink.evaluation.planning import checkpoint
 from blink.runs.command import Ended
 from blink.runs.overrides import CONF_DIR
 from blink.training.parts import modules
@@ -36,7 +36,7 @@ def refuse_heavy_work(monkeypatch: pytest.MonkeyPatch) -> None:
     def heavy(*_: Any, **__: Any) -> None:
         raise HeavyWork
 
-    for module in (answerers, modules):
+    for module in (checkpoint, modules):
         monkeypatch.setattr(module, "load_backbone", heavy)
     monkeypatch.setattr("blink.integrations.hub.upload.HfApi", heavy)
     monkeypatch.setattr("openai.OpenAI", heavy)

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from blink.bench import BENCHMARKS, make_row
 from blink.bench.given_rows import complete, judged
 from blink.compare import main
-from blink.evaluation.rows import PREDICTIONS, SCORES
+from blink.evaluation.answering.rows import PREDICTIONS
+from blink.evaluation.result import SCORES
 from blink.evaluation.scores import score_file
 from blink.runs.command import Ended
 from blink.runs.files import json_lines

@@ -1,18 +1,12 @@
-"""Answers, scores, comparisons; `sweeps/` has multiruns and the paper's tables, `tuning/` searches for settings.
+"""Answers, scores, comparisons: an evaluation is planned, answered and scored; `sweeps/` and `tuning/` have many of them.
 
 Read from top to bottom: a file imports only from files above it.
 
-    presets.py    layers and thresholds per backbone and benchmark (App. B, C)
-    questions.py  a benchmark's questions and pictures, read
-    rows.py       predictions.jsonl of a run folder, read, checked and cut back to whole pictures
+    result.py     what scores.json holds
+    planning/     what is to be done: settings, presets, policy, questions, all checked before any weight is read
+    answering/    samples -> predictions.jsonl
     scores.py     rows of predictions -> scores, from an evaluation or from any file
-    checks.py     checks of settings that several commands share
-    answering/    what answerers are made of: two passes, and where numbers stop being finite
-    plan.py       what an evaluation is to do: its config, checked, as flat values
-    cost.py       FLOPs and bytes computed from a config; FLOPs of an answered question
-    predict.py    samples -> predictions.jsonl, added to picture by picture -> scores.json
-    answerers.py  samples about a picture through the engine, or one by one through generate
-    shares.py     whole pictures shared out among several processes
+    evaluate.py   one evaluation from its first answer to scores.json
     compare.py    finished runs, side by side and in pairs
     rerun.py      a finished run repeated, and whether its scores come out again
     example.py    a picture of one answer, from its events

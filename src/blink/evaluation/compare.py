@@ -19,8 +19,8 @@ from rich.table import Table
 from blink.bench import BENCHMARKS, Row, tallies
 from blink.bench.given_rows import mark
 from blink.bench.statistics import Estimate, McNemar, mcnemar, paired_estimates
-from blink.evaluation.rows import PREDICTIONS, SCORES, readable_rows
-from blink.evaluation.scores import Result
+from blink.evaluation.answering.rows import PREDICTIONS, readable_rows
+from blink.evaluation.result import SCORES, Result
 from blink.runs.values import UserError, about
 
 UNREAD = "empty / unread"

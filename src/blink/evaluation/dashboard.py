@@ -13,7 +13,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from blink.bench.base import Row, Sample
-from blink.evaluation.scores import Result, expanded_share
+from blink.evaluation.result import Result
+from blink.evaluation.scores import expanded_share
 from blink.model.families import Grid
 from blink.model.token_sr import region_frame
 from blink.model.views import ViewMaker

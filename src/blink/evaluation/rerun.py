@@ -11,8 +11,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from blink.bench.base import Row
 from blink.evaluation.compare import read_run
-from blink.evaluation.plan import Plan
-from blink.evaluation.rows import SCORES
+from blink.evaluation.planning.plan import Plan
+from blink.evaluation.result import SCORES
 from blink.runs.command import plain
 from blink.runs.files import read_json
 from blink.runs.folder import CONFIG_FILE, read_config

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from blink import Policy, Run
 from blink.bench import Sample
-from blink.evaluation.answerers import BackboneAnswerer
-from blink.evaluation.answering.zoom import check_zoom
-from blink.evaluation.predict import Asked
+from blink.evaluation.answering.answerers import BackboneAnswerer
+from blink.evaluation.answering.predict import Asked
+from blink.evaluation.planning.method import check_zoom
 from blink.inference.engine import Answer
 from blink.model.backbone import Backbone
 from blink.model.checkpoints import load_backbone
@@ -51,8 +51,8 @@ def answers(
     zooms = [number for number, policy in enumerate(policies) if policy is not None]
     runs = [Run(policy) for policy in policies]
     answerer = BackboneAnswerer(backbone, TEMPLATE, runs, max_new_tokens=6, alone=alone, zooms=zooms)
-    [answered] = answerer.answer_many([Asked(asked, range(len(runs)))])
-    return answered.answers
+    [replies] = answerer.answer_many([Asked(asked, range(len(runs)))])
+    return [[reply.answer for reply in of_run] for of_run in replies]
 
 
 def by_hand(backbone: Backbone, question: str, region: int) -> tuple[Tensor, dict[str, Any]]:
@@ -114,9 +114,10 @@ def test_pictures_of_a_few_pixels(backbone: Backbone, size: tuple[int, int]) -> 
     )
     for picture in (models.noise(seed, size) for seed in range(4)):
         asked = [replace(sample, open_image=picture.copy) for sample in samples()]
-        [answered] = answerer.answer_many([Asked(asked, range(2))])
-        for answer, once in zip(*answered.answers, strict=True):
-            assert (answer.events[0].action, answer.events[0].region) == ("expand", once.events[0].region)
+        [replies] = answerer.answer_many([Asked(asked, range(2))])
+        for twice, once in zip(*replies, strict=True):
+            [event] = twice.answer.events
+            assert (event.action, event.region) == ("expand", once.answer.events[0].region)
 
 
 def test_shared_and_one_by_one_are_the_same(backbone: Backbone) -> None:
@@ -134,18 +135,17 @@ def test_both_passes_are_counted(backbone: Backbone) -> None:
         backbone, TEMPLATE, [Run(Policy([1], 0, 0)), Run()], max_new_tokens=1, zooms=[0]
     )
     [sample] = samples()[:1]
-    [answered] = answerer.answer_many([Asked([sample], [0, 1])])
-    [[zoomed], [stock]] = answered.answers
+    [[[zoomed], [stock]]] = answerer.answer_many([Asked([sample], [0, 1])])
     model, processor = backbone.model, backbone.processor
     inputs = processor(images=[image()], text=[TEMPLATE.prompt(sample.question)], return_tensors="pt")
-    _, sequence = by_hand(backbone, sample.question, zoomed.events[0].region)
+    _, sequence = by_hand(backbone, sample.question, zoomed.answer.events[0].region)
     settings: dict[str, Any] = {"do_sample": False, "max_new_tokens": 1, "min_new_tokens": 1}
     first = counted_forward(lambda: model.generate(**inputs, **settings))
     second = counted_forward(lambda: model.generate(**sequence, **settings))
     tower = counted_forward(lambda: model.get_image_features(pixel_values=inputs["pixel_values"]))
     scan = 2 * inputs["input_ids"].shape[1] * model.config.text_config.hidden_size
-    assert answerer.flops((SIDE, SIDE), sample, stock, 1) == first
-    assert answerer.flops((SIDE, SIDE), sample, zoomed, 0) == first + second + tower + scan
+    assert stock.flops == first
+    assert zoomed.flops == first + second + tower + scan
 
 
 def test_settings_without_a_meaning_are_refused() -> None:

@@ -13,8 +13,8 @@ import pytest
 from omegaconf import OmegaConf
 
 from blink.eval import main
-from blink.evaluation.plan import make_plan
-from blink.evaluation.presets import LAYER_STUDIES, OTHER
+from blink.evaluation.planning.plan import make_plan
+from blink.evaluation.planning.presets import LAYER_STUDIES, OTHER
 from blink.evaluation.sweeps.experiments import Experiment, lines_of, names, read_experiment
 from blink.evaluation.sweeps.multirun import sweep_of
 from blink.evaluation.sweeps.paper import TABLES

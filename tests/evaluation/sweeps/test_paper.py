@@ -4,7 +4,7 @@ import pytest
 
 from blink.bench import BENCHMARKS
 from blink.bench.mme import COGNITION, PERCEPTION
-from blink.evaluation.presets import LAYER_STUDIES
+from blink.evaluation.planning.presets import LAYER_STUDIES
 from blink.evaluation.sweeps.paper import TABLES
 
 STATED = [

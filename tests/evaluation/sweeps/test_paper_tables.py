@@ -9,7 +9,7 @@ import pytest
 from blink.bench import BENCHMARKS
 from blink.bench.statistics import Estimate, McNemar
 from blink.evaluation.compare import Comparison, FinishedRun
-from blink.evaluation.scores import Result
+from blink.evaluation.result import Result
 from blink.evaluation.sweeps.experiments import Line, read_experiment
 from blink.evaluation.sweeps.paper import TABLES
 from blink.evaluation.sweeps.paper_tables import (

@@ -11,7 +11,7 @@ import pytest
 from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 
 from blink.eval import main
-from blink.evaluation import predict
+from blink.evaluation.answering import predict
 from blink.evaluation.sweeps import remote
 from tests.processes import python
 

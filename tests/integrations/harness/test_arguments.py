@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from blink.evaluation.presets import PRESETS
+from blink.evaluation.planning.presets import PRESETS
 from blink.inference.policy import Policy
 from blink.integrations.harness.arguments import NAMES, read_arguments
 from blink.runs.values import UserError

@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 
-from blink.evaluation.answerers import load_checkpoint
 from blink.runs.files import read_jsonl
 from blink.runs.values import UserError
 from tests.integrations.harness.task import NAME, write_task
@@ -117,7 +116,7 @@ def test_what_the_model_does_not_do_is_refused_in_one_line() -> None:
     with pytest.raises(UserError, match="leave it out, or choose template="):
         model.apply_chat_template([])
     assert model.generate_until([]) == []
-    kept = weakref.ref(load_checkpoint(model._settings.backbone).model)
+    kept = weakref.ref(model._settings.backbone.load().model)
     model.clean()
     gc.collect()
     assert kept() is None  # a judge may need its memory

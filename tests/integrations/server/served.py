@@ -13,7 +13,7 @@ import uvicorn
 from PIL import Image
 
 from blink import Policy
-from blink.evaluation.plan import Checkpoint
+from blink.evaluation.planning.checkpoint import Checkpoint
 from blink.inference.run import Run
 from blink.integrations.server.app import make_app
 from blink.integrations.server.plan import Limits, Serving, listen

@@ -14,8 +14,8 @@ from PIL import Image
 from blink.analysis.cases import Box, as_seen, box_of
 from blink.analysis.record import LayerRecord, record
 from blink.bench import Sample
-from blink.evaluation.answerers import seen_or_none, too_narrow
-from blink.evaluation.cost import Meter
+from blink.evaluation.answering.answerers import seen_or_none, too_narrow
+from blink.evaluation.answering.meter import Meter
 from blink.inference.engine import Answer, Engine
 from blink.inference.given import Given, checked_boxes
 from blink.inference.policy import Event, Policy

@@ -16,11 +16,11 @@ from blink.analysis.explain.page import Links, data_address, page, render
 from blink.analysis.kept import Kept, Piece
 from blink.bench import Row, Sample
 from blink.bench.statistics import McNemar, mcnemar
-from blink.evaluation.answerers import load_checkpoint
+from blink.evaluation.answering.rows import resume
 from blink.evaluation.compare import FinishedRun, check_comparable, read_run
-from blink.evaluation.plan import Plan, make_plan
+from blink.evaluation.planning.plan import Plan, make_plan
 from blink.evaluation.rerun import stored_config
-from blink.evaluation.rows import SCORES, resume
+from blink.evaluation.result import SCORES
 from blink.inference.policy import Event
 from blink.inference.run import Run
 from blink.model.token_sr import region_frame
@@ -149,7 +149,8 @@ def find_flips(folders: Sequence[Path], limit: int) -> Flips:
 
 def write_pages(flips: Flips, folder: Path) -> list[Path]:
     """Answer the chosen questions anew, both ways, and write a page for each and an index; return the files."""
-    explainer = Explainer(load_checkpoint(flips.plans[0].backbone), flips.plans[0].template, _sides(flips))
+    first = flips.plans[0]
+    explainer = Explainer(first.backbone.load(), first.template, _sides(flips))
     kept = Kept(folder / _PARTS, {"runs": flips.inputs, "ids": [flip.sample.id for flip in flips.chosen]})
     if not kept.begun:
         shutil.rmtree(folder / PAGES, ignore_errors=True)

@@ -11,7 +11,7 @@ from blink.analysis.cases import Shown, as_seen, tell_unseen
 from blink.analysis.kept import Kept
 from blink.analysis.probe import Prober
 from blink.bench import Sample
-from blink.evaluation.presets import layer_study
+from blink.evaluation.planning.presets import layer_study
 from blink.inference.policy import parse_layers
 from blink.model.backbone import Backbone
 from blink.model.prompts import Template

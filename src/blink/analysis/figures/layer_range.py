@@ -20,7 +20,7 @@ from blink.analysis.figures.points import (
 )
 from blink.bench.statistics import Estimate
 from blink.evaluation.compare import FinishedRun
-from blink.evaluation.presets import LAYER_STUDIES
+from blink.evaluation.planning.presets import LAYER_STUDIES
 from blink.inference.policy import parse_layers
 from blink.runs.style import BLUE, GREY, ORANGE, Drawn, legend_above, plain
 from blink.runs.values import UserError

@@ -23,24 +23,15 @@ from blink.analysis.figures.redistribution_drawings import RedistributionFigure
 from blink.analysis.figures.tokensr import TokenSRFigure
 from blink.analysis.kept import Kept
 from blink.bench import Sample
-from blink.evaluation.answerers import load_checkpoint
-from blink.evaluation.checks import (
-    check_data_keys,
-    check_questions,
-    check_taken,
-    check_values,
-    fingerprints,
-    modules_folder,
-    outlined,
-    prompt_template,
-    training_differs,
-)
-from blink.evaluation.plan import Checkpoint, family_of, questions_of
-from blink.evaluation.questions import check_pictures, samples_digest
-from blink.evaluation.rows import SCORES
+from blink.evaluation.planning.checkpoint import Checkpoint
+from blink.evaluation.planning.fit import check_questions, check_taken
+from blink.evaluation.planning.method import family_of, fingerprints, modules_folder, training_differs
+from blink.evaluation.planning.questions import check_pictures, questions_of, samples_digest
+from blink.evaluation.planning.settings import check_data_keys, check_values
+from blink.evaluation.result import SCORES
 from blink.inference.policy import POSITIONS
 from blink.model.backbone import Backbone
-from blink.model.processors import picture_options
+from blink.model.prompts import Template
 from blink.model.token_sr import check_patches
 from blink.model.token_sr_files import check_token_sr, load_token_sr, token_sr_config
 from blink.model.views import ViewMaker
@@ -118,10 +109,8 @@ def _check_values(settings: Mapping[str, Any]) -> None:
 
 def _plan_of_backbone(config: DictConfig, settings: Mapping[str, Any]) -> Plan:
     model, figure = settings["model"], settings["figure"]
-    backbone = outlined(model["path"], revision=model["revision"])
-    template = prompt_template(
-        model["path"], model["template"], revision=model["revision"], **picture_options(model)
-    )
+    checkpoint = Checkpoint.of(model)
+    backbone, template = checkpoint.outline(), checkpoint.template(model["template"])
     if backbone.grid is not None:  # else it is each picture's
         check_patches(settings["patches"], backbone.grid)
     kind = BACKBONE_FIGURES[figure["name"]]
@@ -137,7 +126,7 @@ def _plan_of_backbone(config: DictConfig, settings: Mapping[str, Any]) -> Plan:
         check_token_sr(token_sr, channels=backbone.hidden_size, layers=layers)
         for warning in training_differs(token_sr, model["path"], template.prefix):
             log.warning("%s", warning)
-    samples, data, pictures = _samples(config, settings, kind)
+    samples, data, pictures = _samples(config, settings, kind, checkpoint, template)
     choose_cases(samples, 1, ids_setting(figure.get("ids")))  # raises where an id is not among them
     inputs = {
         "samples": samples_digest(samples),
@@ -147,7 +136,7 @@ def _plan_of_backbone(config: DictConfig, settings: Mapping[str, Any]) -> Plan:
     }
 
     def subject(parts: Path) -> Subject:
-        loaded = load_checkpoint(Checkpoint.of(model))
+        loaded = checkpoint.load()
         wide = _wide_enough(samples, loaded, settings["patches"]) if kind.reads_questions else samples
         return Subject(
             backbone=loaded,
@@ -194,7 +183,11 @@ def _draw(figure: BackboneFigure, subject: Callable[[Path], Subject], parts: Pat
 
 
 def _samples(
-    config: DictConfig, settings: Mapping[str, Any], kind: type[BackboneFigure]
+    config: DictConfig,
+    settings: Mapping[str, Any],
+    kind: type[BackboneFigure],
+    checkpoint: Checkpoint,
+    template: Template,
 ) -> tuple[list[Sample], str, str | None]:
     """The questions to run, where they come from in words, and a hash of pictures that are not drawn here."""
     image, questions, count, seed = (settings[key] for key in ("image", "questions", "samples", "seed"))
@@ -206,7 +199,7 @@ def _samples(
     if image is None and questions is None:
         asked = questions_of(config, limit)
         chosen = spread_out(asked.samples, count, seed)
-        check_questions(settings["model"], asked._replace(samples=chosen))
+        check_questions(asked._replace(samples=chosen), checkpoint, template)
         return chosen, f"{asked.benchmark.name} ({asked.data})", asked.pictures
     check_data_keys(settings["data"])
     unread = [f"data.{key}" for key in ("root", "id") if settings["data"].get(key) is not None]
@@ -228,5 +221,5 @@ def _samples(
         path = Path(str(questions)).expanduser()
         chosen = spread_out(folder_cases(path, folder, rules)[:limit], count, seed)
     checked = check_pictures(chosen, rules)
-    check_taken(settings["model"], chosen, checked.sizes)
+    check_taken(chosen, checked.sizes, checkpoint, template)
     return chosen, path.name, checked.digest

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from blink.bench import BENCHMARKS
 from blink.bench.statistics import Estimate
 from blink.evaluation.compare import FinishedRun, compare, read_run
-from blink.evaluation.rows import SCORES
+from blink.evaluation.result import SCORES
 from blink.evaluation.sweeps.report import JOBS, read_jobs
 from blink.inference.policy import Policy
 from blink.runs.values import UserError, optional, text

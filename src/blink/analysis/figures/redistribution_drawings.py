@@ -25,7 +25,7 @@ from blink.analysis.figures.redistribution import (
     table,
 )
 from blink.bench.statistics import Floats
-from blink.evaluation.presets import layer_study
+from blink.evaluation.planning.presets import layer_study
 from blink.model.token_sr import region_box
 from blink.model.token_sr_files import TokenSRConfig
 from blink.model.views import cut_picture

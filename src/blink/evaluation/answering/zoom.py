@@ -15,20 +15,9 @@ from blink.inference.policy import Policy
 from blink.inference.run import Run
 from blink.model.families import Grid
 from blink.model.token_sr import region_box
-from blink.runs.values import UserError
 
 Box = Sequence[Any]
 """Left, top, right and bottom in pixels of a picture, or a `SeenBox`."""
-
-
-def check_zoom(policy: Policy) -> None:
-    """Raise ValueError for settings that a second pass has no meaning for."""
-    if policy.selector == "random" or policy.schedule != "threshold":
-        raise UserError(
-            f"method=zoom with selector={policy.selector} and schedule={policy.schedule}: the first pass decides by its "
-            "ratio, and the second shows the hottest region or the box's; take selector=saliency or box, "
-            "schedule=threshold"
-        )
 
 
 def looking(policy: Policy) -> Run:

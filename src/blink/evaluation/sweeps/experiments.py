@@ -10,8 +10,8 @@ from dataclasses import dataclass, fields
 from itertools import product
 from typing import Any, NamedTuple
 
-from blink.evaluation.plan import POLICY_KEYS
-from blink.evaluation.presets import LAYER_STUDIES, layer_study, preset
+from blink.evaluation.planning.presets import LAYER_STUDIES, layer_study, preset
+from blink.evaluation.planning.settings import POLICY_KEYS
 from blink.evaluation.sweeps.paper import TABLES
 from blink.runs.values import UserError
 

@@ -15,10 +15,13 @@ from typing import NamedTuple
 import hydra
 from omegaconf import DictConfig
 
-from blink.evaluation.checks import check_values, outlined
 from blink.evaluation.compare import screen
-from blink.evaluation.plan import family_of, make_plan, questions_of
-from blink.evaluation.presets import LAYER_STUDIES
+from blink.evaluation.planning.checkpoint import Checkpoint
+from blink.evaluation.planning.method import family_of
+from blink.evaluation.planning.plan import make_plan
+from blink.evaluation.planning.presets import LAYER_STUDIES
+from blink.evaluation.planning.questions import questions_of
+from blink.evaluation.planning.settings import check_values
 from blink.evaluation.sweeps import experiment_report as tables
 from blink.evaluation.sweeps import report as sweep
 from blink.evaluation.sweeps.dashboard import log_sweep
@@ -154,7 +157,7 @@ def _names(config: DictConfig) -> Names:
     family = family_of(config)
     if family in LAYER_STUDIES:
         return names(family)
-    return names(family, outlined(config.model.path, revision=config.model.revision).num_layers)
+    return names(family, Checkpoint.of(config.model).outline().num_layers)
 
 
 def _log(config: DictConfig, folder: Path) -> None:

@@ -12,11 +12,12 @@ from typing import Any, NamedTuple
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from blink.evaluation.answerers import load_answerer
-from blink.evaluation.plan import POLICY_KEYS, Plan, make_plan, with_processes
-from blink.evaluation.predict import Task, predict
-from blink.evaluation.rows import resume
-from blink.evaluation.shares import Settings, sharing
+from blink.evaluation.answering.answerers import load_answerer
+from blink.evaluation.answering.predict import Task, predict
+from blink.evaluation.answering.rows import resume
+from blink.evaluation.answering.shares import Settings, sharing
+from blink.evaluation.planning.plan import Plan, make_plan, with_processes
+from blink.evaluation.planning.settings import POLICY_KEYS
 from blink.runs.command import one_line_errors, plain
 from blink.runs.folder import given_folder, lock_run, open_run, run_folder
 from blink.runs.inputs.preset_file import with_preset

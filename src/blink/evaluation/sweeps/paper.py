@@ -18,7 +18,7 @@ class PaperTable(NamedTuple):
 
     Attributes:
         number: as the paper counts it.
-        family: backbone of its numbers, a key of `blink.evaluation.presets`.
+        family: backbone of its numbers, a key of `blink.evaluation.planning.presets`.
         rows: name of the row -> its values, in the order of the print.
         remarks: what the text says of it that is no number of a row.
     """

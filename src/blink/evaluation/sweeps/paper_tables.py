@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from blink.bench import BENCHMARKS
 from blink.evaluation.compare import UNREAD, Comparison, FinishedRun
-from blink.evaluation.scores import Result
+from blink.evaluation.result import Result
 from blink.evaluation.sweeps.experiments import Experiment, Line
 from blink.evaluation.sweeps.paper import TABLES, PaperTable, Scores
 from blink.evaluation.sweeps.text_tables import Grid, GridRow

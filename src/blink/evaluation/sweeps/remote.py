@@ -19,20 +19,13 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from blink.bench.base import Row, Sample
-from blink.evaluation.answerers import load_answerer
-from blink.evaluation.plan import make_plan
-from blink.evaluation.predict import Task, predict
-from blink.evaluation.questions import samples_digest
-from blink.evaluation.rows import (
-    PREDICTIONS,
-    SHARES,
-    drop_shares,
-    pictures,
-    read_timing,
-    readable_rows,
-    write_timing,
-)
-from blink.evaluation.shares import Settings, sharing
+from blink.evaluation.answering.answerers import load_answerer
+from blink.evaluation.answering.predict import Task, predict
+from blink.evaluation.answering.rows import PREDICTIONS, SHARES, drop_shares, pictures, readable_rows
+from blink.evaluation.answering.shares import Settings, sharing
+from blink.evaluation.answering.timing import read_timing, write_timing
+from blink.evaluation.planning.plan import make_plan
+from blink.evaluation.planning.questions import samples_digest
 from blink.evaluation.sweeps.one_pass import Pass, of_the_job
 from blink.runs.command import plain
 from blink.runs.files import append_text, json_lines

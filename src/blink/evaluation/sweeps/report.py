@@ -26,7 +26,7 @@ from blink.evaluation.compare import (
     read_run,
     score_table,
 )
-from blink.evaluation.scores import Result
+from blink.evaluation.result import Result
 from blink.evaluation.sweeps.drawing import draw_lines, name_positions, score
 from blink.inference.policy import Policy
 from blink.runs.files import read_json, remove_partial, write_csv, write_json

@@ -16,9 +16,9 @@ import numpy as np
 
 from blink.bench import Row
 from blink.bench.statistics import LEVEL, Bounds, Estimate, Metric, bounds, paired_bounds
-from blink.evaluation.answerers import BackboneAnswerer, load_checkpoint
-from blink.evaluation.predict import Task, predict
-from blink.evaluation.rows import resume
+from blink.evaluation.answering.answerers import BackboneAnswerer
+from blink.evaluation.answering.predict import Task, predict
+from blink.evaluation.answering.rows import resume
 from blink.evaluation.tuning.plan import Asked, Plan
 from blink.evaluation.tuning.space import Setting
 from blink.inference.run import Run
@@ -128,7 +128,7 @@ class Measurer:
         runs = [self._run(setting) for setting in settings]
         if self._answerer is None:
             self._answerer = BackboneAnswerer(
-                load_checkpoint(plan.backbone),
+                plan.backbone.load(),
                 plan.template,
                 runs,
                 max_new_tokens=asked.benchmark.max_new_tokens,

@@ -13,24 +13,16 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
 from blink.bench import BENCHMARKS, JUDGED, Benchmark, Sample
-from blink.evaluation.checks import (
-    check_questions,
-    check_values,
-    fingerprints,
-    modules_folder,
-    outlined,
-    prompt_template,
-    reject_training_keys,
-    training_differs,
-)
-from blink.evaluation.plan import Checkpoint, questions_of
-from blink.evaluation.questions import samples_digest
-from blink.evaluation.rows import pictures
+from blink.evaluation.answering.rows import pictures
+from blink.evaluation.planning.checkpoint import Checkpoint
+from blink.evaluation.planning.fit import check_questions
+from blink.evaluation.planning.method import fingerprints, modules_folder, training_differs
+from blink.evaluation.planning.questions import questions_of, samples_digest
+from blink.evaluation.planning.settings import check_values, reject_training_keys
 from blink.evaluation.tuning.space import Space, check_methods, extra, known_methods
 from blink.inference.policy import POSITIONS, Policy, check_layers, parse_layers
 from blink.inference.run import Run
 from blink.model.backbone import Backbone
-from blink.model.processors import picture_options
 from blink.model.prompts import Template
 from blink.model.token_sr import check_patches
 from blink.model.token_sr_files import check_token_sr, token_sr_config
@@ -48,7 +40,7 @@ class Asked(NamedTuple):
     """A benchmark's questions: those that are searched on, and those that are held out until the choice.
 
     Attributes:
-        inputs: fingerprints of them, as for `blink.evaluation.rows.resume`.
+        inputs: fingerprints of them, as for `blink.evaluation.answering.rows.resume`.
     """
 
     benchmark: Benchmark
@@ -108,20 +100,18 @@ def make_plan(config: DictConfig, overrides: Sequence[str]) -> Plan:
     for each in composed:
         check_values(plain(each))
     model = settings["model"]
-    backbone = outlined(model["path"], revision=model["revision"])
-    template = prompt_template(
-        model["path"], model["template"], revision=model["revision"], **picture_options(model)
-    )
+    checkpoint = Checkpoint.of(model)
+    backbone, template = checkpoint.outline(), checkpoint.template(model["template"])
     space, token_sr = _space(settings, backbone)
     limit = optional(whole_number, "limit", settings["limit"])
     warnings = training_differs(token_sr, model["path"], template.prefix) if token_sr else []
     asked = []
     for each in composed:
-        found, warned = _questions(each, settings, limit)
+        found, warned = _questions(each, settings, limit, checkpoint, template)
         asked.append(found)
         warnings += warned
     return Plan(
-        backbone=Checkpoint.of(model),
+        backbone=checkpoint,
         outline=backbone,
         template=template,
         asked=asked,
@@ -170,7 +160,13 @@ def _of_bench(config: DictConfig, bench: DictConfig) -> DictConfig:
     return found
 
 
-def _questions(config: DictConfig, settings: Mapping[str, Any], limit: int | None) -> tuple[Asked, list[str]]:
+def _questions(
+    config: DictConfig,
+    settings: Mapping[str, Any],
+    limit: int | None,
+    checkpoint: Checkpoint,
+    template: Template,
+) -> tuple[Asked, list[str]]:
     """Read a benchmark's questions and halve them, and warn of a test split."""
     data, split = settings["data"], optional(text, "split", settings["split"])
     name, warnings = config.bench.name, list[str]()
@@ -185,7 +181,7 @@ def _questions(config: DictConfig, settings: Mapping[str, Any], limit: int | Non
         if "split" in config.bench:
             config.bench.split = read
     questions = questions_of(config, limit)
-    check_questions(config.model, questions)
+    check_questions(questions, checkpoint, template)
     search, held_out = halves(questions.samples)
     if not held_out:
         raise UserError(

@@ -5,9 +5,9 @@ from typing import NamedTuple
 
 from omegaconf import DictConfig
 
-from blink.analysis.explain.plan import asked_of
-from blink.evaluation.checks import check_context
-from blink.evaluation.plan import Checkpoint
+from blink.evaluation.planning.asking import asked_of
+from blink.evaluation.planning.checkpoint import Checkpoint
+from blink.evaluation.planning.fit import check_context
 from blink.inference.policy import Policy
 from blink.integrations.server.plan import address, common_limits
 from blink.model.prompts import Template

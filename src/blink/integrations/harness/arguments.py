@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 
 from omegaconf import OmegaConf
 
-from blink.analysis.explain.plan import asked_of, with_preset_file
-from blink.evaluation.plan import POLICY_KEYS, Checkpoint
+from blink.evaluation.planning.asking import asked_of, with_preset_file
+from blink.evaluation.planning.checkpoint import Checkpoint
+from blink.evaluation.planning.settings import POLICY_KEYS
 from blink.inference.policy import SOURCES
 from blink.inference.run import Run
 from blink.model.prompts import Template

@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 import torch
 from rich.progress import Progress, track
 
-from blink.evaluation.answerers import load_checkpoint
+from blink.evaluation.planning.checkpoint import let_go
 from blink.integrations.harness.answering import Answering
 from blink.integrations.harness.arguments import read_arguments
 from blink.integrations.harness.manifest import NAME
@@ -61,7 +61,7 @@ class HarnessModel:
             arguments.setdefault("pictures", at_once)
         self._settings = read_arguments(arguments)
         logger.info(f"blink_mllm: {self._settings.line}")  # loguru, which lmms-eval shows
-        self._backbone = load_checkpoint(self._settings.backbone)
+        self._backbone = self._settings.backbone.load()
         self._device = self._backbone.device
         self._answering = Answering(
             self._backbone,
@@ -114,7 +114,7 @@ class HarnessModel:
     def clean(self) -> None:
         """Let go of the backbone once all is answered: lmms-eval may run a judge on the same GPU."""
         del self._answering, self._backbone
-        load_checkpoint.cache_clear()
+        let_go()
         super().clean()  # type: ignore[misc]  # of lmms-eval's base class
 
     def loglikelihood(self, requests: Sequence[Any]) -> NoReturn:

@@ -16,7 +16,7 @@ import torch
 from transformers import StoppingCriteria, StoppingCriteriaList, TextStreamer
 from transformers.generation import LogitsProcessorList
 
-from blink.evaluation.answerers import too_narrow
+from blink.evaluation.answering.answerers import too_narrow
 from blink.inference.engine import Answer, Ask, Engine
 from blink.inference.engine.decoding import FiniteLogits, closing_ids
 from blink.inference.run import Run

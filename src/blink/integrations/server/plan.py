@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 
 from omegaconf import DictConfig
 
-from blink.analysis.explain.plan import asked_of
-from blink.evaluation.checks import check_context, context_length
-from blink.evaluation.plan import Checkpoint
+from blink.evaluation.planning.asking import asked_of
+from blink.evaluation.planning.checkpoint import Checkpoint
+from blink.evaluation.planning.fit import check_context, context_length
 from blink.inference.run import Run
 from blink.model.prompts import Template
 from blink.runs.command import plain

@@ -1,4 +1,4 @@
-"""What an evaluation's folder holds of its answers: `predictions.jsonl`, and the time that they took.
+"""The rows of a run, in its folder: `predictions.jsonl`, read, checked and cut back to whole pictures.
 
 A kill, a full disk or a power failure leaves whole rows, and perhaps damaged ones behind them, which are asked anew. A
 damaged row before whole ones is no such trace, and an error.
@@ -10,20 +10,18 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from blink.bench.base import Row, Sample
 from blink.bench.scoring import EVENT
-from blink.evaluation.questions import samples_digest
-from blink.runs.files import read_json, write_json
+from blink.evaluation.answering.timing import TIMING
+from blink.evaluation.planning.questions import samples_digest
 from blink.runs.provenance import INPUTS, check_inputs
 from blink.runs.values import DamagedError, UserError, fits
 
 log = logging.getLogger(__name__)
 
 PREDICTIONS = "predictions.jsonl"
-SCORES = "scores.json"
-TIMING = "timing.json"
 
 SHARES = "shares"
 """Folder in a run's folder, while jobs elsewhere answer shares of it; once their rows are in the run's own file, it holds the
@@ -39,21 +37,6 @@ _ROW: Mapping[str, Any] = {
     "events": Sequence[Mapping[str, Any]],
 }
 """Columns that every row has, and their types."""
-
-
-class Timing(NamedTuple):
-    """Time spent answering, over all processes that worked on the run.
-
-    It is written as answers come (`predict.py`): of a process that is killed outright at most its last second is missing,
-    with the questions that were answered in it.
-
-    Attributes:
-        answered: how many questions were timed.
-        seconds: wall-clock time, loading of the model left out; of a pass that several runs share, an equal share.
-    """
-
-    answered: int = 0
-    seconds: float = 0.0
 
 
 def resume(folder: Path, samples: Sequence[Sample], *, inputs: Mapping[str, Any]) -> list[Row]:
@@ -131,27 +114,6 @@ def pictures(samples: Sequence[Sample]) -> Iterator[tuple[int, list[Sample]]]:
         batch = list(group)
         yield first, batch
         first += len(batch)
-
-
-def read_timing(folder: Path) -> Timing:
-    """Read the time that answering a run has taken so far; none where the file is damaged."""
-    path = folder / TIMING
-    if not path.exists():
-        return Timing()
-    try:
-        found = Timing(**read_json(path))
-        if not fits(found.answered, int) or not fits(found.seconds, float):
-            raise TypeError(found)
-    except (TypeError, ValueError):
-        log.warning("%s is damaged: the time that answering took so far is not known", path)
-        return Timing()
-    return found
-
-
-def write_timing(folder: Path, timings: Sequence[Timing]) -> None:
-    """Write the time that answering a run has taken, as a sum."""
-    total = Timing(sum(one.answered for one in timings), sum((one.seconds for one in timings), 0.0))
-    write_json(folder / TIMING, total._asdict())
 
 
 def drop_shares(folder: Path) -> None:

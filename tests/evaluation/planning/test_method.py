@@ -1,25 +1,13 @@
 """Mistakes that are found before any weight is read."""
 
-import json
-import shutil
 from pathlib import Path
 
 import pytest
 import torch
-from PIL import Image
 
 from blink import Policy, TokenSR, save_token_sr
-from blink.bench import Sample
-from blink.evaluation.checks import (
-    check_boxes,
-    check_data_keys,
-    check_fit,
-    modules_folder,
-    process_count,
-    training_differs,
-)
+from blink.evaluation.planning.method import check_fit, modules_folder, training_differs
 from blink.model.checkpoints import outline
-from blink.runs.values import UserError
 from tests import models
 
 
@@ -97,53 +85,3 @@ def test_modules_of_another_training_are_told(tmp_path: Path, monkeypatch: pytes
     backbone, prefix = training_differs("own", "models/b", "[INST] ")
     assert "trained on the backbone models/a, and this one is models/b" in backbone
     assert "prompt prefix 'USER: ', and this run's is '[INST] '" in prefix
-
-
-def test_keys_of_data_that_no_question_is_read_by() -> None:
-    """Would catch a split, a column or a misspelt key given through a config that changes nothing, and defaults refused."""
-    read = {"source": "local", "root": "a", "exif": "apply", "allow_outside": True}
-    check_data_keys(read)
-    check_data_keys(
-        {"source": "hub", "root": None, "id": None, "name": None, "split": "train", "column": None}
-    )
-    with pytest.raises(
-        UserError,
-        match=r"data.split=test, data.colour=red: not read for a benchmark.* read are data.source, data.root, data.id, "
-        "data.exif, data.allow_outside",
-    ):
-        check_data_keys(read | {"split": "test", "colour": "red", "column": None})
-
-
-def test_boxes_that_the_backbone_does_not_see(llava_folder: Path, tmp_path: Path) -> None:
-    """Would catch questions that a policy of boxes leaves alone in silence, and a run in which it leaves all of them."""
-    copy = shutil.copytree(llava_folder, tmp_path / "cropping")
-    settings = json.loads((copy / "processor_config.json").read_text())
-    settings["image_processor"] |= {"do_center_crop": True, "size": {"shortest_edge": 24}}
-    (copy / "processor_config.json").write_text(json.dumps(settings))
-    model = {"path": str(copy), "revision": None, "pad": False, "min_pixels": None, "max_pixels": None}
-    boxes = {"gone": (0, 0, 9, 9), "seen": (50, 0, 60, 9), "none": None}
-    samples = [Sample(name, "wide", "?", "", "", Image.Image, {"box": box}) for name, box in boxes.items()]
-    policy, sizes = Policy([1], selector="box"), {"wide": (120, 40)}
-    assert check_boxes(policy, "questions", samples, sizes, model) == [
-        "selector=box: 1 of 2 boxes lie outside what the backbone sees of their pictures, such as that of gone; nothing is "
-        "expanded for these"
-    ]
-    assert check_boxes(policy, "questions", samples[1:], sizes, model) == []
-    assert check_boxes(Policy([1]), "questions", samples, sizes, model) == []
-    with pytest.raises(UserError, match="none of the 1 of questions has one"):
-        check_boxes(policy, "questions", samples[2:], sizes, model)
-
-
-def test_how_many_processes_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Catches several processes on one device, and a number that torchrun has not started."""
-    on = {"device": "cpu", "device_map": None}
-    assert [process_count(devices, on) for devices in (1, 3, "auto")] == [1, 3, 1]
-    with pytest.raises(UserError, match=r"devices=2 and model.device_map=auto"):
-        process_count(2, on | {"device_map": "auto"})
-    with pytest.raises(UserError, match=r"devices=2 and model.device=cuda:1"):
-        process_count(2, on | {"device": "cuda:1"})
-    monkeypatch.setenv("RANK", "0")
-    monkeypatch.setenv("WORLD_SIZE", "4")
-    assert [process_count(devices, on) for devices in (1, 4, "auto")] == [4, 4, 4]
-    with pytest.raises(UserError, match="devices=3: 4 processes were started"):
-        process_count(3, on)

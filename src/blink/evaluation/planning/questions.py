@@ -1,21 +1,24 @@
 """Read the questions of a benchmark from the hub, a folder or the embedded world, and decode every picture once.
 
-Flat arguments in, plain values out; results are kept, since the jobs of a sweep ask for the same things.
+What was read is kept, since the jobs of a sweep ask for the same things.
 """
 
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from omegaconf import DictConfig
 from rich.progress import track
 
-from blink.bench import BENCHMARKS, Benchmark, Judge, Sample
+from blink.bench import BENCHMARKS, JUDGED, Benchmark, Judge, Sample, make_judge
 from blink.bench.base import Graded
 from blink.bench.readers.sources import HUB_KEY
+from blink.evaluation.planning.settings import check_data_keys
+from blink.runs.command import plain
 from blink.runs.files import short_digest
 from blink.runs.inputs.pictures import AS_AUTHORS, Notes, Rules
 from blink.runs.values import UserError
@@ -59,6 +62,32 @@ class Checked(NamedTuple):
 
     digest: str
     sizes: dict[str, Size]
+
+
+def questions_of(config: DictConfig, limit: int | None = None) -> Questions:
+    """Read the questions that `bench`, `data` and `scenes` of a config describe.
+
+    Args:
+        limit: ask only the first so many; None asks all.
+
+    Raises:
+        ValueError: as `read_questions` does.
+    """
+    data, bench = plain(config.data), {"prompt": config.prompt, **plain(config.bench)}
+    check_data_keys(data)
+    if config.bench.name in JUDGED and "judge" in config:
+        bench["judge"] = make_judge(plain(config.judge))
+    return read_questions(
+        bench.pop("name"),
+        tuple((key, tuple(value) if isinstance(value, list) else value) for key, value in bench.items()),
+        source="local" if data["root"] else data["source"],
+        location=data["root"] or data.get("id"),
+        scenes_split=config.scenes.split,
+        scenes_images=config.scenes.images,
+        scenes_difficulty=config.scenes.get("difficulty"),  # configs of an earlier version have none
+        limit=limit,
+        rules=Rules.of(data, scaled=False),
+    )
 
 
 @lru_cache(maxsize=4)
@@ -163,46 +192,6 @@ def check_pictures(samples: Sequence[Sample], rules: Rules) -> Checked:
     for line in notes.lines(rules.reading):
         log.warning("%s", line)
     return Checked(digest.hexdigest()[:16], sizes)
-
-
-def check_sizes(
-    samples: Sequence[Sample], sizes: Mapping[str, Size], shape: Callable[[Size], object]
-) -> None:
-    """Raise unless a processor takes pictures of all sizes. Those that stand out are tried; all of them if one is refused.
-
-    Args:
-        sizes: of the samples' pictures.
-        shape: what the processor makes of a picture of one size; raises ValueError where it refuses that.
-
-    Raises:
-        UserError: it refuses one; names the first question about such a picture, the size, and how many there are.
-    """
-    every = sorted({sizes[sample.image] for sample in samples if sample.image in sizes})
-    utmost = {pick(every, key=key) for pick in (min, max) for key in (_elongation, min, max) if every}
-    if all(_refusal(shape, size) is None for size in utmost):
-        return
-    reasons = {size: _refusal(shape, size) for size in every}
-    refused = [sample for sample in samples if reasons[sizes[sample.image]]]
-    width, height = sizes[refused[0].image]
-    raise UserError(
-        f"question {refused[0].id}: the backbone's processor takes no picture of {width} x {height} pixels "
-        f"({reasons[width, height]}), and {len(refused):,} of {len(samples):,} questions are about such; leave them out, "
-        "or pad or cut their pictures"
-    )
-
-
-def _elongation(size: Size) -> float:
-    """Width over height."""
-    return size[0] / size[1]
-
-
-def _refusal(shape: Callable[[Size], object], size: Size) -> str | None:
-    """Why a processor takes no picture of a size; None if it does."""
-    try:
-        shape(size)
-    except ValueError as error:
-        return str(error).splitlines()[0] if str(error) else type(error).__name__
-    return None
 
 
 def _read(

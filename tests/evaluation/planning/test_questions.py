@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from blink.evaluation.questions import read_questions
+from blink.evaluation.planning.questions import read_questions
 from blink.runs.inputs.pictures import Reading, Rules
 from blink.runs.values import UserError
 from blink.scenes.ask import QUESTION_KINDS

@@ -5,26 +5,22 @@ import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from copy import copy
-from functools import lru_cache
 from itertools import islice
 from typing import Any, NamedTuple, Self
 
-import torch
 from PIL import Image
 
 from blink.bench import Sample
+from blink.evaluation.answering.meter import Meter
 from blink.evaluation.answering.not_finite import first_not_finite
+from blink.evaluation.answering.predict import Asked, Reply, naming
 from blink.evaluation.answering.zoom import looking, merged, seeing, shown
-from blink.evaluation.checks import outlined, processor_of
-from blink.evaluation.cost import Meter
-from blink.evaluation.plan import Checkpoint, Plan
-from blink.evaluation.predict import Answered, Asked, naming
+from blink.evaluation.planning.plan import Plan
 from blink.inference.boxes import Window, seen_box
 from blink.inference.engine import Answer, Ask, Engine
 from blink.inference.policy import Policy
 from blink.inference.run import Run
 from blink.model.backbone import Backbone
-from blink.model.checkpoints import load_backbone
 from blink.model.families import Grid
 from blink.model.image_inputs import PictureShapes, processed
 from blink.model.prompts import Template
@@ -96,7 +92,7 @@ class BackboneAnswerer:
 
     def answer_many(
         self, asked: Sequence[Asked], stop: Callable[[], bool] = lambda: False
-    ) -> Iterator[Answered]:
+    ) -> Iterator[list[list[Reply]]]:
         """Answer samples about pictures, in their order, which worker processes read ahead.
 
         Runs for which a picture is too narrow answer without Blink.
@@ -121,7 +117,7 @@ class BackboneAnswerer:
         with naming(under_way):
             found = self._groups(begun()) if self.alone or self.zooms else self._streamed(begun())
             for answers in found:
-                yield Answered(under_way.popleft().image.size, answers)
+                yield self._replies(under_way.popleft(), answers)
         log.info(
             "%.1f s, of which the model waited %.1f s for pictures",
             time.perf_counter() - started,
@@ -201,7 +197,7 @@ class BackboneAnswerer:
     def _chosen(self, picture: "_Picture") -> dict[int, Run]:
         """The runs that answer about a picture; the backbone as it is for those that it is too narrow for."""
         size = picture.image.size
-        return {run: Run() if self.without_blink(size, run) else self.runs[run] for run in picture.runs}
+        return {run: Run() if self._without_blink(size, run) else self.runs[run] for run in picture.runs}
 
     def _passed(self, parts: Iterable["_Part"]) -> Iterator[list[list[Answer]]]:
         """Answer samples in one pass each: for each part, for each of its runs, one answer per sample."""
@@ -259,9 +255,24 @@ class BackboneAnswerer:
         window = self._views.window(picture.image.size)
         return [seen_or_none(sample.details.get("box"), window) for sample in picture.samples]
 
-    def without_blink(self, size: tuple[int, int], run: int) -> str | None:
+    def _without_blink(self, size: tuple[int, int], run: int) -> str | None:
         """Why a run answers without Blink about pictures of (width, height), in words; None if it does not."""
         return too_narrow(self.runs[run].policy, self.shapes(size).grid)
+
+    def _replies(self, picture: "_Picture", answers: Sequence[Sequence[Answer]]) -> list[list[Reply]]:
+        """Each run's answers about a picture, with what they cost and why they came without Blink."""
+        size = picture.image.size
+        prompts = [self.template.prompt(sample.question) for sample in picture.samples]
+        found = []
+        for run, of_run in zip(picture.runs, answers, strict=True):
+            meter, why = self.meters[run], self._without_blink(size, run)
+            found.append(
+                [
+                    Reply(answer, meter(size, prompt, answer.events, len(answer.ids)), why)
+                    for prompt, answer in zip(prompts, of_run, strict=True)
+                ]
+            )
+        return found
 
     def _named(self, error: NotFiniteError, part: "_Part", place: int) -> NotFiniteError:
         """An error about numbers that are not finite, of one of a part's samples, with the question's name and the layer."""
@@ -273,11 +284,6 @@ class BackboneAnswerer:
             else error.layer
         )
         return NotFiniteError(error.what, layer=layer, sample=f"question {sample.id}")
-
-    def flops(self, size: tuple[int, int], sample: Sample, answer: Answer, run: int) -> int | None:
-        """FLOPs of a question answered alone, about a picture of (width, height); None if they are not counted."""
-        prompt = self.template.prompt(sample.question)
-        return self.meters[run](size, prompt, answer.events, len(answer.ids))
 
 
 class _Picture(NamedTuple):
@@ -328,7 +334,7 @@ def load_answerer(plans: Sequence[Plan]) -> BackboneAnswerer:
     """Load the backbone of some plans that agree in it, in the benchmark and in the template; runs are numbered as the plans."""
     first = plans[0]
     return BackboneAnswerer(
-        load_checkpoint(first.backbone),
+        first.backbone.load(),
         first.template,
         [Run(plan.policy, plan.token_sr) for plan in plans],
         max_new_tokens=first.benchmark.max_new_tokens,
@@ -338,19 +344,3 @@ def load_answerer(plans: Sequence[Plan]) -> BackboneAnswerer:
         pictures=first.pictures,
         workers=default_workers(first.processes) if first.workers is None else first.workers,
     )
-
-
-@lru_cache(maxsize=1)
-def load_checkpoint(checkpoint: Checkpoint) -> Backbone:
-    """Load a backbone, or return the one that was used before."""
-    if checkpoint.device == "auto":
-        checkpoint = checkpoint._replace(device="cuda" if torch.cuda.is_available() else "cpu")
-    log.info(
-        "loading the backbone %s on %s",
-        checkpoint.path,
-        checkpoint.device_map or checkpoint.device,
-    )
-    path, revision = checkpoint.path, checkpoint.revision
-    processor = processor_of(path, revision=revision, **checkpoint.pictures)
-    known = Backbone.of(outlined(path, revision=revision), processor)
-    return load_backbone(**checkpoint._asdict() | {"path": known})

@@ -3,7 +3,15 @@
 import pytest
 
 from blink.bench import BENCHMARKS
-from blink.evaluation.presets import LAYER_STUDIES, OTHER, PRESETS, LayerStudy, layer_study, preset, resolve
+from blink.evaluation.planning.presets import (
+    LAYER_STUDIES,
+    OTHER,
+    PRESETS,
+    LayerStudy,
+    layer_study,
+    preset,
+    resolve,
+)
 from blink.inference.policy import parse_layers
 
 

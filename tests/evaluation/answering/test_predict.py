@@ -1,22 +1,19 @@
-"""Predictions survive a kill anywhere, and scores say what was done."""
+"""Predictions survive a kill anywhere."""
 
-import json
 import os
 import signal
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from blink.bench import Graded, Pope, Row, Sample
-from blink.evaluation.predict import Task, predict
-from blink.evaluation.rows import read_timing, resume
-from blink.evaluation.scores import Result
+from blink.bench import Pope, Sample
+from blink.evaluation.answering.predict import Task, predict
+from blink.evaluation.answering.rows import resume
+from blink.evaluation.answering.timing import read_timing
 from blink.inference.engine import Answer
-from blink.inference.policy import Policy
 from blink.runs.signals import ending_on_signals
 from tests.finished_runs import Rule, finish, read_rows, samples
 from tests.processes import python
@@ -43,28 +40,6 @@ def test_killed_anywhere_ends_with_the_same_file(tmp_path: Path) -> None:
         assert again.batches == whole.batches[-len(again.batches) :]
 
 
-def test_killed_before_the_scores_answers_nothing_again(tmp_path: Path) -> None:
-    """Catches a finished file answered once more because its scores are missing."""
-    first = finish(tmp_path, Rule(), samples())
-    (tmp_path / "scores.json").unlink()
-    rule = Rule()
-    second = finish(tmp_path, rule, samples())
-    assert rule.batches == []
-    assert second.metrics == first.metrics
-    assert (second.seconds, second.questions_per_second) == (
-        first.seconds,
-        first.questions_per_second,
-    )
-
-
-def test_finished_run_is_returned_as_it_was(tmp_path: Path) -> None:
-    """Catches timings of a run overwritten by a look at it."""
-    first = finish(tmp_path, Rule(), samples())
-    rule = Rule(wrong=["random/0yes"])
-    assert finish(tmp_path, rule, samples()) == first
-    assert rule.batches == []
-
-
 def test_exception_stops_the_run_and_says_where(tmp_path: Path) -> None:
     """Catches failures scored as empty, wrong answers: the pictures before are kept, the cause comes through."""
     asked = samples()
@@ -75,23 +50,6 @@ def test_exception_stops_the_run_and_says_where(tmp_path: Path) -> None:
     assert not (tmp_path / "scores.json").exists()
     finish(tmp_path, Rule(), asked)
     assert len(read_rows(tmp_path)) == 24
-
-
-def test_pictures_too_narrow_are_counted(tmp_path: Path) -> None:
-    """Catches questions that were answered without Blink and look like the others: in rows, scores and warnings."""
-    asked = [
-        replace(sample, open_image=lambda: Image.new("RGB", (1, 99)))
-        if sample.image == "picture1"
-        else sample
-        for sample in samples()
-    ]
-    result = finish(tmp_path, Rule(narrow=[(1, 99)]), asked)
-    reasons = [row.get("without_blink") for row in read_rows(tmp_path)]
-    assert reasons == [None] * 6 + ["it is too narrow"] * 6 + [None] * 12
-    assert result.without_blink == json.loads((tmp_path / "scores.json").read_text())["without_blink"] == 6
-    said = "answered without Blink: 6 of 24 questions, whose pictures are too narrow (the first: it is too narrow)"
-    assert said in result.warnings
-    assert finish(tmp_path / "wide", Rule(), samples()).without_blink == 0
 
 
 def test_row_keeps_response_answer_and_events(tmp_path: Path) -> None:
@@ -114,99 +72,6 @@ def test_row_keeps_response_answer_and_events(tmp_path: Path) -> None:
             {"layer": 3, "ratio": 0.123457, "region": 0, "action": "keep"},
         ],
     }
-
-
-def test_scores_say_what_was_done(tmp_path: Path) -> None:
-    """Catches events counted per question instead of per layer, and a share of events instead of samples.
-
-    Of four pictures two expand; one of 24 answers is wrong, a "yes" of the random split taken for "no".
-    """
-    result = finish(
-        tmp_path, Rule(wrong=["random/0yes"]), samples(), policy=Policy([2, 3], patches=3), warnings=["mind"]
-    )
-    assert json.loads((tmp_path / "scores.json").read_text()) == result.written()
-    assert Result.read(tmp_path / "scores.json") == result
-    assert (result.benchmark, result.version, result.n, result.images) == (
-        "pope",
-        "pope-1",
-        24,
-        4,
-    )
-    assert result.metrics["random_accuracy"] == 87.5
-    assert result.metrics["random_recall"] == 75
-    assert result.metrics["accuracy"] == pytest.approx((100 + 100 + 87.5) / 3)
-    low, high = result.intervals["random_accuracy"] or ()
-    assert low < 87.5 < high <= 100
-    assert result.expanded == 0.5
-    assert result.events == {
-        "2": {"expand": 0, "keep": 0, "drop": 24},
-        "3": {"expand": 12, "keep": 12, "drop": 0},
-    }
-    assert result.policy == Policy([2, 3], patches=3)
-    assert (result.flops, read_rows(tmp_path)[0]["flops"]) == (24_000, 1000)
-    assert result.questions_per_second is not None
-    assert result.seconds == pytest.approx(24 / result.questions_per_second, abs=1e-3)
-    assert result.peak_memory_mb is not None
-    assert result.peak_memory_mb > 10
-    assert result.warnings == ["mind"]
-
-
-def test_one_picture_has_scores_without_intervals(tmp_path: Path) -> None:
-    """Catches NaN in JSON, which other readers refuse."""
-    result = finish(tmp_path, Rule(), samples(1))
-    assert result.metrics["f1"] == 100
-    assert result.intervals["f1"] is None
-    assert "NaN" not in (tmp_path / "scores.json").read_text()
-
-
-def test_split_left_out_is_a_warning_in_the_result(tmp_path: Path) -> None:
-    """Catches a mean over fewer splits that looks like POPE's."""
-    asked = [sample for sample in samples() if sample.split != "popular"]
-    result = finish(tmp_path, Rule(), asked)
-    assert result.warnings == Pope().warnings(read_rows(tmp_path))
-    assert "adversarial, random only" in result.warnings[0]
-
-
-class JudgedPope(Pope, Graded):
-    """POPE whose answers are judged one by one, each judgement kept in the run's folder; it may die on the way."""
-
-    def __init__(self, dies_at: int | None = None) -> None:
-        super().__init__()
-        self.dies_at = dies_at
-        self.graded_ids: list[str] = []
-
-    def check_gradable(self, ids: Sequence[str]) -> None:
-        """It grades anything."""
-
-    def grade(self, rows: Sequence[Row], folder: Path) -> list[Row]:
-        kept = folder / "judged.txt"
-        done = set(kept.read_text(encoding="utf-8").split() if kept.exists() else ())
-        for row in rows:
-            if len(self.graded_ids) == self.dies_at:
-                raise RuntimeError("killed")
-            if row["id"] not in done and "grade" not in row:
-                self.graded_ids.append(row["id"])
-                with kept.open("a", encoding="utf-8") as file:
-                    file.write(f"{row['id']}\n")
-        return [row | {"grade": 1.0} for row in rows]
-
-
-def test_killed_while_judging_goes_on_judging(tmp_path: Path) -> None:
-    """Would catch answers asked again or judged twice after a kill, and judgements that never reach the file."""
-    asked = samples()
-    with pytest.raises(RuntimeError, match="killed"):
-        finish(tmp_path, Rule(), asked, benchmark=JudgedPope(dies_at=10))
-    assert len(read_rows(tmp_path)) == 24
-    assert not (tmp_path / "scores.json").exists()
-    rule, judge = Rule(), JudgedPope()
-    finish(tmp_path, rule, asked, benchmark=judge)
-    assert (len(rule.batches), len(judge.graded_ids)) == (0, 14)
-    assert [row["grade"] for row in read_rows(tmp_path)] == [1.0] * 24
-    (tmp_path / "scores.json").unlink()
-    (tmp_path / "judged.txt").unlink()
-    again = JudgedPope()
-    finish(tmp_path, Rule(), asked, benchmark=again)
-    assert again.graded_ids == []
 
 
 def test_runs_answered_together_are_as_if_alone(tmp_path: Path) -> None:
@@ -271,7 +136,7 @@ def test_a_kill_loses_no_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     """Would catch a rate of the last process alone, since one that is killed has no moment to write how long it took."""
     asked = samples()
     code = (
-        "from pathlib import Path; import blink.evaluation.predict as timed; from tests.evaluation.test_predict import *; "
+        "from pathlib import Path; import blink.evaluation.answering.timing as timed; from tests.evaluation.answering.test_predict import *; "
         f"timed._EVERY_SECONDS = 0; finish(Path({str(tmp_path)!r}), Killed(), samples())"
     )
     ended = python("-c", code, timeout=120)
@@ -279,7 +144,7 @@ def test_a_kill_loses_no_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert len(read_rows(tmp_path)) == 12
     first = read_timing(tmp_path)
     assert (first.answered, first.seconds > 0.01) == (12, True)
-    monkeypatch.setattr("blink.evaluation.predict._EVERY_SECONDS", 1e9)
+    monkeypatch.setattr("blink.evaluation.answering.timing._EVERY_SECONDS", 1e9)
     result = finish(tmp_path, Rule(), asked)
     total = read_timing(tmp_path)
     assert (total.answered, total.seconds > first.seconds) == (24, True)

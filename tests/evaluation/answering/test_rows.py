@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from blink.evaluation.rows import read_timing, resume
+from blink.evaluation.answering.rows import resume
+from blink.evaluation.answering.timing import read_timing
 from tests.finished_runs import Rule, finish, read_rows, samples
 
 

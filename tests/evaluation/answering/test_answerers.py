@@ -11,8 +11,8 @@ from PIL import Image
 
 from blink import Policy, Run, TokenSR
 from blink.bench import Sample
-from blink.evaluation.answerers import BackboneAnswerer
-from blink.evaluation.predict import Asked
+from blink.evaluation.answering.answerers import BackboneAnswerer
+from blink.evaluation.answering.predict import Asked, Reply
 from blink.inference.engine import Answer
 from blink.model.backbone import Backbone
 from blink.model.checkpoints import load_backbone
@@ -55,35 +55,34 @@ def runs() -> list[Run]:
 
 def asked(answerer: BackboneAnswerer, samples: list[Sample], runs: list[int]) -> list[list[Answer]]:
     """Answers to samples about the one picture."""
-    return about(answerer, models.picture(1), samples, runs)
+    found = about(answerer, models.picture(1), samples, runs)
+    return [[reply.answer for reply in of_run] for of_run in found]
 
 
 def about(
     answerer: BackboneAnswerer, picture: Image.Image, samples: list[Sample], runs: list[int]
-) -> list[list[Answer]]:
-    """Answers to samples about a picture."""
+) -> list[list[Reply]]:
+    """Replies to samples about a picture."""
     given = [replace(sample, open_image=lambda: picture) for sample in samples]
-    [answered] = answerer.answer_many([Asked(given, runs)])
-    assert answered.size == picture.size
-    return answered.answers
+    [replies] = answerer.answer_many([Asked(given, runs)])
+    return replies
 
 
 def bare(
     answerer: BackboneAnswerer, samples: list[Sample], runs: list[int]
 ) -> list[list[tuple[object, ...]]]:
     """Answers and their costs without ratios, which differ in their last digits."""
-    size = models.picture(1).size
     return [
         [
             (
                 answer.text,
                 answer.ids,
-                answerer.flops(size, sample, answer, run),
+                flops,
                 [(event.layer, event.region, event.action) for event in answer.events],
             )
-            for sample, answer in zip(samples, answers, strict=True)
+            for answer, flops, _ in of_run
         ]
-        for run, answers in zip(runs, asked(answerer, samples, runs), strict=True)
+        for of_run in about(answerer, models.picture(1), samples, runs)
     ]
 
 
@@ -116,20 +115,12 @@ def test_a_picture_too_narrow_is_answered_without_blink(alone: bool) -> None:
     )
     narrow, asked_two = models.picture(1, (24, 96)), [sample(0), sample(1)]
     stock, three, four = about(answerer, narrow, asked_two, [0, 1, 2])
-    assert [answerer.without_blink(narrow.size, run) for run in range(3)] == [
-        None,
-        None,
-        "the 12 x 3 grid of visual tokens cannot be split into 4 x 4 regions",
-    ]
-    assert four == stock
-    assert [len(answer.events) for answer in (*three, *four)] == [1, 1, 0, 0]
-    costs = [
-        answerer.flops(narrow.size, sample(0), answers[0], run) for run, answers in ((0, stock), (2, four))
-    ]
-    assert costs[0] == costs[1]
-    wide = models.picture(1)
-    assert answerer.without_blink(wide.size, 2) is None
-    assert [len(answer.events) for answer in about(answerer, wide, asked_two, [2])[0]] == [1, 1]
+    why = "the 12 x 3 grid of visual tokens cannot be split into 4 x 4 regions"
+    assert [reply.without_blink for reply in (*stock, *three, *four)] == [None] * 4 + [why] * 2
+    assert [(reply.answer, reply.flops) for reply in four] == [(reply.answer, reply.flops) for reply in stock]
+    assert [len(reply.answer.events) for reply in (*three, *four)] == [1, 1, 0, 0]
+    [wide] = about(answerer, models.picture(1), asked_two, [2])
+    assert [(len(reply.answer.events), reply.without_blink) for reply in wide] == [(1, None)] * 2
 
 
 @pytest.mark.parametrize("alone", [False, True])
@@ -264,8 +255,8 @@ def several(broken: int | None = None) -> list[Asked]:
 
 def ids_of(answerer: BackboneAnswerer, asked: Sequence[Asked]) -> list[list[list[tuple[int, ...]]]]:
     return [
-        [[answer.ids for answer in of_run] for of_run in answered.answers]
-        for answered in answerer.answer_many(asked)
+        [[reply.answer.ids for reply in of_run] for of_run in replies]
+        for replies in answerer.answer_many(asked)
     ]
 
 

@@ -17,11 +17,11 @@ import torch
 from omegaconf import OmegaConf
 
 from blink.bench.base import Row
-from blink.evaluation.answerers import load_answerer
-from blink.evaluation.plan import Plan, make_plan
-from blink.evaluation.predict import Asked, rows_of
-from blink.evaluation.questions import samples_digest, trust_pictures
-from blink.evaluation.rows import pictures
+from blink.evaluation.answering.answerers import load_answerer
+from blink.evaluation.answering.predict import Asked, rows_of
+from blink.evaluation.answering.rows import pictures
+from blink.evaluation.planning.plan import Plan, make_plan
+from blink.evaluation.planning.questions import samples_digest, trust_pictures
 from blink.runs.command import end
 from blink.runs.parallel.team import Team, Work, serve, team
 from blink.runs.signals import finishing_first

@@ -1,0 +1,218 @@
+"""From samples to `predictions.jsonl`, written as it grows.
+
+A run that was killed goes on where it stopped and ends with the same file: rows are written picture by picture, in the
+order of the samples however many pictures were under way, and a picture that was not written whole is answered again.
+Several runs over the same samples can be answered in one pass; each keeps its own files, as if it were alone. An answerer
+that raises stops the run with its cause; a failure never becomes an empty answer. Knows nothing of models: an `Answerer`
+answers samples.
+"""
+
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import torch
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from blink.bench.base import Benchmark, Row, Sample
+from blink.bench.scoring import make_row
+from blink.evaluation.answering.rows import PREDICTIONS, pictures
+from blink.evaluation.answering.timing import Clock
+from blink.inference.engine import Answer
+from blink.runs.files import append_text, json_lines
+from blink.runs.signals import finishing_first
+
+log = logging.getLogger(__name__)
+
+_NAMED = 40
+"""Questions under way that an error names at most."""
+
+
+class Asked(NamedTuple):
+    """Samples about one picture, and the numbers of the runs that are to answer them."""
+
+    samples: Sequence[Sample]
+    runs: Sequence[int]
+
+    @property
+    def questions(self) -> int:
+        """How many answers it takes."""
+        return len(self.samples) * len(self.runs)
+
+
+class HasSamples(Protocol):
+    """A picture that is asked about, in whatever state."""
+
+    @property
+    def samples(self) -> Sequence[Sample]: ...
+
+
+class Reply(NamedTuple):
+    """An answer to one question.
+
+    Attributes:
+        flops: of the question answered alone; None if they are not counted.
+        without_blink: why the backbone alone answered, although a policy was asked for, in words; None if it did not.
+    """
+
+    answer: Answer
+    flops: int | None = None
+    without_blink: str | None = None
+
+
+class Answerer(Protocol):
+    """Answers samples under several runs (a policy and its modules each), which calls name by index."""
+
+    def answer_many(
+        self, asked: Sequence[Asked], stop: Callable[[], bool]
+    ) -> Iterator[Sequence[Sequence[Reply]]]:
+        """Answer samples about pictures, in their order: for each of a picture's runs, one reply per sample.
+
+        Args:
+            asked: one item per picture.
+            stop: asked before another picture is begun; once it says so, those that are under way are the last.
+        """
+        ...
+
+
+class Share(Protocol):
+    """Pictures shared out among several processes, of which this one is the first."""
+
+    def wait_until_ready(self) -> None:
+        """Wait until the others have loaded the model."""
+        ...
+
+    def rows(
+        self, answer: Callable[[Sequence[Asked]], Iterator[list[list[Row]]]], stop: Callable[[], bool]
+    ) -> Iterator[list[list[Row]]]:
+        """The rows of all pictures in their order, whoever answers them.
+
+        Args:
+            answer: answers this process's own.
+            stop: as in `Answerer.answer_many`.
+        """
+        ...
+
+
+class Task(NamedTuple):
+    """One run to be answered: its folder, and its rows so far, to which more are appended."""
+
+    folder: Path
+    rows: list[Row]
+
+
+def predict(
+    benchmark: Benchmark,
+    samples: Sequence[Sample],
+    tasks: Sequence[Task],
+    make_answerer: Callable[[], Answerer],
+    after_each: Callable[[], None] | None = None,
+    sharing: Callable[[Sequence[Asked]], Share] | None = None,
+) -> None:
+    """Answer, picture by picture, the samples that each task lacks; append the rows to its file and to it.
+
+    Args:
+        tasks: of different folders; they may have different numbers of rows.
+        make_answerer: called only if there is something left to answer; its runs are numbered as the tasks.
+        after_each: called when a picture's rows are written.
+        sharing: shares the pictures out among several processes; None: this one answers all.
+
+    Raises:
+        Stopped: a signal asks for an end; after the pictures that were being answered.
+        OSError: rows cannot be written; names the file, which keeps whole pictures.
+    """
+    open_tasks = [number for number, task in enumerate(tasks) if len(task.rows) < len(samples)]
+    if not open_tasks:
+        return
+    before = sum(len(tasks[number].rows) for number in open_tasks)
+    if before:
+        log.info("%d of %d questions are answered already, going on", before, len(open_tasks) * len(samples))
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    asked = [
+        Asked(batch, lacking)
+        for first, batch in pictures(samples)
+        if (lacking := [number for number in open_tasks if len(tasks[number].rows) <= first])
+    ]
+    share = None if sharing is None else sharing(asked)  # others load the model meanwhile
+    answerer = make_answerer()
+    if share is not None:
+        share.wait_until_ready()
+    done, total = before, len(open_tasks) * len(samples)
+    shared = f" of {len(open_tasks)} runs" * (len(open_tasks) > 1)
+    with ExitStack() as stack:
+        pending = stack.enter_context(finishing_first())  # what is under way, once a signal asks for an end
+        clock = Clock({number: tasks[number].folder for number in open_tasks})
+        stack.callback(clock.write)
+        progress = stack.enter_context(_progress(benchmark.name))
+        bar = progress.add_task("answering", total=total, completed=before)
+
+        def stop() -> bool:
+            return pending.requested
+
+        def mine(pictures: Sequence[Asked]) -> Iterator[list[list[Row]]]:
+            return rows_of(benchmark, answerer, pictures, stop)
+
+        found = mine(asked) if share is None else share.rows(mine, stop)
+        for picture, rows in zip(asked, found, strict=False):  # fewer, where it is stopped
+            for number, new in zip(picture.runs, rows, strict=True):
+                append_text(tasks[number].folder / PREDICTIONS, json_lines(new))
+                tasks[number].rows.extend(new)
+            clock.note(picture.runs, len(picture.samples))
+            done += picture.questions
+            progress.update(bar, advance=picture.questions)
+            if after_each is not None:
+                after_each()
+        answered = f"{done:,} of {total:,} questions{shared} are answered"
+        pending.check(answered if done < total else f"all {total:,} questions{shared} are answered")
+        assert done == total, f"{answered}, and nobody asked for an end"
+
+
+def rows_of(
+    benchmark: Benchmark, answerer: Answerer, asked: Sequence[Asked], stop: Callable[[], bool]
+) -> Iterator[list[list[Row]]]:
+    """For each picture, for each of its runs, the rows of its samples; as `Answerer.answer_many` answers them."""
+    for picture, by_run in zip(asked, answerer.answer_many(asked, stop), strict=False):
+        yield [
+            [
+                make_row(
+                    sample,
+                    benchmark,
+                    reply.answer.text.strip(),
+                    tokens=len(reply.answer.ids),
+                    events=reply.answer.events,
+                    flops=reply.flops,
+                    without_blink=reply.without_blink,
+                )
+                for sample, reply in zip(picture.samples, replies, strict=True)
+            ]
+            for replies in by_run
+        ]
+
+
+@contextmanager
+def naming(under_way: Iterable[HasSamples]) -> Iterator[None]:
+    """Context of answering: a note at any error says which questions were under way.
+
+    Args:
+        under_way: pictures; may change until there is an error.
+    """
+    try:
+        yield
+    except Exception as error:
+        ids = [sample.id for picture in under_way for sample in picture.samples]
+        if ids:
+            more = f" and {len(ids) - _NAMED} more" if len(ids) > _NAMED else ""
+            error.add_note(f"while answering {', '.join(ids[:_NAMED])}{more}")
+        raise
+
+
+def _progress(name: str) -> Progress:
+    return Progress(
+        TextColumn(name),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )

@@ -1,0 +1,85 @@
+"""Which backbone to use, and how: its config, processor and template, and the model itself once it is needed.
+
+What was read is kept: the plan of a run, the answerer and the pictures drawn of it share it, and so do the jobs of a sweep.
+"""
+
+import logging
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any, NamedTuple, Self
+
+import torch
+
+from blink.model.backbone import Backbone
+from blink.model.checkpoints import load_backbone, outline
+from blink.model.processors import load_processor, picture_options
+from blink.model.prompts import Template, template_of
+from blink.model.views import ViewMaker
+
+log = logging.getLogger(__name__)
+
+_outline = lru_cache(maxsize=4)(outline)
+_processor = lru_cache(maxsize=4)(load_processor)
+
+
+class Checkpoint(NamedTuple):
+    """Which backbone to load, and how; as for `load_backbone`, and device "auto" is a GPU if there is one."""
+
+    path: str
+    revision: str | None
+    dtype: str
+    device: str
+    device_map: str | None
+    attn_implementation: str
+    pad: bool | None
+    min_pixels: int | None
+    max_pixels: int | None
+
+    @classmethod
+    def of(cls, model: Mapping[str, Any]) -> Self:
+        """The checkpoint that a config's group `model` describes."""
+        settings: dict[str, Any] = {key: model.get(key) for key in cls._fields}
+        return cls(**settings)
+
+    @property
+    def pictures(self) -> dict[str, Any]:
+        """What its processor is to do with pictures."""
+        return picture_options(self._asdict())
+
+    def outline(self) -> Backbone:
+        """The backbone without weights, made from its config."""
+        return _outline(self.path, revision=self.revision)
+
+    def processor(self) -> Any:
+        """Its processor."""
+        return _processor(self.path, revision=self.revision, **self.pictures)
+
+    def views(self) -> ViewMaker:
+        """What the backbone sees of a picture."""
+        return ViewMaker(self.processor(), grid=self.outline().grid)
+
+    def template(self, name: str | None) -> Template:
+        """How it is asked: see `template_of`."""
+        return _template(self, name)
+
+    def load(self) -> Backbone:
+        """The backbone with its weights; the one that was loaded last is kept."""
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        return _loaded(self._replace(device=device) if self.device == "auto" else self)
+
+
+@lru_cache(maxsize=4)
+def _template(checkpoint: Checkpoint, name: str | None) -> Template:
+    return template_of(checkpoint.processor(), name)
+
+
+@lru_cache(maxsize=1)
+def _loaded(checkpoint: Checkpoint) -> Backbone:
+    log.info("loading the backbone %s on %s", checkpoint.path, checkpoint.device_map or checkpoint.device)
+    known = Backbone.of(checkpoint.outline(), checkpoint.processor())
+    return load_backbone(**checkpoint._asdict() | {"path": known})
+
+
+def let_go() -> None:
+    """Keep no backbone any longer, so that its memory is free once nobody uses it."""
+    _loaded.cache_clear()
