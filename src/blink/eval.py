@@ -47,8 +47,8 @@ def main(config: DictConfig) -> float | None:
     Returns:
         Its main metric, which sweepers that search take as what to maximize; None if it has none.
     """
-    from blink.bench.vlmevalkit import check_name
-    from blink.bench.vlmevalkit import export as export_rows
+    from blink.bench.results.vlmevalkit import check_name
+    from blink.bench.results.vlmevalkit import export as export_rows
     from blink.evaluation.answering.rows import resume
     from blink.evaluation.compare import FinishedRun, score_table, screen
     from blink.evaluation.evaluate import GradingError

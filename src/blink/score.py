@@ -31,10 +31,10 @@ log = logging.getLogger("blink.score")  # not __main__, which `python -m` calls 
 @hydra_command("score")
 def main(config: DictConfig) -> None:
     """Score a file, write and print the scores."""
-    from blink.bench.given_rows import complete, judged, read_rows
     from blink.bench.judges import EndpointError
-    from blink.bench.vlmevalkit import check_name
-    from blink.bench.vlmevalkit import export as export_rows
+    from blink.bench.results.given_rows import complete, judged, read_rows
+    from blink.bench.results.vlmevalkit import check_name
+    from blink.bench.results.vlmevalkit import export as export_rows
     from blink.evaluation.compare import FinishedRun, score_table, screen
     from blink.evaluation.planning.settings import check_values
     from blink.evaluation.scores import score_file

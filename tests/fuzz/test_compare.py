@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from blink.bench import BENCHMARKS, make_row
-from blink.bench.given_rows import complete, judged
+from blink.bench.results.given_rows import complete, judged
 from blink.compare import main
 from blink.evaluation.answering.rows import PREDICTIONS
 from blink.evaluation.result import SCORES

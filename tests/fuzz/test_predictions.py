@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from blink.bench import BENCHMARKS, make_row
-from blink.bench.given_rows import complete, judged, read_rows
+from blink.bench.results.given_rows import complete, judged, read_rows
 from blink.evaluation.scores import score_file
 from blink.runs.values import UserError, about
 from blink.score import make_benchmark

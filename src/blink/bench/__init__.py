@@ -2,22 +2,19 @@
 
 Read from top to bottom: a file imports only from files above it.
 
-    statistics.py   score intervals over pictures, paired differences, exact McNemar
-    readers/        rows from files and from the hub
-    base.py         the class `Benchmark`: facts, loading, what a scorer is; samples and answers
-    scoring.py      rows from answers, scores from rows
-    given_rows.py   rows from a file of anybody's, completed and marked
-    choices.py      yes or no; multiple choice: options, the letter that a response means, rotations of one question
-    mmbench.py      MMBench, English and Chinese
-    judges/         graders of free answers
-    mmvet.py        MM-Vet
-    gqa.py          GQA
-    mme_release.py  MME's folders as its authors release them
-    mme.py          MME
-    pope.py         POPE
-    scienceqa.py    ScienceQA-IMG
-    questions.py    the user's own, and one of each kind about scenes
-    vlmevalkit.py   predictions as VLMEvalKit keeps them
+    statistics.py  score intervals over pictures, paired differences, exact McNemar
+    readers/       rows from files and from the hub
+    base.py        the class `Benchmark`: facts, loading, what a scorer is; samples and answers
+    choices.py     yes or no; multiple choice: options, the letter that a response means, rotations of one question
+    results/       rows of answers: made, or taken from anybody's file; scored, and written for VLMEvalKit
+    mme.py         MME
+    pope.py        POPE
+    gqa.py         GQA
+    mmbench.py     MMBench, English and Chinese
+    scienceqa.py   ScienceQA-IMG
+    judges/        graders of free answers
+    mmvet.py       MM-Vet
+    questions.py   the user's own, and one of each kind about scenes
 """
 
 from blink.bench.base import PROMPTS, Benchmark, Graded, Mark, Row, Sample
@@ -28,8 +25,8 @@ from blink.bench.mme import MME
 from blink.bench.mmvet import MMVet
 from blink.bench.pope import Pope
 from blink.bench.questions import OwnQuestions
+from blink.bench.results.scoring import Score, make_row, score, tallies
 from blink.bench.scienceqa import ScienceQA
-from blink.bench.scoring import Score, make_row, score, tallies
 
 BENCHMARKS: dict[str, type[Benchmark]] = {
     benchmark.name: benchmark

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from blink.bench.base import SHORT_ANSWER, Benchmark, Mark, Row, Sample, make_sample
 from blink.bench.choices import yes_or_no
-from blink.bench.mme_release import CLOSING, find_release, labelled, release_rows
+from blink.bench.readers.mme_release import CLOSING, find_release, labelled, release_rows
 from blink.bench.readers.rows import Entry
 from blink.bench.statistics import Floats, Metric
 from blink.runs.inputs.pictures import Rules
@@ -87,7 +87,7 @@ class MME(Benchmark):
             return None
         asked, questions = release_rows(release, SUBTASKS), root / "llava_mme.jsonl"
         if questions.is_file():
-            asked = labelled(questions, asked)
+            asked = labelled(questions, asked, instruction=SHORT_ANSWER)
         return [
             Entry(row, row["question_id"], partial(rules.reading, picture, str(picture)), where)
             for row, picture, where in asked

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from blink.bench import BENCHMARKS, Row, tallies
-from blink.bench.given_rows import mark
+from blink.bench.results.given_rows import mark
 from blink.bench.statistics import Estimate, McNemar, mcnemar, paired_estimates
 from blink.evaluation.answering.rows import PREDICTIONS, readable_rows
 from blink.evaluation.result import SCORES, Result

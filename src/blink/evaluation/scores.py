@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from blink.bench.base import Benchmark, Row
-from blink.bench.given_rows import Completed
-from blink.bench.scoring import score
+from blink.bench.results.given_rows import Completed
+from blink.bench.results.scoring import score
 from blink.evaluation.result import Result, Setup
 from blink.runs.values import UserError
 

@@ -17,7 +17,7 @@ import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from blink.bench.base import Benchmark, Row, Sample
-from blink.bench.scoring import make_row
+from blink.bench.results.scoring import make_row
 from blink.evaluation.answering.rows import PREDICTIONS, pictures
 from blink.evaluation.answering.timing import Clock
 from blink.inference.engine import Answer

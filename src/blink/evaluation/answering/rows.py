@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from blink.bench.base import Row, Sample
-from blink.bench.scoring import EVENT
+from blink.bench.results.scoring import EVENT
 from blink.evaluation.answering.timing import TIMING
 from blink.evaluation.planning.questions import samples_digest
 from blink.runs.provenance import INPUTS, check_inputs

@@ -10,7 +10,6 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from blink.bench.base import SHORT_ANSWER
 from blink.bench.readers.rows import check_cells
 from blink.runs.files import numbered_rows, read_text
 from blink.runs.inputs.names import left_behind, look_alikes
@@ -68,8 +67,11 @@ def release_rows(release: Path, subtasks: Sequence[str]) -> list[Asked]:
     ]
 
 
-def labelled(questions: Path, release: Iterable[Asked]) -> list[Asked]:
+def labelled(questions: Path, release: Iterable[Asked], *, instruction: str) -> list[Asked]:
     """Return those questions of the release that LLaVA's question file asks, in its order.
+
+    Args:
+        instruction: what LLaVA puts behind each of them.
 
     Raises:
         UserError: the release lacks a question; says where it is asked.
@@ -79,7 +81,7 @@ def labelled(questions: Path, release: Iterable[Asked]) -> list[Asked]:
     for line, row in numbered_rows(questions):
         where = f"{questions}, line {line}"
         check_cells(row, where, texts=("question_id", "text", "category"))
-        text = row["text"].removesuffix(SHORT_ANSWER)
+        text = row["text"].removesuffix(instruction)
         key = row["category"], Path(row["question_id"]).stem
         match = known.get((*key, f"{text} {CLOSING}")) or known.get((*key, f"{text}  {CLOSING}"))
         if match is None:

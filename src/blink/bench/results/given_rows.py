@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from blink.bench.base import Benchmark, Graded, Row, check_unique
 from blink.bench.readers.tables import cell_text
-from blink.bench.scoring import EVENT
+from blink.bench.results.scoring import EVENT
 from blink.runs.files import read_jsonl
 from blink.runs.values import UserError, fits
 

@@ -8,8 +8,8 @@ import pytest
 from openpyxl import load_workbook
 
 from blink.bench import BENCHMARKS, Benchmark, Row, make_row
-from blink.bench.scoring import score
-from blink.bench.vlmevalkit import DATASETS, export
+from blink.bench.results.scoring import score
+from blink.bench.results.vlmevalkit import DATASETS, export
 from blink.runs.values import UserError
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from blink.bench import GQA, MMBench, MMVet, Pope, score
-from blink.bench.given_rows import complete, read_rows
+from blink.bench.results.given_rows import complete, read_rows
 
 ROW = {"id": "1", "split": "random", "image": "a.jpg", "label": "yes", "response": "Yes"}
 
