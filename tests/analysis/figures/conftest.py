@@ -2,7 +2,7 @@
 
 Files of the room that are tested where they are used:
 
-    base.py                      test_attention_ratio.py, test_redistribution.py, test_layer_range.py
+    base.py                      test_attention_ratio.py, test_redistribution.py, of_runs/test_layer_range.py
     maps.py                      test_attention_maps.py, test_redistribution.py
     redistribution_drawings.py   test_redistribution.py
     plan.py                      test_analyze.py
@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 from matplotlib.figure import Figure
 
+from blink.analysis.figures.of_runs.points import Point
 from blink.analysis.figures.plan import RUN_FIGURES
-from blink.analysis.figures.points import Point
 from blink.analysis.probe import Prober
 from blink.bench import Sample
 from blink.inference.policy import Policy

@@ -13,7 +13,7 @@ from blink.inference.policy import Event, Policy
 from blink.inference.run import Run
 from blink.integrations.demo.answering import Card, Progress
 from blink.integrations.demo.cards import cards, mistake, scan
-from blink.integrations.server.protocol import Told
+from blink.integrations.server.responses import Told
 from blink.model.backbone import Backbone
 from blink.model.prompts import template_of
 from tests import models

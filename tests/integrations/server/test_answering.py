@@ -9,7 +9,8 @@ import pytest
 from blink.inference.engine import Engine
 from blink.inference.run import Run
 from blink.integrations.server.answering import Answering, Job, explain
-from blink.integrations.server.protocol import Question, RequestError, Told
+from blink.integrations.server.requests import Question, RequestError
+from blink.integrations.server.responses import Told
 from blink.model.backbone import Backbone
 from blink.model.prompts import template_of
 from blink.runs.values import UserError

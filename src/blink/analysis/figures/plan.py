@@ -14,11 +14,11 @@ from typing import Any, NamedTuple
 from omegaconf import DictConfig
 
 from blink.analysis.cases import choose_cases, folder_cases, one_case, spread_out
-from blink.analysis.figures import ceilings, copy_radar, layer_range, thresholds
 from blink.analysis.figures.attention_maps import AttentionMapsFigure
 from blink.analysis.figures.attention_ratio import AttentionRatioFigure
 from blink.analysis.figures.base import BackboneFigure, Subject, ids_setting, listed
-from blink.analysis.figures.points import Point, read_points
+from blink.analysis.figures.of_runs import ceilings, copy_radar, layer_range, thresholds
+from blink.analysis.figures.of_runs.points import Point, read_points
 from blink.analysis.figures.redistribution_drawings import RedistributionFigure
 from blink.analysis.figures.tokensr import TokenSRFigure
 from blink.analysis.kept import Kept

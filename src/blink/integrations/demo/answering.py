@@ -22,7 +22,8 @@ from blink.integrations.demo.asking import Asking
 from blink.integrations.demo.plan import Shown
 from blink.integrations.server.answering import Answering, explain
 from blink.integrations.server.jobs import Errand, Job
-from blink.integrations.server.protocol import Question, RequestError, Told
+from blink.integrations.server.requests import Question, RequestError
+from blink.integrations.server.responses import Told
 from blink.model.backbone import Backbone
 from blink.model.token_sr_files import load_token_sr
 from blink.runs.values import UserError

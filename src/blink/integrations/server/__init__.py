@@ -3,7 +3,8 @@
 Read from top to bottom: a file imports only from files above it.
 
     plan.py       what is served: the config, checked, before any weight is read
-    protocol.py   requests as OpenAI's clients send them, checked; responses as they read them
+    requests.py   requests as OpenAI's clients send them, checked
+    responses.py  answers, and responses as OpenAI's clients read them
     jobs.py       what waits for its turn with the model: requests, and other work
     answering.py  the one thread in which the model answers: requests that wait share an engine call
     app.py        routes, limits, the API key, streams

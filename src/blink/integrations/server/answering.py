@@ -22,7 +22,8 @@ from blink.inference.engine.decoding import FiniteLogits, closing_ids
 from blink.inference.run import Run
 from blink.integrations.alone import attached, cut, prompt_tokens
 from blink.integrations.server.jobs import Errand, Job
-from blink.integrations.server.protocol import Question, RequestError, Told
+from blink.integrations.server.requests import Question, RequestError
+from blink.integrations.server.responses import Told
 from blink.model.backbone import Backbone
 from blink.model.image_inputs import PictureShapes, prompt_inputs
 from blink.runs.values import UserError

@@ -16,17 +16,8 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 from blink.integrations.server.answering import Answering, explain
 from blink.integrations.server.jobs import Job
 from blink.integrations.server.plan import Serving
-from blink.integrations.server.protocol import (
-    Asking,
-    Question,
-    RequestError,
-    Told,
-    blink_field,
-    chunk,
-    completion,
-    read_request,
-    usage,
-)
+from blink.integrations.server.requests import Asking, Question, RequestError, read_request
+from blink.integrations.server.responses import Told, blink_field, chunk, completion, usage
 from blink.model.backbone import Backbone
 
 _LOOK_SECONDS = 0.2

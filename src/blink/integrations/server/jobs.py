@@ -6,7 +6,8 @@ from collections.abc import Callable
 from typing import Generic, TypeVar
 
 from blink.inference.run import Run
-from blink.integrations.server.protocol import Question, Told
+from blink.integrations.server.requests import Question
+from blink.integrations.server.responses import Told
 
 T = TypeVar("T")
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from blink.analysis.figures import layer_range
-from blink.analysis.figures.points import estimate, gain, read_points
+from blink.analysis.figures.of_runs import layer_range
+from blink.analysis.figures.of_runs.points import estimate, gain, read_points
 from tests.analysis.figures.conftest import drawn, run
 
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from blink.analysis.figures import copy_radar
-from blink.analysis.figures.points import read_points
+from blink.analysis.figures.of_runs import copy_radar
+from blink.analysis.figures.of_runs.points import read_points
 from tests.analysis.figures.conftest import drawn, run
 
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from matplotlib.figure import Figure
 
-from blink.analysis.figures.points import (
+from blink.analysis.figures.of_runs.points import (
     Point,
     about,
     difference_with_unit,

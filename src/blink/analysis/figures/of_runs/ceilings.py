@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from matplotlib.figure import Figure
 
-from blink.analysis.figures.points import Point, about, difference_with_unit, main_metric, vanilla_of
+from blink.analysis.figures.of_runs.points import Point, about, difference_with_unit, main_metric, vanilla_of
 from blink.bench.statistics import Estimate
 from blink.evaluation.compare import compare_pairs
 from blink.runs.style import BLUE, GREEN, INTERP, PURPLE, TOKEN_SR, Drawn, interval_rows, plain

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from blink.analysis.figures.points import main_metric, read_points, the_method
+from blink.analysis.figures.of_runs.points import main_metric, read_points, the_method
 from blink.evaluation.sweeps.report import note_job
 from tests.analysis.figures.conftest import run
 

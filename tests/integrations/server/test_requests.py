@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from blink.integrations.server.protocol import Asking, RequestError, chunk, read_request
+from blink.integrations.server.requests import Asking, RequestError, read_request
 from blink.model.prompts import Template, template_named, template_of
 from tests import models
 from tests.integrations.server.served import message
@@ -133,9 +133,3 @@ def test_pictures_stand_in_the_request(url: str, words: str) -> None:
     with pytest.raises(RequestError, match=words) as caught:
         read(messages=[{"role": "user", "content": content}])
     assert caught.value.status == 400
-
-
-def test_a_chunk_with_counts_has_no_choice() -> None:
-    """Would catch a last chunk that clients add to the text."""
-    assert chunk("m", "k", None, usage={})["choices"] == []
-    assert chunk("m", "k", {"content": "a"})["choices"][0]["delta"] == {"content": "a"}

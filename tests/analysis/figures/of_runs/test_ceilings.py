@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from blink.analysis.figures import ceilings
-from blink.analysis.figures.ceilings import Setting
-from blink.analysis.figures.points import Point, read_points
+from blink.analysis.figures.of_runs import ceilings
+from blink.analysis.figures.of_runs.ceilings import Setting
+from blink.analysis.figures.of_runs.points import Point, read_points
 from blink.inference.policy import Policy
 from tests.analysis.figures.conftest import drawn
 from tests.finished_runs import Rule, finish, samples

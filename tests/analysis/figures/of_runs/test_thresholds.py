@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from blink.analysis.figures import thresholds
-from blink.analysis.figures.points import estimate, read_points
+from blink.analysis.figures.of_runs import thresholds
+from blink.analysis.figures.of_runs.points import estimate, read_points
 from tests.analysis.figures.conftest import counted, drawn, run
 
 
