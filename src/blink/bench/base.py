@@ -14,12 +14,13 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 from PIL import Image
 
-from blink.bench.readers.rows import Entry, check_cells, in_memory
+from blink.bench.readers.rows import Entry, check_cells
 from blink.bench.readers.sources import HUB_KEY, hub_tables, parquet_files, table_entries
 from blink.bench.statistics import Floats, Metric
 from blink.runs import values
@@ -166,7 +167,7 @@ class Benchmark(ABC):
             difficulty: "easy", "ordinary" or "hard" makes all of them so; None mixes them.
         """
         rows = self.scene_rows(split, images, difficulty)
-        return self.samples(Entry(row, row["image_source"], in_memory(row["image"])) for row in rows)
+        return self.samples(Entry(row, row["image_source"], partial(_given, row["image"])) for row in rows)
 
     def from_hub(self, key: str = HUB_KEY) -> list[Sample]:
         """The data set of the Hugging Face hub, downloaded or from its cache; pictures are read when they are needed.
@@ -310,6 +311,11 @@ class Graded(Benchmark):
         Args:
             folder: the run's, for files of the benchmark's own.
         """
+
+
+def _given(image: Image.Image) -> Image.Image:
+    """A picture that is in memory, as `open_image` of an `Entry`."""
+    return image
 
 
 def make_sample(

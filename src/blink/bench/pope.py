@@ -101,8 +101,8 @@ class Pope(Benchmark):
         """A question of one of the splits that are asked."""
         row = entry.row
         key = f"{row['category']}/{row['question_id']}"
-        label = yes_or_no(row["answer"], key)
         _check_split(row["category"], f"question {key}")
+        label = yes_or_no(row["answer"], key)
         if row["category"] not in self.splits:
             return None
         return make_sample(entry, key, row["question"].strip() + SHORT_ANSWER, label, row["category"])

@@ -27,7 +27,7 @@ from blink.evaluation.planning.checkpoint import Checkpoint
 from blink.evaluation.planning.fit import check_questions, check_taken
 from blink.evaluation.planning.method import family_of, fingerprints, modules_folder, training_differs
 from blink.evaluation.planning.questions import check_pictures, questions_of, samples_digest
-from blink.evaluation.planning.settings import check_data_keys, check_values
+from blink.evaluation.planning.settings import check_values
 from blink.evaluation.result import SCORES
 from blink.inference.policy import POSITIONS
 from blink.model.backbone import Backbone
@@ -201,7 +201,6 @@ def _samples(
         chosen = spread_out(asked.samples, count, seed)
         check_questions(asked._replace(samples=chosen), checkpoint, template)
         return chosen, f"{asked.benchmark.name} ({asked.data})", asked.pictures
-    check_data_keys(settings["data"])
     unread = [f"data.{key}" for key in ("root", "id") if settings["data"].get(key) is not None]
     if unread:
         raise UserError(

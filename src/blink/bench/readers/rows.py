@@ -4,8 +4,6 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from PIL import Image
-
 from blink.runs.files import read_json, short_digest
 from blink.runs.inputs.pictures import Opener
 from blink.runs.values import UserError, is_whole
@@ -81,11 +79,6 @@ def check_cells(
             raise UserError(
                 f"{where}: {found}; expected a text{' or a whole number' if column in keys else ''}"
             )
-
-
-def in_memory(image: Image.Image) -> Opener:
-    """Return a function that returns this picture, as `open_image` of an `Entry`."""
-    return lambda: image
 
 
 def _kind(value: Any) -> str:

@@ -36,11 +36,6 @@ class Asked(NamedTuple):
     samples: Sequence[Sample]
     runs: Sequence[int]
 
-    @property
-    def questions(self) -> int:
-        """How many answers it takes."""
-        return len(self.samples) * len(self.runs)
-
 
 class HasSamples(Protocol):
     """A picture that is asked about, in whatever state."""
@@ -161,13 +156,14 @@ def predict(
                 append_text(tasks[number].folder / PREDICTIONS, json_lines(new))
                 tasks[number].rows.extend(new)
             clock.note(picture.runs, len(picture.samples))
-            done += picture.questions
-            progress.update(bar, advance=picture.questions)
+            answered = len(picture.samples) * len(picture.runs)
+            done += answered
+            progress.update(bar, advance=answered)
             if after_each is not None:
                 after_each()
-        answered = f"{done:,} of {total:,} questions{shared} are answered"
-        pending.check(answered if done < total else f"all {total:,} questions{shared} are answered")
-        assert done == total, f"{answered}, and nobody asked for an end"
+        reached = f"{done:,} of {total:,} questions{shared} are answered"
+        pending.check(reached if done < total else f"all {total:,} questions{shared} are answered")
+        assert done == total, f"{reached}, and nobody asked for an end"
 
 
 def rows_of(

@@ -18,9 +18,6 @@ from blink.model.views import ViewMaker
 
 log = logging.getLogger(__name__)
 
-_outline = lru_cache(maxsize=4)(outline)
-_processor = lru_cache(maxsize=4)(load_processor)
-
 
 class Checkpoint(NamedTuple):
     """Which backbone to load, and how; as for `load_backbone`, and device "auto" is a GPU if there is one."""
@@ -41,22 +38,18 @@ class Checkpoint(NamedTuple):
         settings: dict[str, Any] = {key: model.get(key) for key in cls._fields}
         return cls(**settings)
 
-    @property
-    def pictures(self) -> dict[str, Any]:
-        """What its processor is to do with pictures."""
-        return picture_options(self._asdict())
-
     def outline(self) -> Backbone:
-        """The backbone without weights, made from its config."""
-        return _outline(self.path, revision=self.revision)
+        """The backbone without weights, made from its config, and its processor.
 
-    def processor(self) -> Any:
-        """Its processor."""
-        return _processor(self.path, revision=self.revision, **self.pictures)
+        Raises:
+            ValueError: there is no such backbone, or its pictures cannot be made as asked for.
+        """
+        return _outline(self.path, self.revision, **picture_options(self._asdict()))
 
     def views(self) -> ViewMaker:
         """What the backbone sees of a picture."""
-        return ViewMaker(self.processor(), grid=self.outline().grid)
+        known = self.outline()
+        return ViewMaker(known.processor, grid=known.grid)
 
     def template(self, name: str | None) -> Template:
         """How it is asked: see `template_of`."""
@@ -69,15 +62,20 @@ class Checkpoint(NamedTuple):
 
 
 @lru_cache(maxsize=4)
+def _outline(path: str, revision: str | None, **pictures: Any) -> Backbone:
+    known = outline(path, revision=revision)
+    return Backbone.of(known, load_processor(path, revision=revision, **pictures))
+
+
+@lru_cache(maxsize=4)
 def _template(checkpoint: Checkpoint, name: str | None) -> Template:
-    return template_of(checkpoint.processor(), name)
+    return template_of(checkpoint.outline().processor, name)
 
 
 @lru_cache(maxsize=1)
 def _loaded(checkpoint: Checkpoint) -> Backbone:
     log.info("loading the backbone %s on %s", checkpoint.path, checkpoint.device_map or checkpoint.device)
-    known = Backbone.of(checkpoint.outline(), checkpoint.processor())
-    return load_backbone(**checkpoint._asdict() | {"path": known})
+    return load_backbone(**checkpoint._asdict() | {"path": checkpoint.outline()})
 
 
 def let_go() -> None:

@@ -61,7 +61,7 @@ def check_taken(
                     f"question {sample.id} holds {token!r}, which stands for a picture: take it out; the template "
                     "places the one picture itself"
                 )
-    check_sizes(samples, sizes, PictureShapes(Backbone.of(backbone, checkpoint.processor())))
+    check_sizes(samples, sizes, PictureShapes(backbone))
 
 
 def context_length(backbone: Backbone) -> int:

@@ -96,8 +96,9 @@ def _policy(
                 f"{backbone.name} has {layers} decoder layers, and the preset ones of model.family={family} are those of a "
                 f"backbone with {expected}; say which to scan, such as layer={layers // 2}"
             )
+    others = _others(given)
     scan = resolve(family, benchmark, num_layers=layers, **{key: given[key] for key in SCAN_KEYS})
-    return Policy(scan.layers, scan.tau_exp, scan.tau_drop, **_others(given)), scan.sources
+    return Policy(scan.layers, scan.tau_exp, scan.tau_drop, **others), scan.sources
 
 
 def _check_unused(given: Mapping[str, Any], backbone: Backbone) -> None:

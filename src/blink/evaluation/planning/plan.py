@@ -23,7 +23,7 @@ from blink.evaluation.planning.settings import (
 )
 from blink.evaluation.result import Setup
 from blink.inference.policy import Policy
-from blink.model.processors import check_picture_options, pads
+from blink.model.processors import pads
 from blink.model.prompts import Template
 from blink.runs.command import plain
 from blink.runs.inputs.preset_file import preset_of
@@ -94,8 +94,6 @@ def make_plan(config: DictConfig, overrides: Sequence[str]) -> Plan:
     # backbone, method and questions against each other
     checkpoint = Checkpoint.of(model)
     backbone = checkpoint.outline()
-    check_picture_options(backbone.model.config, **checkpoint.pictures)
-    padded = pads(backbone.model.config, model.pad)
     template = checkpoint.template(model.template)
     preset = preset_of(config)
     method = method_of(
@@ -126,7 +124,7 @@ def make_plan(config: DictConfig, overrides: Sequence[str]) -> Plan:
         backbone=model.path,
         revision=backbone.revision,
         dtype=model.dtype,
-        padded=padded,
+        padded=pads(backbone.model.config, model.pad),
         token_sr=method.token_sr,
         reuse=engine.reuse,
         warnings=[*method.warnings, *unseen],

@@ -17,7 +17,6 @@ from rich.progress import track
 from blink.bench import BENCHMARKS, JUDGED, Benchmark, Judge, Sample, make_judge
 from blink.bench.base import Graded
 from blink.bench.readers.sources import HUB_KEY
-from blink.evaluation.planning.settings import check_data_keys
 from blink.runs.command import plain
 from blink.runs.files import short_digest
 from blink.runs.inputs.pictures import AS_AUTHORS, Notes, Rules
@@ -74,7 +73,6 @@ def questions_of(config: DictConfig, limit: int | None = None) -> Questions:
         ValueError: as `read_questions` does.
     """
     data, bench = plain(config.data), {"prompt": config.prompt, **plain(config.bench)}
-    check_data_keys(data)
     if config.bench.name in JUDGED and "judge" in config:
         bench["judge"] = make_judge(plain(config.judge))
     return read_questions(

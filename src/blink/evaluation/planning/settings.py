@@ -119,6 +119,8 @@ def check_values(settings: Mapping[str, Any]) -> None:
             raise UserError(f"bench.{key}={value!r}: expected a text, a whole number or a list of these")
     if values.get("scenes.images", 0) > SPLIT_SIZE:
         raise UserError(f"scenes.images={values['scenes.images']}: a split has {SPLIT_SIZE:,} pictures")
+    if "data" in settings:
+        check_data_keys(settings["data"])
     if "model" in settings:
         check_attention(values["model.attn_implementation"])
         _check_device(values["model.device"])
