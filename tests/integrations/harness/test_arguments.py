@@ -88,7 +88,7 @@ def test_a_checkpoint_by_its_hub_id_has_the_settings_of_its_name(monkeypatch: py
 
     seen: list[dict[str, Any]] = []
 
-    def asked_of(config: Any, settings: dict[str, Any], overrides: Any) -> Any:
+    def asked_of(config: Any, settings: dict[str, Any], overrides: Any, **_: Any) -> Any:
         seen.append(settings["model"])
         raise UserError("model.dtype of model.path")
 

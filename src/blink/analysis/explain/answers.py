@@ -14,7 +14,7 @@ from PIL import Image
 from blink.analysis.cases import Box, as_seen, box_of
 from blink.analysis.record import LayerRecord, record
 from blink.bench import Sample
-from blink.evaluation.answering.answerers import seen_or_none, too_narrow
+from blink.evaluation.answering.answerers import fitting, seen_or_none
 from blink.evaluation.answering.meter import Meter
 from blink.inference.engine import Answer, Engine
 from blink.inference.given import Given, checked_boxes
@@ -135,11 +135,8 @@ class Explainer:
         """
         image, prompt = sample.load_image(), self._template.prompt(sample.question)
         grid = self._shapes(image.size).grid
-        sides, runs = list(self._sides), list(self._runs)
-        for number, run in enumerate(runs):
-            if too_narrow(run.policy, grid):
-                runs[number] = Run()
-                sides[number] = sides[number]._replace(run=Run())
+        runs = [fitting(run, grid)[0] for run in self._runs]
+        sides = [side._replace(run=fitting(side.run, grid)[0]) for side in self._sides]
         scans = _scans([run.policy for run in runs])
         check_patches(max(scan.patches for scan in scans), grid, f"the picture of {sample.id}: ")
         box = seen_or_none(box_of(sample), self._views.window(image.size))

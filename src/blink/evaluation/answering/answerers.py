@@ -18,7 +18,6 @@ from blink.evaluation.answering.zoom import looking, merged, seeing, shown
 from blink.evaluation.planning.plan import Plan
 from blink.inference.boxes import Window, seen_box
 from blink.inference.engine import Answer, Ask, Engine
-from blink.inference.policy import Policy
 from blink.inference.run import Run
 from blink.model.backbone import Backbone
 from blink.model.families import Grid
@@ -196,8 +195,8 @@ class BackboneAnswerer:
 
     def _chosen(self, picture: "_Picture") -> dict[int, Run]:
         """The runs that answer about a picture; the backbone as it is for those that it is too narrow for."""
-        size = picture.image.size
-        return {run: Run() if self._without_blink(size, run) else self.runs[run] for run in picture.runs}
+        grid = self.shapes(picture.image.size).grid
+        return {run: fitting(self.runs[run], grid)[0] for run in picture.runs}
 
     def _passed(self, parts: Iterable["_Part"]) -> Iterator[list[list[Answer]]]:
         """Answer samples in one pass each: for each part, for each of its runs, one answer per sample."""
@@ -255,17 +254,13 @@ class BackboneAnswerer:
         window = self._views.window(picture.image.size)
         return [seen_or_none(sample.details.get("box"), window) for sample in picture.samples]
 
-    def _without_blink(self, size: tuple[int, int], run: int) -> str | None:
-        """Why a run answers without Blink about pictures of (width, height), in words; None if it does not."""
-        return too_narrow(self.runs[run].policy, self.shapes(size).grid)
-
     def _replies(self, picture: "_Picture", answers: Sequence[Sequence[Answer]]) -> list[list[Reply]]:
         """Each run's answers about a picture, with what they cost and why they came without Blink."""
-        size = picture.image.size
+        size, grid = picture.image.size, self.shapes(picture.image.size).grid
         prompts = [self.template.prompt(sample.question) for sample in picture.samples]
         found = []
         for run, of_run in zip(picture.runs, answers, strict=True):
-            meter, why = self.meters[run], self._without_blink(size, run)
+            meter, (_, why) = self.meters[run], fitting(self.runs[run], grid)
             found.append(
                 [
                     Reply(answer, meter(size, prompt, answer.events, len(answer.ids)), why)
@@ -317,12 +312,16 @@ class _Part(NamedTuple):
     boxes: Sequence[Sequence[float] | None] | None = None
 
 
-def too_narrow(policy: Policy | None, grid: Grid) -> str | None:
-    """Say that a picture whose base view has this grid cannot be split as a policy asks; None if it can be."""
-    if policy is None or policy.patches <= min(grid):
-        return None
-    H, W = grid
-    return f"the {H} x {W} grid of visual tokens cannot be split into {policy.patches} x {policy.patches} regions"
+def fitting(run: Run, grid: Grid) -> tuple[Run, str | None]:
+    """How a run answers about a picture whose base view has this grid: without Blink where it is too narrow for the regions.
+
+    Returns:
+        The run, or that of the backbone as it is; and why it is not the run itself, in words.
+    """
+    if run.policy is None or run.policy.patches <= min(grid):
+        return run, None
+    (H, W), p = grid, run.policy.patches
+    return Run(), f"the {H} x {W} grid of visual tokens cannot be split into {p} x {p} regions"
 
 
 def seen_or_none(box: Sequence[float] | None, window: Window) -> Sequence[float] | None:

@@ -44,12 +44,16 @@ class Asked(NamedTuple):
     line: str
 
 
-def asked_of(config: DictConfig, settings: dict[str, Any], overrides: Sequence[str]) -> Asked:
+def asked_of(
+    config: DictConfig, settings: dict[str, Any], overrides: Sequence[str], *, boxless: str | None = None
+) -> Asked:
     """Check backbone, policy and modules against each other; warns where they were not made for each other.
 
     Args:
         config: with the values of a preset file, if it names one (`with_preset_file`).
         settings: the same as plain containers.
+        boxless: where questions come without boxes, who says so, as in "requests have not"; a policy that goes by boxes is
+            refused then.
 
     Raises:
         ValueError: something does not fit; says what.
@@ -72,6 +76,8 @@ def asked_of(config: DictConfig, settings: dict[str, Any], overrides: Sequence[s
     for warning in found.warnings:
         log.warning("%s", warning)
     assert found.policy is not None, "a method that scans has a policy"
+    if boxless and found.policy.selector == "box":
+        raise UserError(f"selector=box goes by boxes, which {boxless}; choose saliency or random")
     line = _in_words(found.policy, found.sources or {})
     preset = {} if file is None else {"preset": file.digest}
     inputs = {**preset, **fingerprints(backbone, found.token_sr)}

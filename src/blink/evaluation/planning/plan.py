@@ -75,14 +75,15 @@ def make_plan(config: DictConfig, overrides: Sequence[str]) -> Plan:
     """
     # each key and value by itself
     reject_added_keys(overrides)
-    reject_training_keys(overrides)
     if "experiment" in config:
         raise UserError(
             "experiment= stands for several evaluations: add --multirun (with hydra/sweeper=rows, the default)"
         )
     if config.get("rerun") is not None:
         raise UserError(f"rerun={config.rerun}: a run is repeated by itself, without --multirun")
-    check_values(plain(config, complete=True))
+    settings = plain(config, complete=True)
+    reject_training_keys(overrides)
+    check_values(settings)
     model, engine = config.model, config.engine
     if config.data.root and config.data.get("id"):
         raise UserError(

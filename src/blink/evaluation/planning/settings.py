@@ -122,8 +122,8 @@ def check_values(settings: Mapping[str, Any]) -> None:
     if "data" in settings:
         check_data_keys(settings["data"])
     if "model" in settings:
-        check_attention(values["model.attn_implementation"])
         _check_device(values["model.device"])
+        check_attention(values["model.attn_implementation"])
         check_device_map(values.get("model.device_map"))
 
 

@@ -75,14 +75,10 @@ def make_plan(config: DictConfig, overrides: Sequence[str]) -> Shown:
         characters=whole_number("limits.characters", limits["characters"]),
     )
     longest = whole_number("max_new_tokens", settings["max_new_tokens"])
-    asked = asked_of(config, settings, overrides)
+    asked = asked_of(config, settings, overrides, boxless="the page does not ask for")
     if asked.policy is None:
         raise UserError(
             "method=vanilla: it is what the answers are held against; choose blink, interp or encode"
-        )
-    if asked.policy.selector == "box":
-        raise UserError(
-            "selector=box goes by boxes, which the page does not ask for; choose saliency or random"
         )
     check_context(asked.backbone, {"max_new_tokens": longest})
     return Shown(

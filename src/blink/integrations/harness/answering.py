@@ -8,7 +8,7 @@ import torch
 from transformers import StoppingCriteria, StoppingCriteriaList
 from transformers.generation import LogitsProcessorList
 
-from blink.evaluation.answering.answerers import too_narrow
+from blink.evaluation.answering.answerers import fitting
 from blink.inference.engine import Ask, Engine
 from blink.inference.engine.decoding import FiniteLogits, closing_ids
 from blink.inference.engine.engine import GREEDY
@@ -154,10 +154,10 @@ class Answering:
 
     def _fitting(self, question: Question, image: Any, without: set[str]) -> Run:
         """The run, or the backbone as it is where a picture is too narrow for the policy."""
-        if too_narrow(self._run.policy, self._shapes(image.size).grid) is None:
-            return self._run
-        without.add(question.digest)
-        return Run()
+        run, why = fitting(self._run, self._shapes(image.size).grid)
+        if why is not None:
+            without.add(question.digest)
+        return run
 
     def _reply(self, question: Question, ids: Sequence[int], text: str, counted: int) -> Reply:
         stops = question.generation.stops

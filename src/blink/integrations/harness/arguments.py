@@ -116,11 +116,9 @@ def read_arguments(given: Mapping[str, Any]) -> Settings:
     overrides = [f"{name}={value}" for name, value in policy.items()]
     try:
         config = with_preset_file(OmegaConf.create(settings), overrides)
-        asked = asked_of(config, plain(config), overrides)
+        asked = asked_of(config, plain(config), overrides, boxless="requests have not")
     except UserError as error:
         raise UserError(_as_given(str(error))) from error
-    if asked.policy is not None and asked.policy.selector == "box":
-        raise UserError("selector=box goes by boxes, which requests have not; choose saliency or random")
     if asked.policy is None and (unread := [name for name in policy if name not in ("method", "seed")]):
         log.warning("method=vanilla does not use %s", ", ".join(unread))
     return Settings(

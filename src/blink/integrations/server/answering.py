@@ -16,7 +16,7 @@ import torch
 from transformers import StoppingCriteria, StoppingCriteriaList, TextStreamer
 from transformers.generation import LogitsProcessorList
 
-from blink.evaluation.answering.answerers import too_narrow
+from blink.evaluation.answering.answerers import fitting
 from blink.inference.engine import Answer, Ask, Engine
 from blink.inference.engine.decoding import FiniteLogits, closing_ids
 from blink.inference.run import Run
@@ -149,8 +149,7 @@ class Answering:
         run = self._runs[question.model] if job.run is None else job.run
         if question.image is None:
             return Run(), None if run.policy is None else "there is no picture"
-        note = too_narrow(run.policy, self._shapes(question.image.size).grid)
-        return (run if note is None else Run()), note
+        return fitting(run, self._shapes(question.image.size).grid)
 
     def _tell(self, group: Sequence[Job], answers: Sequence[Answer]) -> None:
         for job, answer in zip(group, answers, strict=True):

@@ -85,11 +85,9 @@ def make_plan(config: DictConfig, overrides: Sequence[str]) -> Serving:
         raise UserError(f"max_new_tokens={longest} is above limits.new_tokens={checked.new_tokens}")
     memory_gb = number("memory_gb", settings["memory_gb"], above=0)
     key = _key(optional(text, "key_variable", settings["key_variable"]))
-    asked = asked_of(config, settings, overrides)
+    asked = asked_of(config, settings, overrides, boxless="requests have not")
     check_context(asked.backbone, {"max_new_tokens": longest})
     checked = checked._replace(new_tokens=min(checked.new_tokens, context_length(asked.backbone)))
-    if asked.policy is not None and asked.policy.selector == "box":
-        raise UserError("selector=box goes by boxes, which requests have not; choose saliency or random")
     path = settings["model"]["path"]
     name = optional(text, "name", settings["name"]) or str(path).rstrip("/").rpartition("/")[2]
     run = Run(asked.policy, asked.token_sr)
