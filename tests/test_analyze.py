@@ -60,7 +60,7 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
 def test_every_figure_has_a_config() -> None:
     """Would catch a figure that cannot be asked for."""
-    from blink.runs.overrides import CONF_DIR
+    from blink.runs.config.groups import CONF_DIR
 
     assert {path.stem for path in (CONF_DIR / "figure").glob("*.yaml")} == {*BACKBONE_FIGURES, *RUN_FIGURES}
 

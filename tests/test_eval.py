@@ -16,8 +16,8 @@ from transformers import LlavaForConditionalGeneration
 
 from blink import TokenSR, save_token_sr
 from blink.eval import main
+from blink.runs.config.settings import jobs_of
 from blink.runs.inputs.preset_file import write_preset
-from blink.runs.settings import jobs_of
 from blink.score import main as score_main
 from tests.bench.judges.server import Act, reply, serving
 

@@ -61,7 +61,7 @@ def test_wheel_carries_configs_and_weights(tmp_path: Path) -> None:
     assert {f"blink/assets/tiny/token_sr/layer_{layer:02}.safetensors" for layer in range(16)} <= names
     zipfile.ZipFile(wheel).extractall(tmp_path / "unpacked")
     shown = subprocess.run(
-        [sys.executable, "-c", "import blink.runs.overrides; print(blink.runs.overrides.CONF_DIR)"],
+        [sys.executable, "-c", "from blink.runs.config.groups import CONF_DIR; print(CONF_DIR)"],
         env={"PYTHONPATH": str(tmp_path / "unpacked")},
         capture_output=True,
         text=True,

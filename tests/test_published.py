@@ -15,7 +15,7 @@ import blink
 from blink.model.backbone import Backbone
 from blink.model.checkpoints import load_backbone, outline
 from blink.model.prompts import template_named
-from blink.runs.overrides import CONF_DIR
+from blink.runs.config.groups import CONF_DIR
 from tests import models
 
 TEMPLATES = {"llava_next_mistral_7b": "mistral_instruct"}

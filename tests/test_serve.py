@@ -10,7 +10,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from blink.integrations.server.plan import make_plan
-from blink.runs.overrides import CONF_DIR
+from blink.runs.config.groups import CONF_DIR
 from blink.serve import main
 from tests import models
 from tests.integrations.server.served import message

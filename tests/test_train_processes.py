@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from hydra import compose, initialize_config_dir
 
+from blink.runs.config.groups import CONF_DIR
 from blink.runs.names import run_name
-from blink.runs.overrides import CONF_DIR
 from tests.crash import kills
 from tests.processes import python
 from tests.training_runs import common, folder_of, run, same_weights

@@ -17,7 +17,7 @@ from PIL import Image
 from blink.eval import main as eval_main
 from blink.evaluation.answering.predict import predict
 from blink.evaluation.tuning.plan import check_split, make_plan
-from blink.runs.command import CONF_DIR
+from blink.runs.config.groups import CONF_DIR
 from blink.runs.inputs.preset_file import read_preset
 from blink.runs.signals import Stopped
 from blink.tune import main

@@ -12,14 +12,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from blink.runs.command import hydra_command, one_line_errors, plain
+from blink.runs.command import Job, hydra_command
 from blink.runs.files import as_json, read_json, short_digest, write_json
-from blink.runs.folder import given_folder, open_run
 from blink.runs.inputs.preset_file import with_preset
-from blink.runs.overrides import reject_added_keys
 from blink.runs.provenance import INPUTS, note_process, provenance
 from blink.runs.values import fits
 
@@ -33,25 +30,15 @@ log = logging.getLogger("blink.analyze")  # not __main__, which `python -m` call
 
 
 @hydra_command("analyze")
-def main(config: DictConfig) -> None:
+def main(config: DictConfig, job: Job) -> None:
     """Draw one figure, or return it if it was drawn before from the same inputs."""
     from blink.runs.style import look, save
 
     logging.getLogger("fontTools").setLevel(logging.WARNING)  # it logs every glyph of a PDF
-    overrides = list(HydraConfig.get().overrides.task)
-    with one_line_errors():
-        config, plan = planned(config, overrides)
-        folder = open_run(
-            Path(config.outputs),
-            "analyze",
-            overrides,
-            plain(config),
-            fresh=config.fresh,
-            wait=config.wait,
-            given=given_folder(HydraConfig.get()),
-        )
-        files = drawn_before(folder, plan.inputs)
-    record = provenance("analyze", overrides, seed=config.seed, inputs=plan.inputs)
+    config, plan = planned(config, job.overrides)
+    folder = job.open_folder(config)
+    files = drawn_before(folder, plan.inputs)
+    record = provenance("analyze", job.overrides, seed=config.seed, inputs=plan.inputs)
     if files is None:
         note_process(folder, record)
         drawn = plan.draw(folder / PARTS)
@@ -74,7 +61,6 @@ def planned(config: DictConfig, overrides: list[str]) -> tuple[DictConfig, Plan]
     from blink.analysis.figures.plan import make_plan
     from blink.evaluation.planning.settings import reject_training_keys
 
-    reject_added_keys(overrides)
     reject_training_keys(overrides)
     config = with_preset(config, overrides)
     return config, make_plan(config)

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from itertools import combinations
 from pathlib import Path
 
-from blink.runs.command import as_typed, one_line_errors
+from blink.runs.command import one_line_errors
+from blink.runs.config.groups import as_typed
 from blink.runs.signals import ending_on_signals
 
 

@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from blink.runs.command import FAILURE, end, hydra_command, made, one_line_errors, plain
+from blink.runs.command import FAILURE, Job, end, hydra_command, made, one_line_errors
+from blink.runs.config.settings import plain
 from blink.runs.files import short_digest, whole_file
-from blink.runs.folder import given_folder, open_run
 from blink.runs.inputs.preset_file import with_preset
 from blink.runs.lock import lock
 from blink.runs.values import optional, path, text
@@ -41,7 +40,7 @@ def serve() -> None:
 
 
 @hydra_command("eval", further=serve)
-def main(config: DictConfig) -> float | None:
+def main(config: DictConfig, job: Job) -> float | None:
     """Run one evaluation, or return it if it was finished before.
 
     Returns:
@@ -66,14 +65,13 @@ def main(config: DictConfig) -> float | None:
     from blink.runs.boards.marks import note_logged
     from blink.runs.parallel.ahead import ProcessError
 
-    job = HydraConfig.get()
-    overrides = list(job.overrides.task)
-    group = Path(job.sweep.dir).name if job.mode == RunMode.MULTIRUN else None
-    first, given = None, given_folder(job)
+    overrides = job.overrides
+    group = None if job.sweep is None else job.sweep.name
+    first = None
     with one_line_errors(ChangedError):
-        if config.rerun is not None and job.mode != RunMode.MULTIRUN:
+        if config.rerun is not None and job.sweep is None:
             first, config = repeated_config(config, overrides)
-            given = given or new_folder(first)
+            job = replace(job, given=job.given or new_folder(first))
         else:
             config = with_preset(config, overrides)
         plan = make_plan(config, overrides)
@@ -84,18 +82,10 @@ def main(config: DictConfig) -> float | None:
             check_name(name)
         if first is not None:
             check_unchanged(first, inputs_of(plan))
-        folder = open_run(
-            Path(config.outputs),
-            "eval",
-            overrides,
-            plain(config),
-            fresh=config.fresh,
-            wait=config.wait,
-            given=given,
-        )
+        folder = job.open_folder(config)
         rows = resume(folder, plan.samples, inputs=plan.inputs)
         if export is not None:
-            export = export / folder.name if job.mode == RunMode.MULTIRUN else export
+            export = export if job.sweep is None else export / folder.name
             lock(export, wait=config.wait)
         plan = with_processes(plan, folder, finished=len(rows) == len(plan.samples))
         board: Board = (
@@ -111,8 +101,8 @@ def main(config: DictConfig) -> float | None:
         note_logged(folder, config.logger._target_, group, _digest(folder))
     for warning in (*result.warnings, *(exported.warnings if exported else ())):
         log.warning("%s", warning)
-    if job.mode == RunMode.MULTIRUN:
-        sweep.note_job(Path(job.sweep.dir), job.job.num, overrides, folder)
+    if job.sweep is not None:
+        sweep.note_job(job.sweep, job.number, overrides, folder)
     else:
         console = screen()
         console.print(score_table([FinishedRun(str(result.method), folder, result)]))

@@ -10,13 +10,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from blink.runs.command import hydra_command, one_line_errors, plain
+from blink.runs.command import Job, hydra_command
 from blink.runs.files import write_json, write_text
-from blink.runs.folder import given_folder, open_run
-from blink.runs.overrides import reject_added_keys
 from blink.runs.provenance import note_process, provenance
 
 if TYPE_CHECKING:
@@ -28,23 +25,13 @@ NUMBERS = "explain.json"
 
 
 @hydra_command("explain")
-def main(config: DictConfig) -> None:
+def main(config: DictConfig, job: Job) -> None:
     """Write the page of one answer, or those of flips."""
     from blink.analysis.explain.flips import Flips
 
-    overrides = list(HydraConfig.get().overrides.task)
-    with one_line_errors():
-        config, plan = planned(config, overrides)
-        folder = open_run(
-            Path(config.outputs),
-            "explain",
-            overrides,
-            plain(config),
-            fresh=config.fresh,
-            wait=config.wait,
-            given=given_folder(HydraConfig.get()),
-        )
-    record = provenance("explain", overrides, seed=config.seed, inputs=plan.inputs)
+    config, plan = planned(config, job.overrides)
+    folder = job.open_folder(config)
+    record = provenance("explain", job.overrides, seed=config.seed, inputs=plan.inputs)
     note_process(folder, record)
     if isinstance(plan, Flips):
         _explain_flips(plan, folder)
@@ -61,7 +48,6 @@ def planned(config: DictConfig, overrides: list[str]) -> tuple[DictConfig, OneQu
     from blink.analysis.explain.plan import make_plan
     from blink.evaluation.planning.asking import with_preset_file
 
-    reject_added_keys(overrides)
     config = with_preset_file(config, overrides)
     return config, make_plan(config, overrides)
 

@@ -7,14 +7,12 @@ from __future__ import annotations
 
 import logging
 
-from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from blink.runs.command import hydra_command, one_line_errors, plain
+from blink.runs.command import Job, hydra_command
+from blink.runs.config.settings import plain
 from blink.runs.files import make_folder
-from blink.runs.folder import given_folder
 from blink.runs.lock import lock
-from blink.runs.overrides import reject_added_keys
 from blink.runs.values import Keys, flag, path
 
 log = logging.getLogger("blink.push")  # not __main__, which `python -m` calls it
@@ -24,22 +22,19 @@ _ARGUMENTS = ("base_model", "license", "private", "revision", "message", "card",
 
 
 @hydra_command("push")
-def main(config: DictConfig) -> None:
+def main(config: DictConfig, job: Job) -> None:
     """Upload modules, or write what would be uploaded."""
     from blink.integrations.hub.upload import check_repo, push_token_sr
 
-    job = HydraConfig.get()
-    with one_line_errors():
-        reject_added_keys(job.overrides.task)
-        settings = Keys(plain(config, complete=True))
-        repo = check_repo(settings["repo"])
-        wait = flag("wait", settings["wait"])
-        folder = given_folder(job) or path("outputs", settings["outputs"]) / "push" / repo.replace("/", "--")
-        make_folder(folder.parent)
-        lock(folder, wait=wait)
-        pushed = push_token_sr(
-            settings["token_sr"], repo, folder=folder, **{key: settings[key] for key in _ARGUMENTS}
-        )
+    settings = Keys(plain(config, complete=True))
+    repo = check_repo(settings["repo"])
+    wait = flag("wait", settings["wait"])
+    folder = job.given or path("outputs", settings["outputs"]) / "push" / repo.replace("/", "--")
+    make_folder(folder.parent)
+    lock(folder, wait=wait)
+    pushed = push_token_sr(
+        settings["token_sr"], repo, folder=folder, **{key: settings[key] for key in _ARGUMENTS}
+    )
     for name in pushed.files:
         print(folder / name)
     if pushed.url is None:

@@ -11,14 +11,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from blink.runs.command import FAILURE, end, hydra_command, one_line_errors, plain
+from blink.runs.command import FAILURE, Job, end, hydra_command
+from blink.runs.config.settings import plain
 from blink.runs.files import short_digest, write_json
-from blink.runs.folder import given_folder
 from blink.runs.lock import lock
-from blink.runs.overrides import reject_added_keys
 from blink.runs.provenance import provenance
 from blink.runs.values import UserError, about, flag, optional, path, text
 
@@ -29,7 +27,7 @@ log = logging.getLogger("blink.score")  # not __main__, which `python -m` calls 
 
 
 @hydra_command("score")
-def main(config: DictConfig) -> None:
+def main(config: DictConfig, job: Job) -> None:
     """Score a file, write and print the scores."""
     from blink.bench.judges import EndpointError
     from blink.bench.results.given_rows import complete, judged, read_rows
@@ -39,52 +37,50 @@ def main(config: DictConfig) -> None:
     from blink.evaluation.planning.settings import check_values
     from blink.evaluation.scores import score_file
 
-    with one_line_errors():
-        settings = plain(config, complete=True)
-        reject_added_keys(HydraConfig.get().overrides.task)
-        check_values(settings)
-        rows_file, output, export = (
-            optional(path, key, settings[key]) for key in ("predictions", "output", "export")
+    settings = plain(config, complete=True)
+    check_values(settings)
+    rows_file, output, export = (
+        optional(path, key, settings[key]) for key in ("predictions", "output", "export")
+    )
+    export_name = optional(text, "export_name", settings["export_name"]) or "blink"
+    check_name(export_name)
+    wait = flag("wait", settings["wait"])
+    if rows_file is None:
+        raise UserError("say which rows to score with predictions=FILE.jsonl")
+    name = f"{rows_file.name.removesuffix('.gz').removesuffix('.jsonl')}.scores.json"
+    output = output or (job.given or rows_file.parent) / name
+    if output.is_dir():
+        raise UserError(f"output={output} is a folder: expected a file for the scores")
+    if output.exists() and rows_file.exists() and output.samefile(rows_file):
+        raise UserError(
+            f"output={output} is the file of predictions, which scores would replace; give another one"
         )
-        export_name = optional(text, "export_name", settings["export_name"]) or "blink"
-        check_name(export_name)
-        wait = flag("wait", settings["wait"])
-        if rows_file is None:
-            raise UserError("say which rows to score with predictions=FILE.jsonl")
-        name = f"{rows_file.name.removesuffix('.gz').removesuffix('.jsonl')}.scores.json"
-        output = output or (given_folder(HydraConfig.get()) or rows_file.parent) / name
-        if output.is_dir():
-            raise UserError(f"output={output} is a folder: expected a file for the scores")
-        if output.exists() and rows_file.exists() and output.samefile(rows_file):
-            raise UserError(
-                f"output={output} is the file of predictions, which scores would replace; give another one"
-            )
-        rows = read_rows(rows_file)
-        benchmark = make_benchmark(settings, rows)
+    rows = read_rows(rows_file)
+    benchmark = make_benchmark(settings, rows)
+    with about(rows_file):
+        completed = complete(benchmark, rows)
+    for target in (output, export):
+        if target is not None:
+            lock(target, wait=wait)
+    _make_folder(output.parent)
+    try:
         with about(rows_file):
-            completed = complete(benchmark, rows)
-        for target in (output, export):
-            if target is not None:
-                lock(target, wait=wait)
-        _make_folder(output.parent)
-        try:
-            with about(rows_file):
-                completed = judged(benchmark, completed, output.parent)
-        except EndpointError as error:
-            end(f"error: {error}; replies so far are kept, and the same command goes on from them", FAILURE)
-        record = provenance(
-            "score",
-            HydraConfig.get().overrides.task,
-            inputs={"version": benchmark.version, "predictions": short_digest(rows_file.read_bytes())},
-        )
-        result = replace(score_file(benchmark, completed, rows_file), provenance=record)
-        write_json(output, result.written())
-        written = [output]
-        if export is not None:
-            with about(rows_file):
-                exported = export_rows(benchmark, completed.rows, export, export_name)
-            written += exported.files
-            result = replace(result, warnings=[*result.warnings, *exported.warnings])
+            completed = judged(benchmark, completed, output.parent)
+    except EndpointError as error:
+        end(f"error: {error}; replies so far are kept, and the same command goes on from them", FAILURE)
+    record = provenance(
+        "score",
+        job.overrides,
+        inputs={"version": benchmark.version, "predictions": short_digest(rows_file.read_bytes())},
+    )
+    result = replace(score_file(benchmark, completed, rows_file), provenance=record)
+    write_json(output, result.written())
+    written = [output]
+    if export is not None:
+        with about(rows_file):
+            exported = export_rows(benchmark, completed.rows, export, export_name)
+        written += exported.files
+        result = replace(result, warnings=[*result.warnings, *exported.warnings])
     for warning in result.warnings:
         log.warning("%s", warning)
     console = screen()

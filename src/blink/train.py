@@ -10,20 +10,20 @@ from __future__ import annotations
 import logging
 import time
 import warnings
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
 from omegaconf import DictConfig, read_write
 
-from blink.runs.command import hydra_command, made, one_line_errors, plain
+from blink.runs.command import Job, hydra_command, made, one_line_errors
+from blink.runs.config.settings import plain, searched_by
 from blink.runs.files import place_named
-from blink.runs.folder import given_folder, lock_run, open_run, run_folder
+from blink.runs.folder import lock_run, open_run, run_folder
 from blink.runs.inputs.preset_file import with_preset
 from blink.runs.machine import is_first_process, one_job
-from blink.runs.overrides import reject_added_keys
 from blink.runs.provenance import INPUTS, check_inputs, mixed, note_process, provenance, read_processes
 from blink.runs.signals import finishing_first
 from blink.runs.values import UserError
@@ -45,26 +45,18 @@ _EXPECTED_WARNINGS = (
 
 
 @hydra_command("train")
-def main(config: DictConfig) -> float:
+def main(config: DictConfig, job: Job) -> float:
     """Train, or continue, or return a run; gives the held-out loss that its modules were trained for, which sweepers minimise."""
     from blink.training.report import print_summary
 
-    job = HydraConfig.get()
-    overrides, given = list(job.overrides.task), given_folder(job)
+    overrides, given = job.overrides, job.given
     with one_line_errors():
         plan = planned(config, overrides)
         lock_run(plan.outputs, "train", overrides, given, wait=config.wait)
         summary = _finished(plan, overrides, given)
     if summary is None:
-        multirun = job.mode == RunMode.MULTIRUN
-        if multirun and given is not None:
-            with read_write(
-                job
-            ):  # Lightning hands it to the further processes, each of which runs this job alone
-                job.run.dir = str(given)
-        searched = [override for override in job.overrides.hydra if override.startswith("hydra.searchpath=")]
-        with one_job([*searched, *overrides]) if multirun else nullcontext():
-            summary = train(plan, overrides, Path(job.sweep.dir).name if multirun else None, given)
+        with nullcontext() if job.sweep is None else _alone(job):
+            summary = train(plan, overrides, None if job.sweep is None else job.sweep.name, given)
     if summary is None:
         if plan.trial:
             log.info("trainer.fast_dev_run: the steps ran, and nothing of them is kept")
@@ -72,6 +64,17 @@ def main(config: DictConfig) -> float:
     if is_first_process():
         print_summary(summary)
     return summary.held_out_loss
+
+
+@contextmanager
+def _alone(job: Job) -> Iterator[None]:
+    """Context of a job of a multirun, whose further processes, which Lightning starts, run this job alone."""
+    hydra_config = HydraConfig.get()
+    if job.given is not None:
+        with read_write(hydra_config):  # Lightning hands it to those processes
+            hydra_config.run.dir = str(job.given)
+    with one_job([*searched_by(hydra_config), *job.overrides]):
+        yield
 
 
 def planned(config: DictConfig, overrides: list[str]) -> Plan:
@@ -82,7 +85,6 @@ def planned(config: DictConfig, overrides: list[str]) -> Plan:
     """
     from blink.training.plan import make_plan
 
-    reject_added_keys(overrides, open_groups=("trainer", "callbacks"))
     return make_plan(plain(with_preset(config, overrides), complete=True))
 
 

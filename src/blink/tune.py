@@ -10,11 +10,10 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from blink.runs.command import hydra_command, one_line_errors, plain
-from blink.runs.folder import given_folder, open_run
+from blink.runs.command import Job, hydra_command
+from blink.runs.config.settings import plain
 from blink.runs.provenance import note_process, provenance
 
 if TYPE_CHECKING:
@@ -25,7 +24,7 @@ log = logging.getLogger("blink.tune")  # not __main__, which `python -m` calls i
 
 
 @hydra_command("tune")
-def main(config: DictConfig) -> float:
+def main(config: DictConfig, job: Job) -> float:
     """Search, or go on with a search, or return one.
 
     Returns:
@@ -36,27 +35,17 @@ def main(config: DictConfig) -> float:
     from blink.evaluation.tuning.plan import benches_of, make_plan
     from blink.evaluation.tuning.report import write_report
 
-    overrides = list(HydraConfig.get().overrides.task)
-    with one_line_errors():
-        plan = make_plan(config, overrides)
-        folder = open_run(
-            Path(config.outputs),
-            "tune",
-            overrides,
-            {**plain(config), "bench": [plain(bench) for bench in benches_of(config, overrides)]},
-            fresh=config.fresh,
-            wait=config.wait,
-            given=given_folder(HydraConfig.get()),
-        )
+    plan = make_plan(config, job.overrides)
+    benches = [plain(bench) for bench in benches_of(config, job.overrides)]
+    folder = job.open_folder(config, bench=benches)
     for warning in plan.warnings:
         log.warning("%s", warning)
     samples = [sample for asked in plan.asked for sample in (*asked.search, *asked.held_out)]
     record = provenance(
-        "tune", overrides, seed=plan.seed, inputs={**plan.inputs, "samples": samples_digest(samples)}
+        "tune", job.overrides, seed=plan.seed, inputs={**plan.inputs, "samples": samples_digest(samples)}
     )
     note_process(folder, record)
-    with one_line_errors():
-        found = _searched(plan, folder)
+    found = _searched(plan, folder)
     files = write_report(plan, found, folder, record)
     console = screen()
     console.print(found.choice.reason, soft_wrap=True)

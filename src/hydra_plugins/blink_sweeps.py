@@ -79,7 +79,7 @@ class JobsCallback(Callback):
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Have each job's settings checked by `check_job` of its command."""
         from blink.runs.command import before_jobs
-        from blink.runs.settings import composed_job, jobs_are_known, jobs_of
+        from blink.runs.config.settings import composed_job, jobs_are_known, jobs_of
 
         command = config.hydra.job.config_name
         if not jobs_are_known(config):
@@ -121,7 +121,7 @@ class RowSweeper(BasicSweeper):
 
         assert self.config is not None, "Hydra sets a sweeper up before it runs"
         given = tuple(str(override.input_line) for override in overrides)
-        jobs = sweep_of(given, searched_by(self.config)).jobs
+        jobs = sweep_of(given, searched_by(self.config.hydra)).jobs
         return list(BasicSweeper.split_overrides_to_chunks(jobs, max_batch_size))
 
 

@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from blink.evaluation.planning import checkpoint
 from blink.runs.command import Ended
-from blink.runs.overrides import CONF_DIR
+from blink.runs.config.groups import CONF_DIR
 from blink.training.parts import modules
 
 HEAVY = "heavy work"

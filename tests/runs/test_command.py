@@ -9,7 +9,7 @@ import pytest
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from blink.runs.command import hydra_command, one_line_errors
+from blink.runs.command import Job, hydra_command, one_line_errors
 from blink.runs.folder import given_folder, open_run
 from blink.runs.values import UserError
 
@@ -20,7 +20,7 @@ def test_a_command_ends_with_one_line_and_a_failing_exit_code(
 ) -> None:
     """Would catch a command that goes on, a traceback, or a multirun that starts its jobs all the same."""
     ran: list[str] = []
-    command = hydra_command("eval")(lambda config: ran.append(config.method.name))
+    command = hydra_command("eval")(lambda config, _: ran.append(config.method.name))
     monkeypatch.setattr(sys, "argv", ["blink.eval", "metod=vanilla,interp", "--multirun"])
     with pytest.raises(SystemExit) as stopped:
         command()
@@ -44,7 +44,7 @@ def test_hydras_own_options(
 ) -> None:
     """Would catch Hydra's report of several lines, and its traceback."""
     monkeypatch.chdir(tmp_path)
-    command = hydra_command("eval")(lambda config: None)
+    command = hydra_command("eval")(lambda config, _: None)
     monkeypatch.setattr(sys, "argv", ["blink.eval", *arguments])
     with pytest.raises(SystemExit, match=message) as stopped:
         command()
@@ -54,7 +54,7 @@ def test_hydras_own_options(
 def test_the_flag_of_a_multirun_may_stand_anywhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Would catch `layer=2 --multirun seed=3,4` refused as "unrecognized arguments", as Hydra alone does."""
     ran: list[tuple[int, int]] = []
-    command = hydra_command("train")(lambda config: ran.append((config.layer, config.seed)))
+    command = hydra_command("train")(lambda config, _: ran.append((config.layer, config.seed)))
     folder = f"hydra.sweep.dir={tmp_path}"
     monkeypatch.setattr(sys, "argv", ["blink.train", "layer=2", "--multirun", "seed=3,4", folder])
     command()
@@ -86,7 +86,7 @@ def test_a_command_shows_the_traceback_of_a_bug_alone(
     monkeypatch.setattr(sys, "argv", ["blink.eval"])
     for error, code, shown in ((UserError, 2, "error: step 3\n"), (ValueError, 1, "Error executing job")):
 
-        def job(config: DictConfig, error: type[ValueError] = error) -> None:
+        def job(config: DictConfig, _: Job, error: type[ValueError] = error) -> None:
             raise error("step 3")
 
         with pytest.raises(SystemExit) as stopped:
@@ -123,7 +123,7 @@ def _places(monkeypatch: pytest.MonkeyPatch, command: str, *overrides: str) -> l
     """Where the jobs of a command are to lie, as far as the user says so; each leaves a file there if it does."""
     found: list[Path | None] = []
 
-    def task(config: DictConfig) -> None:
+    def task(config: DictConfig, _: Job) -> None:
         given = given_folder(HydraConfig.get())
         found.append(given)
         if given is not None:
@@ -173,7 +173,7 @@ def test_a_mistake_leaves_no_empty_folder(tmp_path: Path, monkeypatch: pytest.Mo
     """Catches the folder that Hydra makes before anything is checked."""
     monkeypatch.chdir(tmp_path)
 
-    def task(config: DictConfig) -> None:
+    def task(config: DictConfig, _: Job) -> None:
         raise UserError("tau_exp=9")
 
     monkeypatch.setattr(sys, "argv", ["blink.eval", "hydra.run.dir=gone"])

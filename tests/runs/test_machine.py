@@ -13,8 +13,8 @@ import torch
 from hydra import compose, initialize_config_dir
 
 from blink.runs import machine
+from blink.runs.config.groups import CONF_DIR
 from blink.runs.machine import Holder, has_ended, this_process
-from blink.runs.overrides import CONF_DIR
 
 PRINTS = "from blink.runs.machine import this_process; print(repr(this_process()), flush=True); import time; time.sleep(60)"
 

@@ -12,7 +12,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from blink.runs.command import one_line_errors
-from blink.runs.overrides import CONF_DIR
+from blink.runs.config.groups import CONF_DIR
 from blink.training.plan import Plan, make_plan
 
 

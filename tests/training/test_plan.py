@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 
-from blink.runs.command import CONF_DIR, plain
+from blink.runs.config.groups import CONF_DIR
+from blink.runs.config.settings import plain
 from blink.runs.inputs.preset_file import with_preset, write_preset
 from blink.runs.values import UserError
 from blink.training.checks import HubDataSet

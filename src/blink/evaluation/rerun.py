@@ -13,7 +13,7 @@ from blink.bench.base import Row
 from blink.evaluation.compare import read_run
 from blink.evaluation.planning.plan import Plan
 from blink.evaluation.result import SCORES
-from blink.runs.command import plain
+from blink.runs.config.settings import plain
 from blink.runs.files import read_json
 from blink.runs.folder import CONFIG_FILE, read_config
 from blink.runs.provenance import INPUTS, differences

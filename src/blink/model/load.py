@@ -8,7 +8,7 @@ import torch
 
 from blink.model.checkpoints import check_attention, load_backbone
 from blink.model.processors import picture_options
-from blink.runs.overrides import keys_of_option, options_of
+from blink.runs.config.groups import keys_of_option, options_of
 from blink.runs.values import UserError, path
 
 

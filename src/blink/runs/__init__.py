@@ -10,8 +10,7 @@ Read from top to bottom: a file imports only from files above it.
     provenance.py  where a result comes from: command, versions, commit, fingerprints
     names.py       names of run folders, made of overrides
     folder.py      one folder per run, named after its overrides
-    overrides.py   the commands' configs, and the overrides of a command: misspelt keys and options
-    settings.py    the composed config of a command, checked before any value is used
+    config/        the commands' configs, and what of overrides and composed configs is checked
     parallel/      work that further processes do for a command
     command.py     Hydra commands, and mistakes in one line
     boards/        what of a run is shown in dashboards, whatever dashboard it is

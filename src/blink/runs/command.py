@@ -10,7 +10,9 @@ import sys
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import dataclass
 from functools import wraps
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -20,16 +22,16 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, InstantiationException
 from hydra.types import RunMode
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
 
+from blink.runs.config.groups import CONF_DIR
+from blink.runs.config.overrides import check_overrides
+from blink.runs.config.settings import check_settings, plain
 from blink.runs.files import is_wrong_place, place_error
-from blink.runs.folder import given_folder
+from blink.runs.folder import given_folder, open_run
 from blink.runs.lock import lock_scope
 from blink.runs.machine import is_first_process, launched_processes
-from blink.runs.names import run_name
-from blink.runs.overrides import CONF_DIR, check_overrides
-from blink.runs.settings import check_settings
 from blink.runs.signals import Stopped, ending_on_signals
 from blink.runs.values import UserError
 
@@ -41,27 +43,82 @@ FAILURE, MISTAKE = 1, 2
 """Exit codes of commands that end with one line: because of something outside, or of what the user gave."""
 
 
-OmegaConf.register_new_resolver("blink_run_name", run_name, use_cache=True, replace=True)
-"""`${blink_run_name:${hydra.overrides.task}}` in a config: the name of a run or of a whole sweep.
+@dataclass(frozen=True)
+class Job:
+    """What a command knows of its run beside the composed config.
 
-Cached, so that the jobs of a multirun see the name of the whole sweep, as Hydra does for `${now:}`.
-"""
+    Attributes:
+        command: "eval", for instance.
+        overrides: of the run; in a multirun those of this job.
+        given: the run's folder, where the user names it by Hydra's own keys; None where it lies below `outputs`.
+        sweep: folder of the multirun that this is a job of; None where there is one run alone.
+        number: of the job in its multirun, from 0.
+    """
+
+    command: str
+    overrides: list[str]
+    given: Path | None
+    sweep: Path | None
+    number: int
+
+    @classmethod
+    def now(cls, command: str) -> "Job":
+        """The job that Hydra runs now."""
+        hydra_config = HydraConfig.get()
+        several = hydra_config.mode == RunMode.MULTIRUN
+        return cls(
+            command,
+            list(hydra_config.overrides.task),
+            given_folder(hydra_config),
+            Path(hydra_config.sweep.dir) if several else None,
+            hydra_config.job.num if several else 0,
+        )
+
+    def open_folder(self, config: DictConfig, **settings: Any) -> Path:
+        """Open the run's folder as `open_run` does, which names the errors.
+
+        Args:
+            config: of the run; its `outputs`, `fresh` and `wait` count.
+            settings: of the config that is saved there, in place of those in `config`.
+        """
+        return open_run(
+            Path(config.outputs),
+            self.command,
+            self.overrides,
+            plain(config) | settings,
+            fresh=config.fresh,
+            wait=config.wait,
+            given=self.given,
+        )
+
+    def refuse_several(self, why: str) -> None:
+        """Refuse to be a job of a multirun.
+
+        Raises:
+            UserError: it is one.
+        """
+        if self.sweep is not None:
+            raise UserError(f"--multirun: {why}")
 
 
-def as_typed(text: str) -> str:
-    """A text whose commands read as the user has typed this one: `blink-eval`, or `python -m blink.eval`."""
-    script = Path(sys.argv[0]).name.startswith("blink-")
-    return re.sub(r"python -m blink\.(\w+)(?![\w.])", r"blink-\1", text) if script else text
+def check_installed(extra: str, *modules: str) -> None:
+    """Import the modules that an extra of this package brings.
 
-
-OmegaConf.register_new_resolver("blink_typed", as_typed, replace=True)
-"""`${blink_typed:...}` in a help text: its commands as the user has typed this one."""
+    Raises:
+        UserError: one is missing; says what installs it.
+    """
+    try:
+        for name in modules:
+            import_module(name)
+    except ModuleNotFoundError as error:
+        raise UserError(f"{error.name} is missing: pip install 'blink-mllm[{extra}]'") from error
 
 
 def hydra_command(
     name: str, further: Callable[[], None] | None = None
-) -> Callable[[Callable[[DictConfig], Any]], Callable[[], None]]:
-    """Make a function of a composed config a command: `hydra.main`, with names of keys checked before, and `one_line_errors`.
+) -> Callable[[Callable[[DictConfig, Job], Any]], Callable[[], None]]:
+    """Make a function of a composed config and its job a command: `hydra.main`, with names of keys checked before, and
+    `one_line_errors`.
 
     Heavy imports belong inside that function: `--help`, `--cfg` and tab completion do not call it.
 
@@ -70,29 +127,28 @@ def hydra_command(
         further: what processes but the first do in place of the command, where torchrun has started several; None: the same.
     """
 
-    def decorate(task: Callable[[DictConfig], Any]) -> Callable[[], None]:
+    def decorate(task: Callable[[DictConfig, Job], Any]) -> Callable[[], None]:
         @wraps(task)
-        def job(config: DictConfig) -> Any:
-            given = given_folder(HydraConfig.get())
+        def run_job(config: DictConfig) -> Any:
+            job = Job.now(name)
             try:
                 with one_line_errors(), lock_scope():
-                    check_settings(name, config)
-                    return task(config)
+                    check_settings(name, config, job.overrides)
+                    return task(config, job)
             except Stopped as stopped:
-                if HydraConfig.get().mode == RunMode.MULTIRUN:
+                if job.sweep is not None:
                     before = f"{stopped.reached}, " if stopped.reached else ""
-                    stopped.reached = f"{before}in job {HydraConfig.get().job.num + 1} of the multirun"
+                    stopped.reached = f"{before}in job {job.number + 1} of the multirun"
                 raise
             finally:
-                if given is not None:
-                    with suppress(
-                        OSError
-                    ):  # Hydra made it before anything was checked: nothing stays there empty
-                        given.rmdir()
+                if job.given is not None:
+                    # Hydra made it before anything was checked: nothing stays there empty
+                    with suppress(OSError):
+                        job.given.rmdir()
 
-        run = hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name=name)(job)
+        run = hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name=name)(run_job)
 
-        @wraps(job)
+        @wraps(run_job)
         def command() -> None:
             if further is not None and not is_first_process():
                 further()
@@ -234,24 +290,6 @@ def _in_one_line(error: Exception) -> str:
         return str(error)
     said = (str(error).splitlines() or [type(error).__name__])[0]
     return said if key in said else f"{key}: {said}"
-
-
-def plain(config: DictConfig, *, complete: bool = False) -> dict[str, Any]:
-    """A composed config as plain containers, interpolations resolved.
-
-    Args:
-        complete: whether all keys marked ??? have to be given.
-
-    Raises:
-        UserError: one of them is not.
-    """
-    try:
-        container: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=complete)
-    except MissingMandatoryValue as error:
-        raise UserError(
-            f"{error.full_key} must be given: {error.full_key}=VALUE; --help says what it is"
-        ) from error
-    return container
 
 
 def made(name: str, config: Mapping[str, Any], kind: type[T], /, **arguments: Any) -> T:

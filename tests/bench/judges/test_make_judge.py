@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 
 from blink.bench import make_judge
 from blink.bench.judges import EndpointJudge, LocalJudge, StoredGrades
-from blink.runs.overrides import CONF_DIR
+from blink.runs.config.groups import CONF_DIR
 
 
 def settings(group: str, **changes: Any) -> dict[str, Any]:

@@ -18,8 +18,8 @@ from blink.evaluation.planning.presets import LAYER_STUDIES, OTHER
 from blink.evaluation.sweeps.experiments import Experiment, lines_of, names, read_experiment
 from blink.evaluation.sweeps.multirun import sweep_of
 from blink.evaluation.sweeps.paper import TABLES
+from blink.runs.config.groups import CONF_DIR
 from blink.runs.inputs.preset_file import with_preset, write_preset
-from blink.runs.overrides import CONF_DIR
 from tests import models
 
 EXPERIMENTS = sorted(path.stem for path in (CONF_DIR / "experiment").glob("*.yaml"))

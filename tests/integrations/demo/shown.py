@@ -4,7 +4,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from blink.integrations.demo.plan import Shown, make_plan
-from blink.runs.overrides import CONF_DIR
+from blink.runs.config.groups import CONF_DIR
 
 GRADIO_WARNS = (
     pytest.mark.filterwarnings("ignore:'future.no_silent_downcasting' is deprecated"),

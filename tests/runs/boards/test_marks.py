@@ -6,8 +6,8 @@ import pytest
 from omegaconf import OmegaConf
 
 from blink.runs.boards.marks import MARKS, already_logged, note_logged
+from blink.runs.config.groups import CONF_DIR
 from blink.runs.files import read_json, write_json
-from blink.runs.overrides import CONF_DIR
 
 WANDB, CSV = "blink.runs.loggers.wandb_logger", "blink.runs.loggers.csv_logger"
 

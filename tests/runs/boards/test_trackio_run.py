@@ -14,8 +14,8 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from blink.runs.boards.board import Axis, Chart
+from blink.runs.config.groups import CONF_DIR
 from blink.runs.loggers import trackio_logger
-from blink.runs.overrides import CONF_DIR
 
 needs_trackio = pytest.mark.skipif(not importlib.util.find_spec("trackio"), reason="trackio is not installed")
 

@@ -10,7 +10,8 @@ from hydra import initialize_config_dir
 from omegaconf import DictConfig
 
 from blink.model.fingerprint import TINY
-from blink.runs.command import CONF_DIR, plain
+from blink.runs.config.groups import CONF_DIR
+from blink.runs.config.settings import plain
 from blink.runs.inputs.preset_file import preset_of, preset_sources, read_preset, with_preset, write_preset
 from blink.runs.values import UserError
 

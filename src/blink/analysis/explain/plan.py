@@ -23,7 +23,7 @@ from blink.inference.policy import Policy
 from blink.inference.run import Run
 from blink.model.prompts import Template
 from blink.model.token_sr import check_patches
-from blink.runs.command import plain
+from blink.runs.config.settings import plain
 from blink.runs.files import short_digest
 from blink.runs.inputs.pictures import ORIENTATIONS, Reading, Rules
 from blink.runs.values import UserError, choice, whole_number

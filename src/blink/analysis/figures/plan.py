@@ -35,7 +35,7 @@ from blink.model.prompts import Template
 from blink.model.token_sr import check_patches
 from blink.model.token_sr_files import check_token_sr, load_token_sr, token_sr_config
 from blink.model.views import ViewMaker
-from blink.runs.command import plain
+from blink.runs.config.settings import plain
 from blink.runs.files import short_digest
 from blink.runs.inputs.pictures import Rules
 from blink.runs.style import Drawn, look

@@ -16,7 +16,7 @@ from blink.model.backbone import Backbone
 from blink.model.fingerprint import same_checkpoint
 from blink.model.token_sr_files import check_token_sr, token_sr_config, token_sr_digest
 from blink.model.token_sr_source import SHIPPED
-from blink.runs.command import plain
+from blink.runs.config.settings import plain
 from blink.runs.inputs.preset_file import PresetFile, preset_sources
 from blink.runs.values import UserError
 

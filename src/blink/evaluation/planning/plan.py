@@ -25,9 +25,8 @@ from blink.evaluation.result import Setup
 from blink.inference.policy import Policy
 from blink.model.processors import pads
 from blink.model.prompts import Template
-from blink.runs.command import plain
+from blink.runs.config.settings import plain
 from blink.runs.inputs.preset_file import preset_of
-from blink.runs.overrides import reject_added_keys
 from blink.runs.provenance import mixed, note_process, provenance, read_processes
 from blink.runs.values import UserError
 
@@ -74,7 +73,6 @@ def make_plan(config: DictConfig, overrides: Sequence[str]) -> Plan:
         ValueError: what the user asked for cannot be run; says why.
     """
     # each key and value by itself
-    reject_added_keys(overrides)
     if "experiment" in config:
         raise UserError(
             "experiment= stands for several evaluations: add --multirun (with hydra/sweeper=rows, the default)"

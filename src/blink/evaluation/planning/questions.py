@@ -17,7 +17,7 @@ from rich.progress import track
 from blink.bench import BENCHMARKS, JUDGED, Benchmark, Judge, Sample, make_judge
 from blink.bench.base import Graded
 from blink.bench.readers.sources import HUB_KEY
-from blink.runs.command import plain
+from blink.runs.config.settings import plain
 from blink.runs.files import short_digest
 from blink.runs.inputs.pictures import AS_AUTHORS, Notes, Rules
 from blink.runs.values import UserError

@@ -28,10 +28,17 @@ from blink.evaluation.sweeps.dashboard import log_sweep
 from blink.evaluation.sweeps.experiments import Experiment, Line, Names, lines_of, names, read_experiment
 from blink.runs.boards.board import Board
 from blink.runs.boards.marks import already_logged, note_logged
-from blink.runs.command import before_jobs, made, one_line_errors, plain
+from blink.runs.command import before_jobs, made, one_line_errors
+from blink.runs.config.settings import (
+    check_settings,
+    composed_job,
+    jobs_are_known,
+    jobs_of,
+    plain,
+    searched_by,
+)
 from blink.runs.files import short_digest
 from blink.runs.inputs.preset_file import with_preset
-from blink.runs.settings import check_settings, composed_job, jobs_are_known, jobs_of, searched_by
 from blink.runs.values import UserError
 
 log = logging.getLogger(__name__)
@@ -64,7 +71,7 @@ def check_jobs(config: DictConfig) -> None:
     if not jobs_are_known(config):
         return
     with before_jobs():
-        planned = sweep_of(tuple(config.hydra.overrides.task), searched_by(config))
+        planned = sweep_of(tuple(config.hydra.overrides.task), searched_by(config.hydra))
         for overrides in [] if _checked_by_launcher(config) else planned.jobs:
             composed = composed_job("eval", config, overrides)
             make_plan(with_preset(composed, overrides), overrides)
@@ -82,7 +89,7 @@ def report_sweep(config: DictConfig) -> None:
     try:
         with one_line_errors():
             task = tuple(config.hydra.overrides.task)
-            planned = sweep_of(task, searched_by(config)) if jobs_are_known(config) else Sweep([])
+            planned = sweep_of(task, searched_by(config.hydra)) if jobs_are_known(config) else Sweep([])
             if planned.experiment is None:
                 sweep.report(folder, screen())
             else:
@@ -147,7 +154,7 @@ def _has_boxes(bench: str, given: Mapping[str, str], searched: Sequence[str]) ->
     """Whether any question of a benchmark has a box, which selector=box needs; they are read once for all jobs."""
     overrides = [f"bench={bench}", *(f"{key}={value}" for key, value in given.items())]
     config = hydra.compose("eval", [*searched, *overrides])
-    check_settings("eval", config)
+    check_settings("eval", config, overrides)
     check_values(plain(config, complete=True))
     return any(sample.details.get("box") is not None for sample in questions_of(config, config.limit).samples)
 

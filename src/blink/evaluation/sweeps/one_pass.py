@@ -18,11 +18,11 @@ from blink.evaluation.answering.rows import resume
 from blink.evaluation.answering.shares import Settings, sharing
 from blink.evaluation.planning.plan import Plan, make_plan, with_processes
 from blink.evaluation.planning.settings import POLICY_KEYS
-from blink.runs.command import one_line_errors, plain
+from blink.runs.command import one_line_errors
+from blink.runs.config.settings import check_settings, plain
 from blink.runs.folder import given_folder, lock_run, open_run, run_folder
 from blink.runs.inputs.preset_file import with_preset
 from blink.runs.parallel.ahead import ProcessError
-from blink.runs.settings import check_settings
 
 log = logging.getLogger(__name__)
 
@@ -69,8 +69,8 @@ def answer_together(
             (of_the_job(config), list(config.hydra.overrides.task), given_folder(config.hydra))
             for config in configs
         ]
-        for config, _, _ in jobs:
-            check_settings("eval", config)
+        for config, overrides, _ in jobs:
+            check_settings("eval", config, overrides)
         jobs = [(with_preset(config, overrides), overrides, given) for config, overrides, given in jobs]
         plans = [make_plan(config, overrides) for config, overrides, _ in jobs]
         # all, in one order, before any is opened: two sweeps that share jobs must not wait for each other

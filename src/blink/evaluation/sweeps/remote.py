@@ -27,7 +27,7 @@ from blink.evaluation.answering.timing import read_timing, write_timing
 from blink.evaluation.planning.plan import make_plan
 from blink.evaluation.planning.questions import samples_digest
 from blink.evaluation.sweeps.one_pass import Pass, of_the_job
-from blink.runs.command import plain
+from blink.runs.config.settings import plain
 from blink.runs.files import append_text, json_lines
 from blink.runs.inputs.preset_file import with_preset
 from blink.runs.lock import lock_scope

@@ -27,8 +27,8 @@ from blink.model.prompts import Template
 from blink.model.token_sr import check_patches
 from blink.model.token_sr_files import check_token_sr, token_sr_config
 from blink.model.token_sr_source import SHIPPED
-from blink.runs.command import CONF_DIR, plain
-from blink.runs.overrides import reject_added_keys
+from blink.runs.config.groups import CONF_DIR
+from blink.runs.config.settings import plain
 from blink.runs.values import UserError, choice, number, optional, text, whole_number, whole_numbers
 
 VALIDATION, TEST = "validation", "test"
@@ -81,7 +81,6 @@ def make_plan(config: DictConfig, overrides: Sequence[str]) -> Plan:
     Raises:
         ValueError: what the user asked for cannot be done; says why.
     """
-    reject_added_keys(overrides)
     reject_training_keys(overrides)
     if find_spec("optuna") is None:
         raise UserError(

@@ -18,7 +18,7 @@ from omegaconf import OmegaConf
 
 from blink.bench.statistics import Floats
 from blink.inference.policy import Policy
-from blink.runs.command import CONF_DIR
+from blink.runs.config.groups import CONF_DIR
 from blink.runs.values import UserError
 
 METHODS = ("interp", "blink", "encode")

@@ -15,8 +15,8 @@ from blink.evaluation.planning.settings import POLICY_KEYS
 from blink.inference.policy import SOURCES
 from blink.inference.run import Run
 from blink.model.prompts import Template
-from blink.runs.command import plain
-from blink.runs.overrides import keys_of_option, options_of
+from blink.runs.config.groups import keys_of_option, options_of
+from blink.runs.config.settings import plain
 from blink.runs.values import UserError, choice, number, optional, text, whole_number
 
 log = logging.getLogger(__name__)

@@ -12,7 +12,7 @@ from blink.evaluation.planning.checkpoint import Checkpoint
 from blink.evaluation.planning.fit import check_context, context_length
 from blink.inference.run import Run
 from blink.model.prompts import Template
-from blink.runs.command import plain
+from blink.runs.config.settings import plain
 from blink.runs.values import UserError, number, optional, text, whole_number
 
 WITHOUT = "-vanilla"

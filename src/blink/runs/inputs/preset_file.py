@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 from omegaconf import DictConfig, OmegaConf
 from yaml import MappingNode, SafeLoader, YAMLError, load, safe_dump  # type: ignore[import-untyped]
 
-from blink.runs.command import CONF_DIR, plain
+from blink.runs.config.groups import CONF_DIR
+from blink.runs.config.settings import plain
 from blink.runs.files import read_text, short_digest, write_text
 from blink.runs.values import UserError, choice, flag, number, path, text, whole_number, whole_numbers
 

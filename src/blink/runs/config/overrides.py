@@ -7,7 +7,6 @@ the job begins that has it. So names are checked before it; values are left to H
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from difflib import get_close_matches
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,36 +18,14 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError  # type: ignore[import-untyped]
 
+from blink.runs.config.groups import CONF_DIR, SEVERAL, config_folders, groups_of, listed, options_of
 from blink.runs.files import read_text
-from blink.runs.machine import default_dtype
 from blink.runs.values import UserError, is_whole, text, whole_number
-
-_PACKAGE = Path(__file__).resolve().parents[1]
-CONF_DIR = _PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAGE.parents[1] / "conf"
-"""The Hydra configs: inside the package in a wheel, beside `src/` in a source checkout."""
 
 _PACKAGE_LINE = re.compile(r"^#\s*@package\s+(\S+)", re.MULTILINE)
 
-SEVERAL = {("train", "callbacks"), ("tune", "bench")}
-"""Commands and those of their groups of which several options may be chosen; Hydra puts these on top of each other."""
-
 _SEARCH_PATH = "hydra.searchpath"
 """Hydra's key for folders of configs beside `CONF_DIR`."""
-
-
-def reject_added_keys(overrides: Sequence[str], *, open_groups: Sequence[str] = ()) -> None:
-    """Refuse `+key=value` overrides, which Hydra lets in and nothing would read.
-
-    Args:
-        open_groups: first parts of keys whose additions are passed on and checked elsewhere.
-
-    Raises:
-        ValueError: an override adds a key outside `open_groups`.
-    """
-    for override in overrides:
-        key = override.partition("=")[0].lstrip("+").partition("@")[0]
-        if override.startswith("+") and key.partition(".")[0] not in open_groups:
-            raise UserError(f"unknown key {key!r} in override {override!r}; --help lists the keys")
 
 
 def check_overrides(command: str, overrides: Sequence[str], *, multirun: bool) -> None:
@@ -142,7 +119,7 @@ def _check_hydra_values(overrides: Sequence[Override]) -> None:
         if key == "hydra.sweeper.params" and not isinstance(value, dict | None):
             raise UserError(f"{override.input_line}: expected keys of the command and their values")
         if key == _SEARCH_PATH:
-            for place in _listed(value):
+            for place in listed(value):
                 if (
                     "://" not in place.removeprefix("file://")
                     and not Path(place.removeprefix("file://")).is_dir()
@@ -269,7 +246,7 @@ def _check_package(group: str, named: Sequence[str], searched: Sequence[Override
     """
     for override in named:
         option = override.partition("=")[2]
-        for file in (folder / group / f"{option}.yaml" for folder in _folders(searched)[1:]):
+        for file in (folder / group / f"{option}.yaml" for folder in config_folders(searched)[1:]):
             if not file.is_file():
                 continue
             content = read_text(file)
@@ -316,50 +293,3 @@ def _keys(config: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
         yield f"{prefix}{key}"
         if isinstance(value, Mapping):
             yield from _keys(value, f"{prefix}{key}.")
-
-
-def group_list(command: str) -> str:
-    """Return the config groups that a command takes with their options, one group a line, for its `--help`."""
-    return "".join(f"{group}: {', '.join(options_of(group))}\n" for group in sorted(groups_of(command)))
-
-
-OmegaConf.register_new_resolver("blink_groups", group_list, replace=True)
-"""`${blink_groups:eval}` in a help text. Hydra's own `$APP_CONFIG_GROUPS` names the groups of all commands."""
-
-
-OmegaConf.register_new_resolver("blink_dtype", default_dtype, use_cache=True, replace=True)
-"""`${blink_dtype:}` in a config: the floating-point type that this machine computes in hardware."""
-
-
-@cache
-def groups_of(command: str) -> Mapping[str, str | None]:
-    """The groups in a config's defaults list, each with the option that is chosen; None: none is. Read once."""
-    defaults: Any = OmegaConf.to_container(OmegaConf.load(CONF_DIR / f"{command}.yaml").defaults)
-    entries = {key: option for entry in defaults if isinstance(entry, dict) for key, option in entry.items()}
-    return {
-        key.removeprefix("optional "): option
-        for key, option in entries.items()
-        if not key.startswith("override ")
-    }
-
-
-def options_of(group: str, searched: Sequence[Override] = ()) -> list[str]:
-    """The options of a group: ours, and those in the folders that overrides of `hydra.searchpath` name."""
-    return sorted({path.stem for folder in _folders(searched) for path in (folder / group).glob("*.yaml")})
-
-
-def _folders(searched: Sequence[Override]) -> list[Path]:
-    """Folders of configs: ours first, then those that overrides of `hydra.searchpath` name."""
-    places = [place for override in searched for place in _listed(override.value())]
-    return [CONF_DIR, *(Path(place.removeprefix("file://")) for place in places)]
-
-
-def keys_of_option(group: str, name: str) -> dict[str, Any]:
-    """The keys of one option of a group, as plain containers, interpolations resolved."""
-    keys: Any = OmegaConf.to_container(OmegaConf.load(CONF_DIR / group / f"{name}.yaml"), resolve=True)
-    return dict(keys)
-
-
-def _listed(value: Any) -> list[str]:
-    values = value if isinstance(value, list) else [value]
-    return [str(getattr(each, "text", each)) for each in values]

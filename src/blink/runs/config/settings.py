@@ -13,8 +13,9 @@ from typing import Any
 import hydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import MissingMandatoryValue
 
-from blink.runs.overrides import CONF_DIR, SEVERAL, groups_of, options_of
+from blink.runs.config.groups import CONF_DIR, SEVERAL, groups_of, options_of
 from blink.runs.values import Keys, UserError, flag, path, text
 
 _FIXED = {
@@ -27,16 +28,22 @@ _FIXED = {
 
 _SWEEPERS = ("BasicSweeper", "RowSweeper")
 
+_ADDED_TO = {"train": ("callbacks", "trainer")}
+"""Command -> groups to which keys may be added by `+`: they are passed on, and checked there."""
+
 _OPEN = ("callbacks", "logger", "trainer")
 """Groups whose keys are arguments of a class; one that is removed has that class's default."""
 
 
-def check_settings(command: str, config: DictConfig) -> None:
+def check_settings(command: str, config: DictConfig, overrides: Sequence[str]) -> None:
     """Check of a composed config what all commands have in common, before any value of it is used.
 
+    Args:
+        overrides: that it was composed with.
+
     Raises:
-        UserError: a key is missing or has a value in place of keys below it, a group holds
-            a key that its option does not have, or `outputs`, `fresh` or `wait` do not fit.
+        UserError: a key is missing or has a value in place of keys below it, a group holds a key that its option does not
+            have, `outputs`, `fresh` or `wait` do not fit, or an override adds a key, which nothing would read.
     """
     settings: Any = OmegaConf.to_container(config, resolve=False)
     groups = groups_of(command)
@@ -50,13 +57,38 @@ def check_settings(command: str, config: DictConfig) -> None:
     checks: Mapping[str, Callable[[str, Any], object]] = {"outputs": path, "fresh": flag, "wait": flag}
     for key in checks.keys() & settings.keys():
         checks[key](key, config[key])
+    for override in overrides:
+        key = override.partition("=")[0].lstrip("+").partition("@")[0]
+        if override.startswith("+") and key.partition(".")[0] not in _ADDED_TO.get(command, ()):
+            raise UserError(f"unknown key {key!r} in override {override!r}; --help lists the keys")
 
 
-def searched_by(config: DictConfig) -> tuple[str, ...]:
-    """The overrides that name folders of configs beside ours, which Hydra keeps apart from the others."""
-    written: Any = OmegaConf.to_container(
-        config.hydra.overrides.hydra, resolve=False
-    )  # others may name a job's number
+def plain(config: DictConfig, *, complete: bool = False) -> dict[str, Any]:
+    """A composed config as plain containers, interpolations resolved.
+
+    Args:
+        complete: whether all keys marked ??? have to be given.
+
+    Raises:
+        UserError: one of them is not.
+    """
+    try:
+        container: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=complete)
+    except MissingMandatoryValue as error:
+        raise UserError(
+            f"{error.full_key} must be given: {error.full_key}=VALUE; --help says what it is"
+        ) from error
+    return container
+
+
+def searched_by(hydra_config: DictConfig) -> tuple[str, ...]:
+    """The overrides that name folders of configs beside ours, which Hydra keeps apart from the others.
+
+    Args:
+        hydra_config: the part `hydra` of a composed config.
+    """
+    # not resolved: others may name a job's number
+    written: Any = OmegaConf.to_container(hydra_config.overrides.hydra, resolve=False)
     return tuple(text for text in written if text.startswith("hydra.searchpath="))
 
 
@@ -86,8 +118,8 @@ def composed_job(command: str, config: DictConfig, overrides: Sequence[str]) -> 
         config: of the multirun.
         overrides: of the job.
     """
-    composed = hydra.compose(command, [*searched_by(config), *overrides])
-    check_settings(command, composed)
+    composed = hydra.compose(command, [*searched_by(config.hydra), *overrides])
+    check_settings(command, composed, overrides)
     return composed
 
 

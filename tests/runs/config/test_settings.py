@@ -9,8 +9,8 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf, open_dict
 
-from blink.runs.overrides import CONF_DIR
-from blink.runs.settings import check_settings
+from blink.runs.config.groups import CONF_DIR
+from blink.runs.config.settings import check_settings
 from blink.runs.values import UserError
 
 
@@ -26,7 +26,7 @@ def composed(command: str, **changes: Any) -> Any:
 @pytest.mark.parametrize("command", ["train", "eval", "analyze", "explain", "score"])
 def test_defaults_pass(command: str) -> None:
     """Would catch a command that refuses its own defaults."""
-    check_settings(command, composed(command))
+    check_settings(command, composed(command), [])
 
 
 @pytest.mark.parametrize(
@@ -62,7 +62,7 @@ def test_defaults_pass(command: str) -> None:
 def test_what_does_not_fit_is_named(command: str, changes: dict[str, Any], message: str) -> None:
     """Would catch a value in place of a group, a key that is gone, and one option's name over another one's keys."""
     with pytest.raises(UserError, match=message):
-        check_settings(command, composed(command, **changes))
+        check_settings(command, composed(command, **changes), [])
 
 
 def test_a_key_that_was_removed_is_named() -> None:
@@ -71,7 +71,17 @@ def test_a_key_that_was_removed_is_named() -> None:
     with open_dict(config):
         del config["scenes"]["split"]
     with pytest.raises(UserError, match=r"scenes.split is missing"):
-        check_settings("eval", config)
+        check_settings("eval", config, [])
+
+
+def test_added_keys_are_refused() -> None:
+    """Catches +key=value overrides that Hydra accepts and nothing reads."""
+    config = composed("train")
+    check_settings("train", config, ["layer=12", "+trainer.limit_val_batches=2"])
+    with pytest.raises(ValueError, match="unknown key 'lr'"):
+        check_settings("train", config, ["layer=12", "+lr=1"])
+    with pytest.raises(ValueError, match=r"unknown key 'logger\.name'"):
+        check_settings("train", config, ["+logger.name=x"])
 
 
 @pytest.mark.parametrize(
