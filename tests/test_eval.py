@@ -71,7 +71,7 @@ def test_modules_are_read_once(
         read.append(file.name)
         return load_file(file)
 
-    monkeypatch.setattr("blink.model.token_sr_files.load_file", counting)
+    monkeypatch.setattr("blink.model.token_sr.files.load_file", counting)
     command(monkeypatch, backbone, modules, *SMALL, "layer=1-2", f"engine.reuse={reuse}")
     assert read == ["layer_01.safetensors", "layer_02.safetensors"]
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from blink.integrations.hub.upload import push_token_sr
     from blink.model.load import load
     from blink.model.token_sr import TokenSR
-    from blink.model.token_sr_files import load_token_sr, save_token_sr
+    from blink.model.token_sr.files import load_token_sr, save_token_sr
 
 __all__ = [
     "Ask",
@@ -41,9 +41,9 @@ _HOMES = {
     "TokenSR": "blink.model.token_sr",
     "attach": "blink.inference.attach",
     "load": "blink.model.load",
-    "load_token_sr": "blink.model.token_sr_files",
+    "load_token_sr": "blink.model.token_sr.files",
     "push_token_sr": "blink.integrations.hub.upload",
-    "save_token_sr": "blink.model.token_sr_files",
+    "save_token_sr": "blink.model.token_sr.files",
 }
 
 

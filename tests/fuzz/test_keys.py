@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 
 from blink import Policy
 from blink.model.token_sr import TokenSR
-from blink.model.token_sr_files import save_token_sr
+from blink.model.token_sr.files import save_token_sr
 from blink.runs.config.groups import CONF_DIR
 from tests import models
 from tests.finished_runs import Rule, finish, samples

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from blink import TokenSR, load_token_sr, save_token_sr
-from blink.model.token_sr_files import CONFIG, check_token_sr, token_sr_config, token_sr_digest
+from blink.model.token_sr.files import CONFIG, check_token_sr, token_sr_config, token_sr_digest
 from blink.runs.values import UserError
 from tests.fuzz.strategies import MISSING, damaged, mutated
 

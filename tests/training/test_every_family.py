@@ -9,7 +9,7 @@ import torch
 import blink
 from blink.model.checkpoints import load_backbone
 from blink.model.prompts import template_of
-from blink.model.token_sr_files import token_sr_config
+from blink.model.token_sr.files import token_sr_config
 from tests import models
 from tests.training_runs import common, folder_of, run
 

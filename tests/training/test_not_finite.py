@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from blink.model.token_sr import TokenSR
-from blink.model.token_sr_files import save_token_sr
+from blink.model.token_sr.files import save_token_sr
 from blink.training import module
 from blink.training.features import fill
 from blink.training.features.states import Features

@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from blink.model.token_sr import TokenSR
-from blink.model.token_sr_files import save_token_sr
+from blink.model.token_sr.files import save_token_sr
 from blink.runs.values import UserError
 from blink.training.report import Summary, damaged_modules, print_summary, summarise
 

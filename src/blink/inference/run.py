@@ -11,7 +11,7 @@ from blink.inference.policy import Policy, check_layers, check_policy
 from blink.model.backbone import Backbone
 from blink.model.fingerprint import same_checkpoint
 from blink.model.token_sr import check_modules, check_patches, placed
-from blink.model.token_sr_files import load_token_sr, token_sr_config
+from blink.model.token_sr.files import load_token_sr, token_sr_config
 from blink.runs.values import UserError
 
 

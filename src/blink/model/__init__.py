@@ -14,8 +14,6 @@ Read from top to bottom: a file imports only from files above it.
     checkpoints.py   load a backbone, whole or its lower layers, or its outline without weights
     load.py          `blink.load`: a model and its processor by folder, hub id, or name of `model=`
     prompts.py       conversation templates: two written out, and that of a processor
-    token_sr/        TokenSR and its designs, regions and their resizing (Eq. 4, App. A)
-    token_sr_source.py  where modules come from: a folder, what ships, or the hub
-    token_sr_files.py  the folder that TokenSR modules are saved in
+    token_sr/        TokenSR and its designs, regions and their resizing (Eq. 4, App. A); the files of trained modules
     views.py         image -> full view and quadrants, as the backbone sees them
 """

@@ -54,7 +54,7 @@ def test_the_fit_is_checked_without_reading_weights(
     """Catches 6.5 GB of modules read only to see whether they fit."""
     save_token_sr({1: TokenSR(32)}, tmp_path, backbone="b")
     read: list[object] = []
-    monkeypatch.setattr("blink.model.token_sr_files.load_file", read.append)
+    monkeypatch.setattr("blink.model.token_sr.files.load_file", read.append)
     check_fit(outline(llava_folder), Policy((1,)), str(tmp_path))
     (tmp_path / "layer_01.safetensors").write_bytes(b"another file")
     with pytest.raises(ValueError, match="layer_01"):

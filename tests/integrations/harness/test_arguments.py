@@ -149,7 +149,7 @@ def test_what_vanilla_does_not_read_is_said(caplog: pytest.LogCaptureFixture) ->
 def test_modules_of_another_backbone_are_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Would catch scores under modules that were made for other weights, with no word about it."""
     from blink.model.token_sr import TokenSR
-    from blink.model.token_sr_files import save_token_sr
+    from blink.model.token_sr.files import save_token_sr
 
     save_token_sr({9: TokenSR(128)}, tmp_path, backbone="owner/another")
     with caplog.at_level(logging.WARNING):

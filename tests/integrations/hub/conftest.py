@@ -15,7 +15,7 @@ import torch
 from huggingface_hub import constants
 
 from blink.model.token_sr import TokenSR
-from blink.model.token_sr_files import save_token_sr
+from blink.model.token_sr.files import save_token_sr
 from blink.training.report import Summary
 
 from .server import TOKEN, Hub, serving

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 import blink
 from blink.integrations.hub.upload import push_token_sr
-from blink.model.token_sr_files import token_sr_config, token_sr_digest
+from blink.model.token_sr.files import token_sr_config, token_sr_digest
 from blink.push import main
 from blink.runs.values import UserError
 from tests.processes import python

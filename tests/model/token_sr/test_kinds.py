@@ -10,7 +10,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from blink.model.token_sr import KINDS, Box, Context, Design, expand, make_token_sr, module_cost
-from blink.model.token_sr_files import check_token_sr, load_token_sr, save_token_sr, token_sr_config
+from blink.model.token_sr.files import check_token_sr, load_token_sr, save_token_sr, token_sr_config
 
 SIZES: dict[str, dict[str, Any]] = {
     "conv": {"hidden": (6, 4), "kernels": (3, 3, 1)},

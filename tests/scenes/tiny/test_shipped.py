@@ -8,7 +8,7 @@ import blink
 from blink.model.backbone import Backbone
 from blink.model.fingerprint import TINY
 from blink.model.token_sr import cut_region, upsample
-from blink.model.token_sr_files import token_sr_config
+from blink.model.token_sr.files import token_sr_config
 from blink.model.views import ViewMaker, join_views
 from blink.model.visual_states import visual_states
 from blink.scenes.draw import SceneImages

@@ -12,7 +12,7 @@ from blink.model.backbone import Backbone
 from blink.model.checkpoints import load_backbone
 from blink.model.prompts import CHAT, TEMPLATES, template_of
 from blink.model.token_sr import KINDS, Design, make_token_sr
-from blink.model.token_sr_files import token_sr_config
+from blink.model.token_sr.files import token_sr_config
 from blink.scenes.formats import Exchange
 from blink.training.answers.lessons import AskedImage, LessonMaker
 from blink.training.answers.loss import answer_losses, answer_policy

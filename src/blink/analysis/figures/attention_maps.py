@@ -11,7 +11,7 @@ from blink.analysis.figures.base import BackboneFigure, Subject, ids_setting, la
 from blink.analysis.figures.maps import MAP_NOTE, mark_region, show_map, show_picture
 from blink.analysis.probe import Prober
 from blink.inference.saliency import focus
-from blink.model.token_sr_files import TokenSRConfig
+from blink.model.token_sr.files import TokenSRConfig
 from blink.runs.style import Drawn, plain
 from blink.runs.values import whole_number
 

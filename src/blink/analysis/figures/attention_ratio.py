@@ -17,7 +17,7 @@ from blink.analysis.probe import Prober
 from blink.bench import Sample
 from blink.bench.statistics import Estimate, Floats, Metric, estimates
 from blink.inference.saliency import focus
-from blink.model.token_sr_files import TokenSRConfig
+from blink.model.token_sr.files import TokenSRConfig
 from blink.runs.style import BLACK, BLUE, GREY, ORANGE, PURPLE, VERMILLION, Drawn, legend_above, plain
 from blink.runs.values import whole_number
 

@@ -15,7 +15,7 @@ from blink.evaluation.planning.presets import layer_study
 from blink.inference.policy import parse_layers
 from blink.model.backbone import Backbone
 from blink.model.prompts import Template
-from blink.model.token_sr_files import TokenSRConfig
+from blink.model.token_sr.files import TokenSRConfig
 from blink.model.views import ViewMaker
 from blink.runs.style import Drawn
 from blink.runs.values import UserError

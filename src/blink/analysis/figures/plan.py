@@ -33,7 +33,7 @@ from blink.inference.policy import POSITIONS
 from blink.model.backbone import Backbone
 from blink.model.prompts import Template
 from blink.model.token_sr import check_patches
-from blink.model.token_sr_files import check_token_sr, load_token_sr, token_sr_config
+from blink.model.token_sr.files import check_token_sr, load_token_sr, token_sr_config
 from blink.model.views import ViewMaker
 from blink.runs.config.settings import plain
 from blink.runs.files import short_digest

@@ -27,7 +27,7 @@ from blink.analysis.figures.redistribution import (
 from blink.bench.statistics import Floats
 from blink.evaluation.planning.presets import layer_study
 from blink.model.token_sr import region_box
-from blink.model.token_sr_files import TokenSRConfig
+from blink.model.token_sr.files import TokenSRConfig
 from blink.model.views import cut_picture
 from blink.runs.style import BLACK, GREY, Drawn, Line, plain
 from blink.runs.values import UserError, flag, whole_number

@@ -25,7 +25,7 @@ from blink.analysis.kept import Kept, Piece
 from blink.bench.statistics import Floats
 from blink.model.backbone import Backbone
 from blink.model.token_sr import placed
-from blink.model.token_sr_files import TokenSRConfig
+from blink.model.token_sr.files import TokenSRConfig
 from blink.model.views import QUADRANTS, ViewMaker, Views, quadrants
 from blink.runs.signals import finishing_first
 from blink.runs.style import BLACK, INTERP, TOKEN_SR, Drawn, bare, legend_above, plain

@@ -26,7 +26,7 @@ from blink.model.backbone import Backbone
 from blink.model.dimensions import Dimensions, NotCountedError
 from blink.model.image_inputs import PictureShapes
 from blink.model.token_sr import Design, make_token_sr
-from blink.model.token_sr_files import token_sr_config
+from blink.model.token_sr.files import token_sr_config
 
 log = logging.getLogger(__name__)
 

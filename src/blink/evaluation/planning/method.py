@@ -14,8 +14,8 @@ from blink.inference.policy import Policy, check_layers, parse_layers
 from blink.inference.run import Run
 from blink.model.backbone import Backbone
 from blink.model.fingerprint import same_checkpoint
-from blink.model.token_sr_files import check_token_sr, token_sr_config, token_sr_digest
-from blink.model.token_sr_source import SHIPPED
+from blink.model.token_sr.files import check_token_sr, token_sr_config, token_sr_digest
+from blink.model.token_sr.source import SHIPPED
 from blink.runs.config.settings import plain
 from blink.runs.inputs.preset_file import PresetFile, preset_sources
 from blink.runs.values import UserError

@@ -25,8 +25,8 @@ from blink.inference.run import Run
 from blink.model.backbone import Backbone
 from blink.model.prompts import Template
 from blink.model.token_sr import check_patches
-from blink.model.token_sr_files import check_token_sr, token_sr_config
-from blink.model.token_sr_source import SHIPPED
+from blink.model.token_sr.files import check_token_sr, token_sr_config
+from blink.model.token_sr.source import SHIPPED
 from blink.runs.config.groups import CONF_DIR
 from blink.runs.config.settings import plain
 from blink.runs.values import UserError, choice, number, optional, text, whole_number, whole_numbers

@@ -31,7 +31,7 @@ from blink.inference.run import Run
 from blink.model.backbone import Backbone
 from blink.model.image_inputs import prompt_inputs
 from blink.model.token_sr import placed
-from blink.model.token_sr_files import load_token_sr
+from blink.model.token_sr.files import load_token_sr
 from blink.runs.values import NotFiniteError, UserError, number, whole_number
 
 GREEDY = {"do_sample": False, "num_beams": 1, "temperature": None, "top_p": None, "top_k": None}

@@ -25,7 +25,7 @@ from blink.integrations.server.jobs import Errand, Job
 from blink.integrations.server.requests import Question, RequestError
 from blink.integrations.server.responses import Told
 from blink.model.backbone import Backbone
-from blink.model.token_sr_files import load_token_sr
+from blink.model.token_sr.files import load_token_sr
 from blink.runs.values import UserError
 
 VANILLA, INTERP, BLINK, ENCODE = "without Blink", "Blink-interp", "Blink", "Blink-encode"

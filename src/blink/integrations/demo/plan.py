@@ -11,7 +11,7 @@ from blink.evaluation.planning.fit import check_context
 from blink.inference.policy import Policy
 from blink.integrations.server.plan import address, common_limits
 from blink.model.prompts import Template
-from blink.model.token_sr_files import token_sr_config
+from blink.model.token_sr.files import token_sr_config
 from blink.runs.config.settings import plain
 from blink.runs.values import UserError, whole_number
 

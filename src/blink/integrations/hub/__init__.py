@@ -1,4 +1,4 @@
-"""TokenSR modules on the Hugging Face hub. Reading them from there is `model/token_sr_source.py`.
+"""TokenSR modules on the Hugging Face hub. Reading them from there is `model/token_sr/source.py`.
 
 Read from top to bottom: a file imports only from files above it.
 

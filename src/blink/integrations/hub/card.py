@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from blink.integrations.hub.facts import Facts
 from blink.model.token_sr import make_token_sr
-from blink.model.token_sr_source import SHIPPED
+from blink.model.token_sr.source import SHIPPED
 from blink.runs.style import INTERP, TOKEN_SR, look
 
 LIBRARY = "blink-mllm"

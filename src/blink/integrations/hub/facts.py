@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from blink.model.token_sr_files import TokenSRConfig, token_sr_config, weights_name
-from blink.model.token_sr_source import CONFIG, SHIPPED, find_token_sr
+from blink.model.token_sr.files import TokenSRConfig, token_sr_config, weights_name
+from blink.model.token_sr.source import CONFIG, SHIPPED, find_token_sr
 from blink.runs.files import read_json
 from blink.runs.values import UserError, text
 from blink.training.report import SUMMARY, Summary

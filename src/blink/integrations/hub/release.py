@@ -6,7 +6,7 @@ from pathlib import Path
 
 from blink.integrations.hub.card import CARD, PLOT, check_card, kl_plot, model_card
 from blink.integrations.hub.facts import Facts
-from blink.model.token_sr_source import CONFIG
+from blink.model.token_sr.source import CONFIG
 from blink.runs.files import make_folder, read_text, write_json, write_text
 from blink.runs.style import save_figure
 from blink.runs.values import UserError

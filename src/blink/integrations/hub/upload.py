@@ -16,8 +16,8 @@ from huggingface_hub.utils import validate_repo_id
 
 from blink.integrations.hub.facts import Facts, read_facts
 from blink.integrations.hub.release import OURS, write_release
-from blink.model.token_sr_files import check_finite, check_token_sr, load_token_sr
-from blink.model.token_sr_source import CONFIG, SHIPPED
+from blink.model.token_sr.files import check_finite, check_token_sr, load_token_sr
+from blink.model.token_sr.source import CONFIG, SHIPPED
 from blink.runs.values import UserError, flag, optional, path, text
 
 log = logging.getLogger("blink.push")

@@ -1,7 +1,8 @@
 """Token super-resolution: the trained module of one layer (Eq. 4, App. A.1), and expansion of a region with it.
 
 Knows visual tokens as grids of vectors, and no backbone. Read from top to bottom; each design imports `base.py` and
-`regions.py` alone.
+`regions.py` alone, and `expansion.py` is all that the method needs. Modules as files are for those who save and load them:
+these two files are imported by name.
 
     regions.py      cells of a region, cutting it out, resizing it
     base.py         what all designs have in common; what one that needs more than the region is given
@@ -12,6 +13,8 @@ Knows visual tokens as grids of vectors, and no backbone. Read from top to botto
     conditioned.py  interpolation plus a correction that sees the region's encoded crop
     kinds.py        the designs by their names
     expansion.py    cut, resize, refine; checks of modules
+    source.py       where trained modules come from: a folder, what ships, or the hub
+    files.py        the folder that they are saved in
 """
 
 from .base import LARGEST, Context, Design, check_not_absurd

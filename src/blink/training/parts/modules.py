@@ -14,7 +14,7 @@ from blink.model.backbone import Backbone
 from blink.model.checkpoints import check_attention, load_backbone, load_input_norms, outline
 from blink.model.processors import check_picture_options
 from blink.model.token_sr import Design, check_patches, make_token_sr
-from blink.model.token_sr_files import check_finite, load_token_sr, save_token_sr, token_sr_config
+from blink.model.token_sr.files import check_finite, load_token_sr, save_token_sr, token_sr_config
 from blink.model.views import PATCHES
 from blink.runs.machine import memory_bytes
 from blink.runs.values import UserError

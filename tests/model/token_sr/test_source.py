@@ -7,8 +7,8 @@ import pytest
 import blink
 from blink.model.fingerprint import TINY, Fingerprint, same_checkpoint
 from blink.model.token_sr import TokenSR
-from blink.model.token_sr_files import check_token_sr, save_token_sr, token_sr_config, token_sr_digest
-from blink.model.token_sr_source import find_token_sr
+from blink.model.token_sr.files import check_token_sr, save_token_sr, token_sr_config, token_sr_digest
+from blink.model.token_sr.source import find_token_sr
 from tests import models
 
 

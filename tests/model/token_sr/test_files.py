@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from blink.model.token_sr import TokenSR
-from blink.model.token_sr_files import check_token_sr, load_token_sr, save_token_sr, token_sr_config
+from blink.model.token_sr.files import check_token_sr, load_token_sr, save_token_sr, token_sr_config
 
 CONFIG_JSON = """{
   "format": 1,

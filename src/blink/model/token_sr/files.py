@@ -14,16 +14,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from blink.model.token_sr import (
-    Design,
-    TokenSR,
-    check_has_layers,
-    check_layer_keys,
-    check_not_absurd,
-    design_of,
-    make_token_sr,
-)
-from blink.model.token_sr_source import CONFIG, find_token_sr
+from blink.model.token_sr.base import Design, check_not_absurd
+from blink.model.token_sr.conv import TokenSR
+from blink.model.token_sr.expansion import check_has_layers, check_layer_keys
+from blink.model.token_sr.kinds import design_of, make_token_sr
+from blink.model.token_sr.source import CONFIG, find_token_sr
 from blink.runs.files import as_json, make_folder, read_json, whole_file, write_json
 from blink.runs.values import NotFiniteError, UserError, is_whole
 
