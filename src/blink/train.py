@@ -24,7 +24,7 @@ from blink.runs.files import place_named
 from blink.runs.folder import lock_run, open_run, run_folder
 from blink.runs.inputs.preset_file import with_preset
 from blink.runs.machine import is_first_process, one_job
-from blink.runs.provenance import INPUTS, check_inputs, mixed, note_process, provenance, read_processes
+from blink.runs.provenance import INPUTS, check_inputs, mixed, note_process, provenance
 from blink.runs.signals import finishing_first
 from blink.runs.values import UserError
 
@@ -168,8 +168,8 @@ def train(
             begun=bool(numbered_checkpoints(folder / CHECKPOINTS)),
         )
         record = provenance("train", overrides, seed=plan.seed, inputs=inputs)
-        note_process(folder, record)
-        for warning in mixed(read_processes(folder) or [record]):
+        processes = note_process(folder, record)
+        for warning in mixed(processes):
             log.warning("%s", warning)
         parts.check_length(plan, trainer, len(portions.train))
         if checkpoint is not None and checkpoint.is_file():
@@ -182,7 +182,7 @@ def train(
             else made("logger", logger, Board, folder=str(folder), kind="training", group=group)
         )
 
-    with board, parts.ending_children(trainer):
+    with board, parts.fitting(trainer):
         callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]  # Lightning sets it elsewhere
         trainer.logger = board.logger
         if board.logger is not None:
@@ -227,7 +227,7 @@ def train(
             batches,
         )
         started = time.monotonic()
-        with finishing_first(), place_named(folder), parts.settings_refused_late():
+        with finishing_first(), place_named(folder):
             trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
             steps = trainer.global_step
             if not steps:
@@ -253,7 +253,7 @@ def train(
             backbone=plan.backbone,
             revision=outlined.revision,
             token_sr=str(folder / TOKEN_SR),
-            provenance=record | {"earlier": read_processes(folder)[:-1]},
+            provenance=record | {"earlier": processes[:-1]},
         )
         summary.write(folder)
         board.chart("held_out/kl_per_layer", kl_chart(summary))

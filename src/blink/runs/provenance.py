@@ -124,16 +124,20 @@ def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     return found
 
 
-def note_process(folder: Path, record: Mapping[str, Any]) -> None:
-    """Note in a run's folder that this process works on it.
+def note_process(folder: Path, record: dict[str, Any]) -> list[dict[str, Any]]:
+    """Note in a run's folder that this process works on it; the first of several does.
 
     Args:
         record: of this process, as `provenance` returns it.
+
+    Returns:
+        The records of all processes that worked on the run, this one last.
     """
+    own = _STARTED_AS  # a process that goes on may have been started otherwise
+    earlier = [before for before in read_processes(folder) if {**before, own: ""} != {**record, own: ""}]
     if is_first_process():
-        own = _STARTED_AS  # a process that goes on may have been started otherwise
-        earlier = [before for before in read_processes(folder) if {**before, own: ""} != {**record, own: ""}]
         write_json(folder / PROCESSES, [*earlier, record])
+    return [*earlier, record]
 
 
 def read_processes(folder: Path) -> list[dict[str, Any]]:

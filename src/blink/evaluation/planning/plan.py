@@ -156,9 +156,7 @@ def with_processes(plan: Plan, folder: Path, *, finished: bool) -> Plan:
         finished: whether all questions are answered.
     """
     record = dict(plan.setup.provenance or {})
-    if not finished:
-        note_process(folder, record)
-    processes = read_processes(folder) or [record]
+    processes = (read_processes(folder) or [record]) if finished else note_process(folder, record)
     record = processes[-1] | {"earlier": processes[:-1]}
     warnings = [*plan.setup.warnings, *mixed(processes)]
     return plan._replace(setup=replace(plan.setup, provenance=record, warnings=warnings))

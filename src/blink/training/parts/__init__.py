@@ -10,7 +10,6 @@ above it.
 
 from blink.training.parts.images import LeftOut, ask, image_portions, open_images, stored_features
 from blink.training.parts.modules import (
-    check_memory,
     load_norms,
     load_references,
     load_trunk,
@@ -23,9 +22,9 @@ from blink.training.parts.modules import (
 from blink.training.parts.trainer import (
     check,
     check_length,
-    ending_children,
+    check_memory,
+    fitting,
     make_trainer,
-    settings_refused_late,
 )
 
 __all__ = [
@@ -34,7 +33,7 @@ __all__ = [
     "check",
     "check_length",
     "check_memory",
-    "ending_children",
+    "fitting",
     "image_portions",
     "load_norms",
     "load_references",
@@ -44,7 +43,6 @@ __all__ = [
     "outlined_backbone",
     "outlined_module",
     "save_modules",
-    "settings_refused_late",
     "stored_features",
     "training_module",
     "weight_shapes",

@@ -1,13 +1,10 @@
 """The modules of a training run: outlined, checked against backbone and memory, made, and saved; and the backbone below them."""
 
 import copy
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
-from lightning import Trainer
-from lightning.pytorch.accelerators import CUDAAccelerator
 from torch import nn
 
 from blink.model.backbone import Backbone
@@ -16,9 +13,7 @@ from blink.model.processors import check_picture_options
 from blink.model.token_sr import Design, check_patches, make_token_sr
 from blink.model.token_sr.files import check_finite, load_token_sr, save_token_sr, token_sr_config
 from blink.model.views import PATCHES
-from blink.runs.machine import memory_bytes
 from blink.runs.values import UserError
-from blink.training.features.store import in_words
 from blink.training.module import TokenSRTraining
 from blink.training.plan import Plan
 
@@ -83,23 +78,6 @@ def outlined_module(plan: Plan, outlined: Backbone) -> Design:
             return make_token_sr(plan.kind, outlined.hidden_size, plan.sizes)
     except UserError as error:
         raise UserError(f"token_sr.{error}") from error
-
-
-def check_memory(plan: Plan, outlined: Backbone, trainer: Trainer) -> None:
-    """Check that the modules, their gradients and the optimizer's two moments fit into the memory of GPU or machine.
-
-    Raises:
-        UserError: they do not.
-    """
-    weights = sum(math.prod(shape) for shape in weight_shapes(plan, outlined).values())
-    needed = 4 * 4 * weights
-    on_gpu = isinstance(trainer.accelerator, CUDAAccelerator)
-    available = torch.cuda.get_device_properties(0).total_memory if on_gpu else memory_bytes()
-    if needed > available:
-        raise UserError(
-            f"layer={plan.config['layer']} with {_sizes_in_words(plan)}: weights, gradients and moments take {in_words(needed)}, and "
-            f"{'the GPU' if on_gpu else 'this machine'} has {in_words(available)}; take fewer layers or smaller modules"
-        )
 
 
 def load_references(plan: Plan, width: int) -> dict[int, Design]:
@@ -190,11 +168,4 @@ def save_modules(
         steps=steps,
         prompt_prefix=prefix,
         settings={key: plan.config[key] for key in _RECORDED},
-    )
-
-
-def _sizes_in_words(plan: Plan) -> str:
-    """What the modules are, as it was given."""
-    return " and ".join(
-        f"token_sr.{key}={value}" for key, value in plan.config["token_sr"].items() if key != "dtype"
     )

@@ -1,6 +1,7 @@
 """Lightning's trainer of a training run, and what of its settings is checked before weights are read."""
 
 import logging
+import math
 import signal
 import sys
 from collections.abc import Iterator
@@ -18,12 +19,14 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from blink.model.backbone import Backbone
 from blink.model.token_sr import Design
 from blink.runs.command import made
+from blink.runs.machine import memory_bytes
 from blink.runs.values import UserError, number, whole_number
 from blink.training.checkpoints import CHECKPOINTS, CheckpointFiles, Checkpoints
+from blink.training.features.store import in_words
 from blink.training.images import Images
 from blink.training.order import batches_per_step, steps_per_epoch
 from blink.training.parts.images import open_images
-from blink.training.parts.modules import check_memory, load_references, outlined_backbone
+from blink.training.parts.modules import load_references, outlined_backbone, weight_shapes
 from blink.training.plan import Plan
 
 _NOT_MEASURED = "Early stopping conditioned on metric"
@@ -77,6 +80,23 @@ def make_trainer(plan: Plan, folder: Path) -> Trainer:
     return trainer
 
 
+def check_memory(plan: Plan, outlined: Backbone, trainer: Trainer) -> None:
+    """Check that the modules, their gradients and the optimizer's two moments fit into the memory of GPU or machine.
+
+    Raises:
+        UserError: they do not.
+    """
+    weights = sum(math.prod(shape) for shape in weight_shapes(plan, outlined).values())
+    needed = 4 * 4 * weights
+    on_gpu = isinstance(trainer.accelerator, CUDAAccelerator)
+    available = torch.cuda.get_device_properties(0).total_memory if on_gpu else memory_bytes()
+    if needed > available:
+        raise UserError(
+            f"layer={plan.config['layer']} with {_sizes_in_words(plan)}: weights, gradients and moments take {in_words(needed)}, and "
+            f"{'the GPU' if on_gpu else 'this machine'} has {in_words(available)}; take fewer layers or smaller modules"
+        )
+
+
 class Checked(NamedTuple):
     """What a plan was checked by: the backbone without weights, the trainer, where images come from, modules measured beside."""
 
@@ -96,39 +116,33 @@ def check(plan: Plan, folder: Path) -> Checked:
         UserError: something does not fit.
     """
     outlined = outlined_backbone(plan)
+    references = load_references(plan, outlined.hidden_size)
     trainer = make_trainer(plan, folder)
     check_memory(plan, outlined, trainer)
-    return Checked(outlined, trainer, open_images(plan), load_references(plan, outlined.hidden_size))
+    return Checked(outlined, trainer, open_images(plan), references)
 
 
 @contextmanager
-def settings_refused_late() -> Iterator[None]:
-    """Context in which settings that Lightning refuses only once it trains are a user's mistake all the same.
+def fitting(trainer: Trainer) -> Iterator[None]:
+    """Context in which a trainer works. After an error the processes that it has started are ended: they would wait for this one.
+
+    Settings that Lightning refuses only once it trains are a user's mistake all the same.
 
     Raises:
         UserError: in place of Lightning's error.
     """
     try:
         yield
-    except MisconfigurationException as error:
-        raise UserError(f"trainer, callbacks or logger: {error}") from error
-    except RuntimeError as error:
-        if _PEER_ENDED in str(error):
-            raise UserError("another process of this run has ended; its own line says why") from error
-        if _NOT_MEASURED not in str(error):
-            raise
-        raise UserError(f"callbacks: {error}") from error
-
-
-@contextmanager
-def ending_children(trainer: Trainer) -> Iterator[None]:
-    """Context that, after an error, ends the processes that the trainer has started: they would wait for this one."""
-    try:
-        yield
-    except BaseException:
+    except BaseException as error:
         launcher: Any = trainer.strategy.launcher
         if hasattr(launcher, "kill"):
             launcher.kill(signal.SIGKILL)
+        if isinstance(error, MisconfigurationException):
+            raise UserError(f"trainer, callbacks or logger: {error}") from error
+        if isinstance(error, RuntimeError) and _PEER_ENDED in str(error):
+            raise UserError("another process of this run has ended; its own line says why") from error
+        if isinstance(error, RuntimeError) and _NOT_MEASURED in str(error):
+            raise UserError(f"callbacks: {error}") from error
         raise
 
 
@@ -177,3 +191,10 @@ def _precision(precision: str, accelerator: str) -> str:
         return precision
     on_gpu = accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
     return "bf16-mixed" if on_gpu and torch.cuda.is_bf16_supported() else "32-true"
+
+
+def _sizes_in_words(plan: Plan) -> str:
+    """What the modules are, as it was given."""
+    return " and ".join(
+        f"token_sr.{key}={value}" for key, value in plan.config["token_sr"].items() if key != "dtype"
+    )
