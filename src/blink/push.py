@@ -10,10 +10,10 @@ import logging
 from omegaconf import DictConfig
 
 from blink.runs.command import Job, hydra_command
-from blink.runs.config.settings import plain
+from blink.runs.config.settings import Keys, plain
 from blink.runs.files import make_folder
 from blink.runs.lock import lock
-from blink.runs.values import Keys, flag, path
+from blink.runs.values import flag, path
 
 log = logging.getLogger("blink.push")  # not __main__, which `python -m` calls it
 

@@ -133,20 +133,6 @@ def test_types_of_values_from_files(value: object, kind: Any, fitting: bool) -> 
     assert values.fits(value, kind) is fitting
 
 
-def test_keys_that_a_user_took_away_are_named() -> None:
-    """Would catch a KeyError for `~optimizer.warmup`, and a TypeError for `optimizer=5`."""
-    keys = values.Keys({"optimizer": {"rate": 1.0}, "objective": 5})
-    assert keys.below("optimizer")["rate"] == 1.0
-    with pytest.raises(values.UserError, match=r"^optimizer\.warmup is missing"):
-        keys.below("optimizer")["warmup"]
-    with pytest.raises(
-        values.UserError, match=r"^objective=5: expected keys below it, as in objective\.KEY=VALUE"
-    ):
-        keys.below("objective")
-    with pytest.raises(values.UserError, match=r"^nothing is missing"):
-        keys.below("nothing")
-
-
 def test_mistakes_about_a_file_name_it_once() -> None:
     """Would catch a row's mistake that does not say in which file, and a file that is named twice."""
     with pytest.raises(UserError, match=r"^a\.jsonl: no id$"), about(Path("a.jsonl")):

@@ -80,37 +80,6 @@ QUOTES = "put quotes around one that reads as a number"
 """Overrides on a command line are typed: `token_sr=12` is a number and `token_sr='12'` a text."""
 
 
-class Keys(dict[str, Any]):
-    """A part of a composed config as plain containers, in which a missing key is a user's mistake.
-
-    Args:
-        values: key -> value.
-        name: of the part, as the user writes it: "optimizer"; empty for the whole.
-
-    Raises:
-        UserError: `values` is something else, since a user gave the part a value.
-    """
-
-    def __init__(self, values: Any, name: str = "") -> None:
-        if not isinstance(values, Mapping):
-            raise UserError(
-                f"{name}={values!r}: expected keys below it, as in {name}.KEY=VALUE; --help lists them"
-            )
-        super().__init__(values)
-        self.name = name
-
-    def __missing__(self, key: str) -> Any:
-        raise UserError(f"{self.dotted(key)} is missing; --help lists the keys and their defaults")
-
-    def below(self, key: str) -> "Keys":
-        """Return the part below a key."""
-        return Keys(self[key], self.dotted(key))
-
-    def dotted(self, key: str) -> str:
-        """Return the name of a key as the user writes it."""
-        return f"{self.name}.{key}" if self.name else key
-
-
 @contextmanager
 def about(path: Path) -> Iterator[None]:
     """Context whose mistakes name a file or folder: in front of what they say, where they do not name it already.

@@ -77,10 +77,6 @@ class Checkpoints(Checkpoint):
         self._over = False
         self._steps = 0
 
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Note how many steps the run has, for what is said when it ends early."""
-        self._steps = int(trainer.estimated_stepping_batches)
-
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
@@ -104,9 +100,10 @@ class Checkpoints(Checkpoint):
             checkpoint["loops"]["fit_loop"] = self._loop
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin to count where the run continues."""
+        """Begin to count where the run continues, and note how many steps it has, for what is said when it ends early."""
         take_signals()  # Lightning's own handlers end the run without a checkpoint, and with exit code 0
         self._step = trainer.global_step
+        self._steps = int(trainer.estimated_stepping_batches)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take signals from Lightning, which has put its handlers in place anew."""

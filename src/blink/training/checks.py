@@ -8,7 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from blink.runs.values import Keys, UserError, choice, flag, number, optional, paths, text, whole_number
+from blink.runs.config.settings import Keys
+from blink.runs.values import UserError, choice, flag, number, optional, paths, text, whole_number
 
 _SET_BY_COMMAND = {
     "callbacks": "callbacks=, a group of configs (docs/training.md)",

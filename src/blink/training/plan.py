@@ -12,8 +12,8 @@ from typing import Any
 
 from blink.inference.policy import POSITIONS, parse_layers
 from blink.model.prompts import check_name
+from blink.runs.config.settings import Keys
 from blink.runs.values import (
-    Keys,
     UserError,
     choice,
     flag,
@@ -135,17 +135,9 @@ def make_plan(config: Mapping[str, Any]) -> Plan:
     flag("wait", keys["wait"])
     choice("model.device", model["device"], ("auto",), hint="training takes trainer.accelerator")
     choice("model.device_map", model["device_map"], (None,))
-    check_name(optional(text, "model.template", model["template"]))
     text("model.family", model["family"])
-    check_trainer(keys.below("trainer"))
-    callbacks = added_callbacks(keys.below("callbacks"))
-    roots, data_set = image_source(keys.below("data"))
     images = optional(whole_number, "images", keys["images"])
     held_out = whole_number("held_out", keys["held_out"])
-    if not roots and data_set is None:
-        for key, count in (("images", images), ("held_out", held_out)):
-            if (count or 0) > SPLIT_SIZE:
-                raise UserError(f"{key}={count}: data=scenes has {SPLIT_SIZE:,} pictures for it")
     hidden = optional(whole_numbers, "token_sr.hidden", token_sr["hidden"], example="[2048,1024]")
     kernels = optional(whole_numbers, "token_sr.kernels", token_sr["kernels"])
     kl_weight, answer_weight = (
@@ -153,23 +145,32 @@ def make_plan(config: Mapping[str, Any]) -> Plan:
     )
     patches = whole_number("patches", keys["patches"], least=2)
     positions = choice("positions", keys["positions"], POSITIONS)
+    workers = whole_number("workers", keys["workers"], least=0)
+    if workers > _MOST_WORKERS:
+        raise UserError(f"workers={workers}: expected at most {_MOST_WORKERS} processes that read images")
     if not kl_weight and not answer_weight:
         raise UserError("objective.kl=0 and objective.answer=0: nothing would be trained")
+    template = optional(text, "model.template", model["template"])
+    check_name(template)
+    check_trainer(keys.below("trainer"))
+    callbacks = added_callbacks(keys.below("callbacks"))
+    roots, data_set = image_source(keys.below("data"))
+    if not roots and data_set is None:
+        for key, count in (("images", images), ("held_out", held_out)):
+            if (count or 0) > SPLIT_SIZE:
+                raise UserError(f"{key}={count}: data=scenes has {SPLIT_SIZE:,} pictures for it")
     if answer_weight:
         check_questions(keys.below("data"), roots, data_set)
     else:
         refuse_unread(
             keys, {"patches": 2, "positions": "append"}, "objective.answer=0 trains under no policy"
         )
-    workers = whole_number("workers", keys["workers"], least=0)
-    if workers > _MOST_WORKERS:
-        raise UserError(f"workers={workers}: expected at most {_MOST_WORKERS} processes that read images")
     return Plan(
         config=config,
         layers=parse_layers(keys["layer"]),
         backbone=text("model.path", model["path"], hint="a folder or hub id"),
         revision=optional(text, "model.revision", model["revision"]),
-        template=optional(text, "model.template", model["template"]),
+        template=template,
         dtype=choice("model.dtype", model["dtype"], (*_FLOATS, "auto")),
         attn_implementation=choice("model.attn_implementation", model["attn_implementation"], _ATTENTION),
         pictures={

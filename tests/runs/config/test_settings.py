@@ -10,7 +10,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf, open_dict
 
 from blink.runs.config.groups import CONF_DIR
-from blink.runs.config.settings import check_settings
+from blink.runs.config.settings import Keys, check_settings
 from blink.runs.values import UserError
 
 
@@ -63,6 +63,18 @@ def test_what_does_not_fit_is_named(command: str, changes: dict[str, Any], messa
     """Would catch a value in place of a group, a key that is gone, and one option's name over another one's keys."""
     with pytest.raises(UserError, match=message):
         check_settings(command, composed(command, **changes), [])
+
+
+def test_keys_that_a_user_took_away_are_named() -> None:
+    """Would catch a KeyError for `~optimizer.warmup`, and a TypeError for `optimizer=5`."""
+    keys = Keys({"optimizer": {"rate": 1.0}, "objective": 5})
+    assert keys.below("optimizer")["rate"] == 1.0
+    with pytest.raises(UserError, match=r"^optimizer\.warmup is missing"):
+        keys.below("optimizer")["warmup"]
+    with pytest.raises(UserError, match=r"^objective=5: expected keys below it, as in objective\.KEY=VALUE"):
+        keys.below("objective")
+    with pytest.raises(UserError, match=r"^nothing is missing"):
+        keys.below("nothing")
 
 
 def test_a_key_that_was_removed_is_named() -> None:

@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue
 
 from blink.runs.config.groups import CONF_DIR, SEVERAL, groups_of, options_of
-from blink.runs.values import Keys, UserError, flag, path, text
+from blink.runs.values import UserError, flag, path, text
 
 _FIXED = {
     "bench": ("name",),
@@ -33,6 +33,37 @@ _ADDED_TO = {"train": ("callbacks", "trainer")}
 
 _OPEN = ("callbacks", "logger", "trainer")
 """Groups whose keys are arguments of a class; one that is removed has that class's default."""
+
+
+class Keys(dict[str, Any]):
+    """A part of a composed config as plain containers, in which a missing key is a user's mistake.
+
+    Args:
+        values: key -> value.
+        name: of the part, as the user writes it: "optimizer"; empty for the whole.
+
+    Raises:
+        UserError: `values` is something else, since a user gave the part a value.
+    """
+
+    def __init__(self, values: Any, name: str = "") -> None:
+        if not isinstance(values, Mapping):
+            raise UserError(
+                f"{name}={values!r}: expected keys below it, as in {name}.KEY=VALUE; --help lists them"
+            )
+        super().__init__(values)
+        self.name = name
+
+    def __missing__(self, key: str) -> Any:
+        raise UserError(f"{self.dotted(key)} is missing; --help lists the keys and their defaults")
+
+    def below(self, key: str) -> "Keys":
+        """Return the part below a key."""
+        return Keys(self[key], self.dotted(key))
+
+    def dotted(self, key: str) -> str:
+        """Return the name of a key as the user writes it."""
+        return f"{self.name}.{key}" if self.name else key
 
 
 def check_settings(command: str, config: DictConfig, overrides: Sequence[str]) -> None:
