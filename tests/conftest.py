@@ -33,6 +33,7 @@ from typing import Any
 import pytest
 import torch
 
+from blink import TokenSR, save_token_sr
 from blink.runs.machine import RANK_VARIABLES
 from tests import models
 from tests.told_runs import told_runs  # noqa: F401  a fixture
@@ -95,6 +96,20 @@ def in_empty_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     for variable in RANK_VARIABLES:
         monkeypatch.delenv(variable, raising=False)
     return tmp_path
+
+
+@pytest.fixture
+def backbone(llava_folder: Path) -> str:
+    """The override that names a small backbone."""
+    return f"model.path={llava_folder}"
+
+
+@pytest.fixture
+def modules(tmp_path: Path) -> str:
+    """The override that names untrained modules of layers 1 and 2 for it."""
+    torch.manual_seed(0)
+    save_token_sr({1: TokenSR(32), 2: TokenSR(32)}, tmp_path / "modules", backbone="b")
+    return f"token_sr={tmp_path / 'modules'}"
 
 
 @pytest.fixture

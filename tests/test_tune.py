@@ -31,11 +31,6 @@ def working_directory(in_empty_folder: Path) -> Path:
     return in_empty_folder
 
 
-@pytest.fixture
-def backbone(llava_folder: Path) -> str:
-    return f"model.path={llava_folder}"
-
-
 def command(monkeypatch: pytest.MonkeyPatch, *overrides: str) -> Path:
     """`python -m blink.tune` with these overrides, in this process; its folder."""
     monkeypatch.setattr(sys, "argv", ["blink.tune", *overrides])
