@@ -185,6 +185,6 @@ def test_a_decision_names_its_sample(bad: float) -> None:
     def saliency(_: str) -> list[RowsOfSaliency]:
         return [RowsOfSaliency([0, 1], (4, 4), saliency_BV)]
 
-    assert scan_and_decide(3, saliency, [Decision(0, policy, "", 6)])[0].ratio == 0.25
+    assert scan_and_decide(saliency, [Decision(3, 0, policy, "", 6)])[0].ratio == 0.25
     with pytest.raises(ValueError, match=r"layer 3, sample 7.*(nan|inf)"):
-        scan_and_decide(3, saliency, [Decision(0, policy, "", 6), Decision(1, policy, "", 7)])
+        scan_and_decide(saliency, [Decision(3, 0, policy, "", 6), Decision(3, 1, policy, "", 7)])

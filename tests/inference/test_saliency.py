@@ -99,8 +99,8 @@ def test_rows_of_different_grids() -> None:
     wide[0, 3] = high[0, 5] = high[1, 2] = 1.0
     groups = [RowsOfSaliency([1], (2, 6), wide), RowsOfSaliency([2, 0], (3, 2), high)]
     policy = Policy([0])
-    decisions = [Decision(row, policy, "", row) for row in range(3)]
-    events = scan_and_decide(0, lambda _: groups, decisions)
+    decisions = [Decision(0, row, policy, "", row) for row in range(3)]
+    events = scan_and_decide(lambda _: groups, decisions)
     assert [event.region for event in events] == [2, 1, 3]
 
 
@@ -127,8 +127,8 @@ def test_decisions_of_many_policies_on_shared_rows() -> None:
     by_attention, in_nine = Policy([2], 0.9, 0.3), Policy([2], 0.9, 0.3, patches=3)
     by_similarity = Policy([2], 0.9, 0.3, saliency="similarity")
     policies = (by_attention, in_nine, by_similarity)
-    decisions = [Decision(row, policy, "", row) for row in (1, 0) for policy in policies]
-    events = scan_and_decide(2, saliency, decisions)
+    decisions = [Decision(2, row, policy, "", row) for row in (1, 0) for policy in policies]
+    events = scan_and_decide(saliency, decisions)
     assert [(event.region, event.action) for event in events] == [
         *((3, "expand"), (8, "expand"), (0, "drop")),
         *((0, "drop"), (0, "drop"), (3, "expand")),

@@ -19,20 +19,15 @@ from torch import Tensor
 
 from blink.analysis.kept import Kept, Piece
 from blink.bench import Sample
-from blink.inference.algorithm import (
-    Observer,
-    PassOutput,
-    Stream,
-    last_row,
-    on_picture,
-    run_prompt,
-)
+from blink.inference.algorithm import Observer, PassOutput, run_prompt
 from blink.inference.crops import Samples
 from blink.inference.given import NOTHING_GIVEN, Given
 from blink.inference.policy import Event
 from blink.inference.prompt_spans import prompt_spans
 from blink.inference.run import Run
+from blink.inference.scan import last_row, on_picture
 from blink.inference.spans import Spans
+from blink.inference.streams import Stream
 from blink.model.backbone import Backbone
 from blink.model.families import Grid
 from blink.model.image_inputs import (

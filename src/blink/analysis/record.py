@@ -13,12 +13,13 @@ import torch
 from torch import Tensor
 
 from blink.analysis.probe import picture_attention, run_observed
-from blink.inference.algorithm import Stream, last_row, saliency_of
 from blink.inference.given import NOTHING_GIVEN, Given
 from blink.inference.policy import Event, Policy, living
 from blink.inference.run import Run
 from blink.inference.saliency import RowsOfSaliency, focus
+from blink.inference.scan import last_row, saliency_of
 from blink.inference.spans import Spans
+from blink.inference.streams import Stream
 from blink.model.backbone import Backbone
 from blink.model.families import Grid
 

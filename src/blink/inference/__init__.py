@@ -12,6 +12,7 @@ Read from top to bottom: a file imports only from files above it.
     attention.py     attention functions that let a stock layer scan itself
     streams.py       rows of a batch whose sequences are of one kind, and runs of one layer on them
     crops.py         regions of the original pictures, encoded anew; what an extension is made of
+    scan.py          saliency of the rows that run through a scanned layer, and the decisions on it
     algorithm.py     scan, decide, expand or drop, layer by layer (Algorithm 1)
     refusals.py      what of forward and generate is refused, and why
     given.py         what a caller says of a prompt's rows beside their tokens

@@ -7,10 +7,9 @@ Axes: B rows, b rows of one stream, S columns of the input, N columns at one lay
 X tokens of an extension, d hidden width.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,15 +20,7 @@ from blink.inference.cache import BlinkCache, KeyLayout
 from blink.inference.crops import Recipe, Samples
 from blink.inference.policy import Event, Policy
 from blink.inference.run import Run
-from blink.inference.saliency import (
-    Decision,
-    PendingScan,
-    RowsOfSaliency,
-    attention_row,
-    decide_pending,
-    measure,
-    similarity_row,
-)
+from blink.inference.scan import Scan, Watch, similarity
 from blink.inference.spans import Placement, Spans, check_grids, pick
 from blink.inference.streams import (
     LayerOutput,
@@ -91,8 +82,9 @@ def run_prompt(
     if run.policy is not None:
         check_grids(spans, run.policy.patches)
     events: list[list[Event]] = [[] for _ in samples.keys]
-    # Where nothing can be inserted no layer waits for its scan: all are read, and their ratios checked, after the last one.
-    pending: list[Scan] | None = [] if run.policy is not None and run.policy.never_expands else None
+    watch: Watch | None = None
+    if run.policy is not None and run.policy.never_expands:
+        watch = Watch(backbone, run.policy, spans, samples)
     states: list[Tensor] = []
     keep = cache is not None
     streams = split(backbone, hidden_BSd, list(range(len(events))), spans, extensions={}, known=[])
@@ -104,25 +96,29 @@ def run_prompt(
                 states.append(join(streams))
             if before_scan is not None:
                 before_scan(layer, streams)
-            if run.policy is not None and run.scans(layer):  # line 1: for L in L_sel
+            scans = run.policy is not None and run.scans(layer)  # line 1: for L in L_sel
+            if scans and watch is None:
                 # Lines 3 to 15: scan, decide, expand or drop, and run the layer on what came of it.
                 entering, outputs, actions = run_scanned_layer(
-                    backbone, run, layer, spans, streams, samples, keep, added, pending
+                    backbone, run, layer, spans, streams, samples, keep, added
                 )
                 for row, event in actions.items():
                     events[row].append(event)
             else:
                 entering = streams
-                outputs = [run_stream(backbone, layer, stream, keep, added) for stream in streams]
+                hooks = [watch.hook(layer, stream) if scans and watch else None for stream in streams]
+                outputs = [
+                    run_stream(backbone, layer, stream, keep, added, hook)
+                    for stream, hook in zip(streams, hooks, strict=True)
+                ]
             if before_layer is not None:
                 before_layer(layer, entering)
             here = spans.to(streams[0].hidden_bNd.device)
             streams = merge(backbone, here, [output.stream for output in outputs], known=entering)
             if cache is not None:
                 cache.store([output.piece for output in outputs if output.piece is not None])
-    for scan, of_rows in _decided(pending or []):
-        for row, event in zip(scan.rows, of_rows, strict=True):
-            events[row].append(event)
+    if watch is not None:
+        events = watch.events()
     # Line 16. The extension goes before the final norm, so that S logits come of S input tokens.
     hidden_BSd = backbone.final_norm(join(streams))
     if cache is not None:
@@ -131,7 +127,7 @@ def run_prompt(
 
 
 class ScannedLayer(NamedTuple):
-    """A scanned layer: the streams that it ran on, what came of them, and the event of each row, unless that is pending."""
+    """A scanned layer: the streams that it ran on, what came of them, and the event of each row."""
 
     entering: list[Stream]
     outputs: list[LayerOutput]
@@ -147,7 +143,6 @@ def run_scanned_layer(
     samples: Samples,
     keep: bool,
     added: Mapping[int, Tensor],
-    pending: "list[Scan] | None" = None,
 ) -> ScannedLayer:
     """Scan, decide, expand or drop, and run the layer (Algorithm 1, lines 3 to 15).
 
@@ -157,7 +152,6 @@ def run_scanned_layer(
 
     Args:
         spans: of the prompt, without extensions.
-        pending: takes the scans whose decisions can wait, for a policy that never expands; None: they are taken here.
     """
     assert run.policy is not None, "only a policy scans"
     events: dict[int, Event] = {}
@@ -165,7 +159,7 @@ def run_scanned_layer(
     changing: list[Stream] = []
     outputs: list[LayerOutput] = []
     for stream in streams:
-        scan = Scan(run.policy, layer, stream, samples, waits=pending is not None)
+        scan = Scan(run.policy, layer, stream, samples)
         try:
             if run.policy.saliency == "similarity":
                 scan.decide(similarity(backbone, layer, stream))
@@ -175,11 +169,8 @@ def run_scanned_layer(
             unchanged.append(stream)
         except LeaveLayer:
             changing.append(stream)
-        assert scan.found is not None, f"layer {layer} did not call its attention function"
-        if pending is not None:
-            pending.append(scan)
-        else:
-            events |= zip(stream.rows, scan.events, strict=True)
+        assert scan.events, f"layer {layer} did not call its attention function"
+        events |= zip(stream.rows, scan.events, strict=True)
     changed: list[Stream] = []
     if changing:
         spans = spans.to(changing[0].hidden_bNd.device)
@@ -187,123 +178,6 @@ def run_scanned_layer(
         changed = act(backbone, run, layer, spans, changing, events, samples, known=streams)
         outputs += [run_stream(backbone, layer, stream, keep, added) for stream in changed]
     return ScannedLayer([*unchanged, *changed], outputs, events)
-
-
-class Scan:
-    """Hook of a scanned layer: saliency from the last prompt token of every row of a stream, and the decisions.
-
-    Args:
-        waits: whether the decisions are left to `decide_pending`, since none of them can change a sequence.
-
-    Attributes:
-        rows: of the batch, those of the stream.
-        found: what was measured, once the layer's attention was reached.
-        events: one per row of the stream, unless they wait.
-    """
-
-    found: PendingScan | None = None
-
-    def __init__(
-        self, policy: Policy, layer: int, stream: Stream, samples: Samples, waits: bool = False
-    ) -> None:
-        self.events: list[Event] = []
-        self.rows, self._waits = stream.rows, waits
-        self._policy, self._layer = policy, layer
-        self._stream, self._samples = stream, samples
-
-    def __call__(
-        self,
-        query_bANE: Tensor,
-        keys_bKNE: Tensor,
-        values_bKNE: Tensor,
-        scaling: float,
-        stock: Callable[[], tuple[Tensor, Any]],
-        /,
-    ) -> tuple[Tensor, Any]:
-        """Decide by one row of this layer's attention, then attend as the stock model does."""
-        self.look(query_bANE, keys_bKNE, scaling)
-        return stock()
-
-    @torch.no_grad()
-    def look(self, query_bANE: Tensor, keys_bKNE: Tensor, scaling: float) -> None:
-        """Decide by the attention of the last prompt token; leave the layer if that changes a row's sequence."""
-        row_bN = row_of_last(self._stream.spans, query_bANE, keys_bKNE, scaling)
-        self.decide(on_picture(row_bN, self._stream.spans))
-
-    def decide(self, saliency: Sequence[RowsOfSaliency]) -> None:
-        """Take the decisions; leave the layer if one of them changes a row's sequence."""
-        # Lines 3, 4, 6 and 10: saliency of each of the p x p regions, the ratio rho, and its two thresholds.
-        keys, boxes = self._samples.keys, self._samples.boxes
-        decisions = [
-            Decision(row, self._policy, keys[sample], sample, None if boxes is None else boxes[sample])
-            for row, sample in enumerate(self._stream.rows)
-        ]
-        self.found = measure(self._layer, lambda _: saliency, decisions)
-        if self._waits:
-            return
-        [self.events] = decide_pending([self.found])
-        living = self._stream.spans.extension > 0
-        if any(event.action == "expand" or (living and event.action == "drop") for event in self.events):
-            raise LeaveLayer
-
-
-def _decided(pending: "list[Scan]") -> Iterator[tuple["Scan", list[Event]]]:
-    """Scans whose decisions waited, with the events of their rows."""
-    found = [scan.found for scan in pending if scan.found is not None]
-    return zip(pending, decide_pending(found) if found else [], strict=True)
-
-
-def row_of_last(spans: Spans, query_bANE: Tensor, keys_bKNE: Tensor, scaling: float) -> Tensor:
-    """Attention of the last prompt token to the whole sequence: [b, N] float32, mean over heads.
-
-    Equals that row of the map that eager attention would form.
-    """
-    return attention_row(spans.last(query_bANE.transpose(1, 2)), [keys_bKNE], spans.seen_by_last, scaling)
-
-
-def on_picture(row_bN: Tensor, spans: Spans) -> list[RowsOfSaliency]:
-    """The part of rows of attention that lies on the base views."""
-    found = []
-    for grid, rows in spans.rows_by_grid.items():
-        own, row_gN = spans.select(rows), row_bN if len(rows) == len(row_bN) else pick(row_bN, rows)
-        found.append(RowsOfSaliency(rows, grid, own.visual(row_gN, grid)))
-    return found
-
-
-def similarity(backbone: Backbone, layer: int, stream: Stream) -> list[RowsOfSaliency]:
-    """Saliency of the base views by Eq. 1 and 2 as they are written."""
-    found = []
-    for grid, rows in stream.spans.rows_by_grid.items():
-        own = stream.spans.select(rows)
-        normed_gNd = backbone.input_norm(layer)(pick(stream.hidden_bNd, rows))
-        query_gAE = backbone.query(layer, own.last(normed_gNd))
-        keys_gKVE = backbone.keys(layer, own.visual(normed_gNd, grid))
-        found.append(RowsOfSaliency(rows, grid, similarity_row(query_gAE, keys_gKVE)))
-    return found
-
-
-def last_row(backbone: Backbone, layer: int, stream: Stream) -> Tensor:
-    """What `row_of_last` gives in the sequence that enters a layer, which runs up to its attention and no further."""
-    rows: list[Tensor] = []
-
-    def hook(query_bANE: Tensor, keys_bKNE: Tensor, _: Tensor, scaling: float, stock: Any, /) -> Any:
-        rows.append(row_of_last(stream.spans, query_bANE, keys_bKNE, scaling))
-        raise LeaveLayer
-
-    with hooks_enabled(backbone), suppress(LeaveLayer):
-        run_stream(backbone, layer, stream, False, {}, hook)
-    return rows[0]
-
-
-def saliency_of(backbone: Backbone, kind: str, layer: int, stream: Stream) -> list[RowsOfSaliency]:
-    """Saliency of the base views in the sequence as it stands (Eq. 1 and 2).
-
-    Args:
-        kind: "attention" or "similarity", as in `Policy.saliency`.
-    """
-    if kind == "similarity":
-        return similarity(backbone, layer, stream)
-    return on_picture(last_row(backbone, layer, stream), stream.spans)
 
 
 def act(

@@ -8,7 +8,7 @@ of the grid, R = p x p regions.
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from itertools import islice
 from typing import Any, NamedTuple
@@ -37,6 +37,31 @@ def without_autocast(like: Tensor) -> AbstractContextManager[Any]:
     return torch.autocast(kind, enabled=False) if enabled else nullcontext()
 
 
+def attention_scores(query_BAE: Tensor, keys: Sequence[Tensor]) -> Tensor:
+    """One token's query times all keys, not yet scaled: [B, K, A / K, N] float32; arguments as `attention_row`."""
+    B, A, E = query_BAE.shape
+    K = keys[0].shape[-3]
+    query_LGE = query_BAE.float().reshape(
+        B * K, A // K, E
+    )  # L rows times key heads, G queries that share one
+    with without_autocast(query_BAE):
+        blocks = [
+            torch.bmm(query_LGE, block.float().flatten(0, 1).transpose(1, 2)).unflatten(0, (B, K))
+            if block.dim() == 4
+            # a product would copy it for each sample
+            else torch.einsum("bkge,kme->bkgm", query_LGE.unflatten(0, (B, K)), block.float())
+            for block in keys
+        ]
+    return torch.cat(blocks, dim=-1) if len(blocks) > 1 else blocks[0]
+
+
+def attention_of(scores_BKGN: Tensor, valid_BN: Tensor | None) -> Tensor:
+    """Attention of scaled scores: softmax over the columns that are no padding, and the mean over heads [B, N]."""
+    if valid_BN is not None:
+        scores_BKGN = scores_BKGN.masked_fill(~valid_BN[:, None, None], float("-inf"))
+    return scores_BKGN.softmax(dim=-1).mean(dim=(-3, -2))
+
+
 def attention_row(
     query_BAE: Tensor, keys: Sequence[Tensor], valid_BN: Tensor | None, scaling: float
 ) -> Tensor:
@@ -54,22 +79,7 @@ def attention_row(
     Returns:
         [B, N] float32, rows sum to 1, 0 at padding.
     """
-    B, A, E = query_BAE.shape
-    K = keys[0].shape[-3]
-    query_BKGE = query_BAE.float().view(B, K, A // K, E) * scaling
-    with without_autocast(query_BAE):
-        blocks = [
-            query_BKGE @ block.float().transpose(2, 3)
-            if block.dim() == 4
-            else torch.einsum(
-                "bkge,kme->bkgm", query_BKGE, block.float()
-            )  # a product would copy it for each sample
-            for block in keys
-        ]
-    scores_BKGN = torch.cat(blocks, dim=-1) if len(blocks) > 1 else blocks[0]
-    if valid_BN is not None:
-        scores_BKGN = scores_BKGN.masked_fill(~valid_BN[:, None, None], float("-inf"))
-    return scores_BKGN.softmax(dim=-1).mean(dim=(1, 2))
+    return attention_of(attention_scores(query_BAE, keys) * scaling, valid_BN)
 
 
 def similarity_row(query_BAE: Tensor, keys_BKVE: Tensor) -> Tensor:
@@ -138,6 +148,7 @@ class Decision(NamedTuple):
     """A decision to take, on one row of saliency by one policy.
 
     Attributes:
+        layer: about to run, scanned by the policy.
         row: of the saliency.
         policy: which decides.
         key: names the sample, for policies that draw.
@@ -145,6 +156,7 @@ class Decision(NamedTuple):
         box: of what the sample's question is about, for policies that select by it.
     """
 
+    layer: int
     row: int
     policy: Policy
     key: str
@@ -166,82 +178,45 @@ class RowsOfSaliency(NamedTuple):
     saliency_bV: Tensor
 
 
-class PendingScan(NamedTuple):
-    """What was measured at a scanned layer, still on the device, and the decisions that it is for.
-
-    Attributes:
-        layer: which was scanned.
-        decisions: to take.
-        sums: saliency by region [b, R] of some rows, under the kind of saliency and the patches that it was summed for.
-    """
-
-    layer: int
-    decisions: Sequence[Decision]
-    sums: list[tuple[str, int, RowsOfSaliency, Tensor]]
-
-
 @torch.no_grad()
-def measure(
-    layer: int, saliency: Callable[[str], Sequence[RowsOfSaliency]], decisions: Sequence[Decision]
-) -> PendingScan:
-    """Saliency of the regions that some decisions need (Eq. 3); nothing is read from the device.
+def scan_and_decide(
+    saliency: Callable[[str], Sequence[RowsOfSaliency]], decisions: Sequence[Decision]
+) -> list[Event]:
+    """From saliency to the event of each decision, in their order: regions, ratio, thresholds (Algorithm 1, 4 to 10).
 
-    The rows may be those of a batch under one policy (`algorithm.py`), or shared by many runs (`branching.py`).
+    The rows may be those of a batch at one layer or at many (`scan.py`), or shared by many runs (`branching.py`). Events
+    are plain numbers, for which a GPU has to be waited for: once for all that is given.
 
     Args:
-        layer: the layer about to run, scanned by every policy of `decisions`.
         saliency: computes the saliency of all rows, from its kind as `Policy.saliency` names it.
-    """
-    sums: list[tuple[str, int, RowsOfSaliency, Tensor]] = []
-    for kind in dict.fromkeys(decision.policy.saliency for decision in decisions):
-        groups = saliency(kind)
-        for patches in dict.fromkeys(d.policy.patches for d in decisions if d.policy.saliency == kind):
-            sums += [
-                (kind, patches, rows, region_sums(rows.saliency_bV, rows.grid, patches)) for rows in groups
-            ]
-    return PendingScan(layer, decisions, sums)
-
-
-def decide_pending(scans: Sequence[PendingScan]) -> list[list[Event]]:
-    """The events of each decision of some scans: the ratio, and the thresholds (Algorithm 1, 4 to 10).
-
-    Events are plain numbers, for which a GPU has to be waited for: once for all that is given.
 
     Raises:
         NotFiniteError: a ratio is not a finite number, which compares with no threshold.
     """
-    parts = [sums_bR for scan in scans for *_, sums_bR in scan.sums]
-    home = parts[0].device
-    flat = torch.cat([part.flatten().to(home) for part in parts]) if len(parts) > 1 else parts[0].flatten()
+    kinds_and_patches = list(dict.fromkeys((d.policy.saliency, d.policy.patches) for d in decisions))
+    groups = {kind: saliency(kind) for kind in dict.fromkeys(kind for kind, _ in kinds_and_patches)}
+    summed = [
+        (kind, patches, rows, region_sums(rows.saliency_bV, rows.grid, patches))
+        for kind, patches in kinds_and_patches
+        for rows in groups[kind]
+    ]
+    parts = [sums_bR for *_, sums_bR in summed]
+    flat = torch.cat([part.flatten() for part in parts]) if len(parts) > 1 else parts[0].flatten()
     numbers = iter(flat.tolist())
-    return [_events(scan, numbers) for scan in scans]
-
-
-def scan_and_decide(
-    layer: int, saliency: Callable[[str], Sequence[RowsOfSaliency]], decisions: Sequence[Decision]
-) -> list[Event]:
-    """From saliency to the event of each decision, in their order: `measure`, and `decide_pending` at once."""
-    [events] = decide_pending([measure(layer, saliency, decisions)])
-    return events
-
-
-def _events(scan: PendingScan, numbers: Iterator[float]) -> list[Event]:
-    """The events of a scan, whose sums are the next ones of `numbers`."""
-    ratio_and_region: dict[tuple[str, int, int], tuple[float, int]] = {}
-    grids: dict[int, tuple[int, int]] = {}
-    for kind, patches, group, sums_bR in scan.sums:
-        grids |= dict.fromkeys(group.rows, group.grid)
-        for row in group.rows:
-            ratio_and_region[kind, patches, row] = hottest(list(islice(numbers, sums_bR.shape[1])))
+    found = {
+        (kind, patches, row): (*hottest(list(islice(numbers, patches**2))), rows.grid)
+        for kind, patches, rows, _ in summed
+        for row in rows.rows
+    }
     events = []
-    for row, policy, key, sample, box in scan.decisions:
-        ratio, region = ratio_and_region[policy.saliency, policy.patches, row]
+    for layer, row, policy, key, sample, box in decisions:
+        ratio, region, grid = found[policy.saliency, policy.patches, row]
         if not math.isfinite(ratio):
             raise NotFiniteError(
                 f"the saliency ratio is {ratio}, for the hidden states that enter the layer",
-                layer=scan.layer,
+                layer=layer,
                 sample=sample,
             )
-        boxed = None if box is None else box.region(policy.patches, grids[row])
-        events.append(decide(policy, scan.layer, ratio, region, key, boxed))
+        boxed = None if box is None else box.region(policy.patches, grid)
+        events.append(decide(policy, layer, ratio, region, key, boxed))
     return events

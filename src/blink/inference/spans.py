@@ -101,6 +101,11 @@ class Spans:
         """`lasts` as int64 on the prompt's device."""
         return from_host(self.lasts, self.position_CBN.device)
 
+    @cached_property
+    def _last(self) -> int | None:
+        """The column that all rows have their last prompt token in, if they agree."""
+        return common(self.lasts)
+
     def to(self, device: torch.device) -> "Spans":
         """The same with all that is on a device on this one."""
         if device == self.position_CBN.device:
@@ -175,10 +180,11 @@ class Spans:
             hidden_BNd, from_host(self.base_starts, device)[:, None] + torch.arange(V, device=device)
         )
 
-    def last(self, of_BNd: Tensor) -> Tensor:
-        """What stands at the last prompt token of each row: [B, d]."""
-        column = common(self.lasts)  # a slice costs a scan less than picking columns row by row
-        return of_BNd[:, column] if column is not None else _take(of_BNd, self._device_lasts[:, None])[:, 0]
+    def last(self, of_BNd: Tensor, dim: int = 1) -> Tensor:
+        """What stands at the last prompt token of each row: [B, d]; with dim=2 [B, A, E] of [B, A, N, E]."""
+        if self._last is not None:  # a slice costs a scan less than picking columns row by row
+            return of_BNd.select(dim, self._last)
+        return _take(of_BNd.transpose(1, dim), self._device_lasts[:, None])[:, 0]
 
     @cached_property
     def seen_by_last(self) -> Tensor | None:
@@ -186,7 +192,7 @@ class Spans:
 
         None where those are all.
         """
-        if self.valid_BN is None and common(self.lasts) == self.columns - 1:
+        if self.valid_BN is None and self._last == self.columns - 1:
             return None
         seen_BN = torch.arange(self.columns, device=self.position_CBN.device) <= self._device_lasts[:, None]
         return seen_BN if self.valid_BN is None else seen_BN & self.valid_BN

@@ -42,7 +42,9 @@ def advance(shared: Shared, rows: Rows) -> Rows:
     for row, (question, members) in enumerate(zip(rows.questions, rows.members, strict=True)):
         for number, run, _ in members:
             if run.policy is not None and run.scans(rows.layer):
-                decisions[row, number] = Decision(row, run.policy, question.key, row, question.box)
+                decisions[row, number] = Decision(
+                    rows.layer, row, run.policy, question.key, row, question.box
+                )
     if rows.decided or not decisions:
         return run_layer(shared, rows)
     scan = _Scan(shared, rows, decisions)
@@ -85,7 +87,7 @@ class _Scan:
             return found
 
         try:
-            events = scan_and_decide(rows.layer, saliency, list(self._decisions.values()))
+            events = scan_and_decide(saliency, list(self._decisions.values()))
         except NotFiniteError as error:
             question = rows.questions[int(error.sample or 0)]
             raise error.of(question.ask, question.number) from None
