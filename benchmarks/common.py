@@ -169,11 +169,15 @@ def interleave(
 def in_turn(
     sides: Sequence[Callable[[], object]], repeats: int, *, warm_up: bool = True
 ) -> list[list[float]]:
-    """Time several functions in turn, after one unmeasured call of each: the seconds of each, by repetition."""
+    """Time several functions in turn, after one unmeasured call of each: the seconds of each, by repetition.
+
+    Every other turn is backwards, so that none is always the one that runs behind a certain other.
+    """
     now = clock()
     times: list[list[float]] = [[] for _ in sides]
     for repeat in range(-1 if warm_up else 0, repeats):
-        for side, seconds in zip(sides, times, strict=True):
+        turn = list(zip(sides, times, strict=True))
+        for side, seconds in reversed(turn) if repeat % 2 else turn:
             started = now()
             side()
             if torch.cuda.is_available():

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from blink import Policy, TokenSR, attach
 from blink.analysis.record import record
-from blink.inference.prompt_spans import find_spans
+from blink.inference.calls.prompt_spans import find_spans
 from blink.inference.run import Run
 from blink.inference.saliency import focus
 from blink.model.backbone import CACHE, Backbone

@@ -8,8 +8,8 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from blink.inference.cache import BlinkCache, Piece
+from blink.inference.calls.prompt_spans import find_spans
 from blink.inference.policy import Event
-from blink.inference.prompt_spans import find_spans
 from blink.inference.spans import Placement
 
 

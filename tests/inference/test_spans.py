@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from blink.inference.prompt_spans import find_spans
+from blink.inference.calls.prompt_spans import find_spans
 from blink.inference.spans import Placement, Spans
 from blink.model.token_sr import Box
 

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from blink.inference.prompt_spans import prompt_spans
+from blink.inference.calls.prompt_spans import prompt_spans
 from blink.model.backbone import Backbone
 from blink.model.image_inputs import (
     PictureShapes,

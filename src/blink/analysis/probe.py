@@ -20,10 +20,10 @@ from torch import Tensor
 from blink.analysis.kept import Kept, Piece
 from blink.bench import Sample
 from blink.inference.algorithm import Observer, PassOutput, run_prompt
+from blink.inference.calls.given import NOTHING_GIVEN, Given
+from blink.inference.calls.prompt_spans import prompt_spans
 from blink.inference.crops import Samples
-from blink.inference.given import NOTHING_GIVEN, Given
 from blink.inference.policy import Event
-from blink.inference.prompt_spans import prompt_spans
 from blink.inference.run import Run
 from blink.inference.scan import last_row, on_picture
 from blink.inference.spans import Spans

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from blink.analysis.probe import picture_attention, run_observed
-from blink.inference.given import NOTHING_GIVEN, Given
+from blink.inference.calls.given import NOTHING_GIVEN, Given
 from blink.inference.policy import Event, Policy, living
 from blink.inference.run import Run
 from blink.inference.saliency import RowsOfSaliency, focus

@@ -17,42 +17,28 @@ cache, so generations may interleave.
 import copy
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, replace
 from typing import Any, TypeGuard
 
 import torch
-from PIL import Image
 from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from blink.inference.algorithm import PassOutput, run_prompt, run_step
-from blink.inference.cache import NO_PIXELS, BlinkCache, Pixels
-from blink.inference.crops import Samples
-from blink.inference.given import (
-    NOTHING_GIVEN,
-    checked_boxes,
-    checked_ends,
-    checked_keys,
-    checked_pictures,
-    view_maker,
-)
-from blink.inference.policy import ACTIONS, Event, Policy, check_policy
-from blink.inference.prompt_spans import prompt_spans, read_prompts
-from blink.inference.refusals import (
+from blink.inference.cache import NO_PIXELS, BlinkCache
+from blink.inference.calls.given import RowFacts
+from blink.inference.calls.prompt import Prompt, read_pixels, read_prompt
+from blink.inference.calls.refusals import (
     check_generation,
     check_no_image,
     check_outputs,
-    check_positions,
-    check_prompt,
     check_step,
 )
+from blink.inference.policy import ACTIONS, Event, Policy, check_policy
 from blink.inference.run import Run
-from blink.inference.spans import Spans
 from blink.model.backbone import CACHE, Backbone
-from blink.model.image_inputs import base_views, check_images, pixel_digests
 from blink.model.shadow import Shadow, is_shadowed
 from blink.runs.values import UserError
 
@@ -61,19 +47,10 @@ _OUTPUTS = ("use_cache", "output_attentions", "output_hidden_states")
 
 # What travels between the nested forwards of a call. As keywords they would reach vision towers and loss functions, too.
 _labels: ContextVar[Tensor | None] = ContextVar("blink_labels", default=None)
-_prompt: ContextVar["_Prompt | None"] = ContextVar("blink_prompt", default=None)
+_prompt: ContextVar[Prompt | None] = ContextVar("blink_prompt", default=None)
 
 
-@dataclass(frozen=True)
-class _Prompt:
-    """The distinct prompts of a batch: spans, what else they are known by, and how many rows in a row repeat each (beams)."""
-
-    spans: Spans
-    samples: Samples
-    repeats: int
-
-
-class Handle:
+class Handle(RowFacts):
     """Blink attached to one model. Made by `attach`.
 
     Attributes:
@@ -83,11 +60,10 @@ class Handle:
     """
 
     def __init__(self, backbone: Backbone, policy: Policy, run: Run) -> None:
+        super().__init__(backbone)
         self._policy = policy
-        self._backbone = backbone
         self._run = run
         self._enabled = True
-        self._given = NOTHING_GIVEN
         self._trace: list[list[Event]] = []
         self._shadows = {
             "generate": Shadow(self.model, "generate", self._generate),
@@ -137,82 +113,6 @@ class Handle:
         finally:
             self._enabled = before
 
-    @contextmanager
-    def sample_keys(self, keys: Sequence[str]) -> Iterator[None]:
-        """Inside, name the rows of each prompt, for a random selector or schedule.
-
-        The draws depend on (policy.seed, key, layer). Without keys a hash of the unpadded prompt ids and the
-        pixels is taken.
-        """
-        with self._saying(keys=checked_keys(keys)):
-            yield
-
-    @contextmanager
-    def prompt_end(self, columns: Sequence[int] | Tensor) -> Iterator[None]:
-        """Inside, say where the prompt of each row ends: the column of its last token, padding included.
-
-        What follows in the same forward is an answer: it attends to extensions, and changes neither events nor the
-        prompt's logits. Without this, a prompt ends before the first label that counts (not -100) of a forward
-        with `labels`, and otherwise at the row's last token.
-
-        Args:
-            columns: one per prompt row, counted from 0 in `input_ids`; behind the picture, and not on padding.
-        """
-        with self._saying(ends=checked_ends(columns)):
-            yield
-
-    @contextmanager
-    def pictures(self, images: Sequence[Image.Image], processor: Any = None) -> Iterator[None]:
-        """Inside, hand over the pictures of each prompt as they were before the processor, for source="encode".
-
-        Without them regions are cut out of the processed pixels, which hold no more detail than the whole picture
-        had at the vision tower's resolution.
-
-        Args:
-            images: one per prompt row.
-            processor: of the model; None: that of the `Backbone` that was attached to.
-
-        Raises:
-            ValueError: an entry is no picture, or there is no processor.
-        """
-        view_maker(self._backbone, processor)
-        with self._saying(pictures=checked_pictures(images), **_unless_none(processor=processor)):
-            yield
-
-    @contextmanager
-    def boxes(
-        self,
-        boxes: Sequence[Sequence[float] | None],
-        sizes: Sequence[tuple[int, int]] | None = None,
-        processor: Any = None,
-    ) -> Iterator[None]:
-        """Inside, say where the thing is that each row's question is about, for selector="box".
-
-        The region acted on is the one that holds most of the box's area within what the model sees; the lowest index
-        wins ties.
-
-        Args:
-            boxes: left, top, right and bottom in pixels of the original picture, one per prompt row; None for a question
-                about no single place, for which nothing is expanded.
-            sizes: (width, height) of the original pictures; None: of those given by `pictures`.
-            processor: as for `pictures`; it tells how pictures are padded or cropped.
-
-        Raises:
-            ValueError: an entry is no box, or there is no processor.
-        """
-        view_maker(self._backbone, self._given.processor if processor is None else processor)
-        said = _unless_none(sizes=None if sizes is None else list(sizes), processor=processor)
-        with self._saying(boxes=checked_boxes(boxes), **said):
-            yield
-
-    @contextmanager
-    def _saying(self, **said: Any) -> Iterator[None]:
-        before, self._given = self._given, replace(self._given, **said)
-        try:
-            yield
-        finally:
-            self._given = before
-
     def detach(self) -> None:
         """Give the model object back as it was; doing so twice is harmless."""
         while self._shadows:
@@ -231,7 +131,9 @@ class Handle:
         check_generation(config, arguments)
         # Read here, for the forward may see features in place of pixels (transformers 5 encodes pictures first).
         ids_BS = arguments.get("input_ids", arguments.get("inputs"))
-        pixels = NO_PIXELS if ids_BS is None else self._pixels({**arguments, "input_ids": ids_BS})
+        pixels = NO_PIXELS
+        if ids_BS is not None:
+            pixels = read_pixels(self._backbone, self._run, self._given, {**arguments, "input_ids": ids_BS})
         repeats = max(config.num_beams or 1, config.num_return_sequences or 1)
         arguments[CACHE] = BlinkCache(repeats, pixels)
         if config.cache_implementation is not None:
@@ -271,7 +173,10 @@ class Handle:
                 inputs["position_ids"] = cache.stock_positions(new.shape[1]).expand(axes, -1, -1)
             return shadow.stock(**inputs)
         self._trace = []  # also where disabled: the trace is that of the last prompt
-        token = _prompt.set(self._prompt(inputs) if self._enabled else None)
+        prompt = None
+        if self._enabled:
+            prompt = read_prompt(self._backbone, self._run, self._given, inputs, _labels.get())
+        token = _prompt.set(prompt)
         try:
             return shadow.stock(**inputs)
         finally:
@@ -311,7 +216,7 @@ class Handle:
 
     def _run_prompt(
         self,
-        prompt: _Prompt,
+        prompt: Prompt,
         hidden_BSd: Tensor,
         added: Mapping[int, Tensor],
         cache: BlinkCache | None,
@@ -337,45 +242,6 @@ class Handle:
         return passed._replace(
             hidden_BSd=passed.hidden_BSd.repeat_interleave(prompt.repeats, dim=0),
             states=tuple(state.repeat_interleave(prompt.repeats, dim=0) for state in passed.states),
-        )
-
-    def _prompt(self, inputs: dict[str, Any]) -> _Prompt:
-        """Check a prompt and find its spans and keys; `inputs` are the multimodal forward's, by name."""
-        mask_BS = check_prompt(inputs)
-        ids_BS = inputs["input_ids"]
-        # All that the host has to know of a prompt, read at once: each time it waits for a GPU, which idles meanwhile.
-        read = read_prompts(ids_BS, mask_BS)
-        valid_BS = None if mask_BS is None or read.valid is None else mask_BS != 0
-        B = ids_BS.shape[0]
-        cache = inputs.get(CACHE)
-        repeats = cache.repeats if isinstance(cache, BlinkCache) else 1
-        distinct = list(range(0, B, repeats))
-        ends = self._given.prompt_ends(len(distinct))
-        if ends is not None:
-            ends = [end for end in ends for _ in range(repeats)]
-        spans = prompt_spans(self._backbone, inputs, valid_BS, ends, _labels.get(), read)
-        check_images(self._backbone, [ids.count(self._backbone.image_token_id) for ids in read.ids], inputs)
-        check_positions(inputs.get("position_ids"), spans.position_CBN, valid_BS)
-        spans = spans.select(distinct)
-        pixels = cache.take_pixels() if isinstance(cache, BlinkCache) else NO_PIXELS
-        if pixels == NO_PIXELS:
-            pixels = self._pixels(inputs)
-        rows = [read.prompt(row, last) for row, last in zip(distinct, spans.lasts, strict=True)]
-        samples = Samples(
-            keys=self._given.sample_keys(self.policy, rows, pixels.digests),
-            boxes=self._given.seen_boxes(self._backbone, self.policy, len(rows)),
-            crops=self._given.crops(self._backbone, self._run, ids_BS[::repeats], spans, pixels.views),
-        )
-        return _Prompt(spans, samples, repeats)
-
-    def _pixels(self, inputs: Mapping[str, Any]) -> Pixels:
-        """What the policy will need of the pixels among the arguments of a forward or of `generate`."""
-        if inputs.get("pixel_values") is None:
-            return NO_PIXELS
-        views = self._run.encodes and self._given.pictures is None
-        return Pixels(
-            digests=pixel_digests(self._backbone, inputs) if self.policy.draws else None,
-            views=base_views(self._backbone, inputs) if views else None,
         )
 
 
@@ -418,8 +284,3 @@ def attach(
 def _continues(cache: Any) -> TypeGuard[BlinkCache]:
     """Whether `cache` holds a prompt that ran with Blink: its events stand, and nothing is scanned any more."""
     return isinstance(cache, BlinkCache) and cache.get_seq_length() > 0
-
-
-def _unless_none(**said: Any) -> dict[str, Any]:
-    """What is not None."""
-    return {name: value for name, value in said.items() if value is not None}

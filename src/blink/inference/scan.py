@@ -54,10 +54,14 @@ class Scan:
         /,
     ) -> tuple[Tensor, Any]:
         """Decide by one row of this layer's attention, then attend as the stock model does."""
-        with torch.no_grad():
-            row_bN = row_of_last(self._stream.spans, query_bANE, keys_bKNE, scaling)
-            self.decide(on_picture(row_bN, self._stream.spans))
+        self.look(query_bANE, keys_bKNE, scaling)
         return stock()
+
+    @torch.no_grad()
+    def look(self, query_bANE: Tensor, keys_bKNE: Tensor, scaling: float) -> None:
+        """Decide by the attention of the last prompt token; leave the layer if that changes a row's sequence."""
+        row_bN = row_of_last(self._stream.spans, query_bANE, keys_bKNE, scaling)
+        self.decide(on_picture(row_bN, self._stream.spans))
 
     def decide(self, saliency: Sequence[RowsOfSaliency]) -> None:
         """Take the decisions; leave the layer if one of them changes a row's sequence."""

@@ -8,7 +8,7 @@ from PIL import Image
 from transformers import LlavaConfig, LlavaForConditionalGeneration, PixtralVisionConfig
 
 import blink
-from blink.inference.prompt_spans import prompt_spans
+from blink.inference.calls.prompt_spans import prompt_spans
 from blink.model.backbone import CACHE, Backbone
 from blink.model.image_inputs import embed_prompt, encode_image
 from tests import models

@@ -16,8 +16,8 @@ from blink.analysis.record import LayerRecord, record
 from blink.bench import Sample
 from blink.evaluation.answering.answerers import fitting, seen_or_none
 from blink.evaluation.answering.meter import Meter
+from blink.inference.calls.given import Given, checked_boxes
 from blink.inference.engine import Answer, Engine
-from blink.inference.given import Given, checked_boxes
 from blink.inference.policy import Event, Policy
 from blink.inference.run import Run
 from blink.model.backbone import Backbone

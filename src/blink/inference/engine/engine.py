@@ -20,12 +20,12 @@ from torch import nn
 from transformers.generation import LogitsProcessorList
 
 from blink.inference.attach import attach
+from blink.inference.calls.given import Given, checked_boxes
 from blink.inference.engine.asks import Answer, Ask, check_runs, check_texts, split_prompts
 from blink.inference.engine.decoding import FiniteLogits, closing_ids, closing_tokens
 from blink.inference.engine.pool import RowLimit
 from blink.inference.engine.schedule import AskError, Pace, Schedule
 from blink.inference.engine.wave import CheckedAsk
-from blink.inference.given import Given, checked_boxes
 from blink.inference.policy import Policy
 from blink.inference.run import Run
 from blink.model.backbone import Backbone

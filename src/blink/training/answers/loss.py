@@ -16,10 +16,10 @@ from torch.nn import functional as F
 
 from blink.inference.algorithm import run_scanned_layer
 from blink.inference.attention import hooks_enabled
+from blink.inference.calls.given import crop_prefixes, view_maker
+from blink.inference.calls.prompt_spans import prompt_spans
 from blink.inference.crops import Crops, OriginalPicture, Samples
-from blink.inference.given import crop_prefixes, view_maker
 from blink.inference.policy import Policy
-from blink.inference.prompt_spans import prompt_spans
 from blink.inference.run import Run
 from blink.inference.spans import Spans
 from blink.inference.streams import join, merge, run_stream, split

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from blink.inference.prompt_spans import find_spans
+from blink.inference.calls.prompt_spans import find_spans
 from tests.inference.test_spans import IMAGE
 
 

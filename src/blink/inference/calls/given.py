@@ -6,8 +6,9 @@ Axes: B rows, S columns of the input, C channels, h x w pixels.
 """
 
 import operator
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -136,6 +137,90 @@ class Given:
 NOTHING_GIVEN = Given()
 
 
+class RowFacts:
+    """By these a caller says of the rows of each prompt what their tokens do not; each holds inside its `with`."""
+
+    def __init__(self, backbone: Backbone) -> None:
+        self._backbone = backbone
+        self._given = NOTHING_GIVEN
+
+    @contextmanager
+    def sample_keys(self, keys: Sequence[str]) -> Iterator[None]:
+        """Inside, name the rows of each prompt, for a random selector or schedule.
+
+        The draws depend on (policy.seed, key, layer). Without keys a hash of the unpadded prompt ids and the
+        pixels is taken.
+        """
+        with self._saying(keys=checked_keys(keys)):
+            yield
+
+    @contextmanager
+    def prompt_end(self, columns: Sequence[int] | Tensor) -> Iterator[None]:
+        """Inside, say where the prompt of each row ends: the column of its last token, padding included.
+
+        What follows in the same forward is an answer: it attends to extensions, and changes neither events nor the
+        prompt's logits. Without this, a prompt ends before the first label that counts (not -100) of a forward
+        with `labels`, and otherwise at the row's last token.
+
+        Args:
+            columns: one per prompt row, counted from 0 in `input_ids`; behind the picture, and not on padding.
+        """
+        with self._saying(ends=checked_ends(columns)):
+            yield
+
+    @contextmanager
+    def pictures(self, images: Sequence[Image.Image], processor: Any = None) -> Iterator[None]:
+        """Inside, hand over the pictures of each prompt as they were before the processor, for source="encode".
+
+        Without them regions are cut out of the processed pixels, which hold no more detail than the whole picture
+        had at the vision tower's resolution.
+
+        Args:
+            images: one per prompt row.
+            processor: of the model; None: that of the `Backbone` that was attached to.
+
+        Raises:
+            ValueError: an entry is no picture, or there is no processor.
+        """
+        view_maker(self._backbone, processor)
+        with self._saying(pictures=checked_pictures(images), **_unless_none(processor=processor)):
+            yield
+
+    @contextmanager
+    def boxes(
+        self,
+        boxes: Sequence[Sequence[float] | None],
+        sizes: Sequence[tuple[int, int]] | None = None,
+        processor: Any = None,
+    ) -> Iterator[None]:
+        """Inside, say where the thing is that each row's question is about, for selector="box".
+
+        The region acted on is the one that holds most of the box's area within what the model sees; the lowest index
+        wins ties.
+
+        Args:
+            boxes: left, top, right and bottom in pixels of the original picture, one per prompt row; None for a question
+                about no single place, for which nothing is expanded.
+            sizes: (width, height) of the original pictures; None: of those given by `pictures`.
+            processor: as for `pictures`; it tells how pictures are padded or cropped.
+
+        Raises:
+            ValueError: an entry is no box, or there is no processor.
+        """
+        view_maker(self._backbone, self._given.processor if processor is None else processor)
+        said = _unless_none(sizes=None if sizes is None else list(sizes), processor=processor)
+        with self._saying(boxes=checked_boxes(boxes), **said):
+            yield
+
+    @contextmanager
+    def _saying(self, **said: Any) -> Iterator[None]:
+        before, self._given = self._given, replace(self._given, **said)
+        try:
+            yield
+        finally:
+            self._given = before
+
+
 def checked_ends(columns: Sequence[int] | Tensor) -> list[int]:
     """Columns as ints, or ValueError."""
     listed = columns.tolist() if isinstance(columns, Tensor) else columns
@@ -219,3 +304,8 @@ def _check_count(name: str, what: str, entries: Sequence[Any], rows: int) -> Non
     """Raise ValueError unless there is one entry per row."""
     if len(entries) != rows:
         raise UserError(f"{name} names {len(entries)} {what}, the prompt has {rows} rows; give one per row")
+
+
+def _unless_none(**said: Any) -> dict[str, Any]:
+    """What is not None."""
+    return {name: value for name, value in said.items() if value is not None}
