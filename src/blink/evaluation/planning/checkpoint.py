@@ -12,7 +12,7 @@ import torch
 
 from blink.model.backbone import Backbone
 from blink.model.checkpoints import load_backbone, outline
-from blink.model.processors import load_processor, picture_options
+from blink.model.processors import load_processor
 from blink.model.prompts import Template, template_of
 from blink.model.views import ViewMaker
 
@@ -44,7 +44,7 @@ class Checkpoint(NamedTuple):
         Raises:
             ValueError: there is no such backbone, or its pictures cannot be made as asked for.
         """
-        return _outline(self.path, self.revision, **picture_options(self._asdict()))
+        return _outline(self.path, self.revision, self.pad, self.min_pixels, self.max_pixels)
 
     def views(self) -> ViewMaker:
         """What the backbone sees of a picture."""
@@ -62,9 +62,12 @@ class Checkpoint(NamedTuple):
 
 
 @lru_cache(maxsize=4)
-def _outline(path: str, revision: str | None, **pictures: Any) -> Backbone:
+def _outline(
+    path: str, revision: str | None, pad: bool | None, min_pixels: int | None, max_pixels: int | None
+) -> Backbone:
     known = outline(path, revision=revision)
-    return Backbone.of(known, load_processor(path, revision=revision, **pictures))
+    processor = load_processor(path, revision=revision, pad=pad, min_pixels=min_pixels, max_pixels=max_pixels)
+    return Backbone.of(known, processor)
 
 
 @lru_cache(maxsize=4)

@@ -5,11 +5,9 @@ from typing import NamedTuple
 
 from omegaconf import DictConfig
 
-from blink.evaluation.planning.asking import asked_of
 from blink.evaluation.planning.checkpoint import Checkpoint
-from blink.evaluation.planning.fit import check_context
 from blink.inference.policy import Policy
-from blink.integrations.server.plan import address, common_limits
+from blink.integrations.server.plan import site_of
 from blink.model.prompts import Template
 from blink.model.token_sr.files import token_sr_config
 from blink.runs.config.settings import plain
@@ -68,23 +66,18 @@ def make_plan(config: DictConfig, overrides: Sequence[str]) -> Shown:
         ValueError: something does not fit; says what, and what to do.
     """
     settings = plain(config)
-    host, port = address(settings)
-    limits = settings["limits"]
-    checked = Limits(
-        **common_limits(limits),
-        characters=whole_number("limits.characters", limits["characters"]),
-    )
+    characters = whole_number("limits.characters", settings["limits"]["characters"])
     longest = whole_number("max_new_tokens", settings["max_new_tokens"])
-    asked = asked_of(config, settings, overrides, boxless="the page does not ask for")
+    site = site_of(config, settings, overrides, longest, boxless="the page does not ask for")
+    asked = site.asked
     if asked.policy is None:
         raise UserError(
             "method=vanilla: it is what the answers are held against; choose blink, interp or encode"
         )
-    check_context(asked.backbone, {"max_new_tokens": longest})
     return Shown(
-        name=str(settings["model"]["path"]).rstrip("/").rpartition("/")[2],
-        host=host,
-        port=port,
+        name=site.name,
+        host=site.host,
+        port=site.port,
         backbone=asked.checkpoint,
         template=asked.template,
         policy=asked.policy,
@@ -92,6 +85,6 @@ def make_plan(config: DictConfig, overrides: Sequence[str]) -> Shown:
         trained=None if asked.token_sr is None else token_sr_config(asked.token_sr).layers,
         layers=asked.backbone.num_layers,
         max_new_tokens=longest,
-        limits=checked,
+        limits=Limits(**site.limits, characters=characters),
         line=asked.line,
     )

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from omegaconf import DictConfig
 
-from blink.evaluation.planning.asking import asked_of
+from blink.evaluation.planning.asking import Asked, asked_of
 from blink.evaluation.planning.checkpoint import Checkpoint
 from blink.evaluation.planning.fit import check_context, context_length
 from blink.inference.run import Run
@@ -67,6 +67,22 @@ class Serving(NamedTuple):
         return {self.name: self.run, self.name + WITHOUT: Run()} if self.run.policy else {self.name: Run()}
 
 
+class Site(NamedTuple):
+    """Settings that the server and the demo page have in common, checked.
+
+    Attributes:
+        name: of the backbone.
+        limits: those on waiting, times and pictures, by name.
+        asked: how answers are given.
+    """
+
+    name: str
+    host: str
+    port: int
+    limits: dict[str, Any]
+    asked: Asked
+
+
 def make_plan(config: DictConfig, overrides: Sequence[str]) -> Serving:
     """Check all settings; of the backbone only the config is read.
 
@@ -74,45 +90,61 @@ def make_plan(config: DictConfig, overrides: Sequence[str]) -> Serving:
         ValueError: something does not fit; says what, and what to do.
     """
     settings = plain(config)
-    host, port = address(settings)
-    limits = settings["limits"]
-    checked = Limits(
-        **common_limits(limits),
-        new_tokens=whole_number("limits.new_tokens", limits["new_tokens"]),
-    )
+    most = whole_number("limits.new_tokens", settings["limits"]["new_tokens"])
     longest = whole_number("max_new_tokens", settings["max_new_tokens"])
-    if longest > checked.new_tokens:
-        raise UserError(f"max_new_tokens={longest} is above limits.new_tokens={checked.new_tokens}")
+    if longest > most:
+        raise UserError(f"max_new_tokens={longest} is above limits.new_tokens={most}")
     memory_gb = number("memory_gb", settings["memory_gb"], above=0)
     key = _key(optional(text, "key_variable", settings["key_variable"]))
-    asked = asked_of(config, settings, overrides, boxless="requests have not")
-    check_context(asked.backbone, {"max_new_tokens": longest})
-    checked = checked._replace(new_tokens=min(checked.new_tokens, context_length(asked.backbone)))
-    path = settings["model"]["path"]
-    name = optional(text, "name", settings["name"]) or str(path).rstrip("/").rpartition("/")[2]
-    run = Run(asked.policy, asked.token_sr)
+    site = site_of(config, settings, overrides, longest, boxless="requests have not")
+    asked = site.asked
     return Serving(
-        name, host, port, key, asked.checkpoint, asked.template, run, memory_gb, longest, checked, asked.line
+        name=optional(text, "name", settings["name"]) or site.name,
+        host=site.host,
+        port=site.port,
+        key=key,
+        backbone=asked.checkpoint,
+        template=asked.template,
+        run=Run(asked.policy, asked.token_sr),
+        memory_gb=memory_gb,
+        max_new_tokens=longest,
+        limits=Limits(**site.limits, new_tokens=min(most, context_length(asked.backbone))),
+        line=asked.line,
     )
 
 
-def common_limits(limits: Mapping[str, Any]) -> dict[str, Any]:
-    """Check the limits that the server and the demo page have in common, by name.
+def site_of(
+    config: DictConfig,
+    settings: dict[str, Any],
+    overrides: Sequence[str],
+    max_new_tokens: int,
+    *,
+    boxless: str,
+) -> Site:
+    """Check address, limits, and how answers are given.
+
+    Args:
+        settings: the config as plain containers.
+        max_new_tokens: of an answer.
+        boxless: as for `asked_of`.
 
     Raises:
-        UserError: one is no number of its range.
+        ValueError: something does not fit; says what, and what to do.
     """
-    queue = whole_number("limits.queue", limits["queue"])
+    host, port = _address(settings)
+    limits = settings["limits"]
     others = ("seconds", "megabytes", "megapixels")
-    return {"queue": queue, **{name: number(f"limits.{name}", limits[name], above=0) for name in others}}
+    checked = {
+        "queue": whole_number("limits.queue", limits["queue"]),
+        **{name: number(f"limits.{name}", limits[name], above=0) for name in others},
+    }
+    asked = asked_of(config, settings, overrides, boxless=boxless)
+    check_context(asked.backbone, {"max_new_tokens": max_new_tokens})
+    name = str(settings["model"]["path"]).rstrip("/").rpartition("/")[2]
+    return Site(name, host, port, checked, asked)
 
 
-def address(settings: Mapping[str, Any]) -> tuple[str, int]:
-    """Check the keys `host` and `port`.
-
-    Raises:
-        UserError: they are no address.
-    """
+def _address(settings: Mapping[str, Any]) -> tuple[str, int]:
     host = text("host", settings["host"])
     port = whole_number("port", settings["port"], 0)
     if port > _MOST_PORTS:
