@@ -9,7 +9,8 @@ from PIL import Image
 
 from blink.bench import Benchmark, Pope, Sample
 from blink.bench.pope import SPLITS
-from blink.evaluation.answering.predict import Asked, Reply, naming
+from blink.evaluation.answering.parts import naming
+from blink.evaluation.answering.predict import Asked, Reply
 from blink.evaluation.answering.rows import resume
 from blink.evaluation.evaluate import evaluate
 from blink.evaluation.result import Result, Setup

@@ -1,5 +1,7 @@
 """A backbone's answers: the same shared or one by one, and the same as stock generate gives."""
 
+import gc
+import weakref
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -292,6 +294,27 @@ def test_the_right_one_of_many_is_named(backbone: Backbone) -> None:
     with pytest.raises(NotFiniteError, match=r"^TokenSR modules.*, question 1/0: ") as caught:
         ids_of(answerer, several())
     assert "1/0" in str(caught.value.__notes__)
+
+
+@pytest.mark.parametrize("zooms", [(), (1,)])
+def test_pictures_are_let_go(zooms: Sequence[int], backbone: Backbone) -> None:
+    """Would catch a run that holds every picture of a benchmark until its end."""
+    opened: list[weakref.ref[Image.Image]] = []
+
+    def picture(number: int) -> Image.Image:
+        made = models.picture(number)
+        opened.append(weakref.ref(made))
+        return made
+
+    runs = [Run(), Run(Policy([2], 0.2, 0))]
+    answerer = BackboneAnswerer(backbone, TEMPLATE, runs, max_new_tokens=1, zooms=zooms, pictures=2)
+    asked = [Asked([replace(sample(0), open_image=partial(picture, n))], [0, 1]) for n in range(8)]
+    alive = []
+    for _ in answerer.answer_many(asked):
+        gc.collect()
+        alive.append(sum(one() is not None for one in opened))
+    assert len(opened) == 8
+    assert max(alive) <= 4
 
 
 def test_no_picture_is_begun_after_a_stop(backbone: Backbone) -> None:

@@ -14,8 +14,8 @@ from PIL import Image
 from blink.analysis.cases import Box, as_seen, box_of
 from blink.analysis.record import LayerRecord, record
 from blink.bench import Sample
-from blink.evaluation.answering.answerers import fitting, seen_or_none
 from blink.evaluation.answering.meter import Meter
+from blink.evaluation.answering.parts import fitting, seen_or_none
 from blink.inference.calls.given import Given, checked_boxes
 from blink.inference.engine import Answer, Engine
 from blink.inference.policy import Event, Policy

@@ -8,8 +8,8 @@ answers samples.
 """
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -26,22 +26,12 @@ from blink.runs.signals import finishing_first
 
 log = logging.getLogger(__name__)
 
-_NAMED = 40
-"""Questions under way that an error names at most."""
-
 
 class Asked(NamedTuple):
     """Samples about one picture, and the numbers of the runs that are to answer them."""
 
     samples: Sequence[Sample]
     runs: Sequence[int]
-
-
-class HasSamples(Protocol):
-    """A picture that is asked about, in whatever state."""
-
-    @property
-    def samples(self) -> Sequence[Sample]: ...
 
 
 class Reply(NamedTuple):
@@ -186,23 +176,6 @@ def rows_of(
             ]
             for replies in by_run
         ]
-
-
-@contextmanager
-def naming(under_way: Iterable[HasSamples]) -> Iterator[None]:
-    """Context of answering: a note at any error says which questions were under way.
-
-    Args:
-        under_way: pictures; may change until there is an error.
-    """
-    try:
-        yield
-    except Exception as error:
-        ids = [sample.id for picture in under_way for sample in picture.samples]
-        if ids:
-            more = f" and {len(ids) - _NAMED} more" if len(ids) > _NAMED else ""
-            error.add_note(f"while answering {', '.join(ids[:_NAMED])}{more}")
-        raise
 
 
 def _progress(name: str) -> Progress:

@@ -5,10 +5,10 @@ would be expanded at the first scanned layer is cut out of the original picture;
 behind the picture's from layer 0 on. Both passes run whole, which is what it costs.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
+from blink.evaluation.answering.parts import Box, Part, Picture
 from blink.inference.boxes import SeenBox
 from blink.inference.engine import Answer
 from blink.inference.policy import Policy
@@ -16,8 +16,38 @@ from blink.inference.run import Run
 from blink.model.families import Grid
 from blink.model.token_sr import region_box
 
-Box = Sequence[Any]
-"""Left, top, right and bottom in pixels of a picture, or a `SeenBox`."""
+
+def in_two_passes(
+    run: int, pictures: Sequence[Picture], passed: Callable[[Iterable[Part]], Iterator[list[list[Answer]]]]
+) -> list[list[Answer]]:
+    """Answer the samples about some pictures as a run that zooms does: one answer per sample.
+
+    Args:
+        run: its number.
+        pictures: that it fits.
+        passed: answers parts, for each of their runs.
+    """
+    policies = [_policy(picture.runs[run]) for picture in pictures]
+    look = [
+        Part.whole(picture, {run: looking(policy)})
+        for picture, policy in zip(pictures, policies, strict=True)
+    ]
+    looked = [answers for [answers] in passed(look)]
+    boxes = [
+        shown(answers, policy, picture.grid, picture.boxes)
+        for answers, policy, picture in zip(looked, policies, pictures, strict=True)
+    ]
+    seen = passed(
+        [
+            Part(picture, {run: seeing(policy)}, list(of_picture), list(of_picture.values()))
+            for picture, policy, of_picture in zip(pictures, policies, boxes, strict=True)
+            if of_picture
+        ]
+    )
+    return [
+        merged(answers, dict(zip(of_picture, next(seen)[0], strict=True)) if of_picture else {})
+        for answers, of_picture in zip(looked, boxes, strict=True)
+    ]
 
 
 def looking(policy: Policy) -> Run:
@@ -75,3 +105,8 @@ def merged(looked: Sequence[Answer], seen: Mapping[int, Answer]) -> list[Answer]
         event = replace(before, region=zoomed.region, action="expand")
         answers[number] = answer._replace(events=(event,))
     return answers
+
+
+def _policy(run: Run) -> Policy:
+    assert run.policy is not None, "the backbone as it is does not zoom"
+    return run.policy

@@ -16,7 +16,7 @@ import torch
 from transformers import StoppingCriteria, StoppingCriteriaList, TextStreamer
 from transformers.generation import LogitsProcessorList
 
-from blink.evaluation.answering.answerers import fitting
+from blink.evaluation.answering.parts import fitting
 from blink.inference.engine import Answer, Ask, Engine
 from blink.inference.engine.decoding import FiniteLogits, closing_ids
 from blink.inference.run import Run
