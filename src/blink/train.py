@@ -120,9 +120,7 @@ def train(
     Returns:
         None in all processes but the first, which gathers the measures.
     """
-    from blink.model.processors import load_processor
-    from blink.model.prompts import template_of
-    from blink.model.views import ViewMaker, prefix_ids, quadrants
+    from blink.model.views import quadrants
     from blink.runs.boards.board import Board
     from blink.training import parts
     from blink.training.checkpoints import (
@@ -149,24 +147,15 @@ def train(
         checkpoint = checkpoint_to_continue(
             folder / CHECKPOINTS, plan.start_from, parts.weight_shapes(plan, outlined)
         )
-        processor = load_processor(plan.backbone, revision=plan.revision, **plan.pictures)
-        template = template_of(processor, plan.template)
-        prefix = template.prefix
-        views = ViewMaker(processor, prefix, outlined.grid)
-        ids = prefix_ids(processor, prefix)
-        stored = parts.stored_features(plan, outlined, processor, ids, views, references)
-        portions, left_out = parts.image_portions(plan, images, folder, views, stored)
-        portions, questions = parts.ask(plan, portions, processor, template)
+        prefix, views, stored, portions, left_out, questions = parts.find_images(
+            plan, outlined, images, references, folder
+        )
         inputs = {
             "backbone": outlined.fingerprint.files,
             "revision": outlined.revision,
             "images": portions.train.content,
         }
-        check_inputs(
-            folder / INPUTS,
-            inputs,
-            begun=bool(numbered_checkpoints(folder / CHECKPOINTS)),
-        )
+        check_inputs(folder / INPUTS, inputs, begun=bool(numbered_checkpoints(folder / CHECKPOINTS)))
         record = provenance("train", overrides, seed=plan.seed, inputs=inputs)
         processes = note_process(folder, record)
         for warning in mixed(processes):
@@ -175,12 +164,8 @@ def train(
         if checkpoint is not None and checkpoint.is_file():
             check_position(read_checkpoint(checkpoint)["PairData"], portions.train.fingerprint, plan.seed)
         lacking = plan.layers if stored is None else report_lacking(stored, portions)
-        logger = plan.config["logger"]
-        board = (
-            Board()
-            if plan.trial
-            else made("logger", logger, Board, folder=str(folder), kind="training", group=group)
-        )
+        of_run = {"folder": str(folder), "kind": "training", "group": group}
+        board = Board() if plan.trial else made("logger", plan.config["logger"], Board, **of_run)
 
     with board, parts.fitting(trainer):
         callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]  # Lightning sets it elsewhere

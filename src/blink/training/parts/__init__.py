@@ -8,7 +8,7 @@ above it.
     trainer.py  Lightning's trainer, and what of its settings is checked
 """
 
-from blink.training.parts.images import LeftOut, ask, image_portions, open_images, stored_features
+from blink.training.parts.images import LeftOut, TrainingImages, find_images, open_images
 from blink.training.parts.modules import (
     load_norms,
     load_references,
@@ -29,12 +29,12 @@ from blink.training.parts.trainer import (
 
 __all__ = [
     "LeftOut",
-    "ask",
+    "TrainingImages",
     "check",
     "check_length",
     "check_memory",
+    "find_images",
     "fitting",
-    "image_portions",
     "load_norms",
     "load_references",
     "load_trunk",
@@ -43,7 +43,6 @@ __all__ = [
     "outlined_backbone",
     "outlined_module",
     "save_modules",
-    "stored_features",
     "training_module",
     "weight_shapes",
 ]

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from blink.model.backbone import Backbone
-from blink.model.prompts import Template
+from blink.model.processors import load_processor
+from blink.model.prompts import Template, template_of
 from blink.model.token_sr import Design, design_of
-from blink.model.views import ViewMaker
+from blink.model.views import ViewMaker, prefix_ids
 from blink.runs.inputs.pictures import Rules
 from blink.runs.values import UserError
 from blink.scenes.draw import SIZE, SPLIT_SIZE, SceneImages
@@ -61,7 +62,51 @@ class LeftOut(NamedTuple):
     narrow: int = 0
 
 
-def image_portions(
+class TrainingImages(NamedTuple):
+    """The images of a run, and all that makes batches of them.
+
+    Attributes:
+        prefix: text before the image in prompts.
+        views: makes the views of an image.
+        stored: where features of them are read from; None where the backbone computes them.
+        portions: to train on and to measure on.
+        left_out: how many could not be used.
+        questions: about them; None where KL alone is trained.
+    """
+
+    prefix: str
+    views: ViewMaker
+    stored: StoredFeatures | None
+    portions: Portions
+    left_out: LeftOut
+    questions: Questions | None
+
+
+def find_images(
+    plan: Plan, outlined: Backbone, images: Images | None, references: Mapping[int, Design], folder: Path
+) -> TrainingImages:
+    """Look at all images once, split them, and find the questions about them.
+
+    Args:
+        images: as `open_images` gave them.
+        references: modules that are measured beside the new ones; features on disk have to serve them, too.
+        folder: of the run.
+
+    Raises:
+        ValueError: too many images are unreadable, too few are left, there are no questions about them, or
+            `data.cache_features` holds features that are not this run's.
+    """
+    processor = load_processor(plan.backbone, revision=plan.revision, **plan.pictures)
+    template = template_of(processor, plan.template)
+    views = ViewMaker(processor, template.prefix, outlined.grid)
+    ids_1P = prefix_ids(processor, template.prefix)
+    stored = _stored_features(plan, outlined, processor, ids_1P, views, references)
+    portions, left_out = _image_portions(plan, images, folder, views, stored)
+    portions, questions = _ask(plan, portions, processor, template)
+    return TrainingImages(template.prefix, views, stored, portions, left_out, questions)
+
+
+def _image_portions(
     plan: Plan, images: Images | None, folder: Path, views: ViewMaker, stored: StoredFeatures | None
 ) -> tuple[Portions, LeftOut]:
     """Return the images to train on and to measure on, and how many were left out.
@@ -97,7 +142,7 @@ def image_portions(
     return portions, LeftOut(len(manifest.unreadable), narrow)
 
 
-def ask(
+def _ask(
     plan: Plan, portions: Portions, processor: Any, template: Template
 ) -> tuple[Portions, Questions | None]:
     """Find the questions about the images to train on and to measure on; of images without any none is kept.
@@ -119,7 +164,7 @@ def ask(
     return Portions(kept, kept_out), Questions(asked, asked_out, maker, seen)
 
 
-def stored_features(
+def _stored_features(
     plan: Plan,
     outlined: Backbone,
     processor: Any,
