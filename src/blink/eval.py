@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
-from blink.runs.command import FAILURE, Job, end, hydra_command, made, one_line_errors
-from blink.runs.config.settings import plain
+from blink.runs.command import FAILURE, Job, end, hydra_command, one_line_errors
+from blink.runs.config.settings import made, plain
 from blink.runs.files import short_digest, whole_file
 from blink.runs.inputs.preset_file import with_preset
 from blink.runs.lock import lock

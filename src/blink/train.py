@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, read_write
 
-from blink.runs.command import Job, hydra_command, made, one_line_errors
-from blink.runs.config.settings import plain, searched_by
+from blink.runs.command import Job, hydra_command, one_line_errors
+from blink.runs.config.settings import made, plain, searched_by
 from blink.runs.files import place_named
 from blink.runs.folder import lock_run, open_run, run_folder
 from blink.runs.inputs.preset_file import with_preset

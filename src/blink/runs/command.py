@@ -8,20 +8,19 @@ import os
 import re
 import sys
 from argparse import Namespace
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import wraps
 from importlib import import_module
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn
 
 import hydra
 from hydra._internal.utils import get_args
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException, InstantiationException
+from hydra.errors import HydraException
 from hydra.types import RunMode
-from hydra.utils import instantiate
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
@@ -36,8 +35,6 @@ from blink.runs.signals import Stopped, ending_on_signals
 from blink.runs.values import UserError
 
 log = logging.getLogger(__name__)
-
-T = TypeVar("T")
 
 FAILURE, MISTAKE = 1, 2
 """Exit codes of commands that end with one line: because of something outside, or of what the user gave."""
@@ -290,29 +287,3 @@ def _in_one_line(error: Exception) -> str:
         return str(error)
     said = (str(error).splitlines() or [type(error).__name__])[0]
     return said if key in said else f"{key}: {said}"
-
-
-def made(name: str, config: Mapping[str, Any], kind: type[T], /, **arguments: Any) -> T:
-    """Make the object that a part of a config describes by `_target_`, as `hydra.utils.instantiate`.
-
-    Args:
-        name: of the part, as the user writes it.
-        kind: what it has to be.
-        arguments: that the config does not give.
-
-    Raises:
-        UserError: there is no such target, or it is of another kind, or refuses the arguments.
-        OSError: it cannot write where it is to.
-    """
-    try:
-        thing = instantiate(config, _convert_="all", **arguments)
-    except InstantiationException as error:
-        cause = error.__cause__ or error
-        if isinstance(cause, OSError) and place_error(cause):
-            raise cause from error
-        raise UserError(f"{name}: {cause}") from error
-    if not isinstance(thing, kind):
-        raise UserError(
-            f"{name}._target_={config.get('_target_')!r} makes a {type(thing).__name__}; expected a {kind.__name__}"
-        )
-    return thing

@@ -28,12 +28,13 @@ from blink.evaluation.sweeps.dashboard import log_sweep
 from blink.evaluation.sweeps.experiments import Experiment, Line, Names, lines_of, names, read_experiment
 from blink.runs.boards.board import Board
 from blink.runs.boards.marks import already_logged, note_logged
-from blink.runs.command import before_jobs, made, one_line_errors
+from blink.runs.command import before_jobs, one_line_errors
 from blink.runs.config.settings import (
     check_settings,
     composed_job,
     jobs_are_known,
     jobs_of,
+    made,
     plain,
     searched_by,
 )

@@ -1,22 +1,28 @@
-"""The composed config of a command, checked before any value of it is used: what all commands have in common.
+"""The composed config of a command: checked before any value of it is used, as plain containers, and what its parts describe.
 
-Groups and parts have keys below them, none is missing, and no option's values are mixed with another's. Single values are
-for the checks of each command. The same of the jobs of a multirun, before any of them begins.
+Checked is what all commands have in common: groups and parts have keys below them, none is missing, and no option's values
+are mixed with another's. Single values are for the checks of each command. The same of the jobs of a multirun, before any
+of them begins.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import hydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue
 
 from blink.runs.config.groups import CONF_DIR, SEVERAL, groups_of, options_of
+from blink.runs.files import place_error
 from blink.runs.values import UserError, flag, path, text
+
+T = TypeVar("T")
 
 _FIXED = {
     "bench": ("name",),
@@ -110,6 +116,32 @@ def plain(config: DictConfig, *, complete: bool = False) -> dict[str, Any]:
             f"{error.full_key} must be given: {error.full_key}=VALUE; --help says what it is"
         ) from error
     return container
+
+
+def made(name: str, config: Mapping[str, Any], kind: type[T], /, **arguments: Any) -> T:
+    """Make the object that a part of a config describes by `_target_`, as `hydra.utils.instantiate`.
+
+    Args:
+        name: of the part, as the user writes it.
+        kind: what it has to be.
+        arguments: that the config does not give.
+
+    Raises:
+        UserError: there is no such target, or it is of another kind, or refuses the arguments.
+        OSError: it cannot write where it is to.
+    """
+    try:
+        thing = instantiate(config, _convert_="all", **arguments)
+    except InstantiationException as error:
+        cause = error.__cause__ or error
+        if isinstance(cause, OSError) and place_error(cause):
+            raise cause from error
+        raise UserError(f"{name}: {cause}") from error
+    if not isinstance(thing, kind):
+        raise UserError(
+            f"{name}._target_={config.get('_target_')!r} makes a {type(thing).__name__}; expected a {kind.__name__}"
+        )
+    return thing
 
 
 def searched_by(hydra_config: DictConfig) -> tuple[str, ...]:

@@ -18,7 +18,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from blink.model.backbone import Backbone
 from blink.model.token_sr import Design
-from blink.runs.command import made
+from blink.runs.config.settings import made
 from blink.runs.machine import memory_bytes
 from blink.runs.values import UserError, number, whole_number
 from blink.training.checkpoints import CHECKPOINTS, CheckpointFiles, Checkpoints
