@@ -29,11 +29,7 @@ SMALL_FIGURES: dict[str, tuple[str, ...]] = {
 """Each figure of the tiny backbone, about three questions."""
 
 
-@pytest.fixture(autouse=True)
-def working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Outputs go below the directory in which the command is given."""
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
+pytestmark = pytest.mark.usefixtures("in_empty_folder")
 
 
 def command(monkeypatch: pytest.MonkeyPatch, *overrides: str) -> Path:
@@ -143,10 +139,10 @@ def test_folder_of_pictures(monkeypatch: pytest.MonkeyPatch, llava_folder: Path)
     assert {record["layer"] for record in records} == {"1", "2", "3"}  # 12 of 32 is 1 of 4
 
 
-def test_figure_of_runs(monkeypatch: pytest.MonkeyPatch, working_directory: Path) -> None:
+def test_figure_of_runs(monkeypatch: pytest.MonkeyPatch, in_empty_folder: Path) -> None:
     """Would catch a figure of runs that needs a backbone, and one that is not drawn anew once a run has changed."""
-    (working_directory / "runs").mkdir()
-    folders = [run(working_directory / "runs", [layer]) for layer in (2, 3)]
+    (in_empty_folder / "runs").mkdir()
+    folders = [run(in_empty_folder / "runs", [layer]) for layer in (2, 3)]
     asked = ("figure=layer_range", f"figure.runs=[{','.join(map(str, folders))}]")
     folder = command(monkeypatch, *asked)
     before = (folder / "layer_range.csv").read_text()
@@ -197,14 +193,14 @@ def test_figure_of_runs(monkeypatch: pytest.MonkeyPatch, working_directory: Path
     ],
 )
 def test_mistakes_are_one_line(
-    overrides: tuple[str, ...], message: str, monkeypatch: pytest.MonkeyPatch, working_directory: Path
+    overrides: tuple[str, ...], message: str, monkeypatch: pytest.MonkeyPatch, in_empty_folder: Path
 ) -> None:
     """Would catch a mistake that is found after the backbone was loaded, or as a traceback."""
     models.picture(0).save("a.png")
     Path("marked.jsonl").write_text(json.dumps({"image": "a.png", "question": "Is <image> red?"}) + "\n")
     with pytest.raises(SystemExit, match=f"error: .*{message}"):
         command(monkeypatch, *overrides)
-    assert not (working_directory / "outputs").exists()
+    assert not (in_empty_folder / "outputs").exists()
 
 
 @pytest.mark.parametrize(
@@ -261,11 +257,11 @@ def test_a_figure_goes_on_where_it_was_ended(
 
 @pytest.mark.parametrize("damage", [b"", b"\0\0", b"null", b'{"inputs": 3}', None])
 def test_a_damaged_figure_is_drawn_anew(
-    damage: bytes | None, monkeypatch: pytest.MonkeyPatch, working_directory: Path
+    damage: bytes | None, monkeypatch: pytest.MonkeyPatch, in_empty_folder: Path
 ) -> None:
     """Would catch an empty picture that is given out as the figure, and a traceback for a damaged record of it."""
-    (working_directory / "runs").mkdir()
-    folders = [run(working_directory / "runs", [layer]) for layer in (2, 3)]
+    (in_empty_folder / "runs").mkdir()
+    folders = [run(in_empty_folder / "runs", [layer]) for layer in (2, 3)]
     asked = ("figure=layer_range", f"figure.runs=[{','.join(map(str, folders))}]")
     folder = command(monkeypatch, *asked)
     picture, record = folder / "layer_range.png", folder / "inputs.json"

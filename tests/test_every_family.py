@@ -28,11 +28,7 @@ QWENS = [name for name in models.SMALL if name.startswith("qwen")]
 FEW = ("model.template=null", "layer=1-2", "tau_exp=0.3", "tau_drop=0.26", "method=interp")
 
 
-@pytest.fixture(autouse=True)
-def working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Outputs go below the directory in which the command is given."""
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
+pytestmark = pytest.mark.usefixtures("in_empty_folder")
 
 
 @pytest.fixture(scope="module")
@@ -88,11 +84,11 @@ def asked_of(folder: Path, root: Path) -> tuple[str, ...]:
 
 @pytest.mark.parametrize("name", models.SMALL)
 def test_answers_are_the_same_together_and_alone(
-    name: str, folder_of: Callable[[str], Path], working_directory: Path
+    name: str, folder_of: Callable[[str], Path], in_empty_folder: Path
 ) -> None:
     """Would catch a family that blink.eval cannot load, ask or count, and a trunk that its pictures do not share."""
     positions = "region" if name in ("llava_siglip", "smolvlm", "qwen2_5_vl") else "append"
-    root = pope(working_directory / "pope", SIZES)
+    root = pope(in_empty_folder / "pope", SIZES)
     settings = (*asked_of(folder_of(name), root), *FEW, f"positions={positions}", "logger=none")
     together, alone = (command(evaluation, *settings, f"engine.reuse={reuse}") for reuse in ("full", "none"))
     answers = [
@@ -134,10 +130,10 @@ def test_prompts_about_one_picture_share_its_trunk(name: str, folder_of: Callabl
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["qwen2_vl", "qwen3_vl"])
 def test_a_picture_too_narrow_does_not_end_an_evaluation(
-    name: str, folder_of: Callable[[str], Path], working_directory: Path, capsys: pytest.CaptureFixture[str]
+    name: str, folder_of: Callable[[str], Path], in_empty_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Would catch a benchmark, a sweep or a figure that one picture ends, and what was spared that nobody counts."""
-    root = pope(working_directory / "pope", [(60, 60), NARROW])
+    root = pope(in_empty_folder / "pope", [(60, 60), NARROW])
     settings = (*asked_of(folder_of(name), root), *FEW)
     [first, *_] = folders = [
         command(evaluation, *settings, "logger=none", f"engine.reuse={r}") for r in ("full", "none")
@@ -173,10 +169,10 @@ def test_a_picture_too_narrow_does_not_end_an_evaluation(
     ],
 )
 def test_a_figure_draws_each_question_on_its_own_grid(
-    name: str, figure: str, folder_of: Callable[[str], Path], working_directory: Path
+    name: str, figure: str, folder_of: Callable[[str], Path], in_empty_folder: Path
 ) -> None:
     """Would catch maps of one shape for pictures of several, and a picture too narrow that ends a figure."""
-    root = pope(working_directory / "pope", [(60, 60), (28, 90), NARROW])
+    root = pope(in_empty_folder / "pope", [(60, 60), (28, 90), NARROW])
     more = {"redistribution": ("figure.layer=1", "figure.refine=false", "figure.cases=2", "positions=region")}
     asked = asked_of(folder_of(name), root)[:3]
     folder = command(analyze, *asked, f"figure={figure}", *more.get(figure, ()))
@@ -226,10 +222,10 @@ def test_an_answer_about_a_picture_too_narrow_is_not_explained(folder_of: Callab
 @pytest.mark.slow
 @pytest.mark.parametrize("size", [(8, 1640), (1640, 8)])
 def test_a_picture_that_the_processor_refuses_is_told_before_anything_is_answered(
-    size: tuple[int, int], folder_of: Callable[[str], Path], working_directory: Path
+    size: tuple[int, int], folder_of: Callable[[str], Path], in_empty_folder: Path
 ) -> None:
     """Would catch an evaluation that ends at its last question, as none can be made of a picture 200 times as long as wide."""
-    qwen, root = folder_of(QWENS[0]), pope(working_directory / "pope", [(60, 60), (40, 90), size])
+    qwen, root = folder_of(QWENS[0]), pope(in_empty_folder / "pope", [(60, 60), (40, 90), size])
     asked = asked_of(qwen, root)
     named = f"no picture of {size[0]} x {size[1]} pixels .*200"
     for overrides in (FEW, ("model.template=null", "method=vanilla")):

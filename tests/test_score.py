@@ -32,10 +32,7 @@ MMVET = [
 ]
 
 
-@pytest.fixture(autouse=True)
-def working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Outputs go below the directory in which the command is given."""
-    monkeypatch.chdir(tmp_path)
+pytestmark = pytest.mark.usefixtures("in_empty_folder")
 
 
 def write(rows: list[dict[str, Any]], name: str = "answers.jsonl") -> Path:

@@ -25,10 +25,7 @@ from blink.tune import main
 SMALL = ("scenes.images=4", "trials=6", "batch=3", "finalists=2", "space.longest=2")
 
 
-@pytest.fixture(autouse=True)
-def working_directory(in_empty_folder: Path) -> Path:
-    """Outputs go below the directory in which the command is given."""
-    return in_empty_folder
+pytestmark = pytest.mark.usefixtures("in_empty_folder")
 
 
 def command(monkeypatch: pytest.MonkeyPatch, *overrides: str) -> Path:
@@ -137,10 +134,10 @@ def own_questions(folder: Path) -> str:
 
 
 def test_questions_of_the_users_own(
-    backbone: str, working_directory: Path, monkeypatch: pytest.MonkeyPatch
+    backbone: str, in_empty_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Would catch questions without boxes and kinds that are refused."""
-    root = own_questions(working_directory / "mine")
+    root = own_questions(in_empty_folder / "mine")
     few = ("trials=2", "finalists=1", "space.patches=[2]", "split=validation")
     folder = command(monkeypatch, backbone, root, *few)
     assert table(folder / "look.csv")[0]["right"] == ""
