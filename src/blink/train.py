@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, read_write
 
-from blink.runs.command import Job, hydra_command, one_line_errors
+from blink.runs.command import Job, hydra_command
 from blink.runs.config.settings import made, plain, searched_by
 from blink.runs.files import place_named
 from blink.runs.folder import lock_run, open_run, run_folder
@@ -50,10 +50,9 @@ def main(config: DictConfig, job: Job) -> float:
     from blink.training.report import print_summary
 
     overrides, given = job.overrides, job.given
-    with one_line_errors():
-        plan = planned(config, overrides)
-        lock_run(plan.outputs, "train", overrides, given, wait=config.wait)
-        summary = _finished(plan, overrides, given)
+    plan = planned(config, overrides)
+    lock_run(plan.outputs, "train", overrides, given, wait=config.wait)
+    summary = _finished(plan, overrides, given)
     if summary is None:
         with nullcontext() if job.sweep is None else _alone(job):
             summary = train(plan, overrides, None if job.sweep is None else job.sweep.name, given)
@@ -111,7 +110,7 @@ def train(
 ) -> Summary | None:
     """Do what `plan` says in the run folder of `overrides`, and return the run's summary.
 
-    What cannot work ends the process with one line before any weight is loaded.
+    What cannot work is a `UserError` before any weight is loaded.
 
     Args:
         group: name of the sweep that the run is a point of.
@@ -139,33 +138,32 @@ def train(
         logging.getLogger("blink").setLevel(logging.ERROR)  # one process reports for all
     for message in _EXPECTED_WARNINGS:
         warnings.filterwarnings("ignore", message)
-    with one_line_errors():
-        outlined, trainer, images, references = parts.check(
-            plan, run_folder(plan.outputs, "train", overrides, given)
-        )
-        folder = open_run(plan.outputs, "train", overrides, plan.config, fresh=plan.fresh, given=given)
-        checkpoint = checkpoint_to_continue(
-            folder / CHECKPOINTS, plan.start_from, parts.weight_shapes(plan, outlined)
-        )
-        prefix, views, stored, portions, left_out, questions = parts.find_images(
-            plan, outlined, images, references, folder
-        )
-        inputs = {
-            "backbone": outlined.fingerprint.files,
-            "revision": outlined.revision,
-            "images": portions.train.content,
-        }
-        check_inputs(folder / INPUTS, inputs, begun=bool(numbered_checkpoints(folder / CHECKPOINTS)))
-        record = provenance("train", overrides, seed=plan.seed, inputs=inputs)
-        processes = note_process(folder, record)
-        for warning in mixed(processes):
-            log.warning("%s", warning)
-        parts.check_length(plan, trainer, len(portions.train))
-        if checkpoint is not None and checkpoint.is_file():
-            check_position(read_checkpoint(checkpoint)["PairData"], portions.train.fingerprint, plan.seed)
-        lacking = plan.layers if stored is None else report_lacking(stored, portions)
-        of_run = {"folder": str(folder), "kind": "training", "group": group}
-        board = Board() if plan.trial else made("logger", plan.config["logger"], Board, **of_run)
+    outlined, trainer, images, references = parts.check(
+        plan, run_folder(plan.outputs, "train", overrides, given)
+    )
+    folder = open_run(plan.outputs, "train", overrides, plan.config, fresh=plan.fresh, given=given)
+    checkpoint = checkpoint_to_continue(
+        folder / CHECKPOINTS, plan.start_from, parts.weight_shapes(plan, outlined)
+    )
+    prefix, views, stored, portions, left_out, questions = parts.find_images(
+        plan, outlined, images, references, folder
+    )
+    inputs = {
+        "backbone": outlined.fingerprint.files,
+        "revision": outlined.revision,
+        "images": portions.train.content,
+    }
+    check_inputs(folder / INPUTS, inputs, begun=bool(numbered_checkpoints(folder / CHECKPOINTS)))
+    record = provenance("train", overrides, seed=plan.seed, inputs=inputs)
+    processes = note_process(folder, record)
+    for warning in mixed(processes):
+        log.warning("%s", warning)
+    parts.check_length(plan, trainer, len(portions.train))
+    if checkpoint is not None and checkpoint.is_file():
+        check_position(read_checkpoint(checkpoint)["PairData"], portions.train.fingerprint, plan.seed)
+    lacking = plan.layers if stored is None else report_lacking(stored, portions)
+    of_run = {"folder": str(folder), "kind": "training", "group": group}
+    board = Board() if plan.trial else made("logger", plan.config["logger"], Board, **of_run)
 
     with board, parts.fitting(trainer):
         callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]  # Lightning sets it elsewhere
