@@ -121,6 +121,7 @@ def train(
     """
     from blink.model.views import quadrants
     from blink.runs.boards.board import Board
+    from blink.runs.progress import draws_bars
     from blink.training import parts
     from blink.training.checkpoints import (
         CHECKPOINTS,
@@ -128,7 +129,7 @@ def train(
         numbered_checkpoints,
         read_checkpoint,
     )
-    from blink.training.dashboard import TrainingMonitor, kl_chart
+    from blink.training.dashboard import TrainingLines, TrainingMonitor, kl_chart
     from blink.training.data import PairData
     from blink.training.features.fill import FillFeatures, report_lacking
     from blink.training.order import check_position
@@ -167,6 +168,8 @@ def train(
 
     with board, parts.fitting(trainer):
         callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]  # Lightning sets it elsewhere
+        if not draws_bars():
+            callbacks.append(TrainingLines())
         trainer.logger = board.logger
         if board.logger is not None:
             board.settings(plan.config)

@@ -4,6 +4,7 @@ Read from top to bottom: a file imports only from files above it.
 
     values.py      checks of single values that a user gave, with one wording
     machine.py     fast dtypes, memory, which of several processes this is, and whether another one is gone
+    progress.py    how far long work has come: a bar on a terminal, a line a minute elsewhere
     signals.py     Ctrl-C and SIGTERM: a safe point, one line, exit code 130 or 143
     files.py       files of text, JSON and CSV: read with one set of messages, never half written
     lock.py        one process at a time in a run folder

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from blink.model.views import QUADRANTS
 from blink.runs.boards.board import Axis, Board, Chart
 from blink.runs.machine import peak_memory_mb
+from blink.runs.progress import Lines
 from blink.training.features.picture import feature_picture
 from blink.training.features.states import Batch, images_in
 from blink.training.module import TokenSRTraining, is_logged
@@ -127,6 +128,22 @@ class TrainingMonitor(Callback):
             caption="quadrant, coarse, interpolated, TokenSR, teacher; below: each less its own mean",
         )
         self._clock = time.perf_counter()
+
+
+class TrainingLines(Callback):
+    """Logs a line a minute: steps done, the loss, time left. For output that goes to a file, where no bar can be drawn."""
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin to count, at the step that the run goes on from."""
+        self._lines = Lines("training, step", int(trainer.estimated_stepping_batches), trainer.global_step)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int
+    ) -> None:
+        """Log a line if it is time."""
+        if trainer.is_global_zero:
+            loss = trainer.callback_metrics.get("train/loss")
+            self._lines.at(trainer.global_step, "" if loss is None else f", loss {float(loss):.4g}")
 
 
 @torch.no_grad()

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import torch
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from blink.bench.base import Benchmark, Row, Sample
 from blink.bench.results.scoring import make_row
@@ -22,6 +21,7 @@ from blink.evaluation.answering.rows import PREDICTIONS, pictures
 from blink.evaluation.answering.timing import Clock
 from blink.inference.engine import Answer
 from blink.runs.files import append_text, json_lines
+from blink.runs.progress import progress
 from blink.runs.signals import finishing_first
 
 log = logging.getLogger(__name__)
@@ -131,8 +131,7 @@ def predict(
         pending = stack.enter_context(finishing_first())  # what is under way, once a signal asks for an end
         clock = Clock({number: tasks[number].folder for number in open_tasks})
         stack.callback(clock.write)
-        progress = stack.enter_context(_progress(benchmark.name))
-        bar = progress.add_task("answering", total=total, completed=before)
+        advance = stack.enter_context(progress(benchmark.name, total, before))
 
         def stop() -> bool:
             return pending.requested
@@ -148,7 +147,7 @@ def predict(
             clock.note(picture.runs, len(picture.samples))
             answered = len(picture.samples) * len(picture.runs)
             done += answered
-            progress.update(bar, advance=answered)
+            advance(answered)
             if after_each is not None:
                 after_each()
         reached = f"{done:,} of {total:,} questions{shared} are answered"
@@ -176,12 +175,3 @@ def rows_of(
             ]
             for replies in by_run
         ]
-
-
-def _progress(name: str) -> Progress:
-    return Progress(
-        TextColumn(name),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-    )

@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.fabric.utilities import move_data_to_device
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 from torch.utils.data import ConcatDataset, Dataset
 
@@ -23,6 +22,7 @@ from blink.model.families import Grid
 from blink.model.views import VIEWS, ViewMaker, Views, join_views
 from blink.runs.files import short_digest
 from blink.runs.parallel.ahead import ShieldedLoader
+from blink.runs.progress import progress
 from blink.runs.signals import Pending, wait_for_others
 from blink.runs.values import NotFiniteError
 from blink.training.features.per_image import ImageViews, StoredFeatures
@@ -128,9 +128,7 @@ class FillFeatures(Callback):
     def _fill(self, rows: Sequence[int], lacking: Mapping[int, tuple[int, ...]], *, shown: bool) -> None:
         """Compute the lacking layers of some rows and write them; rows of one grid that lack the same go together."""
         index_of = {row: index for index, row in enumerate(rows)}  # row -> index of an image
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        with Progress(*columns, disable=not shown, transient=True) as progress:
-            task = progress.add_task("Computing features", total=len(lacking))
+        with progress("computing features", len(lacking), shown=shown, transient=True) as advance:
             alike: dict[tuple[tuple[int, ...], Grid], list[int]] = {}
             for row, missing in lacking.items():
                 alike.setdefault((missing, self.store.grid(row)), []).append(row)
@@ -151,7 +149,7 @@ class FillFeatures(Callback):
                     image_states = {layer: state[image] for layer, state in states.items()}
                     self._check_finite(image_states, index_of[row])
                     self.store.write(row, self.identities[index_of[row]], image_states)
-                progress.update(task, advance=len(batch))
+                advance(len(batch))
                 Pending().check(f"features are saved in {self.store.folder} as far as they are computed")
 
     def _check_finite(self, states: Mapping[int, Tensor], index: int) -> None:
