@@ -31,7 +31,6 @@ from blink.runs.values import UserError, choice, whole_number
 log = logging.getLogger(__name__)
 
 _OF_FLIPS = ("runs", "limit")
-_BESIDE_A_FILE = "mmvet"
 _OF_BOTH = ("explain", "outputs", "fresh", "wait")
 
 

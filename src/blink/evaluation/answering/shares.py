@@ -27,8 +27,6 @@ from blink.runs.parallel.team import Team, Work, serve, team
 from blink.runs.signals import finishing_first
 from blink.runs.values import UserError
 
-log = logging.getLogger(__name__)
-
 _READY, _ROWS, _ENDED = "ready", "rows", "ended"
 """Keys of messages to the first process: the model is loaded; a picture's rows; there are no more."""
 
