@@ -139,6 +139,7 @@ def train(
         logging.getLogger("blink").setLevel(logging.ERROR)  # one process reports for all
     for message in _EXPECTED_WARNINGS:
         warnings.filterwarnings("ignore", message)
+    # Whatever does not fit is found out now, before weights are read: of 7B, that takes minutes.
     outlined, trainer, images, references = parts.check(
         plan, run_folder(plan.outputs, "train", overrides, given)
     )
@@ -149,6 +150,7 @@ def train(
     prefix, views, stored, portions, left_out, questions = parts.find_images(
         plan, outlined, images, references, folder
     )
+    # A run that was begun goes on only over the same backbone and images, in the same order.
     inputs = {
         "backbone": outlined.fingerprint.files,
         "revision": outlined.revision,

@@ -12,7 +12,8 @@ from safetensors.torch import load_file, save_file
 
 import blink
 from blink.integrations.hub.upload import push_token_sr
-from blink.model.token_sr.files import token_sr_config, token_sr_digest
+from blink.model.token_sr.files import token_sr_config
+from blink.model.token_sr.source import find_token_sr
 from blink.push import main
 from blink.runs.values import UserError
 from tests.processes import python
@@ -50,7 +51,7 @@ def test_there_and_back(hub: Hub, run_folder: Path, large: int) -> None:
     found = blink.load_token_sr("me/modules", channels=8)
     assert list(found) == list(LAYERS)
     assert all(same(found[layer], kept[layer]) for layer in LAYERS)
-    assert token_sr_digest("me/modules") == pushed.commit
+    assert find_token_sr("me/modules").digest == pushed.commit
 
 
 def test_only_scanned_layers_are_downloaded(hub: Hub, run_folder: Path) -> None:
@@ -60,13 +61,13 @@ def test_only_scanned_layers_are_downloaded(hub: Hub, run_folder: Path) -> None:
     assert not hub.asked("layer_")
     blink.load_token_sr("me/modules", layers=[3])
     assert [line.rpartition("/")[2] for line in hub.asked("GET .*layer_")] == ["layer_03.safetensors"]
-    digest = token_sr_digest("me/modules")
+    digest = find_token_sr("me/modules").digest
     blink.load_token_sr("me/modules", layers=[3, 5])
     assert [line.rpartition("/")[2] for line in hub.asked("GET .*layer_")] == [
         "layer_03.safetensors",
         "layer_05.safetensors",
     ]
-    assert token_sr_digest("me/modules") == digest  # though another file lies there now
+    assert find_token_sr("me/modules").digest == digest  # though another file lies there now
     with pytest.raises(ValueError, match=r"layers \[4\] are scanned too"):
         blink.load_token_sr("me/modules", layers=[4])
 
@@ -87,7 +88,7 @@ def test_revisions(hub: Hub, run_folder: Path, tmp_path: Path) -> None:
         assert same(found[3], modules[3])
     assert token_sr_config("me/modules@longer").steps == 9
     assert token_sr_config("me/modules").steps == token_sr_config(first.token_sr).steps == 7
-    assert token_sr_digest(second.token_sr) == second.commit
+    assert find_token_sr(second.token_sr).digest == second.commit
     with pytest.raises(ValueError, match="not found on the hub"):
         blink.load_token_sr("me/modules@nowhere")
 

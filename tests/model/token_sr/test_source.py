@@ -7,7 +7,7 @@ import pytest
 import blink
 from blink.model.fingerprint import TINY, Fingerprint, same_checkpoint
 from blink.model.token_sr import TokenSR
-from blink.model.token_sr.files import check_token_sr, save_token_sr, token_sr_config, token_sr_digest
+from blink.model.token_sr.files import check_token_sr, save_token_sr, token_sr_config
 from blink.model.token_sr.source import find_token_sr
 from tests import models
 
@@ -18,7 +18,7 @@ def test_what_ships_is_called_tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.chdir(tmp_path)
     assert token_sr_config("tiny").layers == tuple(range(16))
     assert list(blink.load_token_sr("tiny", layers=[3])) == [3]
-    assert token_sr_digest("tiny") == token_sr_digest(TINY / "token_sr")
+    assert find_token_sr("tiny").digest == find_token_sr(TINY / "token_sr").digest
     check_token_sr("tiny", channels=128, layers=[0, 15])
     for own in ("./tiny", Path("tiny")):
         assert find_token_sr(own).folder == Path("tiny")
@@ -28,7 +28,7 @@ def test_the_folder_of_a_run_holds_its_modules(tmp_path: Path) -> None:
     """Catches a user who gives the run's folder and is told that it is none of modules."""
     save_token_sr({2: TokenSR(8)}, tmp_path / "token_sr", backbone="b")
     assert list(blink.load_token_sr(tmp_path)) == [2]
-    assert token_sr_digest(tmp_path) == token_sr_digest(tmp_path / "token_sr")
+    assert find_token_sr(tmp_path).digest == find_token_sr(tmp_path / "token_sr").digest
 
 
 @pytest.mark.parametrize(

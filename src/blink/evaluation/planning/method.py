@@ -14,8 +14,8 @@ from blink.inference.policy import Policy, check_layers, parse_layers
 from blink.inference.run import Run
 from blink.model.backbone import Backbone
 from blink.model.fingerprint import same_checkpoint
-from blink.model.token_sr.files import check_token_sr, token_sr_config, token_sr_digest
-from blink.model.token_sr.source import SHIPPED
+from blink.model.token_sr.files import check_token_sr, token_sr_config
+from blink.model.token_sr.source import SHIPPED, find_token_sr
 from blink.runs.config.settings import plain
 from blink.runs.inputs.preset_file import PresetFile, preset_sources
 from blink.runs.values import UserError
@@ -197,5 +197,5 @@ def fingerprints(backbone: Backbone, token_sr: str | None) -> dict[str, str | No
     return {
         "revision": backbone.revision,
         "backbone": backbone.fingerprint.files,
-        "token_sr": token_sr_digest(token_sr) if token_sr else None,
+        "token_sr": find_token_sr(token_sr).digest if token_sr else None,
     }

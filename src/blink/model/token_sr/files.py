@@ -181,7 +181,7 @@ def token_sr_config(path: str | os.PathLike[str], *, revision: str | None = None
             f"{file} is not a token_sr config of format {FORMAT} with {', '.join(sorted(needed))}; "
             "write it with save_token_sr"
         )
-    _check_config(config, str(file))
+    sizes = _check_config(config, str(file))
     return TokenSRConfig(
         backbone=config["backbone"],
         revision=config.get("revision"),
@@ -189,7 +189,7 @@ def token_sr_config(path: str | os.PathLike[str], *, revision: str | None = None
         kind=config.get("kind", TokenSR.kind),
         layers=tuple(config["layers"]),
         channels=config["channels"],
-        sizes=_sizes(config),
+        sizes=sizes,
         objective=config.get("objective"),
         steps=config.get("steps"),
         prompt_prefix=config.get("prompt_prefix"),
@@ -197,8 +197,12 @@ def token_sr_config(path: str | os.PathLike[str], *, revision: str | None = None
     )
 
 
-def _check_config(config: Mapping[str, Any], file: str) -> None:
-    """Raise ValueError unless the values of a config are of their types, and its numbers in their range."""
+def _check_config(config: Mapping[str, Any], file: str) -> dict[str, Any]:
+    """Return the sizes of the modules that a config lists, beyond their width.
+
+    Raises:
+        UserError: a value is not of its type, or a number not in its range.
+    """
     try:
         names = design_of(config.get("kind", TokenSR.kind)).size_names
     except ValueError as error:
@@ -217,8 +221,9 @@ def _check_config(config: Mapping[str, Any], file: str) -> None:
     for key in ("channels", *(name for name in names if name not in _LISTS)):
         if not is_whole(config[key]):
             raise UserError(f"{file}: {key}={config[key]!r} is not a whole number")
+    sizes = {name: tuple(config[name]) if name in _LISTS else config[name] for name in names}
     try:
-        check_not_absurd(config["channels"], _sizes(config))
+        check_not_absurd(config["channels"], sizes)
     except ValueError as error:
         raise UserError(f"{file}: {error}") from error
     texts = ("revision", "backbone_weights", "objective", "prompt_prefix")
@@ -228,21 +233,7 @@ def _check_config(config: Mapping[str, Any], file: str) -> None:
             raise UserError(
                 f"{file}: {key}={config.get(key)!r} is not of type {getattr(kind, '__name__', kind)}"
             )
-
-
-def _sizes(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The sizes of the modules that a config lists, beyond their width."""
-    names = design_of(config.get("kind", TokenSR.kind)).size_names
-    return {name: tuple(config[name]) if name in _LISTS else config[name] for name in names}
-
-
-def token_sr_digest(path: str | os.PathLike[str]) -> str:
-    """Return a hash by which changed modules are noticed: of a folder's files, or a repository's commit.
-
-    Raises:
-        ValueError: there is no such folder, and it is not on the hub.
-    """
-    return find_token_sr(path).digest
+    return sizes
 
 
 def _fill(

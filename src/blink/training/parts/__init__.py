@@ -8,40 +8,17 @@ above it.
     trainer.py  Lightning's trainer, and what of its settings is checked
 """
 
-from blink.training.parts.images import LeftOut, TrainingImages, find_images, open_images
-from blink.training.parts.modules import (
-    load_norms,
-    load_references,
-    load_trunk,
-    outlined_backbone,
-    outlined_module,
-    save_modules,
-    training_module,
-    weight_shapes,
-)
-from blink.training.parts.trainer import (
-    check,
-    check_length,
-    check_memory,
-    fitting,
-    make_trainer,
-)
+from blink.training.parts.images import find_images
+from blink.training.parts.modules import load_norms, load_trunk, save_modules, training_module, weight_shapes
+from blink.training.parts.trainer import check, check_length, fitting
 
 __all__ = [
-    "LeftOut",
-    "TrainingImages",
     "check",
     "check_length",
-    "check_memory",
     "find_images",
     "fitting",
     "load_norms",
-    "load_references",
     "load_trunk",
-    "make_trainer",
-    "open_images",
-    "outlined_backbone",
-    "outlined_module",
     "save_modules",
     "training_module",
     "weight_shapes",
