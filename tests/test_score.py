@@ -185,6 +185,8 @@ def test_grades_file_and_export_meet(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         (POPE, (), "say whose rows these are with bench=, one of"),
         (POPE, ("bench=pope", "export=e", "export_name=a/b"), "export_name='a/b'"),
+        (POPE, ("bench=pope", "export=xlsx"), "export=xlsx: expected a folder"),
+        (POPE, ("bench=pope", "export=mine/a.csv"), "export=mine/a.csv: expected a folder"),
         (POPE, ("bench=pope", "predictions=null"), "say which rows to score with predictions="),
         (POPE, ("bench=pope", "predictions=???"), "predictions must be given: predictions=VALUE"),
         (MMVET, ("bench=mmvet", "judge=grades"), "judge.file must be given: judge.file=VALUE"),

@@ -46,7 +46,7 @@ def main(config: DictConfig, job: Job) -> float | None:
     Returns:
         Its main metric, which sweepers that search take as what to maximize; None if it has none.
     """
-    from blink.bench.results.vlmevalkit import check_name
+    from blink.bench.results.vlmevalkit import check_folder, check_name
     from blink.bench.results.vlmevalkit import export as export_rows
     from blink.evaluation.answering.rows import resume
     from blink.evaluation.compare import FinishedRun, score_table, screen
@@ -79,6 +79,7 @@ def main(config: DictConfig, job: Job) -> float | None:
         export_name = optional(text, "export_name", config.get("export_name"))
         name = export_name or f"{Path(plan.backbone.path).name}-{plan.setup.method}"
         if export is not None:
+            check_folder(export)
             check_name(name)
         if first is not None:
             check_unchanged(first, inputs_of(plan))

@@ -31,7 +31,7 @@ def main(config: DictConfig, job: Job) -> None:
     """Score a file, write and print the scores."""
     from blink.bench.judges import EndpointError
     from blink.bench.results.given_rows import complete, judged, read_rows
-    from blink.bench.results.vlmevalkit import check_name
+    from blink.bench.results.vlmevalkit import check_folder, check_name
     from blink.bench.results.vlmevalkit import export as export_rows
     from blink.evaluation.compare import FinishedRun, score_table, screen
     from blink.evaluation.planning.settings import check_values
@@ -44,6 +44,8 @@ def main(config: DictConfig, job: Job) -> None:
     )
     export_name = optional(text, "export_name", settings["export_name"]) or "blink"
     check_name(export_name)
+    if export is not None:
+        check_folder(export)
     wait = flag("wait", settings["wait"])
     if rows_file is None:
         raise UserError("say which rows to score with predictions=FILE.jsonl")

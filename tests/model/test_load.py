@@ -87,6 +87,7 @@ def test_a_name_of_the_commands_brings_its_settings(monkeypatch: pytest.MonkeyPa
         (12, "name_or_path=12: expected a folder, a hub id or a name"),
         ("", "name_or_path=''"),
         ("nobody/nothing", "no backbone at 'nobody/nothing'"),
+        ("/no/where", r"no backbone at '/no/where': there is no such folder; expected one, or a hub id"),
     ],
 )
 def test_names_of_nothing(name: Any, says: str) -> None:

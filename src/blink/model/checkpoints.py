@@ -19,7 +19,7 @@ from transformers.utils import cached_file, is_flash_attn_2_available, logging
 
 from blink.model.backbone import Backbone
 from blink.model.families import ARCHITECTURES
-from blink.model.fingerprint import checkpoint_source
+from blink.model.fingerprint import check_place, checkpoint_source
 from blink.model.processors import check_picture_options, load_processor
 from blink.runs.values import UserError
 
@@ -189,6 +189,7 @@ def _read_config(name: str, revision: str | None) -> Any:
         raise UserError(
             f"model.revision={revision!r}: {name} is a folder, which holds one revision; leave it null, or give a hub id"
         )
+    check_place(name)
     try:
         written, _ = PreTrainedConfig.get_config_dict(checkpoint_source(name), revision=revision)
         _check_format(name, written)

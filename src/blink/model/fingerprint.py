@@ -7,6 +7,11 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
+
+from blink.runs.values import UserError
+
 TINY = Path(__file__).parents[1] / "assets" / "tiny"
 """Folder of the backbone that ships with the project."""
 
@@ -18,6 +23,19 @@ _BLOCKS, _BLOCK_BYTES = 64, 4096
 def checkpoint_source(name: str) -> str:
     """What transformers loads the checkpoint `name` from: a folder, or a hub id."""
     return str(TINY) if name == "tiny" else name
+
+
+def check_place(name: str) -> None:
+    """Raise UserError for what is neither a folder nor can be a hub id; the hub need not know the id."""
+    source = checkpoint_source(name)
+    if Path(source).is_dir():
+        return
+    try:
+        validate_repo_id(source)
+    except HFValidationError as error:
+        raise UserError(
+            f"no backbone at {name!r}: there is no such folder; expected one, or a hub id (owner/name)"
+        ) from error
 
 
 def files_digest(folder: Path) -> str:

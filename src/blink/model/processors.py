@@ -20,7 +20,7 @@ from transformers.utils import is_torchvision_available
 from transformers.video_processing_utils import VideoProcessorMixin
 
 from blink.model.families import ARCHITECTURES, FAMILIES
-from blink.model.fingerprint import checkpoint_source
+from blink.model.fingerprint import check_place, checkpoint_source
 from blink.runs.values import UserError, whole_number
 
 _CLASS_TOKEN_TOWERS = ("clip_vision_model",)
@@ -62,6 +62,7 @@ def load_processor(
             than LLaVA-1.5, or numbers of pixels with one whose pictures have a fixed size.
     """
     source = checkpoint_source(str(path))
+    check_place(str(path))
     try:
         config: Any = AutoConfig.from_pretrained(source, revision=revision)
     except (OSError, ValueError) as error:

@@ -25,12 +25,13 @@ def visit(address: str, width: int = 1280, height: int = 1000) -> Iterator[Any]:
         # the sandbox needs rights that containers do not give
         browser = play.chromium.launch(executable_path=BROWSER, args=["--no-sandbox", _RULES])
         view = browser.new_page(viewport={"width": width, "height": height})
-        view.set_default_timeout(60_000)
+        view.set_default_timeout(120_000)
         view.on("request", note)
         view.on("pageerror", lambda error: wrong.append(str(error)))
         view.on("console", lambda said: wrong.append(said.text) if said.type == "error" else None)
         view.goto(address)
         view.wait_for_selector("#examples button")
+        view.wait_for_selector("#picture img")
         yield view
         browser.close()
     assert not wrong

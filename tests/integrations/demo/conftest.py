@@ -56,7 +56,7 @@ def url(tiny: Backbone, shown: Shown, tmp_path_factory: pytest.TempPathFactory) 
             time.sleep(0.05)
         yield url_of(taken)
         server.should_exit = True
-        thread.join(30)
+        thread.join(120)
     assert not thread.is_alive()
 
 

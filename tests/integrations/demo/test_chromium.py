@@ -21,6 +21,13 @@ pytestmark = [
     pytest.mark.skipif(BROWSER is None, reason="no chromium, chromium-browser or google-chrome on PATH"),
 ]
 
+FITS = """() => {
+    const frame = document.querySelector("iframe.blink-scan");
+    const spare = frame.clientHeight - frame.contentDocument.body.scrollHeight;
+    return spare >= 0 && spare <= 20;
+}"""
+"""Whether the scan's frame is as high as its content; it follows the content a moment later."""
+
 
 def done(view: Any) -> Any:
     """Wait for the scan; the page inside the page."""
@@ -49,15 +56,13 @@ def test_a_visitor_asks_about_the_first_scene(url: str) -> None:
         assert said[0] != said[2] == first.answer
         assert inside.locator("label.answer .said").all_inner_texts() == said[:3]
         assert events(view) == ["10 expand"]
-        assert inside.locator("body").get_attribute("data-layer") == "10"
+        inside.locator("body[data-layer='10']").wait_for()
         inside.locator("#layer").focus()
         view.keyboard.press("ArrowLeft")
-        assert inside.locator("body").get_attribute("data-layer") == "9"
+        inside.locator("body[data-layer='9']").wait_for()
         assert "Not scanned" in inside.locator("#fact-sentence").inner_text()
         # as high as its content: no second scroll bar
-        fits = "frame => [frame.clientHeight, frame.contentDocument.body.scrollHeight]"
-        high, needed = view.locator("iframe.blink-scan").evaluate(fits)
-        assert 0 <= high - needed <= 20
+        view.wait_for_function(FITS)
         second = scene.questions[1]
         view.locator("#examples button").filter(has_text=second.text.partition("\n")[0]).first.click()
         view.locator(".blink-card.plain .said").filter(has_text=second.answer).wait_for()
@@ -117,7 +122,7 @@ def test_mistakes_are_one_line_and_leave_the_page_usable(url: str, tmp_path: Pat
         ):
             view.locator("#picture button[aria-label='Remove Image']").first.click()
             view.set_input_files("#picture input[type=file]", path)
-            view.wait_for_timeout(1500)
+            view.locator("#picture img").wait_for(state="attached")  # it is there when the upload is
             view.click("#ask")
             said(view, words)
         view.click("#draw")

@@ -140,6 +140,8 @@ def test_a_dry_run_asks_nothing(
     assert hub.seen == []
     with pytest.raises(UserError, match=r"no token .* `hf auth login`, or set HF_TOKEN"):
         push_token_sr(run_folder, "me/modules")
+    with pytest.raises(UserError, match="token_sr='nowhere' is neither a folder"):
+        push_token_sr("nowhere", "me/modules")
     assert hub.seen == []
 
 
@@ -154,7 +156,8 @@ def foreign(hub: Hub, **options: Any) -> None:
     ("given", "says"),
     [
         ({"repo": "modules"}, r"repo='modules': expected owner/name"),
-        ({"repo": "a/b/c"}, r"repo='a/b/c': "),
+        ({"repo": "a/b/c"}, r"repo='a/b/c': expected owner/name"),
+        ({"repo": "https://huggingface.co/me/x"}, r"repo='https://huggingface.co/me/x': expected owner/name"),
         ({"repo": "me/mod ules"}, r"repo='me/mod ules': "),
         ({"repo": 12}, r"repo=12: expected a text"),
         ({"token_sr": "nowhere"}, "token_sr='nowhere' is neither a folder nor a hub id"),

@@ -31,6 +31,8 @@ DATASETS: Mapping[str, str] = {
 _VALIDATION = {"scienceqa": "ScienceQA_VAL"}
 """The same for rows of the validation split."""
 
+_FORMATS = frozenset({"xlsx", "xls", "csv", "tsv", "json", "jsonl", "txt"})
+
 
 class Exported(NamedTuple):
     """Files that were written, and what their readers should know."""
@@ -70,6 +72,15 @@ def export(benchmark: Benchmark, rows: Sequence[Row], folder: Path, model: str) 
     columns = list(dict.fromkeys(column for line in lines for column in line if column != "prediction"))
     file = write_xlsx(folder / f"{model}_{dataset}.xlsx", (*columns, "prediction"), lines)
     return Exported([*files, file], warnings)
+
+
+def check_folder(folder: Path) -> None:
+    """Raise UserError for a format, or a file, where a folder is to be named."""
+    if str(folder) in _FORMATS or folder.suffix[1:] in _FORMATS or folder.is_file():
+        raise UserError(
+            f"export={folder}: expected a folder, as in export=exported; it gets the formats of the benchmark's authors and of "
+            "VLMEvalKit"
+        )
 
 
 def check_name(model: str) -> None:

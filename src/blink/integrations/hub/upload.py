@@ -97,12 +97,12 @@ def push_token_sr(
     own = optional(path, "card", card)
     if flag("dry_run", dry_run) and target is None:
         raise UserError("dry_run=True writes what would be uploaded: say where with folder=FOLDER")
+    facts = read_facts(_path_of(token_sr), base_model)
+    check_token_sr(facts.folder)
     if not dry_run and token is None and get_token() is None:
         raise UserError(
             "the hub has no token of an account that may write: run `hf auth login`, or set HF_TOKEN; dry_run=true does without"
         )
-    facts = read_facts(_path_of(token_sr), base_model)
-    check_token_sr(facts.folder)
     for layer in facts.config.layers:  # one at a time, as they may be large
         check_finite(load_token_sr(facts.folder, layers=[layer]), f"token_sr={token_sr}")
     if facts.base_model is None and facts.backbone != SHIPPED:
@@ -132,12 +132,12 @@ def check_repo(repo: object) -> str:
         UserError: it is none.
     """
     given = text("repo", repo)
+    if given.count("/") != 1:
+        raise UserError(f"repo={given!r}: expected owner/name, as in me/blink-token-sr-llava-1.5-7b")
     try:
         validate_repo_id(given)
     except HFValidationError as error:
         raise UserError(f"repo={given!r}: {_first_line(error)}") from error
-    if given.count("/") != 1:
-        raise UserError(f"repo={given!r}: expected owner/name, as in me/blink-token-sr-llava-1.5-7b")
     return given
 
 
