@@ -60,6 +60,7 @@ class Rule:
         self.silent = set(silent)
         self.fails_at = fails_at
         self.batches: list[list[str]] = []
+        self.waited = 0.0
 
     def answer_many(self, asked: Sequence[Asked], stop: Callable[[], bool]) -> Iterator[list[list[Reply]]]:
         for picture in asked:

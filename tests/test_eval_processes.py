@@ -24,7 +24,7 @@ SMALL = (
     "layer=8-10",
     "engine.pictures=1",
 )
-MEASURED = ("seconds", "questions_per_second", "peak_memory_mb", "provenance")
+MEASURED = ("seconds", "seconds_waiting_for_pictures", "questions_per_second", "peak_memory_mb", "provenance")
 
 
 def command(*arguments: str, torchrun: bool = False) -> subprocess.CompletedProcess[str]:

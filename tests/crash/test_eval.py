@@ -32,7 +32,15 @@ FILES = {  # and how often each is written in a run
 }
 FILES_OF_A_SWEEP = {"[0-9]*.json": 2, "sweep.csv": 1, "sweep.png": 1, "comparison.csv": 1, "multirun.yaml": 1}
 
-MEASURED = ("seconds", "questions_per_second", "peak_memory_mb", "provenance", "made_with", "folder")
+MEASURED = (
+    "seconds",
+    "seconds_waiting_for_pictures",
+    "questions_per_second",
+    "peak_memory_mb",
+    "provenance",
+    "made_with",
+    "folder",
+)
 """What differs from run to run without a kill, too."""
 
 

@@ -82,6 +82,7 @@ def evaluate(
         edition,
         flops=total_flops(marked),
         seconds=round(timing.seconds, 3),
+        seconds_waiting_for_pictures=round(timing.waited, 3),
         questions_per_second=timing.answered / timing.seconds if timing.answered else None,
         peak_memory_mb=peak_memory_mb(),
     )

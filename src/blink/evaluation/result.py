@@ -73,6 +73,8 @@ class Result(Setup):
             is too narrow for its regions; None in results of earlier versions.
         flops: of all questions, each answered alone; None if some were not counted.
         seconds: that answering took; loading the model is left out.
+        seconds_waiting_for_pictures: how many of these seconds the model waited for pictures to be read; of several processes the
+            first one's. None in results of earlier versions.
         questions_per_second: of those that were timed.
         peak_memory_mb: of the process.
     """
@@ -95,6 +97,7 @@ class Result(Setup):
     without_blink: int | None = None
     flops: int | None = None
     seconds: float | None = None
+    seconds_waiting_for_pictures: float | None = None
     questions_per_second: float | None = None
     peak_memory_mb: float | None = None
 
@@ -166,7 +169,7 @@ _OF_ROWS = (
 )
 
 
-_OF_COST = ("flops", "seconds", "questions_per_second", "peak_memory_mb")
+_OF_COST = ("flops", "seconds", "seconds_waiting_for_pictures", "questions_per_second", "peak_memory_mb")
 
 
 _OF_A_RUN = (

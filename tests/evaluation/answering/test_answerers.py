@@ -1,6 +1,7 @@
 """A backbone's answers: the same shared or one by one, and the same as stock generate gives."""
 
 import gc
+import time
 import weakref
 from collections.abc import Sequence
 from dataclasses import replace
@@ -328,3 +329,18 @@ def test_no_picture_is_begun_after_a_stop(backbone: Backbone) -> None:
 
     assert len(list(answerer.answer_many(several(), stop))) == 2
     assert asked == [False, False, True]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_time_in_which_the_model_waits_for_pictures_is_counted(workers: int, backbone: Backbone) -> None:
+    """Catches time that slow pictures take and nobody would see."""
+    answerer = BackboneAnswerer(backbone, TEMPLATE, [Run(), Run()], max_new_tokens=1, workers=workers)
+    assert answerer.waited == 0
+    slow = [Asked([replace(one.samples[0], open_image=_slowly)], one.runs) for one in several()[:2]]
+    ids_of(answerer, slow)
+    assert answerer.waited > 0.2 * (1 if workers else 2)
+
+
+def _slowly() -> Image.Image:
+    time.sleep(0.2)
+    return Image.new("RGB", (40, 40))

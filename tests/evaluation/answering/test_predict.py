@@ -1,17 +1,18 @@
 """Predictions survive a kill anywhere."""
 
+import json
 import os
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from blink.bench import Pope, Sample
-from blink.evaluation.answering.predict import Task, predict
-from blink.evaluation.answering.rows import resume
+from blink.bench import Pope, Row, Sample
+from blink.evaluation.answering.predict import Asked, Task, predict
+from blink.evaluation.answering.rows import pictures, resume
 from blink.evaluation.answering.timing import read_timing
 from blink.inference.engine import Answer
 from blink.runs.signals import ending_on_signals
@@ -198,3 +199,45 @@ def test_a_full_disk_leaves_whole_pictures(tmp_path: Path, file_size_limit: Call
     finish(tmp_path, rule, asked)
     assert len(rule.batches) == 2
     assert (tmp_path / "predictions.jsonl").read_bytes() == whole
+
+
+class Waiting(Rule):
+    """A rule that waits a second for each picture, as it says."""
+
+    def answer(self, image: Image.Image, batch: Sequence[Sample], runs: Sequence[int]) -> list[list[Answer]]:
+        self.waited += 1.0
+        return super().answer(image, batch, runs)
+
+
+def test_time_spent_waiting_for_pictures_is_written(tmp_path: Path) -> None:
+    """Would catch a model that waits for pictures while nobody notices, and waiting before a kill that is forgotten."""
+    asked = samples()
+    with pytest.raises(RuntimeError):
+        finish(tmp_path, Waiting(fails_at=asked[13].id), asked)
+    assert read_timing(tmp_path).waited == 2
+    result = finish(tmp_path, Waiting(), asked)
+    assert read_timing(tmp_path).waited == result.seconds_waiting_for_pictures == 4
+    written = json.loads((tmp_path / "scores.json").read_text())
+    assert written["seconds_waiting_for_pictures"] == 4
+
+
+class Alone:
+    """A share of which this process answers all, and that notes whether it was gone through to its end."""
+
+    ended = False
+
+    def wait_until_ready(self) -> None:
+        """Nobody else loads a model."""
+
+    def rows(
+        self, answer: Callable[[Sequence[Asked]], Iterator[list[list[Row]]]], stop: Callable[[], bool]
+    ) -> Iterator[list[list[Row]]]:
+        yield from answer([Asked(batch, [0]) for _, batch in pictures(samples())])
+        self.ended = True
+
+
+def test_what_others_say_last_is_taken(tmp_path: Path) -> None:
+    """Would catch the last message of one pass that the next takes for its own, which then ends before all is answered."""
+    share = Alone()
+    predict(Pope(), samples(), [Task(tmp_path, [])], Rule, sharing=lambda asked: share)
+    assert share.ended

@@ -108,7 +108,7 @@ def test_what_a_kill_left_of_shares_is_taken_over_once(tmp_path: Path) -> None:
     (tmp_path / "shares" / "timing.json").write_text('{"answered": 24, "seconds": 7.5}')
     for _ in range(2):
         assert len(resume(tmp_path, asked, inputs={"backbone": "same"})) == 24
-        assert read_timing(tmp_path) == (24, 7.5)
+        assert read_timing(tmp_path) == (24, 7.5, 0.0)
         assert not (tmp_path / "shares").exists()
 
 
@@ -120,7 +120,7 @@ def test_damaged_timing_is_none(content: str, tmp_path: Path) -> None:
     asked = samples()
     finish(tmp_path, Rule(), asked[:12])
     (tmp_path / "timing.json").write_text(content)
-    assert read_timing(tmp_path) == (0, 0.0)
+    assert read_timing(tmp_path) == (0, 0.0, 0.0)
     (tmp_path / "scores.json").unlink()
     result = finish(tmp_path, Rule(), asked[:12])
     assert result.questions_per_second is None

@@ -21,7 +21,7 @@ from blink.eval import main
 from blink.evaluation.sweeps.one_pass import without_fresh
 
 SMALL = ("scenes.images=2", "scenes.split=validation", "bench.max_new_tokens=2", "logger=none")
-TIMED = ("seconds", "questions_per_second", "peak_memory_mb", "folder")
+TIMED = ("seconds", "seconds_waiting_for_pictures", "questions_per_second", "peak_memory_mb", "folder")
 
 
 @pytest.fixture(scope="module")

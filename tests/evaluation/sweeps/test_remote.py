@@ -19,7 +19,7 @@ SWEPT = (
     *("scenes.images=3", "scenes.split=validation", "bench.max_new_tokens=2", "logger=none"),
     *("engine.pictures=1", "method=vanilla,interp", "layer=1", "tau_exp=0.3,0.6"),
 )
-TIMED = ("seconds", "questions_per_second", "peak_memory_mb", "folder")
+TIMED = ("seconds", "seconds_waiting_for_pictures", "questions_per_second", "peak_memory_mb", "folder")
 
 
 class InTurn(BasicLauncher):

@@ -1,7 +1,5 @@
 """A backbone as an answerer: samples about one picture in, each run's greedy answers out, and what each question costs."""
 
-import logging
-import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from copy import copy
@@ -24,8 +22,6 @@ from blink.model.prompts import Template
 from blink.model.views import ViewMaker
 from blink.runs.parallel.ahead import Ahead, default_workers
 from blink.runs.values import NotFiniteError
-
-log = logging.getLogger(__name__)
 
 _ZOOMED_AT_ONCE = 16
 """Pictures whose first passes are answered before their second ones."""
@@ -72,6 +68,7 @@ class BackboneAnswerer:
         self.shapes = PictureShapes(backbone)
         self.zooms = tuple(sorted(zooms))
         self.pictures, self.workers = pictures, workers
+        self._ahead: Ahead[Asked, tuple[Image.Image, Any]] | None = None
         self._views = ViewMaker(backbone.processor, grid=backbone.grid)
         self.meters = [
             Meter(backbone, run.policy, run.token_sr, self.shapes, zooms=number in self.zooms)
@@ -87,6 +84,11 @@ class BackboneAnswerer:
         other.meters = [Meter(self.backbone, run.policy, run.token_sr, self.shapes) for run in runs]
         return other
 
+    @property
+    def waited(self) -> float:
+        """Seconds that the model has waited for pictures, in the last call of `answer_many` so far."""
+        return 0.0 if self._ahead is None else self._ahead.waited
+
     def answer_many(
         self, asked: Sequence[Asked], stop: Callable[[], bool] = lambda: False
     ) -> Iterator[list[list[Reply]]]:
@@ -100,8 +102,7 @@ class BackboneAnswerer:
         Raises:
             NotFiniteError: nan or infinity among the numbers that an answer follows from; names layer and sample.
         """
-        started = time.perf_counter()
-        pictures = Ahead(asked, self._opened, workers=self.workers)
+        pictures = self._ahead = Ahead(asked, self._opened, workers=self.workers)
         under_way: deque[Asked] = deque()
         read: deque[Picture] = deque()
 
@@ -121,11 +122,6 @@ class BackboneAnswerer:
             for answers in found:
                 under_way.popleft()
                 yield self._replies(read.popleft(), answers)
-        log.info(
-            "%.1f s, of which the model waited %.1f s for pictures",
-            time.perf_counter() - started,
-            pictures.waited,
-        )
 
     def _opened(self, asked: Asked) -> tuple[Image.Image, Any]:
         """Read a picture and do all that needs no model; runs in worker processes, which send it here."""

@@ -50,6 +50,11 @@ class Reply(NamedTuple):
 class Answerer(Protocol):
     """Answers samples under several runs (a policy and its modules each), which calls name by index."""
 
+    @property
+    def waited(self) -> float:
+        """Seconds that the model has waited for pictures, in the last call of `answer_many` so far."""
+        ...
+
     def answer_many(
         self, asked: Sequence[Asked], stop: Callable[[], bool]
     ) -> Iterator[Sequence[Sequence[Reply]]]:
@@ -140,16 +145,18 @@ def predict(
             return rows_of(benchmark, answerer, pictures, stop)
 
         found = mine(asked) if share is None else share.rows(mine, stop)
-        for picture, rows in zip(asked, found, strict=False):  # fewer, where it is stopped
+        # fewer, where it is stopped; `found` comes first, so that it is gone through to its end, where others say that they are done
+        for rows, picture in zip(found, asked, strict=False):
             for number, new in zip(picture.runs, rows, strict=True):
                 append_text(tasks[number].folder / PREDICTIONS, json_lines(new))
                 tasks[number].rows.extend(new)
-            clock.note(picture.runs, len(picture.samples))
+            clock.note(picture.runs, len(picture.samples), answerer.waited)
             answered = len(picture.samples) * len(picture.runs)
             done += answered
             advance(answered)
             if after_each is not None:
                 after_each()
+        log.info("%s", clock)
         reached = f"{done:,} of {total:,} questions{shared} are answered"
         pending.check(reached if done < total else f"all {total:,} questions{shared} are answered")
         assert done == total, f"{reached}, and nobody asked for an end"
@@ -159,7 +166,7 @@ def rows_of(
     benchmark: Benchmark, answerer: Answerer, asked: Sequence[Asked], stop: Callable[[], bool]
 ) -> Iterator[list[list[Row]]]:
     """For each picture, for each of its runs, the rows of its samples; as `Answerer.answer_many` answers them."""
-    for picture, by_run in zip(asked, answerer.answer_many(asked, stop), strict=False):
+    for by_run, picture in zip(answerer.answer_many(asked, stop), asked, strict=False):
         yield [
             [
                 make_row(

@@ -27,10 +27,13 @@ class Timing(NamedTuple):
     Attributes:
         answered: how many questions were timed.
         seconds: wall-clock time, loading of the model left out; of a pass that several runs share, an equal share.
+        waited: how much of these seconds the model waited for pictures to be read, that of the first process where there are
+            several.
     """
 
     answered: int = 0
     seconds: float = 0.0
+    waited: float = 0.0
 
 
 def read_timing(folder: Path) -> Timing:
@@ -40,7 +43,7 @@ def read_timing(folder: Path) -> Timing:
         return Timing()
     try:
         found = Timing(**read_json(path))
-        if not fits(found.answered, int) or not fits(found.seconds, float):
+        if not (fits(found.answered, int) and fits(found.seconds, float) and fits(found.waited, float)):
             raise TypeError(found)
     except (TypeError, ValueError):
         log.warning("%s is damaged: the time that answering took so far is not known", path)
@@ -50,7 +53,7 @@ def read_timing(folder: Path) -> Timing:
 
 def write_timing(folder: Path, timings: Sequence[Timing]) -> None:
     """Write the time that answering a run has taken, as a sum."""
-    total = Timing(sum(one.answered for one in timings), sum((one.seconds for one in timings), 0.0))
+    total = Timing(*map(sum, zip(Timing(), *timings, strict=True)))
     write_json(folder / TIMING, total._asdict())
 
 
@@ -66,14 +69,23 @@ class Clock:
     def __init__(self, folders: Mapping[int, Path]) -> None:
         self._folders, self._answered = folders, dict.fromkeys(folders, 0)
         self._before = {run: read_timing(folder) for run, folder in folders.items()}
-        self._started, self._seconds, self._written = time.perf_counter(), 0.0, -math.inf
+        self._started, self._written = time.perf_counter(), -math.inf
+        self._seconds = self._waited = 0.0
         for folder in folders.values():
             if not (folder / TIMING).exists():
                 write_timing(folder, [])
 
-    def note(self, runs: Sequence[int], questions: int) -> None:
-        """Note that the rows of a picture are written, some questions of each of these runs."""
-        self._seconds = time.perf_counter() - self._started
+    def __str__(self) -> str:
+        share = 100 * self._waited / self._seconds if self._seconds else 0.0
+        return f"{self._seconds:.1f} s, of which the model waited {self._waited:.1f} s ({share:.0f} %) for pictures"
+
+    def note(self, runs: Sequence[int], questions: int, waited: float) -> None:
+        """Note that the rows of a picture are written, some questions of each of these runs.
+
+        Args:
+            waited: seconds that the model has waited for pictures in this pass so far.
+        """
+        self._seconds, self._waited = time.perf_counter() - self._started, waited
         for run in runs:
             self._answered[run] += questions
         if self._seconds - self._written >= _EVERY_SECONDS:
@@ -83,6 +95,7 @@ class Clock:
         """Write it for each run, with the time of the processes before."""
         total = sum(self._answered.values())
         for run, answered in self._answered.items():
-            now = Timing(answered, self._seconds * answered / total if total else 0.0)
+            share = answered / total if total else 0.0
+            now = Timing(answered, self._seconds * share, self._waited * share)
             write_timing(self._folders[run], [self._before[run], now])
         self._written = self._seconds
