@@ -5,6 +5,7 @@ import json
 import shutil
 import signal
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,15 @@ from hydra import compose, initialize_config_dir
 from PIL import Image
 
 from blink.eval import main as eval_main
+from blink.evaluation.answering.answerers import BackboneAnswerer
 from blink.evaluation.answering.predict import predict
-from blink.evaluation.tuning.plan import check_split, make_plan
+from blink.evaluation.answering.shares import Settings
+from blink.evaluation.tuning.passes import Passes
+from blink.evaluation.tuning.plan import HELD_OUT, SEARCH, check_split, make_plan
+from blink.evaluation.tuning.space import VANILLA
 from blink.runs.config.groups import CONF_DIR
 from blink.runs.inputs.preset_file import read_preset
+from blink.runs.parallel.team import Team
 from blink.runs.signals import Stopped
 from blink.tune import main
 
@@ -110,6 +116,46 @@ def test_a_search_that_was_stopped_ends_as_it_would_have(
     assert all(path.stat().st_mtime_ns == time for path, time in before.items())
 
 
+@pytest.mark.slow
+def test_several_processes_choose_as_one_does(backbone: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Would catch pictures of one pass that are answered in the next, settings that another process takes for others, a half
+    that is mixed up with the other, and a second process that has nothing to do.
+    """
+    more = (backbone, *SMALL, "bench=[pope,gqa]", "bench.max_new_tokens=2", "engine.pictures=1")
+    whole = command(monkeypatch, *more)
+    sent: list[int] = []
+    send = Team.send
+
+    def counted(team: Team, rank: int, message: Mapping[str, Any]) -> None:
+        sent.append(rank)
+        send(team, rank, message)
+
+    monkeypatch.setattr(Team, "send", counted)
+    monkeypatch.setattr(sys, "argv", ["blink.tune", *more, "devices=2", "outputs=two"])
+    main()
+    assert set(sent) == {1}
+    [two] = Path("two/tune").iterdir()
+    assert two.name == whole.name
+    for name in ("trials.csv", "finalists.csv", "look.csv", "preset.yaml"):
+        assert (two / name).read_bytes() == (whole / name).read_bytes()
+    files = sorted(path.relative_to(whole) for path in whole.rglob("predictions.jsonl"))
+    assert sorted(path.relative_to(two) for path in two.rglob("predictions.jsonl")) == files
+    for file in files:
+        assert (two / file).read_bytes() == (whole / file).read_bytes()
+
+
+def test_pictures_and_workers_are_as_asked_for(backbone: str) -> None:
+    """Would catch keys of the engine that a search takes and does not heed."""
+    overrides = [backbone, "scenes.images=2", "engine.pictures=3", "engine.workers=1"]
+    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+        config = compose("tune", overrides)
+    passes = Passes(make_plan(config, overrides), Settings({}, overrides))
+    for half in (SEARCH, HELD_OUT):
+        answerer = passes.of([VANILLA], 0, half).load()
+        assert isinstance(answerer, BackboneAnswerer)
+        assert (answerer.pictures, answerer.workers) == (3, 1)
+
+
 def test_several_benchmarks(backbone: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Would catch a mean over questions where one over benchmarks is asked for, and a part that is lost."""
     folder = command(
@@ -175,6 +221,10 @@ def test_questions_of_the_users_own(
         (("space.positions=[here]",), "space.positions='here': expected one of append, region"),
         (("scenes.images=1",), "two at least are needed, one for each half"),
         (("token_sr=here", "space.method=interp"), "token_sr=here: no method of space.method uses modules"),
+        (("engine.pictures=0",), "engine.pictures=0: expected a whole number of at least 1"),
+        (("engine.workers=-1",), "engine.workers=-1: expected a whole number of at least 0"),
+        (("devices=all",), "devices='all': expected"),
+        (("devices=2", "model.device=cpu:0"), "devices=2 and model.device=cpu:0: expected auto, cpu or cuda"),
         (("engine.memory_gb=0",), "engine.memory_gb=0: expected a number above 0"),
         (("space.longer=3",), "unknown key 'space.longer'"),
         (("+colour=red",), "unknown key 'colour'"),

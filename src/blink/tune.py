@@ -12,28 +12,38 @@ from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 
-from blink.runs.command import Job, hydra_command
+from blink.runs.command import Job, hydra_command, one_line_errors
 from blink.runs.config.settings import plain
 from blink.runs.provenance import note_process, provenance
 
 if TYPE_CHECKING:
-    from blink.evaluation.tuning.plan import Plan
+    from blink.evaluation.tuning.passes import Passes
     from blink.evaluation.tuning.report import Found
 
 log = logging.getLogger("blink.tune")  # not __main__, which `python -m` calls it
 
 
-@hydra_command("tune")
+def serve() -> None:
+    """What processes but the first do, where torchrun has started several."""
+    from blink.evaluation.tuning.passes import serve_first
+
+    serve_first()
+
+
+@hydra_command("tune", further=serve)
 def main(config: DictConfig, job: Job) -> float:
     """Search, or go on with a search, or return one.
 
     Returns:
         What the chosen setting gains over the backbone as it is on held-out questions, in percentage points.
     """
+    from blink.evaluation.answering.shares import Settings
     from blink.evaluation.compare import screen
     from blink.evaluation.planning.questions import samples_digest
+    from blink.evaluation.tuning.passes import Passes
     from blink.evaluation.tuning.plan import benches_of, make_plan
     from blink.evaluation.tuning.report import write_report
+    from blink.runs.parallel.ahead import ProcessError
 
     plan = make_plan(config, job.overrides)
     benches = [plain(bench) for bench in benches_of(config, job.overrides)]
@@ -45,7 +55,8 @@ def main(config: DictConfig, job: Job) -> float:
         "tune", job.overrides, seed=plan.seed, inputs={**plan.inputs, "samples": samples_digest(samples)}
     )
     note_process(folder, record)
-    found = _searched(plan, folder)
+    with one_line_errors(ProcessError):
+        found = _searched(Passes(plan, Settings(plain(config), job.overrides)), folder)
     files = write_report(plan, found, folder, record)
     console = screen()
     console.print(found.choice.reason, soft_wrap=True)
@@ -65,16 +76,17 @@ def check_job(config: DictConfig, overrides: list[str], *, here: bool) -> None:
     make_plan(config, overrides)
 
 
-def _searched(plan: Plan, folder: Path) -> Found:
+def _searched(passes: Passes, folder: Path) -> Found:
     """Go through the steps of a search; what is answered already is read."""
     from blink.evaluation.tuning.look import look_at, look_settings
-    from blink.evaluation.tuning.measure import HELD_OUT, SEARCH, Measurer
+    from blink.evaluation.tuning.measure import Measurer
+    from blink.evaluation.tuning.plan import HELD_OUT, SEARCH
     from blink.evaluation.tuning.report import Found
     from blink.evaluation.tuning.rule import choose, pick_finalists
     from blink.evaluation.tuning.search import distinct, search
     from blink.evaluation.tuning.space import VANILLA
 
-    measure = Measurer(plan, folder)
+    plan, measure = passes.plan, Measurer(passes, folder)
     looking = look_settings(plan.space)
     log.info("looking at %d layers", len(plan.space.layers))
     rows = measure.rows([VANILLA, *looking], SEARCH)  # what never acts answers as vanilla: one pass

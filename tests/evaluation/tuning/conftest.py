@@ -4,6 +4,7 @@ Files of the room that are tested where they are used:
 
     report.py   test_tune.py
     plan.py     test_tune.py
+    passes.py   test_tune.py
 """
 
 from collections.abc import Sequence

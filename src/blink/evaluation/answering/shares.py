@@ -1,8 +1,9 @@
 """An evaluation over several processes: whole pictures are shared out, and the first process writes all rows, in their order.
 
 Every process has the whole backbone, on a device of its own. Picture number i of those that are to be answered goes to
-process i mod n, so that the work of a run follows from its settings and n alone. The others read the settings of the runs
-that are answered, and the questions, for themselves; they get the numbers of their pictures, and send rows.
+process i mod n, so that the work of a run follows from its settings and n alone. The others make for themselves what is
+answered (a `Pass`) of the settings that they are sent, and read the questions; they get the first questions of their pictures,
+and send rows.
 """
 
 import logging
@@ -16,14 +17,14 @@ from typing import Any, NamedTuple
 import torch
 from omegaconf import OmegaConf
 
-from blink.bench.base import Row
+from blink.bench.base import Benchmark, Row, Sample
 from blink.evaluation.answering.answerers import load_answerer
-from blink.evaluation.answering.predict import Asked, rows_of
+from blink.evaluation.answering.predict import Answerer, Asked, rows_of
 from blink.evaluation.answering.rows import pictures
 from blink.evaluation.planning.plan import Plan, make_plan
 from blink.evaluation.planning.questions import samples_digest, trust_pictures
 from blink.runs.command import end
-from blink.runs.parallel.team import Team, Work, serve, team
+from blink.runs.parallel.team import Message, Team, Work, serve, team
 from blink.runs.signals import finishing_first
 from blink.runs.values import UserError
 
@@ -34,6 +35,30 @@ _STOP = {"stop": True}
 
 _GRACE_SECONDS = 20.0
 """How long those that torchrun has started are waited for after a signal, which it has sent them, too."""
+
+
+class Pass(NamedTuple):
+    """What several processes answer together, as each of them finds it.
+
+    Attributes:
+        samples: those about one picture side by side.
+        inputs: what the answers of each run depend on, as for `resume`.
+        device: `model.device`.
+        load: makes the answerer, whose runs are numbered as `inputs`.
+    """
+
+    benchmark: Benchmark
+    samples: Sequence[Sample]
+    inputs: Sequence[Mapping[str, Any]]
+    device: str
+    load: Callable[[], Answerer]
+
+
+class Expected(NamedTuple):
+    """What the first process has found, and the others are to find: digest of the samples, inputs of each run."""
+
+    samples: str
+    inputs: Sequence[Mapping[str, Any]]
 
 
 class Settings(NamedTuple):
@@ -47,27 +72,30 @@ class Shares:
     """Pictures shared out among this process, which is the first, and others.
 
     Args:
-        plans: of the runs that are answered.
-        settings: what each was made of.
+        answered: what this process answers.
+        settings: what the others make the same of; JSON values.
+        processes: how many there are, this one among them.
+        module: that the others run, for `serve_passes`.
         asked: all pictures that are to be answered; the others begin at once.
     """
 
-    def __init__(self, plans: Sequence[Plan], settings: Sequence[Settings], asked: Sequence[Asked]) -> None:
-        first = plans[0]
-        self._team: Team = team(first.processes, __spec__.name)
+    def __init__(
+        self, answered: Pass, settings: Message, processes: int, module: str, asked: Sequence[Asked]
+    ) -> None:
+        self._team: Team = team(processes, module)
         self._asked, self._threads = asked, torch.get_num_threads()
-        own = 0 if self._team.launched else max(1, self._threads // first.processes)
+        own = 0 if self._team.launched else max(1, self._threads // processes)
         if own:
             torch.set_num_threads(own)
-        _take_device(first.backbone.device)
+        _take_device(answered.device)
         common = {
-            "settings": [[setting.config, list(setting.overrides)] for setting in settings],
-            "samples": samples_digest(first.samples),
-            "inputs": [plan.inputs for plan in plans],
+            "settings": settings,
+            "samples": samples_digest(answered.samples),
+            "inputs": answered.inputs,
             "threads": own,
         }
         for rank in self._team.others:
-            share = asked[rank :: first.processes]
+            share = asked[rank::processes]
             pictures_of = [[picture.samples[0].id, list(picture.runs)] for picture in share]
             self._team.send(rank, {**common, "share": pictures_of})
         self._ready: set[int] = set()
@@ -135,31 +163,52 @@ def sharing(
     plans: Sequence[Plan], settings: Sequence[Settings]
 ) -> Callable[[Sequence[Asked]], Shares] | None:
     """Returns what shares out the pictures of some runs, for `predict`; None where this process answers alone."""
-    if plans[0].processes == 1:
+    processes = plans[0].processes
+    if processes == 1:
         return None
-    return lambda asked: Shares(plans, settings, asked)
+    message = {"runs": [[setting.config, list(setting.overrides)] for setting in settings]}
+    return lambda asked: Shares(_pass_of(plans), message, processes, __spec__.name, asked)
 
 
-def _answer(work: Work) -> None:
+def _pass_of(plans: Sequence[Plan]) -> Pass:
+    """What runs that agree in backbone and questions answer together."""
+    first = plans[0]
+    return Pass(
+        first.benchmark,
+        first.samples,
+        [plan.inputs for plan in plans],
+        first.backbone.device,
+        lambda: load_answerer(plans),
+    )
+
+
+def _made(settings: Message, expected: Expected) -> Pass:
+    """The same, made of settings in one of the others."""
+    trust_pictures(expected.samples, expected.inputs[0]["pictures"])
+    return _pass_of(
+        [make_plan(OmegaConf.create(config), overrides) for config, overrides in settings["runs"]]
+    )
+
+
+def _answer(work: Work, make: Callable[[Message, Expected], Pass]) -> None:
     """Answer a share of the pictures, in one of the others."""
     message = work.message
     if message == _STOP:  # of a pass that this process has answered already
         return
-    samples, inputs = message["samples"], message["inputs"]
-    trust_pictures(samples, inputs[0]["pictures"])
-    plans = [make_plan(OmegaConf.create(config), overrides) for config, overrides in message["settings"]]
-    for plan, expected in zip(plans, inputs, strict=True):
-        found = {**plan.inputs, "samples": samples_digest(plan.samples)}
-        _check_same({**expected, "samples": samples}, found)
+    expected = Expected(message["samples"], message["inputs"])
+    found = make(message["settings"], expected)
+    samples = samples_digest(found.samples)
+    for theirs, mine in zip(expected.inputs, found.inputs, strict=True):
+        _check_same({**theirs, "samples": expected.samples}, {**mine, "samples": samples})
     share: list[list[Any]] = message["share"]
     if message["threads"]:
         torch.set_num_threads(message["threads"])
     if share:
-        _take_device(plans[0].backbone.device)
-        answerer = load_answerer(plans)
+        _take_device(found.device)
+        answerer = found.load()
     work.send({_READY: True})
     if share:
-        about = {batch[0].id: batch for _, batch in pictures(plans[0].samples)}
+        about = {batch[0].id: batch for _, batch in pictures(found.samples)}
         asked = [Asked(about[first], runs) for first, runs in share]
         with finishing_first() as pending:
             stopped = False
@@ -169,7 +218,7 @@ def _answer(work: Work) -> None:
                 stopped = stopped or pending.requested or work.taken_back()
                 return stopped
 
-            for rows in rows_of(plans[0].benchmark, answerer, asked, stop):
+            for rows in rows_of(found.benchmark, answerer, asked, stop):
                 work.send({_ROWS: rows})
             work.send({_ENDED: True})
     else:
@@ -200,8 +249,13 @@ def _take_device(device: str) -> None:
         torch.cuda.set_device(number)
 
 
-def serve_first() -> None:
-    """What processes but the first do, where torchrun has started several."""
+def serve_passes(make: Callable[[Message, Expected], Pass], *, parent: int | None = None) -> None:
+    """What processes but the first do: answer their shares of passes, until the first lets them go.
+
+    Args:
+        make: makes a pass of the settings that the first has sent, and what it is to find.
+        parent: as for `serve`.
+    """
     lacking = [
         name for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ
     ]
@@ -211,7 +265,12 @@ def serve_first() -> None:
             "by devices= or torchrun"
         )
     _quieten()
-    serve(_answer)
+    serve(lambda work: _answer(work, make), parent=parent)
+
+
+def serve_first() -> None:
+    """What processes but the first do, where torchrun has started several."""
+    serve_passes(_made)
 
 
 def _quieten() -> None:
@@ -223,5 +282,4 @@ def _quieten() -> None:
 
 
 if __name__ == "__main__":
-    _quieten()
-    serve(_answer, parent=int(sys.argv[1]))
+    serve_passes(_made, parent=int(sys.argv[1]))

@@ -16,18 +16,14 @@ import numpy as np
 
 from blink.bench import Row
 from blink.bench.statistics import LEVEL, Bounds, Estimate, Metric, bounds, paired_bounds
-from blink.evaluation.answering.answerers import BackboneAnswerer
 from blink.evaluation.answering.predict import Task, predict
 from blink.evaluation.answering.rows import resume
-from blink.evaluation.tuning.plan import Asked, Plan
+from blink.evaluation.tuning.passes import Passes
+from blink.evaluation.tuning.plan import Asked
 from blink.evaluation.tuning.space import Setting
-from blink.inference.run import Run
 
 ANSWERS = "answers"
 """Folder of all rows, in the search's folder."""
-
-SEARCH, HELD_OUT = "search", "held_out"
-"""The halves of the questions."""
 
 ONE_ERROR = 0.6826894921370859
 """How often a normal variable is within one standard error."""
@@ -87,13 +83,12 @@ class Measurer:
     """Answers settings, or reads what was answered before.
 
     Args:
-        plan: of the search.
+        passes: of the search.
         folder: of the search.
     """
 
-    def __init__(self, plan: Plan, folder: Path) -> None:
-        self._plan, self._folder = plan, folder
-        self._answerer: BackboneAnswerer | None = None
+    def __init__(self, passes: Passes, folder: Path) -> None:
+        self._passes, self._plan, self._folder = passes, passes.plan, folder
 
     def __call__(self, settings: Sequence[Setting], half: str) -> list[Answered]:
         """Answer settings on a half of the questions of every benchmark, each benchmark in one pass.
@@ -109,37 +104,19 @@ class Measurer:
 
     def rows(self, settings: Sequence[Setting], half: str) -> list[list[list[Row]]]:
         """The same as rows: per benchmark, per setting."""
-        return [self._rows(asked, settings, half) for asked in self._plan.asked]
+        return [self._rows(number, settings, half) for number in range(len(self._plan.asked))]
 
-    def _rows(self, asked: Asked, settings: Sequence[Setting], half: str) -> list[list[Row]]:
-        samples = asked.search if half == SEARCH else asked.held_out
-        inputs = {**asked.inputs, **self._plan.inputs}
+    def _rows(self, bench: int, settings: Sequence[Setting], half: str) -> list[list[Row]]:
+        """Rows of one of the benchmarks, by its number."""
+        one = self._passes.of(settings, bench, half)
         tasks = []
-        for setting in settings:
-            folder = self._folder / ANSWERS / half / asked.benchmark.name / setting.name
+        for setting, inputs in zip(settings, one.inputs, strict=True):
+            folder = self._folder / ANSWERS / half / one.benchmark.name / setting.name
             folder.mkdir(parents=True, exist_ok=True)
-            tasks.append(Task(folder, resume(folder, samples, inputs=inputs)))
-        predict(asked.benchmark, samples, tasks, lambda: self._loaded(settings, asked))
+            tasks.append(Task(folder, resume(folder, one.samples, inputs=inputs)))
+        sharing = self._passes.sharing(settings, bench, half)
+        predict(one.benchmark, one.samples, tasks, one.load, sharing=sharing)
         return [task.rows for task in tasks]
-
-    def _loaded(self, settings: Sequence[Setting], asked: Asked) -> BackboneAnswerer:
-        """An answerer of these settings; backbone, engine and modules are those of the one before."""
-        plan = self._plan
-        runs = [self._run(setting) for setting in settings]
-        if self._answerer is None:
-            self._answerer = BackboneAnswerer(
-                plan.backbone.load(),
-                plan.template,
-                runs,
-                max_new_tokens=asked.benchmark.max_new_tokens,
-                memory_gb=plan.memory_gb,
-            )
-            return self._answerer
-        return self._answerer.with_runs(runs, asked.benchmark.max_new_tokens)
-
-    def _run(self, setting: Setting) -> Run:
-        token_sr = self._plan.token_sr if setting.method == "blink" else None
-        return Run(setting.policy, token_sr)
 
 
 def reduced(setting: Setting, rows: Sequence[Sequence[Row]], asked: Sequence[Asked]) -> Answered:

@@ -18,7 +18,7 @@ from blink.evaluation.planning.checkpoint import Checkpoint
 from blink.evaluation.planning.fit import check_questions
 from blink.evaluation.planning.method import fingerprints, modules_folder, training_differs
 from blink.evaluation.planning.questions import questions_of, samples_digest
-from blink.evaluation.planning.settings import check_values, reject_training_keys
+from blink.evaluation.planning.settings import check_values, process_count, reject_training_keys
 from blink.evaluation.tuning.space import Space, check_methods, extra, known_methods
 from blink.inference.policy import POSITIONS, Policy, check_layers, parse_layers
 from blink.inference.run import Run
@@ -32,6 +32,9 @@ from blink.runs.config.settings import plain
 from blink.runs.values import UserError, choice, number, optional, text, whole_number, whole_numbers
 
 VALIDATION, TEST = "validation", "test"
+
+SEARCH, HELD_OUT = "search", "held_out"
+"""The halves of the questions."""
 
 _MOST_TRIALS = 1_000_000
 
@@ -49,6 +52,10 @@ class Asked(NamedTuple):
     data: str
     inputs: dict[str, Any]
 
+    def half(self, name: str) -> list[Sample]:
+        """The questions of a half, `SEARCH` or `HELD_OUT`."""
+        return {SEARCH: self.search, HELD_OUT: self.held_out}[name]
+
 
 class Plan(NamedTuple):
     """A search whose settings were checked.
@@ -56,6 +63,7 @@ class Plan(NamedTuple):
     Attributes:
         backbone: what to load.
         token_sr: folder or hub id of TokenSR modules; None where no setting uses any.
+        memory_gb, pictures, processes, workers: as in an evaluation's plan.
         inputs: fingerprints of backbone and modules.
         warnings: what a reader of the report should know.
     """
@@ -71,6 +79,9 @@ class Plan(NamedTuple):
     finalists: int
     seed: int
     memory_gb: float
+    pictures: int | None
+    processes: int
+    workers: int | None
     inputs: dict[str, Any]
     warnings: list[str]
 
@@ -102,7 +113,7 @@ def make_plan(config: DictConfig, overrides: Sequence[str]) -> Plan:
     checkpoint = Checkpoint.of(model)
     backbone, template = checkpoint.outline(), checkpoint.template(model["template"])
     space, token_sr = _space(settings, backbone)
-    limit = optional(whole_number, "limit", settings["limit"])
+    limit, engine = optional(whole_number, "limit", settings["limit"]), settings["engine"]
     warnings = training_differs(token_sr, model["path"], template.prefix) if token_sr else []
     asked = []
     for each in composed:
@@ -118,7 +129,10 @@ def make_plan(config: DictConfig, overrides: Sequence[str]) -> Plan:
         token_sr=token_sr,
         **counts,
         seed=seed,
-        memory_gb=number("engine.memory_gb", settings["engine"]["memory_gb"], above=0),
+        memory_gb=number("engine.memory_gb", engine["memory_gb"], above=0),
+        pictures=engine.get("pictures"),  # configs of an earlier version have none
+        processes=process_count(settings.get("devices", 1), model),
+        workers=engine.get("workers"),
         inputs=fingerprints(backbone, token_sr),
         warnings=warnings,
     )
