@@ -42,6 +42,9 @@ class BackboneAnswerer:
         pictures: most that are answered at once; None: as `Engine.answer_many` chooses.
         workers: processes that read pictures ahead; 0: none.
 
+    Attributes:
+        waited: seconds that the model has waited for pictures, in the last call of `answer_many` so far.
+
     Raises:
         ValueError: `alone`, and policy and modules of a run do not fit the backbone.
     """
@@ -68,7 +71,7 @@ class BackboneAnswerer:
         self.shapes = PictureShapes(backbone)
         self.zooms = tuple(sorted(zooms))
         self.pictures, self.workers = pictures, workers
-        self._ahead: Ahead[Asked, tuple[Image.Image, Any]] | None = None
+        self.waited = 0.0
         self._views = ViewMaker(backbone.processor, grid=backbone.grid)
         self.meters = [
             Meter(backbone, run.policy, run.token_sr, self.shapes, zooms=number in self.zooms)
@@ -84,11 +87,6 @@ class BackboneAnswerer:
         other.meters = [Meter(self.backbone, run.policy, run.token_sr, self.shapes) for run in runs]
         return other
 
-    @property
-    def waited(self) -> float:
-        """Seconds that the model has waited for pictures, in the last call of `answer_many` so far."""
-        return 0.0 if self._ahead is None else self._ahead.waited
-
     def answer_many(
         self, asked: Sequence[Asked], stop: Callable[[], bool] = lambda: False
     ) -> Iterator[list[list[Reply]]]:
@@ -102,12 +100,13 @@ class BackboneAnswerer:
         Raises:
             NotFiniteError: nan or infinity among the numbers that an answer follows from; names layer and sample.
         """
-        pictures = self._ahead = Ahead(asked, self._opened, workers=self.workers)
+        pictures, self.waited = Ahead(asked, self._opened, workers=self.workers), 0.0
         under_way: deque[Asked] = deque()
         read: deque[Picture] = deque()
 
         def begun() -> Iterator[Picture]:
             for one, opened in zip(asked, pictures, strict=True):
+                self.waited = pictures.waited
                 if stop():
                     return
                 under_way.append(one)
