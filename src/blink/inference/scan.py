@@ -91,7 +91,8 @@ class Watch:
         """What a scanned layer runs with; None where it is scanned from without."""
         self._layers.append(layer)
         if self._policy.saliency == "similarity":
-            self._similarity.append(similarity(self._backbone, layer, stream))
+            with torch.no_grad():
+                self._similarity.append(similarity(self._backbone, layer, stream))
             return None
         return partial(self._keep_scores, stream.spans)
 
