@@ -1,14 +1,13 @@
 """Runs that are repeated: what may change between them, and what is said of the outcome."""
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from blink.eval import main
 from blink.evaluation.rerun import agreement, new_folder
+from tests.eval_runs import command
 from tests.finished_runs import Rule, finish, samples
 
 SMALL = ("scenes.images=1", "scenes.split=validation", "bench.max_new_tokens=2", "logger=none", "layer=1")
@@ -21,12 +20,6 @@ def first(llava_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     command(monkeypatch, f"model.path={llava_folder}", *SMALL, "method=interp", "tau_exp=0.3", "seed=4")
     [folder] = Path("outputs/eval").iterdir()
     return folder
-
-
-def command(monkeypatch: pytest.MonkeyPatch, *overrides: str) -> None:
-    """`python -m blink.eval` with these overrides, in this process."""
-    monkeypatch.setattr(sys, "argv", ["blink.eval", *overrides])
-    main()
 
 
 def edit(path: Path, **values: Any) -> None:

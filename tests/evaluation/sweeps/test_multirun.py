@@ -3,7 +3,6 @@
 import copy
 import csv
 import json
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,6 @@ import hydra
 import pytest
 from omegaconf import OmegaConf
 
-from blink.eval import main
 from blink.evaluation.planning.plan import make_plan
 from blink.evaluation.planning.presets import LAYER_STUDIES, OTHER
 from blink.evaluation.sweeps.experiments import Experiment, lines_of, names, read_experiment
@@ -21,6 +19,7 @@ from blink.evaluation.sweeps.paper import TABLES
 from blink.runs.config.groups import CONF_DIR
 from blink.runs.inputs.preset_file import with_preset, write_preset
 from tests import models
+from tests.eval_runs import command
 
 EXPERIMENTS = sorted(path.stem for path in (CONF_DIR / "experiment").glob("*.yaml"))
 
@@ -37,12 +36,6 @@ def configs() -> Iterator[None]:
     """Hydra finds the configs, as in a running command."""
     with hydra.initialize_config_dir(str(CONF_DIR), version_base="1.3"):
         yield
-
-
-def command(monkeypatch: pytest.MonkeyPatch, *overrides: str) -> None:
-    """`python -m blink.eval` with these overrides, in this process."""
-    monkeypatch.setattr(sys, "argv", ["blink.eval", *overrides])
-    main()
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
