@@ -151,6 +151,64 @@ def test_a_process_that_dies_ends_all(whole: Path) -> None:
         time.sleep(0.1)
 
 
+ENDS: dict[str, tuple[int | None, signal.Signals]] = {
+    "the second is killed": (1, signal.SIGKILL),
+    "the second is stopped": (1, signal.SIGTERM),
+    "the first is killed": (0, signal.SIGKILL),
+    "torchrun is stopped": (None, signal.SIGTERM),
+    "torchrun is killed": (None, signal.SIGKILL),
+}
+"""Which of torchrun's processes gets which signal; None: torchrun itself."""
+
+
+@pytest.mark.parametrize("how", ENDS)
+def test_torchrun_ended_and_resumed_by_another_number(how: str, whole: Path) -> None:
+    """Catches rows that are lost or written twice, a process that waits for ever for another that has gone, and orphans."""
+    rank, number = ENDS[how]
+    count = only("predictions.jsonl", whole).read_bytes().count(b"\n")
+    has_rows = rows_written(Path("killed"), count)
+
+    def reached(_: float) -> bool:
+        if has_rows(_):
+            os.kill(_of_torchrun()[rank], number)
+            return True
+        return False
+
+    launched = ("-m", "torch.distributed.run", "--nproc-per-node=2", "-m", "blink.eval", *SMALL)
+    # no signal to all of them: what the one that ended means to the others is what is looked at
+    ended = kills.command(*launched, "outputs=killed", until=reached, number=signal.SIGCONT, group=False)
+    assert ended.code != 0
+    if how == "the second is stopped":
+        assert "error: process 1 of 2 was stopped by SIGTERM; what is written is kept" in ended.said
+    until = time.monotonic() + 60
+    while _of_torchrun():
+        assert time.monotonic() < until, "orphans"
+        time.sleep(0.1)
+    kept = only("predictions.jsonl", Path("killed")).read_bytes()
+    again = command(*SMALL, "outputs=killed", *(["devices=2"] if rank is None else []))
+    assert again.returncode == 0, again.stderr
+    assert only("predictions.jsonl", Path("killed")).read_bytes().startswith(kept)
+    same(Path("killed"), whole)
+
+
+def _of_torchrun() -> dict[int | None, int]:
+    """Rank -> process of this folder that torchrun has started for it, None -> torchrun itself."""
+    found: dict[int | None, int] = {}
+    for process in sorted(Path("/proc").glob("[0-9]*"), key=lambda path: int(path.name), reverse=True):
+        try:
+            words = (process / "cmdline").read_bytes().split(b"\0")
+            if b"outputs=killed" in words and (process / "cwd").resolve() == Path.cwd():
+                of_launcher = b"torch.distributed.run" in words
+                variables = (process / "environ").read_bytes().split(b"\0")
+                [rank] = [None] if of_launcher else [int(v[5:]) for v in variables if v.startswith(b"RANK=")]
+                found[rank] = int(
+                    process.name
+                )  # the lowest number, as a process that reads pictures has the same rank
+        except OSError:
+            continue
+    return found
+
+
 def _others() -> list[int]:
     """Processes of this folder that are not the first of theirs."""
     found = []

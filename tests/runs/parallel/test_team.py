@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from torch import distributed
 
 from blink.runs.parallel.ahead import ProcessError
-from blink.runs.parallel.team import Team
+from blink.runs.parallel.team import Post, Team, end_teams, team
 from blink.runs.values import UserError
 from tests.processes import python
 
@@ -83,7 +84,7 @@ def test_one_that_is_killed_is_noticed() -> None:
 
 _FIRST = f"""
 import os, signal
-from blink.runs.parallel.team import Team
+from blink.runs.parallel.team import Post, Team, end_teams, team
 team = Team(2, {MODULE!r})
 team.send(1, {{"number": -3}})
 while not (found := list(team.arrived())):
@@ -111,3 +112,35 @@ def _lives(pid: int) -> bool:
         return False
     with open(f"/proc/{pid}/stat") as file:
         return file.read().rpartition(")")[2].split()[0] != "Z"
+
+
+def test_nobody_is_let_go_before_the_first_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches processes of torchrun's that are told to end as the first one comes to know of them, and so may or may not."""
+    store = distributed.HashStore()
+    monkeypatch.setattr("blink.runs.parallel.team._common_store", lambda: store)
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    other = Post(store, 1)
+    found = team(2, "")
+    assert other.take(0) is None
+    found.send(1, {"number": 1})
+    assert other.take(0) == {"number": 1}
+    end_teams()
+    assert other.take(0) == {"end": True}
+
+
+def test_one_that_was_stopped_alone_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches a first process that waits for ever for one that a signal has ended, of which torchrun makes nothing."""
+    store = distributed.HashStore()
+    monkeypatch.setattr("blink.runs.parallel.team._common_store", lambda: store)
+    monkeypatch.setattr("blink.runs.parallel.team._SAME_SIGNAL_SECONDS", 0.0)
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    first = Team(2, "")
+    Post(store, 1).send(0, {"stopped": "SIGTERM"})
+    assert list(first.arrived()) == []
+    assert first.stopped == {1}
+    with pytest.raises(
+        ProcessError, match=r"^process 1 of 2 was stopped by SIGTERM; what is written is kept"
+    ):
+        first.check_stopped()

@@ -107,6 +107,7 @@ class Shares:
         """Wait until all others have loaded the backbone."""
         while len(self._ready) < len(self._team.others):
             self._take()
+            self._team.check_stopped()
             self._team.wait()
 
     def rows(
@@ -133,8 +134,10 @@ class Shares:
                     if (own := next(mine, None)) is not None:
                         self._rows[next(numbers)] = own
                     elif number not in self._rows:
-                        if self._all_ended or (told and time.monotonic() > until):
+                        if told and (self._all_ended or time.monotonic() > until):
                             return
+                        if not told:
+                            self._team.check_stopped()
                         self._team.wait()
                 yield self._rows.pop(number)
             while not self._all_ended:
@@ -145,7 +148,7 @@ class Shares:
 
     @property
     def _all_ended(self) -> bool:
-        return len(self._ended) == len(self._team.others)
+        return len(self._ended | self._team.stopped) == len(self._team.others)
 
     def _take(self) -> None:
         """Take what others have sent."""

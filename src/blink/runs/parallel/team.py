@@ -13,8 +13,8 @@ import threading
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any
 
@@ -30,12 +30,19 @@ Message = dict[str, Any]
 END = "end"
 """Key of the message with which the first process lets the others go."""
 
-FAILED, MISTAKE = "failed", "mistake"
-"""Keys of messages of a process that cannot go on: because of an error of any kind, or of a user's mistake."""
+FAILED, MISTAKE, STOPPED = "failed", "mistake", "stopped"
+"""Keys of messages of a process that cannot go on: because of an error of any kind, a user's mistake, or a signal."""
 
 _POLL_SECONDS = 0.02
 _PATIENCE = timedelta(minutes=30)
 _GRACE_SECONDS = 15.0
+
+_SAME_SIGNAL_SECONDS = 3.0
+"""A signal to all processes reaches them within this time: one that was stopped longer ago was stopped alone."""
+
+
+class PostError(ProcessError):
+    """Messages cannot be sent or taken any more."""
 
 
 class Post:
@@ -44,6 +51,9 @@ class Post:
     Args:
         store: that all processes have.
         rank: of this one.
+
+    Raises:
+        PostError: by all methods, where the process that keeps the store is gone.
     """
 
     def __init__(self, store: distributed.Store, rank: int) -> None:
@@ -52,19 +62,34 @@ class Post:
 
     def send(self, receiver: int, message: Mapping[str, Any]) -> None:
         """Leave a message for another process."""
-        number = self._sent[receiver]
-        self._sent[receiver] += 1
-        self._store.set(f"{self.rank}>{receiver}/{number}", json.dumps(message))
+        with _store_errors():
+            self._store.set(f"{self.rank}>{receiver}/{self._sent[receiver]}", json.dumps(message))
+        self._sent[receiver] += (
+            1  # last: a signal may come in between, and a number left out would hide all that follow
+        )
 
     def take(self, sender: int) -> Message | None:
         """The next message of another process; None if there is none yet."""
         key = f"{sender}>{self.rank}/{self._taken[sender]}"
-        if not self._store.check([key]):
-            return None
-        self._taken[sender] += 1
-        message: Message = json.loads(self._store.get(key))
-        self._store.delete_key(key)
+        with _store_errors():
+            if not self._store.check([key]):
+                return None
+            self._taken[sender] += 1
+            message: Message = json.loads(self._store.get(key))
+            self._store.delete_key(key)
         return message
+
+
+@contextmanager
+def _store_errors() -> Iterator[None]:
+    """Turn errors of a store that is gone into `PostError`."""
+    try:
+        yield
+    except RuntimeError as error:  # torch's DistError among them
+        raise PostError(
+            "the process that keeps the messages of all others (torchrun, or the first) has ended; what is written is kept, and "
+            "the same command goes on"
+        ) from error
 
 
 class Team:
@@ -84,6 +109,7 @@ class Team:
         self.processes = processes
         self.launched = launched_processes() > 1
         self._children: list[subprocess.Popen[bytes]] = []
+        self._stopped: dict[int, tuple[str, float]] = {}
         if self.launched:
             self._post = Post(_common_store(), 0)
             self._parent = os.getppid()
@@ -120,12 +146,29 @@ class Team:
                     raise UserError(message[MISTAKE])
                 if FAILED in message:
                     raise ProcessError(f"process {rank} of {self.processes} failed: {message[FAILED]}")
+                if STOPPED in message:
+                    self._stopped[rank] = (message[STOPPED], time.monotonic())
+                    continue
                 yield rank, message
             if code is not None:
                 how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
                 raise ProcessError(
                     f"process {rank} of {self.processes} has ended ({how}); what is written is kept, and the same "
                     "command goes on"
+                )
+
+    @property
+    def stopped(self) -> Set[int]:
+        """Ranks of those that have ended because of a signal."""
+        return self._stopped.keys()
+
+    def check_stopped(self) -> None:
+        """Raise ProcessError where one of the others was stopped by a signal that has not come to this process, too."""
+        for rank, (name, since) in self._stopped.items():
+            if time.monotonic() - since > _SAME_SIGNAL_SECONDS:
+                raise ProcessError(
+                    f"process {rank} of {self.processes} was stopped by {name}; what is written is kept, and the same command "
+                    "goes on"
                 )
 
     def wait(self) -> None:
@@ -163,7 +206,7 @@ def team(processes: int, module: str) -> Team:
     for known in _teams:
         if known.processes == processes:
             return known
-    end_teams()
+    _end_known()
     _teams.append(Team(processes, module))
     return _teams[-1]
 
@@ -172,6 +215,11 @@ def end_teams() -> None:
     """Let all others go, at the end of a command; those that torchrun has started wait for it, whether or not they had work."""
     if not _teams and launched_processes() > 1:
         _teams.append(Team(launched_processes(), ""))
+    _end_known()
+
+
+def _end_known() -> None:
+    """Let go those that have had work; of those that torchrun has started none, before their first work."""
     while _teams:
         _teams.pop().end()
 
@@ -211,25 +259,36 @@ def serve(do: Callable[[Work], None], *, parent: int | None = None) -> None:
         threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     with ending_on_signals():
         post = Post(_common_store(), int(os.environ["RANK"]))
-        while True:
-            message = post.take(0)
-            if message is None:
-                time.sleep(_POLL_SECONDS)
-                continue
-            if END in message:
-                return
-            work = Work(post, message)
-            try:
-                do(work)
-            except Stopped:
-                raise
-            except UserError as error:
-                work.send({MISTAKE: str(error)})
-            except Exception as error:
-                traceback.print_exc()
-                work.send({FAILED: f"{type(error).__name__}: {' '.join(str(error).split())}"})
-            if work.last:
-                return
+        try:
+            _serve(post, do)
+        except Stopped as stopped:
+            with suppress(PostError):  # its exit code tells torchrun nothing
+                post.send(0, {STOPPED: signal.Signals(stopped.number).name})
+            raise
+        except PostError as error:
+            sys.exit(f"error: {error}")
+
+
+def _serve(post: Post, do: Callable[[Work], None]) -> None:
+    while True:
+        message = post.take(0)
+        if message is None:
+            time.sleep(_POLL_SECONDS)
+            continue
+        if END in message:
+            return
+        work = Work(post, message)
+        try:
+            do(work)
+        except (Stopped, PostError):
+            raise
+        except UserError as error:
+            work.send({MISTAKE: str(error)})
+        except Exception as error:
+            traceback.print_exc()
+            work.send({FAILED: f"{type(error).__name__}: {' '.join(str(error).split())}"})
+        if work.last:
+            return
 
 
 _PREFIX = "blink"
