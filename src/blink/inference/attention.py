@@ -130,8 +130,8 @@ def _hooked(stock: str) -> Callable[..., tuple[Tensor, Any]]:
                 f"{type(module).__name__} attends with {', '.join(sorted(other))}; Blink needs a plain softmax of scaled "
                 "scores over all tokens so far"
             )
-        call = _call if torch.compiler.is_compiling() else hook
-        return call(query, key, value, kwargs["scaling"], stock_output)
+        given = (query, key, value, kwargs["scaling"], stock_output)
+        return _call(hook, *given) if torch.compiler.is_compiling() else hook(*given)
 
     return attend
 
