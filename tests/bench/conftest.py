@@ -2,7 +2,7 @@
 
 Files of the room that are tested where they are used; the tests of the benchmarks also read most of `sources.py`:
 
-    base.py   test_pope.py, test_gqa.py, test_mme.py
+    base.py   test_pope_sources.py, test_gqa.py, test_mme.py
 """
 
 from pathlib import Path

@@ -13,16 +13,7 @@ from torch import Tensor, nn
 import blink
 from blink.model.backbone import CACHE
 from tests import models
-
-ALWAYS = blink.Policy(layers=[1, 3], tau_exp=0, tau_drop=0)
-NEVER = blink.Policy(layers=[0, 1, 2, 3], tau_exp=1, tau_drop=0)
-RANDOM = blink.Policy(layers=[0, 1, 2, 3], selector="random", schedule="random")
-
-
-@pytest.fixture
-def model() -> Any:
-    """A small LLaVA: 6 x 6 grid, 4 layers, width 48."""
-    return models.llava(grid=6, layers=4)
+from tests.inference.handles import ALWAYS, NEVER, logits_of
 
 
 class Double(nn.Module):
@@ -31,13 +22,6 @@ class Double(nn.Module):
     def forward(self, x_BdHW: Tensor) -> Tensor:
         """Twice the input."""
         return 2 * x_BdHW
-
-
-def logits_of(model: Any, inputs: dict[str, Tensor]) -> Tensor:
-    """Logits of a plain forward."""
-    with torch.no_grad():
-        logits: Tensor = model(**inputs).logits
-    return logits
 
 
 def attributes(model: Any) -> list[set[str]]:
@@ -102,16 +86,6 @@ def test_repr(model: Any) -> None:
     assert repr(never).endswith("tau_exp=1, tau_drop=0) with interpolation, last prompt: 1 row with 4 keep>")
     never.detach()
     assert "with encoded crops" in repr(blink.attach(model, blink.Policy([1], source="encode")))
-
-
-def test_beams_share_one_pass_over_their_prompt(model: Any) -> None:
-    """Catches beams that see another cache than the prompt's: one beam of many is greedy search."""
-    inputs = models.batch(model, [1, 2])
-    blink.attach(model, ALWAYS)
-    settings: dict[str, Any] = {"max_new_tokens": 1, "do_sample": False}
-    one = model.generate(**inputs, **settings)
-    many = model.generate(**inputs, **settings, num_beams=3, num_return_sequences=3)
-    assert torch.equal(many[::3], one)
 
 
 def test_attach_twice_is_refused(model: Any) -> None:
@@ -202,30 +176,6 @@ def test_a_module_that_learns_is_not_copied_in_silence(model: Any) -> None:
     assert all(weight.grad is not None for weight in module.parameters())
 
 
-def test_sample_keys(model: Any) -> None:
-    """Catches keys that are ignored, given to the wrong rows, or kept after their block."""
-    inputs = models.batch(model, [1, 2])
-    handle = blink.attach(model, RANDOM)
-    runs = []
-    for keys in (["a", "b"], ["b", "a"], ["a", "b"]):
-        with handle.sample_keys(keys):
-            model.generate(**inputs, max_new_tokens=1, num_beams=2)
-        runs.append([[event.action for event in row] for row in handle.trace])
-    assert runs[0] == runs[2]
-    assert runs[0] == runs[1][::-1]
-    assert runs[0][0] != runs[0][1]
-    with pytest.raises(ValueError, match="sample_keys='ab': expected a list"), handle.sample_keys("ab"):
-        pass
-    with handle.sample_keys(["a"]), pytest.raises(ValueError, match=r"1 samples.*2 rows"):
-        logits_of(model, inputs)
-    logits_of(model, inputs)
-    with handle.sample_keys(["a", "b"]):
-        with handle.sample_keys(["c", "d"]):
-            logits_of(model, inputs)
-        logits_of(model, inputs)
-    assert [[event.action for event in row] for row in handle.trace] == runs[0]
-
-
 def test_blocks_within_blocks(model: Any) -> None:
     """Catches an inner disabled() that switches Blink on again for the rest of the outer."""
     inputs = models.batch(model, [1])
@@ -237,19 +187,6 @@ def test_blocks_within_blocks(model: Any) -> None:
         assert handle.trace == []
     logits_of(model, inputs)
     assert len(handle.trace) == 1
-
-
-def test_a_draw_needs_a_key_or_pixels(model: Any) -> None:
-    """Catches hashing features, whose last bits depend on the batch."""
-    inputs = models.batch(model, [1])
-    handle = blink.attach(model, RANDOM)
-    with torch.no_grad():
-        encoded = model.get_image_features(inputs.pop("pixel_values"), return_dict=True)
-        with pytest.raises(ValueError, match="sample_keys"):
-            model(**inputs, mm_encoder_outputs={"image": encoded})
-        with handle.sample_keys(["a"]):
-            model(**inputs, mm_encoder_outputs={"image": encoded})
-    assert len(handle.trace[0]) == 4
 
 
 def test_modules_follow_the_model(model: Any) -> None:
@@ -284,57 +221,6 @@ def test_modules_from_a_folder(model: Any, tmp_path: Path) -> None:
         blink.attach(models.llava(grid=6, layers=4, hidden=32), ALWAYS, tmp_path)
 
 
-def test_hidden_states_are_those_of_the_input(model: Any) -> None:
-    """Catches states with extensions in them, rows out of order, or a last state before the norm."""
-    inputs = models.batch(model, [1, 2])
-    valid = inputs["attention_mask"].bool()
-    with torch.no_grad():
-        stock = model(**inputs, output_hidden_states=True).hidden_states
-        handle = blink.attach(model, NEVER)
-        never = model(**inputs, output_hidden_states=True).hidden_states
-        handle.detach()
-        blink.attach(model, blink.Policy([2], tau_exp=0, tau_drop=0))
-        outputs = model(**inputs, output_hidden_states=True)
-    assert len(stock) == len(never) == len(outputs.hidden_states) == 5
-    for layer in range(5):
-        torch.testing.assert_close(never[layer][valid], stock[layer][valid], atol=1e-5, rtol=1e-5)
-        assert outputs.hidden_states[layer].shape == stock[layer].shape
-    torch.testing.assert_close(outputs.hidden_states[2], stock[2], atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(model.lm_head(outputs.hidden_states[4]), outputs.logits)
-
-
-def test_loss_and_gradients(model: Any) -> None:
-    """Catches a forward that breaks training through the model: loss and gradients are the stock model's."""
-    inputs = models.batch(model, [1])
-    labels = inputs["input_ids"].clone()
-    labels[:, :-3] = -100
-    grads = []
-    for policy in (None, NEVER):
-        if policy is not None:
-            blink.attach(model, policy)
-        model.zero_grad()
-        outputs = model(**inputs, labels=labels, use_cache=False)
-        outputs.loss.backward()
-        assert outputs.get(CACHE) is None
-        grads.append((outputs.loss.detach(), model.lm_head.weight.grad.clone()))
-    torch.testing.assert_close(grads[0], grads[1], atol=1e-5, rtol=1e-4)
-
-
-def test_switching_off_does_not_reach_into_a_generation(model: Any) -> None:
-    """Catches a running generation that changes its layers' masks when the handle changes."""
-    inputs = models.batch(model, [1])
-    handle = blink.attach(model, ALWAYS)
-    step: dict[str, Any] = {"input_ids": torch.tensor([[25]])}
-    with torch.no_grad():
-        caches = [model(**inputs, use_cache=True)[CACHE] for _ in range(3)]
-        want = model(**step, **{CACHE: caches[0]}).logits
-        with handle.disabled():
-            assert torch.equal(model(**step, **{CACHE: caches[1]}).logits, want)
-        handle.detach()
-        with pytest.raises(ValueError, match="attach the model again"):
-            model(**step, **{CACHE: caches[2]})
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -353,26 +239,6 @@ def test_steps_that_do_not_follow_are_refused(model: Any, change: dict[str, Any]
         cache = model(**models.batch(model, [1]), use_cache=True)[CACHE]
         with pytest.raises(ValueError, match=message):
             model(**{"input_ids": torch.tensor([[25]]), CACHE: cache, **change})
-
-
-def test_several_tokens_in_one_step(model: Any) -> None:
-    """Catches steps that are counted by calls, so that what follows several tokens lies at the wrong place."""
-    inputs = models.batch(model, [1, 2])
-    blink.attach(model, ALWAYS)
-    tokens_BS = torch.tensor([[5, 6, 7, 8], [9, 8, 7, 6]])
-
-    def logits(pieces: tuple[int, ...]) -> Tensor:
-        """Of the last token, when the tokens come in pieces of these lengths."""
-        with torch.no_grad():
-            out = model(**inputs, use_cache=True)
-            mask_BS = inputs["attention_mask"]
-            for piece_BS in tokens_BS.split(pieces, dim=1):
-                mask_BS = torch.cat((mask_BS, torch.ones_like(piece_BS)), dim=1)
-                out = model(input_ids=piece_BS, attention_mask=mask_BS, **{CACHE: out[CACHE]})
-        last: Tensor = out.logits[:, -1]
-        return last
-
-    torch.testing.assert_close(logits((3, 1)), logits((1, 1, 1, 1)))
 
 
 def test_embeddings_alone_are_refused(model: Any) -> None:

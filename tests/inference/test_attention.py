@@ -23,12 +23,6 @@ NEVER = blink.Policy(layers=EVERY_LAYER, tau_exp=1, tau_drop=0)
 ALWAYS = blink.Policy(layers=[1, 3], tau_exp=0, tau_drop=0)
 
 
-@pytest.fixture
-def model() -> Any:
-    """A small LLaVA: 6 x 6 grid, 4 layers, width 48."""
-    return models.llava(grid=6, layers=4)
-
-
 def implementations(model: Any) -> set[str]:
     """What the text model's configs name as their attention implementation."""
     return {config._attn_implementation for config in Backbone(model).attention_configs}

@@ -10,7 +10,7 @@ from blink.evaluation.planning.questions import read_questions
 from blink.runs.inputs.pictures import Reading, Rules
 from blink.runs.values import UserError
 from blink.scenes.ask import QUESTION_KINDS
-from tests.bench.test_pope import write_llava
+from tests.bench.pope_files import write_llava
 from tests.runs.inputs.test_pictures import DEEP, sideways
 
 SCENES: dict[str, Any] = {

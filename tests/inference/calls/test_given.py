@@ -10,6 +10,7 @@ import blink
 from blink.inference.run import Run
 from blink.model.backbone import Backbone
 from tests import models
+from tests.inference.handles import RANDOM, logits_of
 from tests.inference.oracle.comparison import attached, rig
 
 SMALL: dict[str, Any] = {"grid": 6, "kv_heads": 2}
@@ -164,3 +165,40 @@ def test_features_without_pixels_ask_for_pictures() -> None:
         with handle.pictures([models.picture(1)], models.processor(model)):
             model(**inputs, mm_encoder_outputs={"image": features})
         assert handle.trace[0][0].action == "expand"
+
+
+def test_sample_keys(model: Any) -> None:
+    """Catches keys that are ignored, given to the wrong rows, or kept after their block."""
+    inputs = models.batch(model, [1, 2])
+    handle = blink.attach(model, RANDOM)
+    runs = []
+    for keys in (["a", "b"], ["b", "a"], ["a", "b"]):
+        with handle.sample_keys(keys):
+            model.generate(**inputs, max_new_tokens=1, num_beams=2)
+        runs.append([[event.action for event in row] for row in handle.trace])
+    assert runs[0] == runs[2]
+    assert runs[0] == runs[1][::-1]
+    assert runs[0][0] != runs[0][1]
+    with pytest.raises(ValueError, match="sample_keys='ab': expected a list"), handle.sample_keys("ab"):
+        pass
+    with handle.sample_keys(["a"]), pytest.raises(ValueError, match=r"1 samples.*2 rows"):
+        logits_of(model, inputs)
+    logits_of(model, inputs)
+    with handle.sample_keys(["a", "b"]):
+        with handle.sample_keys(["c", "d"]):
+            logits_of(model, inputs)
+        logits_of(model, inputs)
+    assert [[event.action for event in row] for row in handle.trace] == runs[0]
+
+
+def test_a_draw_needs_a_key_or_pixels(model: Any) -> None:
+    """Catches hashing features, whose last bits depend on the batch."""
+    inputs = models.batch(model, [1])
+    handle = blink.attach(model, RANDOM)
+    with torch.no_grad():
+        encoded = model.get_image_features(inputs.pop("pixel_values"), return_dict=True)
+        with pytest.raises(ValueError, match="sample_keys"):
+            model(**inputs, mm_encoder_outputs={"image": encoded})
+        with handle.sample_keys(["a"]):
+            model(**inputs, mm_encoder_outputs={"image": encoded})
+    assert len(handle.trace[0]) == 4

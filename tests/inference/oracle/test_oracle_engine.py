@@ -10,7 +10,7 @@ import blink
 from blink.inference.engine import Engine
 from blink.inference.run import Run
 from tests import models
-from tests.inference.engine.test_engine import check, reference
+from tests.inference.engine.against_attach import check, reference
 from tests.inference.oracle import comparison
 from tests.inference.oracle import literal as oracle
 from tests.inference.oracle.cases import CASES, CYCLE, SCHEMES, SIZES, named, scheme_of, size_of

@@ -1,0 +1,58 @@
+"""Whatever the memory, the answers are the same."""
+
+from typing import Any
+
+import torch
+
+from blink.inference.engine import Engine
+from tests import models
+from tests.inference.engine.against_attach import SMALL, everything, same
+from tests.inference.oracle.comparison import rig
+
+
+def test_any_memory_gives_the_same_answers() -> None:
+    """Would catch rows lost or doubled where they wait for each other, extensions forgotten while in use, and rows
+    that run together once they have parted, though they do not fit.
+    """
+    model = rig(**SMALL).model
+    rows: list[int] = []
+    hook = model.model.language_model.layers[4].mlp.register_forward_pre_hook(
+        lambda _, inputs: rows.append(len(inputs[0]))
+    )
+    try:
+        plenty = everything(Engine(model, models.processor(model)))
+        wide = max(rows)
+        rows.clear()
+        scarce = everything(Engine(model, models.processor(model), memory_gb=1e-6))
+    finally:
+        hook.remove()
+    assert same(plenty, scarce)
+    assert wide > 3
+    assert set(rows) == {1}
+
+
+def test_out_of_memory_halves_the_rows() -> None:
+    """Would catch a run that dies where smaller pieces would do, and answers lost or doubled on the way."""
+    model = rig(**SMALL).model
+    plenty = everything(Engine(model, models.processor(model)))
+    seen: list[int] = []
+
+    def run_out(_: Any, inputs: tuple[torch.Tensor, ...]) -> None:
+        rows, tokens = inputs[0].shape[:2]
+        seen.append(rows if tokens < 30 else 0)
+        if seen[-1] > 4:
+            raise torch.OutOfMemoryError("no room")
+
+    hooks = [layer.mlp.register_forward_pre_hook(run_out) for layer in model.model.language_model.layers]
+    try:
+        engine = Engine(model, models.processor(model))
+        halved = everything(engine)
+        assert max(seen) > 4
+        seen.clear()
+        again = everything(engine)
+        assert max(seen) <= 4
+    finally:
+        for hook in hooks:
+            hook.remove()
+    assert same(plenty, halved)
+    assert same(plenty, again)
