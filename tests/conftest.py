@@ -36,6 +36,7 @@ import torch
 from blink import TokenSR, save_token_sr
 from blink.runs.machine import RANK_VARIABLES
 from tests import models
+from tests.composing import composed_once
 from tests.told_runs import told_runs  # noqa: F401  a fixture
 
 HERE = Path(__file__).parent
@@ -64,6 +65,13 @@ def nothing_is_flushed() -> Iterator[None]:
     """Leave out the waits for the disk, several a file: only a power failure shows them, and no test has one."""
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(os, "fsync", lambda _: None)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def configs_are_composed_once() -> Iterator[None]:
+    """Leave out most of the work of Hydra: it is a third of what tests of mistakes take."""
+    with composed_once():
         yield
 
 
