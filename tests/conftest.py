@@ -7,6 +7,7 @@ Commands that are tested in the rooms that they call:
     push.py      integrations/hub/test_upload.py
 """
 
+import gc
 import os
 import resource
 import signal
@@ -73,6 +74,18 @@ def configs_are_composed_once() -> Iterator[None]:
     """Leave out most of the work of Hydra: it is a third of what tests of mistakes take."""
     with composed_once():
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def imports_stay() -> Iterator[None]:
+    """Let the garbage collector leave out what was imported, some millions of objects, and look at the rest less often."""
+    before = gc.get_threshold()
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(10_000, *before[1:])
+    yield
+    gc.set_threshold(*before)
+    gc.unfreeze()
 
 
 @pytest.fixture(scope="session")
