@@ -16,11 +16,13 @@ import pytest
 
 @contextmanager
 def composed_once() -> Iterator[None]:
-    """Inside, texts of configs are parsed once, and lists of them merged once."""
+    """Inside, texts of configs are parsed once, lists of them merged once, and maps made that are read."""
+    from hydra._internal import defaults_list
     from hydra._internal.config_loader_impl import ConfigLoaderImpl
     from omegaconf import OmegaConf
 
     parse, merge = OmegaConf.load, ConfigLoaderImpl._compose_config_from_defaults_list
+    choices = defaults_list._create_interpolation_map
     parsed: dict[str, bytes] = {}
     merged: dict[str, bytes] = {}
 
@@ -39,7 +41,12 @@ def composed_once() -> Iterator[None]:
             merged[key] = pickle.dumps(merge(self, defaults, repo))
         return pickle.loads(merged[key])
 
+    def map_for_interpolations(overrides: Any, defaults: Any, self_added: bool) -> Any:
+        needed = any(default.is_interpolation() for default in defaults)
+        return choices(overrides, defaults, self_added) if needed else None
+
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(OmegaConf, "load", staticmethod(load))
+        patched.setattr(defaults_list, "_create_interpolation_map", map_for_interpolations)
         patched.setattr(ConfigLoaderImpl, "_compose_config_from_defaults_list", compose)
         yield

@@ -2,6 +2,7 @@
 
 import os
 import re
+import runpy
 import subprocess
 import sys
 import tomllib
@@ -77,11 +78,17 @@ def test_help_is_light_and_names_the_groups_of_its_command(command: str) -> None
         assert listed == GROUPS[command]
 
 
-def test_help_shows_commands_as_they_were_typed(command: str, tmp_path: Path) -> None:
+def test_help_shows_commands_as_they_were_typed(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Would catch a console script whose help tells of `python -m`, and the other way round."""
     script = tmp_path / f"blink-{command}"  # as pip writes it
     script.write_text(f"import sys\nfrom blink.{command} import main\nsys.exit(main())\n")
-    shown, (as_module, _) = printed(str(script), "--help"), told(command)
+    monkeypatch.setattr(sys, "argv", [str(script), "--help"])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(script), run_name="__main__")
+    assert not ended.value.code
+    shown, (as_module, _) = capsys.readouterr().out, told(command)
     assert f"blink-{command}" in shown
     assert f"python -m blink.{command}" in as_module
     assert not re.search(r"python -m blink\.\w+(?![\w.])", shown)
