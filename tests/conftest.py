@@ -77,15 +77,14 @@ def configs_are_composed_once() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def imports_stay() -> Iterator[None]:
-    """Let the garbage collector leave out what was imported, some millions of objects, and look at the rest less often."""
-    before = gc.get_threshold()
+def imports_stay() -> None:
+    """Let the garbage collector leave out what was imported, some millions of objects, and look at the rest less often.
+
+    Also at the end, where pytest collects ten times.
+    """
     gc.collect()
     gc.freeze()
-    gc.set_threshold(10_000, *before[1:])
-    yield
-    gc.set_threshold(*before)
-    gc.unfreeze()
+    gc.set_threshold(10_000, *gc.get_threshold()[1:])
 
 
 @pytest.fixture(scope="session")
