@@ -1,5 +1,7 @@
 """The environment of all tests, also in the processes that they start, and fixtures that several files share.
 
+Heavy packages are imported inside of fixtures: pytest-xdist loads this file in a process that runs no tests, too.
+
 Commands that are tested in the rooms that they call:
 
     compare.py   evaluation/test_compare.py
@@ -11,7 +13,6 @@ import gc
 import os
 import resource
 import signal
-import sys
 
 from tests.processes import inherited
 
@@ -32,12 +33,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
-from blink import TokenSR, save_token_sr
 from blink.runs.machine import RANK_VARIABLES
-from tests import models
 from tests.composing import composed_once
+from tests.inference.oracle.ledger import LEDGER, Ledger
 from tests.told_runs import told_runs  # noqa: F401  a fixture
 
 HERE = Path(__file__).parent
@@ -55,6 +54,8 @@ LONG = (
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> Iterator[None]:
     """Run torch on one thread: matrices this small are slower on several, and sums keep their order."""
+    import torch
+
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -78,10 +79,7 @@ def configs_are_composed_once() -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def imports_stay() -> None:
-    """Let the garbage collector leave out what was imported, some millions of objects, and look at the rest less often.
-
-    Also at the end, where pytest collects ten times.
-    """
+    """Let the garbage collector leave out what was imported, some millions of objects, and look at the rest less often."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(10_000, *gc.get_threshold()[1:])
@@ -90,18 +88,24 @@ def imports_stay() -> None:
 @pytest.fixture(scope="session")
 def llava_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random LLaVA-1.5 with its processor on disk: 6 x 6 grid, 4 layers, width 32. Do not write into it."""
+    from tests import models
+
     return models.save(models.llava(grid=6, layers=4, hidden=32), tmp_path_factory.mktemp("llava"))
 
 
 @pytest.fixture(scope="session")
 def llava_next_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random LLaVA-NeXT with its processor on disk: 6 x 6 base grid, as small. Do not write into it."""
+    from tests import models
+
     return models.save(models.llava_next(grid=6, layers=4, hidden=32), tmp_path_factory.mktemp("llava_next"))
 
 
 @pytest.fixture(scope="session")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of 24 small pictures, of which 22 are trained on and two held out. Do not write into it."""
+    from tests import models
+
     folder = tmp_path_factory.mktemp("pictures")
     for seed in range(24):
         models.picture(seed, (48, 40)).save(folder / f"{seed:02d}.png")
@@ -127,6 +131,10 @@ def backbone(llava_folder: Path) -> str:
 @pytest.fixture
 def modules(tmp_path: Path) -> str:
     """The override that names untrained modules of layers 1 and 2 for it."""
+    import torch
+
+    from blink import TokenSR, save_token_sr
+
     torch.manual_seed(0)
     save_token_sr({1: TokenSR(32), 2: TokenSR(32)}, tmp_path / "modules", backbone="b")
     return f"token_sr={tmp_path / 'modules'}"
@@ -160,10 +168,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """A worker of pytest-xdist hands what it compared with the oracle to the process that reports."""
-    comparison = sys.modules.get("tests.inference.oracle.comparison")
-    if comparison is not None and hasattr(session.config, "workeroutput"):
-        session.config.workeroutput["compared"] = asdict(comparison.LEDGER)
+    """A worker of pytest-xdist hands what it compared with the oracle to the process that reports.
+
+    What nobody closed is found here, once: pytest would collect garbage ten times.
+    """
+    gc.collect()
+    gc.freeze()
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["compared"] = asdict(LEDGER)
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -171,26 +183,22 @@ def pytest_testnodedown(node: Any) -> None:
     """Add up what the workers compared; pytest-xdist calls this where it runs them."""
     compared = getattr(node, "workeroutput", {}).get("compared")
     if compared is not None:
-        from tests.inference.oracle.comparison import LEDGER, Ledger
-
         LEDGER.add(Ledger(**compared))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Say what was compared with the oracle, and how closely it agreed."""
-    comparison = sys.modules.get("tests.inference.oracle.comparison")
-    if comparison is None or not comparison.LEDGER.samples:
+    if not LEDGER.samples:
         return
-    ledger = comparison.LEDGER
     terminalreporter.section("blink.attach against the literal Algorithm 1")
     terminalreporter.write_line(
-        f"{ledger.samples} samples, worst logit difference {ledger.worst:.1e} of the largest logit; "
-        f"{ledger.steps} events, worst ratio difference {ledger.worst_ratio:.1e}; "
-        f"{ledger.set_aside} samples set aside as undecided"
+        f"{LEDGER.samples} samples, worst logit difference {LEDGER.worst:.1e} of the largest logit; "
+        f"{LEDGER.steps} events, worst ratio difference {LEDGER.worst_ratio:.1e}; "
+        f"{LEDGER.set_aside} samples set aside as undecided"
     )
-    counts = ", ".join(f"{name} {count}" for name, count in sorted(ledger.transitions.items()))
+    counts = ", ".join(f"{name} {count}" for name, count in sorted(LEDGER.transitions.items()))
     terminalreporter.write_line(counts)
-    for name, (samples, worst, worst_ratio) in sorted(ledger.families.items()):
+    for name, (samples, worst, worst_ratio) in sorted(LEDGER.families.items()):
         terminalreporter.write_line(
             f"{name:<18}{samples:>5} samples, logits {worst:.1e}, ratios {worst_ratio:.1e}"
         )
