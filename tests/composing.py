@@ -19,6 +19,7 @@ def composed_once() -> Iterator[None]:
     """Inside, texts of configs are parsed once, lists of them merged once, and maps made that are read."""
     from hydra._internal import defaults_list
     from hydra._internal.config_loader_impl import ConfigLoaderImpl
+    from hydra.core.config_store import ConfigStore
     from omegaconf import OmegaConf
 
     parse, merge = OmegaConf.load, ConfigLoaderImpl._compose_config_from_defaults_list
@@ -46,6 +47,7 @@ def composed_once() -> Iterator[None]:
         return choices(overrides, defaults, self_added) if needed else None
 
     with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(ConfigStore, "__deepcopy__", lambda self, _: self, raising=False)  # it is read alone
         patched.setattr(OmegaConf, "load", staticmethod(load))
         patched.setattr(defaults_list, "_create_interpolation_map", map_for_interpolations)
         patched.setattr(ConfigLoaderImpl, "_compose_config_from_defaults_list", compose)
