@@ -67,24 +67,14 @@ class KeysValues(NamedTuple):
 
 
 class OneCall:
-    """A cache for one call of one layer: keys and values `before` the new tokens, then those of the `new` ones, and `all`.
-
-    `before` may have a single row, a prefix that all new rows share.
-    """
+    """A cache for one call of one layer: keeps the keys and values of its tokens, `new`."""
 
     new: KeysValues
-    all: KeysValues
-
-    def __init__(self, before: KeysValues | None = None) -> None:
-        self.before = before
 
     def update(self, keys: Tensor, values: Tensor, layer: int, /, **_: Any) -> tuple[Tensor, Tensor]:
-        """Keep a layer's new keys and values; return all that its queries attend to."""
-        self.new = self.all = KeysValues(keys, values)
-        if self.before is not None:
-            old_keys, old_values = (part.expand(len(keys), -1, -1, -1) for part in self.before)
-            self.all = KeysValues(torch.cat((old_keys, keys), dim=2), torch.cat((old_values, values), dim=2))
-        return self.all
+        """Keep a layer's keys and values; return them, as all that its queries attend to."""
+        self.new = KeysValues(keys, values)
+        return self.new
 
 
 class Pixels(NamedTuple):

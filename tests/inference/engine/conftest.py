@@ -3,8 +3,6 @@
 Files of the room that are tested where they are used:
 
     asks.py        test_asks.py, test_many.py
-    trunk.py       test_engine.py, test_groups.py
-    extensions.py  test_engine.py, test_many.py
     rows.py        test_engine.py, test_many.py
     branching.py   test_engine.py
     decoding.py    test_decoding.py, inference/test_numbers.py

@@ -3,13 +3,11 @@
 Read from top to bottom: a file imports only from files above it.
 
     asks.py       Ask, Answer; pictures processed and encoded, prompts split at them
-    trunk.py      KV caches that all questions about a picture share
-    extensions.py KV caches of extensions, which questions share that expand the same region
-    groups.py     attention of rows of many pictures, each to its own picture, in one call
+    sharing/      keys that rows share, trunks' and extensions', each computed once, and attention to them
     rows.py       text behind trunks, layer by layer
     branching.py  before a scanned layer: saliency, decisions, splitting of rows whose runs disagree
     decoding.py   which token follows, and where an answer ends
-    slots.py      KV cache of rows that decode
+    slots.py      KV cache of rows that decode, for their own tokens
     pool.py       rows that decode together, enter and leave
     wave.py       prompts of some asks, from pictures to the last layer
     schedule.py   what is done next: further prompts, or a token of each row

@@ -3,8 +3,8 @@
 The scan and the decision are Algorithm 1's (`saliency.scan_and_decide`); what differs from `algorithm.py` is where
 the saliency comes from, keys that rows share, and that a row serves many policies at once.
 
-Legend: R rows, b rows whose base views have one grid, T columns of text, N columns of a group's keys, K key heads, P columns
-of trunks, A query heads, E width of one head, V tokens of the base view.
+Legend: R rows, b rows whose base views have one grid, T columns of text, K key heads, P columns of trunks, A query heads,
+E width of one head, V tokens of the base view.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,10 +15,9 @@ from torch import Tensor
 from blink.inference.algorithm import placement_of
 from blink.inference.attention import LeaveLayer
 from blink.inference.crops import Recipe
-from blink.inference.engine.extensions import Extension, ExtensionKey
-from blink.inference.engine.groups import Groups
-from blink.inference.engine.rows import Member, Question, Rows, Shared, run_layer
-from blink.inference.engine.trunk import Trunk
+from blink.inference.engine.rows import Layout, Member, Question, Rows, Shared, run_layer
+from blink.inference.engine.sharing.extensions import Extension, ExtensionKey
+from blink.inference.engine.sharing.trunk import Trunk
 from blink.inference.policy import Event
 from blink.inference.saliency import (
     Decision,
@@ -68,7 +67,7 @@ class _Scan:
         self.events: dict[tuple[int, int], Event] = {}
         self._shared, self._rows, self._decisions = shared, rows, decisions
 
-    def __call__(self, groups: Groups, query_RATE: Tensor, keys_gKNE: Tensor, scaling: float) -> None:
+    def __call__(self, layout: Layout, query_RATE: Tensor, keys_RKTE: Tensor, scaling: float) -> None:
         """Decide, and leave the layer if any row changes."""
         shared, rows = self._shared, self._rows
         views: dict[tuple[int, Grid], list[int]] = {}
@@ -79,7 +78,7 @@ class _Scan:
             if kind == "similarity":
                 return _similarity_saliency(shared, rows)
             last_RAE = rows.last(query_RATE.transpose(1, 2))
-            row_RP = groups.attention_row(last_RAE, keys_gKNE, rows.last_token(), scaling)
+            row_RP = layout.attention_row(rows.layer, last_RAE, keys_RKTE, rows.last_token(), scaling)
             found = []
             for (start, (H, W)), of_view in views.items():
                 row_bP = row_RP if len(views) == 1 else row_RP[of_view]

@@ -1,10 +1,11 @@
 """Rows that decode together: one token of each at a time. Rows leave when their answer ends, and others enter meanwhile.
 
-Legend: r live rows, g slots, q places for rows in a slot, C columns of own keys, N columns of keys, A query heads, K key
-heads, G = A / K, E width of one head, d hidden width.
+Legend: r live rows, S slots, N columns of own keys that are in use, A query heads, K key heads, E width of one head, d hidden
+width.
 """
 
 import logging
+import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -14,10 +15,11 @@ from torch import Tensor
 
 from blink.inference.cache import KeysValues, OneCall
 from blink.inference.engine.decoding import next_ids
-from blink.inference.engine.groups import Places, SharedKeys, added, attend, cut, cut_groups
 from blink.inference.engine.rows import Rotary, next_positions
+from blink.inference.engine.sharing.groups import Groups, added
+from blink.inference.engine.sharing.partial import ALIGNED, Partial, attend, merge
 from blink.inference.engine.slots import Decoding, Slots
-from blink.model.backbone import Backbone, Frame
+from blink.model.backbone import Backbone
 
 log = logging.getLogger(__name__)
 
@@ -43,46 +45,42 @@ class _Pattern(NamedTuple):
     """Layers on one device in which the same extensions live.
 
     Attributes:
-        columns: of trunk and extension.
-        visible_gS: bool, which of these each slot sees; None: all.
+        trunks, extensions: that the rows attend to.
         first_r: position of the first token of text of each row.
     """
 
-    columns: int
-    visible_gS: Tensor | None
+    trunks: Groups
+    extensions: Groups | None
     first_r: Tensor
+
+    def select(self, rows: Sequence[int]) -> "_Pattern":
+        """Some of the rows."""
+        trunks = self.trunks.select(rows)
+        assert trunks is not None, "each row stands behind a trunk"
+        extensions = None if self.extensions is None else self.extensions.select(rows)
+        return _Pattern(trunks, extensions, self.first_r[list(rows)])
+
+
+class _Shared(NamedTuple):
+    """Keys and values of a layer's trunks and extensions; None: no row had any when the rows were arranged."""
+
+    trunks: KeysValues
+    extensions: KeysValues | None
 
 
 class _Newest(NamedTuple):
     """The newest tokens of some rows, on one device.
 
     Attributes:
-        places: of the rows in their slots.
-        slot_r, place_r, own_r: slot and place of each row, and how many tokens of its own have keys.
-        own_gqC: bool, which columns behind the shared ones each row sees.
+        slot_r, own_r: slot of each row, and how many tokens of its own have keys.
+        of_slot: number of the row in each slot, or of any where it is free; None: the rows fill all slots in order.
+        mask_S11N: which own columns each row sees, as numbers to add to scores.
     """
 
-    places: Places
     slot_r: Tensor
-    place_r: Tensor
     own_r: Tensor
-    own_gqC: Tensor
-
-
-class _Step(NamedTuple):
-    """What the layers of one pattern share in one step.
-
-    Attributes:
-        newest: the tokens.
-        frame: their rotary embeddings.
-        mask_gqN: numbers to add to scores.
-        column_r: where the keys of the newest tokens go.
-    """
-
-    newest: _Newest
-    frame: Frame
-    mask_gqN: Tensor
-    column_r: Tensor
+    of_slot: Tensor | None
+    mask_S11N: Tensor
 
 
 class Pool:
@@ -100,15 +98,16 @@ class Pool:
     ) -> None:
         self._backbone, self._rotary = backbone, rotary
         self._max_bytes, self._max_new_tokens, self._limit = max_bytes, max_new_tokens, limit
-        self._rows_of: list[list[Decoding]] = []  # by slot; an empty one is free
-        self._slots = Slots(backbone.num_layers, 1)
+        self._live: dict[int, Decoding] = {}  # by slot, ascending
+        self._slots = Slots()
         self._patterns: list[_Pattern] = []
         self._pattern_of: list[int] = []
+        self._shared: list[_Shared] = []
 
     @property
     def rows(self) -> list[Decoding]:
         """Those that decode, slot by slot."""
-        return [row for of_slot in self._rows_of for row in of_slot]
+        return list(self._live.values())
 
     def enter(self, waiting: Sequence[Decoding]) -> int:
         """Take in as many of the first rows as there is memory for, at least one if none decodes: how many."""
@@ -118,7 +117,7 @@ class Pool:
         while count and (count > 1 or live) and self._bytes([*live, *waiting[:count]]) > self._max_bytes:
             count //= 2
         if count:
-            self._take(waiting[:count], live)
+            self._take(waiting[:count])
         return count
 
     def step(self) -> list[Decoding]:
@@ -126,175 +125,152 @@ class Pool:
 
         A token that cannot be chosen is added as `NOT_FINITE`.
         """
-        rows = [
-            (slot, place, row)
-            for slot, of_slot in enumerate(self._rows_of)
-            for place, row in enumerate(of_slot)
-        ]
-        own = max(row.own for _, _, row in rows) + 1
+        rows = self.rows
+        own = max(row.own for row in rows) + 1
         if own > self._slots.M:
-            kept = [slot for slot, of_slot in enumerate(self._rows_of) if of_slot]
-            self._slots.reach(0, own + _GROWTH, (), kept)
+            self._slots.reach(0, own + _GROWTH)
         ids: list[int] = []
         while len(ids) < len(rows):
-            piece = rows[len(ids) :][: self._limit.rows]
+            piece = range(len(rows))[len(ids) :][: self._limit.rows]
             try:
-                ids += self._run(piece, len(ids))
+                ids += self._run(piece)
             except torch.OutOfMemoryError:
                 self._limit.ran_out(len(piece))
-        for (_, _, row), token in zip(rows, ids, strict=True):
+        for row, token in zip(rows, ids, strict=True):
             row.own += 1
             row.ids.append(token)
-        return [row for _, _, row in rows]
+        return rows
 
     def leave(self, gone: Collection[Decoding]) -> None:
         """Let rows go. Their slots are free; once half of all are, the others move together."""
         if not gone:
             return
-        kept = [[place for place, row in enumerate(of_slot) if row not in gone] for of_slot in self._rows_of]
-        live = [slot for slot, places in enumerate(kept) if places]
-        some_left = any(len(kept[slot]) < len(self._rows_of[slot]) for slot in live)
-        if live and (some_left or 2 * len(live) <= len(kept)):
-            self._slots.select(live, [kept[slot] for slot in live])
-            kept, self._rows_of = [kept[slot] for slot in live], [self._rows_of[slot] for slot in live]
-        self._rows_of = [
-            [of_slot[place] for place in places] for of_slot, places in zip(self._rows_of, kept, strict=True)
-        ]
-        if live:
-            self._find_patterns()
+        kept = [number for number, row in enumerate(self._live.values()) if row not in gone]
+        self._live = {slot: row for slot, row in self._live.items() if row not in gone}
+        if not self._live:
+            self._slots, self._patterns, self._shared = Slots(), [], []
+        elif 2 * len(self._live) <= self._slots.S:
+            self._slots.select(list(self._live))
+            self._live = dict(enumerate(self._live.values()))
+            self._arrange()
         else:
-            self._rows_of = []
+            self._patterns = [pattern.select(kept) for pattern in self._patterns]
 
     def _bytes(self, rows: Sequence[Decoding]) -> int:
         """Of the keys and values of some rows, by estimate."""
         own = max(len(row.question.text) for row in rows) + self._max_new_tokens
-        shared = max(row.shared_columns for row in rows)
-        groups = cut_groups([row.shares for row in rows], shared, own, 1)
-        columns = len(groups) * (shared + own * max(map(len, groups)))
+        trunks = {row.question.trunk for row in rows}
+        extensions = {extension for row in rows for extension in row.history if extension is not None}
+        shared = sum(trunk.columns for trunk in trunks) + sum(extension.columns for extension in extensions)
+        columns = shared + len(rows) * own
         return columns * self._backbone.token_bytes(1).kept
 
-    def _take(self, rows: Sequence[Decoding], live: Sequence[Decoding]) -> None:
-        """Give rows slots, and copy what they attend to into these."""
-        keys = [row.shares for row in rows]
+    def _take(self, rows: Sequence[Decoding]) -> None:
+        """Give rows slots, and copy the keys of their text into these."""
+        free = [slot for slot in range(self._slots.S) if slot not in self._live][: len(rows)]
+        taken = [*free, *range(self._slots.S, self._slots.S + len(rows) - len(free))]
         own = max(len(row.question.text) for row in rows) + min(self._max_new_tokens - 1, _GROWTH)
-        if live:
-            classes: dict[object, list[int]] = {}
-            for number, key in enumerate(keys):
-                classes.setdefault(key, []).append(number)
-            groups = cut(classes.values(), self._slots.q)
-        else:
-            groups = cut_groups(keys, max(row.shared_columns for row in rows), own, 1)
-            groups.sort(key=lambda group: rows[group[0]].history[-1] is None)  # quicker to copy side by side
-            self._slots, self._rows_of = Slots(self._backbone.num_layers, max(map(len, groups))), []
-        kept = [slot for slot, of_slot in enumerate(self._rows_of) if of_slot]
-        taken = [slot for slot, of_slot in enumerate(self._rows_of) if not of_slot][: len(groups)]
-        taken += range(len(self._rows_of), len(self._rows_of) + len(groups) - len(taken))
-        self._rows_of += [[] for _ in range(max(taken) + 1 - len(self._rows_of))]
-        self._slots.reach(len(self._rows_of), own, rows, kept)
-        entering = [[rows[number] for number in group] for group in groups]
-        for slot, of_slot in zip(taken, entering, strict=True):
-            self._rows_of[slot] = of_slot
-        self._slots.fill(taken, entering)
-        self._find_patterns()
+        assert rows[0].text is not None, "a row enters once"
+        self._slots.reach(taken[-1] + 1, own, rows[0].text[0])
+        self._slots.fill(taken, rows)
+        self._live = dict(sorted({**self._live, **dict(zip(taken, rows, strict=True))}.items()))
+        self._arrange()
 
-    def _find_patterns(self) -> None:
-        """Find which layers are alike, and what each slot sees in them."""
-        rows = self.rows
-        # A free slot is like another, and nobody reads what it attends to.
-        firsts = [of_slot[0] if of_slot else rows[0] for of_slot in self._rows_of]
-        trunks, questions = [row.question.trunk for row in firsts], [row.question for row in rows]
+    def _arrange(self) -> None:
+        """Group rows by what they share, find which layers are alike, and lay the shared keys side by side."""
+        rows, backbone = self.rows, self._backbone
+        blocks = [row.question.trunk for row in rows]
+        questions = [row.question for row in rows]
         found: dict[tuple[Any, ...], int] = {}
-        self._patterns, self._pattern_of = [], []
-        for layer, X in enumerate(self._slots.X):
-            extensions = [row.history[layer] for row in firsts]
-            device = self._backbone.device_of(layer)
-            key = (device, X, *(None if e is None else (e.columns, e.placement) for e in extensions))
+        self._patterns, self._pattern_of, self._shared = [], [], []
+        for layer in range(backbone.num_layers):
+            extensions = [row.history[layer] for row in rows]
+            device = backbone.device_of(layer)
+            key = (device, *map(id, extensions))
             if key not in found:
                 found[key] = len(found)
-                shared = SharedKeys(trunks, extensions, self._slots.P, X)
-                positions = next_positions(questions, [row.history[layer] for row in rows])
-                first_r = torch.tensor(positions, device=device)
-                self._patterns.append(_Pattern(self._slots.P + X, shared.visible(device), first_r))
+                trunks = Groups.of(blocks, 1, device)
+                assert trunks is not None, "each row stands behind a trunk"
+                first_r = torch.tensor(next_positions(questions, extensions), device=device)
+                self._patterns.append(_Pattern(trunks, Groups.of(extensions, 1, device), first_r))
+            pattern = self._patterns[found[key]]
+            of_extensions = None if pattern.extensions is None else pattern.extensions.shared.layer(layer)
+            self._shared.append(_Shared(pattern.trunks.shared.layer(layer), of_extensions))
             self._pattern_of.append(found[key])
 
-    def _run(self, rows: Sequence[tuple[int, int, Decoding]], number: int) -> list[int]:
-        """Run the newest token of some rows through every layer: the ids that follow.
-
-        Args:
-            rows: slot and place of each, in order; `number` is that of the first among all rows.
-        """
-        backbone, slots, q = self._backbone, self._slots, self._slots.q
-        first, last = rows[0][0], rows[-1][0] + 1
-        place_of = [(slot - first) * q + place for slot, place, _ in rows]
-        numbers = [[slot, place, row.own, row.ids[-1]] for slot, place, row in rows]
-        slot_r, place_r, own_r, newest_r = torch.tensor(numbers, device=backbone.device).T
+    def _run(self, numbers: Sequence[int]) -> list[int]:
+        """Run the newest token of some rows, given by their numbers, through every layer: the ids that follow."""
+        backbone, of_all = self._backbone, list(self._live.items())
+        rows = [of_all[number] for number in numbers]
+        patterns = self._patterns
+        if len(numbers) < len(of_all):
+            patterns = [pattern.select(numbers) for pattern in patterns]
+        of_rows = [[slot, row.own, row.ids[-1]] for slot, row in rows]
+        slot_r, own_r, newest_r = torch.tensor(of_rows, device=backbone.device).T
         hidden_r1d = backbone.embed(newest_r)[:, None]
-        newest = {}
-        for device in {pattern.first_r.device for pattern in self._patterns}:
-            places = Places(place_of, last - first, q, device)
-            newest[device] = self._newest(places, *(of_r.to(device) for of_r in (slot_r, place_r, own_r)))
-        steps = [
-            self._step(pattern, newest[pattern.first_r.device], first, last, number, hidden_r1d.dtype)
-            for pattern in self._patterns
+        dtype = hidden_r1d.dtype
+        newest = {
+            device: self._newest([slot for slot, _ in rows], slot_r.to(device), own_r.to(device), dtype)
+            for device in {pattern.first_r.device for pattern in patterns}
+        }
+        frames = [
+            self._rotary.frame((pattern.first_r + newest[pattern.first_r.device].own_r)[:, None]).to(
+                pattern.first_r.device
+            )
+            for pattern in patterns
         ]
-        for layer, pattern in enumerate(self._pattern_of):
-            hook = _Attend(slots.layers[layer], steps[pattern], first, last)
-            hidden_r1d = backbone.run_layer(layer, hidden_r1d, steps[pattern].frame, OneCall(), hook)
+        for layer, number in enumerate(self._pattern_of):
+            pattern = patterns[number]
+            hook = _Attend(
+                self._slots.layers[layer], self._shared[layer], pattern, newest[pattern.first_r.device]
+            )
+            hidden_r1d = backbone.run_layer(layer, hidden_r1d, frames[number], OneCall(), hook)
         return next_ids(backbone, hidden_r1d[:, 0])
 
-    def _newest(self, places: Places, slot_r: Tensor, place_r: Tensor, own_r: Tensor) -> _Newest:
-        """Newest tokens, and what each row sees of its slot's own columns."""
-        q = self._slots.q
-        column_C = torch.arange((int(own_r.max()) + 1) * q, device=own_r.device)
-        place_q1 = torch.arange(q, device=own_r.device)[:, None]
-        own_gq1 = places.spread(own_r)[..., None]
-        own_gqC = (column_C // q <= own_gq1) & (column_C % q == place_q1)
-        return _Newest(places, slot_r, place_r, own_r, own_gqC)
-
-    def _step(
-        self, pattern: _Pattern, newest: _Newest, first: int, last: int, number: int, dtype: torch.dtype
-    ) -> _Step:
-        """What layers share in a step; slots and `number` as in `_run`."""
-        (columns, visible_gS, first_r), (_, _, place_r, own_r, own_gqC) = pattern, newest
-        q, device = self._slots.q, own_r.device
-        shared_gqS = torch.ones(last - first, q, columns, dtype=torch.bool, device=device)
-        if visible_gS is not None:
-            shared_gqS = visible_gS[first:last, None].expand(-1, q, -1)
-        mask_gqN = added(torch.cat((shared_gqS, own_gqC), dim=-1), dtype)
-        position_r1 = (first_r[number : number + len(own_r)] + own_r)[:, None]
-        frame = self._rotary.frame(position_r1).to(device)
-        return _Step(newest, frame, mask_gqN, columns + own_r * q + place_r)
+    def _newest(self, slots: Sequence[int], slot_r: Tensor, own_r: Tensor, dtype: torch.dtype) -> _Newest:
+        """Newest tokens, and what each row sees of its own columns."""
+        S, of_slot, own_S = self._slots.S, None, own_r
+        if list(slots) != list(range(S)):
+            row_of = [0] * S
+            for row, slot in enumerate(slots):
+                row_of[slot] = row
+            of_slot = torch.tensor(row_of, device=own_r.device)
+            own_S = own_r[of_slot]
+        N = math.ceil((int(own_r.max()) + 1) / ALIGNED) * ALIGNED
+        visible_SN = torch.arange(N, device=own_r.device) <= own_S[:, None]
+        return _Newest(slot_r, own_r, of_slot, added(visible_SN, dtype)[:, None, None])
 
 
 class _Attend:
     """Hook of a layer's attention: stores the keys and values of new tokens, one of each row, and attends to all.
 
     Args:
-        known: of the layer, all slots; the rows are in those from `first` to `last`, the latter not included.
+        own: keys and values of the layer, all slots.
     """
 
-    def __init__(self, known: KeysValues, step: _Step, first: int, last: int) -> None:
-        self._known, self._step, self._first, self._last = known, step, first, last
+    def __init__(self, own: KeysValues, shared: _Shared, pattern: _Pattern, newest: _Newest) -> None:
+        self._own, self._shared, self._pattern, self._newest = own, shared, pattern, newest
 
     def __call__(
         self, query_rA1E: Tensor, keys_rK1E: Tensor, values_rK1E: Tensor, scaling: float, stock: Any, /
     ) -> tuple[Tensor, None]:
         """Attend: [r, 1, A, E]."""
-        keys_gKNE, values_gKNE = self._known
-        places, slot_r = self._step.newest.places, self._step.newest.slot_r
-        # Under autocast a rotary embedding leaves q and k in float32, beside values in half precision.
-        keys_gKNE[slot_r, :, self._step.column_r] = keys_rK1E[:, :, 0].to(keys_gKNE.dtype)
-        values_gKNE[slot_r, :, self._step.column_r] = values_rK1E[:, :, 0].to(values_gKNE.dtype)
-        mask_gqN = self._step.mask_gqN
-        q, N = mask_gqN.shape[1:]
-        G = query_rA1E.shape[1] // keys_gKNE.shape[1]
-        if q > 1 and G > 1:
-            mask_gqN = mask_gqN.repeat_interleave(G, dim=1)
-        mixed_gq1AE = attend(
-            places.spread(query_rA1E).to(keys_gKNE.dtype),
-            keys_gKNE[self._first : self._last, :, :N],
-            values_gKNE[self._first : self._last, :, :N].to(keys_gKNE.dtype),
-            mask_gqN[:, None].to(keys_gKNE.dtype),
-            scaling,
-        )
-        return places.collect(mixed_gq1AE).to(values_rK1E.dtype), None
+        slot_r, own_r, pattern = self._newest.slot_r, self._newest.own_r, self._pattern
+        for part, new_rK1E in zip(self._own, (keys_rK1E, values_rK1E), strict=True):
+            # Under autocast a rotary embedding leaves q and k in float32, beside values in half precision.
+            part[slot_r, :, own_r] = new_rK1E[:, :, 0].to(part.dtype)
+        query_r1AE = query_rA1E.transpose(1, 2)
+        parts = [self._attend_own(query_r1AE, scaling)]
+        parts.append(pattern.trunks.attend(query_r1AE, self._shared.trunks, scaling))
+        if pattern.extensions is not None and self._shared.extensions is not None:
+            parts.append(pattern.extensions.attend(query_r1AE, self._shared.extensions, scaling))
+        return merge(parts).to(values_rK1E.dtype), None
+
+    def _attend_own(self, query_r1AE: Tensor, scaling: float) -> Partial:
+        """Attention to the rows' own tokens."""
+        slot_r, _, of_slot, mask_S11N = self._newest
+        keys_SKNE, values_SKNE = (part[:, :, : mask_S11N.shape[-1]] for part in self._own)
+        if of_slot is None:
+            return attend(query_r1AE, keys_SKNE, values_SKNE, scaling, mask_b11N=mask_S11N)
+        of_all = attend(query_r1AE[of_slot], keys_SKNE, values_SKNE, scaling, mask_b11N=mask_S11N)
+        return Partial(*(part[slot_r] for part in of_all))

@@ -8,6 +8,7 @@ layer so far share a row; before a scanned layer a row splits into as many as it
 Legend: R rows, T columns of text, A query heads, K key heads, E width of one head, d hidden width.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -17,11 +18,13 @@ from torch import Tensor
 
 from blink.inference.boxes import SeenBox
 from blink.inference.cache import KeysValues, OneCall
-from blink.inference.engine.extensions import Extension, ExtensionCache
-from blink.inference.engine.groups import Groups
-from blink.inference.engine.trunk import Entry, Trunk
+from blink.inference.engine.sharing.extensions import Extension, ExtensionCache
+from blink.inference.engine.sharing.groups import Groups
+from blink.inference.engine.sharing.partial import attend, merge
+from blink.inference.engine.sharing.trunk import Entry, Trunk
 from blink.inference.policy import Event
 from blink.inference.run import Run
+from blink.inference.saliency import without_autocast
 from blink.model.backbone import Backbone, Frame
 
 
@@ -148,10 +151,51 @@ class Rows:
 
 
 class Layout(NamedTuple):
-    """How rows attend: their groups, and the rotary embeddings of their text."""
+    """How rows attend: to whose trunks and extensions, and with which rotary embeddings.
 
-    groups: Groups
+    Attributes:
+        extensions: None: no row has any.
+    """
+
+    trunks: Groups
+    extensions: Groups | None
     frame: Frame
+
+    def attend(self, layer: int, query_RTAE: Tensor, own: KeysValues, scaling: float) -> Tensor:
+        """Attention of every token of text, to what its row shares and to its own text: [R, T, A, E], in the values' dtype.
+
+        Args:
+            own: keys and values of the rows' text, [R, K, T, E].
+        """
+        parts = [attend(query_RTAE, *own, scaling, causal=True)]
+        parts += [
+            groups.attend(query_RTAE, groups.shared.layer(layer), scaling)
+            for groups in (self.trunks, self.extensions)
+            if groups is not None
+        ]
+        return merge(parts).to(own.values.dtype)
+
+    def attention_row(
+        self, layer: int, query_RAE: Tensor, own_keys_RKTE: Tensor, token_R: Tensor, scaling: float
+    ) -> Tensor:
+        """Attention of one token of each row, averaged over heads: float32 [R, P], over its trunk alone.
+
+        Args:
+            token_R: number of the token.
+        """
+        token_column = torch.arange(own_keys_RKTE.shape[2], device=query_RAE.device)
+        K = own_keys_RKTE.shape[1]
+        with without_autocast(query_RAE):
+            query_RKGE = (query_RAE.float() * scaling).unflatten(1, (K, -1))
+            own_RAT = (query_RKGE @ own_keys_RKTE.float().transpose(2, 3)).flatten(1, 2)
+        own_RAT = own_RAT.masked_fill((token_column > token_R[:, None])[:, None], -math.inf)
+        scores = [
+            groups.scores(query_RAE, groups.shared.layer(layer).keys, scaling)
+            for groups in (self.trunks, self.extensions)
+            if groups is not None
+        ]
+        weights_RAN = torch.cat((*scores, own_RAT), dim=-1).softmax(dim=-1)
+        return weights_RAN[..., : scores[0].shape[-1]].mean(dim=1)
 
 
 class Rotary:
@@ -217,21 +261,19 @@ def run_layer(shared: Shared, rows: Rows, before: Callable[..., None] | None = N
     """Run one layer.
 
     Args:
-        before: is shown groups, query, keys of the groups and scaling of the layer before it attends, and may leave it
+        before: is shown layout, query and keys of the text, and scaling of the layer before it attends, and may leave it
             (`LeaveLayer`).
     """
     layer, call = rows.layer, OneCall()
     shared.extension_cache.advance(layer, rows.extensions)
     layout = rows.layout or _layout(shared, rows)
-    groups = layout.groups
 
     def hook(
-        query: Tensor, keys: Tensor, values: Tensor, scaling: float, stock: Any, /
+        query_RATE: Tensor, keys: Tensor, values: Tensor, scaling: float, stock: Any, /
     ) -> tuple[Tensor, None]:
-        of_groups = groups.keys_values(layer, KeysValues(keys, values))
         if before is not None:
-            before(groups, query, of_groups.keys, scaling)
-        return groups.attend(query, of_groups, scaling), None
+            before(layout, query_RATE, keys, scaling)
+        return layout.attend(layer, query_RATE.transpose(1, 2), KeysValues(keys, values), scaling), None
 
     hidden_RTd = shared.backbone.run_layer(layer, rows.hidden_RTd, layout.frame, call, hook)
     own = LayerKeys(call.new, list(range(len(rows))), rows.extensions)
@@ -241,10 +283,12 @@ def run_layer(shared: Shared, rows: Rows, before: Callable[..., None] | None = N
 
 
 def _layout(shared: Shared, rows: Rows) -> Layout:
-    """Groups and rotary embeddings of rows as they are."""
+    """What rows as they are attend to."""
     T, device = rows.hidden_RTd.shape[1], rows.hidden_RTd.device
     first_R = torch.tensor(next_positions(rows.questions, rows.extensions), device=device)
     # Padding stands where the last token does: positions beyond it may not exist.
     position_RT = first_R[:, None] + torch.arange(T, device=device).minimum(rows.last_token()[:, None])
-    trunks = [question.trunk for question in rows.questions]
-    return Layout(Groups(trunks, rows.extensions, T, device), shared.rotary.frame(position_RT).to(device))
+    trunks = Groups.of([question.trunk for question in rows.questions], T, device)
+    assert trunks is not None, "each row stands behind a trunk"
+    frame = shared.rotary.frame(position_RT).to(device)
+    return Layout(trunks, Groups.of(rows.extensions, T, device), frame)

@@ -13,9 +13,9 @@ from blink.inference.calls.given import view_maker
 from blink.inference.crops import Crops, OriginalPicture, crop_prefix
 from blink.inference.engine.asks import Ask, Inputs, Split, prepare
 from blink.inference.engine.branching import advance
-from blink.inference.engine.extensions import ExtensionCache
 from blink.inference.engine.rows import Question, Rotary, Rows, Shared, start
-from blink.inference.engine.trunk import Place, Trunk, run_trunks
+from blink.inference.engine.sharing.extensions import ExtensionCache
+from blink.inference.engine.sharing.trunk import Place, Trunk, run_trunks
 from blink.inference.run import Run
 from blink.model.backbone import Backbone
 from blink.model.families import Encoded

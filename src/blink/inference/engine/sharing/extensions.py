@@ -14,7 +14,9 @@ import torch
 from torch import Tensor
 
 from blink.inference.crops import Crops, Recipe
-from blink.inference.engine.trunk import Entry, Trunk, run_layer_once, stack
+from blink.inference.engine.sharing.groups import Groups
+from blink.inference.engine.sharing.partial import attend, merge
+from blink.inference.engine.sharing.trunk import Entry, Trunk, run_layer_once
 from blink.inference.spans import Placement
 from blink.model.backbone import Backbone, Frame
 
@@ -64,6 +66,13 @@ class Extension:
         self.layer += 1
 
 
+class _Layout(NamedTuple):
+    """How extensions of one length attend: to their trunks, and with which rotary embeddings."""
+
+    trunks: Groups
+    frame: Frame
+
+
 class ExtensionCache:
     """The extensions of some trunks. Each is made and run through a layer once, when first needed, several in a call.
 
@@ -81,8 +90,7 @@ class ExtensionCache:
         self._bytes = 0
         self._extensions: dict[ExtensionKey, Extension] = {}
         self._rotary: dict[tuple[int, Placement], tuple[Tensor, Tensor]] = {}
-        self._masks: dict[tuple[int, int], Any] = {}
-        self._frames: dict[tuple[Extension, ...], Frame] = {}
+        self._layouts: dict[tuple[Extension, ...], _Layout] = {}
 
     def get(self, keys: Iterable[ExtensionKey]) -> dict[ExtensionKey, Extension]:
         """The extensions of some keys; those that are new have not run through any layer."""
@@ -99,11 +107,11 @@ class ExtensionCache:
 
     def advance(self, layer: int, extensions: Iterable[Extension | None]) -> None:
         """Run `layer` on those of the extensions that have not been through it yet."""
-        groups: dict[tuple[int, int], list[Extension]] = {}
+        groups: dict[int, list[Extension]] = {}
         for extension in dict.fromkeys(extensions):
             if extension is not None and extension.layer == layer:
-                groups.setdefault((extension.columns, extension.trunk.columns), []).append(extension)
-        for (X, _), group in groups.items():
+                groups.setdefault(extension.columns, []).append(extension)
+        for X, group in groups.items():
             size = max(1, self._max_tokens // X)
             for first in range(0, len(group), size):
                 self._run(layer, group[first : first + size])
@@ -112,7 +120,7 @@ class ExtensionCache:
         """Empty the cache if it has outgrown `max_bytes`; whoever holds an extension keeps it."""
         if self._bytes > self._max_bytes:
             self._extensions.clear()
-            self._frames.clear()
+            self._layouts.clear()
             self._bytes = 0
 
     def _expand(self, recipe: Recipe, group: Sequence[ExtensionKey]) -> None:
@@ -124,28 +132,29 @@ class ExtensionCache:
             self._extensions[key] = Extension(key.trunk, recipe.layer, hidden_Xd, key.placement)
 
     def _run(self, layer: int, group: Sequence[Extension]) -> None:
-        """Run one layer on extensions of one length, each a row of its own behind its trunk, all of one length."""
+        """Run one layer on extensions of one length, each a row of its own behind its trunk."""
         hidden_bXd = torch.stack([extension.hidden_Xd for extension in group])
-        entries = [extension.trunk.entry(layer) for extension in group]
-        # Extensions of a single trunk share its keys in one row.
-        before = stack(entries[:1] if len(set(map(id, (e.trunk for e in group)))) == 1 else entries)
-        hidden_bXd, new = run_layer_once(
-            self._backbone, layer, hidden_bXd, self._frame(hidden_bXd, group), before
-        )
+        layout = self._layout(group, hidden_bXd.device)
+        trunks = layout.trunks
+
+        def hook(
+            query_bAXE: Tensor, keys: Tensor, values: Tensor, scaling: float, stock: Any, /
+        ) -> tuple[Tensor, None]:
+            query_bXAE = query_bAXE.transpose(1, 2)
+            of_trunk = trunks.attend(query_bXAE, trunks.shared.layer(layer), scaling)
+            own = attend(query_bXAE, keys, values, scaling, causal=True)
+            return merge([of_trunk, own]).to(values.dtype), None
+
+        hidden_bXd, new = run_layer_once(self._backbone, layer, hidden_bXd, layout.frame, hook)
         self._bytes += 2 * new.keys.nbytes
         for index, (extension, hidden_Xd) in enumerate(zip(group, hidden_bXd, strict=True)):
             extension.append(Entry(new, index), hidden_Xd)
 
-    def _frame(self, hidden_bXd: Tensor, group: Sequence[Extension]) -> Frame:
-        """Mask, which depends on lengths alone, and rotary embeddings, kept for each group and place."""
+    def _layout(self, group: Sequence[Extension], device: torch.device) -> _Layout:
+        """Trunks and rotary embeddings, kept for each group."""
         together = tuple(group)
-        if together in self._frames:
-            return self._frames[together]
-        X, P = hidden_bXd.shape[1], group[0].trunk.columns
-        axes = len(group[0].trunk.cell_CV)
-        if (X, P) not in self._masks:
-            behind_C1X = torch.arange(X, device=hidden_bXd.device).expand(axes, 1, -1)
-            self._masks[X, P] = self._backbone.frame(hidden_bXd[:1], None, behind_C1X, past=P).mask
+        if together in self._layouts:
+            return self._layouts[together]
         places = {(id(e.trunk), e.placement): e for e in group}
         new = {place: e for place, e in places.items() if place not in self._rotary}
         if new:
@@ -159,5 +168,7 @@ class ExtensionCache:
                 self._rotary[place] = tuple(part.narrow(-3, number, 1) for part in (cos, sin))  # type: ignore[assignment]
         parts = [self._rotary[id(e.trunk), e.placement] for e in group]
         cos, sin = (torch.cat(of_all, dim=-3) for of_all in zip(*parts, strict=True))
-        self._frames[together] = Frame(self._masks[X, P], (cos, sin))
-        return self._frames[together]
+        trunks = Groups.of([e.trunk for e in group], group[0].columns, device)
+        assert trunks is not None, "each stands behind a trunk"
+        self._layouts[together] = _Layout(trunks, Frame(None, (cos, sin)))
+        return self._layouts[together]

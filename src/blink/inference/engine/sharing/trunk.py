@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from blink.inference.attention import LeaveLayer, leave
+from blink.inference.attention import Hook, LeaveLayer, leave
 from blink.inference.cache import KeysValues, OneCall
 from blink.model.backbone import Backbone, Frame
 from blink.model.families import Grid
@@ -31,25 +31,19 @@ class Entry(NamedTuple):
 
 def stack(entries: Sequence[Entry]) -> KeysValues:
     """Keys and values of some entries of one length, [b, K, N, E]; not a copy where they lie side by side already."""
-    first, indices = entries[0].of, [entry.row for entry in entries]
+    first = entries[0].of
     if all(entry.of is first for entry in entries):
-        start, end = indices[0], indices[0] + len(indices)
-        if indices == list(range(start, end)):
-            return KeysValues(*(part[start:end] for part in first))
-        return KeysValues(*(part[indices] for part in first))
+        index = as_index([entry.row for entry in entries])
+        return KeysValues(*(part[index] for part in first))
     return KeysValues(*(torch.stack([entry.of[part][entry.row] for entry in entries]) for part in (0, 1)))
 
 
-def copy(entries: Sequence[Entry], into: KeysValues) -> None:
-    """Copy keys and values of some entries of one length into [b, K, N, E], which may be part of something larger."""
-    first = entries[0].of
-    if all(entry.of is first for entry in entries):
-        rows = torch.tensor([entry.row for entry in entries], device=first.keys.device)
-        for part, whole in zip(first, into, strict=True):
-            torch.index_select(part, 0, rows, out=whole)  # in one pass, where indexing would copy twice
-        return
-    for part, whole in zip(stack(entries), into, strict=True):
-        whole.copy_(part)
+def as_index(numbers: Sequence[int]) -> list[int] | slice:
+    """Numbers as an index, which is a slice where they follow one another."""
+    first = numbers[0]
+    if list(numbers) == list(range(first, first + len(numbers))):
+        return slice(first, first + len(numbers))
+    return list(numbers)
 
 
 class Place(NamedTuple):
@@ -139,15 +133,15 @@ def run_trunks(
 
 
 def run_layer_once(
-    backbone: Backbone, layer: int, hidden_bNd: Tensor, frame: Frame, before: KeysValues | None = None
+    backbone: Backbone, layer: int, hidden_bNd: Tensor, frame: Frame, hook: Hook | None = None
 ) -> tuple[Tensor, KeysValues]:
-    """Run one layer on tokens that attend to `before` and to each other: its output, and their keys and values.
+    """Run one layer on tokens that attend to each other, or as `hook` says: its output, and their keys and values.
 
     The last layer's output is never read, so it is left once its keys and values are computed.
     """
-    call = OneCall(before)
+    call = OneCall()
     if layer < backbone.num_layers - 1:
-        return backbone.run_layer(layer, hidden_bNd, frame, call), call.new
+        return backbone.run_layer(layer, hidden_bNd, frame, call, hook), call.new
     with suppress(LeaveLayer):
         backbone.run_layer(layer, hidden_bNd, frame, call, leave)
     return hidden_bNd, call.new

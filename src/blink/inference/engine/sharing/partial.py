@@ -1,0 +1,128 @@
+"""Attention to some of the keys, and the softmax over all of them merged of such parts.
+
+Tokens that share keys attend to these where they lie, all in one product, and to their own tokens' beside them. What is
+merged are means of values, by the log-sum-exps of the scores behind them, as blockwise and cascaded attention do.
+
+Axes: b batch entries, L tokens, N columns of keys, A query heads, K key heads, G = A / K, Q = L G, E width of one head.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from blink.inference.saliency import without_autocast
+
+ALIGNED = 8
+"""Of so many columns is a mask a multiple, which CUDA's kernel asks for."""
+
+
+class Partial(NamedTuple):
+    """Attention of some tokens to some keys.
+
+    Attributes:
+        mean_bLAE: of values, weighted by a softmax over these keys.
+        lse_bLA: log-sum-exp of these keys' scaled scores, float32 at least; -inf where a token sees none.
+    """
+
+    mean_bLAE: Tensor
+    lse_bLA: Tensor
+
+
+def attend(
+    query_bLAE: Tensor,
+    keys_bKNE: Tensor,
+    values_bKNE: Tensor,
+    scaling: float,
+    *,
+    mask_b11N: Tensor | None = None,
+    causal: bool = False,
+) -> Partial:
+    """Attention of tokens to keys.
+
+    Args:
+        query_bLAE: rotated; A is a multiple of K.
+        mask_b11N: numbers to add to scores, of which no entry may rule out all keys; None: nothing.
+        causal: the keys are those of the L tokens themselves, each of which sees itself and those before it.
+    """
+    A, K = query_bLAE.shape[2], keys_bKNE.shape[1]
+    # Under autocast a rotary embedding leaves q and k in float32, beside values in half precision.
+    dtype = torch.promote_types(query_bLAE.dtype, values_bKNE.dtype)
+    query_bLAE, keys_bKNE, values_bKNE = (part.to(dtype) for part in (query_bLAE, keys_bKNE, values_bKNE))
+    if causal and A > K:
+        keys_bKNE, values_bKNE = (part.repeat_interleave(A // K, dim=1) for part in (keys_bKNE, values_bKNE))
+    query_bLKGE = query_bLAE.unflatten(2, (keys_bKNE.shape[1], -1))
+    b, L, K, G, E = query_bLKGE.shape
+    query_bKQE = query_bLKGE.transpose(1, 2).reshape(b, K, L * G, E)
+    if mask_b11N is not None:
+        mask_b11N = mask_b11N.to(dtype).expand(-1, -1, L * G, -1)
+    with without_autocast(query_bLAE):
+        mean_bKQE, lse_bKQ = _kernel(query_bKQE, keys_bKNE, values_bKNE, mask_b11N, causal, scaling)
+    # Kernels write the heads of a token side by side, so that this most often copies nothing.
+    mean_bLAE = mean_bKQE.unflatten(2, (L, G)).transpose(1, 2).reshape(b, L, A, E)
+    return Partial(mean_bLAE, lse_bKQ.unflatten(2, (L, G)).transpose(1, 2).reshape(b, L, A))
+
+
+def merge(parts: Sequence[Partial]) -> Tensor:
+    """Attention to the keys of all parts: [b, L, A, E], in the parts' dtype. Each token sees a key in one of them at least."""
+    if len(parts) == 1:
+        return parts[0].mean_bLAE
+    most_bLA = torch.stack([part.lse_bLA for part in parts]).amax(dim=0)
+    weights = [(part.lse_bLA - most_bLA).exp_()[..., None] for part in parts]
+    total = weights[0] + weights[1]
+    merged_bLAE = parts[0].mean_bLAE * weights[0]
+    merged_bLAE.addcmul_(parts[1].mean_bLAE, weights[1])
+    for part, weight in zip(parts[2:], weights[2:], strict=True):
+        total += weight
+        merged_bLAE.addcmul_(part.mean_bLAE, weight)
+    return merged_bLAE.div_(total).to(parts[0].mean_bLAE.dtype)
+
+
+def _kernel(
+    query_bKQE: Tensor,
+    keys_bKNE: Tensor,
+    values_bKNE: Tensor,
+    mask: Tensor | None,
+    causal: bool,
+    scaling: float,
+) -> tuple[Tensor, Tensor]:
+    """Means [b, K, Q, E] and log-sum-exps [b, K, Q], by torch's kernels behind `scaled_dot_product_attention`.
+
+    That function itself does not return log-sum-exps; torch's own context parallelism calls these kernels for them.
+    """
+    aten, Q, E = torch.ops.aten, *query_bKQE.shape[2:]
+    kind = query_bKQE.device.type
+    if kind == "cpu":
+        found = aten._scaled_dot_product_flash_attention_for_cpu(
+            query_bKQE, keys_bKNE, values_bKNE, 0.0, causal, attn_mask=mask, scale=scaling
+        )
+        return found[0], found[1]
+    if kind == "cuda" and E % ALIGNED == 0 and query_bKQE.dtype != torch.float64:
+        found = aten._scaled_dot_product_efficient_attention(
+            query_bKQE, keys_bKNE, values_bKNE, mask, True, 0.0, causal, scale=scaling
+        )
+        return found[0], found[1][..., :Q]  # padded behind
+    return plain(query_bKQE, keys_bKNE, values_bKNE, mask, causal, scaling)
+
+
+def plain(
+    query_bKQE: Tensor,
+    keys_bKNE: Tensor,
+    values_bKNE: Tensor,
+    mask: Tensor | None,
+    causal: bool,
+    scaling: float,
+) -> tuple[Tensor, Tensor]:
+    """What the kernels compute, in plain products of at least float32, for devices that have none."""
+    wide = torch.promote_types(query_bKQE.dtype, torch.float32)
+    scores_bKQN = (query_bKQE.to(wide) * scaling) @ keys_bKNE.to(wide).transpose(2, 3)
+    if mask is not None:
+        scores_bKQN = scores_bKQN + mask
+    if causal:
+        Q, N = scores_bKQN.shape[2:]
+        seen_QN = torch.ones(Q, N, dtype=torch.bool, device=scores_bKQN.device).tril()
+        scores_bKQN = scores_bKQN.masked_fill(~seen_QN, -math.inf)
+    mean_bKQE = scores_bKQN.softmax(dim=-1) @ values_bKNE.to(wide)
+    return mean_bKQE.to(query_bKQE.dtype), scores_bKQN.logsumexp(dim=-1)
