@@ -14,7 +14,7 @@ from benchmarks.common import Options, Row, clock, command_line, load_average
 from benchmarks.gpu import page as gpu
 from benchmarks.records import Record, Records, key
 from benchmarks.report import machine, markdown, paper_table, show
-from blink.runs.machine import has_bfloat16
+from blink.runs.machine import has_bfloat16, keep_freed_memory
 
 
 class Part(NamedTuple):
@@ -71,6 +71,7 @@ def main() -> None:
     parser = command_line("", __doc__)
     parser.add_argument("--fresh", action="store_true", help="measure all parts anew")
     read = parser.parse_args()
+    keep_freed_memory()  # as the commands do; it is quicker for both sides
     options = Options.of(read)
     target = Path("outputs/benchmarks/quick.md") if options.quick else TARGET
     records = Records(RECORDS, {part.name: _key(part, options) for part in PARTS})

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.common import Options, Row, command_line
+from blink.runs.machine import keep_freed_memory
 
 
 def show(rows: Iterable[Row], why: str) -> list[Row]:
@@ -42,6 +43,7 @@ def main(
         why: printed where a row misses its bar.
     """
     options = Options.of(command_line(part, description).parse_args())
+    keep_freed_memory()  # as the commands do; it is quicker for both sides
     show(chain.from_iterable(measure(options) for measure in measures), why)
 
 

@@ -1,6 +1,7 @@
 """What a machine computes fast, the default that follows from it, and what one job of a multirun leaves for the next; processes by name."""
 
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from hydra import compose, initialize_config_dir
 
 from blink.runs import machine
 from blink.runs.config.groups import CONF_DIR
-from blink.runs.machine import Holder, has_ended, this_process
+from blink.runs.machine import Holder, has_ended, keep_freed_memory, this_process
 
 PRINTS = "from blink.runs.machine import this_process; print(repr(this_process()), flush=True); import time; time.sleep(60)"
 
@@ -92,3 +93,40 @@ def test_a_process_says_what_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(name) < 400
     assert "\n" not in name
     assert this_process().token != this_process().token
+
+
+def faults_of_a_second_round(keep: bool) -> int:
+    """Pages that a new process gets again for blocks of memory like those it had just freed."""
+    script = f"""
+import resource
+from blink.runs.machine import keep_freed_memory
+{"assert keep_freed_memory()" if keep else ""}
+def work():
+    blocks = [bytearray(6 << 20) for _ in range(16)]
+    del blocks
+work()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+work()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+    env = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("MALLOC_", "GLIBC_TUNABLES", "LD_PRELOAD"))
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=env, check=True, capture_output=True, text=True, timeout=60
+    )
+    return int(done.stdout)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
+def test_freed_memory_is_kept() -> None:
+    """Would catch a setting that the C library does not take, or does not act by: 96 MiB are 24,576 pages."""
+    assert faults_of_a_second_round(keep=True) < 1000 < faults_of_a_second_round(keep=False)
+
+
+def test_the_users_own_settings_of_memory_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Would catch a command that overrides what somebody has set with care."""
+    monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "1000000")
+    assert not keep_freed_memory()

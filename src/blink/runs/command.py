@@ -30,7 +30,7 @@ from blink.runs.config.settings import check_settings, plain
 from blink.runs.files import is_wrong_place, place_error
 from blink.runs.folder import given_folder, open_run
 from blink.runs.lock import lock_scope
-from blink.runs.machine import is_first_process, launched_processes
+from blink.runs.machine import is_first_process, keep_freed_memory, launched_processes
 from blink.runs.signals import Stopped, ending_on_signals
 from blink.runs.values import UserError
 
@@ -147,6 +147,7 @@ def hydra_command(
 
         @wraps(run_job)
         def command() -> None:
+            keep_freed_memory()
             if further is not None and not is_first_process():
                 further()
                 return
