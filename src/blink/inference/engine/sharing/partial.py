@@ -66,18 +66,20 @@ def attend(
 
 
 def merge(parts: Sequence[Partial]) -> Tensor:
-    """Attention to the keys of all parts: [b, L, A, E], in the parts' dtype. Each token sees a key in one of them at least."""
-    if len(parts) == 1:
-        return parts[0].mean_bLAE
-    most_bLA = torch.stack([part.lse_bLA for part in parts]).amax(dim=0)
-    weights = [(part.lse_bLA - most_bLA).exp_()[..., None] for part in parts]
-    total = weights[0] + weights[1]
-    merged_bLAE = parts[0].mean_bLAE * weights[0]
-    merged_bLAE.addcmul_(parts[1].mean_bLAE, weights[1])
-    for part, weight in zip(parts[2:], weights[2:], strict=True):
-        total += weight
-        merged_bLAE.addcmul_(part.mean_bLAE, weight)
-    return merged_bLAE.div_(total).to(parts[0].mean_bLAE.dtype)
+    """Attention to the keys of all parts: [b, L, A, E], in the parts' dtype.
+
+    Args:
+        parts: of the same tokens, each of which sees some key of the first.
+    """
+    mean_bLAE, lse_bLA = parts[0]
+    dtype = mean_bLAE.dtype
+    wide = torch.promote_types(dtype, lse_bLA.dtype)
+    for part in parts[1:]:
+        # The share of this part in the softmax over all keys so far.
+        weight_bLA = (part.lse_bLA - lse_bLA).sigmoid().to(wide)
+        mean_bLAE = mean_bLAE.to(wide).lerp(part.mean_bLAE.to(wide), weight_bLA[..., None])
+        lse_bLA = torch.logaddexp(lse_bLA, part.lse_bLA)
+    return mean_bLAE.to(dtype)
 
 
 def _kernel(

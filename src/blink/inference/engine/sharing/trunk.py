@@ -141,7 +141,9 @@ def run_layer_once(
     """
     call = OneCall()
     if layer < backbone.num_layers - 1:
-        return backbone.run_layer(layer, hidden_bNd, frame, call, hook), call.new
-    with suppress(LeaveLayer):
-        backbone.run_layer(layer, hidden_bNd, frame, call, leave)
-    return hidden_bNd, call.new
+        hidden_bNd = backbone.run_layer(layer, hidden_bNd, frame, call, hook)
+    else:
+        with suppress(LeaveLayer):
+            backbone.run_layer(layer, hidden_bNd, frame, call, leave)
+    # A layer computes the heads of a token side by side; those who read the keys again and again go head by head.
+    return hidden_bNd, KeysValues(*(part.contiguous() for part in call.new))
