@@ -97,3 +97,9 @@ def test_shapes_of_cudas_kernel() -> None:
     assert mean.shape == (b, 2, L, E)
     assert lse.shape[:2] == (b, 2)
     assert lse.shape[2] >= L
+
+
+def test_a_device_without_the_kernel_takes_plain_products(caplog: pytest.LogCaptureFixture) -> None:
+    """Would catch an engine that stops where torch's kernel does not know the card; here, as there is none for CPUs."""
+    assert not partial.equals_plain(torch.device("cpu"), torch.bfloat16, E)
+    assert "attention by plain products on cpu, torch.bfloat16" in caplog.text

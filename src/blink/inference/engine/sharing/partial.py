@@ -6,14 +6,18 @@ merged are means of values, by the log-sum-exps of the scores behind them, as bl
 Axes: b batch entries, L tokens, N columns of keys, A query heads, K key heads, G = A / K, Q = L G, E width of one head.
 """
 
+import logging
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from blink.inference.saliency import without_autocast
+
+log = logging.getLogger(__name__)
 
 ALIGNED = 8
 """Of so many columns is a mask a multiple, which CUDA's kernel asks for."""
@@ -57,7 +61,7 @@ def attend(
     b, L, K, G, E = query_bLKGE.shape
     query_bKQE = query_bLKGE.transpose(1, 2).reshape(b, K, L * G, E)
     if mask_b11N is not None:
-        mask_b11N = mask_b11N.to(dtype).expand(-1, -1, L * G, -1)
+        mask_b11N = mask_b11N.to(dtype).expand(-1, K, L * G, -1)
     with without_autocast(query_bLAE):
         mean_bKQE, lse_bKQ = _kernel(query_bKQE, keys_bKNE, values_bKNE, mask_b11N, causal, scaling)
     # Kernels write the heads of a token side by side, so that this most often copies nothing.
@@ -94,19 +98,66 @@ def _kernel(
 
     That function itself does not return log-sum-exps; torch's own context parallelism calls these kernels for them.
     """
-    aten, Q, E = torch.ops.aten, *query_bKQE.shape[2:]
-    kind = query_bKQE.device.type
-    if kind == "cpu":
-        found = aten._scaled_dot_product_flash_attention_for_cpu(
-            query_bKQE, keys_bKNE, values_bKNE, 0.0, causal, attn_mask=mask, scale=scaling
-        )
-        return found[0], found[1]
-    if kind == "cuda" and E % ALIGNED == 0 and query_bKQE.dtype != torch.float64:
-        found = aten._scaled_dot_product_efficient_attention(
-            query_bKQE, keys_bKNE, values_bKNE, mask, True, 0.0, causal, scale=scaling
-        )
-        return found[0], found[1][..., :Q]  # padded behind
-    return plain(query_bKQE, keys_bKNE, values_bKNE, mask, causal, scaling)
+    given = (query_bKQE, keys_bKNE, values_bKNE, mask, causal, scaling)
+    if query_bKQE.device.type == "cpu":
+        return _cpu(*given)
+    if query_bKQE.device.type == "cuda" and equals_plain(
+        query_bKQE.device, query_bKQE.dtype, query_bKQE.shape[3]
+    ):
+        return _cuda(*given)
+    return plain(*given)
+
+
+def _cpu(
+    query_bKQE: Tensor,
+    keys_bKNE: Tensor,
+    values_bKNE: Tensor,
+    mask: Tensor | None,
+    causal: bool,
+    scaling: float,
+) -> tuple[Tensor, Tensor]:
+    mean, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+        query_bKQE, keys_bKNE, values_bKNE, 0.0, causal, attn_mask=mask, scale=scaling
+    )
+    return mean, lse
+
+
+def _cuda(
+    query_bKQE: Tensor,
+    keys_bKNE: Tensor,
+    values_bKNE: Tensor,
+    mask: Tensor | None,
+    causal: bool,
+    scaling: float,
+) -> tuple[Tensor, Tensor]:
+    mean, lse, *_ = torch.ops.aten._scaled_dot_product_efficient_attention(
+        query_bKQE, keys_bKNE, values_bKNE, mask, True, 0.0, causal, scale=scaling
+    )
+    return mean, lse[..., : query_bKQE.shape[2]]  # padded behind
+
+
+@lru_cache
+def equals_plain(device: torch.device, dtype: torch.dtype, E: int) -> bool:
+    """Whether CUDA's kernel takes such heads, and gives on this card what plain products give; tried once."""
+    generator = torch.Generator(device).manual_seed(0)
+    L, N = 5, 2 * ALIGNED
+
+    def draw(tokens: int) -> Tensor:
+        return torch.randn(2, 3, tokens, E, generator=generator, device=device).to(dtype)
+
+    mask = torch.zeros(2, 1, 1, N, dtype=dtype, device=device)
+    mask[1, ..., ALIGNED + 1 :] = -math.inf
+    try:
+        for given in (
+            (draw(L), draw(N), draw(N), mask.expand(-1, 3, L, -1), False, 0.3),
+            (draw(L), draw(L), draw(L), None, True, 0.3),
+        ):
+            for got, want in zip(_cuda(*given), plain(*given), strict=True):
+                torch.testing.assert_close(got.float(), want.float(), rtol=0.02, atol=0.02)
+    except (RuntimeError, AssertionError) as error:
+        log.warning("attention by plain products on %s, %s, heads of %d: %s", device, dtype, E, error)
+        return False
+    return True
 
 
 def plain(
