@@ -10,6 +10,7 @@ from transformers.utils import is_flash_attn_2_available
 from benchmarks.common import Bench, Row
 from benchmarks.gpu.size import Size, device
 from blink import Policy, attach
+from blink.inference.engine.sharing.partial import attend, equals_plain, plain
 from tests import models
 from tests.inference.oracle import literal
 from tests.inference.oracle.comparison import MARGIN, TOLERANCE
@@ -38,6 +39,35 @@ def logits(bench: Bench, size: Size) -> Iterator[Row]:
             handle.detach()
         yield Row(what, bench.name, worst, worst, worst, "0", worst == 0)
     yield against_oracle(samples=6)
+    yield from kernel(bench)
+
+
+def kernel(bench: Bench) -> Iterator[Row]:
+    """The engine's attention to keys that rows share, by this device's kernel, against plain products in float32."""
+    config = bench.model.config.text_config
+    A, E = config.num_attention_heads, config.hidden_size // config.num_attention_heads
+    for dtype in (torch.float32, bench.model.dtype):
+        query, keys, values = (torch.randn(2, A, 40, E).to(device(), dtype) for _ in range(3))
+        worst = 0.0
+        for causal in (False, True):
+            mean, _ = attend(query.transpose(1, 2), keys, values, E**-0.5, causal=causal)
+            want, _ = plain(query, keys, values, None, causal, E**-0.5)
+            worst = max(worst, float((mean.transpose(1, 2).float() - want.float()).abs().max()))
+        bar = 1e-4 if dtype == torch.float32 else 0.02
+        used = device() == "cpu" or equals_plain(torch.device(device()), dtype, E)
+        yield Row(
+            "largest difference of the engine's attention from plain products",
+            f"{A} heads of {E}, {str(dtype).removeprefix('torch.')}",
+            worst,
+            worst,
+            worst,
+            f"<= {bar:g}",
+            worst <= bar,
+            None,
+            "torch's kernel"
+            if used
+            else "plain products in place of torch's kernel, which does not fit this device",
+        )
 
 
 def against_oracle(samples: int) -> Row:

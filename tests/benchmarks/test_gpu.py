@@ -31,7 +31,7 @@ def test_all_parts_run_small(tmp_path: Path) -> None:
     text = target.read_text()
     assert "Not measured to the end" not in text, text
     rows = cells(text)
-    assert len(rows) == 3 + 7 + 3 + 4 + 3 + 1 + 3
+    assert len(rows) == 5 + 7 + 3 + 4 + 3 + 1 + 3
     for what, _, _, _, holds, *_ in rows:
         assert holds == "yes" or not what.startswith(EQUALITIES), what
     assert "out of memory with 18 rows; going on with 9 at once" in text
