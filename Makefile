@@ -43,7 +43,7 @@ demo: $(READY)  ## Train TokenSR modules on the tiny backbone, then compare vani
 	$(BIN)/python -m blink.train layer=$(DEMO_LAYERS) $(RECIPE) reference=tiny
 	$(BIN)/python -m blink.eval experiment=recommended scenes.difficulty=hard token_sr=$(DEMO_RUN)/token_sr --multirun
 
-test: $(READY)  ## Run the tests but for the slow ones (five to six minutes on two cores)
+test: $(READY)  ## Run the tests but for the slow ones (five minutes on two cores)
 	$(PYTEST) -m "not slow and not crash"
 
 slow: $(READY)  ## Run the others: killed commands, several processes, every key of every command (about ten minutes)
@@ -103,7 +103,7 @@ check: $(READY)  ## Lint, formatting and types
 	$(BIN)/ruff format --check src tests benchmarks tools examples
 	$(BIN)/mypy
 
-bench: $(READY)  ## Measure what Blink costs, into docs/performance.md (about 25 minutes on two cores)
+bench: $(READY)  ## Measure what Blink costs, into docs/performance.md (about 45 minutes on two cores)
 	$(BIN)/python -m benchmarks
 
 gpu: $(READY)  ## Measure Blink at LLaVA-1.5-7B's full size on this machine's GPU, into docs/performance.md (under five minutes)

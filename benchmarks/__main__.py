@@ -55,6 +55,7 @@ programs included). One line of the table alone: `python -m benchmarks.never`, `
 
 Ratios of two sides that ran in turn in one process, on the same threads, after an unmeasured call (of each, where calls
 are short): the ratio of their medians, in brackets the extremes over the repetitions. Seconds are {clock}.
+The process keeps freed memory, as the commands do (`blink.runs.machine.keep_freed_memory`).
 "In FLOPs" is the same ratio counted on paper (`blink.evaluation.answering.cost`, `benchmarks.shared_cost`): the floor. *LLaVA-1.5's width* is
 LLaVA-1.5-7B's (hidden 4096, 32 heads, MLP 11008, 576 visual tokens) with random weights, as many decoder layers as said,
 and two layers of the vision tower; *width 2048* is the same at half the width, for what takes longest. *Tiny* ships with

@@ -95,6 +95,5 @@ class Slots:
 
     def select(self, kept: Sequence[int]) -> None:
         """Keep some slots."""
-        index = as_index(kept)
-        self.layers = [KeysValues(*(part[index].clone() for part in of_layer)) for of_layer in self.layers]
+        self.layers = [KeysValues(*(part[list(kept)] for part in of_layer)) for of_layer in self.layers]
         self.S = len(kept)
