@@ -103,3 +103,20 @@ def test_a_device_without_the_kernel_takes_plain_products(caplog: pytest.LogCapt
     """Would catch an engine that stops where torch's kernel does not know the card; here, as there is none for CPUs."""
     assert not partial.equals_plain(torch.device("cpu"), torch.bfloat16, E)
     assert "attention by plain products on cpu, torch.bfloat16" in caplog.text
+
+
+@pytest.mark.parametrize("tokens", [1, 2, 3])
+@pytest.mark.parametrize("causal", [False, True])
+def test_few_queries_in_bfloat16(tokens: int, causal: bool) -> None:
+    """Would catch numbers of the queries with which few are padded."""
+    query = torch.randn(b, tokens, 2, E).bfloat16()
+    keys, values = keys_values(2, tokens if causal else 6, torch.bfloat16)
+    mask = None
+    if not causal:
+        mask = torch.zeros(b, 1, 1, 6)
+        mask[..., 4:] = -math.inf
+    got = attend(query, keys, values, 0.3, mask_b11N=mask, causal=causal)
+    want = partial.plain(query.transpose(1, 2), keys, values, mask, causal, 0.3)
+    assert got.mean_bLAE.shape == query.shape
+    torch.testing.assert_close(got.mean_bLAE.transpose(1, 2), want[0], rtol=2**-6, atol=2**-6)
+    torch.testing.assert_close(got.lse_bLA.transpose(1, 2), want[1], rtol=1e-2, atol=1e-2)

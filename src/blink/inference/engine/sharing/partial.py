@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from blink.inference.saliency import without_autocast
 
@@ -21,6 +22,9 @@ log = logging.getLogger(__name__)
 
 ALIGNED = 8
 """Of so many columns is a mask a multiple, which CUDA's kernel asks for."""
+
+_FEWEST = 4
+"""Queries that torch's bfloat16 kernel for CPUs is given: for one it takes two and a half times as long as for four."""
 
 
 class Partial(NamedTuple):
@@ -59,11 +63,14 @@ def attend(
         keys_bKNE, values_bKNE = (part.repeat_interleave(A // K, dim=1) for part in (keys_bKNE, values_bKNE))
     query_bLKGE = query_bLAE.unflatten(2, (keys_bKNE.shape[1], -1))
     b, L, K, G, E = query_bLKGE.shape
-    query_bKQE = query_bLKGE.transpose(1, 2).reshape(b, K, L * G, E)
+    query_bKQE, Q = query_bLKGE.transpose(1, 2).reshape(b, K, L * G, E), L * G
+    if Q < _FEWEST and dtype == torch.bfloat16 and query_bLAE.device.type == "cpu":
+        query_bKQE = F.pad(query_bKQE, (0, 0, 0, _FEWEST - Q))
     if mask_b11N is not None:
-        mask_b11N = mask_b11N.to(dtype).expand(-1, K, L * G, -1)
+        mask_b11N = mask_b11N.to(dtype).expand(-1, K, query_bKQE.shape[2], -1)
     with without_autocast(query_bLAE):
         mean_bKQE, lse_bKQ = _kernel(query_bKQE, keys_bKNE, values_bKNE, mask_b11N, causal, scaling)
+    mean_bKQE, lse_bKQ = mean_bKQE[:, :, :Q], lse_bKQ[:, :, :Q]
     # Kernels write the heads of a token side by side, so that this most often copies nothing.
     mean_bLAE = mean_bKQE.unflatten(2, (L, G)).transpose(1, 2).reshape(b, L, A, E)
     return Partial(mean_bLAE, lse_bKQ.unflatten(2, (L, G)).transpose(1, 2).reshape(b, L, A))
