@@ -133,6 +133,36 @@ def test_the_engine_on_two_devices(family: str, name: str) -> None:
     assert _ratios(trace_there) == pytest.approx(_ratios(trace), abs=1e-5)
 
 
+def test_extensions_cross_devices_in_uneven_groups() -> None:
+    """Catches extensions that are laid out for one device and run on the next."""
+    model = models.family("llava")
+    processor = models.processor(model)
+    # A trunk with one extension beside one with four: groups with places that stay empty.
+    asks = [
+        blink.Ask(
+            models.picture(seed),
+            [models.prompt(1, processor=processor)],
+            [
+                blink.Run(blink.Policy(layers=[1], tau_exp=0, tau_drop=0, selector="random", seed=draw))
+                for draw in range(draws)
+            ],
+        )
+        for seed, draws in ((1, 1), (2, 12))
+    ]
+    there = copy.deepcopy(model)
+    spread(there, Backbone(there).decoder, [1, 2])  # there and back
+    answers = [
+        [
+            answer.ids
+            for of_ask in blink.Engine(one, processor).answer_many(asks, max_new_tokens=3, pictures=2)
+            for of_run in of_ask
+            for answer in of_run
+        ]
+        for one in (model, there)
+    ]
+    assert answers[0] == answers[1]
+
+
 def _without_ratios(trace: Any) -> Any:
     return [[replace(event, ratio=0.5) for event in events] for events in trace]
 

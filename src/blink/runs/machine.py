@@ -69,8 +69,11 @@ def keep_freed_memory() -> bool:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):
         return False
-    # Both must be set: the second one alone would end the library's own adjustment of the first.
-    return bool(mallopt(_MMAP_THRESHOLD, 64 * 2**20)) and bool(mallopt(_TRIM_THRESHOLD, 2**30))
+    # Both must be set: the second one alone would end the library's own adjustment of the first. Older
+    # versions take no more than 32 MiB.
+    return any(mallopt(_MMAP_THRESHOLD, mib * 2**20) for mib in (64, 32)) and bool(
+        mallopt(_TRIM_THRESHOLD, 2**30)
+    )
 
 
 def peak_memory_mb() -> float:

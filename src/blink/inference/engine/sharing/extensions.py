@@ -90,7 +90,7 @@ class ExtensionCache:
         self._bytes = 0
         self._extensions: dict[ExtensionKey, Extension] = {}
         self._rotary: dict[tuple[int, Placement], tuple[Tensor, Tensor]] = {}
-        self._layouts: dict[tuple[Extension, ...], _Layout] = {}
+        self._layouts: dict[tuple[torch.device, tuple[Extension, ...]], _Layout] = {}
 
     def get(self, keys: Iterable[ExtensionKey]) -> dict[ExtensionKey, Extension]:
         """The extensions of some keys; those that are new have not run through any layer."""
@@ -133,8 +133,9 @@ class ExtensionCache:
 
     def _run(self, layer: int, group: Sequence[Extension]) -> None:
         """Run one layer on extensions of one length, each a row of its own behind its trunk."""
-        hidden_bXd = torch.stack([extension.hidden_Xd for extension in group])
-        layout = self._layout(group, hidden_bXd.device)
+        device = self._backbone.device_of(layer)
+        hidden_bXd = torch.stack([extension.hidden_Xd for extension in group]).to(device)
+        layout = self._layout(group, device)
         trunks = layout.trunks
 
         def hook(
@@ -151,8 +152,8 @@ class ExtensionCache:
             extension.append(Entry(new, index), hidden_Xd)
 
     def _layout(self, group: Sequence[Extension], device: torch.device) -> _Layout:
-        """Trunks and rotary embeddings, kept for each group."""
-        together = tuple(group)
+        """Trunks and rotary embeddings, kept for each group and device."""
+        together = (device, tuple(group))
         if together in self._layouts:
             return self._layouts[together]
         places = {(id(e.trunk), e.placement): e for e in group}
