@@ -1,9 +1,11 @@
 """Training from features on disk: the batches of the backbone itself, filled in together, continued after a kill."""
 
 import shutil
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -151,6 +153,28 @@ def test_processes_share_the_rows_out(llava_folder: Path, tmp_path: Path) -> Non
     with ThreadPoolExecutor(2) as pool:
         assert list(pool.map(work, (0, 1))) == [{}, {}]
     assert sorted(pictures[0].seen + pictures[1].seen) == list(range(7))
+
+
+def test_a_process_that_comes_late_computes_its_whole_share(llava_folder: Path, tmp_path: Path) -> None:
+    """Would catch shares that depend on what is lacking when a process begins: rows that nobody computes, for which all wait."""
+
+    def work(rank: int) -> None:
+        images = DrawnImages(Pictures(7), "drawn")
+        fill(stored(tmp_path / "f", llava_folder, (1, 2)), llava_folder, [images], Place(rank, 2))
+
+    seen = stored(tmp_path / "f", llava_folder, (1, 2))
+    report_lacking(seen, [DrawnImages(Pictures(7), "drawn")])
+    processes = [Thread(target=work, args=(rank,), daemon=True) for rank in range(2)]
+    processes[0].start()
+    deadline = time.monotonic() + 60
+    while len(seen.store.lacking(range(7), (1, 2))) > 3:
+        assert time.monotonic() < deadline, "the first process computes nothing"
+        time.sleep(0.02)
+    processes[1].start()
+    for process in processes:
+        process.join(60)
+    assert not any(process.is_alive() for process in processes)
+    assert seen.store.lacking(range(7), (1, 2)) == {}
 
 
 def test_a_store_belongs_to_what_it_follows_from(llava_folder: Path, tmp_path: Path) -> None:

@@ -108,8 +108,10 @@ class FillFeatures(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Compute this process's share of the rows, and wait until the others have theirs."""
         rows = [row for collection in self.images for row in self.stored.rows(collection)]
+        # By the place among all rows: others may have written theirs already, so that fewer are lacking here than there.
+        share = sorted(set(rows))[trainer.global_rank :: trainer.world_size]
         lacking = self.store.lacking(rows, self.layers)
-        own = sorted(lacking)[trainer.global_rank :: trainer.world_size]
+        own = [row for row in share if row in lacking]
         if self._backbone is not None:
             self._backbone.model.to(pl_module.device)
             try:
