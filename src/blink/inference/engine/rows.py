@@ -3,7 +3,7 @@
 A row is one prompt with one history of extensions. Runs whose policies have left the same extension alive at every
 layer so far share a row; before a scanned layer a row splits into as many as its runs decide differently
 (`branching.py`). Rows of many pictures run through a layer in one call, each attending to its own picture's trunk
-(`groups.py`). Text is padded behind, where causal attention does not see it.
+(`sharing/groups.py`). Text is padded behind, where causal attention does not see it.
 
 Legend: R rows, T columns of text, A query heads, K key heads, E width of one head, d hidden width.
 """

@@ -105,6 +105,21 @@ def test_a_device_without_the_kernel_takes_plain_products(caplog: pytest.LogCapt
     assert "attention by plain products on cpu, torch.bfloat16" in caplog.text
 
 
+def test_memory_that_runs_out_says_nothing_of_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Would catch plain products for the rest of a process whose memory was once full; float16 is tried only here."""
+
+    def full(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("no room")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(partial, "_cuda", full)
+        with pytest.raises(torch.OutOfMemoryError):
+            partial.equals_plain(torch.device("cpu"), torch.float16, E)
+    monkeypatch.setattr(partial, "_cuda", partial.plain)
+    assert partial.equals_plain(torch.device("cpu"), torch.float16, E)
+    partial.equals_plain.cache_clear()
+
+
 @pytest.mark.parametrize("tokens", [1, 2, 3])
 @pytest.mark.parametrize("causal", [False, True])
 def test_few_queries_in_bfloat16(tokens: int, causal: bool) -> None:
