@@ -161,7 +161,11 @@ class Pool:
         own = max(len(row.question.text) for row in rows) + self._max_new_tokens
         trunks = {row.question.trunk for row in rows}
         extensions = {extension for row in rows for extension in row.history if extension is not None}
-        shared = sum(trunk.columns for trunk in trunks) + sum(extension.columns for extension in extensions)
+        # Where lengths differ, or waves, they are laid side by side, padded to the longest.
+        shared = sum(
+            len(blocks) * max((block.columns for block in blocks), default=0)
+            for blocks in (trunks, extensions)
+        )
         columns = shared + len(rows) * own
         return columns * self._backbone.token_bytes(1).kept
 
