@@ -192,6 +192,25 @@ def test_torchrun_ended_and_resumed_by_another_number(how: str, whole: Path) -> 
     same(Path("killed"), whole)
 
 
+def test_torchrun_starts_all_again(whole: Path) -> None:
+    """Catches processes that read the messages of those before them, and wait for ever."""
+    count = only("predictions.jsonl", whole).read_bytes().count(b"\n")
+    has_rows = rows_written(Path("killed"), count)
+    killed: list[int] = []
+
+    def reached(_: float) -> bool:
+        if not killed and has_rows(_):
+            killed.append(_of_torchrun()[1])
+            os.kill(killed[0], signal.SIGKILL)
+        return False
+
+    launched = ("-m", "torch.distributed.run", "--nproc-per-node=2", "--max-restarts=1", "-m", "blink.eval")
+    ended = kills.command(*launched, *SMALL, "outputs=killed", until=reached)
+    assert killed
+    assert ended.code == 0, ended.said
+    same(Path("killed"), whole)
+
+
 def _of_torchrun() -> dict[int | None, int]:
     """Rank -> process of this folder that torchrun has started for it, None -> torchrun itself."""
     found: dict[int | None, int] = {}

@@ -115,7 +115,7 @@ class Team:
             self._parent = os.getppid()
             return
         store = distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-        self._post = Post(distributed.PrefixStore(_PREFIX, store), 0)
+        self._post = Post(_of_this_attempt(store), 0)
         place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port), "WORLD_SIZE": str(processes)}
         with signals_blocked():  # until `serve` has said what becomes of them
             for rank in map(str, range(1, processes)):
@@ -291,13 +291,18 @@ def _serve(post: Post, do: Callable[[Work], None]) -> None:
             return
 
 
-_PREFIX = "blink"
-
-
 def _common_store() -> distributed.Store:
     """The store that the environment names, as launchers set it."""
     store, _, _ = next(distributed.rendezvous("env://", timeout=_PATIENCE))
-    return distributed.PrefixStore(_PREFIX, store)
+    return _of_this_attempt(store)
+
+
+def _of_this_attempt(store: distributed.Store) -> distributed.Store:
+    """A part of a store of our own.
+
+    torchrun keeps its store when it starts all processes again (`--max-restarts`), with the messages of those before.
+    """
+    return distributed.PrefixStore(f"blink{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
 
 
 def _end_with(parent: int) -> None:
