@@ -186,6 +186,7 @@ class Pool:
         blocks = [row.question.trunk for row in rows]
         questions = [row.question for row in rows]
         found: dict[tuple[Any, ...], int] = {}
+        trunks_of: dict[torch.device, Groups | None] = {}
         self._patterns, self._pattern_of, self._shared = [], [], []
         for layer in range(backbone.num_layers):
             extensions = [row.history[layer] for row in rows]
@@ -193,7 +194,9 @@ class Pool:
             key = (device, *map(id, extensions))
             if key not in found:
                 found[key] = len(found)
-                trunks = Groups.of(blocks, 1, device)
+                if device not in trunks_of:
+                    trunks_of[device] = Groups.of(blocks, 1, device)
+                trunks = trunks_of[device]
                 assert trunks is not None, "each row stands behind a trunk"
                 first_r = torch.tensor(next_positions(questions, extensions), device=device)
                 self._patterns.append(_Pattern(trunks, Groups.of(extensions, 1, device), first_r))

@@ -76,7 +76,11 @@ class Slots:
         self.S, self.M = S, M
 
     def fill(self, taken: Sequence[int], rows: Sequence[Decoding]) -> None:
-        """Copy keys and values of the text of rows into slots, for which there is room."""
+        """Copy keys and values of the text of rows into slots, for which there is room.
+
+        What a row before left behind them is masked. It is finite, too: a row that is not ends its ask and all later ones, so
+        that none enters its slot.
+        """
         for layer, into in enumerate(self.layers):
             by_batch: dict[int, list[tuple[int, Entry]]] = {}
             for slot, row in zip(taken, rows, strict=True):

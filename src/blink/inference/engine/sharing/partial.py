@@ -105,28 +105,14 @@ def _kernel(
 
     That function itself does not return log-sum-exps; torch's own context parallelism calls these kernels for them.
     """
-    given = (query_bKQE, keys_bKNE, values_bKNE, mask, causal, scaling)
-    if query_bKQE.device.type == "cpu":
-        return _cpu(*given)
-    if query_bKQE.device.type == "cuda" and equals_plain(
-        query_bKQE.device, query_bKQE.dtype, query_bKQE.shape[3]
-    ):
-        return _cuda(*given)
-    return plain(*given)
-
-
-def _cpu(
-    query_bKQE: Tensor,
-    keys_bKNE: Tensor,
-    values_bKNE: Tensor,
-    mask: Tensor | None,
-    causal: bool,
-    scaling: float,
-) -> tuple[Tensor, Tensor]:
-    mean, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-        query_bKQE, keys_bKNE, values_bKNE, 0.0, causal, attn_mask=mask, scale=scaling
-    )
-    return mean, lse
+    device = query_bKQE.device
+    if device.type == "cpu":
+        mean_bKQE, lse_bKQ = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+            query_bKQE, keys_bKNE, values_bKNE, 0.0, causal, attn_mask=mask, scale=scaling
+        )
+        return mean_bKQE, lse_bKQ
+    fits = device.type == "cuda" and equals_plain(device, query_bKQE.dtype, query_bKQE.shape[3])
+    return (_cuda if fits else plain)(query_bKQE, keys_bKNE, values_bKNE, mask, causal, scaling)
 
 
 def _cuda(
