@@ -71,10 +71,10 @@ def hooks_enabled(backbone: Backbone) -> Iterator[None]:
     configs = {id(config): config for config in backbone.attention_configs}
     with _lock:
         for key, config in configs.items():
-            if key not in _users:
-                _users[key] = (0, config._attn_implementation)
-                config._attn_implementation = _registered(config._attn_implementation)
-            count, stock = _users[key]
+            count, stock = _users.get(key, (0, ""))
+            if not count:
+                stock = config._attn_implementation
+                config._attn_implementation = _registered(stock)
             _users[key] = (count + 1, stock)
     try:
         yield

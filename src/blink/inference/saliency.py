@@ -46,7 +46,7 @@ def attention_scores(query_BAE: Tensor, keys: Sequence[Tensor]) -> Tensor:
     )  # L rows times key heads, G queries that share one
     with without_autocast(query_BAE):
         blocks = [
-            torch.bmm(query_LGE, block.float().flatten(0, 1).transpose(1, 2)).unflatten(0, (B, K))
+            torch.bmm(query_LGE, block.float().flatten(0, 1).mT).view(B, K, A // K, -1)
             if block.dim() == 4
             # a product would copy it for each sample
             else torch.einsum("bkge,kme->bkgm", query_LGE.unflatten(0, (B, K)), block.float())

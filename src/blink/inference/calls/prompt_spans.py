@@ -35,8 +35,9 @@ def read_prompts(ids_BS: Tensor, mask_BS: Tensor | None) -> HostPrompts:
     if mask_BS is None:
         return HostPrompts(ids_BS.tolist(), None)
     ids, numbers = torch.stack((ids_BS, (mask_BS != 0).to(ids_BS))).tolist()
-    valid = [[number != 0 for number in row] for row in numbers]
-    return HostPrompts(ids, None if all(map(all, valid)) else valid)
+    if all(map(all, numbers)):
+        return HostPrompts(ids, None)
+    return HostPrompts(ids, [[number != 0 for number in row] for row in numbers])
 
 
 def prompt_spans(
