@@ -154,14 +154,15 @@ def test_reuse_changes_no_answer(
     backbone: str, modules: str, in_empty_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Would catch answers, events or an order of rows that depend on how they were computed."""
-    for reuse in ("full", "none"):
-        command(monkeypatch, backbone, modules, *SMALL, "layer=1-2", "tau_exp=0.4", f"engine.reuse={reuse}")
+    for how in (["engine.reuse=full"], ["engine.reuse=none"], ["engine.reuse=none", "engine.batch=5"]):
+        command(monkeypatch, backbone, modules, *SMALL, "layer=1-2", "tau_exp=0.4", *how)
     files = sorted((in_empty_folder / "outputs" / "eval").glob("*/predictions.jsonl"))
-    full, none = ([json.loads(line) for line in file.read_text().splitlines()] for file in files)
-    for row in (*full, *none):
+    runs = [[json.loads(line) for line in file.read_text().splitlines()] for file in files]
+    for row in (row for run in runs for row in run):
         for event in row["events"]:
             event["ratio"] = round(event["ratio"], 4)
-    assert full == none
+    assert len(runs) == 3
+    assert all(run == runs[0] for run in runs)
     assert {run["reuse"] for run in scores(in_empty_folder)} == {"full", "none"}
 
 

@@ -55,6 +55,7 @@ def test_sweep_with_a_mistyped_point_starts_no_job(
         (("layer=1", "limit=0"), "limit=0: expected a whole number of at least 1"),
         (("layer=1", "limit=1.5"), "limit=1.5: expected a whole number of at least 1"),
         (("layer=1", "engine.reuse=some"), "engine.reuse='some': expected one of full, none"),
+        (("layer=1", "engine.batch=0"), "engine.batch=0: expected a whole number of at least 1"),
         (("layer=1", "engine.memory_gb=0"), "engine.memory_gb=0: expected a number above 0"),
         (("layer=1", "engine.memory_gb=x"), "engine.memory_gb='x': expected a number above 0"),
         (("layer=1", "scenes.images=x"), "scenes.images='x': expected a whole number"),

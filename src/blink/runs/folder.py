@@ -34,6 +34,7 @@ _SHARED_OUT = ("trainer.accumulate_grad_batches",)
 
 _ADDED = {
     "bench.split": "test",
+    "engine.batch": 1,
     "engine.pictures": None,
     "objective.answer": 0.0,
     "objective.kl": 1.0,

@@ -89,22 +89,23 @@ def bare(
     ]
 
 
-def test_shared_and_one_by_one_are_the_same(backbone: Backbone) -> None:
+@pytest.mark.parametrize("batch", [1, 2, 8])
+def test_shared_and_apart_are_the_same(batch: int, backbone: Backbone) -> None:
     """Catches runs that are mixed up, answers in another order, and events of another run or sample."""
     samples = [sample(number) for number in range(3)]
     shared = BackboneAnswerer(backbone, TEMPLATE, runs(), max_new_tokens=6)
-    alone = BackboneAnswerer(backbone, TEMPLATE, runs(), max_new_tokens=6, alone=True)
+    apart = BackboneAnswerer(backbone, TEMPLATE, runs(), max_new_tokens=6, apart=batch)
     together = bare(shared, samples, [0, 1, 2, 3])
-    assert together == bare(alone, samples, [0, 1, 2, 3])
+    assert together == bare(apart, samples, [0, 1, 2, 3])
     assert [[len(answer.events) for answer in of_run] for of_run in asked(shared, samples, [0, 1, 2, 3])] == [
         [events] * 3 for events in (0, 2, 1, 2)
     ]
     assert bare(shared, samples[1:], [3, 1]) == [together[3][1:], together[1][1:]]
-    assert bare(alone, samples[1:], [3, 1]) == [together[3][1:], together[1][1:]]
+    assert bare(apart, samples[1:], [3, 1]) == [together[3][1:], together[1][1:]]
 
 
-@pytest.mark.parametrize("alone", [False, True])
-def test_a_picture_too_narrow_is_answered_without_blink(alone: bool) -> None:
+@pytest.mark.parametrize("apart", [None, 1, 4])
+def test_a_picture_too_narrow_is_answered_without_blink(apart: int | None) -> None:
     """Catches a sweep that one picture ends, runs of other splits that are spared with it, and costs of what was not done.
 
     A picture of 24 x 96 pixels gives 12 x 3 visual tokens, which 3 x 3 regions split and 4 x 4 do not.
@@ -114,7 +115,7 @@ def test_a_picture_too_narrow_is_answered_without_blink(alone: bool) -> None:
     policies = [None, Policy([1], 0, 0, patches=3), Policy([1], 0, 0, patches=4)]
     runs = [Run(policy) for policy in policies]
     answerer = BackboneAnswerer(
-        backbone, conversation(backbone.processor), runs, max_new_tokens=4, alone=alone
+        backbone, conversation(backbone.processor), runs, max_new_tokens=4, apart=apart
     )
     narrow, asked_two = models.picture(1, (24, 96)), [sample(0), sample(1)]
     stock, three, four = about(answerer, narrow, asked_two, [0, 1, 2])
@@ -126,8 +127,8 @@ def test_a_picture_too_narrow_is_answered_without_blink(alone: bool) -> None:
     assert [(len(reply.answer.events), reply.without_blink) for reply in wide] == [(1, None)] * 2
 
 
-@pytest.mark.parametrize("alone", [False, True])
-def test_without_policy_it_is_stock_generate(alone: bool, backbone: Backbone) -> None:
+@pytest.mark.parametrize("apart", [None, 1, 4])
+def test_without_policy_it_is_stock_generate(apart: int | None, backbone: Backbone) -> None:
     """Catches a prompt, a decoding or a cut of the answer that differs from the plain library calls."""
     inputs = backbone.processor(
         images=models.picture(1), text=TEMPLATE.prompt(QUESTIONS[1]), return_tensors="pt"
@@ -136,22 +137,22 @@ def test_without_policy_it_is_stock_generate(alone: bool, backbone: Backbone) ->
         0, inputs["input_ids"].shape[1] :
     ]
     expected = backbone.processor.tokenizer.decode(ids, skip_special_tokens=True)
-    answerer = BackboneAnswerer(backbone, TEMPLATE, runs(), max_new_tokens=6, alone=alone)
+    answerer = BackboneAnswerer(backbone, TEMPLATE, runs(), max_new_tokens=6, apart=apart)
     [[answer]] = asked(answerer, [sample(1)], [0])
     assert answer == (tuple(ids.tolist()), expected, ())
 
 
-@pytest.mark.parametrize("alone", [False, True])
-def test_closing_token_ends_the_count(alone: bool, backbone: Backbone) -> None:
+@pytest.mark.parametrize("apart", [None, 1, 4])
+def test_closing_token_ends_the_count(apart: int | None, backbone: Backbone) -> None:
     """Catches an answer that goes on behind its closing token, or ends with its neighbour's.
 
     The closing token is set to the one that the first sample generates first: its answer then has one token.
     """
     three = [sample(i) for i in range(3)]
-    answerer = BackboneAnswerer(backbone, TEMPLATE, runs(), max_new_tokens=6, alone=alone)
+    answerer = BackboneAnswerer(backbone, TEMPLATE, runs(), max_new_tokens=6, apart=apart)
     [[first, *_]] = asked(answerer, three, [0])
     backbone.model.generation_config.eos_token_id = [first.ids[0], 2]
-    answerer = BackboneAnswerer(backbone, TEMPLATE, runs(), max_new_tokens=6, alone=alone)
+    answerer = BackboneAnswerer(backbone, TEMPLATE, runs(), max_new_tokens=6, apart=apart)
     [[stopped, *others]] = asked(answerer, three, [0])
     assert stopped.ids == first.ids[:1]
     assert stopped.text.strip() == first.text.split()[0]
@@ -160,12 +161,12 @@ def test_closing_token_ends_the_count(alone: bool, backbone: Backbone) -> None:
 
 def test_one_by_one_leaves_the_model_as_it_was(backbone: Backbone) -> None:
     """Catches Blink left in a model that the next run takes for vanilla, also when an answer fails."""
-    answerer = BackboneAnswerer(backbone, TEMPLATE, runs(), max_new_tokens=2, alone=True)
+    answerer = BackboneAnswerer(backbone, TEMPLATE, runs(), max_new_tokens=2, apart=1)
     before = asked(answerer, [sample(0)], [0])
     asked(answerer, [sample(0)], [1])
     broken = {1: torch.nn.Flatten(), 2: torch.nn.Flatten()}
     failing = BackboneAnswerer(
-        backbone, TEMPLATE, [Run(Policy([1], 0, 0), broken)], max_new_tokens=2, alone=True
+        backbone, TEMPLATE, [Run(Policy([1], 0, 0), broken)], max_new_tokens=2, apart=1
     )
     with pytest.raises(ValueError, match="it must keep the shape"):
         asked(failing, [sample(0)], [0])
@@ -185,14 +186,14 @@ def _damaged(backbone: Backbone, part: str) -> None:
     weight.data.view(-1)[:32] = float("nan")
 
 
-@pytest.mark.parametrize("alone", [False, True])
+@pytest.mark.parametrize("apart", [None, 1, 4])
 @pytest.mark.parametrize(
     "part", ["vision tower", "projector", "layer 2", "final norm", "language modelling head"]
 )
-def test_the_part_that_is_not_finite_is_named(part: str, alone: bool, backbone: Backbone) -> None:
+def test_the_part_that_is_not_finite_is_named(part: str, apart: int | None, backbone: Backbone) -> None:
     """Catches empty answers of a damaged backbone, which some scorers count as right."""
     _damaged(backbone, part)
-    answerer = BackboneAnswerer(backbone, TEMPLATE, runs(), max_new_tokens=2, alone=alone)
+    answerer = BackboneAnswerer(backbone, TEMPLATE, runs(), max_new_tokens=2, apart=apart)
     with pytest.raises(NotFiniteError, match=f"^{part}, question 2: "):
         asked(answerer, [sample(2), sample(1)], [0])
     hooks = [hook for module in backbone.model.modules() for hook in module._forward_hooks.values()]
@@ -216,13 +217,13 @@ def test_parts_of_other_families_are_named(name: str) -> None:
         asked(answerer, [sample(0)], [0])
 
 
-@pytest.mark.parametrize("alone", [False, True])
-def test_modules_that_are_not_finite_are_named(alone: bool, backbone: Backbone) -> None:
+@pytest.mark.parametrize("apart", [None, 1, 4])
+def test_modules_that_are_not_finite_are_named(apart: int | None, backbone: Backbone) -> None:
     """Catches nan of a TokenSR module above the last scan, laid to the backbone."""
     module = TokenSR(32)
     next(module.parameters()).data.view(-1)[0] = float("nan")
     answerer = BackboneAnswerer(
-        backbone, TEMPLATE, [Run(), Run(Policy([3], 0, 0), {3: module})], max_new_tokens=2, alone=alone
+        backbone, TEMPLATE, [Run(), Run(Policy([3], 0, 0), {3: module})], max_new_tokens=2, apart=apart
     )
     with pytest.raises(NotFiniteError, match=r"^TokenSR modules.*, question 1: "):
         asked(answerer, [sample(1)], [0, 1])
@@ -271,7 +272,7 @@ def test_many_pictures_are_each_alone(workers: int, zooms: Sequence[int], backbo
     answerer = BackboneAnswerer(
         backbone, TEMPLATE, which, max_new_tokens=4, zooms=zooms, pictures=3, workers=workers
     )
-    single = BackboneAnswerer(backbone, TEMPLATE, which, max_new_tokens=4, alone=True, zooms=zooms)
+    single = BackboneAnswerer(backbone, TEMPLATE, which, max_new_tokens=4, apart=1, zooms=zooms)
     together = ids_of(answerer, several())
     assert together == [ids_of(single, [one])[0] for one in several()]
     assert len({str(answers) for answers in together}) == 4

@@ -45,12 +45,12 @@ def samples(box: list[int] | None = None) -> list[Sample]:
 
 
 def answers(
-    backbone: Backbone, policies: list[Policy | None], asked: list[Sample], alone: bool = False
+    backbone: Backbone, policies: list[Policy | None], asked: list[Sample], apart: int | None = None
 ) -> list[list[Answer]]:
     """What each policy answers; those there are, in two passes."""
     zooms = [number for number, policy in enumerate(policies) if policy is not None]
     runs = [Run(policy) for policy in policies]
-    answerer = BackboneAnswerer(backbone, TEMPLATE, runs, max_new_tokens=6, alone=alone, zooms=zooms)
+    answerer = BackboneAnswerer(backbone, TEMPLATE, runs, max_new_tokens=6, apart=apart, zooms=zooms)
     [replies] = answerer.answer_many([Asked(asked, range(len(runs)))])
     return [[reply.answer for reply in of_run] for of_run in replies]
 
@@ -110,7 +110,7 @@ def test_what_is_not_looked_at_closer_keeps_its_first_answer(backbone: Backbone)
 def test_pictures_of_a_few_pixels(backbone: Backbone, size: tuple[int, int]) -> None:
     """Would catch a region that is handed on in pixels: of a picture with fewer pixels than cells it is another, or none."""
     answerer = BackboneAnswerer(
-        backbone, TEMPLATE, [Run(LOOK), Run(LOOK)], max_new_tokens=2, alone=True, zooms=[0]
+        backbone, TEMPLATE, [Run(LOOK), Run(LOOK)], max_new_tokens=2, apart=1, zooms=[0]
     )
     for picture in (models.noise(seed, size) for seed in range(4)):
         asked = [replace(sample, open_image=picture.copy) for sample in samples()]
@@ -124,8 +124,9 @@ def test_shared_and_one_by_one_are_the_same(backbone: Backbone) -> None:
     """Catches answers of one question given to another where only some are zoomed."""
     ratios = sorted(answer.events[0].ratio for answer in answers(backbone, [LOOK], samples())[0])
     policies: list[Policy | None] = [Policy([1], sum(ratios[:2]) / 2, 0), None]
-    shared, alone = (answers(backbone, policies, samples(), way) for way in (False, True))
-    assert [[a.ids for a in of_run] for of_run in shared] == [[a.ids for a in of_run] for of_run in alone]
+    shared, *apart = (answers(backbone, policies, samples(), batch) for batch in (None, 1, 4))
+    for found in apart:
+        assert [[a.ids for a in of_run] for of_run in shared] == [[a.ids for a in of_run] for of_run in found]
     assert len({answer.events[0].action for answer in shared[0]}) == 2
 
 

@@ -97,10 +97,20 @@ def test_vanilla_has_no_policy_in_its_name() -> None:
     )
 
 
-@pytest.mark.parametrize(("given", "other"), [({}, "none"), ({"engine.reuse": "none"}, "full")])
-def test_noise_row_batches_otherwise(given: dict[str, str], other: str) -> None:
-    """Would catch a noise floor measured by the very same run."""
+@pytest.mark.parametrize(
+    ("given", "other", "batch"),
+    [
+        ({}, "none", "8"),
+        ({"engine.batch": "3"}, "none", "3"),
+        ({"engine.reuse": "none"}, "full", None),
+    ],
+)
+def test_noise_row_batches_otherwise(given: dict[str, str], other: str, batch: str | None) -> None:
+    """Would catch a noise floor measured by the very same run, or one question at a time, which takes longest."""
     plain, again = rows(given)[:2]
+    assert [each for each in again.overrides if "batch=" in each] == [f"engine.batch={batch}"] * (
+        batch is not None
+    )
     assert f"engine.reuse={other}" in again.overrides
     assert f"engine.reuse={other}" not in plain.overrides
     assert (plain.noise, again.noise, again.against) == (False, True, ("vanilla",))

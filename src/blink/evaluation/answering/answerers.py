@@ -3,7 +3,6 @@
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from copy import copy
-from itertools import islice
 from typing import Any, Self
 
 from PIL import Image
@@ -36,8 +35,8 @@ class BackboneAnswerer:
         runs: policy and modules of each; calls name them by index.
         max_new_tokens: how long an answer may get.
         memory_gb: see `Engine`.
-        alone: answer every question by a `generate` of its own, with Blink attached for the length of the call; the
-            answers are the same, and nothing is shared between questions and runs.
+        apart: answer by `generate`, so many questions in a padded batch, with Blink attached for the length of the call; the
+            answers are the same, and nothing is shared between questions and runs. None: by the engine.
         zooms: numbers of the runs whose policy decides about a second pass (`answering/zoom.py`).
         pictures: most that are answered at once; None: as `Engine.answer_many` chooses.
         workers: processes that read pictures ahead; 0: none.
@@ -46,7 +45,7 @@ class BackboneAnswerer:
         waited: seconds that the model has waited for pictures, in the last call of `answer_many` so far.
 
     Raises:
-        ValueError: `alone`, and policy and modules of a run do not fit the backbone.
+        ValueError: `apart`, and policy and modules of a run do not fit the backbone.
     """
 
     def __init__(
@@ -57,7 +56,7 @@ class BackboneAnswerer:
         *,
         max_new_tokens: int,
         memory_gb: float = 4.0,
-        alone: bool = False,
+        apart: int | None = None,
         zooms: Collection[int] = (),
         pictures: int | None = None,
         workers: int = 0,
@@ -65,9 +64,9 @@ class BackboneAnswerer:
         self.backbone = backbone
         self.engine = Engine(backbone, memory_gb=memory_gb)
         self.template = template
-        self.runs = [run.resolve(backbone) for run in runs] if alone else runs
+        self.runs = runs if apart is None else [run.resolve(backbone) for run in runs]
         self.max_new_tokens = max_new_tokens
-        self.alone = alone
+        self.apart = apart
         self.shapes = PictureShapes(backbone)
         self.zooms = tuple(sorted(zooms))
         self.pictures, self.workers = pictures, workers
@@ -81,7 +80,7 @@ class BackboneAnswerer:
     def with_runs(self, runs: Sequence[Run], max_new_tokens: int) -> Self:
         """An answerer of other runs with the same backbone and engine, which keeps the modules that it has read."""
         other = copy(self)
-        other.runs = [run.resolve(self.backbone) for run in runs] if self.alone else runs
+        other.runs = runs if self.apart is None else [run.resolve(self.backbone) for run in runs]
         other.max_new_tokens = max_new_tokens
         other.zooms = ()
         other.meters = [Meter(self.backbone, run.policy, run.token_sr, self.shapes) for run in runs]
@@ -114,7 +113,7 @@ class BackboneAnswerer:
                 yield read[-1]
 
         with naming(under_way):
-            if self.alone or self.zooms:
+            if self.apart is not None or self.zooms:
                 found = self._groups(begun())
             else:  # all runs together, and as many pictures as the engine takes
                 found = self._passed(Part.whole(picture, picture.runs) for picture in begun())
@@ -126,7 +125,7 @@ class BackboneAnswerer:
         """Read a picture and do all that needs no model; runs in worker processes, which send it here."""
         image = asked.samples[0].load_image()
         inputs = None
-        if not self.alone:
+        if self.apart is None:
             first = self.template.prompt(asked.samples[0].question)
             inputs = processed(self.backbone.processor, [image], [first])
         return image, inputs
@@ -146,9 +145,21 @@ class BackboneAnswerer:
         )
 
     def _groups(self, pictures: Iterable[Picture]) -> Iterator[list[list[Answer]]]:
-        """Answer pictures some at a time, where runs take another pass that follows from the first, or each question its own."""
-        waiting = iter(pictures)
-        while group := list(islice(waiting, 1 if self.alone else self.pictures or _ZOOMED_AT_ONCE)):
+        """Answer pictures some at a time, where runs take another pass that follows from the first, or share nothing.
+
+        In the latter case as many as hold the questions of one batch.
+        """
+        group: list[Picture] = []
+        for picture in pictures:
+            group.append(picture)
+            if self.apart is None:
+                full = len(group) == (self.pictures or _ZOOMED_AT_ONCE)
+            else:
+                full = sum(len(one.samples) for one in group) >= self.apart
+            if full:
+                yield from self._answer_group(group)
+                group = []
+        if group:
             yield from self._answer_group(group)
 
     def _answer_group(self, pictures: Sequence[Picture]) -> list[list[list[Answer]]]:
@@ -178,9 +189,6 @@ class BackboneAnswerer:
 
     def _passed(self, parts: Iterable[Part]) -> Iterator[list[list[Answer]]]:
         """Answer samples in one pass each: for each part, for each of its runs, one answer per sample."""
-        if self.alone:
-            yield from map(self._one_by_one, parts)
-            return
         under_way: dict[int, Part] = {}  # and no longer, as they hold pictures
 
         def asks() -> Iterator[Ask]:
@@ -188,8 +196,16 @@ class BackboneAnswerer:
                 under_way[number] = part
                 yield self._ask(part)
 
-        found = self.engine.answer_many(asks(), max_new_tokens=self.max_new_tokens, pictures=self.pictures)
         try:
+            found: Iterable[list[list[Answer]]]
+            if self.apart is None:
+                found = self.engine.answer_many(
+                    asks(), max_new_tokens=self.max_new_tokens, pictures=self.pictures
+                )
+            else:
+                found = self.engine.answer_apart(
+                    list(asks()), max_new_tokens=self.max_new_tokens, batch=self.apart
+                )
             for number, answers in enumerate(found):
                 del under_way[number]
                 yield answers
@@ -208,24 +224,6 @@ class BackboneAnswerer:
             boxes=list(part.boxes) if by_box else None,
             processed=picture.inputs if part.numbers[0] == 0 else None,  # which are about the first sample
         )
-
-    def _one_by_one(self, part: Part) -> list[list[Answer]]:
-        """Answer each sample by a `generate` of its own."""
-        ask = self._ask(part)
-        answers: list[list[Answer]] = [[] for _ in ask.runs]
-        for of_run, run in zip(answers, ask.runs, strict=True):
-            for place, (prompt, box) in enumerate(
-                zip(ask.prompts, ask.boxes or [None] * len(ask.prompts), strict=True)
-            ):
-                try:
-                    of_run.append(
-                        self.engine.answer_alone(
-                            ask.image, prompt, run, max_new_tokens=self.max_new_tokens, box=box
-                        )
-                    )
-                except NotFiniteError as error:
-                    raise self._named(error, part, place) from error
-        return answers
 
     def _replies(self, picture: Picture, answers: Sequence[Sequence[Answer]]) -> list[list[Reply]]:
         """Each run's answers about a picture, with what they cost and why they came without Blink."""
@@ -264,7 +262,7 @@ def load_answerer(plans: Sequence[Plan]) -> BackboneAnswerer:
         [Run(plan.policy, plan.token_sr) for plan in plans],
         max_new_tokens=first.benchmark.max_new_tokens,
         memory_gb=first.memory_gb,
-        alone=first.reuse == "none",
+        apart=first.batch if first.reuse == "none" else None,
         zooms=[number for number, plan in enumerate(plans) if plan.zooms],
         pictures=first.pictures,
         workers=default_workers(first.processes) if first.workers is None else first.workers,

@@ -36,7 +36,8 @@ class Plan(NamedTuple):
 
     Attributes:
         backbone: what to load.
-        reuse: "full" answers by the engine, "none" one question at a time.
+        reuse: "full" answers by the engine, "none" by `generate`.
+        batch: questions in a call of `generate`.
         memory_gb: for the engine.
         pictures: most that the engine answers at once; None: as many as memory holds.
         processes: among which pictures are shared out.
@@ -51,6 +52,7 @@ class Plan(NamedTuple):
 
     backbone: Checkpoint
     reuse: str
+    batch: int
     memory_gb: float
     pictures: int | None
     processes: int
@@ -132,8 +134,9 @@ def make_plan(config: DictConfig, overrides: Sequence[str]) -> Plan:
     return Plan(
         backbone=checkpoint,
         reuse=engine.reuse,
+        batch=engine.get("batch", 1),  # configs of an earlier version have none
         memory_gb=float(engine.memory_gb),
-        pictures=engine.get("pictures"),  # configs of an earlier version have none
+        pictures=engine.get("pictures"),
         workers=engine.get("workers"),
         processes=processes,
         benchmark=questions.benchmark,

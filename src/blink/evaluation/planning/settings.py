@@ -64,6 +64,7 @@ _CHECKS: Mapping[str, Callable[[str, Any], object]] = {
     "prompt": partial(choice, choices=PROMPTS),
     "scenes.difficulty": partial(choice, choices=[each.name for each in DIFFICULTIES]),
     "engine.reuse": partial(choice, choices=("full", "none")),
+    "engine.batch": whole_number,
     "engine.memory_gb": partial(number, above=0),
     "engine.pictures": whole_number,
     "engine.workers": partial(whole_number, least=0, most=_MOST_WORKERS),
@@ -201,6 +202,8 @@ def note_unused(config: DictConfig, overrides: Sequence[str]) -> None:
     unread |= set() if method.scans else set(POLICY_KEYS)
     unread |= {"tau_drop", "interpolate"} if method.get("passes") == 2 else set()
     keys = [override.partition("=")[0] for override in overrides]
+    if config.engine.reuse == "full" and "engine.batch" in keys:
+        log.info("engine.reuse=full does not use engine.batch")
     if given := [key for key in keys if key in unread]:
         log.info("method=%s does not use %s", method.name, ", ".join(given))
     if bench not in JUDGED and (given := [key for key in keys if key.partition(".")[0] == "judge"]):

@@ -26,8 +26,10 @@ _UNREAD = {
 }
 """Method -> overrides that change nothing about it. Without them its run is found again, whatever else is tried."""
 
-_REUSE = "engine.reuse"
-"""Whether questions about a picture are answered together ("full") or one by one ("none"): the same but for rounding."""
+_REUSE, _BATCH = "engine.reuse", "engine.batch"
+"""Whether questions share what they can ("full") or share nothing ("none"), so many in a padded batch: the same but for rounding."""
+
+_NOISE_BATCH = "8"
 
 _HIGHER, _LOWER = 0.2, -0.1
 """Table 2, as App. B has it for LLaVA-1.5: high tau_exp 0.7 for 0.5, low tau_drop 0.3 for 0.4. The same distances
@@ -202,7 +204,10 @@ def lines_of(
             own = _settings(row, filled, {} if held else given)
             settings = {**given, **own} if held else {**own, **given}
             if row.noise:
-                settings[_REUSE] = "full" if settings.get(_REUSE) == "none" else "none"
+                if settings.get(_REUSE) == "none":
+                    settings[_REUSE] = "full"
+                else:
+                    settings |= {_REUSE: "none", _BATCH: settings.get(_BATCH, _NOISE_BATCH)}
             unread = _UNREAD.get(settings.get("method", ""), ())
             settings = {"bench": bench} | {k: value for k, value in settings.items() if k not in unread}
             changed = [key for key in own if settings.get(key, own[key]) != own[key]]

@@ -11,6 +11,7 @@ Read from top to bottom: a file imports only from files above it.
     pool.py       rows that decode together, enter and leave
     wave.py       prompts of some asks, from pictures to the last layer
     schedule.py   what is done next: further prompts, or a token of each row
+    apart.py      answers that share nothing, by `attach` and `generate`
     engine.py     Engine: the public calls
 """
 

@@ -11,31 +11,25 @@ does not fit waits; when a GPU runs out of memory all the same, the number of ro
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack
 from typing import Any
 
 import torch
 from PIL import Image
 from torch import nn
-from transformers.generation import LogitsProcessorList
 
-from blink.inference.attach import attach
 from blink.inference.calls.given import Given, checked_boxes
-from blink.inference.engine.asks import Answer, Ask, check_runs, check_texts, split_prompts
-from blink.inference.engine.decoding import FiniteLogits, closing_ids, closing_tokens
+from blink.inference.engine.apart import Question, generate
+from blink.inference.engine.asks import Answer, Ask, split_prompts
+from blink.inference.engine.decoding import closing_tokens
 from blink.inference.engine.pool import RowLimit
 from blink.inference.engine.schedule import AskError, Pace, Schedule
 from blink.inference.engine.wave import CheckedAsk
 from blink.inference.policy import Policy
 from blink.inference.run import Run
 from blink.model.backbone import Backbone
-from blink.model.image_inputs import prompt_inputs
 from blink.model.token_sr import placed
 from blink.model.token_sr.files import load_token_sr
 from blink.runs.values import NotFiniteError, UserError, number, whole_number
-
-GREEDY = {"do_sample": False, "num_beams": 1, "temperature": None, "top_p": None, "top_k": None}
-"""LLaVA's evaluation; sampling settings of a checkpoint's generation config are taken back."""
 
 
 class Engine:
@@ -60,6 +54,7 @@ class Engine:
             )
         self._bytes = int(memory_gb * 2**30)
         self._limit, self._pace = RowLimit(), Pace(self._bytes // 4)
+        self._apart = RowLimit()
         self._folders: dict[str, dict[int, nn.Module]] = {}
         self._placed: dict[tuple[int, int], tuple[nn.Module, nn.Module]] = {}
 
@@ -147,6 +142,59 @@ class Engine:
         seen = given.seen_boxes(self._backbone, by_box[0], len(ask.prompts)) if by_box else None
         return CheckedAsk(number, ask, runs, split_prompts(self._backbone, ask.prompts), seen)
 
+    def answer_apart(
+        self, asks: Sequence[Ask], *, max_new_tokens: int, batch: int = 1
+    ) -> list[list[list[Answer]]]:
+        """Answer prompts about pictures by `attach` and greedy `generate`: for each ask what `answer` returns, but for rounding.
+
+        Nothing is shared between prompts or runs. Logits processors of the model's generation config, which `answer`
+        refuses, are applied.
+
+        Args:
+            asks: whose `processed` is not read.
+            max_new_tokens: how long an answer may get, at least 1.
+            batch: prompts at once, padded to the longest; halved where a GPU runs out of memory.
+
+        Raises:
+            ValueError: as `answer` raises it, or Blink is attached to the model already.
+            NotFiniteError: as `answer` raises it; `ask` and `sample` are the numbers of ask and prompt.
+        """
+        max_new_tokens = whole_number("max_new_tokens", max_new_tokens)
+        batch = whole_number("batch", batch)
+        runs: list[Run] = []
+        # by run, and by whether the samples have names; then by the numbers of ask, run and prompt
+        groups: dict[tuple[int, bool], dict[tuple[int, int, int], Question]] = {}
+        for a, ask in enumerate(asks):
+            ask.check()
+            for r, run in enumerate(ask.runs):
+                if run not in runs:
+                    runs.append(run)
+                questions = groups.setdefault((runs.index(run), ask.sample_keys is not None), {})
+                for p, prompt in enumerate(ask.prompts):
+                    key = None if ask.sample_keys is None else ask.sample_keys[p]
+                    box = None if ask.boxes is None else ask.boxes[p]
+                    questions[a, r, p] = Question(ask.image, prompt, key, box)
+        found: dict[tuple[int, int, int], Answer] = {}
+        for (index, _), questions in groups.items():
+            run, left = self._resolve(runs[index]), list(questions)
+            while left:
+                now = left[: min(batch, self._apart.rows or batch)]
+                asked = [questions[place] for place in now]
+                try:
+                    answers = generate(self._backbone, run, asked, max_new_tokens, self._text)
+                except torch.OutOfMemoryError:
+                    self._apart.ran_out(len(now))
+                    continue
+                except NotFiniteError as error:
+                    a, _, p = now[int(error.sample or 0)]
+                    raise error.of(a, p) from error
+                found |= zip(now, answers, strict=True)
+                left = left[len(now) :]
+        return [
+            [[found[a, r, p] for p in range(len(ask.prompts))] for r in range(len(ask.runs))]
+            for a, ask in enumerate(asks)
+        ]
+
     def answer_alone(
         self,
         image: Image.Image,
@@ -156,43 +204,13 @@ class Engine:
         max_new_tokens: int,
         box: Sequence[float] | None = None,
     ) -> Answer:
-        """Answer one prompt under one run by a greedy `generate`, with Blink attached for the length of the call.
-
-        Nothing is shared with other prompts or runs. Logits processors of the model's generation config, which
-        `answer` refuses, are applied. `box` is as an entry of its `boxes`.
-
-        Raises:
-            ValueError: the prompt has not one image with text behind it, the run does not fit the model, or Blink is
-                attached to the model already.
-            NotFiniteError: as `answer` raises it.
-        """
-        check_texts("prompts", [prompt])
-        check_runs([run])
-        max_new_tokens = whole_number("max_new_tokens", max_new_tokens)
-        model, run = self._backbone.model, self._resolve(run)
-        inputs = prompt_inputs(self._backbone, [image], [prompt])
-        handle = None if run.policy is None else attach(self._backbone, run.policy, run.token_sr)
+        """Answer one prompt under one run as `answer_apart` does; `box` is as an entry of `Ask.boxes`."""
+        ask = Ask(image, [prompt], [run], boxes=[box])
         try:
-            with torch.inference_mode(), ExitStack() as stack:
-                by_box = run.policy is not None and run.policy.selector == "box"
-                if handle is not None and (run.encodes or by_box):
-                    stack.enter_context(handle.pictures([image]))
-                if handle is not None and by_box:
-                    stack.enter_context(handle.boxes([box]))
-                ids_1S = model.generate(
-                    **inputs,
-                    **GREEDY,
-                    max_new_tokens=max_new_tokens,
-                    logits_processor=LogitsProcessorList([FiniteLogits()]),
-                )
-            events = () if handle is None else tuple(handle.trace[0])
-        finally:
-            if handle is not None:
-                handle.detach()
-        ids: list[int] = ids_1S[0, inputs["input_ids"].shape[1] :].tolist()
-        closing = closing_ids(model.generation_config)
-        length = next((i + 1 for i, token in enumerate(ids) if token in closing), len(ids))
-        return Answer(tuple(ids[:length]), self._text(ids[:length]), events)
+            [[[answer]]] = self.answer_apart([ask], max_new_tokens=max_new_tokens)
+        except NotFiniteError as error:
+            raise error.of(None, error.sample) from error
+        return answer
 
     def _text(self, ids: list[int]) -> str:
         text: str = self._backbone.processor.tokenizer.decode(ids, skip_special_tokens=True)

@@ -10,8 +10,8 @@ from transformers.generation import LogitsProcessorList
 
 from blink.evaluation.answering.parts import fitting
 from blink.inference.engine import Ask, Engine
+from blink.inference.engine.apart import GREEDY
 from blink.inference.engine.decoding import FiniteLogits, closing_ids
-from blink.inference.engine.engine import GREEDY
 from blink.inference.run import Run
 from blink.integrations.alone import attached, cut, prompt_tokens
 from blink.integrations.harness.requests import Question
