@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from itertools import combinations
 from pathlib import Path
 
-from blink.runs.command import one_line_errors
+from blink.runs.command import one_line_errors, refuse_several_processes
 from blink.runs.config.groups import as_typed
 from blink.runs.signals import ending_on_signals
 
@@ -24,6 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     folders: list[Path] = parser.parse_args(arguments).folders
     with ending_on_signals(), one_line_errors():
+        refuse_several_processes("compare")
         from blink.evaluation.compare import (
             compare,
             comparison_table,

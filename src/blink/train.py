@@ -44,7 +44,7 @@ _EXPECTED_WARNINGS = (
 )
 
 
-@hydra_command("train")
+@hydra_command("train", together=True)
 def main(config: DictConfig, job: Job) -> float:
     """Train, or continue, or return a run; gives the held-out loss that its modules were trained for, which sweepers minimise."""
     from blink.training.report import print_summary

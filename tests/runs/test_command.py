@@ -3,6 +3,7 @@
 import errno
 import os
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from omegaconf import DictConfig
 from blink.runs.command import Job, hydra_command, one_line_errors
 from blink.runs.folder import given_folder, open_run
 from blink.runs.values import UserError
+from tests.processes import python
 
 
 @pytest.mark.slow
@@ -59,6 +61,40 @@ def test_the_flag_of_a_multirun_may_stand_anywhere(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(sys, "argv", ["blink.train", "layer=2", "--multirun", "seed=3,4", folder])
     command()
     assert ran == [(2, 3), (2, 4)]
+
+
+@pytest.mark.parametrize(
+    "launched",
+    [
+        {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2"},
+        {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2"},
+        {"SLURM_PROCID": "1"},
+    ],
+)
+@pytest.mark.parametrize("name", ["analyze", "compare", "demo", "explain", "push", "score", "serve"])
+def test_a_command_for_one_process_refuses_to_be_one_of_several(
+    name: str, launched: dict[str, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Catches processes of torchrun or srun that each write the same folder, upload the same files or take the same port."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", [f"blink.{name}", *(["run"] if name == "compare" else [])])
+    for key, value in launched.items():
+        monkeypatch.setenv(key, value)
+    with pytest.raises(SystemExit, match=f"error: python -m blink.{name} works in one process") as stopped:
+        import_module(f"blink.{name}").main()
+    assert stopped.value.code == 2
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_torchrun_of_a_command_for_one_process(tmp_path: Path) -> None:
+    """Catches two figures drawn into the same folder, and a process that waits for another."""
+    two = ("-m", "torch.distributed.run", "--nproc-per-node=2")
+    ended = python(*two, "-m", "blink.analyze", "samples=2", "scenes.images=2", cwd=tmp_path)
+    assert ended.returncode == 1
+    assert "error: python -m blink.analyze works in one process" in ended.stderr
+    assert "Error executing job" not in ended.stderr
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_users_mistake_is_one_line(

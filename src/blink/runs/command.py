@@ -24,13 +24,13 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from blink.runs.config.groups import CONF_DIR
+from blink.runs.config.groups import CONF_DIR, as_typed
 from blink.runs.config.overrides import check_overrides
 from blink.runs.config.settings import check_settings, plain
 from blink.runs.files import is_wrong_place, place_error
 from blink.runs.folder import given_folder, open_run
 from blink.runs.lock import lock_scope
-from blink.runs.machine import is_first_process, keep_freed_memory, launched_processes
+from blink.runs.machine import RANK_VARIABLES, is_first_process, keep_freed_memory, launched_processes
 from blink.runs.signals import Stopped, ending_on_signals
 from blink.runs.values import UserError
 
@@ -111,8 +111,27 @@ def check_installed(extra: str, *modules: str) -> None:
         raise UserError(f"{error.name} is missing: pip install 'blink-mllm[{extra}]'") from error
 
 
+def refuse_several_processes(name: str) -> None:
+    """Refuse to be one of several processes of a command that is for one, as each would write the same files.
+
+    Args:
+        name: of the command, "analyze" for instance.
+
+    Raises:
+        UserError: torchrun, srun or alike has started several.
+    """
+    if launched_processes() > 1 or not is_first_process():
+        given = [f"{key}={os.environ[key]}" for key in (*RANK_VARIABLES, "WORLD_SIZE") if key in os.environ]
+        raise UserError(
+            as_typed(
+                f"python -m blink.{name} works in one process, and this is one of several ({', '.join(given)}): start it "
+                "without torchrun or srun"
+            )
+        )
+
+
 def hydra_command(
-    name: str, further: Callable[[], None] | None = None
+    name: str, further: Callable[[], None] | None = None, *, together: bool = False
 ) -> Callable[[Callable[[DictConfig, Job], Any]], Callable[[], None]]:
     """Make a function of a composed config and its job a command: `hydra.main`, with names of keys checked before, and
     `one_line_errors`.
@@ -121,7 +140,8 @@ def hydra_command(
 
     Args:
         name: of the config in `conf/`, "train" for instance.
-        further: what processes but the first do in place of the command, where torchrun has started several; None: the same.
+        further: what processes but the first do in place of the command, where torchrun has started several.
+        together: whether all of several processes do the same. With neither, several are refused.
     """
 
     def decorate(task: Callable[[DictConfig, Job], Any]) -> Callable[[], None]:
@@ -148,6 +168,9 @@ def hydra_command(
         @wraps(run_job)
         def command() -> None:
             keep_freed_memory()
+            if further is None and not together:
+                with one_line_errors():
+                    refuse_several_processes(name)
             if further is not None and not is_first_process():
                 further()
                 return
