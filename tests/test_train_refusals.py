@@ -155,3 +155,16 @@ def test_layer_must_be_given() -> None:
     ended = python("-m", "blink.train", "logger=none")
     assert ended.returncode == 2
     assert ended.stderr.strip() == "error: layer must be given: layer=VALUE; --help says what it is"
+
+
+def test_processes_that_would_each_train_by_themselves(
+    llava_folder: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches a whole training in each of torchrun's processes, all of which write the same checkpoints."""
+    for key, value in {"RANK": "0", "WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(key, value)
+    with pytest.raises(
+        SystemExit, match="2 processes were started, by torchrun or alike, and the trainer has 1"
+    ):
+        run(*common(llava_folder, pictures), "layer=1")
+    assert not Path("outputs").exists()

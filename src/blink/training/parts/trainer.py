@@ -19,7 +19,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from blink.model.backbone import Backbone
 from blink.model.token_sr import Design
 from blink.runs.config.settings import made
-from blink.runs.machine import memory_bytes
+from blink.runs.machine import launched_processes, memory_bytes
 from blink.runs.values import UserError, number, whole_number
 from blink.training.checkpoints import CHECKPOINTS, CheckpointFiles, Checkpoints
 from blink.training.features.store import in_words
@@ -73,6 +73,12 @@ def make_trainer(plan: Plan, folder: Path) -> Trainer:
             "train one layer at a time, or use trainer=ddp"
         )
     # after the trainer is made, since it alone knows how many processes there are
+    launched = launched_processes()
+    if launched not in (1, trainer.world_size):
+        raise UserError(
+            f"{launched} processes were started, by torchrun or alike, and the trainer has {trainer.world_size}: each would "
+            f"train by itself; trainer=ddp trainer.devices={launched} trains with all of one machine's"
+        )
     trainer.accumulate_grad_batches = batches_per_step(
         plan.global_pairs, trainer.world_size, plan.device_pairs, accumulate
     )
