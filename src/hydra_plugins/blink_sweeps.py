@@ -187,16 +187,40 @@ class RemoteLauncher(OnePassLauncher):
 
         assert self.config is not None, "Hydra sets a launcher up before it launches"
         Path(self.config.hydra.sweep.dir).mkdir(parents=True, exist_ok=True)  # resolved here, as above
+        command = str(self.config.hydra.job.config_name)
         with one_line_errors():
             whole_number("hydra.launcher.shares", self._shares)
+            self._check_processes(command)
             self._launcher(None)  # refused before anything is done
-        if self.config.hydra.job.config_name == "eval":
+        if command == "eval":
             return super().launch(job_overrides, initial_job_idx)
         assert self.task_function is not None
-        module = f"blink.{self.config.hydra.job.config_name}"
+        module = f"blink.{command}"
         launcher = self._launcher(OneOfSeveral(module, self.task_function))
         returned: Sequence[JobReturn] = launcher.launch(job_overrides, initial_job_idx)
         return returned
+
+    def _check_processes(self, command: str) -> None:
+        """Check that one process starts jobs, and that those but trainings are one process each.
+
+        Raises:
+            UserError: otherwise several would do the same in the same folder.
+        """
+        from blink.runs.machine import launched_processes
+        from blink.runs.values import UserError
+
+        launched = launched_processes()
+        if launched > 1:
+            raise UserError(
+                f"hydra/launcher: {launched} processes were started, by torchrun or alike, and one is to start the jobs: "
+                "leave out torchrun or hydra/launcher="
+            )
+        for key in ("tasks_per_node", "nodes"):
+            count = self._settings.get(key)
+            if command != "train" and count not in (None, 1):
+                raise UserError(
+                    f"hydra.launcher.{key}={count}: expected 1, as several processes share out jobs of blink.train alone"
+                )
 
     def elsewhere(self, passes: Any) -> None:
         """Answer passes by jobs of the other launcher."""

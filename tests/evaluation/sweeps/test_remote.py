@@ -4,6 +4,7 @@ import importlib.util
 import json
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -149,6 +150,10 @@ def test_what_a_lost_cluster_has_answered_is_kept(
             [*IN_TURN, "hydra.launcher.shares=0"],
             "hydra.launcher.shares=0: expected a whole number of at least 1",
         ),
+        (
+            [*IN_TURN, "+hydra.launcher.tasks_per_node=2"],
+            "hydra.launcher.tasks_per_node=2: expected 1, as several processes share out jobs of blink.train alone",
+        ),
         ([*IN_TURN, "layer=77"], "the policy scans layers [77]"),
     ],
 )
@@ -160,6 +165,15 @@ def test_refused_in_one_line(
         command(monkeypatch, tmp_path, model, *SWEPT, *overrides)
     assert message in str(stopped.value)
     assert "\n" not in str(stopped.value)
+
+
+def test_several_processes_start_no_jobs(model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches jobs in processes of their own that each take themselves for the first of torchrun's."""
+    monkeypatch.setattr("blink.runs.command._team_scope", nullcontext)
+    for key, value in {"RANK": "0", "WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(key, value)
+    with pytest.raises(SystemExit, match="hydra/launcher: 2 processes were started"):
+        command(monkeypatch, tmp_path, model, *SWEPT, *IN_TURN)
 
 
 @pytest.mark.slow
