@@ -2,10 +2,12 @@
 
 import csv
 import json
+import os
 import shutil
 import signal
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,8 @@ from blink.runs.inputs.preset_file import read_preset
 from blink.runs.parallel.team import Team
 from blink.runs.signals import Stopped
 from blink.tune import main
+from tests.crash import kills
+from tests.processes import python
 
 SMALL = ("scenes.images=4", "trials=6", "batch=3", "finalists=2", "space.longest=2")
 
@@ -191,6 +195,50 @@ def test_questions_of_the_users_own(
         command(monkeypatch, backbone, root, "trials=2")
     with pytest.raises(SystemExit, match="say which split the questions are"):
         command(monkeypatch, backbone, root, "split=My_TestSet")
+
+
+@pytest.mark.slow
+def test_torchrun_is_killed_in_part_and_goes_on(backbone: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Would catch a process that searches by itself, one that waits for ever for another that is gone, and another choice
+    after that.
+    """
+    more = (backbone, *SMALL, "bench.max_new_tokens=2", "engine.pictures=1")
+    whole = command(monkeypatch, *more)
+    launched = ("-m", "torch.distributed.run", "--nproc-per-node=2", "-m", "blink.tune", *more, "outputs=two")
+
+    def searching(_: float) -> bool:
+        if any(
+            path.stat().st_size
+            for path in Path("two").glob("tune/*/answers/search/*/interp*/predictions.jsonl")
+        ):
+            os.kill(second_process("outputs=two"), signal.SIGKILL)
+            return True
+        return False
+
+    # no signal to torchrun: what the one that is gone means to the others is what is looked at
+    ended = kills.command(*launched, until=searching, number=signal.SIGCONT, group=False)
+    assert ended.code == 1
+    [two] = Path("two/tune").iterdir()
+    assert not (two / "preset.yaml").exists()
+    assert python(*launched).returncode == 0
+    assert [path.name for path in Path("two/tune").iterdir()] == [whole.name]
+    for name in ("trials.csv", "finalists.csv", "look.csv", "preset.yaml"):
+        assert (two / name).read_bytes() == (whole / name).read_bytes()
+
+
+def second_process(argument: str) -> int:
+    """The process of this folder that torchrun has started as its second."""
+    for process in sorted(Path("/proc").glob("[0-9]*"), key=lambda path: int(path.name)):
+        with suppress(OSError):
+            words = (process / "cmdline").read_bytes().split(b"\0")
+            variables = (process / "environ").read_bytes().split(b"\0")
+            if (
+                argument.encode() in words
+                and b"RANK=1" in variables
+                and (process / "cwd").resolve() == Path.cwd()
+            ):
+                return int(process.name)
+    raise AssertionError("there is none")
 
 
 @pytest.mark.parametrize(
