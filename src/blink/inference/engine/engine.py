@@ -6,7 +6,8 @@ what is alike for several pictures runs in one call.
 
 Memory beside the weights: about `memory_gb`, half of it for rows that decode, half for what comes before: trunks,
 extensions and text in flight; by an estimate from the model's widths. One picture and one row are always under way. What
-does not fit waits; when a GPU runs out of memory all the same, the number of rows at once is halved from there on.
+does not fit waits; when a GPU runs out of memory all the same, the number of rows at once is halved from there on, and
+rows that decoded wait with their keys on the CPU.
 """
 
 import os

@@ -7,6 +7,7 @@ width.
 import logging
 import math
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -18,6 +19,7 @@ from blink.inference.engine.decoding import next_ids
 from blink.inference.engine.rows import Rotary, next_positions
 from blink.inference.engine.sharing.groups import Groups, added
 from blink.inference.engine.sharing.partial import ALIGNED, Partial, attend, merge
+from blink.inference.engine.sharing.trunk import Entry
 from blink.inference.engine.slots import Decoding, Slots
 from blink.model.backbone import Backbone
 
@@ -68,6 +70,23 @@ class _Shared(NamedTuple):
     extensions: KeysValues | None
 
 
+class _Arranged(NamedTuple):
+    """How the rows share keys.
+
+    Attributes:
+        pattern_of: of each layer, a number among `patterns`.
+        shared: of each layer.
+    """
+
+    patterns: Sequence[_Pattern]
+    pattern_of: Sequence[int]
+    shared: Sequence[_Shared]
+
+    def select(self, rows: Sequence[int]) -> "_Arranged":
+        """Some of the rows, beside the same keys."""
+        return self._replace(patterns=[pattern.select(rows) for pattern in self.patterns])
+
+
 class _Newest(NamedTuple):
     """The newest tokens of some rows, on one device.
 
@@ -100,9 +119,7 @@ class Pool:
         self._max_bytes, self._max_new_tokens, self._limit = max_bytes, max_new_tokens, limit
         self._live: dict[int, Decoding] = {}  # by slot, ascending
         self._slots = Slots()
-        self._patterns: list[_Pattern] = []
-        self._pattern_of: list[int] = []
-        self._shared: list[_Shared] = []
+        self._arranged: _Arranged | None = None  # None: by the next step
 
     @property
     def rows(self) -> list[Decoding]:
@@ -111,32 +128,30 @@ class Pool:
 
     def enter(self, waiting: Sequence[Decoding]) -> int:
         """Take in as many of the first rows as there is memory for, at least one if none decodes: how many."""
-        count, live = len(waiting), self.rows
-        if self._limit.rows is not None:
-            count = min(count, max(self._limit.rows - len(live), 0))
-        while count and (count > 1 or live) and self._bytes([*live, *waiting[:count]]) > self._max_bytes:
-            count //= 2
-        if count:
-            self._take(waiting[:count])
+        while count := self._fitting(waiting):
+            try:
+                self._take(waiting[:count])
+                break
+            except torch.OutOfMemoryError:
+                self._limit.ran_out(len(self._live) + count)
+                if not self._live:
+                    self._slots.clear()
         return count
 
     def step(self) -> list[Decoding]:
         """Run the newest token of each row through every layer, and add the one that follows: the rows.
 
         A token that cannot be chosen is added as `NOT_FINITE`.
+
+        Raises:
+            torch.OutOfMemoryError: the rows are as they were.
         """
         rows = self.rows
         own = max(row.own for row in rows) + 1
         if own > self._slots.M:
             self._slots.reach(0, own + _GROWTH)
-        ids: list[int] = []
-        while len(ids) < len(rows):
-            piece = range(len(rows))[len(ids) :][: self._limit.rows]
-            try:
-                ids += self._run(piece)
-            except torch.OutOfMemoryError:
-                self._limit.ran_out(len(piece))
-        for row, token in zip(rows, ids, strict=True):
+        self._arranged = self._arranged or self._arrange()
+        for row, token in zip(rows, self._run(self._arranged), strict=True):
             row.own += 1
             row.ids.append(token)
         return rows
@@ -147,14 +162,34 @@ class Pool:
             return
         kept = [number for number, row in enumerate(self._live.values()) if row not in gone]
         self._live = {slot: row for slot, row in self._live.items() if row not in gone}
-        if not self._live:
-            self._slots, self._patterns, self._shared = Slots(), [], []
-        elif 2 * len(self._live) <= self._slots.S:
-            self._slots.select(list(self._live))
-            self._live = dict(enumerate(self._live.values()))
-            self._arrange()
-        else:
-            self._patterns = [pattern.select(kept) for pattern in self._patterns]
+        arranged, self._arranged = self._arranged, None
+        # Without memory for it the others stay in their slots, and are arranged anew.
+        with suppress(torch.OutOfMemoryError):
+            if not self._live:
+                self._slots.clear()
+            elif 2 * len(self._live) <= self._slots.S:
+                self._slots.select(list(self._live))
+                self._live = dict(enumerate(self._live.values()))
+            elif arranged is not None:
+                self._arranged = arranged.select(kept)
+
+    def put_back(self) -> list[Decoding]:
+        """Let all rows go, which may enter again: their keys wait on the CPU, so that a GPU has room for fewer of them."""
+        rows = self.rows
+        layers = [KeysValues(*(part.cpu() for part in of_layer)) for of_layer in self._slots.layers]
+        for slot, row in self._live.items():
+            row.text = [Entry(of_layer, slot) for of_layer in layers]
+        self.leave(rows)
+        return rows
+
+    def _fitting(self, waiting: Sequence[Decoding]) -> int:
+        """How many of the first rows there should be memory for, at least one if none decodes."""
+        count, live = len(waiting), self.rows
+        if self._limit.rows is not None:
+            count = min(count, max(self._limit.rows - len(live), 0))
+        while count and (count > 1 or live) and self._bytes([*live, *waiting[:count]]) > self._max_bytes:
+            count //= 2
+        return count
 
     def _bytes(self, rows: Sequence[Decoding]) -> int:
         """Of the keys and values of some rows, by estimate."""
@@ -173,21 +208,23 @@ class Pool:
         """Give rows slots, and copy the keys of their text into these."""
         free = [slot for slot in range(self._slots.S) if slot not in self._live][: len(rows)]
         taken = [*free, *range(self._slots.S, self._slots.S + len(rows) - len(free))]
-        own = max(len(row.question.text) for row in rows) + min(self._max_new_tokens - 1, _GROWTH)
+        own = max(row.own for row in rows) + min(self._max_new_tokens - 1, _GROWTH)
         assert rows[0].text is not None, "a row enters once"
-        self._slots.reach(taken[-1] + 1, own, rows[0].text[0])
+        self._arranged = None
+        self._slots.reach(taken[-1] + 1, own, rows[0].text)
         self._slots.fill(taken, rows)
         self._live = dict(sorted({**self._live, **dict(zip(taken, rows, strict=True))}.items()))
-        self._arrange()
 
-    def _arrange(self) -> None:
+    def _arrange(self) -> _Arranged:
         """Group rows by what they share, find which layers are alike, and lay the shared keys side by side."""
         rows, backbone = self.rows, self._backbone
         blocks = [row.question.trunk for row in rows]
         questions = [row.question for row in rows]
         found: dict[tuple[Any, ...], int] = {}
         trunks_of: dict[torch.device, Groups | None] = {}
-        self._patterns, self._pattern_of, self._shared = [], [], []
+        patterns: list[_Pattern] = []
+        pattern_of: list[int] = []
+        shared: list[_Shared] = []
         for layer in range(backbone.num_layers):
             extensions = [row.history[layer] for row in rows]
             device = backbone.device_of(layer)
@@ -199,25 +236,22 @@ class Pool:
                 trunks = trunks_of[device]
                 assert trunks is not None, "each row stands behind a trunk"
                 first_r = torch.tensor(next_positions(questions, extensions), device=device)
-                self._patterns.append(_Pattern(trunks, Groups.of(extensions, 1, device), first_r))
-            pattern = self._patterns[found[key]]
+                patterns.append(_Pattern(trunks, Groups.of(extensions, 1, device), first_r))
+            pattern = patterns[found[key]]
             of_extensions = None if pattern.extensions is None else pattern.extensions.shared.layer(layer)
-            self._shared.append(_Shared(pattern.trunks.shared.layer(layer), of_extensions))
-            self._pattern_of.append(found[key])
+            shared.append(_Shared(pattern.trunks.shared.layer(layer), of_extensions))
+            pattern_of.append(found[key])
+        return _Arranged(patterns, pattern_of, shared)
 
-    def _run(self, numbers: Sequence[int]) -> list[int]:
-        """Run the newest token of some rows, given by their numbers, through every layer: the ids that follow."""
-        backbone, of_all = self._backbone, list(self._live.items())
-        rows = [of_all[number] for number in numbers]
-        patterns = self._patterns
-        if len(numbers) < len(of_all):
-            patterns = [pattern.select(numbers) for pattern in patterns]
-        of_rows = [[slot, row.own, row.ids[-1]] for slot, row in rows]
+    def _run(self, arranged: _Arranged) -> list[int]:
+        """Run the newest token of each row through every layer: the ids that follow."""
+        backbone, patterns = self._backbone, arranged.patterns
+        of_rows = [[slot, row.own, row.ids[-1]] for slot, row in self._live.items()]
         slot_r, own_r, newest_r = torch.tensor(of_rows, device=backbone.device).T
         hidden_r1d = backbone.embed(newest_r)[:, None]
         dtype = hidden_r1d.dtype
         newest = {
-            device: self._newest([slot for slot, _ in rows], slot_r.to(device), own_r.to(device), dtype)
+            device: self._newest(list(self._live), slot_r.to(device), own_r.to(device), dtype)
             for device in {pattern.first_r.device for pattern in patterns}
         }
         frames = [
@@ -226,10 +260,10 @@ class Pool:
             )
             for pattern in patterns
         ]
-        for layer, number in enumerate(self._pattern_of):
+        for layer, number in enumerate(arranged.pattern_of):
             pattern = patterns[number]
             hook = _Attend(
-                self._slots.layers[layer], self._shared[layer], pattern, newest[pattern.first_r.device]
+                self._slots.layers[layer], arranged.shared[layer], pattern, newest[pattern.first_r.device]
             )
             hidden_r1d = backbone.run_layer(layer, hidden_r1d, frames[number], OneCall(), hook)
         return next_ids(backbone, hidden_r1d[:, 0])
@@ -276,7 +310,8 @@ class _Attend:
     def _attend_own(self, query_r1AE: Tensor, scaling: float) -> Partial:
         """Attention to the rows' own tokens."""
         slot_r, _, of_slot, mask_S11N = self._newest
-        keys_SKNE, values_SKNE = (part[:, :, : mask_S11N.shape[-1]] for part in self._own)
+        S, _, _, N = mask_S11N.shape
+        keys_SKNE, values_SKNE = (part[:S, :, :N] for part in self._own)
         if of_slot is None:
             return attend(query_r1AE, keys_SKNE, values_SKNE, scaling, mask_b11N=mask_S11N)
         of_all = attend(query_r1AE[of_slot], keys_SKNE, values_SKNE, scaling, mask_b11N=mask_S11N)

@@ -21,7 +21,7 @@ from blink.inference.cache import KeysValues, OneCall
 from blink.inference.engine.sharing.extensions import Extension, ExtensionCache
 from blink.inference.engine.sharing.groups import Groups
 from blink.inference.engine.sharing.partial import attend, merge
-from blink.inference.engine.sharing.trunk import Entry, Trunk
+from blink.inference.engine.sharing.trunk import Entry, Trunk, as_index
 from blink.inference.policy import Event
 from blink.inference.run import Run
 from blink.inference.saliency import without_autocast
@@ -133,7 +133,7 @@ class Rows:
             questions=[self.questions[row] for row in rows],
             members=[self.members[row] for row in rows],
             extensions=[self.extensions[row] for row in rows],
-            hidden_RTd=self.hidden_RTd[rows],
+            hidden_RTd=self.hidden_RTd[as_index(rows)],
             cache=tuple(layer.select(rows) for layer in self.cache),
             layout=None,
         )

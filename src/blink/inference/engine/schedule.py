@@ -11,9 +11,9 @@ import torch
 
 from blink.inference.attention import hooks_enabled
 from blink.inference.engine.asks import Answer, Ask
-from blink.inference.engine.decoding import NOT_FINITE, next_ids
+from blink.inference.engine.decoding import NOT_FINITE
 from blink.inference.engine.pool import Pool, RowLimit
-from blink.inference.engine.rows import Rotary, Rows
+from blink.inference.engine.rows import Rotary
 from blink.inference.engine.slots import Decoding
 from blink.inference.engine.wave import CheckedAsk, Wave
 from blink.model.backbone import Backbone
@@ -67,11 +67,15 @@ class Pace:
         self._size = min(2 * self._size, _MOST)
         self._settled = self._size == _MOST
 
-    def ran_out(self, pictures: int) -> None:
-        """Halve the pictures at once, called where memory ran out with so many; with a single one that error goes on."""
+    def ran_out(self, pictures: int) -> int:
+        """Halve the pictures at once, called where memory ran out with so many: to how many.
+
+        With a single one that error goes on.
+        """
         if pictures == 1:
             raise
         self._size, self._settled = pictures // 2, True
+        return self._size
 
 
 class Schedule:
@@ -155,7 +159,9 @@ class Schedule:
     def _take(self) -> bool:
         """Begin a wave if there are asks left, and enough pictures are answered; False: it was not to be."""
         at_once = self._pictures or self._pace.pictures
-        if self._exhausted or len(self._open) > at_once * 3 // 4 or (self._open and at_once == 1):
+        if self._exhausted and not self._again:
+            return False
+        if len(self._open) > at_once * 3 // 4 or (self._open and at_once == 1):
             return False
         if self._pictures is None and not self._open and self._since:
             self._pace.measured(time.perf_counter() - self._started, self._since, at_once)
@@ -171,7 +177,6 @@ class Schedule:
                 # Asks before it are answered all the same, and then it is raised.
                 self._fail(number, error)
                 break
-        self._exhausted = self._exhausted or not taken
         if checked:
             self._begin(checked)
         return bool(taken)
@@ -179,41 +184,42 @@ class Schedule:
     def _read(self, count: int) -> list[tuple[int, Ask]]:
         """The next asks, at most so many, with their numbers."""
         taken, self._again = self._again[:count], self._again[count:]
-        while len(taken) < count:
+        while len(taken) < count and not self._exhausted:
             try:
-                ask = next(self._asks)
+                taken.append((self._read_so_far, next(self._asks)))
+                self._read_so_far += 1
             except StopIteration:
-                break
+                self._exhausted = True
             except Exception as error:
                 # It is the caller's, and raised as it is, once the asks before it are answered.
                 self._done[self._read_so_far] = error
                 self._exhausted = True
-                break
-            taken.append((self._read_so_far, ask))
-            self._read_so_far += 1
         return taken
 
     def _begin(self, asks: list[CheckedAsk]) -> None:
         """Make a wave of some asks, of fewer if memory runs out or one of them cannot be answered."""
-        try:
-            self._wave = Wave(
-                self._backbone,
-                asks,
-                self._rotary,
-                max_new_tokens=self._max_new_tokens,
-                max_bytes=self._max_bytes,
-            )
-        except Exception as error:
-            if len(asks) == 1 and not isinstance(error, torch.OutOfMemoryError):
-                self._fail(asks[0].number, error)
-                return
-            if isinstance(error, torch.OutOfMemoryError):
-                self._pace.ran_out(len(asks))
+        while asks:
+            try:
+                self._wave = Wave(
+                    self._backbone,
+                    asks,
+                    self._rotary,
+                    max_new_tokens=self._max_new_tokens,
+                    max_bytes=self._max_bytes,
+                )
+                self._pace.seen(self._wave.columns * self._backbone.token_bytes(1).kept)
+                break
+            except torch.OutOfMemoryError:
+                at_once = self._pace.ran_out(len(self._open) + len(asks))
+                self._pictures = self._pictures and at_once
+            except Exception as error:
+                if len(asks) == 1:
+                    self._fail(asks[0].number, error)
+                    return
+            # Out here the error is gone, and with it what the failed wave held.
             half = len(asks) // 2
             self._again = [(one.number, one.ask) for one in asks[half:]] + self._again
-            self._begin(asks[:half])
-            return
-        self._pace.seen(self._wave.columns * self._backbone.token_bytes(1).kept)
+            asks = asks[:half]
         for one in asks:
             self._open[one.number] = {}
             self._sizes[one.number] = (len(one.runs), len(one.splits))
@@ -223,26 +229,25 @@ class Schedule:
         try:
             rows = wave.advance(room)
         except torch.OutOfMemoryError:
-            self._limit.ran_out(min(wave.next_rows, room))
+            self._limit.ran_out(len(self._pool.rows) + min(wave.next_rows, room))
             return
         except NotFiniteError as error:
             self._fail(int(error.ask or 0), error)
             return
         if wave.done:
             self._wave = None
-        if rows is not None:
-            self._behind_last_layer(rows)
-
-    def _behind_last_layer(self, rows: Rows) -> None:
-        """Find the first token of each answer."""
-        ids = next_ids(self._backbone, rows.last(rows.hidden_RTd))
-        decoding = [Decoding.of(rows, row, first) for row, first in enumerate(ids)]
-        ended = self._ended(decoding)
-        self._waiting += [row for row in decoding if row not in ended and row.question.ask in self._open]
+        ended = self._ended(rows)
+        self._waiting += [row for row in rows if row not in ended and row.question.ask in self._open]
 
     def _decode(self) -> None:
         """One token of each row that decodes."""
-        self._pool.leave(self._ended(self._pool.step()))
+        try:
+            rows = self._pool.step()
+        except torch.OutOfMemoryError:
+            self._limit.ran_out(len(self._pool.rows))
+            self._waiting = self._pool.put_back() + self._waiting
+            return
+        self._pool.leave(self._ended(rows))
 
     def _ended(self, rows: list[Decoding]) -> set[Decoding]:
         """Keep the answers that have ended: their rows."""
@@ -278,8 +283,6 @@ class Schedule:
         self._exhausted = True
         self._open = {number: answers for number, answers in self._open.items() if number < ask}
         self._again = [(number, one) for number, one in self._again if number < ask]
-        if self._again:
-            self._exhausted = False
         gone = {row for row in self._pool.rows if row.question.ask >= ask}
         self._waiting = [row for row in self._waiting if row.question.ask < ask]
         if self._wave is not None:

@@ -13,9 +13,11 @@ from blink.inference.calls.given import view_maker
 from blink.inference.crops import Crops, OriginalPicture, crop_prefix
 from blink.inference.engine.asks import Ask, Inputs, Split, prepare
 from blink.inference.engine.branching import advance
-from blink.inference.engine.rows import Question, Rotary, Rows, Shared, start
+from blink.inference.engine.decoding import next_ids
+from blink.inference.engine.rows import Question, Rotary, Shared, start
 from blink.inference.engine.sharing.extensions import ExtensionCache
 from blink.inference.engine.sharing.trunk import Place, Trunk, run_trunks
+from blink.inference.engine.slots import Decoding
 from blink.inference.run import Run
 from blink.model.backbone import Backbone
 from blink.model.families import Encoded
@@ -122,28 +124,24 @@ class Wave:
         """How many rows go on next, if all at once."""
         return len(self._stack[-1])
 
-    def advance(self, most: int) -> Rows | None:
-        """Run the next rows, at most so many, through one layer; return them once that was the last.
+    def advance(self, most: int) -> list[Decoding]:
+        """Run the next rows, at most so many, through one layer: these with their first tokens, if that was the last.
 
         Raises:
             NotFiniteError: names ask and prompt.
             torch.OutOfMemoryError: the rows wait as they were.
         """
-        rows = self._stack.pop()
-        if len(rows) > most:
-            self._stack += rows.chunks(most)[::-1]
-            rows = self._stack.pop()
-        try:
-            # Rows that split come back before they ran the layer: they may be more than fit at once.
-            after = advance(self._shared, rows)
-        except BaseException:
-            self._stack.append(rows)
-            raise
+        if self.next_rows > most:
+            self._stack[-1:] = self._stack[-1].chunks(most)[::-1]
+        # Rows that split come back before they ran the layer: they may be more than fit at once.
+        after = advance(self._shared, self._stack[-1])
         if after.layer < self._backbone.num_layers:
-            self._stack.append(after)
-            return None
+            self._stack[-1] = after
+            return []
+        ids = next_ids(self._backbone, after.last(after.hidden_RTd))
+        self._stack.pop()
         self._shared.extension_cache.trim()
-        return after
+        return [Decoding.of(after, row, first) for row, first in enumerate(ids)]
 
     def keep_before(self, ask: int) -> None:
         """Forget the rows of an ask and of those behind it."""

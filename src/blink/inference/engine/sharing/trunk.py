@@ -40,7 +40,7 @@ def stack(entries: Sequence[Entry]) -> KeysValues:
 
 def as_index(numbers: Sequence[int]) -> list[int] | slice:
     """Numbers as an index, which is a slice where they follow one another."""
-    first = numbers[0]
+    first = numbers[0] if numbers else 0
     if list(numbers) == list(range(first, first + len(numbers))):
         return slice(first, first + len(numbers))
     return list(numbers)
