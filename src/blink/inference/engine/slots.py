@@ -75,8 +75,8 @@ class Slots:
     def fill(self, taken: Sequence[int], rows: Sequence[Decoding]) -> None:
         """Copy keys and values of the text of rows into slots, for which there is room.
 
-        Rows still have their text where memory runs out. What a row before left behind them is masked. It is finite, too: a row that is not ends its ask and all later ones, so
-        that none enters its slot.
+        Rows still have their text where memory runs out. What a row before left behind them is masked. It is finite, too: a
+        row that is not ends its ask and all later ones, so that none enters its slot.
         """
         for layer, into in enumerate(self.layers):
             by_batch: dict[int, list[tuple[int, Entry]]] = {}
