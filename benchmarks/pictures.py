@@ -130,7 +130,9 @@ def rows(
     asked = [(picture.image, text) for picture in pictures for text in picture.prompts]
     with endless(bench):
         sizes = [size for size in work.batches[side] if size <= len(asked)] or [len(asked)]
-        tried = in_turn([partial(stock, bench, asked, size, tokens) for size in sizes], 2)
+        tried = in_turn(
+            [partial(stock, bench, asked, size, tokens) for size in sizes], 2 - side, warm_up=not side
+        )
         best = min(zip(tried, sizes, strict=True), key=lambda of: min(of[0]))[1]
         blink: list[Callable[[], object]] = [
             partial(ours, engine, pictures, run, tokens) for run in runs.values()
@@ -139,9 +141,9 @@ def rows(
         if work.loop_bar is not None:
             sides.append(partial(stock, bench, asked[: max(1, len(asked) // 8)], 1, tokens))
         for one in blink:
-            for _ in range(3):  # until the engine has found how many pictures to take at once
+            for _ in range(1 if side else 3):  # until the engine has found how many pictures to take at once
                 one()
-        theirs, *found = in_turn(sides, repeats)
+        theirs, *found = in_turn(sides, repeats, warm_up=not side)
         for number, (name, run) in enumerate(runs.items()):
             seconds, answers = found[number], ours(engine, pictures, run, tokens)
             bars = [(f"stock generate in batches of {best}", theirs, 1.0, work.bar[side])]
