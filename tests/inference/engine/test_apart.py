@@ -1,5 +1,6 @@
 """Answers in padded batches that share nothing: the engine's own, to the id."""
 
+import copy
 from typing import Any
 
 import pytest
@@ -84,7 +85,7 @@ def test_batches_are_halved_where_memory_runs_out() -> None:
 
 def test_the_question_that_is_not_finite_is_named() -> None:
     """Catches an error laid to the first question of a batch, or to its place there."""
-    model = rig(**SMALL).model
+    model = copy.deepcopy(rig(**SMALL).model)
     engine, asks = Engine(model, models.processor(model)), asks_about(model, 4)
     damaged = asks[2].prompts[1]
     ids = engine._backbone.processor.tokenizer(damaged)["input_ids"]

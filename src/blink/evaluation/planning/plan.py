@@ -134,7 +134,7 @@ def make_plan(config: DictConfig, overrides: Sequence[str]) -> Plan:
     return Plan(
         backbone=checkpoint,
         reuse=engine.reuse,
-        batch=engine.get("batch", 1),  # configs of an earlier version have none
+        batch=engine.get("batch") or 1,  # configs of an earlier version have none
         memory_gb=float(engine.memory_gb),
         pictures=engine.get("pictures"),
         workers=engine.get("workers"),

@@ -89,6 +89,7 @@ _OPTIONAL = (
     "data.id",
     "token_sr",
     "scenes.difficulty",
+    "engine.batch",
     "engine.pictures",
     "engine.workers",
 )
