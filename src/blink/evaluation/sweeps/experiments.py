@@ -30,6 +30,7 @@ _REUSE, _BATCH = "engine.reuse", "engine.batch"
 """Whether questions share what they can ("full") or share nothing ("none"), so many in a padded batch: the same but for rounding."""
 
 _NOISE_BATCH = "8"
+"""Questions in a batch where rounding is measured, unless the user says how many."""
 
 _HIGHER, _LOWER = 0.2, -0.1
 """Table 2, as App. B has it for LLaVA-1.5: high tau_exp 0.7 for 0.5, low tau_drop 0.3 for 0.4. The same distances
