@@ -40,6 +40,11 @@ WHY = (
     "The bars ask for no more work than stock generate does without Blink, which an extension adds: FLOPs on paper say how "
     "much. On tiny a step of decoding is some 700 small operations whatever runs, of both sides alike."
 )
+WHY_WIDE = (
+    "Decoding of many pictures waits for memory: each row reads the keys of its own picture, which no other row reads, and on a "
+    "CPU torch's bfloat16 kernel reads those of a single query at a third of the rate at which a sum does (docs/log.md). An "
+    "extension in each answer adds work, too: FLOPs on paper say how much."
+)
 
 
 class Work(NamedTuple):
@@ -245,4 +250,4 @@ def _floor(
 
 
 if __name__ == "__main__":
-    main("pictures", __doc__, (on_tiny, on_wide), WHY)
+    main("pictures", __doc__, (on_tiny, on_wide), f"{WHY} {WHY_WIDE}")
