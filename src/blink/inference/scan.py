@@ -129,8 +129,11 @@ class Watch:
         """Of the rows of every layer, layer by layer."""
         B, L = len(self._samples.keys), len(self._layers)
         if self._similarity:
+            device = self._similarity[0][0].saliency_bV.device  # layers may lie on several
             return [
-                group._replace(rows=[index * B + row for row in group.rows])
+                RowsOfSaliency(
+                    [index * B + row for row in group.rows], group.grid, group.saliency_bV.to(device)
+                )
                 for index, groups in enumerate(self._similarity)
                 for group in groups
             ]
