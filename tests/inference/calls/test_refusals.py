@@ -205,6 +205,18 @@ def test_right_padding() -> None:
         pytest.raises(ValueError, match=rf"row {row} of .*right.*padding_side = 'left'"),
     ):
         model.generate(**right, max_new_tokens=2, do_sample=False)
+    # `generate` makes a mask of padding tokens; one token of an answer meets no later check
+    del right["attention_mask"]
+    padding = (inputs["attention_mask"] == 0).sum(1).tolist()
+    right["input_ids"] = torch.stack(
+        [ids.roll(-count) for ids, count in zip(inputs["input_ids"], padding, strict=True)]
+    )
+    for beams in (1, 2):
+        with (
+            attached(model, ALWAYS),
+            pytest.raises(ValueError, match=rf"row {row} of .*padding_side = 'left'"),
+        ):
+            model.generate(**right, max_new_tokens=1, num_beams=beams)
 
 
 @pytest.mark.parametrize(
@@ -217,6 +229,7 @@ def test_right_padding() -> None:
         ({1: None}, "layer 1 is None; expected a torch.nn.Module"),
         ({1: lambda x: x}, "layer 1 is <function.*expected a torch.nn.Module"),
         ({"1": blink.TokenSR(48)}, r"names layers \['1'\]"),
+        ({1: blink.TokenSR(48).to("meta")}, "module of layer 1 are on the meta device"),
     ],
 )
 def test_what_is_no_token_sr(token_sr: Any, message: str) -> None:

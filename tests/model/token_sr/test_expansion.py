@@ -184,6 +184,20 @@ def test_check_modules() -> None:
             check_modules({key: TokenSR(8)}, [1], 8, "x")
 
 
+@pytest.mark.parametrize("made", [None, (torch.zeros(1),), np.zeros(1)])
+def test_expand_refuses_what_is_no_tensor(made: Any) -> None:
+    """Catches an AttributeError where a module returns a tuple, as many of transformers' do, or forgets to return."""
+
+    class Module(nn.Module):
+        def forward(self, tokens_BdHW: Tensor) -> Any:
+            return made
+
+    with pytest.raises(
+        ValueError, match=rf"\(Module\) made a {type(made).__name__} of .*must return a tensor"
+    ):
+        expand(torch.zeros(1, 16, 8), [0], (4, 4), 2, module=Module())
+
+
 def test_placed_refuses_an_offloaded_model() -> None:
     """Catches a module that is copied to where nothing is computed, which gives garbage in silence."""
     with pytest.raises(ValueError, match=r"meta device.*cpu_offload"):

@@ -229,7 +229,11 @@ def test_save_refuses_mixed_shapes(tmp_path: Path) -> None:
         ([TokenSR(8)], {}, "list; expected a mapping"),
         (torch.nn.ModuleDict({"1": TokenSR(8)}), {}, "ModuleDict; expected a mapping"),
         ({1: TokenSR(8)}, {"settings": {"a": Path("b")}}, "not JSON"),
+        ({1: TokenSR(8)}, {"settings": ["a"]}, r"settings=\['a'\]: expected a mapping"),
+        ({1: TokenSR(8)}, {"prompt_prefix": "\ud800"}, "not JSON.*surrogates"),
         ({1: TokenSR(8)}, {"steps": 0.5}, "steps=0.5"),
+        ({1: TokenSR(8)}, {"steps": True}, "steps=True"),
+        ({1: TokenSR(8), 2: TokenSR(8).to("meta")}, {}, "module of layer 2 are on the meta device"),
         ({1: TokenSR(8)}, {"backbone": None}, "backbone=None"),
     ],
 )
@@ -243,11 +247,30 @@ def test_save_refuses_before_it_writes(
     assert not folder.exists()
 
 
-def test_layers_of_numpy_are_layers(tmp_path: Path) -> None:
-    """Catches layers out of an array that JSON cannot write."""
+@pytest.mark.parametrize("path", ["", "a\0b", 3, None, b"modules"])
+def test_what_is_no_folder(path: Any, in_empty_folder: Path) -> None:
+    """Catches modules written into the working folder, and errors of pathlib."""
+    with pytest.raises(ValueError, match=r"path=.*expected a folder"):
+        save_token_sr({1: TokenSR(8)}, path, backbone="b")
+    assert not list(in_empty_folder.iterdir())
+
+
+def test_modules_are_read_from_where_they_were_saved(
+    tmp_path: Path, in_empty_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches a folder that is called ~, which loading looks for elsewhere."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    save_token_sr({1: TokenSR(8)}, "~/modules", backbone="b")
+    assert list(load_token_sr("~/modules")) == [1]
+    assert (tmp_path / "home" / "modules").is_dir()
+
+
+def test_numbers_of_numpy_are_numbers(tmp_path: Path) -> None:
+    """Catches layers or steps out of an array that JSON cannot write."""
     modules: Any = {np.int64(3): TokenSR(8)}
-    save_token_sr(modules, tmp_path, backbone="b", steps=7)
+    save_token_sr(modules, tmp_path, backbone="b", steps=np.array([7])[0])
     assert list(load_token_sr(tmp_path, layers=np.array([3]))) == [3]
+    assert token_sr_config(tmp_path).steps == 7
 
 
 def test_weights_have_the_mode_of_their_neighbours(tmp_path: Path) -> None:

@@ -49,6 +49,7 @@ def test_hub_ids(given: str, repo: str, revision: str | None) -> None:
 @pytest.mark.parametrize(
     ("given", "revision", "says"),
     [
+        ("", None, "neither a folder nor a hub id"),
         ("nowhere", None, "neither a folder nor a hub id .* nor 'tiny'"),
         ("name/repo@", None, "neither a folder nor a hub id"),
         ("a/b/c", None, "neither a folder nor a hub id"),

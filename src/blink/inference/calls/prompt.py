@@ -12,7 +12,7 @@ from torch import Tensor
 from blink.inference.cache import NO_PIXELS, BlinkCache, Pixels
 from blink.inference.calls.given import Given
 from blink.inference.calls.prompt_spans import prompt_spans, read_prompts
-from blink.inference.calls.refusals import check_positions, check_prompt
+from blink.inference.calls.refusals import check_padding, check_positions, check_prompt
 from blink.inference.crops import Samples
 from blink.inference.run import Run
 from blink.inference.spans import Spans
@@ -54,6 +54,8 @@ def read_prompt(
     valid_BS = None if mask_BS is None or read.valid is None else mask_BS != 0
     cache = inputs.get(CACHE)
     repeats = cache.repeats if isinstance(cache, BlinkCache) else 1
+    if isinstance(cache, BlinkCache) and read.valid is not None:  # only `generate` brings one
+        check_padding(read.valid[::repeats])
     distinct = list(range(0, ids_BS.shape[0], repeats))
     ends = given.prompt_ends(len(distinct))
     if ends is not None:

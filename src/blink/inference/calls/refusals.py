@@ -5,6 +5,7 @@ Every function returns quietly or raises a ValueError that says what was found, 
 Axes: B rows, S columns of the input.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -52,10 +53,19 @@ def check_generation(config: GenerationConfig, arguments: dict[str, Any]) -> Non
             f"cache, and greedy search, sampling or beams; {REMEDY}"
         )
     check_empty_cache(arguments.get(CACHE))
-    mask = arguments.get("attention_mask")
-    if isinstance(mask, Tensor) and mask.dim() == 2 and (padded := (mask[:, -1] == 0).nonzero()).numel():
+
+
+def check_padding(valid: Sequence[Sequence[bool]]) -> None:
+    """Refuse prompts of `generate` that are padded on the right.
+
+    Args:
+        valid: of each prompt's columns, whether they are no padding: by the caller's mask, or by that which `generate` makes
+            of padding tokens where it is given none.
+    """
+    padded = [row for row, seen in enumerate(valid) if not seen[-1]]
+    if padded:
         raise UserError(
-            f"row {int(padded[0])} of attention_mask is padded on the right, where generate puts the answer; pad on the "
+            f"row {padded[0]} of attention_mask is padded on the right, where generate puts the answer; pad on the "
             "left (processor.tokenizer.padding_side = 'left')"
         )
 

@@ -79,8 +79,13 @@ def call_module(module: nn.Module, tokens_BdHW: Tensor, context: Context | None)
 
 
 def _refined(module: nn.Module, tokens_Bdhw: Tensor, context: Context | None) -> Tensor:
-    """What a TokenSR makes of tokens, in their dtype; ValueError if it changes their shape."""
+    """What a TokenSR makes of tokens, in their dtype; ValueError if that is no tensor or of another shape."""
     refined = call_module(module, tokens_Bdhw, context)
+    if not isinstance(refined, Tensor):
+        raise UserError(
+            f"the token_sr module ({type(module).__name__}) made a {type(refined).__name__} of a tensor "
+            f"{list(tokens_Bdhw.shape)}; it must return a tensor of that shape"
+        )
     if refined.shape != tokens_Bdhw.shape:
         raise UserError(
             f"the token_sr module made {list(refined.shape)} of {list(tokens_Bdhw.shape)}; it must keep the shape"
@@ -106,7 +111,7 @@ def check_has_layers(available: Collection[int], layers: Collection[int], source
 
 
 def check_modules(modules: Mapping[Any, Any], layers: Collection[int], channels: int, source: str) -> None:
-    """Raise ValueError unless every one of `layers` has a module, and no design of ours among them is of another width."""
+    """Raise ValueError unless every one of `layers` has a module, in memory, and no design of ours is of another width."""
     check_layer_keys(modules)
     check_has_layers(modules, layers, source)
     for layer in layers:
@@ -116,11 +121,21 @@ def check_modules(modules: Mapping[Any, Any], layers: Collection[int], channels:
                 f"token_sr of layer {layer} is {module!r}; expected a torch.nn.Module that makes [B, d, H, W] of "
                 "[B, d, H, W] (torch.nn.Identity() for none)"
             )
+        check_in_memory(layer, module)
         if isinstance(module, Design) and module.channels != channels:
             raise UserError(
                 f"the token_sr module of layer {layer} has {module.channels} channels, "
                 f"the backbone's hidden width is {channels}; train modules for this backbone"
             )
+
+
+def check_in_memory(layer: int, module: nn.Module) -> None:
+    """Raise ValueError where weights of a layer's module are on the meta device, which holds no numbers."""
+    if any(tensor.is_meta for tensor in (*module.parameters(), *module.buffers())):
+        raise UserError(
+            f"weights of the token_sr module of layer {layer} are on the meta device, as an outline or an offloaded module "
+            "has them (accelerate.cpu_offload); Blink needs them in memory"
+        )
 
 
 def placed(module: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Module:

@@ -3,6 +3,7 @@
 The config says which backbone they belong to and how they were trained.
 """
 
+import json
 import os
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, field
@@ -16,11 +17,12 @@ from torch import Tensor
 
 from blink.model.token_sr.base import Design, check_not_absurd
 from blink.model.token_sr.conv import TokenSR
-from blink.model.token_sr.expansion import check_has_layers, check_layer_keys
+from blink.model.token_sr.expansion import check_has_layers, check_in_memory, check_layer_keys
 from blink.model.token_sr.kinds import design_of, make_token_sr
 from blink.model.token_sr.source import CONFIG, find_token_sr
 from blink.runs.files import as_json, make_folder, read_json, whole_file, write_json
-from blink.runs.values import NotFiniteError, UserError, is_whole
+from blink.runs.values import NotFiniteError, UserError, is_whole, optional, whole_number
+from blink.runs.values import path as checked_path
 
 FORMAT = 1
 
@@ -76,7 +78,7 @@ def save_token_sr(
 
     Args:
         modules: layer -> module, all of one kind and of the same sizes.
-        path: folder, made if missing. Files of other layers in it are left alone and no longer listed.
+        path: folder, made if missing, ~ expanded as `load_token_sr` does. Files of other layers in it are left alone and no longer listed.
         backbone, revision, backbone_weights, objective, steps, prompt_prefix, settings: for the config, see `TokenSRConfig`.
 
     Raises:
@@ -91,11 +93,16 @@ def save_token_sr(
     }
     if other:
         raise UserError(f"a token_sr folder holds blink.TokenSR modules, or others of its kinds; got {other}")
+    for layer, module in modules.items():
+        check_in_memory(layer, module)
     shapes = {(module.kind, module.channels, tuple(module.sizes.items())) for module in modules.values()}
     if len(shapes) != 1:
         raise UserError(
             f"a token_sr folder holds modules of one kind and shape; got {sorted(shapes, key=str) or 'no modules'}"
         )
+    if settings is not None and not isinstance(settings, Mapping):
+        raise UserError(f"settings={settings!r}: expected a mapping, which is kept as JSON")
+    folder = checked_path("path", Path(path) if isinstance(path, os.PathLike) else path, "a folder", hint="")
     kind, channels, sizes = shapes.pop()
     config = TokenSRConfig(
         backbone=backbone,
@@ -106,7 +113,7 @@ def save_token_sr(
         channels=channels,
         sizes=dict(sizes),
         objective=objective,
-        steps=steps,
+        steps=optional(whole_number, "steps", steps, least=0),
         prompt_prefix=prompt_prefix,
         settings=dict(settings or {}),
     )
@@ -115,9 +122,9 @@ def save_token_sr(
         record |= value if key == "sizes" else {key: value}
     try:
         _check_config(as_json(record), CONFIG)
-    except TypeError as error:
+        json.dumps(record, ensure_ascii=False).encode()
+    except (TypeError, UnicodeEncodeError) as error:
         raise UserError(f"what {CONFIG} is to hold is not JSON: {error}") from error
-    folder = Path(path)
     make_folder(folder)
     for layer, module in modules.items():
         state = {name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}

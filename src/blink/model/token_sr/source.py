@@ -100,7 +100,7 @@ def find_token_sr(path: str | os.PathLike[str], revision: str | None = None) -> 
     given = os.fspath(path)
     shipped = given == SHIPPED and isinstance(path, str)
     folder = TINY / "token_sr" if shipped else Path(given).expanduser()
-    if folder.is_dir():
+    if given and folder.is_dir():
         if revision is not None:
             raise UserError(
                 f"revision={revision!r}: token_sr={given!r} is a folder, which holds one revision; leave it out, or give a "
