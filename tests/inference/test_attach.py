@@ -1,6 +1,7 @@
 """attach and its handle: what stays of them, what they record, and what travels with the cache."""
 
 import copy
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -151,6 +152,20 @@ def test_a_copy_of_an_attached_model_runs_its_own_weights(model: Any) -> None:
     assert not logits_of(other, inputs).any()
     assert handle.trace == events
     assert torch.equal(logits_of(model, inputs), before)
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda handle: pickle.loads(pickle.dumps(handle))])
+def test_a_copy_of_a_handle_is_detached(model: Any, copied: Any) -> None:
+    """Catches a copy that says it is attached, to a model that is stock, and cannot be detached."""
+    handle = blink.attach(model, ALWAYS)
+    other = copied(handle)
+    assert "detached" in repr(other)
+    other.detach()
+    inputs = models.batch(model, [1])
+    logits_of(other.model, inputs)
+    assert not other.trace
+    logits_of(model, inputs)
+    assert handle.trace[0]
 
 
 def test_a_handle_is_not_changed(model: Any) -> None:

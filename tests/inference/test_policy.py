@@ -37,6 +37,7 @@ def test_layers_are_sorted_unique_and_hashable() -> None:
         {"layers": [1.5]},
         {"layers": [True]},
         {"layers": 12},
+        {"layers": b"12"},
         {"tau_exp": 1.01},
         {"tau_exp": float("nan")},
         {"tau_drop": -0.1},

@@ -85,6 +85,10 @@ class Handle(RowFacts):
             f"last prompt: {rows if self._trace else 'none'}>"
         )
 
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy or a pickle is detached, as the model in it is stock."""
+        return {**vars(self), "_shadows": {}}
+
     @property
     def model(self) -> Any:
         """The model object."""

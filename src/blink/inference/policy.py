@@ -245,7 +245,7 @@ def _by_threshold(policy: Policy, ratio: float) -> str:
 
 def _checked_layers(layers: Iterable[int]) -> tuple[int, ...]:
     """Sort and deduplicate `layers`, or say what is wrong with them."""
-    if isinstance(layers, str) or not isinstance(layers, Iterable):
+    if isinstance(layers, str | bytes | bytearray) or not isinstance(layers, Iterable):
         raise UserError(
             f"layers={layers!r}: expected whole numbers, such as 12, [12, 14], '12-18' or range(12, 19)"
         )

@@ -179,6 +179,9 @@ def test_sample_keys(model: Any) -> None:
     assert runs[0] == runs[2]
     assert runs[0] == runs[1][::-1]
     assert runs[0][0] != runs[0][1]
+    nothing: Any = None
+    with pytest.raises(ValueError, match="sample_keys=None: expected a list"), handle.sample_keys(nothing):
+        pass
     with pytest.raises(ValueError, match="sample_keys='ab': expected a list"), handle.sample_keys("ab"):
         pass
     with handle.sample_keys(["a"]), pytest.raises(ValueError, match=r"1 samples.*2 rows"):

@@ -6,7 +6,7 @@ Axes: B rows, S columns of the input, C channels, h x w pixels.
 """
 
 import operator
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -232,7 +232,7 @@ def checked_ends(columns: Sequence[int] | Tensor) -> list[int]:
 
 def checked_keys(keys: Sequence[str]) -> list[str]:
     """Names as texts, or ValueError."""
-    if isinstance(keys, str):
+    if isinstance(keys, str) or not isinstance(keys, Iterable):
         raise UserError(f"sample_keys={keys!r}: expected a list with a key per row")
     return [str(key) for key in keys]
 
