@@ -19,15 +19,7 @@ these two files are imported by name.
 
 from .base import LARGEST, Context, Design, check_not_absurd
 from .conv import TokenSR
-from .expansion import (
-    call_module,
-    check_has_layers,
-    check_in_memory,
-    check_layer_keys,
-    check_modules,
-    expand,
-    placed,
-)
+from .expansion import call_module, check_has_layers, check_layer_keys, check_modules, expand, placed
 from .kinds import KINDS, design_of, make_token_sr, module_cost
 from .regions import Box, check_patches, cut_region, region_box, region_frame, upsample
 
@@ -40,7 +32,6 @@ __all__ = [
     "TokenSR",
     "call_module",
     "check_has_layers",
-    "check_in_memory",
     "check_layer_keys",
     "check_modules",
     "check_not_absurd",

@@ -78,7 +78,8 @@ def save_token_sr(
 
     Args:
         modules: layer -> module, all of one kind and of the same sizes.
-        path: folder, made if missing, ~ expanded as `load_token_sr` does. Files of other layers in it are left alone and no longer listed.
+        path: folder, made if missing, ~ expanded as `load_token_sr` does. Files of other layers in it are left alone and no
+            longer listed.
         backbone, revision, backbone_weights, objective, steps, prompt_prefix, settings: for the config, see `TokenSRConfig`.
 
     Raises:
