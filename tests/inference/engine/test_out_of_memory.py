@@ -165,6 +165,29 @@ def test_a_picture_waits_for_room_beside_others(answer: Answering, monkeypatch: 
     assert failed
 
 
+def test_modules_wait_for_room(answer: Answering, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Would catch a run that ends where an ask's modules are placed beside rows whose end would make room for them."""
+    want = answer()
+    pools: list[Pool] = []
+    refused: list[int] = []
+    enter, check = Pool.enter, Engine._check
+
+    def entering(self: Pool, waiting: Any) -> int:
+        pools[:] = [self]
+        return enter(self, waiting)
+
+    def checking(self: Engine, number: int, ask: Ask) -> Any:
+        if pools and pools[0].rows:
+            refused.append(number)
+            raise torch.OutOfMemoryError("no room")
+        return check(self, number, ask)
+
+    monkeypatch.setattr(Pool, "enter", entering)
+    monkeypatch.setattr(Engine, "_check", checking)
+    assert answer() == want
+    assert refused
+
+
 @pytest.mark.parametrize("broken", ["reading", "asking"])
 def test_what_comes_before_an_error_is_answered(monkeypatch: pytest.MonkeyPatch, broken: str) -> None:
     """Would catch pictures that wait for memory and are forgotten once nothing more is read, and with them the error."""

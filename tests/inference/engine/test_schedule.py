@@ -1,10 +1,14 @@
-"""Whatever the memory, the answers are the same."""
+"""Whatever the memory, the answers are the same; how much a picture takes is known."""
 
 from typing import Any
 
+import pytest
 import torch
 
-from blink.inference.engine import Engine
+import blink
+from blink.inference.engine import Engine, schedule, wave
+from blink.inference.engine.sharing import extensions
+from blink.inference.engine.sharing.trunk import Trunk, run_layer_once, run_trunks
 from tests import models
 from tests.inference.engine.against_attach import SMALL, everything, same
 from tests.inference.oracle.comparison import rig
@@ -56,3 +60,39 @@ def test_out_of_memory_halves_the_rows() -> None:
             hook.remove()
     assert same(plenty, halved)
     assert same(plenty, again)
+
+
+@pytest.mark.parametrize(
+    ("policy", "extended"),
+    [
+        (None, 0),
+        (blink.Policy.never((1, 2)), 0),
+        (blink.Policy((1,), 0.0), 3),
+        (blink.Policy((3,), 0.0), 1),
+    ],
+)
+def test_bytes_of_a_picture(
+    policy: blink.Policy | None, extended: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Would catch room kept for extensions in layers where none can live, and pictures that take more than is thought."""
+    model = rig(**SMALL, layers=4).model
+    told: list[int] = []
+    kept: list[int] = []
+
+    def running(*args: Any) -> list[Trunk]:
+        [trunk] = run_trunks(*args)
+        kept.append(sum(part.nbytes for of_layer in trunk.layers for part in of_layer))
+        return [trunk]
+
+    def extending(*args: Any) -> Any:
+        hidden, new = run_layer_once(*args)
+        kept.append(sum(part.nbytes for part in new))
+        return hidden, new
+
+    monkeypatch.setattr(schedule.Pace, "seen", lambda _, picture_bytes: told.append(picture_bytes))
+    monkeypatch.setattr(wave, "run_trunks", running)
+    monkeypatch.setattr(extensions, "run_layer_once", extending)
+    engine = Engine(model, models.processor(model))
+    engine.answer(models.picture(0), [models.prompt(0)], [blink.Run(policy)], max_new_tokens=2)
+    assert len(kept) == 1 + extended
+    assert told == [sum(kept)]

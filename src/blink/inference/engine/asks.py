@@ -120,7 +120,7 @@ def split_prompts(backbone: Backbone, prompts: Sequence[str]) -> list[Split]:
 
 
 def prepare(backbone: Backbone, asks: Sequence[Ask], splits: Sequence[Sequence[Split]]) -> list[Inputs]:
-    """Process the pictures of some asks, each once, and encode them in one call of the vision tower.
+    """Process the pictures of some asks, each once, and encode them.
 
     The processor's part in a prompt is to write the picture's tokens in place of one: those of an ask's first prompt,
     which it gets, stand in the others, too.
@@ -162,9 +162,12 @@ def prepare(backbone: Backbone, asks: Sequence[Ask], splits: Sequence[Sequence[S
 _OF_TEXT = ("input_ids", "attention_mask", "mm_token_type_ids")
 """What of a processor's output is about a prompt's text."""
 
+_TOKENS_AT_ONCE = 4096
+"""Visual tokens that the vision tower makes in a call, of one picture at least: more take memory, and are no quicker."""
+
 
 def _encode(backbone: Backbone, inputs: Sequence[dict[str, Tensor]]) -> list[Encoded]:
-    """Visual tokens of pictures, those whose tensors are alike but for their number of rows in one call.
+    """Visual tokens of pictures, some of those in a call whose tensors are alike but for their number of rows.
 
     Args:
         inputs: the processor's output for each picture and a prompt.
@@ -174,22 +177,32 @@ def _encode(backbone: Backbone, inputs: Sequence[dict[str, Tensor]]) -> list[Enc
         shapes = ((name, tensor.shape[1:]) for name, tensor in of_one.items() if name not in _OF_TEXT)
         alike.setdefault(tuple(shapes), []).append(number)
     encoded: dict[int, Encoded] = {}
-    padding = int(backbone.image_token_id == 0)  # any id but that one
-    for numbers in alike.values():
-        ids = [inputs[number]["input_ids"][0] for number in numbers]
-        joined = {
-            name: torch.cat([inputs[number][name] for number in numbers])
-            for name in inputs[numbers[0]]
-            if name not in _OF_TEXT
-        }
-        joined["input_ids"] = pad_sequence(ids, batch_first=True, padding_value=padding)
-        found = encode_image(backbone, joined)
-        counts = [int((of_one == backbone.image_token_id).sum()) for of_one in ids]
-        parts = [part.split(counts) for part in (found.features_Td, *found.added)]
-        for index, number in enumerate(numbers):
-            features_Td, *added = (part[index] for part in parts)
-            encoded[number] = Encoded(features_Td, tuple(added))
+    for of_kind in alike.values():
+        most = max(int((inputs[number]["input_ids"] == backbone.image_token_id).sum()) for number in of_kind)
+        size = max(1, _TOKENS_AT_ONCE // most)
+        for first in range(0, len(of_kind), size):
+            numbers = of_kind[first : first + size]
+            encoded |= zip(
+                numbers, _encode_alike(backbone, [inputs[number] for number in numbers]), strict=True
+            )
     return [encoded[number] for number in range(len(inputs))]
+
+
+def _encode_alike(backbone: Backbone, inputs: Sequence[dict[str, Tensor]]) -> list[Encoded]:
+    """Visual tokens of pictures whose tensors are alike but for their number of rows, in one call."""
+    ids = [of_one["input_ids"][0] for of_one in inputs]
+    joined = {
+        name: torch.cat([of_one[name] for of_one in inputs]) for name in inputs[0] if name not in _OF_TEXT
+    }
+    padding = int(backbone.image_token_id == 0)  # any id but that one
+    joined["input_ids"] = pad_sequence(ids, batch_first=True, padding_value=padding)
+    found = encode_image(backbone, joined)
+    counts = [int((of_one == backbone.image_token_id).sum()) for of_one in ids]
+    features, *added = (part.split(counts) for part in (found.features_Td, *found.added))
+    return [
+        Encoded(features_Td, tuple(of_all[index] for of_all in added))
+        for index, features_Td in enumerate(features)
+    ]
 
 
 def _written(backbone: Backbone, ids: list[int], split: Split) -> tuple[list[int], list[int], list[int]]:

@@ -169,16 +169,7 @@ class Schedule:
         if not self._open:
             self._started, self._since = time.perf_counter(), 0
         taken = self._read(at_once - len(self._open))
-        checked: list[CheckedAsk] = []
-        for number, ask in taken:
-            try:
-                checked.append(self._check(number, ask))
-            except Exception as error:
-                # Asks before it are answered all the same, and then it is raised.
-                self._fail(number, error)
-                break
-        if checked:
-            self._begin(checked)
+        self._begin(taken)
         return bool(taken)
 
     def _read(self, count: int) -> list[tuple[int, Ask]]:
@@ -196,31 +187,35 @@ class Schedule:
                 self._exhausted = True
         return taken
 
-    def _begin(self, asks: list[CheckedAsk]) -> None:
+    def _begin(self, asks: list[tuple[int, Ask]]) -> None:
         """Make a wave of some asks, of fewer if memory runs out or one of them cannot be answered."""
         while asks:
             try:
+                checked = [self._check(number, ask) for number, ask in asks]
                 self._wave = Wave(
                     self._backbone,
-                    asks,
+                    checked,
                     self._rotary,
                     max_new_tokens=self._max_new_tokens,
                     max_bytes=self._max_bytes,
                 )
-                self._pace.seen(self._wave.columns * self._backbone.token_bytes(1).kept)
+                self._pace.seen(self._wave.picture_bytes)
                 break
             except torch.OutOfMemoryError:
                 at_once = self._pace.ran_out(len(self._open) + len(asks))
                 self._pictures = self._pictures and at_once
             except Exception as error:
+                # Asks before it are answered all the same, and then it is raised.
                 if len(asks) == 1:
-                    self._fail(asks[0].number, error)
+                    self._fail(asks[0][0], error)
                     return
             # Out here the error is gone, and with it what the failed wave held.
             half = len(asks) // 2
-            self._again = [(one.number, one.ask) for one in asks[half:]] + self._again
+            self._again = asks[half:] + self._again
             asks = asks[:half]
-        for one in asks:
+        else:
+            return
+        for one in checked:
             self._open[one.number] = {}
             self._sizes[one.number] = (len(one.runs), len(one.splits))
 

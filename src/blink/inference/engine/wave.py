@@ -3,6 +3,7 @@
 Axes: g trunks run together, P tokens of a trunk, V = H x W of the base view, C axes of positions.
 """
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -71,7 +72,7 @@ class Wave:
 
     Attributes:
         max_rows: most rows at once.
-        columns: tokens of the longest trunk and its extension.
+        picture_bytes: of keys and values that the largest picture may come to take, by estimate.
 
     Raises:
         ValueError: a picture cannot be processed, or a policy does not fit its grid.
@@ -100,9 +101,12 @@ class Wave:
             H, W = question.trunk.grid
             rotary.reach(question.trunk.next_position + H * W + len(question.text) + max_new_tokens)
         longest = max(len(question.text) for question in questions)
-        self.columns = max(len(trunk_ids) + grid[0] * grid[1] for _, _, _, trunk_ids, (_, grid, _) in stems)
+        sizes = [(len(stem.ids), math.prod(stem.place.grid)) for stem in stems]  # of trunk and extension
+        kept, num_layers = backbone.token_bytes(1).kept, backbone.num_layers
+        extended = num_layers - self._lowest_expansion()
+        self.picture_bytes = max(kept * P + kept * X * extended // num_layers for P, X in sizes)
         # The text's keys count twice: decoding copies them, and rows keep theirs lest memory runs out meanwhile.
-        token = backbone.token_bytes(self.columns + longest)
+        token = backbone.token_bytes(max(map(sum, sizes)) + longest)
         row = (2 * longest + max_new_tokens) * token.kept + longest * token.passing
         self.max_rows = max(1, max_bytes // row)
         self._shared = Shared(
@@ -150,6 +154,12 @@ class Wave:
             for rows in self._stack
         ]
         self._stack = [rows for rows in stack if len(rows)]
+
+    def _lowest_expansion(self) -> int:
+        """The lowest layer that may expand; the number of layers if none does."""
+        policies = [run.policy for checked in self._asks for run in checked.runs if run.policy is not None]
+        expanding = [min(policy.layers) for policy in policies if not policy.never_expands]
+        return min(expanding, default=self._backbone.num_layers)
 
     def _stems(self) -> list[_Stem]:
         """Prefixes and pictures, each once."""
