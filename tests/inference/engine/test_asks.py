@@ -1,11 +1,17 @@
-"""What an engine is asked: names of samples, and mistakes."""
+"""What an engine is asked: names of samples, pictures, and mistakes."""
+
+from typing import Any
 
 import pytest
+import torch
 from torch import nn
 
 import blink
-from blink.inference.engine import Engine
+from blink.inference.engine import Ask, Engine, asks
+from blink.inference.engine.asks import prepare, split_prompts
 from blink.inference.run import Run
+from blink.model.backbone import Backbone
+from blink.model.image_inputs import encode_image
 from tests import models
 from tests.inference.engine.against_attach import SMALL, compare, reference
 from tests.inference.oracle.comparison import rig
@@ -22,6 +28,37 @@ def test_sample_keys() -> None:
         compare(got, reference(model, image, prompt, run, 3, key))
     [unnamed] = engine.answer(image, prompts, [run], max_new_tokens=3)
     assert [answer.events for answer in unnamed] != [answer.events for answer in answers]
+
+
+@pytest.mark.parametrize("name", ["llava", "qwen3_vl"])
+def test_pictures_are_encoded_some_at_a_time(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Would catch a vision tower that gets any number of pictures at once, and visual tokens of another picture."""
+    model = models.family(name)
+    backbone = Backbone(model, models.processor(model))
+    prompt = f"{backbone.processor.image_token} is there a dog?"
+    pictures = [Ask(models.picture(number), [prompt], [Run()]) for number in range(5)]
+    splits = [split_prompts(backbone, [prompt])] * 5
+    calls: list[int] = []
+
+    def encoding(of: Backbone, inputs: Any) -> Any:
+        calls.append(len(inputs["input_ids"]))
+        return encode_image(of, inputs)
+
+    monkeypatch.setattr(asks, "encode_image", encoding)
+    with torch.inference_mode():
+        together = prepare(backbone, pictures, splits)
+        monkeypatch.setattr(asks, "_TOKENS_AT_ONCE", 2 * len(together[0].encoded.features_Td) + 1)
+        apart = prepare(backbone, pictures, splits)
+    assert calls == [5, 2, 2, 1]
+    for one, other in zip(together, apart, strict=True):
+        assert len(one.encoded.added) == len(other.encoded.added)
+        for part, of_other in zip(
+            (one.encoded.features_Td, *one.encoded.added),
+            (other.encoded.features_Td, *other.encoded.added),
+            strict=True,
+        ):
+            torch.testing.assert_close(part, of_other)
+    assert not torch.allclose(apart[1].encoded.features_Td, apart[3].encoded.features_Td, atol=1e-3)
 
 
 @pytest.mark.parametrize(

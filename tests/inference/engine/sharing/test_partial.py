@@ -135,3 +135,28 @@ def test_few_queries_in_bfloat16(tokens: int, causal: bool) -> None:
     assert got.mean_bLAE.shape == query.shape
     torch.testing.assert_close(got.mean_bLAE.transpose(1, 2), want[0], rtol=2**-6, atol=2**-6)
     torch.testing.assert_close(got.lse_bLA.transpose(1, 2), want[1], rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("numbers", [1, 2 * 9 * E, 10**6])
+def test_one_query_in_widened_pieces(masked: bool, numbers: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Would catch heads or masks of another piece, a short last piece, and scores or weights in half precision."""
+    torch.manual_seed(0)
+    query = (8 * torch.randn(b, 1, A, E)).bfloat16()
+    # own keys are the first columns of a longer buffer
+    keys, values = (part[:, :, :9] for part in keys_values(A, 12, torch.bfloat16))
+    mask = torch.zeros(b, 1, 1, 9)
+    if masked:
+        mask[0, ..., 2:], mask[2, ..., 8:] = -math.inf, -math.inf
+    given = [part.clone() for part in (query, keys, values)]
+    monkeypatch.setattr(partial, "_MANY", 0)
+    monkeypatch.setattr(partial, "_WIDENED", numbers)
+    mean, lse = attend(query, keys, values, 0.3, mask_b11N=mask if masked else None)
+    assert all(torch.equal(part, before) for part, before in zip((query, keys, values), given, strict=True))
+    want, want_lse = partial.plain(
+        query.transpose(1, 2), keys, values, mask.expand(-1, A, -1, -1), False, 0.3
+    )
+    assert mean.dtype == torch.bfloat16
+    assert lse.dtype == torch.float32
+    torch.testing.assert_close(mean, want.transpose(1, 2), rtol=2**-7, atol=1e-6)
+    torch.testing.assert_close(lse, want_lse.transpose(1, 2))
