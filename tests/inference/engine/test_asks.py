@@ -11,7 +11,7 @@ from blink.inference.engine import Ask, Engine, asks
 from blink.inference.engine.asks import prepare, split_prompts
 from blink.inference.run import Run
 from blink.model.backbone import Backbone
-from blink.model.image_inputs import encode_image
+from blink.model.image_inputs import encode_image, processed
 from tests import models
 from tests.inference.engine.against_attach import SMALL, compare, reference
 from tests.inference.oracle.comparison import rig
@@ -59,6 +59,19 @@ def test_pictures_are_encoded_some_at_a_time(name: str, monkeypatch: pytest.Monk
         ):
             torch.testing.assert_close(part, of_other)
     assert not torch.allclose(apart[1].encoded.features_Td, apart[3].encoded.features_Td, atol=1e-3)
+
+
+def test_a_picture_without_visual_tokens_in_its_prompt() -> None:
+    """Would catch a picture whose processor's output is another prompt's, told as a division by zero."""
+    model = models.family("llava")
+    engine = Engine(model, models.processor(model))
+    prompt = models.prompt(0)
+    of_other = processed(models.processor(model), [models.picture(0)], [prompt])
+    ids = of_other["input_ids"]
+    of_other["input_ids"] = ids.masked_fill(ids == model.config.image_token_id, 1)
+    ask = Ask(models.picture(0), [prompt], [Run()], processed=of_other)
+    with pytest.raises(ValueError, match=r"^ask 0: row 0 of the prompt has 0 image tokens"):
+        list(engine.answer_many([ask], max_new_tokens=1))
 
 
 @pytest.mark.parametrize(

@@ -179,7 +179,7 @@ def _encode(backbone: Backbone, inputs: Sequence[dict[str, Tensor]]) -> list[Enc
     encoded: dict[int, Encoded] = {}
     for of_kind in alike.values():
         most = max(int((inputs[number]["input_ids"] == backbone.image_token_id).sum()) for number in of_kind)
-        size = max(1, _TOKENS_AT_ONCE // most)
+        size = max(1, _TOKENS_AT_ONCE // max(1, most))  # `encode_image` refuses prompts without any
         for first in range(0, len(of_kind), size):
             numbers = of_kind[first : first + size]
             encoded |= zip(

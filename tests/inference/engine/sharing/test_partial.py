@@ -160,3 +160,20 @@ def test_one_query_in_widened_pieces(masked: bool, numbers: int, monkeypatch: py
     assert lse.dtype == torch.float32
     torch.testing.assert_close(mean, want.transpose(1, 2), rtol=2**-7, atol=1e-6)
     torch.testing.assert_close(lse, want_lse.transpose(1, 2))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_one_query_whatever_torchs_defaults(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Would catch room made in torch's default dtype or on its default device, which are the caller's to set."""
+    query = torch.randn(b, 1, A, E).bfloat16()
+    keys, values = keys_values(A, 9, torch.bfloat16)
+    monkeypatch.setattr(partial, "_MANY", 0)
+    want = attend(query, keys, values, 0.3)
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        with torch.device("meta"):
+            got = attend(query, keys, values, 0.3)
+    finally:
+        torch.set_default_dtype(default)
+    assert all(torch.equal(part, of_want) for part, of_want in zip(got, want, strict=True))

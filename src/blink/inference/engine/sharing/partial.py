@@ -130,9 +130,8 @@ def _widened(
     """
     b, K, N, E = keys_bKNE.shape
     size = min(b * K, max(1, torch.get_num_threads() * _WIDENED // (N * E)))
-    wide_hNE = torch.empty(size, N, E)
     query_i1E = (query_bK1E.float() * scaling).flatten(0, 1)
-    scores_i1N = torch.empty(b * K, 1, N)
+    wide_hNE, scores_i1N = query_i1E.new_empty(size, N, E), query_i1E.new_empty(b * K, 1, N)
     for of_h, keys_hNE, scores_h1N in _in_pieces(size, query_i1E, keys_bKNE.flatten(0, 1), scores_i1N):
         torch.bmm(of_h, wide_hNE[: len(of_h)].copy_(keys_hNE).mT, out=scores_h1N)
     if mask_bK1N is not None:
