@@ -41,9 +41,10 @@ WHY = (
     "much. On tiny a step of decoding is some 700 small operations whatever runs, of both sides alike."
 )
 WHY_WIDE = (
-    "Decoding of many pictures waits for attention: each row reads the keys of its own picture, which no other row reads, and on a "
-    "CPU torch's bfloat16 kernel reads those of a single query at a third of the rate at which a sum does (docs/log.md). An "
-    "extension in each answer adds work, too: FLOPs on paper say how much."
+    "Three quarters of a long answer's time are prompts, whose products run at the loop's rate. Decoding of many pictures waits for "
+    "attention: each row reads the keys of its own picture, which no other row reads, and on a CPU torch's bfloat16 kernel "
+    "reads those of a single query at a third of the rate at which a sum does (docs/log.md). An extension in each answer adds "
+    "work, too: FLOPs on paper say how much."
 )
 
 

@@ -81,7 +81,8 @@ def test_bytes_of_a_picture(
 
     def running(*args: Any) -> list[Trunk]:
         [trunk] = run_trunks(*args)
-        kept.append(sum(part.nbytes for of_layer in trunk.layers for part in of_layer))
+        entering = sum(part.untyped_storage().nbytes() for part in trunk.visual.values())
+        kept.append(entering + sum(part.nbytes for of_layer in trunk.layers for part in of_layer))
         return [trunk]
 
     def extending(*args: Any) -> Any:

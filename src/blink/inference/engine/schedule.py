@@ -188,7 +188,7 @@ class Schedule:
         return taken
 
     def _begin(self, asks: list[tuple[int, Ask]]) -> None:
-        """Make a wave of some asks, of fewer if memory runs out or one of them cannot be answered."""
+        """Check some asks and make a wave of them; of fewer if memory runs out or one of them cannot be answered."""
         while asks:
             try:
                 checked = [self._check(number, ask) for number, ask in asks]

@@ -19,6 +19,7 @@ from blink.inference.engine.rows import Question, Rotary, Shared, start
 from blink.inference.engine.sharing.extensions import ExtensionCache
 from blink.inference.engine.sharing.trunk import Place, Trunk, run_trunks
 from blink.inference.engine.slots import Decoding
+from blink.inference.policy import Policy
 from blink.inference.run import Run
 from blink.model.backbone import Backbone
 from blink.model.families import Encoded
@@ -72,7 +73,7 @@ class Wave:
 
     Attributes:
         max_rows: most rows at once.
-        picture_bytes: of keys and values that the largest picture may come to take, by estimate.
+        picture_bytes: estimated, of the largest trunk and one extension in the layers where that can live.
 
     Raises:
         ValueError: a picture cannot be processed, or a policy does not fit its grid.
@@ -103,8 +104,9 @@ class Wave:
         longest = max(len(question.text) for question in questions)
         sizes = [(len(stem.ids), math.prod(stem.place.grid)) for stem in stems]  # of trunk and extension
         kept, num_layers = backbone.token_bytes(1).kept, backbone.num_layers
-        extended = num_layers - self._lowest_expansion()
-        self.picture_bytes = max(kept * P + kept * X * extended // num_layers for P, X in sizes)
+        extended = num_layers - min(self._expanding(), default=num_layers)
+        entering = len(self._visual_layers()) * backbone.hidden_size * backbone.dtype.itemsize
+        self.picture_bytes = max((kept + entering) * P + kept * X * extended // num_layers for P, X in sizes)
         # The text's keys count twice: decoding copies them, and rows keep theirs lest memory runs out meanwhile.
         token = backbone.token_bytes(max(map(sum, sizes)) + longest)
         row = (2 * longest + max_new_tokens) * token.kept + longest * token.passing
@@ -155,11 +157,17 @@ class Wave:
         ]
         self._stack = [rows for rows in stack if len(rows)]
 
-    def _lowest_expansion(self) -> int:
-        """The lowest layer that may expand; the number of layers if none does."""
-        policies = [run.policy for checked in self._asks for run in checked.runs if run.policy is not None]
-        expanding = [min(policy.layers) for policy in policies if not policy.never_expands]
-        return min(expanding, default=self._backbone.num_layers)
+    def _expanding(self) -> set[int]:
+        """The layers at which some run may expand."""
+        return {layer for policy in self._policies() if not policy.never_expands for layer in policy.layers}
+
+    def _visual_layers(self) -> set[int]:
+        """The layers whose visual tokens are kept: for expansion, and for scans by similarity."""
+        similar = [policy for policy in self._policies() if policy.saliency == "similarity"]
+        return self._expanding() | {layer for policy in similar for layer in policy.layers}
+
+    def _policies(self) -> list[Policy]:
+        return [run.policy for checked in self._asks for run in checked.runs if run.policy is not None]
 
     def _stems(self) -> list[_Stem]:
         """Prefixes and pictures, each once."""
@@ -180,8 +188,7 @@ class Wave:
     def _trunks(self, stems: Sequence[_Stem], max_bytes: int) -> list[Trunk]:
         """Run the trunks, those of one length together."""
         backbone = self._backbone
-        policies = [run.policy for checked in self._asks for run in checked.runs if run.policy is not None]
-        scanned = {layer for policy in policies for layer in policy.layers}
+        layers = self._visual_layers()
         by_length: dict[int, list[int]] = {}
         for number, stem in enumerate(stems):
             by_length.setdefault(len(stem.ids), []).append(number)
@@ -194,7 +201,7 @@ class Wave:
                 ids_gP = torch.tensor([stems[number].ids for number in alike], device=backbone.device)
                 embedded = embed_prompt(backbone, ids_gP, encoded)
                 places = [stems[number].place for number in alike]
-                trunks |= zip(alike, run_trunks(backbone, embedded, places, scanned), strict=True)
+                trunks |= zip(alike, run_trunks(backbone, embedded, places, layers), strict=True)
         return [trunks[number] for number in range(len(stems))]
 
     def _questions(

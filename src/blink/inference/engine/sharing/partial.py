@@ -8,7 +8,7 @@ Axes: b batch entries, L tokens, N columns of keys, A query heads, K key heads, 
 
 import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -25,9 +25,6 @@ ALIGNED = 8
 
 _FEWEST = 4
 """Queries that torch's bfloat16 kernel for CPUs is given: for one it takes two and a half times as long as for four."""
-
-_MANY, _WIDENED = 2**21, 5 * 2**17
-"""Numbers in keys, from which on `_widened` is quicker than that; and those that it widens at a time, for each thread."""
 
 
 class Partial(NamedTuple):
@@ -67,8 +64,7 @@ def attend(
     query_bLKGE = query_bLAE.unflatten(2, (keys_bKNE.shape[1], -1))
     b, L, K, G, E = query_bLKGE.shape
     query_bKQE, Q = query_bLKGE.transpose(1, 2).reshape(b, K, L * G, E), L * G
-    few = Q < _FEWEST and dtype == torch.bfloat16 and query_bLAE.device.type == "cpu"
-    if few and (Q > 1 or keys_bKNE.numel() < _MANY):
+    if Q < _FEWEST and dtype == torch.bfloat16 and query_bLAE.device.type == "cpu":
         query_bKQE = F.pad(query_bKQE, (0, 0, 0, _FEWEST - Q))
     if mask_b11N is not None:
         mask_b11N = mask_b11N.to(dtype).expand(-1, K, query_bKQE.shape[2], -1)
@@ -111,42 +107,12 @@ def _kernel(
     """
     device = query_bKQE.device
     if device.type == "cpu":
-        if query_bKQE.shape[2] == 1 and query_bKQE.dtype == torch.bfloat16:
-            return _widened(query_bKQE, keys_bKNE, values_bKNE, mask, scaling)
         mean_bKQE, lse_bKQ = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
             query_bKQE, keys_bKNE, values_bKNE, 0.0, causal, attn_mask=mask, scale=scaling
         )
         return mean_bKQE, lse_bKQ
     fits = device.type == "cuda" and equals_plain(device, query_bKQE.dtype, query_bKQE.shape[3])
     return (_cuda if fits else plain)(query_bKQE, keys_bKNE, values_bKNE, mask, causal, scaling)
-
-
-def _widened(
-    query_bK1E: Tensor, keys_bKNE: Tensor, values_bKNE: Tensor, mask_bK1N: Tensor | None, scaling: float
-) -> tuple[Tensor, Tensor]:
-    """One bfloat16 query a head on a CPU, whose kernel is made for many: float32 products, some heads h at a time.
-
-    What is widened stays in the caches, so that memory is read but once, in bfloat16.
-    """
-    b, K, N, E = keys_bKNE.shape
-    size = min(b * K, max(1, torch.get_num_threads() * _WIDENED // (N * E)))
-    query_i1E = (query_bK1E.float() * scaling).flatten(0, 1)
-    wide_hNE, scores_i1N = query_i1E.new_empty(size, N, E), query_i1E.new_empty(b * K, 1, N)
-    for of_h, keys_hNE, scores_h1N in _in_pieces(size, query_i1E, keys_bKNE.flatten(0, 1), scores_i1N):
-        torch.bmm(of_h, wide_hNE[: len(of_h)].copy_(keys_hNE).mT, out=scores_h1N)
-    if mask_bK1N is not None:
-        scores_i1N += mask_bK1N.flatten(0, 1)
-    lse_i1 = scores_i1N.logsumexp(dim=-1)
-    weights_i1N = scores_i1N.sub_(lse_i1[..., None]).exp_()
-    mean_i1E = torch.empty_like(query_i1E)
-    for of_h, values_hNE, mean_h1E in _in_pieces(size, weights_i1N, values_bKNE.flatten(0, 1), mean_i1E):
-        torch.bmm(of_h, wide_hNE[: len(of_h)].copy_(values_hNE), out=mean_h1E)
-    return mean_i1E.unflatten(0, (b, K)).to(values_bKNE.dtype), lse_i1.unflatten(0, (b, K))
-
-
-def _in_pieces(size: int, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """Tensors of one length, piece by piece."""
-    return zip(*(tensor.split(size) for tensor in tensors), strict=True)
 
 
 def _cuda(
