@@ -163,7 +163,7 @@ _OF_TEXT = ("input_ids", "attention_mask", "mm_token_type_ids")
 """What of a processor's output is about a prompt's text."""
 
 _TOKENS_AT_ONCE = 4096
-"""Visual tokens that the vision tower makes in a call, of one picture at least: more take memory, and are no quicker."""
+"""Visual tokens that the vision tower makes in a call, of one picture at least: more take memory, and on a CPU more time each."""
 
 
 def _encode(backbone: Backbone, inputs: Sequence[dict[str, Tensor]]) -> list[Encoded]:
