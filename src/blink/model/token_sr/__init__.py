@@ -5,6 +5,7 @@ Knows visual tokens as grids of vectors, and no backbone. Read from top to botto
 these two files are imported by name.
 
     regions.py      cells of a region, cutting it out, resizing it
+    resizing.py     a convolution of resized tokens, by products of the tokens before
     base.py         what all designs have in common; what one that needs more than the region is given
     conv.py         the paper's: three convolutions
     residual.py     interpolation plus a correction by convolutions

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from blink.model.token_sr.regions import Box
+from blink.model.token_sr.resizing import ResizingConv2d
 from blink.runs.values import UserError, is_whole, whole_number
 
 LARGEST = 2**40
@@ -41,6 +42,8 @@ class Design(nn.Module, ABC):
         size_names: arguments of the constructor beyond `channels`; each is kept as an attribute of that name.
         needs_context: whether it is called `module(region, context)`.
         needs_crop: whether its context must hold the encoded crop.
+        resizes: whether it can be called `module(region, size=(H, W))`, and resizes the region itself. A subclass with a
+            `forward` of its own says so anew.
         channels: hidden width d of the backbone.
     """
 
@@ -48,7 +51,13 @@ class Design(nn.Module, ABC):
     size_names: ClassVar[tuple[str, ...]]
     needs_context: ClassVar[bool] = False
     needs_crop: ClassVar[bool] = False
+    resizes: ClassVar[bool] = False
     channels: int
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "forward" in vars(cls) and "resizes" not in vars(cls):
+            cls.resizes = False
 
     @property
     def sizes(self) -> dict[str, Any]:
@@ -87,18 +96,20 @@ class Convolutions(Design):
         self.kernels = kernels
         befores, afters = (self.inputs * channels, *hidden), (*hidden, channels)
         self.convolutions = nn.ModuleList(
-            nn.Conv2d(before, after, kernel, padding=kernel // 2)
+            ResizingConv2d(before, after, kernel)
             for before, after, kernel in zip(befores, afters, kernels, strict=True)
         )
 
-    def convolve(self, tokens_BcHW: Tensor) -> Tensor:
-        """All convolutions, one after the other: [B, inputs * d, H, W] -> [B, d, H, W]."""
-        if tokens_BcHW.device.type == "cpu":
-            # Hidden states lie channels last, where a CPU's convolutions of these widths take up to 1.9 times as long.
-            tokens_BcHW = tokens_BcHW.contiguous()
-        for convolution in self.convolutions[:-1]:
-            tokens_BcHW = F.relu(convolution(tokens_BcHW))
-        refined_BdHW: Tensor = self.convolutions[-1](tokens_BcHW)
+    def convolve(self, tokens_Bchw: Tensor, size: tuple[int, int] | None = None) -> Tensor:
+        """All convolutions, one after the other: [B, inputs * d, h, w] -> [B, d, H, W].
+
+        Args:
+            size: (H, W) to resize to first; None: it stays h x w.
+        """
+        hidden_BcHW = self.convolutions[0](tokens_Bchw, size)
+        for convolution in self.convolutions[1:]:
+            hidden_BcHW = convolution(F.relu(hidden_BcHW))
+        refined_BdHW: Tensor = hidden_BcHW
         return refined_BdHW
 
 

@@ -23,7 +23,15 @@ class TokenSR(Convolutions):
     """
 
     kind = "conv"
+    resizes = True
 
-    def forward(self, tokens_BdHW: Tensor, context: Any = None) -> Tensor:
-        """Refine a grid of tokens; shape and dtype stay."""
-        return self.convolve(tokens_BdHW)
+    def forward(
+        self, tokens_BdHW: Tensor, context: Any = None, size: tuple[int, int] | None = None
+    ) -> Tensor:
+        """Refine a grid of tokens; shape and dtype stay.
+
+        Args:
+            size: (H, W) to resize a region to first, with which there are fewer products (`resizing.py`); None: the tokens
+                are the grid.
+        """
+        return self.convolve(tokens_BdHW, size)

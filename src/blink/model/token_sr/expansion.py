@@ -58,38 +58,58 @@ def expand(
     for rows in sizes.values():
         cut = [cut_region(visual_BdHW[row : row + 1], regions[row], patches) for row in rows]
         tokens_bdhw = torch.cat(cut)
-        if interpolate:
-            tokens_bdhw = upsample(tokens_bdhw, grid)
-        if module is not None:
+        size = grid if interpolate else None
+        if module is None:
+            tokens_bdhw = tokens_bdhw if size is None else upsample(tokens_bdhw, size)
+        else:
             context = None
             if getattr(module, "needs_context", False):
                 crop_bdHW = None
                 if crops is not None:
                     crop_bdHW = torch.stack([crops[row].T.unflatten(1, grid) for row in rows])
                 context = Context(visual_BdHW[rows], [boxes[row] for row in rows], crop_bdHW)
-            tokens_bdhw = _refined(module, tokens_bdhw, context)
+            tokens_bdhw = _refined(module, tokens_bdhw, context, size)
         extensions |= zip(rows, tokens_bdhw.flatten(2).transpose(1, 2), strict=True)
     return [extensions[row] for row in range(len(regions))]
 
 
-def call_module(module: nn.Module, tokens_BdHW: Tensor, context: Context | None) -> Tensor:
-    """Run a module on resized regions, with what surrounds them if it declares `needs_context`."""
-    refined: Tensor = module(tokens_BdHW) if context is None else module(tokens_BdHW, context)
+def call_module(
+    module: nn.Module, tokens_Bdhw: Tensor, context: Context | None, size: tuple[int, int] | None = None
+) -> Tensor:
+    """Run a module on regions, with what surrounds them if it declares `needs_context`.
+
+    Args:
+        size: (H, W) to resize the regions to first; None: they are resized, or go in as they are.
+    """
+    told: dict[str, Any] = {}
+    if size is not None:
+        if _resizes(module):
+            told["size"] = size
+        else:
+            tokens_Bdhw = upsample(tokens_Bdhw, size)
+    refined: Tensor = module(*((tokens_Bdhw,) if context is None else (tokens_Bdhw, context)), **told)
     return refined
 
 
-def _refined(module: nn.Module, tokens_Bdhw: Tensor, context: Context | None) -> Tensor:
-    """What a TokenSR makes of tokens, in their dtype; ValueError if that is no tensor or of another shape."""
-    refined = call_module(module, tokens_Bdhw, context)
+def _resizes(module: nn.Module) -> bool:
+    """Whether a module resizes regions itself; one that somebody watches or has patched is given what any module is."""
+    watched = module._forward_pre_hooks or module._forward_hooks or "forward" in vars(module)
+    return getattr(type(module), "resizes", False) and not watched
+
+
+def _refined(
+    module: nn.Module, tokens_Bdhw: Tensor, context: Context | None, size: tuple[int, int] | None
+) -> Tensor:
+    """What a TokenSR makes of regions, in their dtype; ValueError if that is no tensor or of another shape."""
+    refined = call_module(module, tokens_Bdhw, context, size)
+    expected = [*tokens_Bdhw.shape[:2], *(size or tokens_Bdhw.shape[2:])]
     if not isinstance(refined, Tensor):
         raise UserError(
             f"the token_sr module ({type(module).__name__}) made a {type(refined).__name__} of a tensor "
-            f"{list(tokens_Bdhw.shape)}; it must return a tensor of that shape"
+            f"{expected}; it must return a tensor of that shape"
         )
-    if refined.shape != tokens_Bdhw.shape:
-        raise UserError(
-            f"the token_sr module made {list(refined.shape)} of {list(tokens_Bdhw.shape)}; it must keep the shape"
-        )
+    if list(refined.shape) != expected:
+        raise UserError(f"the token_sr module made {list(refined.shape)} of {expected}; it must keep the shape")
     return refined.to(tokens_Bdhw.dtype)
 
 

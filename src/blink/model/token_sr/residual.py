@@ -6,6 +6,7 @@ from typing import Any
 from torch import Tensor
 
 from blink.model.token_sr.base import Convolutions, zeroed
+from blink.model.token_sr.regions import upsample
 
 
 class ResidualTokenSR(Convolutions):
@@ -16,6 +17,7 @@ class ResidualTokenSR(Convolutions):
     """
 
     kind = "residual"
+    resizes = True
 
     def __init__(
         self, channels: int, hidden: Sequence[int] | None = None, kernels: Sequence[int] = (5, 3, 1)
@@ -23,6 +25,9 @@ class ResidualTokenSR(Convolutions):
         super().__init__(channels, hidden, kernels)
         zeroed(self.convolutions[-1])
 
-    def forward(self, tokens_BdHW: Tensor, context: Any = None) -> Tensor:
-        """Correct a grid of tokens; shape and dtype stay."""
-        return tokens_BdHW + self.convolve(tokens_BdHW)
+    def forward(
+        self, tokens_BdHW: Tensor, context: Any = None, size: tuple[int, int] | None = None
+    ) -> Tensor:
+        """Correct a grid of tokens; shape and dtype stay. Arguments as of `blink.TokenSR`."""
+        resized_BdHW = tokens_BdHW if size is None else upsample(tokens_BdHW, size)
+        return resized_BdHW + self.convolve(tokens_BdHW, size)

@@ -1,0 +1,159 @@
+"""A convolution of resized tokens, by products of the tokens before, against resizing and then convolving."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
+
+from blink import TokenSR
+from blink.model.token_sr import Context, expand, make_token_sr, resizing, upsample
+from blink.model.token_sr.base import Design
+from blink.model.token_sr.resizing import ResizingConv2d
+
+GRIDS = [((6, 6), (12, 12)), ((4, 3), (9, 7)), ((1, 5), (3, 11)), ((5, 1), (5, 2)), ((3, 3), (27, 27))]
+
+
+@pytest.fixture(autouse=True)
+def whatever_the_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small weights take this way, too, in pieces."""
+    monkeypatch.setattr(resizing, "_LEAST_WEIGHTS", 0)
+    monkeypatch.setattr(resizing, "_CHANNELS", 3)
+
+
+def plain(convolution: nn.Conv2d, tokens: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resized in float64, and convolved by torch."""
+    resized = F.interpolate(tokens.double(), size=size, mode="bilinear", align_corners=False)
+    bias = None if convolution.bias is None else convolution.bias.double()
+    return F.conv2d(resized, convolution.weight.double(), bias, padding=convolution.padding[0])
+
+
+@pytest.mark.parametrize("kernel", [1, 3, 5, 7])
+@pytest.mark.parametrize(("region", "size"), GRIDS)
+def test_equals_resizing_and_then_convolving(
+    region: tuple[int, int], size: tuple[int, int], kernel: int
+) -> None:
+    """Would catch shifts of the wrong sign, rows taken for columns, edges that wrap, and rows of a batch that mix."""
+    torch.manual_seed(0)
+    convolution = ResizingConv2d(4, 7, kernel)
+    tokens = torch.randn(2, 4, *region)
+    want = plain(convolution, tokens, size)
+    torch.testing.assert_close(convolution(tokens, size).double(), want, rtol=1e-5, atol=2e-6)
+    lying = tokens.contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(convolution(lying, size).double(), want, rtol=1e-5, atol=2e-6)
+    torch.testing.assert_close(convolution(upsample(tokens, size)).double(), want, rtol=1e-5, atol=2e-6)
+
+
+def test_bfloat16_is_as_near_as_torchs() -> None:
+    """Would catch sums over taps that are rounded one by one."""
+    torch.manual_seed(0)
+    convolution = ResizingConv2d(64, 32, 5).bfloat16()
+    tokens = torch.randn(2, 64, 6, 6).bfloat16()
+    want = plain(convolution, tokens, (12, 12))
+    ours, theirs = convolution(tokens, (12, 12)), convolution(upsample(tokens, (12, 12)))
+    assert ours.dtype == torch.bfloat16
+    assert (ours - want).square().mean() < 1.2 * (theirs - want).square().mean()
+
+
+def test_gradients_are_those_of_the_plain_way() -> None:
+    """Would catch weights, a bias or tokens that training no longer reaches."""
+    torch.manual_seed(0)
+    convolution = ResizingConv2d(4, 7, 3)
+    tokens = torch.randn(2, 4, 4, 3, requires_grad=True)
+    found = []
+    for way in (convolution(tokens, (9, 7)), convolution(upsample(tokens, (9, 7)))):
+        given = (tokens, convolution.weight, convolution.bias)
+        found.append(torch.autograd.grad(way.square().sum(), given))
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["conv", "residual"])
+@pytest.mark.parametrize("patches", [2, 3])
+def test_expand_is_the_same_and_takes_fewer_products(kind: str, patches: int) -> None:
+    """Would catch a design that resizes twice or not at all, and one that is not told to resize."""
+    torch.manual_seed(0)
+    module = make_token_sr(kind, 8, {"hidden": (6, 4), "kernels": (5, 3, 1)})
+    for weight in module.parameters():
+        nn.init.normal_(weight, std=0.3)
+    visual_BVd, regions = torch.randn(3, 35, 8), [0, 3, 3]  # 7 x 5
+    with FlopCounterMode(display=False) as few:
+        ours = expand(visual_BVd, regions, (7, 5), patches, True, module)
+    watch = module.register_forward_hook(lambda *_: None)  # somebody looks: it is given resized tokens
+    with FlopCounterMode(display=False) as many:
+        theirs = expand(visual_BVd, regions, (7, 5), patches, True, module)
+    watch.remove()
+    assert few.get_total_flops() < 0.8 * many.get_total_flops()
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+
+
+class Halved(TokenSR):
+    """A subclass that knows of no sizes."""
+
+    def forward(self, tokens_BdHW: Tensor, context: Any = None) -> Tensor:  # type: ignore[override]
+        return super().forward(tokens_BdHW) / 2
+
+
+def seen_by(module: nn.Module) -> list[tuple[int, ...]]:
+    """Shapes that a module is called with, patched for good."""
+    shapes: list[tuple[int, ...]] = []
+    own = module.forward
+
+    def forward(tokens: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        shapes.append((*tokens.shape,))
+        refined: Tensor = own(tokens, *args, **kwargs)
+        return refined
+
+    module.forward = forward  # type: ignore[method-assign]
+    return shapes
+
+
+def test_whoever_looks_sees_resized_tokens() -> None:
+    """Would catch a subclass, a hook or a patch of somebody's that is given the region, or a size that it does not know."""
+    torch.manual_seed(0)
+    visual_BVd = torch.randn(1, 16, 8)
+    module, half = TokenSR(8), Halved(8)
+    half.load_state_dict(module.state_dict())
+    (want,) = expand(visual_BVd, [2], (4, 4), 2, True, module)
+    (got,) = expand(visual_BVd, [2], (4, 4), 2, True, half)
+    torch.testing.assert_close(2 * got, want)
+    shapes: list[Sequence[int]] = []
+    for register, look in (
+        (module.register_forward_pre_hook, lambda _, args: shapes.append(args[0].shape)),
+        (module.register_forward_hook, lambda _, args, __: shapes.append(args[0].shape)),
+    ):
+        watch = register(look)
+        expand(visual_BVd, [2], (4, 4), 2, True, module)
+        watch.remove()
+    patched = seen_by(module)
+    expand(visual_BVd, [2], (4, 4), 2, True, module)
+    assert [tuple(shape) for shape in (*shapes, *patched)] == [(1, 8, 4, 4)] * 3
+
+
+def test_a_design_says_anew_whether_it_resizes() -> None:
+    """Would catch a subclass that inherits the promise without the forward that keeps it."""
+
+    class Same(TokenSR):
+        pass
+
+    class Own(Design):
+        kind, size_names = "own", ()
+
+        def forward(self, tokens_BdHW: Tensor, context: Context | None = None) -> Tensor:
+            return tokens_BdHW
+
+    assert (TokenSR.resizes, Same.resizes, Halved.resizes, Own.resizes) == (True, True, False, False)
+
+
+def test_autocast_and_small_weights_go_the_plain_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Would catch products in half precision that are summed as they are, and small modules that become slower."""
+    convolution, tokens = ResizingConv2d(4, 7, 3), torch.randn(1, 4, 2, 2)
+    monkeypatch.setattr(ResizingConv2d, "_of_cells", lambda *_: pytest.fail("not the plain way"))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert convolution(tokens, (4, 4)).dtype == torch.bfloat16
+    monkeypatch.setattr(resizing, "_LEAST_WEIGHTS", 2**20)
+    assert convolution(tokens, (4, 4)).shape == (1, 7, 4, 4)
