@@ -22,6 +22,7 @@ from blink.inference.engine.sharing.partial import ALIGNED, Partial, attend, mer
 from blink.inference.engine.sharing.trunk import Entry
 from blink.inference.engine.slots import Decoding, Slots
 from blink.model.backbone import Backbone
+from blink.model.dimensions import attention_widths
 
 log = logging.getLogger(__name__)
 
@@ -218,6 +219,7 @@ class Pool:
     def _arrange(self) -> _Arranged:
         """Group rows by what they share, find which layers are alike, and lay the shared keys side by side."""
         rows, backbone = self.rows, self._backbone
+        heads = attention_widths(backbone.decoder.config).heads
         blocks = [row.question.trunk for row in rows]
         questions = [row.question for row in rows]
         found: dict[tuple[Any, ...], int] = {}
@@ -238,8 +240,9 @@ class Pool:
                 first_r = torch.tensor(next_positions(questions, extensions), device=device)
                 patterns.append(_Pattern(trunks, Groups.of(extensions, 1, device), first_r))
             pattern = patterns[found[key]]
-            of_extensions = None if pattern.extensions is None else pattern.extensions.shared.layer(layer)
-            shared.append(_Shared(pattern.trunks.shared.layer(layer), of_extensions))
+            trunks, extended = pattern.trunks, pattern.extensions
+            of_extensions = None if extended is None else extended.keys_for_steps(layer, heads)
+            shared.append(_Shared(trunks.keys_for_steps(layer, heads), of_extensions))
             pattern_of.append(found[key])
         return _Arranged(patterns, pattern_of, shared)
 

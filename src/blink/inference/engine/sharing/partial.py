@@ -3,7 +3,8 @@
 Tokens that share keys attend to these where they lie, all in one product, and to their own tokens' beside them. What is
 merged are means of values, by the log-sum-exps of the scores behind them, as blockwise and cascaded attention do.
 
-Axes: b batch entries, L tokens, N columns of keys, A query heads, K key heads, G = A / K, Q = L G, E width of one head.
+Axes: b batch entries, L tokens, N columns of keys, A query heads, K key heads, G = A / K, Q = L G, E width of one head; g key
+heads that lie side by side, k = K / g, q = g Q, e = g E.
 """
 
 import logging
@@ -23,7 +24,7 @@ log = logging.getLogger(__name__)
 ALIGNED = 8
 """Of so many columns is a mask a multiple, which CUDA's kernel asks for."""
 
-_FEWEST = 4
+FEWEST = 4
 """Queries that torch's bfloat16 kernel for CPUs is given: for one it takes two and a half times as long as for four."""
 
 
@@ -52,28 +53,51 @@ def attend(
 
     Args:
         query_bLAE: rotated; A is a multiple of K.
+        keys_bKNE, values_bKNE: or with heads side by side, [b, k, N, e], unless `causal`.
         mask_b11N: numbers to add to scores, of which no entry may rule out all keys; None: nothing.
         causal: the keys are those of the L tokens themselves, each of which sees itself and those before it.
     """
-    A, K = query_bLAE.shape[2], keys_bKNE.shape[1]
+    b, L, A, E = query_bLAE.shape
+    g = keys_bKNE.shape[3] // E
+    K = keys_bKNE.shape[1] * g
     # Under autocast a rotary embedding leaves q and k in float32, beside values in half precision.
     dtype = torch.promote_types(query_bLAE.dtype, values_bKNE.dtype)
     query_bLAE, keys_bKNE, values_bKNE = (part.to(dtype) for part in (query_bLAE, keys_bKNE, values_bKNE))
     if causal and A > K:
         keys_bKNE, values_bKNE = (part.repeat_interleave(A // K, dim=1) for part in (keys_bKNE, values_bKNE))
-    query_bLKGE = query_bLAE.unflatten(2, (keys_bKNE.shape[1], -1))
-    b, L, K, G, E = query_bLKGE.shape
-    query_bKQE, Q = query_bLKGE.transpose(1, 2).reshape(b, K, L * G, E), L * G
-    if Q < _FEWEST and dtype == torch.bfloat16 and query_bLAE.device.type == "cpu":
-        query_bKQE = F.pad(query_bKQE, (0, 0, 0, _FEWEST - Q))
+        K = A
+    G = A // K
+    query_bKQE = query_bLAE.unflatten(2, (K, G)).transpose(1, 2).reshape(b, K, L * G, E)
+    query_bkqe = query_bKQE if g == 1 else _of_heads(query_bKQE, g)
+    q = query_bkqe.shape[2]
+    if q < FEWEST and dtype == torch.bfloat16 and query_bLAE.device.type == "cpu":
+        query_bkqe = F.pad(query_bkqe, (0, 0, 0, FEWEST - q))
     if mask_b11N is not None:
-        mask_b11N = mask_b11N.to(dtype).expand(-1, K, query_bKQE.shape[2], -1)
+        mask_b11N = mask_b11N.to(dtype).expand(-1, *query_bkqe.shape[1:3], -1)
     with without_autocast(query_bLAE):
-        mean_bKQE, lse_bKQ = _kernel(query_bKQE, keys_bKNE, values_bKNE, mask_b11N, causal, scaling)
-    mean_bKQE, lse_bKQ = mean_bKQE[:, :, :Q], lse_bKQ[:, :, :Q]
+        mean_bkqe, lse_bkq = _kernel(query_bkqe, keys_bKNE, values_bKNE, mask_b11N, causal, scaling)
+    mean_bkqe, lse_bkq = mean_bkqe[:, :, :q], lse_bkq[:, :, :q]
+    mean_bKQE = mean_bkqe if g == 1 else _own_heads(mean_bkqe, g)
+    lse_bKQ = lse_bkq.reshape(b, K, L * G)
     # Kernels write the heads of a token side by side, so that this most often copies nothing.
     mean_bLAE = mean_bKQE.unflatten(2, (L, G)).transpose(1, 2).reshape(b, L, A, E)
     return Partial(mean_bLAE, lse_bKQ.unflatten(2, (L, G)).transpose(1, 2).reshape(b, L, A))
+
+
+def _of_heads(query_bKQE: Tensor, g: int) -> Tensor:
+    """Queries of keys whose heads lie side by side, g of them: zeros in the others' places, [b, k, q, e]."""
+    query_bkgQE = query_bKQE.unflatten(1, (-1, g))
+    b, k, _, Q, E = query_bkgQE.shape
+    placed_bkgQgE = query_bKQE.new_zeros(b, k, g, Q, g, E)
+    placed_bkgQgE.diagonal(dim1=2, dim2=4).copy_(query_bkgQE.permute(0, 1, 3, 4, 2))
+    return placed_bkgQgE.view(b, k, g * Q, g * E)
+
+
+def _own_heads(mean_bkqe: Tensor, g: int) -> Tensor:
+    """Of the means of all g heads those of each query's own: [b, K, Q, E]."""
+    mean_bkgQgE = mean_bkqe.unflatten(3, (g, -1)).unflatten(2, (g, -1))
+    mean_bkQEg = mean_bkgQgE.diagonal(dim1=2, dim2=4)
+    return mean_bkQEg.permute(0, 1, 4, 2, 3).flatten(1, 2)
 
 
 def merge(parts: Sequence[Partial]) -> Tensor:
