@@ -97,3 +97,19 @@ def test_bytes_of_a_picture(
     engine.answer(models.picture(0), [models.prompt(0)], [blink.Run(policy)], max_new_tokens=2)
     assert len(kept) == 1 + extended
     assert told == [sum(kept)]
+
+
+def test_pictures_at_once_double_while_answers_become_cheaper() -> None:
+    """Would catch a gain of a few percent that is left, a size that is kept though it costs more, and waves that say nothing."""
+    pace = schedule.Pace(max_bytes=100)
+    pace.seen(picture_bytes=1)
+    pace.measured(8.0, answers=8, pictures=8)
+    pace.measured(1.0, answers=8, pictures=5)  # the last ones, fewer than there is room for
+    assert pace.pictures == 16
+    pace.measured(15.6, answers=16, pictures=16)
+    assert pace.pictures == 32
+    pace.measured(32.0, answers=32, pictures=32)
+    pace.measured(1.0, answers=16, pictures=16)
+    assert pace.pictures == 16
+    pace.seen(picture_bytes=10)
+    assert pace.pictures == 10

@@ -34,7 +34,7 @@ class AskError(Exception):
 
 
 class Pace:
-    """How many pictures at once: doubled as long as that makes an answer cheaper by a twentieth, within memory.
+    """How many pictures at once: doubled as long as that makes an answer cheaper, within memory.
 
     Args:
         max_bytes: of the keys and values of trunks and extensions.
@@ -60,7 +60,7 @@ class Pace:
         if self._settled or answers == 0 or pictures < self.pictures or pictures != self._size:
             return
         cost = seconds / answers
-        if self._best is not None and cost > 0.95 * self._best:
+        if self._best is not None and cost >= self._best:
             self._size, self._settled = self._size // 2, True
             return
         self._best = cost

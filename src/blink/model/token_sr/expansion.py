@@ -109,7 +109,9 @@ def _refined(
             f"{expected}; it must return a tensor of that shape"
         )
     if list(refined.shape) != expected:
-        raise UserError(f"the token_sr module made {list(refined.shape)} of {expected}; it must keep the shape")
+        raise UserError(
+            f"the token_sr module made {list(refined.shape)} of {expected}; it must keep the shape"
+        )
     return refined.to(tokens_Bdhw.dtype)
 
 

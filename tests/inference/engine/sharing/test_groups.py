@@ -133,3 +133,28 @@ def test_groups_are_cut_where_that_is_cheaper() -> None:
     assert 9 < len(uneven) < 26
     assert max(map(len, uneven)) < 9
     assert sorted(row for group in uneven for row in group) == list(range(26))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "rows", "heads", "beside"),
+    [
+        (torch.bfloat16, (0, 1), 2, 2),
+        (torch.bfloat16, (0, 1), 4, 2),
+        (torch.bfloat16, (0, 1), 8, 1),
+        (torch.bfloat16, (0, 0, 1, 1), 4, 1),
+        (torch.float32, (0, 1), 2, 1),
+    ],
+)
+def test_keys_for_steps(dtype: torch.dtype, rows: tuple[int, ...], heads: int, beside: int) -> None:
+    """Would catch heads side by side where queries are many or the kernel is another, and other numbers by them."""
+    torch.manual_seed(0)
+    kept = KeysValues(*(part.to(dtype) for part in keys_values(2, 6)))
+    trunks = [trunk(kept, row) for row in range(2)]
+    groups = Groups.of([trunks[row] for row in rows], 1, torch.device("cpu"))
+    assert groups is not None
+    found = groups.keys_for_steps(0, heads)
+    assert found.keys.shape == (2, K // beside, 6, beside * E)
+    query = torch.randn(len(rows), 1, heads, E).to(dtype)
+    got, want = (groups.attend(query, parts, 0.3) for parts in (found, groups.shared.layer(0)))
+    for ours, theirs in zip(got, want, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=2**-7, atol=2**-8)

@@ -50,6 +50,22 @@ def test_merged_parts_equal_attention_to_all_keys(K: int, dtype: torch.dtype) ->
     torch.testing.assert_close(got.float(), want, rtol=tolerance, atol=2 * tolerance)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("K", "g"), [(6, 2), (6, 3), (6, 6), (3, 3), (2, 1)])
+@pytest.mark.parametrize("tokens", [1, 3])
+def test_heads_side_by_side_are_heads(K: int, g: int, tokens: int, dtype: torch.dtype) -> None:
+    """Would catch a query that sees another head's keys, means taken of another head, and groups out of order."""
+    torch.manual_seed(0)
+    query, given = torch.randn(b, tokens, A, E).to(dtype), keys_values(K, 7, dtype)
+    mask = torch.zeros(b, 1, 1, 7)
+    mask[1, ..., 4:] = -math.inf
+    beside = [part.unflatten(1, (-1, g)).transpose(2, 3).flatten(3) for part in given]
+    got, want = (attend(query, *parts, 0.3, mask_b11N=mask) for parts in (beside, given))
+    rtol, atol = (1e-6, 1e-6) if dtype == torch.float32 else (2**-7, 2**-8)
+    for ours, theirs in zip(got, want, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=rtol, atol=atol)
+
+
 def test_a_part_of_which_a_token_sees_nothing() -> None:
     """Would catch a part's numbers that leak into a token that does not attend to it."""
     seen = attend(torch.randn(b, L, A, E), *keys_values(2, 4, torch.float32), 0.3)
