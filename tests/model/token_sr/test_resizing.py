@@ -1,6 +1,5 @@
 """A convolution of resized tokens, by products of the tokens before, against resizing and then convolving."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -112,8 +111,30 @@ def seen_by(module: nn.Module) -> list[tuple[int, ...]]:
     return shapes
 
 
-def test_whoever_looks_sees_resized_tokens() -> None:
-    """Would catch a subclass, a hook or a patch of somebody's that is given the region, or a size that it does not know."""
+@pytest.mark.parametrize("part", ["", "convolutions.0"])
+def test_whoever_looks_sees_resized_tokens(part: str) -> None:
+    """Would catch a hook or a patch of somebody's that is given the region, or a size that it does not know."""
+    torch.manual_seed(0)
+    visual_BVd = torch.randn(1, 16, 8)
+    whole = TokenSR(8)
+    module = whole.get_submodule(part)
+    (want,) = expand(visual_BVd, [2], (4, 4), 2, True, whole)
+    shapes: list[tuple[int, ...]] = []
+    for register, look in (
+        (module.register_forward_pre_hook, lambda _, args: shapes.append((*args[0].shape,))),
+        (module.register_forward_hook, lambda _, args, __: shapes.append((*args[0].shape,))),
+    ):
+        watch = register(look)
+        expand(visual_BVd, [2], (4, 4), 2, True, whole)
+        watch.remove()
+    patched = seen_by(module)
+    (got,) = expand(visual_BVd, [2], (4, 4), 2, True, whole)
+    assert [*shapes, *patched] == [(1, 8, 4, 4)] * 3
+    torch.testing.assert_close(got, want)
+
+
+def test_a_subclass_and_a_convolution_of_somebodys() -> None:
+    """Would catch a size that is given to what knows of none."""
     torch.manual_seed(0)
     visual_BVd = torch.randn(1, 16, 8)
     module, half = TokenSR(8), Halved(8)
@@ -121,17 +142,11 @@ def test_whoever_looks_sees_resized_tokens() -> None:
     (want,) = expand(visual_BVd, [2], (4, 4), 2, True, module)
     (got,) = expand(visual_BVd, [2], (4, 4), 2, True, half)
     torch.testing.assert_close(2 * got, want)
-    shapes: list[Sequence[int]] = []
-    for register, look in (
-        (module.register_forward_pre_hook, lambda _, args: shapes.append(args[0].shape)),
-        (module.register_forward_hook, lambda _, args, __: shapes.append(args[0].shape)),
-    ):
-        watch = register(look)
-        expand(visual_BVd, [2], (4, 4), 2, True, module)
-        watch.remove()
-    patched = seen_by(module)
-    expand(visual_BVd, [2], (4, 4), 2, True, module)
-    assert [tuple(shape) for shape in (*shapes, *patched)] == [(1, 8, 4, 4)] * 3
+    other = nn.Conv2d(8, 4, 5, padding=2)
+    other.load_state_dict(module.convolutions[0].state_dict())
+    module.convolutions[0] = other
+    (got,) = expand(visual_BVd, [2], (4, 4), 2, True, module)
+    torch.testing.assert_close(got, want)
 
 
 def test_a_design_says_anew_whether_it_resizes() -> None:

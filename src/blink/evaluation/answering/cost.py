@@ -130,6 +130,9 @@ def token_sr(
 ) -> Cost:
     """One TokenSR on one grid of tokens (App. A.1), and what it needs beside the region: the encoded crop of `conditioned`.
 
+    Counted on the resized grid, as the paper has it; of a wide module's first convolution a CPU takes fewer
+    (`model/token_sr/resizing.py`).
+
     Args:
         module: on whatever device; None: the paper's, of the model's width.
         visual: V tokens of the grid; None: as every picture has.

@@ -11,8 +11,8 @@ from typing import Any, ClassVar, NamedTuple
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from blink.model.token_sr.regions import Box
-from blink.model.token_sr.resizing import ResizingConv2d
+from blink.model.token_sr.regions import Box, upsample
+from blink.model.token_sr.resizing import ResizingConv2d, is_watched
 from blink.runs.values import UserError, is_whole, whole_number
 
 LARGEST = 2**40
@@ -106,8 +106,14 @@ class Convolutions(Design):
         Args:
             size: (H, W) to resize to first; None: it stays h x w.
         """
-        hidden_BcHW = self.convolutions[0](tokens_Bchw, size)
-        for convolution in self.convolutions[1:]:
+        first, *others = self.convolutions
+        if size is None:
+            hidden_BcHW = first(tokens_Bchw)
+        elif isinstance(first, ResizingConv2d) and not is_watched(first):
+            hidden_BcHW = first(tokens_Bchw, size)
+        else:
+            hidden_BcHW = first(upsample(tokens_Bchw, size))
+        for convolution in others:
             hidden_BcHW = convolution(F.relu(hidden_BcHW))
         refined_BdHW: Tensor = hidden_BcHW
         return refined_BdHW

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from blink.model.token_sr.base import Context, Design
 from blink.model.token_sr.regions import cut_region, region_box, upsample
+from blink.model.token_sr.resizing import is_watched
 from blink.runs.values import UserError, is_whole
 
 
@@ -82,19 +83,12 @@ def call_module(
         size: (H, W) to resize the regions to first; None: they are resized, or go in as they are.
     """
     told: dict[str, Any] = {}
-    if size is not None:
-        if _resizes(module):
-            told["size"] = size
-        else:
-            tokens_Bdhw = upsample(tokens_Bdhw, size)
+    if size is not None and getattr(type(module), "resizes", False) and not is_watched(module):
+        told["size"] = size
+    elif size is not None:
+        tokens_Bdhw = upsample(tokens_Bdhw, size)
     refined: Tensor = module(*((tokens_Bdhw,) if context is None else (tokens_Bdhw, context)), **told)
     return refined
-
-
-def _resizes(module: nn.Module) -> bool:
-    """Whether a module resizes regions itself; one that somebody watches or has patched is given what any module is."""
-    watched = module._forward_pre_hooks or module._forward_hooks or "forward" in vars(module)
-    return getattr(type(module), "resizes", False) and not watched
 
 
 def _refined(

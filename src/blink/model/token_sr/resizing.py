@@ -71,6 +71,11 @@ class ResizingConv2d(nn.Conv2d):
         return grid_BHWo.permute(0, 3, 1, 2).to(tokens_Bihw.dtype).contiguous()
 
 
+def is_watched(module: nn.Module) -> bool:
+    """Whether somebody's hook or patch sees what a module is called with, and expects resized tokens there."""
+    return bool(module._forward_pre_hooks or module._forward_hooks) or "forward" in vars(module)
+
+
 def _taps(n: int, N: int, k: int, like: Tensor, dtype: torch.dtype) -> Tensor:
     """How much of each of n cells each tap of a convolution sees at each of the N places that they are resized to: [N, n, k]."""
     options: dict[str, Any] = {"device": like.device, "dtype": dtype}

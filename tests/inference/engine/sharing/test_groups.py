@@ -158,3 +158,7 @@ def test_keys_for_steps(dtype: torch.dtype, rows: tuple[int, ...], heads: int, b
     got, want = (groups.attend(query, parts, 0.3) for parts in (found, groups.shared.layer(0)))
     for ours, theirs in zip(got, want, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=2**-7, atol=2**-8)
+    wide = KeysValues(*(torch.randn(2, K, 6, 512).to(dtype) for _ in range(2)))
+    alone = Groups.of([trunk(wide, row) for row in rows], 1, torch.device("cpu"))
+    assert alone is not None
+    assert alone.keys_for_steps(0, heads).keys.shape[1] == K

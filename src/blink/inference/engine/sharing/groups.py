@@ -35,6 +35,9 @@ class Block(Protocol):
 _COPY = 24
 """What it costs to copy and read a column of keys, in products of a query with it."""
 
+_WIDEST = 512
+"""Columns of heads side by side, beyond which torch's kernel is slower by them."""
+
 
 def cut_groups(keys: Sequence[object], columns: int, queries: int) -> list[list[int]]:
     """Group rows of equal keys, in pieces of such a size that attention costs least.
@@ -168,8 +171,8 @@ class Groups:
     def keys_for_steps(self, layer: int, heads: int) -> KeysValues:
         """Keys and values of a layer for many calls with one token of each row.
 
-        Where a key head then has few queries, torch's bfloat16 kernel for CPUs takes up to a fifth less time if some heads lie side by side as
-        one, beside queries that are zero in the others' places.
+        Where a key head then has few queries, torch's bfloat16 kernel for CPUs takes up to a fifth less time if some
+        heads lie side by side as one, beside queries that are zero in the others' places.
 
         Args:
             heads: A.
@@ -180,7 +183,7 @@ class Groups:
         keys_values = self.shared.layer(layer)
         like = keys_values.keys
         K = like.shape[1]
-        most = FEWEST // max(1, self._q * heads // K)
+        most = min(FEWEST // max(1, self._q * heads // K), _WIDEST // like.shape[3])
         if most < 2 or like.dtype != torch.bfloat16 or like.device.type != "cpu":
             return keys_values
         g = max(count for count in range(1, most + 1) if K % count == 0)
