@@ -116,7 +116,11 @@ def shared(
         total += expander + _tokens_after(dims, alive.layer, layer, alive.columns, before)
     for _, text, history in texts:
         X = history[-1].columns if history[-1] is not None else 0
-        total += Cost(decoder_layer(dims, text, before + X + text).flops)
+        columns = before + X + text
+        if len(history) < dims.layers:
+            total += Cost(decoder_layer(dims, text, columns).flops)
+        else:  # of the last layer only what the last token becomes is read
+            total += Cost((projections(dims, text) + decoder_layer(dims, 1, columns)).flops)
     for _, text, history in {(question, text, history[:-1]) for question, text, history in texts}:
         if (
             len(history) in changed

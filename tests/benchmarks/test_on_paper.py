@@ -22,7 +22,7 @@ def test_full_size_table_with_blink() -> None:
     MME, layers 12-18: 576 more tokens in 20 layers of 643, one scan of 643 and six of 1,219 keys, one TokenSR,
     and the projections of 643 tokens once more where it fires. POPE,
     layer 18, all 18 questions together: the trunk once, four extensions through 13 layers and to the keys of the last,
-    18 texts of 26 tokens, 14 layers of which see the extension, and 18 decoding steps.
+    18 texts of 26 tokens, 14 layers of which see the extension, the last one for the last token alone, and 18 decoding steps.
     """
     table = {line[:2]: line for line in on_paper.lines()}
     weights = 4 * 4096**2 + 3 * 4096 * 11008
@@ -33,7 +33,8 @@ def test_full_size_table_with_blink() -> None:
     qkv = 3 * 2 * 4096**2
     trunk = 0.406e12 + 31 * (2 * 611 * weights + 4 * 4096 * 611**2) + 611 * qkv
     extensions_ = 4 * (13 * (2 * 576 * weights + 4 * 4096 * 576 * 1187) + 576 * qkv + expander)
-    texts = 18 * 26 * (32 * 2 * weights + 4 * 4096 * (18 * 637 + 14 * 1213)) + 18 * 32 * 2 * weights
+    texts = 18 * 26 * (31 * 2 * weights + 4 * 4096 * (18 * 637 + 13 * 1213) + qkv)
+    texts += 18 * (2 * weights + 4 * 4096 * 1213) + 18 * 32 * 2 * weights
     together = (trunk + extensions_ + texts) / (18 * 8.88e12)
     assert abs(float(table["LLaVA-1.5-7B", "POPE"][6]) - together) < 0.002
 

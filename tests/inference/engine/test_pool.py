@@ -9,6 +9,7 @@ import torch
 import blink
 from blink.inference.engine import Ask, Engine
 from blink.inference.run import Run
+from blink.model.backbone import Backbone
 from tests import models
 from tests.inference.engine.test_many import SMALL, bare, one_by_one
 from tests.inference.oracle.comparison import modules_of, rig
@@ -16,11 +17,17 @@ from tests.inference.oracle.comparison import modules_of, rig
 
 @contextmanager
 def steps(model: Any) -> Iterator[list[tuple[int, int]]]:
-    """Inside, (rows, columns) of every call of the last layer's MLP."""
+    """Inside, (rows, columns) of every call of the last MLP but one with text; that of the last layer sees no prompts."""
     seen: list[tuple[int, int]] = []
-    hook = model.model.language_model.layers[-1].mlp.register_forward_pre_hook(
-        lambda _, inputs: seen.append((inputs[0].shape[0], inputs[0].shape[1]))
-    )
+    grid = Backbone(model).grid
+    assert grid is not None
+
+    def look(_: Any, inputs: tuple[Any, ...]) -> None:
+        rows, columns, _ = inputs[0].shape
+        if columns < grid[0] * grid[1]:
+            seen.append((rows, columns))
+
+    hook = model.model.language_model.layers[-2].mlp.register_forward_pre_hook(look)
     try:
         yield seen
     finally:

@@ -64,7 +64,7 @@ def test_gradients_are_those_of_the_plain_way() -> None:
     tokens = torch.randn(2, 4, 4, 3, requires_grad=True)
     found = []
     for way in (convolution(tokens, (9, 7)), convolution(upsample(tokens, (9, 7)))):
-        given = (tokens, convolution.weight, convolution.bias)
+        given = (tokens, *convolution.parameters())
         found.append(torch.autograd.grad(way.square().sum(), given))
     for ours, theirs in zip(*found, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
@@ -107,7 +107,7 @@ def seen_by(module: nn.Module) -> list[tuple[int, ...]]:
         refined: Tensor = own(tokens, *args, **kwargs)
         return refined
 
-    module.forward = forward  # type: ignore[method-assign]
+    module.forward = forward
     return shapes
 
 
@@ -120,13 +120,13 @@ def test_whoever_looks_sees_resized_tokens(part: str) -> None:
     module = whole.get_submodule(part)
     (want,) = expand(visual_BVd, [2], (4, 4), 2, True, whole)
     shapes: list[tuple[int, ...]] = []
-    for register, look in (
-        (module.register_forward_pre_hook, lambda _, args: shapes.append((*args[0].shape,))),
-        (module.register_forward_hook, lambda _, args, __: shapes.append((*args[0].shape,))),
-    ):
-        watch = register(look)
-        expand(visual_BVd, [2], (4, 4), 2, True, whole)
-        watch.remove()
+    watches = (
+        lambda: module.register_forward_pre_hook(lambda _, args: shapes.append((*args[0].shape,))),
+        lambda: module.register_forward_hook(lambda _, args, __: shapes.append((*args[0].shape,))),
+    )
+    for watch in watches:
+        with watch():
+            expand(visual_BVd, [2], (4, 4), 2, True, whole)
     patched = seen_by(module)
     (got,) = expand(visual_BVd, [2], (4, 4), 2, True, whole)
     assert [*shapes, *patched] == [(1, 8, 4, 4)] * 3

@@ -15,12 +15,14 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
+from blink.inference.attention import LeaveLayer
 from blink.inference.boxes import SeenBox
 from blink.inference.cache import KeysValues, OneCall
 from blink.inference.engine.sharing.extensions import Extension, ExtensionCache
-from blink.inference.engine.sharing.groups import Groups
-from blink.inference.engine.sharing.partial import attend, merge
+from blink.inference.engine.sharing.groups import Groups, added
+from blink.inference.engine.sharing.partial import ALIGNED, Partial, attend, merge
 from blink.inference.engine.sharing.trunk import Entry, Trunk, as_index
 from blink.inference.policy import Event
 from blink.inference.run import Run
@@ -167,13 +169,16 @@ class Layout(NamedTuple):
         Args:
             own: keys and values of the rows' text, [R, K, T, E].
         """
-        parts = [attend(query_RTAE, *own, scaling, causal=True)]
-        parts += [
+        of_own = attend(query_RTAE, *own, scaling, causal=True)
+        return merge([of_own, *self.attend_shared(layer, query_RTAE, scaling)]).to(own.values.dtype)
+
+    def attend_shared(self, layer: int, query_RTAE: Tensor, scaling: float) -> list[Partial]:
+        """Attention of some tokens of each row to what the row shares."""
+        return [
             groups.attend(query_RTAE, groups.shared.layer(layer), scaling)
             for groups in (self.trunks, self.extensions)
             if groups is not None
         ]
-        return merge(parts).to(own.values.dtype)
 
     def attention_row(
         self, layer: int, query_RAE: Tensor, own_keys_RKTE: Tensor, token_R: Tensor, scaling: float
@@ -258,7 +263,7 @@ def start(backbone: Backbone, questions: Sequence[Question], runs: Sequence[Sequ
 
 
 def run_layer(shared: Shared, rows: Rows, before: Callable[..., None] | None = None) -> Rows:
-    """Run one layer.
+    """Run one layer; of the last one comes only what leaves it at the last token of each row, [R, 1, d].
 
     Args:
         before: is shown layout, query and keys of the text, and scaling of the layer before it attends, and may leave it
@@ -267,25 +272,68 @@ def run_layer(shared: Shared, rows: Rows, before: Callable[..., None] | None = N
     layer, call = rows.layer, OneCall()
     shared.extension_cache.advance(layer, rows.extensions)
     layout = rows.layout or _layout(shared, rows)
+    # Of the other tokens the last layer's keys and values are needed, and no output.
+    left = False
+    leaves = layer == shared.backbone.num_layers - 1 and rows.hidden_RTd.shape[1] > 1
 
     def hook(
         query_RATE: Tensor, keys: Tensor, values: Tensor, scaling: float, stock: Any, /
     ) -> tuple[Tensor, None]:
+        nonlocal left
         if before is not None:
             before(layout, query_RATE, keys, scaling)
+        if leaves:
+            left = True
+            raise LeaveLayer
         return layout.attend(layer, query_RATE.transpose(1, 2), KeysValues(keys, values), scaling), None
 
-    hidden_RTd = shared.backbone.run_layer(layer, rows.hidden_RTd, layout.frame, call, hook)
+    try:
+        hidden_RTd = shared.backbone.run_layer(layer, rows.hidden_RTd, layout.frame, call, hook)
+    except LeaveLayer:
+        if not left:
+            raise
+        hidden_RTd = _run_last_tokens(shared, rows, layout, call.new)
     own = LayerKeys(call.new, list(range(len(rows))), rows.extensions)
     return replace(
         rows, layer=layer + 1, hidden_RTd=hidden_RTd, cache=(*rows.cache, own), decided=False, layout=layout
     )
 
 
+def _run_last_tokens(shared: Shared, rows: Rows, layout: Layout, own: KeysValues) -> Tensor:
+    """Run a layer on the last token of each row: [R, 1, d].
+
+    Args:
+        own: keys and values of all tokens of text there, [R, K, T, E].
+    """
+    T, token_R = rows.hidden_RTd.shape[1], rows.last_token()
+    N = math.ceil(T / ALIGNED) * ALIGNED
+    own = KeysValues(*(F.pad(part, (0, 0, 0, N - T)) for part in own))
+    visible_RN = torch.arange(N, device=token_R.device) <= token_R[:, None]
+    mask_R11N = added(visible_RN, rows.hidden_RTd.dtype)[:, None, None]
+
+    def hook(
+        query_RA1E: Tensor, keys: Tensor, values: Tensor, scaling: float, stock: Any, /
+    ) -> tuple[Tensor, None]:
+        query_R1AE = query_RA1E.transpose(1, 2)
+        of_own = attend(query_R1AE, *own, scaling, mask_b11N=mask_R11N)
+        of_shared = layout.attend_shared(rows.layer, query_R1AE, scaling)
+        return merge([of_own, *of_shared]).to(values.dtype), None
+
+    position_R1 = (_first_positions(rows) + token_R)[:, None]
+    frame = shared.rotary.frame(position_R1).to(token_R.device)
+    last_R1d = rows.last(rows.hidden_RTd)[:, None]
+    return shared.backbone.run_layer(rows.layer, last_R1d, frame, OneCall(), hook)
+
+
+def _first_positions(rows: Rows) -> Tensor:
+    """Position of the first token of text of each row: int64 [R]."""
+    return torch.tensor(next_positions(rows.questions, rows.extensions), device=rows.hidden_RTd.device)
+
+
 def _layout(shared: Shared, rows: Rows) -> Layout:
     """What rows as they are attend to."""
     T, device = rows.hidden_RTd.shape[1], rows.hidden_RTd.device
-    first_R = torch.tensor(next_positions(rows.questions, rows.extensions), device=device)
+    first_R = _first_positions(rows)
     # Padding stands where the last token does: positions beyond it may not exist.
     position_RT = first_R[:, None] + torch.arange(T, device=device).minimum(rows.last_token()[:, None])
     trunks = Groups.of([question.trunk for question in rows.questions], T, device)

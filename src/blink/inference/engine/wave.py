@@ -144,7 +144,7 @@ class Wave:
         if after.layer < self._backbone.num_layers:
             self._stack[-1] = after
             return []
-        ids = next_ids(self._backbone, after.last(after.hidden_RTd))
+        ids = next_ids(self._backbone, after.hidden_RTd[:, 0])
         self._stack.pop()
         self._shared.extension_cache.trim()
         return [Decoding.of(after, row, first) for row, first in enumerate(ids)]

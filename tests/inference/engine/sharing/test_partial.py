@@ -59,8 +59,9 @@ def test_heads_side_by_side_are_heads(K: int, g: int, tokens: int, dtype: torch.
     query, given = torch.randn(b, tokens, A, E).to(dtype), keys_values(K, 7, dtype)
     mask = torch.zeros(b, 1, 1, 7)
     mask[1, ..., 4:] = -math.inf
-    beside = [part.unflatten(1, (-1, g)).transpose(2, 3).flatten(3) for part in given]
-    got, want = (attend(query, *parts, 0.3, mask_b11N=mask) for parts in (beside, given))
+    keys, values = (part.unflatten(1, (-1, g)).transpose(2, 3).flatten(3) for part in given)
+    got = attend(query, keys, values, 0.3, mask_b11N=mask)
+    want = attend(query, *given, 0.3, mask_b11N=mask)
     rtol, atol = (1e-6, 1e-6) if dtype == torch.float32 else (2**-7, 2**-8)
     for ours, theirs in zip(got, want, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=rtol, atol=atol)
