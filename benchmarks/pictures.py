@@ -42,9 +42,9 @@ WHY = (
 )
 WHY_WIDE = (
     "Three quarters of a long answer's time are prompts, whose products run at the loop's rate. Decoding of many pictures waits for "
-    "attention: each row reads the keys of its own picture, which no other row reads, and on a CPU torch's bfloat16 kernel "
-    "reads those of a single query at a third of the rate at which a sum does (docs/log.md). An extension in each answer adds "
-    "work, too: FLOPs on paper say how much."
+    "attention: each row reads the keys of its own picture, which no other row reads, and torch's bfloat16 kernel for CPUs "
+    "puts them in order at each step, whatever their queries (docs/log.md). An extension in each answer adds work, too: FLOPs on paper "
+    "say how much."
 )
 
 
