@@ -155,13 +155,20 @@ def test_a_design_says_anew_whether_it_resizes() -> None:
     class Same(TokenSR):
         pass
 
+    class Halving:
+        forward = Halved.forward
+
+    class Mixed(Halving, TokenSR):
+        pass
+
     class Own(Design):
         kind, size_names = "own", ()
 
         def forward(self, tokens_BdHW: Tensor, context: Context | None = None) -> Tensor:
             return tokens_BdHW
 
-    assert (TokenSR.resizes, Same.resizes, Halved.resizes, Own.resizes) == (True, True, False, False)
+    designs: list[type[Design]] = [TokenSR, Same, Halved, Mixed, Own]
+    assert [design.resizes for design in designs] == [True, True, False, False, False]
 
 
 def test_autocast_and_small_weights_go_the_plain_way(monkeypatch: pytest.MonkeyPatch) -> None:

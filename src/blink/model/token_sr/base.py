@@ -42,8 +42,8 @@ class Design(nn.Module, ABC):
         size_names: arguments of the constructor beyond `channels`; each is kept as an attribute of that name.
         needs_context: whether it is called `module(region, context)`.
         needs_crop: whether its context must hold the encoded crop.
-        resizes: whether it can be called `module(region, size=(H, W))`, and resizes the region itself. A subclass with a
-            `forward` of its own says so anew.
+        resizes: whether it can be called `module(region, size=(H, W))`, and resizes the region itself. A class with a
+            `forward` of its own, a mixin too, says so anew.
         channels: hidden width d of the backbone.
     """
 
@@ -56,7 +56,9 @@ class Design(nn.Module, ABC):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        if "forward" in vars(cls) and "resizes" not in vars(cls):
+        # Of a mixin's forward, too, nobody has said that it resizes.
+        says = next(base for base in cls.__mro__ if "resizes" in vars(base) or "forward" in vars(base))
+        if "resizes" not in vars(says):
             cls.resizes = False
 
     @property
