@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils import parametrize
 from torch.utils.flop_counter import FlopCounterMode
 
 from blink import TokenSR
@@ -169,6 +170,30 @@ def test_a_design_says_anew_whether_it_resizes() -> None:
 
     designs: list[type[Design]] = [TokenSR, Same, Halved, Mixed, Own]
     assert [design.resizes for design in designs] == [True, True, False, False, False]
+
+
+class Counted(nn.Module):
+    """A parametrization that changes nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls = 0
+
+    def forward(self, weight: Tensor) -> Tensor:
+        self.calls += 1
+        return weight
+
+
+@pytest.mark.parametrize("least", [0, 2**20])
+def test_a_parametrized_weight_is_made_once(monkeypatch: pytest.MonkeyPatch, least: int) -> None:
+    """Would catch a spectral norm that takes two steps of its iteration in a call, and the time of a second weight."""
+    monkeypatch.setattr(resizing, "_LEAST_WEIGHTS", least)
+    convolution, counted, tokens = ResizingConv2d(4, 7, 3), Counted(), torch.randn(1, 4, 2, 2)
+    want = convolution(tokens, (4, 4))
+    parametrize.register_parametrization(convolution, "weight", counted, unsafe=True)
+    counted.calls = 0
+    torch.testing.assert_close(convolution(tokens, (4, 4)), want)
+    assert counted.calls == 1
 
 
 def test_autocast_and_small_weights_go_the_plain_way(monkeypatch: pytest.MonkeyPatch) -> None:

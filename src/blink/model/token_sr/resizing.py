@@ -41,8 +41,10 @@ class ResizingConv2d(nn.Conv2d):
         """
         cpu = tokens_Bihw.device.type == "cpu"
         if size is not None:
+            # Counted without the weight, which a parametrization would make anew.
+            weights = self.in_channels * self.out_channels * self.kernel_size[0] ** 2
             # Only for a CPU is it known to be faster; under autocast it would be more casts than products.
-            if cpu and self.weight.numel() >= _LEAST_WEIGHTS and not torch.is_autocast_enabled("cpu"):
+            if cpu and weights >= _LEAST_WEIGHTS and not torch.is_autocast_enabled("cpu"):
                 return self._of_cells(tokens_Bihw, size)
             tokens_Bihw = upsample(tokens_Bihw, size)
         if cpu:
