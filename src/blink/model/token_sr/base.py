@@ -43,7 +43,7 @@ class Design(nn.Module, ABC):
         needs_context: whether it is called `module(region, context)`.
         needs_crop: whether its context must hold the encoded crop.
         resizes: whether it can be called `module(region, size=(H, W))`, and resizes the region itself. A class with a
-            `forward` of its own, a mixin too, says so anew.
+            `forward` or `convolve` of its own, a mixin too, says so anew.
         channels: hidden width d of the backbone.
     """
 
@@ -56,8 +56,8 @@ class Design(nn.Module, ABC):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        # Of a mixin's forward, too, nobody has said that it resizes.
-        says = next(base for base in cls.__mro__ if "resizes" in vars(base) or "forward" in vars(base))
+        # Of somebody's forward or convolve, a mixin's too, nobody has said that it takes a size.
+        says = next(base for base in cls.__mro__ if {"resizes", "forward", "convolve"} & vars(base).keys())
         if "resizes" not in vars(says):
             cls.resizes = False
 

@@ -34,4 +34,4 @@ class TokenSR(Convolutions):
             size: (H, W) to resize a region to first, with which there are fewer products (`resizing.py`); None: the tokens
                 are the grid.
         """
-        return self.convolve(tokens_BdHW, size)
+        return self.convolve(tokens_BdHW) if size is None else self.convolve(tokens_BdHW, size)

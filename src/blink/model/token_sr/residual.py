@@ -29,5 +29,6 @@ class ResidualTokenSR(Convolutions):
         self, tokens_BdHW: Tensor, context: Any = None, size: tuple[int, int] | None = None
     ) -> Tensor:
         """Correct a grid of tokens; shape and dtype stay. Arguments as of `blink.TokenSR`."""
-        resized_BdHW = tokens_BdHW if size is None else upsample(tokens_BdHW, size)
-        return resized_BdHW + self.convolve(tokens_BdHW, size)
+        if size is None:
+            return tokens_BdHW + self.convolve(tokens_BdHW)
+        return upsample(tokens_BdHW, size) + self.convolve(tokens_BdHW, size)
