@@ -63,9 +63,9 @@ class ResizingConv2d(nn.Conv2d):
         parts: list[Tensor] = []
         for weight_oikk in self.weight.split(_CHANNELS):
             o = len(weight_oikk)
-            products_T = F.linear(tokens_Ti, weight_oikk.permute(2, 3, 0, 1).flatten(0, 2))
-            products = products_T.view(B, h, w, k, k * o).permute(0, 3, 1, 2, 4).to(wide)
-            of_rows_BHNo = (rows_HM @ products.reshape(B, k * h, w * k * o)).view(B, H, w * k, o)
+            products_TP = F.linear(tokens_Ti, weight_oikk.permute(2, 3, 0, 1).flatten(0, 2))  # P = k k o
+            products_BkhwQ = products_TP.view(B, h, w, k, k * o).permute(0, 3, 1, 2, 4).to(wide)  # Q = k o
+            of_rows_BHNo = (rows_HM @ products_BkhwQ.reshape(B, k * h, w * k * o)).view(B, H, w * k, o)
             parts.append(columns_WN @ of_rows_BHNo)
         grid_BHWo = torch.cat(parts, dim=3)
         if self.bias is not None:
