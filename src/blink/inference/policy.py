@@ -6,6 +6,7 @@ Plain numbers in, plain numbers out: this file knows no tensors and no models.
 import random
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import Any, TypeVar
 
 from blink.runs.values import UserError, choice, flag, is_whole, number, whole_number
@@ -138,7 +139,7 @@ class Policy:
         """Whether nothing can be inserted, whatever is measured: no ratio lies above 1."""
         return self.schedule == "threshold" and self.thresholds[0] >= 1
 
-    @property
+    @cached_property
     def thresholds(self) -> tuple[float, float]:
         """(expand above, drop below) in the units of this policy's own p x p split."""
         scale = 4 / self.patches**2 if self.scale_tau else 1.0

@@ -184,6 +184,8 @@ def scan_and_decide(
 ) -> list[Event]:
     """From saliency to the event of each decision, in their order: regions, ratio, thresholds (Algorithm 1, 4 to 10).
 
+    Equal events are one object: the many runs of a sweep differ less than their thresholds do.
+
     The rows may be those of a batch at one layer or at many (`scan.py`), or shared by many runs (`branching.py`). Events
     are plain numbers, for which a GPU has to be waited for: once for all that is given.
 
@@ -208,6 +210,7 @@ def scan_and_decide(
         for kind, patches, rows, _ in summed
         for row in rows.rows
     }
+    known: dict[Event, Event] = {}
     events = []
     for layer, row, policy, key, sample, box in decisions:
         ratio, region, grid = found[policy.saliency, policy.patches, row]
@@ -218,5 +221,6 @@ def scan_and_decide(
                 sample=sample,
             )
         boxed = None if box is None else box.region(policy.patches, grid)
-        events.append(decide(policy, layer, ratio, region, key, boxed))
+        event = decide(policy, layer, ratio, region, key, boxed)
+        events.append(known.setdefault(event, event))
     return events

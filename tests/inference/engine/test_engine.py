@@ -88,6 +88,24 @@ def test_grid_of_thresholds() -> None:
     check(pair.model, models.picture(5), [models.prompt(i, system="") for i in range(3)], runs, tokens=3)
 
 
+def test_runs_of_equal_events_share_them() -> None:
+    """Would catch a sweep that keeps objects for each of its runs, which Python then looks through again and again."""
+    pair = rig("llava", **SMALL)
+    levels = np.linspace(0.2, 0.6, 5)
+    runs = [
+        Run(blink.Policy([1, 2, 3], tau_exp=up, tau_drop=down))
+        for up, down in itertools.product(levels, levels)
+    ]
+    prompts = [models.prompt(i) for i in range(3)]
+    answers = Engine(pair.model, models.processor(pair.model)).answer(
+        models.picture(5), prompts, runs, max_new_tokens=1
+    )
+    for of_prompt in zip(*answers, strict=True):
+        histories = [answer.events for answer in of_prompt]
+        assert 1 < len(set(histories)) < len(runs)
+        assert len({id(history) for history in histories}) == len(set(histories))
+
+
 @pytest.mark.parametrize("kind", models.TEXT_MODELS)
 def test_every_text_model(kind: str) -> None:
     """Would catch what a text model does outside its layers, or inside them, and the engine does not."""

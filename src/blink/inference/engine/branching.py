@@ -7,7 +7,7 @@ Legend: R rows, b rows whose base views have one grid, T columns of text, K key 
 E width of one head, V tokens of the base view.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from torch import Tensor
@@ -19,6 +19,7 @@ from blink.inference.engine.rows import Layout, Member, Question, Rows, Shared, 
 from blink.inference.engine.sharing.extensions import Extension, ExtensionKey
 from blink.inference.engine.sharing.trunk import Trunk
 from blink.inference.policy import Event
+from blink.inference.run import Run
 from blink.inference.saliency import (
     Decision,
     RowsOfSaliency,
@@ -37,13 +38,12 @@ def advance(shared: Shared, rows: Rows) -> Rows:
     """
     rows = rows.to(shared.backbone.device_of(rows.layer))
     # A decision per run and row: policies that share a row share its saliency, and go by their own thresholds.
-    decisions: dict[tuple[int, int], Decision] = {}
-    for row, (question, members) in enumerate(zip(rows.questions, rows.members, strict=True)):
-        for number, run, _ in members:
-            if run.policy is not None and run.scans(rows.layer):
-                decisions[row, number] = Decision(
-                    rows.layer, row, run.policy, question.key, row, question.box
-                )
+    decisions = [
+        Decision(rows.layer, row, member.run.policy, question.key, row, question.box)
+        for row, (question, members) in enumerate(zip(rows.questions, rows.members, strict=True))
+        for member in members
+        if member.run.policy is not None and member.run.scans(rows.layer)
+    ]
     if rows.decided or not decisions:
         return run_layer(shared, rows)
     scan = _Scan(shared, rows, decisions)
@@ -51,20 +51,19 @@ def advance(shared: Shared, rows: Rows) -> Rows:
         after = run_layer(shared, rows, scan)
     except LeaveLayer:
         return _split(shared, rows, scan.events)
-    return replace(
-        after, members=[_with_events(of_row, row, scan.events) for row, of_row in enumerate(rows.members)]
-    )
+    told = _with_events(rows, scan.events)
+    return replace(after, members=[tuple(member for member, _ in of_row) for of_row in told])
 
 
 class _Scan:
     """Saliency and decisions of rows, from query and keys of a layer.
 
     Attributes:
-        events: (row, run) -> event, for the runs that scan this layer.
+        events: one per decision.
     """
 
-    def __init__(self, shared: Shared, rows: Rows, decisions: Mapping[tuple[int, int], Decision]) -> None:
-        self.events: dict[tuple[int, int], Event] = {}
+    def __init__(self, shared: Shared, rows: Rows, decisions: Sequence[Decision]) -> None:
+        self.events: list[Event] = []
         self._shared, self._rows, self._decisions = shared, rows, decisions
 
     def __call__(self, layout: Layout, query_RATE: Tensor, keys_RKTE: Tensor, scaling: float) -> None:
@@ -86,14 +85,13 @@ class _Scan:
             return found
 
         try:
-            events = scan_and_decide(saliency, list(self._decisions.values()))
+            self.events = scan_and_decide(saliency, self._decisions)
         except NotFiniteError as error:
             question = rows.questions[int(error.sample or 0)]
             raise error.of(question.ask, question.number) from None
-        self.events = dict(zip(self._decisions, events, strict=True))
         if any(
-            event.action == "expand" or (event.action == "drop" and rows.extensions[row] is not None)
-            for (row, _), event in self.events.items()
+            event.action == "expand" or (event.action == "drop" and rows.extensions[decision.row] is not None)
+            for decision, event in zip(self._decisions, self.events, strict=True)
         ):
             raise LeaveLayer
 
@@ -114,35 +112,45 @@ def _similarity_saliency(shared: Shared, rows: Rows) -> list[RowsOfSaliency]:
     return found
 
 
-def _with_events(
-    members: Sequence[Member], row: int, events: Mapping[tuple[int, int], Event]
-) -> tuple[Member, ...]:
-    """The runs of a row, each with its new event if it scans this layer."""
-    return tuple(
-        member._replace(events=(*member.events, events[row, member.number]))
-        if (row, member.number) in events
-        else member
-        for member in members
-    )
+def _with_events(rows: Rows, events: Sequence[Event]) -> Iterator[list[tuple[Member, Event | None]]]:
+    """The runs of each row, and the event of those that scan this layer, which is behind their others by now.
+
+    Runs of equal events share one tuple of them.
+
+    Args:
+        events: of the runs that scan this layer, row by row; equal ones are one object.
+    """
+    left = iter(events)
+    for of_row in rows.members:
+        known: dict[tuple[int, int], tuple[Event, ...]] = {}
+        told: list[tuple[Member, Event | None]] = []
+        for member in of_row:
+            event = next(left) if member.run.scans(rows.layer) else None
+            if event is not None:
+                same = id(member.events), id(event)
+                if same not in known:
+                    known[same] = (*member.events, event)
+                member = Member(member.number, member.run, known[same])
+            told.append((member, event))
+        yield told
 
 
-def _split(shared: Shared, rows: Rows, events: Mapping[tuple[int, int], Event]) -> Rows:
+def _split(shared: Shared, rows: Rows, events: Sequence[Event]) -> Rows:
     """Group the runs of each row by the extension that their events leave alive: a row per group.
 
     Args:
-        events: (row, run) -> event, for the runs that scan this layer.
+        events: of the runs that scan this layer, row by row.
     """
     sources: list[int] = []
     members: list[tuple[Member, ...]] = []
     living: list[ExtensionKey | Extension | None] = []
-    for row, of_row in enumerate(rows.members):
+    for row, of_row in enumerate(_with_events(rows, events)):
         groups: dict[ExtensionKey | Extension | None, list[Member]] = {}
-        for member in of_row:
-            event = events.get((row, member.number))
+        for member, event in of_row:
             extension: ExtensionKey | Extension | None = rows.extensions[row]
             if event is not None:
-                extension = event.apply_to(extension, _key(rows.questions[row], member, event))
-                member = member._replace(events=(*member.events, event))
+                key = _key(rows.questions[row], member.run, event) if event.action == "expand" else None
+                extension = event.apply_to(extension, key)
             groups.setdefault(extension, []).append(member)
         sources += [row] * len(groups)
         members += [tuple(group) for group in groups.values()]
@@ -153,9 +161,10 @@ def _split(shared: Shared, rows: Rows, events: Mapping[tuple[int, int], Event]) 
     return replace(rows.select(sources), members=members, extensions=extensions, decided=True, layout=None)
 
 
-def _key(question: Question, member: Member, event: Event) -> ExtensionKey:
-    """Cache key of the extension that this event inserts if it expands."""
-    run, trunk = member.run, question.trunk
+def _key(question: Question, run: Run, event: Event) -> ExtensionKey:
+    """Cache key of the extension that an event inserts."""
     assert run.policy is not None, "only a policy makes events"
-    placement = placement_of(run.policy, event.region, trunk.grid)
-    return ExtensionKey(trunk, question.trunk_number, Recipe.of(run, event.layer), event.region, placement)
+    placement = placement_of(run.policy, event.region, question.trunk.grid)
+    return ExtensionKey(
+        question.trunk, question.trunk_number, Recipe.of(run, event.layer), event.region, placement
+    )
