@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from blink import TokenSR
 from blink.model.token_sr import Context, expand, make_token_sr, resizing, upsample
-from blink.model.token_sr.base import Design
+from blink.model.token_sr.base import Design, resizes
 from blink.model.token_sr.resizing import ResizingConv2d
 
 GRIDS = [((6, 6), (12, 12)), ((4, 3), (9, 7)), ((1, 5), (3, 11)), ((5, 1), (5, 2)), ((3, 3), (27, 27))]
@@ -158,8 +158,8 @@ def test_a_subclass_and_a_convolution_of_somebodys() -> None:
     torch.testing.assert_close(got, want)
 
 
-def test_a_design_says_anew_whether_it_resizes() -> None:
-    """Would catch a subclass that inherits the promise without the forward that keeps it."""
+def test_whether_a_design_resizes() -> None:
+    """Would catch a subclass or a mixin that is given a size which its own forward does not take."""
 
     class Same(TokenSR):
         pass
@@ -173,11 +173,36 @@ def test_a_design_says_anew_whether_it_resizes() -> None:
     class Own(Design):
         kind, size_names = "own", ()
 
+        def __init__(self, channels: int) -> None:
+            super().__init__()
+
         def forward(self, tokens_BdHW: Tensor, context: Context | None = None) -> Tensor:
             return tokens_BdHW
 
-    designs: list[type[Design]] = [TokenSR, Same, Halved, Mixed, Own]
-    assert [design.resizes for design in designs] == [True, True, False, False, False]
+    class Others(nn.Module):
+        def forward(self, tokens: Tensor, size: int = 3) -> Tensor:
+            return tokens
+
+    designs = [TokenSR(8), Same(8), Halved(8), HalvedInside(8), Mixed(8), Own(8), Others()]
+    assert [resizes(design) for design in designs] == [True, True, False, False, False, False, False]
+
+
+@pytest.mark.parametrize("method", ["forward", "convolve"])
+def test_a_patch_of_the_class(monkeypatch: pytest.MonkeyPatch, method: str) -> None:
+    """Would catch a size that is given to somebody's patch of the class, which replaces a method of its instances."""
+    visual_BVd, module = torch.randn(1, 16, 8), TokenSR(8)
+    (want,) = expand(visual_BVd, [2], (4, 4), 2, True, module)
+    own, shapes = getattr(TokenSR, method), []
+
+    def patch(self: TokenSR, tokens: Tensor) -> Tensor:
+        shapes.append((*tokens.shape,))
+        refined: Tensor = own(self, tokens)
+        return refined
+
+    monkeypatch.setattr(TokenSR, method, patch)
+    (got,) = expand(visual_BVd, [2], (4, 4), 2, True, module)
+    assert shapes == [(1, 8, 4, 4)]
+    torch.testing.assert_close(got, want)
 
 
 class Counted(nn.Module):

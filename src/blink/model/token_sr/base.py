@@ -6,6 +6,7 @@ G x g cells of the whole grid.
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from inspect import signature
 from typing import Any, ClassVar, NamedTuple
 
 from torch import Tensor, nn
@@ -37,13 +38,13 @@ class Context(NamedTuple):
 class Design(nn.Module, ABC):
     """A trainable map of a resized region's tokens, [B, d, H, W] -> [B, d, H, W] of any H and W.
 
+    One whose `forward` has an argument `size` is called `module(region, size=(H, W))`, and resizes the region itself.
+
     Attributes:
         kind: name of the design in configs and folders.
         size_names: arguments of the constructor beyond `channels`; each is kept as an attribute of that name.
         needs_context: whether it is called `module(region, context)`.
         needs_crop: whether its context must hold the encoded crop.
-        resizes: whether it can be called `module(region, size=(H, W))`, and resizes the region itself. A class with a
-            `forward` or `convolve` of its own, a mixin too, says so anew.
         channels: hidden width d of the backbone.
     """
 
@@ -51,15 +52,7 @@ class Design(nn.Module, ABC):
     size_names: ClassVar[tuple[str, ...]]
     needs_context: ClassVar[bool] = False
     needs_crop: ClassVar[bool] = False
-    resizes: ClassVar[bool] = False
     channels: int
-
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        # Of somebody's forward or convolve, a mixin's too, nobody has said that it takes a size.
-        says = next(base for base in cls.__mro__ if {"resizes", "forward", "convolve"} & vars(base).keys())
-        if "resizes" not in vars(says):
-            cls.resizes = False
 
     @property
     def sizes(self) -> dict[str, Any]:
@@ -119,6 +112,19 @@ class Convolutions(Design):
             hidden_BcHW = convolution(F.relu(hidden_BcHW))
         refined_BdHW: Tensor = hidden_BcHW
         return refined_BdHW
+
+
+def resizes(module: nn.Module) -> bool:
+    """Whether a module is a design that resizes its region itself, and nobody has put himself in its way.
+
+    Its methods are looked at as they are by now: a subclass's own, a mixin's, or a patch of the class.
+    """
+    methods = (getattr(type(module), name, None) for name in ("forward", "convolve"))
+    return (
+        isinstance(module, Design)
+        and all("size" in signature(method).parameters for method in methods if method is not None)
+        and not is_watched(module)
+    )
 
 
 def zeroed(part: nn.Module) -> nn.Module:

@@ -23,7 +23,6 @@ class TokenSR(Convolutions):
     """
 
     kind = "conv"
-    resizes = True
 
     def forward(
         self, tokens_BdHW: Tensor, context: Any = None, size: tuple[int, int] | None = None

@@ -12,9 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from blink.model.token_sr.base import Context, Design
+from blink.model.token_sr.base import Context, Design, resizes
 from blink.model.token_sr.regions import cut_region, region_box, upsample
-from blink.model.token_sr.resizing import is_watched
 from blink.runs.values import UserError, is_whole
 
 
@@ -83,7 +82,7 @@ def call_module(
         size: (H, W) to resize the regions to first; None: they are resized, or go in as they are.
     """
     told: dict[str, Any] = {}
-    if size is not None and getattr(type(module), "resizes", False) and not is_watched(module):
+    if size is not None and resizes(module):
         told["size"] = size
     elif size is not None:
         tokens_Bdhw = upsample(tokens_Bdhw, size)

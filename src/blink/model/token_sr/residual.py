@@ -17,7 +17,6 @@ class ResidualTokenSR(Convolutions):
     """
 
     kind = "residual"
-    resizes = True
 
     def __init__(
         self, channels: int, hidden: Sequence[int] | None = None, kernels: Sequence[int] = (5, 3, 1)

@@ -74,7 +74,10 @@ class ResizingConv2d(nn.Conv2d):
 
 
 def is_watched(module: nn.Module) -> bool:
-    """Whether somebody's hook or patch sees what a module is called with, and expects resized tokens there."""
+    """Whether somebody's hook or patch sees what a module is called with, and expects resized tokens there.
+
+    Hooks of all modules, as torch's counter of FLOPs has, are to see what runs without them.
+    """
     return bool(module._forward_pre_hooks or module._forward_hooks) or "forward" in vars(module)
 
 
