@@ -14,10 +14,7 @@ from blink.runs.machine import has_bfloat16
 ONE, SEVEN = 1.05, 1.08
 """Bars where one layer of 32 fires, and where seven do: a layer that fires has run its own q and k twice."""
 
-WHY = (
-    "Beyond the FLOPs there are the copies that insert and remove an extension, a second mask, and TokenSR's convolutions, "
-    "which on a CPU are slower in bfloat16 than matrix products of as many FLOPs (docs/log.md)."
-)
+WHY = "Beyond the FLOPs there are the copies that insert and remove an extension, and a second mask."
 
 
 def on_tiny(options: Options) -> Iterator[Row]:
