@@ -1,5 +1,7 @@
 """A convolution of resized tokens, by products of the tokens before, against resizing and then convolving."""
 
+from functools import wraps
+from types import MethodType
 from typing import Any
 
 import pytest
@@ -188,20 +190,42 @@ def test_whether_a_design_resizes() -> None:
 
 
 @pytest.mark.parametrize("method", ["forward", "convolve"])
-def test_a_patch_of_the_class(monkeypatch: pytest.MonkeyPatch, method: str) -> None:
-    """Would catch a size that is given to somebody's patch of the class, which replaces a method of its instances."""
+@pytest.mark.parametrize("of_class", [True, False])
+@pytest.mark.parametrize("narrow", [True, False])
+def test_a_patch_of_the_class_or_the_module(
+    monkeypatch: pytest.MonkeyPatch, method: str, of_class: bool, narrow: bool
+) -> None:
+    """Would catch a size that is given to somebody's patch, which may say by `wraps` that it is the method itself."""
     visual_BVd, module = torch.randn(1, 16, 8), TokenSR(8)
     (want,) = expand(visual_BVd, [2], (4, 4), 2, True, module)
-    own, shapes = getattr(TokenSR, method), []
+    own: Any = getattr(TokenSR, method)
+    calls: list[tuple[Any, ...]] = []
 
-    def patch(self: TokenSR, tokens: Tensor) -> Tensor:
-        shapes.append((*tokens.shape,))
-        refined: Tensor = own(self, tokens)
-        return refined
+    @wraps(own)
+    def takes_all(self: TokenSR, tokens: Tensor, *args: Any, **kwargs: Any) -> Any:
+        calls.append((tuple(tokens.shape), args, kwargs))
+        return own(self, tokens, *args, **kwargs)
 
-    monkeypatch.setattr(TokenSR, method, patch)
+    @wraps(own)
+    def takes_one(self: TokenSR, tokens: Tensor) -> Any:
+        return takes_all(self, tokens)
+
+    patch = takes_one if narrow else takes_all
+    if of_class:
+        monkeypatch.setattr(TokenSR, method, patch)
+    else:
+        monkeypatch.setattr(module, method, MethodType(patch, module))
     (got,) = expand(visual_BVd, [2], (4, 4), 2, True, module)
-    assert shapes == [(1, 8, 4, 4)]
+    assert calls == [((1, 8, 4, 4), (), {})]
+    torch.testing.assert_close(got, want)
+
+
+def test_a_method_without_a_signature(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Would catch a method in place of which stands a builtin, which tells Python nothing of its arguments."""
+    visual_BVd, module = torch.randn(1, 16, 8), TokenSR(8)
+    monkeypatch.setattr(TokenSR, "forward", torch.relu)
+    (got,) = expand(visual_BVd, [2], (4, 4), 2, True, module)
+    (want,) = expand(visual_BVd, [2], (4, 4), 2, True, nn.ReLU())
     torch.testing.assert_close(got, want)
 
 

@@ -6,7 +6,6 @@ G x g cells of the whole grid.
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from inspect import signature
 from typing import Any, ClassVar, NamedTuple
 
 from torch import Tensor, nn
@@ -38,7 +37,8 @@ class Context(NamedTuple):
 class Design(nn.Module, ABC):
     """A trainable map of a resized region's tokens, [B, d, H, W] -> [B, d, H, W] of any H and W.
 
-    One whose `forward` has an argument `size` is called `module(region, size=(H, W))`, and resizes the region itself.
+    One whose `forward`, and `convolve` if it has that, name an argument `size` is called `module(region, size=(H, W))`, and
+    resizes the region itself.
 
     Attributes:
         kind: name of the design in configs and folders.
@@ -117,14 +117,21 @@ class Convolutions(Design):
 def resizes(module: nn.Module) -> bool:
     """Whether a module is a design that resizes its region itself, and nobody has put himself in its way.
 
-    Its methods are looked at as they are by now: a subclass's own, a mixin's, or a patch of the class.
+    Its methods are looked at as they are by now: a subclass's own, a mixin's, or a patch of the class or the module.
     """
-    methods = (getattr(type(module), name, None) for name in ("forward", "convolve"))
     return (
         isinstance(module, Design)
-        and all("size" in signature(method).parameters for method in methods if method is not None)
         and not is_watched(module)
+        and all(
+            _takes_size(getattr(module, name)) for name in ("forward", "convolve") if hasattr(module, name)
+        )
     )
+
+
+def _takes_size(method: Any) -> bool:
+    """Whether a function names an argument `size`: itself, for what it wraps is not what is called."""
+    code = getattr(method, "__code__", None)  # builtins and other callables have none
+    return code is not None and "size" in code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
 
 
 def zeroed(part: nn.Module) -> nn.Module:
