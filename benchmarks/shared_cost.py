@@ -1,10 +1,11 @@
 """FLOPs and bytes of many questions under many policies about one picture, each distinct piece of work done once.
 
-That is the floor of what the engine does: the vision tower and the trunk (prefix and picture); each extension from the
-layer that inserts it to the last layer where a row attends to it; each text layer once per distinct history of
-extensions, the last one for the last token alone; each decoding step once per distinct answer. The engine does as much, and in attention a little more: rows that
-share one call of it have columns of keys that they do not see, those of each other's text and of longer trunks and extensions. Text that it
-pads to the longest of a batch, rows that do not fit into memory together, and scans of rows beside others that ask for one come on top.
+That is the floor of what the engine does: the vision tower and the trunk (prefix and picture); each extension from
+the layer that inserts it to the last layer where a row attends to it; each text layer once per distinct history of
+extensions, the last one for the last token alone; each decoding step once per distinct answer. The engine does as
+much, and in attention a little more: rows that share one call of it have columns of keys that they do not see, those
+of each other's text and of longer trunks and extensions. Text that it pads to the longest of a batch, rows that do
+not fit into memory together, and scans of rows beside others that ask for one come on top.
 Plain numbers in, plain numbers out.
 
 Letters: T tokens of a text, X tokens of an extension.

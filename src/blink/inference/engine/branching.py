@@ -113,9 +113,9 @@ def _similarity_saliency(shared: Shared, rows: Rows) -> list[RowsOfSaliency]:
 
 
 def _with_events(rows: Rows, events: Sequence[Event]) -> Iterator[list[tuple[Member, Event | None]]]:
-    """The runs of each row, and the event of those that scan this layer, which is behind their others by now.
+    """The runs of each row, with their new events, and these; None for a run that does not scan this layer.
 
-    Runs of equal events share one tuple of them.
+    Runs of a row whose events are equal share one tuple of them.
 
     Args:
         events: of the runs that scan this layer, row by row; equal ones are one object.
