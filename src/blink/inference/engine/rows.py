@@ -11,6 +11,7 @@ Legend: R rows, T columns of text, A query heads, K key heads, E width of one he
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from threading import Lock
 from typing import Any, NamedTuple
 
 import torch
@@ -208,16 +209,20 @@ class Rotary:
 
     def __init__(self, backbone: Backbone) -> None:
         self._backbone = backbone
+        self._lock = Lock()
         self._columns = 0
         self._parts: tuple[Tensor, ...] = ()
 
     def reach(self, positions: int) -> None:
         """Make sure that there are so many; ValueError where the backbone has no such positions."""
-        if positions > self._columns:
-            backbone = self._backbone
-            every_C1N = torch.arange(positions, device=backbone.device).expand(backbone.family.axes, 1, -1)
-            self._parts = tuple(part.squeeze(-3) for part in backbone.rotary(every_C1N))
-            self._columns = positions
+        with self._lock:  # of two threads the one that needs fewer might come last
+            if positions > self._columns:
+                backbone = self._backbone
+                every_C1N = torch.arange(positions, device=backbone.device).expand(
+                    backbone.family.axes, 1, -1
+                )
+                self._parts = tuple(part.squeeze(-3) for part in backbone.rotary(every_C1N))
+                self._columns = positions
 
     def frame(self, position_RT: Tensor) -> Frame:
         """Rotary embeddings of tokens at some positions, on the device of these; no mask."""

@@ -5,13 +5,16 @@ that decode. Once enough pictures are answered the next wave follows, so that a 
 """
 
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from functools import partial
+from itertools import accumulate, pairwise
 
 import torch
 
 from blink.inference.attention import hooks_enabled
-from blink.inference.engine.asks import Answer, Ask
+from blink.inference.engine.asks import Answer, Ask, prepare
 from blink.inference.engine.decoding import NOT_FINITE
+from blink.inference.engine.lanes import lanes, side_by_side
 from blink.inference.engine.pool import Pool, RowLimit
 from blink.inference.engine.rows import Rotary
 from blink.inference.engine.slots import Decoding
@@ -112,7 +115,7 @@ class Schedule:
         self._pool = Pool(
             backbone, self._rotary, max_bytes=max_bytes, max_new_tokens=max_new_tokens, limit=limit
         )
-        self._wave: Wave | None = None
+        self._waves: list[Wave] = []  # side by side, of one taking
         self._waiting: list[Decoding] = []
         self._open: dict[int, dict[tuple[int, int], Answer]] = {}  # by ask: (run, prompt) -> answer
         self._sizes: dict[int, tuple[int, int]] = {}  # by ask: runs and prompts
@@ -142,14 +145,14 @@ class Schedule:
             del self._waiting[:entered]
             if entered:
                 return True
-        wave = self._wave
-        if wave is not None and not self._waiting:
-            most = min(wave.max_rows, self._limit.rows or wave.max_rows)
+        if self._waves and not self._waiting:
+            most = sum(wave.max_rows for wave in self._waves)
+            most = min(most, self._limit.rows or most)
             room = most - len(self._pool.rows)
-            if room >= min(wave.next_rows, max(1, most // 4)):
-                self._run_prompts(wave, room)
+            if room >= min(sum(wave.next_rows for wave in self._waves), max(1, most // 4)):
+                self._run_prompts(room)
                 return True
-        if wave is None and self._take():
+        if not self._waves and self._take():
             return True
         if self._pool.rows:
             self._decode()
@@ -192,14 +195,8 @@ class Schedule:
         while asks:
             try:
                 checked = [self._check(number, ask) for number, ask in asks]
-                self._wave = Wave(
-                    self._backbone,
-                    checked,
-                    self._rotary,
-                    max_new_tokens=self._max_new_tokens,
-                    max_bytes=self._max_bytes,
-                )
-                self._pace.seen(self._wave.picture_bytes)
+                self._waves = self._made(checked)
+                self._pace.seen(max(wave.picture_bytes for wave in self._waves))
                 break
             except torch.OutOfMemoryError:
                 at_once = self._pace.ran_out(len(self._open) + len(asks))
@@ -219,20 +216,39 @@ class Schedule:
             self._open[one.number] = {}
             self._sizes[one.number] = (len(one.runs), len(one.splits))
 
-    def _run_prompts(self, wave: Wave, room: int) -> None:
-        """Run the next rows of a wave through one layer."""
-        try:
-            rows = wave.advance(room)
-        except torch.OutOfMemoryError:
-            self._limit.ran_out(len(self._pool.rows) + min(wave.next_rows, room))
-            return
-        except NotFiniteError as error:
-            self._fail(int(error.ask or 0), error)
-            return
-        if wave.done:
-            self._wave = None
-        ended = self._ended(rows)
-        self._waiting += [row for row in rows if row not in ended and row.question.ask in self._open]
+    def _made(self, checked: Sequence[CheckedAsk]) -> list[Wave]:
+        """A wave of some asks, or several, each of some of them, which run side by side."""
+        inputs = prepare(self._backbone, [one.ask for one in checked], [one.splits for one in checked])
+        # The vision tower is not run side by side with itself.
+        encode = any(run.encodes for one in checked for run in one.runs)
+        count = 1 if encode else min(lanes(self._backbone), len(checked))
+        tokens = [len(of_ask.span) + sum(map(len, of_ask.texts)) for of_ask in inputs]
+        make = partial(
+            Wave, self._backbone, max_new_tokens=self._max_new_tokens, max_bytes=self._max_bytes // count
+        )
+        calls = [
+            partial(make, checked[first:end], inputs[first:end], self._rotary)
+            for first, end in pairwise(_cuts(tokens, count))
+        ]
+        return [made() for made in side_by_side(self._backbone, calls)]
+
+    def _run_prompts(self, room: int) -> None:
+        """Run the next rows of each wave up to the last layer, `room` of them in all."""
+        waves = self._waves[:room]
+        rooms = [room // len(waves)] * len(waves)
+        calls = [partial(wave.advance, share) for wave, share in zip(waves, rooms, strict=True)]
+        for wave, share, advanced in zip(waves, rooms, side_by_side(self._backbone, calls), strict=True):
+            try:
+                rows = advanced()
+            except torch.OutOfMemoryError:
+                self._limit.ran_out(len(self._pool.rows) + min(wave.next_rows, share))
+                continue
+            except NotFiniteError as error:
+                self._fail(int(error.ask or 0), error)
+                continue
+            ended = self._ended(rows)
+            self._waiting += [row for row in rows if row not in ended and row.question.ask in self._open]
+        self._waves = [wave for wave in self._waves if not wave.done]
 
     def _decode(self) -> None:
         """One token of each row that decodes."""
@@ -280,8 +296,18 @@ class Schedule:
         self._again = [(number, one) for number, one in self._again if number < ask]
         gone = {row for row in self._pool.rows if row.question.ask >= ask}
         self._waiting = [row for row in self._waiting if row.question.ask < ask]
-        if self._wave is not None:
-            self._wave.keep_before(ask)
-            if self._wave.done:
-                self._wave = None
+        for wave in self._waves:
+            wave.keep_before(ask)
+        self._waves = [wave for wave in self._waves if not wave.done]
         self._pool.leave(gone)
+
+
+def _cuts(sizes: Sequence[int], count: int) -> list[int]:
+    """Where to cut a row of things into so many pieces of about one size: first and end of each, one behind the other."""
+    ends = list(accumulate(sizes, initial=0))
+    cuts = [0]
+    for piece in range(1, count):
+        # Each piece gets one at least.
+        possible = range(cuts[-1] + 1, len(sizes) - count + piece + 1)
+        cuts.append(min(possible, key=lambda end: abs(ends[end] * count - ends[-1] * piece)))
+    return [*cuts, len(sizes)]

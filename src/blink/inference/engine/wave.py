@@ -12,7 +12,7 @@ import torch
 from blink.inference.boxes import SeenBox
 from blink.inference.calls.given import view_maker
 from blink.inference.crops import Crops, OriginalPicture, crop_prefix
-from blink.inference.engine.asks import Ask, Inputs, Split, prepare
+from blink.inference.engine.asks import Ask, Inputs, Split
 from blink.inference.engine.branching import advance
 from blink.inference.engine.decoding import next_ids
 from blink.inference.engine.rows import Question, Rotary, Shared, start
@@ -68,6 +68,7 @@ class Wave:
     farthest go first, so that few wait with all their keys.
 
     Args:
+        inputs: of each ask.
         rotary: is made to reach as far as any of the rows may come.
         max_bytes: of rows, and of extensions.
 
@@ -76,25 +77,23 @@ class Wave:
         picture_bytes: estimated, of the largest trunk and one extension in the layers where that can live.
 
     Raises:
-        ValueError: a picture cannot be processed, or a policy does not fit its grid.
+        ValueError: a policy does not fit its picture's grid.
     """
 
     def __init__(
         self,
         backbone: Backbone,
         asks: Sequence[CheckedAsk],
+        inputs: Sequence[Inputs],
         rotary: Rotary,
         *,
         max_new_tokens: int,
         max_bytes: int,
     ) -> None:
-        self._backbone, self._asks = backbone, asks
-        self._inputs = prepare(
-            backbone, [checked.ask for checked in asks], [checked.splits for checked in asks]
-        )
-        for checked, inputs in zip(asks, self._inputs, strict=True):
+        self._backbone, self._asks, self._inputs = backbone, asks, inputs
+        for checked, of_ask in zip(asks, inputs, strict=True):
             for patches in {run.policy.patches for run in checked.runs if run.policy is not None}:
-                check_patches(patches, inputs.grid)
+                check_patches(patches, of_ask.grid)
         stems = self._stems()
         trunks = self._trunks(stems, max_bytes)
         questions, runs = self._questions(stems, trunks)
@@ -131,19 +130,20 @@ class Wave:
         return len(self._stack[-1])
 
     def advance(self, most: int) -> list[Decoding]:
-        """Run the next rows, at most so many, through one layer: these with their first tokens, if that was the last.
+        """Run the next rows, at most so many, through the layers that are left: those that come out, with their first tokens.
 
         Raises:
             NotFiniteError: names ask and prompt.
             torch.OutOfMemoryError: the rows wait as they were.
         """
-        if self.next_rows > most:
-            self._stack[-1:] = self._stack[-1].chunks(most)[::-1]
-        # Rows that split come back before they ran the layer: they may be more than fit at once.
-        after = advance(self._shared, self._stack[-1])
-        if after.layer < self._backbone.num_layers:
+        while True:
+            if self.next_rows > most:
+                self._stack[-1:] = self._stack[-1].chunks(most)[::-1]
+            # Rows that split come back before they ran the layer: they may be more than fit at once.
+            after = advance(self._shared, self._stack[-1])
+            if after.layer == self._backbone.num_layers:
+                break
             self._stack[-1] = after
-            return []
         ids = next_ids(self._backbone, after.hidden_RTd[:, 0])
         self._stack.pop()
         self._shared.extension_cache.trim()
