@@ -9,7 +9,7 @@ Read from top to bottom: a file imports only from files above it.
     decoding.py   which token follows, and where an answer ends
     slots.py      KV cache of rows that decode, for their own tokens
     pool.py       rows that decode together, enter and leave
-    wave.py       prompts of some asks, from pictures to the last layer
+    wave.py       prompts of some asks, from visual tokens to the last layer
     lanes.py      calls side by side, in threads with a share of the cores each
     schedule.py   what is done next: further prompts, or a token of each row
     apart.py      answers that share nothing, by `attach` and `generate`

@@ -2,7 +2,7 @@
 
 The answers are those of `attach` and greedy `generate` for each question and policy alone. The trunk is run once per
 picture and prefix, an extension once per key (layer, region, module), text once per prompt and history of extensions, and
-what is alike for several pictures runs in one call.
+what is alike for several pictures runs in one call; on a CPU, with a small backbone, in two side by side (`lanes.py`).
 
 Memory beside the weights: about `memory_gb`, half of it for rows that decode, half for what comes before: trunks,
 extensions and text in flight; by an estimate from the model's widths. One picture and one row are always under way. What

@@ -115,7 +115,7 @@ class Schedule:
         self._pool = Pool(
             backbone, self._rotary, max_bytes=max_bytes, max_new_tokens=max_new_tokens, limit=limit
         )
-        self._waves: list[Wave] = []  # side by side, of one taking
+        self._waves: list[Wave] = []  # that were begun together, and run side by side
         self._waiting: list[Decoding] = []
         self._open: dict[int, dict[tuple[int, int], Answer]] = {}  # by ask: (run, prompt) -> answer
         self._sizes: dict[int, tuple[int, int]] = {}  # by ask: runs and prompts
@@ -217,9 +217,9 @@ class Schedule:
             self._sizes[one.number] = (len(one.runs), len(one.splits))
 
     def _made(self, checked: Sequence[CheckedAsk]) -> list[Wave]:
-        """A wave of some asks, or several, each of some of them, which run side by side."""
+        """A wave of some asks; on a CPU maybe several, of some of them each, that can run side by side."""
         inputs = prepare(self._backbone, [one.ask for one in checked], [one.splits for one in checked])
-        # The vision tower is not run side by side with itself.
+        # Regions go through the vision tower, which transformers may patch while it runs: one call at a time.
         encode = any(run.encodes for one in checked for run in one.runs)
         count = 1 if encode else min(lanes(self._backbone), len(checked))
         tokens = [len(of_ask.span) + sum(map(len, of_ask.texts)) for of_ask in inputs]

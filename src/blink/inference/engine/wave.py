@@ -1,4 +1,4 @@
-"""Prompts of some asks on their way up to the last layer: vision tower, trunks, then text, chunk by chunk.
+"""Prompts of some asks on their way up to the last layer: trunks, then text, chunk by chunk.
 
 Axes: g trunks run together, P tokens of a trunk, V = H x W of the base view, C axes of positions.
 """
