@@ -1,12 +1,16 @@
 """Halves of the pictures side by side, in threads of their own: the same answers, and one after the other where they may not."""
 
 import cProfile
+import gc
 import multiprocessing
 import os
+import subprocess
+import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -24,7 +28,7 @@ from blink.inference.run import Run
 from blink.model.backbone import Backbone
 from blink.runs.values import NotFiniteError
 from tests import models
-from tests.inference.engine.test_many import SMALL, Bad, bare, mixed_asks, one_by_one
+from tests.inference.engine.test_many import SMALL, bare, mixed_asks, one_by_one
 from tests.inference.oracle.comparison import rig
 
 
@@ -69,10 +73,20 @@ def asks_of(count: int, runs: list[Run], processor: Any = None) -> list[Ask]:
     return [Ask(models.picture(number), prompts, runs) for number in range(count)]
 
 
+def token_sr(backbone: Backbone, bias: float = 0.0) -> nn.Module:
+    """A module of ours, whose output a bias is added to."""
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(0)
+        module = blink.TokenSR(backbone.hidden_size)
+        module.convolutions[-1].bias.add_(bias)  # type: ignore[operator]
+    return module.eval()
+
+
 @pytest.mark.parametrize("pictures", [None, 1, 2, 4])
 def test_equals_one_picture_at_a_time(backbone: Backbone, seen: set[str], pictures: int | None) -> None:
     """Would catch halves that read what the other writes, answers of the other half, and lanes that never run."""
-    engine, asks = Engine(backbone), mixed_asks(backbone.model)
+    modules = {layer: token_sr(backbone, layer) for layer in range(4)}
+    engine, asks = Engine(backbone), mixed_asks(backbone.model, modules)
     want = one_by_one(engine, asks, 5)
     assert seen == MAIN  # one picture
     got = [bare(answers) for answers in engine.answer_many(iter(asks), max_new_tokens=5, pictures=pictures)]
@@ -112,7 +126,7 @@ def test_a_call_has_its_share_of_threads(backbone: Backbone) -> None:
         return threading.current_thread().name, torch.get_num_threads(), torch.is_inference_mode_enabled()
 
     torch.set_num_threads(6)
-    found = [result() for result in lanes.side_by_side(backbone, [call, call])]
+    found = [result() for result in lanes.side_by_side(backbone, [], [call, call])]
     assert {name for name, *_ in found} == BOTH
     assert [state for _, *state in found] == [[3, True]] * 2
     assert torch.get_num_threads() == 6
@@ -121,7 +135,7 @@ def test_a_call_has_its_share_of_threads(backbone: Backbone) -> None:
     thread.start()
     thread.join()
     assert later == [6]
-    assert [result() for result in lanes.side_by_side(backbone, [call])] == [("MainThread", 6, False)]
+    assert [result() for result in lanes.side_by_side(backbone, [], [call])] == [("MainThread", 6, False)]
 
 
 @contextmanager
@@ -202,11 +216,11 @@ def test_one_after_the_other(backbone: Backbone, seen: set[str], name: str) -> N
     """Would catch operations that somebody counts, hooks or converts in this thread, and that run in another."""
     engine, asks = Engine(backbone), asks_of(4, [Run(), Run(blink.Policy((1,), 0, 0))])
     with ALONE[name](backbone.decoder.layers[1]):
-        assert lanes.lanes(backbone) == 1
+        assert lanes.lanes(backbone, []) == 1
         if name != "compiler":
             list(engine.answer_many(asks, max_new_tokens=2))
             assert seen == MAIN
-    assert lanes.lanes(backbone) == lanes.LANES
+    assert lanes.lanes(backbone, []) == lanes.LANES
     list(engine.answer_many(asks, max_new_tokens=2))
     assert seen >= BOTH
 
@@ -232,7 +246,7 @@ def test_recorded_states_are_no_hindrance(backbone: Backbone) -> None:
         images=[models.picture(0)], text=[models.prompt(0)], return_tensors="pt"
     )
     backbone.model(**inputs, output_hidden_states=True, output_attentions=False)
-    assert lanes.lanes(backbone) == lanes.LANES
+    assert lanes.lanes(backbone, []) == lanes.LANES
 
 
 def test_regions_encoded_anew(backbone: Backbone, seen: set[str]) -> None:
@@ -246,7 +260,7 @@ def test_regions_encoded_anew(backbone: Backbone, seen: set[str]) -> None:
 
 def test_what_is_not_finite_is_named(backbone: Backbone, seen: set[str]) -> None:
     """Would catch an error of one half that hides the answers of the other, or its own ask."""
-    bad = Run(blink.Policy([1], 0, 0), {1: Bad()})
+    bad = Run(blink.Policy([1], 0, 0), {1: token_sr(backbone, float("nan"))})
     asks = [
         ask._replace(runs=[Run(), bad]) if number in (3, 5) else ask
         for number, ask in enumerate(asks_of(7, [Run()]))
@@ -262,20 +276,36 @@ def test_what_is_not_finite_is_named(backbone: Backbone, seen: set[str]) -> None
     assert seen >= BOTH
 
 
-class Fails(nn.Module):
-    """A module of the caller's that has a fault."""
-
-    def forward(self, region_BdHW: Tensor) -> Tensor:
-        """Raise."""
-        raise KeyError("weights")
-
-
 def test_errors_of_modules_arrive(backbone: Backbone) -> None:
     """Would catch an error that is lost in its thread, or comes in another's name."""
-    runs = [Run(), Run(blink.Policy([1], 0, 0), {1: Fails()})]
+    runs = [Run(), Run(blink.Policy([1], 0, 0), {1: nn.Conv2d(7, 7, 1).eval()})]
     asks = [ask._replace(runs=runs) if number == 3 else ask for number, ask in enumerate(asks_of(4, [Run()]))]
-    with pytest.raises(KeyError, match="weights"):
+    with pytest.raises(RuntimeError, match="to have 7 channels"):
         list(Engine(backbone).answer_many(asks, max_new_tokens=3))
+
+
+class Others(nn.Module):
+    """A module of the caller's, which keeps what it is given."""
+
+    def forward(self, region_BdHW: Tensor) -> Tensor:
+        """Return what was kept."""
+        self.region_BdHW = region_BdHW
+        return self.region_BdHW
+
+
+@pytest.mark.parametrize("kind", ["class", "training", "hook", "head"])
+def test_code_of_others(backbone: Backbone, seen: set[str], kind: str) -> None:
+    """Would catch what a module keeps for its next line overwritten by the other half, draws in an order of chance, and hooks
+    of what a call runs beside the layers."""
+    module = Others().eval() if kind == "class" else token_sr(backbone).train(kind == "training")
+    asks = asks_of(4, [Run(), Run(blink.Policy((1,), 0, 0), {1: module})])
+    with (
+        nullcontext()
+        if kind in ("class", "training")
+        else _held((module if kind == "hook" else backbone.model.lm_head).register_forward_hook(_nothing))
+    ):
+        list(Engine(backbone).answer_many(asks, max_new_tokens=2))
+    assert seen == MAIN
 
 
 @pytest.mark.parametrize("half", [0, 1])
@@ -312,6 +342,113 @@ def test_memory_runs_out_in_a_half(
     assert seen >= BOTH
 
 
+def rows_at_once(monkeypatch: pytest.MonkeyPatch, most: int, failing: int | None = None) -> None:
+    """Memory for so many rows, of both halves together; and the prompts of a picture are not finite."""
+    lock, under_way, advance = threading.Lock(), [0], wave.advance
+
+    def advancing(shared: Any, rows: Any) -> Any:
+        if any(question.ask == failing for question in rows.questions):
+            raise NotFiniteError("the saliency ratio", ask=failing, sample=0)
+        with lock:
+            under_way[0] += len(rows)
+            too_many = under_way[0] > most
+        try:
+            time.sleep(0.01)  # the other half begins
+            if too_many:
+                raise torch.OutOfMemoryError("no room")
+            return advance(shared, rows)
+        finally:
+            with lock:
+                under_way[0] -= len(rows)
+
+    monkeypatch.setattr(wave, "advance", advancing)
+
+
+@pytest.mark.parametrize("policies", [0, 2])
+def test_memory_for_one_row_of_both_halves(
+    backbone: Backbone, monkeypatch: pytest.MonkeyPatch, policies: int
+) -> None:
+    """Would catch an error where a row of each half is too much, or what it splits into, and one row alone is not."""
+    runs = [Run(), *(Run(blink.Policy((1 + number,), 0, 0)) for number in range(policies))]
+    engine, asks = Engine(backbone), [ask._replace(prompts=ask.prompts[:1]) for ask in asks_of(2, runs)]
+    want = one_by_one(engine, asks, 3)
+    rows_at_once(monkeypatch, 1)
+    assert [bare(answers) for answers in engine.answer_many(asks, max_new_tokens=3, pictures=2)] == want
+
+
+def test_memory_runs_out_in_a_half_that_is_let_go(
+    backbone: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Would catch an error about rows that the other half's error has let go."""
+    engine, asks = Engine(backbone), asks_of(6, [Run()])
+    want = one_by_one(engine, asks[:1], 3)
+    rows_at_once(monkeypatch, 4, failing=1)
+    answers = engine.answer_many(asks, max_new_tokens=3, pictures=6)
+    assert bare(next(answers)) == want[0]
+    with pytest.raises(NotFiniteError) as raised:
+        next(answers)
+    assert raised.value.ask == 1
+
+
+def test_a_half_is_let_go_before_its_turn(backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Would catch rows looked for that an error has let go, where halves have come to run one after the other."""
+    monkeypatch.setattr(schedule, "side_by_side", lambda *given: list(given[-1]))
+    rows_at_once(monkeypatch, 100, failing=1)
+    answers = Engine(backbone).answer_many(asks_of(6, [Run()]), max_new_tokens=3, pictures=6)
+    next(answers)
+    with pytest.raises(NotFiniteError):
+        next(answers)
+
+
+def test_a_half_that_failed_is_let_go(backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Would catch keys and values that stay until Python looks for circles, of halves whose pictures are tried again."""
+    made: list[weakref.ref[wave.Wave]] = []
+
+    class Made(wave.Wave):
+        def __init__(self, backbone: Backbone, asks: Any, *args: Any, **kwargs: Any) -> None:
+            super().__init__(backbone, asks, *args, **kwargs)
+            made.append(weakref.ref(self))
+            if len(asks) > 1:
+                raise ValueError("too many")
+
+    monkeypatch.setattr(schedule, "Wave", Made)
+    gc.collect()
+    gc.disable()
+    try:
+        assert len(list(Engine(backbone).answer_many(asks_of(4, [Run()]), max_new_tokens=2, pictures=4))) == 4
+        assert [one() for one in made if one() is not None] == []
+    finally:
+        gc.enable()
+
+
+def test_calls_within_calls(backbone: Backbone) -> None:
+    """Would catch an engine within a module, whose calls wait for the threads in which they were made."""
+    torch.set_num_threads(2 * lanes.LANES)
+    within = partial(lanes.lanes, backbone, [])
+    assert [result() for result in lanes.side_by_side(backbone, [], [within, within])] == [1, 1]
+
+
+def test_python_that_ends_begins_no_threads(backbone: Backbone) -> None:
+    """Would catch an error in a thread that goes on when the main thread has come to its end."""
+    script = """
+import threading, time
+import torch
+from blink.inference.engine import lanes
+from blink.model.backbone import Backbone
+from tests import models
+torch.set_num_threads(lanes.LANES)
+backbone = Backbone.of(models.llava(grid=6, kv_heads=2))
+assert lanes.lanes(backbone, []) == lanes.LANES
+def late():
+    threading.main_thread().join()
+    time.sleep(0.1)
+    print([result() for result in lanes.side_by_side(backbone, [], [lambda: 1, lambda: 2])])
+threading.Thread(target=late).start()
+"""
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
+    assert ended.stdout.strip() == "[1, 2]", ended.stderr
+
+
 def test_nothing_goes_on_after_an_interrupt(backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
     """Would catch layers that run on beside what the caller does next."""
     ended: list[int] = []
@@ -327,7 +464,7 @@ def test_nothing_goes_on_after_an_interrupt(backbone: Backbone, monkeypatch: pyt
 
     monkeypatch.setattr(lanes, "wait", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        lanes.side_by_side(backbone, [call, call])
+        lanes.side_by_side(backbone, [], [call, call])
     assert len(ended) == 2
     assert torch.get_num_threads() == lanes.LANES
 
@@ -335,7 +472,7 @@ def test_nothing_goes_on_after_an_interrupt(backbone: Backbone, monkeypatch: pyt
 @pytest.mark.skipif(not hasattr(os, "register_at_fork"), reason="this system has no fork")
 def test_a_fork_has_threads_of_its_own(backbone: Backbone) -> None:
     """Would catch a worker process that waits for ever for threads which its parent has."""
-    assert [result() for result in lanes.side_by_side(backbone, [lambda: 1, lambda: 2])] == [1, 2]
+    assert [result() for result in lanes.side_by_side(backbone, [], [lambda: 1, lambda: 2])] == [1, 2]
     process = multiprocessing.get_context("fork").Process(target=_runs_in_fork)
     process.start()
     process.join(30)

@@ -45,9 +45,9 @@ def one_by_one(engine: Engine, asks: list[Ask], tokens: int) -> list[Any]:
     ]
 
 
-def mixed_asks(model: Any) -> list[Ask]:
+def mixed_asks(model: Any, modules: dict[int, nn.Module] | None = None) -> list[Ask]:
     """Pictures of several sizes, with one to five prompts each, systems that differ, and lists of runs that differ."""
-    modules = modules_of(model)
+    modules = modules or modules_of(model)
     policies = [
         blink.Policy((1, 3), 0.3, 0.26),
         blink.Policy((0, 2), schedule="cycle"),

@@ -221,7 +221,8 @@ class Schedule:
         inputs = prepare(self._backbone, [one.ask for one in checked], [one.splits for one in checked])
         # Regions go through the vision tower, which transformers may patch while it runs: one call at a time.
         encode = any(run.encodes for one in checked for run in one.runs)
-        count = 1 if encode else min(lanes(self._backbone), len(checked))
+        modules = {module for one in checked for module in one.modules}
+        count = 1 if encode else min(lanes(self._backbone, modules), len(checked))
         tokens = [len(of_ask.span) + sum(map(len, of_ask.texts)) for of_ask in inputs]
         make = partial(
             Wave, self._backbone, max_new_tokens=self._max_new_tokens, max_bytes=self._max_bytes // count
@@ -230,18 +231,21 @@ class Schedule:
             partial(make, checked[first:end], inputs[first:end], self._rotary)
             for first, end in pairwise(_cuts(tokens, count))
         ]
-        return [made() for made in side_by_side(self._backbone, calls)]
+        return [made() for made in side_by_side(self._backbone, modules, calls)]
 
     def _run_prompts(self, room: int) -> None:
         """Run the next rows of each wave up to the last layer, `room` of them in all."""
         waves = self._waves[:room]
-        rooms = [room // len(waves)] * len(waves)
-        calls = [partial(wave.advance, share) for wave, share in zip(waves, rooms, strict=True)]
-        for wave, share, advanced in zip(waves, rooms, side_by_side(self._backbone, calls), strict=True):
+        share = room // len(waves)
+        modules = {module for wave in waves for module in wave.modules}
+        calls = [partial(wave.advance, share) for wave in waves]
+        for advanced in side_by_side(self._backbone, modules, calls):
             try:
                 rows = advanced()
             except torch.OutOfMemoryError:
-                self._limit.ran_out(len(self._pool.rows) + min(wave.next_rows, share))
+                # Of a wave that has gone on meanwhile one row at least was there, too.
+                under_way = sum(max(1, min(wave.next_rows, share)) for wave in waves)
+                self._limit.ran_out(len(self._pool.rows) + under_way)
                 continue
             except NotFiniteError as error:
                 self._fail(int(error.ask or 0), error)

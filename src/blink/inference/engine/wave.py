@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
+from torch import nn
 
 from blink.inference.boxes import SeenBox
 from blink.inference.calls.given import view_maker
@@ -42,6 +43,11 @@ class CheckedAsk(NamedTuple):
     runs: Sequence[Run]
     splits: Sequence[Split]
     boxes: Sequence[SeenBox | None] | None
+
+    @property
+    def modules(self) -> set[nn.Module]:
+        """That its runs expand with."""
+        return {module for run in self.runs for module in run.modules.values()}
 
 
 class _Stem(NamedTuple):
@@ -126,8 +132,13 @@ class Wave:
 
     @property
     def next_rows(self) -> int:
-        """How many rows go on next, if all at once."""
-        return len(self._stack[-1])
+        """How many rows go on next, if all at once; 0 once it is done."""
+        return len(self._stack[-1]) if self._stack else 0
+
+    @property
+    def modules(self) -> set[nn.Module]:
+        """That its runs expand with."""
+        return {module for checked in self._asks for module in checked.modules}
 
     def advance(self, most: int) -> list[Decoding]:
         """Run the next rows, at most so many, through the layers that are left: those that come out, with their first tokens.
@@ -136,6 +147,8 @@ class Wave:
             NotFiniteError: names ask and prompt.
             torch.OutOfMemoryError: the rows wait as they were.
         """
+        if self.done:  # the error of another wave, which ran before, has let all rows go
+            return []
         while True:
             if self.next_rows > most:
                 self._stack[-1:] = self._stack[-1].chunks(most)[::-1]
