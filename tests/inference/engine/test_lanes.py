@@ -33,8 +33,9 @@ from tests.inference.oracle.comparison import rig
 
 
 @pytest.fixture(autouse=True)
-def two_threads() -> Iterator[None]:
-    """As many as there are lanes."""
+def two_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """As many as there are lanes, which models as small as these do not gain by."""
+    monkeypatch.setattr(lanes, "_FEWEST_PRODUCTS", 0)
     before = torch.get_num_threads()
     torch.set_num_threads(lanes.LANES)
     yield
@@ -65,6 +66,8 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> set[str]:
 
 BOTH = {"blink-lane_0", "blink-lane_1"}
 MAIN = {"MainThread"}
+MANY = 10**6
+"""Tokens."""
 
 
 def asks_of(count: int, runs: list[Run], processor: Any = None) -> list[Ask]:
@@ -187,9 +190,9 @@ def _nothing(*_: Any) -> None: ...
 
 
 @contextmanager
-def _small(most: int) -> Iterator[None]:
+def _limit(name: str, value: int) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(lanes, "_MOST_BYTES", most)
+        patch.setattr(lanes, name, value)
         yield
 
 
@@ -206,7 +209,8 @@ ALONE: dict[str, Callable[[Any], AbstractContextManager[Any]]] = {
     "compiler": lambda layer: _compiled(layer),
     "one thread": lambda _: _threads(1),
     "three threads": lambda _: _threads(3),
-    "large layers": lambda _: _small(1000),
+    "large layers": lambda _: _limit("_MOST_BYTES", 1000),
+    "little work": lambda _: _limit("_FEWEST_PRODUCTS", 10**12),
 }
 """What a call in another thread would lack or disturb, or would not gain by."""
 
@@ -216,11 +220,11 @@ def test_one_after_the_other(backbone: Backbone, seen: set[str], name: str) -> N
     """Would catch operations that somebody counts, hooks or converts in this thread, and that run in another."""
     engine, asks = Engine(backbone), asks_of(4, [Run(), Run(blink.Policy((1,), 0, 0))])
     with ALONE[name](backbone.decoder.layers[1]):
-        assert lanes.lanes(backbone, []) == 1
+        assert lanes.lanes(backbone, [], MANY) == 1
         if name != "compiler":
             list(engine.answer_many(asks, max_new_tokens=2))
             assert seen == MAIN
-    assert lanes.lanes(backbone, []) == lanes.LANES
+    assert lanes.lanes(backbone, [], MANY) == lanes.LANES
     list(engine.answer_many(asks, max_new_tokens=2))
     assert seen >= BOTH
 
@@ -246,7 +250,7 @@ def test_recorded_states_are_no_hindrance(backbone: Backbone) -> None:
         images=[models.picture(0)], text=[models.prompt(0)], return_tensors="pt"
     )
     backbone.model(**inputs, output_hidden_states=True, output_attentions=False)
-    assert lanes.lanes(backbone, []) == lanes.LANES
+    assert lanes.lanes(backbone, [], MANY) == lanes.LANES
 
 
 def test_regions_encoded_anew(backbone: Backbone, seen: set[str]) -> None:
@@ -424,11 +428,11 @@ def test_a_half_that_failed_is_let_go(backbone: Backbone, monkeypatch: pytest.Mo
 def test_calls_within_calls(backbone: Backbone) -> None:
     """Would catch an engine within a module, whose calls wait for the threads in which they were made."""
     torch.set_num_threads(2 * lanes.LANES)
-    within = partial(lanes.lanes, backbone, [])
+    within = partial(lanes.lanes, backbone, [], MANY)
     assert [result() for result in lanes.side_by_side(backbone, [], [within, within])] == [1, 1]
 
 
-def test_python_that_ends_begins_no_threads(backbone: Backbone) -> None:
+def test_python_that_ends_begins_no_threads() -> None:
     """Would catch an error in a thread that goes on when the main thread has come to its end."""
     script = """
 import threading, time
@@ -438,7 +442,7 @@ from blink.model.backbone import Backbone
 from tests import models
 torch.set_num_threads(lanes.LANES)
 backbone = Backbone.of(models.llava(grid=6, kv_heads=2))
-assert lanes.lanes(backbone, []) == lanes.LANES
+assert lanes._may(backbone, [])
 def late():
     threading.main_thread().join()
     time.sleep(0.1)

@@ -30,20 +30,22 @@ _NAME = "blink-lane"
 _MOST_BYTES = 16 * 2**20
 """Of a layer's weights: larger ones every call would read from memory, and larger operations gain nothing."""
 
+_FEWEST_PRODUCTS = 200_000_000
+"""With a layer's weights in a call: with fewer, what Python does between operations is too large a part of it."""
 
-def lanes(backbone: Backbone, modules: Iterable[nn.Module]) -> int:
+
+def lanes(backbone: Backbone, modules: Iterable[nn.Module], tokens: int) -> int:
     """How many calls that run layers are quicker side by side than one after the other; 1: none, or they may not.
 
     Args:
         modules: that the calls run beside those of the backbone.
+        tokens: that they run in all.
     """
-    layers = backbone.decoder.layers
-    devices = {backbone.device_of(layer).type for layer in range(backbone.num_layers)}
-    if devices != {"cpu"} or torch.get_num_threads() % LANES:
-        return 1
-    small = sum(weights.nbytes for weights in layers[0].parameters()) <= _MOST_BYTES
-    called = (backbone.decoder, backbone.model.lm_head, *modules)
-    return LANES if small and not _bound_to_thread() and all(map(_only_computes, called)) else 1
+    weights = list(backbone.decoder.layers[0].parameters())
+    products = tokens * sum(weight.numel() for weight in weights)
+    small = sum(weight.nbytes for weight in weights) <= _MOST_BYTES
+    worth = small and products >= LANES * _FEWEST_PRODUCTS
+    return LANES if worth and _may(backbone, modules) else 1
 
 
 def side_by_side(
@@ -58,7 +60,7 @@ def side_by_side(
         For each call what gives its result, once, or raises its error. Where there is a single one, or they may not run in
         other threads, it is the call itself.
     """
-    if not 1 < len(calls) <= lanes(backbone, modules):
+    if len(calls) == 1 or not _may(backbone, modules):
         return list(calls)
     threads = torch.get_num_threads()
     share = threads // len(calls)
@@ -89,6 +91,14 @@ if hasattr(os, "register_at_fork"):
 def _in_thread(call: Callable[[], T], threads: int) -> T:
     torch.set_num_threads(threads)
     return call()
+
+
+def _may(backbone: Backbone, modules: Iterable[nn.Module]) -> bool:
+    """Whether calls may run side by side, each with as many threads of torch's as the others."""
+    devices = {backbone.device_of(layer).type for layer in range(backbone.num_layers)}
+    if devices != {"cpu"} or torch.get_num_threads() % LANES or _bound_to_thread():
+        return False
+    return all(map(_only_computes, (backbone.decoder, backbone.model.lm_head, *modules)))
 
 
 def _bound_to_thread() -> bool:

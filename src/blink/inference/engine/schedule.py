@@ -222,8 +222,8 @@ class Schedule:
         # Regions go through the vision tower, which transformers may patch while it runs: one call at a time.
         encode = any(run.encodes for one in checked for run in one.runs)
         modules = {module for one in checked for module in one.modules}
-        count = 1 if encode else min(lanes(self._backbone, modules), len(checked))
         tokens = [len(of_ask.span) + sum(map(len, of_ask.texts)) for of_ask in inputs]
+        count = 1 if encode else min(lanes(self._backbone, modules, sum(tokens)), len(checked))
         make = partial(
             Wave, self._backbone, max_new_tokens=self._max_new_tokens, max_bytes=self._max_bytes // count
         )
