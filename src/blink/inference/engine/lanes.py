@@ -33,6 +33,9 @@ _MOST_BYTES = 16 * 2**20
 _FEWEST_PRODUCTS = 200_000_000
 """With a layer's weights in a call: with fewer, what Python does between operations is too large a part of it."""
 
+_KNOWN = ("torch.", "transformers.", "blink.")
+"""Where classes are defined that keep nothing between calls."""
+
 
 def lanes(backbone: Backbone, modules: Iterable[nn.Module], tokens: int) -> int:
     """How many calls that run layers are quicker side by side than one after the other; 1: none, or they may not.
@@ -130,10 +133,6 @@ def _only_computes(module: nn.Module) -> bool:
         and not any(map(_of_others, (*part._forward_hooks.values(), *part._forward_pre_hooks.values())))
         for part in module.modules()
     )
-
-
-_KNOWN = ("torch.", "transformers.", "blink.")
-"""Where classes are defined that keep nothing between calls."""
 
 
 def _of_others(hook: Callable[..., Any]) -> bool:
